@@ -1,0 +1,42 @@
+# Every target sets up what it needs, on a machine that has only Python 3.11+ and make.
+#
+#   make test PYTHONS=3.12 ARGS="-k outcome"    one Python, some tests
+#   make demo PYTHON=/path/to/python3           this Python
+
+.POSIX:
+.PHONY: help demo test check bench lock clean
+
+PYTHON =
+PYTHONS =
+ARGS =
+FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+demo: ## three contexts, one bus, and an account that nothing was lost
+	@python=$$($(FIND)) && "$$python" tools/make_venv.py .venv requirements/runtime.txt
+	@.venv/bin/promenade-bus demo $(ARGS)
+
+test: ## the checks once, then the whole suite on each CPython that is found
+	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/run-tests $(ARGS)
+
+check: ## ruff, mypy --strict, pyright and the architecture test
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& sh tools/run-checks ".venv-$${found%% *}"
+
+bench: ## the engine against a bare loop and against its peers
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& ".venv-$${found%% *}/bin/python" benchmarks/run.py $(ARGS)
+
+lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& sh tools/lock .venv-tools/bin/uv $(ARGS)
+
+clean: ## remove the environments, the caches and what was built
+	@echo "==> removing environments, caches and built files"
+	@rm -rf .venv .venv-3.* .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
