@@ -39,7 +39,12 @@ def say(message: str) -> None:
 def run(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:
     """Run a command and return its standard output; raise StepFailed with all its output when it fails."""
     done = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+        [str(part) for part in command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     if done.returncode:
         line = " ".join(str(part) for part in command)
@@ -58,7 +63,9 @@ def digest(*parts: str | Path) -> str:
 
 def members() -> list[Path]:
     """Return the directory of every distribution of the workspace, the root first."""
-    found = [path.parent for group in ("plugins", "contexts") for path in (ROOT / group).glob("*/pyproject.toml")]
+    found = [
+        path.parent for group in ("plugins", "contexts") for path in (ROOT / group).glob("*/pyproject.toml")
+    ]
     return [ROOT, *sorted(found)]
 
 
@@ -108,7 +115,11 @@ class Installer:
     def __init__(self) -> None:
         self.python = TOOLS / BIN / "python"
         self.uv: Path | None = TOOLS / BIN / "uv"
-        self.environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        self.environment = {
+            **os.environ,
+            "UV_PYTHON_DOWNLOADS": "never",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
         self.environment.pop("VIRTUAL_ENV", None)
         stamp = Stamp(TOOLS)
         wanted = digest(BOOTSTRAP, str(ROOT))
@@ -128,7 +139,9 @@ class Installer:
         elif not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & self.environment.keys():
             # A machine that is set up for a mirror tells pip about it, seldom uv.
             with contextlib.suppress(StepFailed):
-                mirror = run([self.python, "-m", "pip", "config", "get", "global.index-url"], self.environment)
+                mirror = run(
+                    [self.python, "-m", "pip", "config", "get", "global.index-url"], self.environment
+                )
                 self.environment["UV_DEFAULT_INDEX"] = mirror.strip()
             if mirror := os.environ.get("PIP_INDEX_URL"):
                 self.environment["UV_DEFAULT_INDEX"] = mirror
@@ -156,7 +169,10 @@ class Installer:
         python = target / BIN / "python"
         if self.uv:
             try:
-                run([self.uv, "pip", "sync", "-q", "--require-hashes", "--python", python, file], self.environment)
+                run(
+                    [self.uv, "pip", "sync", "-q", "--require-hashes", "--python", python, file],
+                    self.environment,
+                )
             except StepFailed as failure:
                 self._give_up_on_uv(failure)
             else:
@@ -218,7 +234,10 @@ def main() -> int:
         with one_at_a_time():
             bring_up_to_date(ROOT / sys.argv[1], ROOT / sys.argv[2])
     except StepFailed as failure:
-        print(f"{failure}\n\nThe environment {sys.argv[1]} is not complete: the command above failed.", file=sys.stderr)
+        print(
+            f"{failure}\n\nThe environment {sys.argv[1]} is not complete: the command above failed.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
