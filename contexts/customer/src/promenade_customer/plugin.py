@@ -1,0 +1,14 @@
+"""Offers this context's topics to the bus; found through its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bus_core import TopicCatalogue, hookimpl
+from promenade_customer.catalogue import CATALOGUE
+
+
+@hookimpl
+def promenade_bus_topics() -> Sequence[TopicCatalogue]:
+    """The topics that the context ``customer`` owns."""
+    return [CATALOGUE]
