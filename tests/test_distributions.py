@@ -247,7 +247,11 @@ DISCOVER = """
 import json
 from bus_core.plugins import discover
 found = discover()
-print(json.dumps({"plugins": sorted(p.name for p in found.plugins), "topics": sorted(found.topics)}))
+installed = [plugin for plugin in found.installed if plugin.name != "builtins"]
+print(json.dumps({
+    "plugins": sorted(f"{plugin.name} {plugin.status}" for plugin in installed),
+    "topics": sorted(topic.name for catalogue, origin in found.catalogues for topic in catalogue),
+}))
 """
 
 
@@ -264,13 +268,13 @@ def test_a_bus_sees_just_the_plugins_that_are_installed(environment: Environment
     """Core, memory and one context give just these; the next wheel adds topics, removing it takes them."""
     environment.install("promenade-bus", "promenade-bus-memory", "promenade-context-identity")
     before = discovered(environment)
-    assert before["plugins"] == ["identity", "memory"]
+    assert before["plugins"] == ["identity loaded", "memory loaded"]
     assert contexts_of(before["topics"]) == {"identity"}
     assert "identity.user.registered" in before["topics"]
 
     environment.install("promenade-context-shared")
     after = discovered(environment)
-    assert after["plugins"] == ["identity", "memory", "shared"]
+    assert after["plugins"] == ["identity loaded", "memory loaded", "shared loaded"]
     assert contexts_of(after["topics"]) == {"identity", "shared"}
     assert "shared.currency.created" in after["topics"]
 
