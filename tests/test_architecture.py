@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULE_ORDER = [
     "errors",
     "clock",
+    "durations",
+    "masking",
+    "json_text",
+    "expansion",
     "settings",
     "timeouts",
     "events",
