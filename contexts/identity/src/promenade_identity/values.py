@@ -74,12 +74,12 @@ LanguageTag = Annotated[
 ]
 """The language and region a person wants to be addressed in."""
 
-# No control characters, no lone surrogates (they have no UTF-8), no blanks around it.
+# No control characters or line separators, no lone surrogates (they have no UTF-8), no blanks around it.
 PersonName = Annotated[
     str,
     Constraint(
-        "a text of 1 to 200 characters without control characters or surrounding blanks",
-        _shape(r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+(?<!\s)", longest=200),
+        "a text of 1 to 200 characters on one line, without control characters or surrounding blanks",
+        _shape(r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+(?<!\s)", longest=200),
     ),
 ]
 """A name or a part of one, in any script. Nothing else is known about names."""

@@ -92,12 +92,12 @@ TimezoneName = Annotated[
 ]
 """A time zone by its name in the IANA tz database."""
 
-# No control characters, no lone surrogates (they have no UTF-8), no blanks around it.
+# No control characters or line separators, no lone surrogates (they have no UTF-8), no blanks around it.
 Name = Annotated[
     str,
     Constraint(
-        "a text of 1 to 200 characters without control characters or surrounding blanks",
-        _shape(r"(?!\s)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200}(?<!\s)"),
+        "a text of 1 to 200 characters on one line, without control characters or surrounding blanks",
+        _shape(r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}(?<!\s)"),
     ),
 ]
 """What something is called."""
