@@ -187,7 +187,7 @@ class Plugins:
     health_probes: NamedRegistry[Factory[Any, HealthProbe]]
     commands: NamedRegistry[Any]
     catalogues: tuple[tuple[TopicCatalogue, str], ...]
-    _notes: tuple[Finding, ...] = ()
+    _notes: tuple[Finding, ...] = attrs.field(default=(), alias="notes", repr=False)
 
     @property
     def registries(self) -> tuple[NamedRegistry[Any], ...]:
