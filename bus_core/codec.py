@@ -1,0 +1,69 @@
+"""From events to messages and back: the only place where types change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bus_core.abc import Serializer
+from bus_core.errors import SerializationError, TopicError
+from bus_core.events import BaseEvent, Event, FrozenMapping
+from bus_core.messages import Message
+from bus_core.topics import Topic, TopicRegistry
+
+__all__ = ["Codec", "key_of"]
+
+
+def key_of(topic: Topic[Any], event: Event) -> str:
+    """The ordering key of an event; raises ``SerializationError`` when the topic's ``key`` gives none."""
+    if topic.key is None:
+        return str(event.aggregate_id)
+    try:
+        key: object = topic.key(event)
+    except Exception as error:
+        raise SerializationError(
+            f"the key function of topic {topic.name!r} raised {type(error).__name__} "
+            f"for an event of class {type(event).__name__}"
+        ) from error
+    if not isinstance(key, str):
+        raise SerializationError(
+            f"the key function of topic {topic.name!r} must return a str, got {type(key).__name__}"
+        )
+    return key
+
+
+class Codec:
+    """Encodes events of topics into messages, and decodes messages by the topics that are known.
+
+    ``source`` names the service that publishes.
+    """
+
+    def __init__(self, serializer: Serializer, registry: TopicRegistry, source: str) -> None:
+        self._serializer = serializer
+        self._registry = registry
+        self._source = source
+
+    def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
+        """The message of an event; raises ``SerializationError``."""
+        body = self._serializer.encode(event, topic=topic.name, source=self._source)
+        return Message(
+            id=str(event.event_id),
+            topic=topic.name,
+            key=key_of(topic, event),
+            body=body,
+            headers=FrozenMapping(headers),
+        )
+
+    def decode(self, message: Message) -> Event:
+        """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
+
+        Raises ``DeserializationError`` and nothing else, as serializers do.
+        """
+        return self._serializer.decode(message.body, event_class=self._class_of(message.topic))
+
+    def _class_of(self, name: str) -> type[Event]:
+        try:
+            event_class: type[Event] = self._registry.find(name).event_class
+        except TopicError:
+            return BaseEvent
+        return event_class

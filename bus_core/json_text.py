@@ -1,0 +1,168 @@
+"""JSON text from strangers: bounded and strict before anything is made of it, and the same rules when writing.
+
+Python's own reader accepts NaN, turns ``1e999`` into infinity, keeps the last of several equal keys, lets
+lone surrogates through, and fails on deep nesting with a RecursionError. None of that leaves this module.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import attrs
+
+__all__ = ["DuplicateKey", "JsonReader", "JsonTextError", "JsonWriter", "Limits", "nesting_exceeds"]
+
+
+class JsonTextError(ValueError):
+    """What is wrong with a text, never quoting it."""
+
+
+class DuplicateKey(JsonTextError):
+    """An object has a key twice. The key may be personal, so the sentence leaves it out."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__("an object has the same key twice")
+
+
+def _whole(low: int, high: int) -> Any:
+    return [
+        attrs.validators.instance_of(int),
+        attrs.validators.not_(attrs.validators.instance_of(bool)),
+        attrs.validators.ge(low),
+        attrs.validators.le(high),
+    ]
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much text is taken, or written.
+
+    ``max_bytes`` bounds a document, ``max_depth`` how deep objects and arrays may nest (the document is
+    level 1), and ``max_digits`` the characters of one number.
+    """
+
+    max_bytes: int = attrs.field(default=1 << 20, validator=_whole(256, 1 << 30))
+    max_depth: int = attrs.field(default=64, validator=_whole(4, 500))
+    max_digits: int = attrs.field(default=1000, validator=_whole(32, 4300))
+
+
+# Always takes a whole string, also one that does not end, so that the scan stays linear.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_OPENING = frozenset(b"[{")
+
+
+def nesting_exceeds(body: bytes, max_depth: int) -> bool:
+    """Whether objects and arrays nest deeper than ``max_depth`` somewhere in a JSON text."""
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return False
+    depth = 0
+    for character in _NOT_BRACKETS.sub(b"", _STRING.sub(b"", body)):
+        if character in _OPENING:
+            depth += 1
+            if depth > max_depth:
+                return True
+        else:
+            depth -= 1
+    return False
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise DuplicateKey(key)
+            seen.add(key)
+    return made
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise JsonTextError(f"{name} is not JSON")
+
+
+class JsonReader:
+    """Reads one JSON object out of bytes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        max_digits = limits.max_digits
+
+        def read_int(text: str) -> int:
+            if len(text) > max_digits:
+                raise JsonTextError(f"a number has more than {max_digits} digits")
+            return int(text)
+
+        def read_float(text: str) -> float:
+            if len(text) > max_digits:
+                raise JsonTextError(f"a number has more than {max_digits} digits")
+            number = float(text)
+            if math.isinf(number):
+                raise JsonTextError("a number is too large for a float")
+            return number
+
+        self._decode = json.JSONDecoder(
+            object_pairs_hook=_unique,
+            parse_int=read_int,
+            parse_float=read_float,
+            parse_constant=_no_constant,
+        ).decode
+
+    def read(self, body: bytes) -> dict[str, Any]:
+        """The object; raises ``JsonTextError`` and nothing else, whatever the bytes are."""
+        if not isinstance(body, bytes):
+            raise JsonTextError(f"the document must be bytes, got {type(body).__name__}")
+        if len(body) > self._limits.max_bytes:
+            raise JsonTextError(
+                f"the document has {len(body)} bytes, at most {self._limits.max_bytes} are accepted (max_bytes)"
+            )
+        if nesting_exceeds(body, self._limits.max_depth):
+            raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
+        try:
+            document = self._decode(body.decode())
+            if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
+                json.dumps(document, ensure_ascii=False).encode()  # only to see whether it can be encoded
+        except JsonTextError:
+            raise
+        except UnicodeDecodeError as error:
+            raise JsonTextError(f"the document is not UTF-8 (byte {error.start})") from None
+        except UnicodeEncodeError:
+            raise JsonTextError("a text has a lone surrogate, which is no character") from None
+        except json.JSONDecodeError as error:
+            raise JsonTextError(f"the document is not JSON: {error.msg} (character {error.pos})") from None
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise JsonTextError(f"the document cannot be read ({type(error).__name__})") from None
+        if type(document) is not dict:
+            raise JsonTextError("the document must be a JSON object")
+        return document
+
+
+class JsonWriter:
+    """Writes JSON that a ``JsonReader`` of the same limits reads."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        encoder = json.JSONEncoder(
+            ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+        )
+        self.text = encoder.encode
+
+    def bounded(self, text: str) -> bytes:
+        """The bytes of a document; raises ``JsonTextError`` when no reader would take it."""
+        try:
+            body = text.encode()
+        except UnicodeEncodeError:
+            raise JsonTextError("a text has a lone surrogate, which is no character") from None
+        if len(body) > self._limits.max_bytes:
+            raise JsonTextError(
+                f"the document has {len(body)} bytes, at most {self._limits.max_bytes} are accepted (max_bytes)"
+            )
+        if nesting_exceeds(body, self._limits.max_depth):
+            raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
+        return body
