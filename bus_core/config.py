@@ -1,0 +1,479 @@
+"""The configuration of a bus: the ``bus`` section of an application's file, read and checked.
+
+Everything that belongs to a plugin is kept as a ``PluginChoice``: a name, the raw options, and where they
+stand. It is read with ``read_choice`` once the plugin, and so its class of options, is known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import attrs
+
+from bus_core.errors import ConfigError, InvalidTopic
+from bus_core.expansion import UNREADABLE, ExpandedMapping, expand, join_path
+from bus_core.masking import mask_tree
+from bus_core.settings import (
+    DURATION,
+    Reader,
+    nearest_key,
+    read_fields,
+    read_settings,
+    render_settings,
+    unknown_key,
+)
+from bus_core.topics import TopicPattern
+from bus_core.yamlfile import load_yaml_file, read_scalar
+
+__all__ = [
+    "BusConfig",
+    "BusSettings",
+    "HealthSettings",
+    "MiddlewareSettings",
+    "PluginChoice",
+    "PluginSettings",
+    "TopicSettings",
+    "describe_config",
+    "load_config",
+    "read_choice",
+    "read_config",
+]
+
+T = TypeVar("T")
+
+FIRST_PARTY_ADAPTERS: Final = ("memory", "redis")
+"""Their sections are tolerated even where they are not installed: the same file serves laptop and server."""
+
+_RETRY_SHORT_FORM: Final = {
+    "retry_attempts": "attempts",
+    "retry_delay": "delay",
+    "retry_max_delay": "max_delay",
+    "retry_multiplier": "multiplier",
+}
+
+
+@attrs.frozen
+class PluginChoice:
+    """Something the configuration selects by name, with the options as they were written.
+
+    ``path`` is where the options stand. ``moved`` tells, of options that stand elsewhere, where that is.
+    """
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=lambda options: repr(mask_tree(options)))
+    path: str = "$"
+    moved: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+    def render(self) -> Any:
+        """As it would be written in the file, secrets masked."""
+        return {self.name: mask_tree(self.options)} if self.options else self.name
+
+
+def read_choice(options: type[T], choice: PluginChoice, faults: list[str]) -> T | None:
+    """The typed options of a choice; None, and the faults with their paths, when they do not fit."""
+    found: list[str] = []
+    result = read_settings(options, choice.options, choice.path, found)
+    for fault in found:
+        what, separator, path = fault.rpartition(" @ ")
+        faults.append(what + separator + choice.moved.get(path, path))
+    return result
+
+
+# --- readers of values with a syntax of their own ---------------------------------------------------------
+
+
+def _read_name_or_mapping(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
+    """``name`` or ``{name: {options}}``."""
+    if value is UNREADABLE:
+        return None
+    if isinstance(value, str) and value.strip():
+        return PluginChoice(value, {}, path)
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            keys = ", ".join(str(key) for key in value) or "none"
+            faults.append(f"expected one name with its options, got {len(value)} keys: {keys} @ {path}")
+            return None
+        (name, options), *_ = value.items()
+        where = join_path(path, name)
+        if not isinstance(name, str) or not name.strip():
+            faults.append(f"expected a name, got {name!r} @ {path}")
+        elif options is None or isinstance(options, Mapping):
+            return PluginChoice(name, {} if options is None else options, where)
+        else:
+            faults.append(f"the options of {name!r} must be a mapping @ {where}")
+        return None
+    faults.append(f"expected a name, or a name with its options as in {{json: {{...}}}} @ {path}")
+    return None
+
+
+def _read_names(value: Any, path: str, faults: list[str]) -> tuple[PluginChoice, ...]:
+    if not isinstance(value, list | tuple):
+        faults.append(f"expected a list of names @ {path}")
+        return ()
+    choices = [_read_name_or_mapping(item, f"{path}[{index}]", faults) for index, item in enumerate(value)]
+    return tuple(choice for choice in choices if choice is not None)
+
+
+def _read_retry(
+    value: Any, path: str, faults: list[str], default: str = "exponential"
+) -> PluginChoice | None:
+    """``{policy: name, <options>}``, where the policy may be left out."""
+    if isinstance(value, PluginChoice):
+        return value
+    if not isinstance(value, Mapping):
+        faults.append(f"expected a mapping such as {{policy: exponential, attempts: 5}} @ {path}")
+        return None
+    policy = value.get("policy", default)
+    if policy is UNREADABLE:
+        return None
+    if not isinstance(policy, str) or ("policy" in value and not policy.strip()):
+        faults.append(f"expected the name of a retry policy @ {join_path(path, 'policy')}")
+        return None
+    return PluginChoice(policy, _without(value, "policy"), path)
+
+
+def _read_topic_retry(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
+    """The same; without a policy the name is empty, and stands for the bus's policy."""
+    return _read_retry(value, path, faults, default="")
+
+
+def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
+    """``{consume: [...], publish: [...]}``; a bare list means consume."""
+    if isinstance(value, list | tuple):
+        return MiddlewareSettings(consume=_read_names(value, path, faults))
+    return read_settings(MiddlewareSettings, value, path, faults)
+
+
+def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, TopicSettings]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
+        return {}
+    topics: dict[str, TopicSettings] = {}
+    for name, raw in value.items():
+        where = join_path(path, name)
+        try:
+            TopicPattern(str(name))
+        except InvalidTopic as error:
+            faults.append(f"{error} @ {path}")
+            continue
+        settings = read_settings(TopicSettings, raw, where, faults)
+        if settings is not None:
+            topics[name] = settings
+    return topics
+
+
+def _without(mapping: Mapping[str, Any], *keys: str) -> ExpandedMapping:
+    """A copy without some keys that keeps what expanded values were read from."""
+    copy = ExpandedMapping()
+    copy.update((key, value) for key, value in mapping.items() if key not in keys)
+    copy.texts.update(getattr(mapping, "texts", {}))
+    return copy
+
+
+def _render_names(choices: Iterable[PluginChoice]) -> list[Any]:
+    return [choice.render() for choice in choices]
+
+
+def _render_retry(choice: PluginChoice | None) -> Any:
+    if choice is None:
+        return None
+    return {**({"policy": choice.name} if choice.name else {}), **mask_tree(choice.options)}
+
+
+_Names = Annotated[tuple[PluginChoice, ...], Reader(_read_names, _render_names)]
+_Name = Annotated[PluginChoice, Reader(_read_name_or_mapping, PluginChoice.render)]
+_Retry = Annotated[PluginChoice, Reader(_read_retry, _render_retry)]
+
+
+def _not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value.strip() or not value.isprintable() or len(value) > 100:
+        raise ValueError(f"{attribute.name} must be 1 to 100 printable characters")
+
+
+# --- the settings -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class MiddlewareSettings:
+    """The chains around handlers and around publishing, outermost first."""
+
+    consume: _Names = ()
+    publish: _Names = ()
+
+
+@attrs.frozen(kw_only=True)
+class HealthSettings:
+    """The probes to run, and how many seconds each may take."""
+
+    probes: _Names = ()
+    timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class PluginSettings:
+    """Which installed plugins are left out (``disable``), or are the only ones loaded (``only``)."""
+
+    disable: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TopicSettings:
+    """What differs for the topics that a name or a pattern covers."""
+
+    retry: Annotated[PluginChoice, Reader(_read_topic_retry, _render_retry)] | None = None
+
+
+def _render_topics(topics: Mapping[str, TopicSettings]) -> dict[str, Any]:
+    return {name: render_settings(settings) for name, settings in topics.items()}
+
+
+_Middleware = Annotated[MiddlewareSettings, Reader(_read_middleware, render_settings)]
+_Topics = Annotated[Mapping[str, TopicSettings], Reader(_read_topics, _render_topics)]
+
+
+@attrs.frozen(kw_only=True)
+class BusSettings:
+    """The keys of the ``bus`` section. Times are seconds; in the file durations such as ``1h30m`` as well."""
+
+    adapter: str = ""
+    service: str = attrs.field(default="promenade", validator=_not_blank)
+    worker_pool_size: int = attrs.field(default=10, validator=attrs.validators.ge(1))
+    buffer_size: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
+    publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    shutdown_timeout: Annotated[float, DURATION] = 30.0
+    retry: _Retry = PluginChoice("exponential", {}, "$.bus.retry")
+    serializer: _Name = PluginChoice("json", {}, "$.bus.serializer")
+    strict_topics: bool = True
+    fallback: Literal["memory"] | None = None
+    middleware: _Middleware = MiddlewareSettings()
+    health: HealthSettings = HealthSettings()
+    plugins: PluginSettings = PluginSettings()
+    topics: _Topics = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class BusConfig(BusSettings):
+    """A checked configuration: the settings of the bus, and the sections that belong to plugins.
+
+    ``source`` is the name of the file, or ``<mapping>``. ``sections`` are the keys of ``bus`` that are not
+    the bus's own, as they were written; ``document`` is the whole file, whose other sections belong to the
+    application.
+    """
+
+    source: str = "<mapping>"
+    sections: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    document: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    environ: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
+
+    def adapter_choice(self, name: str | None = None) -> PluginChoice:
+        """The selected adapter, or the one of that name, with the options in its section.
+
+        Raises ``ConfigError`` when the section is not a mapping or a variable in it is not set.
+        """
+        name = self.adapter if name is None else name
+        path = join_path("$.bus", name)
+        faults: list[str] = []
+        section = _expanded_section(self.sections.get(name), path, faults, self.environ)
+        if faults:
+            raise ConfigError(self.source, faults)
+        return PluginChoice(name, section or {}, path)
+
+    def section(self, path: str) -> Mapping[str, Any] | None:
+        """A foreign section such as ``database.redis``, its variables expanded; None when it is absent.
+
+        Raises ``ConfigError`` when it is not a mapping or a variable in it is not set.
+        """
+        value: Any = self.document
+        where = "$"
+        for key in path.split("."):
+            if not isinstance(value, Mapping):
+                raise ConfigError(self.source, [f"expected a mapping @ {where}"])
+            where = join_path(where, key)
+            value = value.get(key)
+            if value is None:
+                return None
+        faults: list[str] = []
+        section = _expanded_section(value, where, faults, self.environ)
+        if faults:
+            raise ConfigError(self.source, faults)
+        return section
+
+    def retry_for(self, topic: str) -> PluginChoice:
+        """The retry policy of a topic: the most specific name or pattern that covers it, then the bus's.
+
+        Where an entry names no policy, or the bus's own, its options go on top of the bus's options.
+        """
+        covering = [
+            (TopicPattern(name), settings.retry)
+            for name, settings in self.topics.items()
+            if settings.retry is not None
+        ]
+        matching = [(pattern.specificity, retry) for pattern, retry in covering if pattern.matches(topic)]
+        if not matching:
+            return self.retry
+        retry = max(matching, key=lambda item: item[0])[1]
+        if retry.name not in ("", self.retry.name):
+            return retry
+        inherited = {
+            key: join_path(self.retry.path, key) for key in self.retry.options if key not in retry.options
+        }
+        moved = {join_path(retry.path, key): self.retry.moved.get(at, at) for key, at in inherited.items()}
+        options = _without(self.retry.options, *retry.options)
+        options.update(retry.options)
+        options.texts.update(getattr(retry.options, "texts", {}))
+        return PluginChoice(self.retry.name, options, retry.path, moved)
+
+    def check_sections(self, known: Iterable[str]) -> list[str]:
+        """The faults of sections that belong to nobody, given the names of the installed adapters.
+
+        Sections of adapters that are not selected are tolerated, those of ``memory`` and ``redis`` even
+        where these are not installed.
+        """
+        tolerated = {*known, *FIRST_PARTY_ADAPTERS, self.adapter}
+        names = [*_KEYS, *sorted(tolerated - {""})]
+        return [unknown_key(name, names, "$.bus") for name in self.sections if name not in tolerated]
+
+
+_KEYS: Final = [field.name for field in attrs.fields(BusSettings)] + list(_RETRY_SHORT_FORM)
+
+
+# --- loading ----------------------------------------------------------------------------------------------
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | BusConfig,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> BusConfig:
+    """The configuration of a file, or of a mapping that is like one: ``{"bus": {...}}``.
+
+    ``environ`` holds the variables for ``${NAME}``; by default those of the process. Raises ``ConfigError``
+    with all faults together.
+    """
+    config, faults = read_config(source, environ=environ)
+    if faults:
+        raise ConfigError(config.source, faults)
+    return config
+
+
+def read_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | BusConfig,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[BusConfig, list[str]]:
+    """Like ``load_config``, for who wants to look for more faults: what is faulty has its default.
+
+    Raises ``ConfigError`` only where there is nothing to look at: no file, no YAML, no ``bus`` section.
+    """
+    if isinstance(source, BusConfig):
+        return source, []
+    name = "<mapping>" if isinstance(source, Mapping) else os.fspath(source)
+    document = source if isinstance(source, Mapping) else load_yaml_file(source, plain_section="bus")
+    environ = os.environ if environ is None else environ
+    _require_bus(document, name)
+    faults: list[str] = []
+    raw = document["bus"]
+    own, sections = _split(raw if isinstance(raw, Mapping) else {}, faults)
+    if raw is not None and not isinstance(raw, Mapping):
+        faults.append("expected a mapping @ $.bus")
+    expanded: Mapping[str, Any] = _expanded_section(own, "$.bus", faults, environ) or {}
+    values = read_fields(
+        BusSettings, _fold_retry(expanded, faults), "$.bus", faults, also_known=_RETRY_SHORT_FORM
+    )
+    if "service" not in own:
+        values |= _service(document.get("app"), faults, environ)
+    config = BusConfig(**values, source=name, sections=sections, document=document, environ=environ)
+    for selected in {config.adapter: None, config.fallback or "": None}:
+        if selected in sections:
+            _expanded_section(sections[selected], join_path("$.bus", selected), faults, environ)
+    return config, faults
+
+
+def describe_config(config: BusConfig) -> dict[str, Any]:
+    """The effective configuration as plain data, secrets masked, in the shape of the file."""
+    settings = {field.name: getattr(config, field.name) for field in attrs.fields(BusSettings)}
+    return {"bus": {**render_settings(BusSettings(**settings)), **mask_tree(config.sections)}}
+
+
+def _require_bus(document: Any, source: str) -> None:
+    if not isinstance(document, Mapping):
+        what = "nothing but comments" if document is None else f"a {type(document).__name__} at the top"
+        raise ConfigError(source, [f"the file holds {what}; it needs sections, one of them 'bus:'"])
+    if "bus" in document:
+        return
+    if "adapter" in document:
+        raise ConfigError(
+            source, ["there is no 'bus' section; put the keys under 'bus:', as in {bus: {adapter: ...}}"]
+        )
+    found = ", ".join(repr(key) for key in document) or "none"
+    raise ConfigError(
+        source, [f"there is no 'bus' section; add one, as in 'bus: {{adapter: memory}}' (found: {found})"]
+    )
+
+
+def _split(raw: Mapping[Any, Any], faults: list[str]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """The bus's own keys, and those that may be the section of a plugin: mappings unlike any own key."""
+    sections: dict[str, Any] = {}
+    own: dict[Any, Any] = {}
+    selected = raw.get("adapter")
+    for key, value in raw.items():
+        if not isinstance(key, str) or key in _KEYS or not isinstance(value, Mapping | None):
+            own[key] = value
+        elif key in (*FIRST_PARTY_ADAPTERS, selected) or not nearest_key(key, _KEYS):
+            sections[key] = value
+        else:
+            own[key] = value
+    return own, sections
+
+
+def _expanded_section(
+    raw: Any, path: str, faults: list[str], environ: Mapping[str, str]
+) -> ExpandedMapping | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, Mapping):
+        faults.append(f"expected a mapping @ {path}")
+        return None
+    expanded = expand(raw, path, faults, environ=environ, read_scalar=read_scalar)
+    return expanded if isinstance(expanded, ExpandedMapping) else None
+
+
+def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
+    """``retry_attempts`` and its like as the long form, which keeps where they stand."""
+    short = {key: option for key, option in _RETRY_SHORT_FORM.items() if key in own}
+    if not short:
+        return own
+    rest = _without(own, *short)
+    if "retry" in own:
+        faults.append(f"{', '.join(short)} and 'retry' say the same thing; keep one of them @ $.bus")
+        return rest
+    options = ExpandedMapping()
+    texts = getattr(own, "texts", {})
+    for key, option in short.items():
+        options[option] = own[key]
+        if key in texts:
+            options.texts[option] = texts[key]
+    moved = {f"$.bus.retry.{option}": f"$.bus.{key}" for key, option in short.items()}
+    rest["retry"] = PluginChoice("exponential", options, "$.bus.retry", moved)
+    return rest
+
+
+def _service(app: Any, faults: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The name of the application, as the name of the service."""
+    section: Mapping[str, Any] = _expanded_section(app, "$.app", faults, environ) or {}
+    name = section.get("name")
+    if name is UNREADABLE or name is None:
+        return {}
+    app_settings = read_settings(_App, {"name": name}, "$.app", faults)
+    return {} if app_settings is None else {"service": app_settings.name}
+
+
+@attrs.frozen
+class _App:
+    name: str = attrs.field(validator=_not_blank)
