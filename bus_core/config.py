@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import attrs
 
+from bus_core.choices import Name, Names, PluginChoice, Retry, TopicRetry, read_choice, read_names, without
 from bus_core.errors import ConfigError, InvalidTopic
 from bus_core.expansion import UNREADABLE, ExpandedMapping, expand, join_path
 from bus_core.masking import mask_tree
@@ -41,8 +42,6 @@ __all__ = [
     "read_config",
 ]
 
-T = TypeVar("T")
-
 FIRST_PARTY_ADAPTERS: Final = ("memory", "redis")
 """Their sections are tolerated even where they are not installed: the same file serves laptop and server."""
 
@@ -54,139 +53,7 @@ _RETRY_SHORT_FORM: Final = {
 }
 
 
-@attrs.frozen
-class PluginChoice:
-    """Something the configuration selects by name, with the options as they were written.
-
-    ``path`` is where the options stand. ``moved`` tells, of options that stand elsewhere, where that is.
-    """
-
-    name: str
-    options: Mapping[str, Any] = attrs.field(factory=dict, repr=lambda options: repr(mask_tree(options)))
-    path: str = "$"
-    moved: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-
-    def render(self) -> Any:
-        """As it would be written in the file, secrets masked."""
-        return {self.name: mask_tree(self.options)} if self.options else self.name
-
-
-def read_choice(options: type[T], choice: PluginChoice, faults: list[str]) -> T | None:
-    """The typed options of a choice; None, and the faults with their paths, when they do not fit."""
-    found: list[str] = []
-    result = read_settings(options, choice.options, choice.path, found)
-    for fault in found:
-        what, separator, path = fault.rpartition(" @ ")
-        faults.append(what + separator + choice.moved.get(path, path))
-    return result
-
-
-# --- readers of values with a syntax of their own ---------------------------------------------------------
-
-
-def _read_name_or_mapping(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
-    """``name`` or ``{name: {options}}``."""
-    if value is UNREADABLE:
-        return None
-    if isinstance(value, str) and value.strip():
-        return PluginChoice(value, {}, path)
-    if isinstance(value, Mapping):
-        if len(value) != 1:
-            keys = ", ".join(str(key) for key in value) or "none"
-            faults.append(f"expected one name with its options, got {len(value)} keys: {keys} @ {path}")
-            return None
-        (name, options), *_ = value.items()
-        where = join_path(path, name)
-        if not isinstance(name, str) or not name.strip():
-            faults.append(f"expected a name, got {name!r} @ {path}")
-        elif options is None or isinstance(options, Mapping):
-            return PluginChoice(name, {} if options is None else options, where)
-        else:
-            faults.append(f"the options of {name!r} must be a mapping @ {where}")
-        return None
-    faults.append(f"expected a name, or a name with its options as in {{json: {{...}}}} @ {path}")
-    return None
-
-
-def _read_names(value: Any, path: str, faults: list[str]) -> tuple[PluginChoice, ...]:
-    if not isinstance(value, list | tuple):
-        faults.append(f"expected a list of names @ {path}")
-        return ()
-    choices = [_read_name_or_mapping(item, f"{path}[{index}]", faults) for index, item in enumerate(value)]
-    return tuple(choice for choice in choices if choice is not None)
-
-
-def _read_retry(
-    value: Any, path: str, faults: list[str], default: str = "exponential"
-) -> PluginChoice | None:
-    """``{policy: name, <options>}``, where the policy may be left out."""
-    if isinstance(value, PluginChoice):
-        return value
-    if not isinstance(value, Mapping):
-        faults.append(f"expected a mapping such as {{policy: exponential, attempts: 5}} @ {path}")
-        return None
-    policy = value.get("policy", default)
-    if policy is UNREADABLE:
-        return None
-    if not isinstance(policy, str) or ("policy" in value and not policy.strip()):
-        faults.append(f"expected the name of a retry policy @ {join_path(path, 'policy')}")
-        return None
-    return PluginChoice(policy, _without(value, "policy"), path)
-
-
-def _read_topic_retry(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
-    """The same; without a policy the name is empty, and stands for the bus's policy."""
-    return _read_retry(value, path, faults, default="")
-
-
-def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
-    """``{consume: [...], publish: [...]}``; a bare list means consume."""
-    if isinstance(value, list | tuple):
-        return MiddlewareSettings(consume=_read_names(value, path, faults))
-    return read_settings(MiddlewareSettings, value, path, faults)
-
-
-def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, TopicSettings]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
-        return {}
-    topics: dict[str, TopicSettings] = {}
-    for name, raw in value.items():
-        where = join_path(path, name)
-        try:
-            TopicPattern(str(name))
-        except InvalidTopic as error:
-            faults.append(f"{error} @ {path}")
-            continue
-        settings = read_settings(TopicSettings, raw, where, faults)
-        if settings is not None:
-            topics[name] = settings
-    return topics
-
-
-def _without(mapping: Mapping[str, Any], *keys: str) -> ExpandedMapping:
-    """A copy without some keys that keeps what expanded values were read from."""
-    copy = ExpandedMapping()
-    copy.update((key, value) for key, value in mapping.items() if key not in keys)
-    copy.texts.update(getattr(mapping, "texts", {}))
-    return copy
-
-
-def _render_names(choices: Iterable[PluginChoice]) -> list[Any]:
-    return [choice.render() for choice in choices]
-
-
-def _render_retry(choice: PluginChoice | None) -> Any:
-    if choice is None:
-        return None
-    return {**({"policy": choice.name} if choice.name else {}), **mask_tree(choice.options)}
-
-
-_Names = Annotated[tuple[PluginChoice, ...], Reader(_read_names, _render_names)]
-_Name = Annotated[PluginChoice, Reader(_read_name_or_mapping, PluginChoice.render)]
-_Retry = Annotated[PluginChoice, Reader(_read_retry, _render_retry)]
+# --- the settings -----------------------------------------------------------------------------------------
 
 
 def _not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -194,22 +61,19 @@ def _not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) -
         raise ValueError(f"{attribute.name} must be 1 to 100 printable characters")
 
 
-# --- the settings -----------------------------------------------------------------------------------------
-
-
 @attrs.frozen(kw_only=True)
 class MiddlewareSettings:
     """The chains around handlers and around publishing, outermost first."""
 
-    consume: _Names = ()
-    publish: _Names = ()
+    consume: Names = ()
+    publish: Names = ()
 
 
 @attrs.frozen(kw_only=True)
 class HealthSettings:
     """The probes to run, and how many seconds each may take."""
 
-    probes: _Names = ()
+    probes: Names = ()
     timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
 
 
@@ -225,7 +89,37 @@ class PluginSettings:
 class TopicSettings:
     """What differs for the topics that a name or a pattern covers."""
 
-    retry: Annotated[PluginChoice, Reader(_read_topic_retry, _render_retry)] | None = None
+    retry: TopicRetry | None = None
+
+
+def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
+    """``{consume: [...], publish: [...]}``; a bare list means consume."""
+    if isinstance(value, list | tuple):
+        return MiddlewareSettings(consume=read_names(value, path, faults))
+    return read_settings(MiddlewareSettings, value, path, faults)
+
+
+def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, TopicSettings]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
+        return {}
+    topics: dict[str, TopicSettings] = {}
+    for name, raw in value.items():
+        where = join_path(path, name)
+        if not isinstance(name, str):
+            faults.append(unknown_key(name, (), path))
+            continue
+        try:
+            TopicPattern(name)
+        except InvalidTopic as error:
+            faults.append(f"{error} @ {path}")
+            continue
+        settings = read_settings(TopicSettings, raw, where, faults)
+        if settings is not None:
+            topics[name] = settings
+    return topics
 
 
 def _render_topics(topics: Mapping[str, TopicSettings]) -> dict[str, Any]:
@@ -247,8 +141,8 @@ class BusSettings:
     overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
     publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     shutdown_timeout: Annotated[float, DURATION] = 30.0
-    retry: _Retry = PluginChoice("exponential", {}, "$.bus.retry")
-    serializer: _Name = PluginChoice("json", {}, "$.bus.serializer")
+    retry: Retry = PluginChoice("exponential", {}, "$.bus.retry")
+    serializer: Name = PluginChoice("json", {}, "$.bus.serializer")
     strict_topics: bool = True
     fallback: Literal["memory"] | None = None
     middleware: _Middleware = MiddlewareSettings()
@@ -324,7 +218,7 @@ class BusConfig(BusSettings):
             key: join_path(self.retry.path, key) for key in self.retry.options if key not in retry.options
         }
         moved = {join_path(retry.path, key): self.retry.moved.get(at, at) for key, at in inherited.items()}
-        options = _without(self.retry.options, *retry.options)
+        options = without(self.retry.options, *retry.options)
         options.update(retry.options)
         options.texts.update(getattr(retry.options, "texts", {}))
         return PluginChoice(self.retry.name, options, retry.path, moved)
@@ -449,7 +343,7 @@ def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
     short = {key: option for key, option in _RETRY_SHORT_FORM.items() if key in own}
     if not short:
         return own
-    rest = _without(own, *short)
+    rest = without(own, *short)
     if "retry" in own:
         faults.append(f"{', '.join(short)} and 'retry' say the same thing; keep one of them @ $.bus")
         return rest

@@ -43,7 +43,12 @@ def is_secret_name(name: object) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """The text without the user information of URLs, and without ``password=...`` pairs."""
+    """The text without the user information of URLs, and without ``password=...`` pairs.
+
+    A text of more than 1000 characters, which nobody reads in a message anyway, is hidden as a whole.
+    """
+    if len(text) > 1_000:
+        return MASK
     return _SECRET_PAIR.sub(rf"\1{MASK}", _USER_INFORMATION.sub(f"{MASK}@", text))
 
 
