@@ -337,10 +337,10 @@ class _Search:
         )
         try:
             self.ask(plugin, described)
-        except InvalidPlugin:
+        except KeyboardInterrupt:
             raise
-        except Exception as error:
-            raise InvalidPlugin(f"the plugin {described.module} fails: {_describe(error)}") from error
+        except BaseException as error:
+            raise InvalidPlugin(f"the plugin {described.module} cannot be used: {_cause(error)}") from error
 
     def ask(self, plugin: object, described: InstalledPlugin) -> None:
         """Calls the hooks of one plugin and keeps what it offers: everything, or nothing when it raises."""
@@ -366,7 +366,7 @@ class _Search:
                     kind = _HOOK_KINDS[hook]
                     for name, value in _checked_offers(hook, answer).items():
                         offers.append(Offer(kind, name, value, described.origin))
-        self._check_topics(catalogues, described.origin)
+        self._check_topics(catalogues)
         for offer in offers:
             self._offers[offer.kind].setdefault(offer.name, []).append(offer)
         for catalogue in catalogues:
@@ -415,7 +415,7 @@ class _Search:
                 requires = tuple(distribution.requires or ())
             except Exception as error:  # the leftover of an interrupted uninstall, or an edited file
                 where = str(distribution.locate_file(""))
-                self._note(where, f"unreadable metadata: {_describe(error)}", "remove or reinstall it")
+                self._note(where, f"unreadable metadata: {_cause(error)}", "remove or reinstall it")
                 continue
             # Of two distributions with one name, Python imports the one that is earlier on the path.
             found.setdefault(
@@ -430,8 +430,9 @@ class _Search:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin must not end the application, not even by SystemExit
-            cause = str(error) if isinstance(error, InvalidPlugin) else _describe(error)
-            self._installed.append(attrs.evolve(described, status="quarantined", cause=cause, error=error))
+            self._installed.append(
+                attrs.evolve(described, status="quarantined", cause=_cause(error), error=error)
+            )
 
     def _set_aside(self, plugin: InstalledPlugin, cause: str) -> None:
         self._installed.append(attrs.evolve(plugin, status="disabled", cause=cause))
@@ -454,17 +455,17 @@ class _Search:
 
     def _register(self, plugin: object, described: InstalledPlugin, name: str) -> None:
         if isinstance(plugin, type):
-            raise InvalidPlugin(f"{described.module} is a class; give an instance of it, or a module")
+            raise InvalidPlugin("it is a class; give an instance of it, or a module")
         faults = list(_hook_faults(self._manager, plugin))
         if faults:
-            raise InvalidPlugin(f"the plugin {described.module} cannot be used: " + "; ".join(faults))
+            raise InvalidPlugin("; ".join(faults))
         try:
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise InvalidPlugin(f"the plugin {described.module} cannot be used: {error}") from error
+            raise InvalidPlugin(" ".join(str(error).split())) from error
 
-    def _check_topics(self, catalogues: Sequence[TopicCatalogue], origin: str) -> None:
+    def _check_topics(self, catalogues: Sequence[TopicCatalogue]) -> None:
         taken = [
             f"topic {topic.name!r} is already declared by {self._topic_origins[topic.name]}"
             for catalogue in catalogues
@@ -472,9 +473,7 @@ class _Search:
             if topic.name in self._topic_origins
         ]
         if taken:
-            raise InvalidPlugin(
-                f"the topics of {origin} are not used: {'; '.join(taken)}; one context owns a topic"
-            )
+            raise InvalidPlugin("; ".join(taken) + "; one context owns a topic")
 
 
 # --- checks on what plugins are and answer ----------------------------------------------------------------
@@ -494,20 +493,27 @@ def _hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]
             if attribute in _HOOKS:
                 yield f"{attribute!r} is not marked with @hookimpl"
             else:
-                yield f"{attribute!r} is not a hook{suggestion(nearest_names(attribute, _HOOKS))}"
+                yield f"{attribute!r} is not a hook{_nearest_hook(attribute)}"
             implements_any = True
             continue
         implements_any = True
         hook = options.get("specname") or attribute
         if hook not in _HOOKS:
             if not options.get("optionalhook"):
-                yield f"{hook!r} is not a hook{suggestion(nearest_names(hook, _HOOKS))}"
+                yield f"{hook!r} is not a hook{_nearest_hook(hook)}"
         elif options.get("wrapper") or options.get("hookwrapper"):
             yield f"{hook!r} is a wrapper, but no plugin may change what others answer"
         elif inspect.iscoroutinefunction(getattr(plugin, attribute)):
             yield f"{hook!r} is async, but hooks are plain functions"
     if not implements_any:
         yield f"it has no function marked with @hookimpl (hooks are: {', '.join(_HOOKS)})"
+
+
+def _nearest_hook(name: str) -> str:
+    # Compared without what all hooks begin with: it would make them all alike.
+    endings = [hook.removeprefix(f"{PROJECT}_") for hook in _HOOKS]
+    nearest = nearest_names(name.removeprefix(f"{PROJECT}_"), endings, limit=1)
+    return suggestion([f"{PROJECT}_{ending}" for ending in nearest])
 
 
 def _checked_offers(hook: str, answer: object) -> dict[str, Any]:
@@ -561,7 +567,8 @@ def _name_of(plugin: object) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _describe(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
+    """One line that says what went wrong."""
     try:
         text = str(error)
     except Exception:
@@ -569,6 +576,8 @@ def _describe(error: BaseException) -> str:
     text = " ".join(text.split())
     if len(text) > 500:
         text = text[:500] + "..."
+    if type(error) is InvalidPlugin:
+        return text  # what is found here needs no name of a class
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -115,6 +115,7 @@ async def test_error_while_being_cancelled(virtual_clock: VirtualClock) -> None:
             await forever()
         except asyncio.CancelledError:
             raise PermanentError("gone") from None
+        return "never"
 
     running = Running(virtual_clock, cleans_up_badly)
     await virtual_clock.advance(10)
