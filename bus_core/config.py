@@ -130,6 +130,10 @@ _Middleware = Annotated[MiddlewareSettings, Reader(_read_middleware, render_sett
 _Topics = Annotated[Mapping[str, TopicSettings], Reader(_read_topics, _render_topics)]
 
 
+_EXPONENTIAL: Final = PluginChoice("exponential", {}, "$.bus.retry")
+_JSON: Final = PluginChoice("json", {}, "$.bus.serializer")
+
+
 @attrs.frozen(kw_only=True)
 class BusSettings:
     """The keys of the ``bus`` section. Times are seconds; in the file durations such as ``1h30m`` as well."""
@@ -141,8 +145,8 @@ class BusSettings:
     overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
     publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     shutdown_timeout: Annotated[float, DURATION] = 30.0
-    retry: Retry = PluginChoice("exponential", {}, "$.bus.retry")
-    serializer: Name = PluginChoice("json", {}, "$.bus.serializer")
+    retry: Retry = _EXPONENTIAL
+    serializer: Name = _JSON
     strict_topics: bool = True
     fallback: Literal["memory"] | None = None
     middleware: _Middleware = MiddlewareSettings()

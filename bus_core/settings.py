@@ -134,7 +134,7 @@ def _validate(
             if attribute.validator is not None:
                 attribute.validator(probe, attribute, value)
         except (ValueError, TypeError) as error:
-            hidden = is_secret_name(key) or is_secret(hints[attribute.name])
+            hidden = is_secret_name(key) or SECRET in marks_of(hints[attribute.name])
             reason = "the value is not accepted" if hidden else _reason(error, values)
             faults.append(f"{reason} @ {join_path(path, key)}")
             del values[key]

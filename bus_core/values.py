@@ -56,13 +56,13 @@ class Reader:
     render: Callable[[Any], Any] = mask_tree
 
 
-_KINDS: Final[tuple[tuple[Any, str], ...]] = (
+_KINDS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], str], ...]] = (
     (bool, "true or false"),
-    (int | float, "a number"),
+    ((int, float), "a number"),
     (str, "a text"),
     (date, "a date (put it in quotes)"),
     (Mapping, "a mapping"),
-    (list | tuple | set, "a list"),
+    ((list, tuple, set), "a list"),
 )
 
 
