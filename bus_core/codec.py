@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bus_core.abc import Serializer
-from bus_core.errors import SerializationError, TopicError
+from bus_core.errors import SerializationError, UnknownTopic
 from bus_core.events import BaseEvent, Event, FrozenMapping
 from bus_core.messages import Message
 from bus_core.topics import Topic, TopicRegistry
@@ -54,16 +54,23 @@ class Codec:
             headers=FrozenMapping(headers),
         )
 
+    def encode_named(self, topic: str, event: Event) -> Message:
+        """The message of an event whose topic is given by name; raises ``SerializationError``."""
+        return self.encode(self._topic(topic), event, FrozenMapping())
+
+    def key_of(self, topic: str, event: Event) -> str:
+        """The ordering key of an event; raises ``SerializationError``."""
+        return key_of(self._topic(topic), event)
+
     def decode(self, message: Message) -> Event:
         """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
 
         Raises ``DeserializationError`` and nothing else, as serializers do.
         """
-        return self._serializer.decode(message.body, event_class=self._class_of(message.topic))
+        return self._serializer.decode(message.body, event_class=self._topic(message.topic).event_class)
 
-    def _class_of(self, name: str) -> type[Event]:
+    def _topic(self, name: str) -> Topic[Any]:
         try:
-            event_class: type[Event] = self._registry.find(name).event_class
-        except TopicError:
-            return BaseEvent
-        return event_class
+            return self._registry.find(name)
+        except UnknownTopic:
+            return Topic(name, BaseEvent)

@@ -1,4 +1,4 @@
-"""JSON text from strangers: bounded and strict before anything is made of it, and the same rules when writing.
+"""JSON text from strangers: bounded and strict before anything is made of it; the same rules for our own.
 
 Python's own reader accepts NaN, turns ``1e999`` into infinity, keeps the last of several equal keys, lets
 lone surrogates through, and fails on deep nesting with a RecursionError. None of that leaves this module.
@@ -83,6 +83,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def _too_long(body: bytes, limits: Limits) -> str:
+    return f"the document has {len(body)} bytes, at most {limits.max_bytes} are accepted (max_bytes)"
+
+
 def _no_constant(name: str) -> NoReturn:
     raise JsonTextError(f"{name} is not JSON")
 
@@ -119,9 +123,7 @@ class JsonReader:
         if not isinstance(body, bytes):
             raise JsonTextError(f"the document must be bytes, got {type(body).__name__}")
         if len(body) > self._limits.max_bytes:
-            raise JsonTextError(
-                f"the document has {len(body)} bytes, at most {self._limits.max_bytes} are accepted (max_bytes)"
-            )
+            raise JsonTextError(_too_long(body, self._limits))
         if nesting_exceeds(body, self._limits.max_depth):
             raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
         try:
@@ -160,9 +162,7 @@ class JsonWriter:
         except UnicodeEncodeError:
             raise JsonTextError("a text has a lone surrogate, which is no character") from None
         if len(body) > self._limits.max_bytes:
-            raise JsonTextError(
-                f"the document has {len(body)} bytes, at most {self._limits.max_bytes} are accepted (max_bytes)"
-            )
+            raise JsonTextError(_too_long(body, self._limits))
         if nesting_exceeds(body, self._limits.max_depth):
             raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
         return body

@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
-from uuid import SafeUUID, UUID
+from uuid import UUID
 
+from bus_core.events import uuid_of_int
 from bus_core.json_text import Limits
 
 __all__ = ["READERS", "Unfit", "read_datetime", "read_uuid", "unfit", "write_datetime", "writers"]
@@ -42,8 +43,8 @@ def unfit(wanted: str) -> Unfit:
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _DATETIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})"
-    r"(?:\.([0-9]{1,64}))?([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ](?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}"
+    r"(?:\.[0-9]{1,64})?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME = re.compile(
@@ -56,9 +57,6 @@ _DURATION = re.compile(
 )
 _DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,5})?")
 _DECIMAL_RANGE = 6144  # of IEEE 754 decimal128; without a bound a few characters make a number of megabytes
-
-_new_uuid = object.__new__
-_set_attribute = object.__setattr__
 
 
 def read_str(value: Any) -> str:
@@ -99,20 +97,15 @@ def read_uuid(value: Any) -> UUID:
     """A UUID in its canonical form. ``UUID(text)`` would also take braces, and is three times slower."""
     if type(value) is not str or _UUID.fullmatch(value) is None:
         raise unfit("a UUID")
-    made: UUID = _new_uuid(UUID)
-    _set_attribute(made, "int", int(value.replace("-", ""), 16))
-    _set_attribute(made, "is_safe", SafeUUID.unknown)
-    return made
+    return uuid_of_int(int(value.replace("-", ""), 16))
 
 
 def read_datetime(value: Any) -> datetime:
     """RFC 3339, section 5.6: any number of fraction digits, cut to microseconds; an offset is required."""
-    match = _DATETIME.fullmatch(value) if type(value) is str else None
-    if match is None:
+    if type(value) is not str or _DATETIME.fullmatch(value) is None:
         raise unfit("an RFC 3339 time with an offset, such as 2024-05-01T12:00:00Z")
-    day, clock, fraction, offset = match.groups()
     try:
-        return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}")
+        return datetime.fromisoformat(value if value[-1] != "z" else value.upper())
     except ValueError:
         raise unfit("a time that exists") from None
 

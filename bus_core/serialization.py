@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, NoReturn
-from uuid import UUID
 
 import attrs
 import cattrs
 
 from bus_core.abc import BuildContext, Factory
-from bus_core.conversion import Record, UnsupportedType, make_converter, record_of
+from bus_core.conversion import Record, make_converter, record_of
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
 from bus_core.events import BaseEvent, Event, event_type_of, event_version_of, hints_of
+from bus_core.json_shapes import UnsupportedType
 from bus_core.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter, Limits
 from bus_core.json_values import Unfit, read_datetime, read_json, read_uuid, write_datetime
 
@@ -165,7 +164,9 @@ class JsonSerializer:
         faults += _type_faults(document.get("type"), None if untyped else plan.type)
         data = document.get("data")
         if document.get("data_base64") is not None:
-            faults.append("data_base64 (binary data) is not supported: data must be a JSON object with the fields")
+            faults.append(
+                "data_base64 (binary data) is not supported: data must be a JSON object with the fields"
+            )
         elif data is not None and type(data) is not dict:
             faults.append("data must be an object with the event's fields")
         elif untyped:

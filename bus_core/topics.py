@@ -1,0 +1,247 @@
+"""Topics, the catalogues that contexts publish, patterns over topics, and the registry of them all."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from bus_core.errors import InvalidTopic, TopicConflict, UnknownTopic
+from bus_core.events import BaseEvent, Event
+
+__all__ = [
+    "Topic",
+    "TopicCatalogue",
+    "TopicPattern",
+    "TopicRegistry",
+    "is_pattern",
+    "nearest_names",
+    "patterns_overlap",
+]
+
+E = TypeVar("E", bound=Event)
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_MAX_LENGTH = 200
+
+
+def _check_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidTopic(f"a topic name is a str, got {name!r}")
+    if is_pattern(name):
+        raise InvalidTopic(
+            f"{name!r} is a pattern; a topic needs one definite name (patterns are for subscribe)"
+        )
+    _check_words(name, name.split("."))
+    return name
+
+
+def _check_words(name: str, words: Iterable[str]) -> None:
+    if len(name) > _MAX_LENGTH:
+        raise InvalidTopic(
+            f"the topic name {name[:40]!r}... has {len(name)} characters; at most {_MAX_LENGTH} fit"
+        )
+    for word in words:
+        if not _WORD.fullmatch(word):
+            raise InvalidTopic(
+                f"invalid topic name {name!r}: words of letters, digits, '_' and '-', "
+                "separated by single dots, as in 'identity.user.registered'"
+            )
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name has a wildcard word in it."""
+    return "*" in name or "#" in name
+
+
+def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Known names that look like ``name``, best first."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.72)
+
+
+@attrs.frozen(eq=False)
+class Topic(Generic[E]):
+    """A named channel with its class of event: ``Topic("identity.user.registered", UserRegistered)``.
+
+    ``key`` derives the ordering key from an event; by default it is the text of ``aggregate_id``.
+    A Topic is its own declaration. Two topics of one name may exist when their classes are the same.
+
+    Raises ``InvalidTopic`` for a bad name, or a class that is not an event class.
+    """
+
+    name: str = attrs.field(converter=_check_name)
+    event_class: type[E]
+    key: Callable[[E], str] | None = attrs.field(default=None, kw_only=True, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        cls: Any = self.event_class
+        if not (isinstance(cls, type) and issubclass(cls, Event)):
+            raise InvalidTopic(f"topic {self.name!r} needs a class derived from Event, got {cls!r}")
+        if "__attrs_attrs__" not in cls.__dict__:
+            raise InvalidTopic(f"topic {self.name!r}: decorate the class {cls.__qualname__} with @event")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidTopic(f"a topic pattern is a str, got {text!r}")
+    if not text:
+        raise InvalidTopic("an empty topic pattern matches nothing; '#' matches every topic")
+    _check_words(text, (word for word in text.split(".") if word not in ("*", "#")))
+
+
+@attrs.frozen
+class TopicPattern:
+    """An AMQP topic pattern: ``*`` stands for one word, ``#`` for zero or more words."""
+
+    text: str = attrs.field(validator=_check_pattern)
+    _expression: re.Pattern[str] = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        # Each '#' takes its dot along, so that 'a.#' matches 'a' and '#.b' matches 'b'.
+        parts: list[str] = []
+        for word in self._words:
+            if word == "#":
+                parts.append(r"(?:\.[^.]+)*")
+            else:
+                parts.append(r"\." + (r"[^.]+" if word == "*" else re.escape(word)))
+        object.__setattr__(self, "_expression", re.compile("".join(parts)))
+
+    @property
+    def _words(self) -> list[str]:
+        return self.text.split(".")
+
+    def matches(self, topic: str) -> bool:
+        """Whether the pattern covers the topic of that name."""
+        return self._expression.fullmatch("." + topic) is not None
+
+    @property
+    def specificity(self) -> tuple[int, int, int]:
+        """Sorts patterns of which several match a topic: the largest is the most specific one."""
+        words = self._words
+        return (sum(word not in ("*", "#") for word in words), -words.count("#"), words.count("*"))
+
+
+def patterns_overlap(first: str, second: str) -> bool:
+    """Whether some topic name is matched by both patterns (or names)."""
+    left, right = first.split("."), second.split(".")
+
+    @cache
+    def overlap(i: int, j: int) -> bool:
+        if i == len(left):
+            return all(word == "#" for word in right[j:])
+        if j == len(right):
+            return all(word == "#" for word in left[i:])
+        if left[i] == "#" or right[j] == "#":
+            return overlap(i + 1, j) or overlap(i, j + 1)
+        return (left[i] == right[j] or "*" in (left[i], right[j])) and overlap(i + 1, j + 1)
+
+    return overlap(0, 0)
+
+
+def _as_topics(topics: Iterable[Topic[Any]]) -> tuple[Topic[Any], ...]:
+    return tuple(topics)
+
+
+@attrs.frozen(eq=False)
+class TopicCatalogue:
+    """The topics that one context owns. Its topics' names begin with the context's name.
+
+    Raises ``InvalidTopic`` when a topic belongs to another context or is listed twice.
+    """
+
+    context: str = attrs.field(converter=_check_name)
+    topics: tuple[Topic[Any], ...] = attrs.field(converter=_as_topics)
+
+    def __attrs_post_init__(self) -> None:
+        faults: list[str] = []
+        seen: set[str] = set()
+        for topic in self.topics:
+            if not topic.name.startswith(self.context + "."):
+                faults.append(f"{topic.name!r} does not begin with {self.context + '.'!r}")
+            if topic.name in seen:
+                faults.append(f"{topic.name!r} is listed twice")
+            seen.add(topic.name)
+        if faults:
+            raise InvalidTopic(f"the catalogue of {self.context!r}: " + "; ".join(faults))
+
+    def __iter__(self) -> Iterator[Topic[Any]]:
+        return iter(self.topics)
+
+    def __len__(self) -> int:
+        return len(self.topics)
+
+
+@attrs.frozen
+class _Known:
+    topic: Topic[Any]
+    origin: str
+
+
+class TopicRegistry:
+    """Every topic that a bus knows: from catalogues, and from Topic objects as they are used."""
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self._known: dict[str, _Known] = {}
+        self._strict = strict
+
+    def add_catalogue(self, catalogue: TopicCatalogue, origin: str) -> None:
+        """Adds the topics of a catalogue; raises ``TopicConflict`` when another one declared a name."""
+        for topic in catalogue:
+            known = self._known.get(topic.name)
+            if known is not None and known.origin != origin:
+                raise TopicConflict(
+                    f"topic {topic.name!r} is declared by {known.origin} and by {origin}; "
+                    "one context owns a topic"
+                )
+            self._known[topic.name] = _Known(topic, origin)
+
+    def declare(self, topic: Topic[Any]) -> Topic[Any]:
+        """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes."""
+        known = self._known.get(topic.name)
+        if known is None:
+            self._known[topic.name] = _Known(topic, "declared in code")
+            return topic
+        ours, theirs = known.topic.event_class, topic.event_class
+        if ours is not theirs:
+            raise TopicConflict(
+                f"topic {topic.name!r} is declared with {_class_name(ours)} ({known.origin}) "
+                f"and with {_class_name(theirs)}; one topic carries one class of event"
+            )
+        return known.topic
+
+    def find(self, name: str) -> Topic[Any]:
+        """The topic of a name; raises ``UnknownTopic`` or ``InvalidTopic``."""
+        known = self._known.get(name)
+        if known is not None:
+            return known.topic
+        checked = _check_name(name)
+        if self._strict:
+            raise UnknownTopic(checked, nearest_names(checked, self._known))
+        return Topic(checked, BaseEvent)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def origin(self, name: str) -> str | None:
+        """Which distribution or module declared a topic; None for an unknown one."""
+        known = self._known.get(name)
+        return None if known is None else known.origin
+
+    def matching(self, pattern: TopicPattern) -> list[str]:
+        """The names of the known topics that a pattern covers, sorted."""
+        return sorted(name for name in self._known if pattern.matches(name))
+
+    def as_mapping(self) -> Mapping[str, Topic[Any]]:
+        """All known topics by name, sorted."""
+        return {name: self._known[name].topic for name in sorted(self._known)}
+
+
+def _class_name(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
