@@ -1,0 +1,323 @@
+"""What others implement: adapters, serializers, retry policies, middleware and health probes.
+
+A hook of ``bus_core.hookspecs`` hands over a ``Factory`` once, at start; the object that it builds does
+the work. The bus never calls a hook per event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import attrs
+
+from bus_core.clock import Clock
+from bus_core.events import Event, FrozenMapping
+from bus_core.messages import DeadLetter, DeadLetterFilter, Envelope, Message
+
+__all__ = [
+    "Adapter",
+    "BuildContext",
+    "CheckResult",
+    "DeadLetterStore",
+    "EngineState",
+    "Factory",
+    "Features",
+    "Handler",
+    "HealthProbe",
+    "HealthStatus",
+    "Inlet",
+    "Middleware",
+    "RetryPolicy",
+    "Seconds",
+    "Serializer",
+    "SubscriptionSpec",
+    "SubscriptionState",
+]
+
+O = TypeVar("O")  # noqa: E741 - options
+P_co = TypeVar("P_co", covariant=True)
+
+Seconds = float | timedelta
+"""How a duration is given in Python: seconds, or a timedelta."""
+
+Handler = Callable[[Envelope], Awaitable[None]]
+"""The inside of a middleware: takes an envelope, and raises to report a failure."""
+
+Middleware = Callable[[Handler], Handler]
+"""Wraps a handler into a handler. It is called once per subscription or topic, never per event."""
+
+
+@attrs.frozen(kw_only=True)
+class BuildContext:
+    """What a factory may know while it builds.
+
+    ``sections`` holds the foreign sections of the configuration file that the factory named, by their
+    path, expanded (``{"database.redis": {...}}``); a section that is absent from the file is absent here.
+    """
+
+    service: str
+    clock: Clock
+    sections: Mapping[str, Any] = attrs.field(factory=FrozenMapping, repr=False)
+
+
+@attrs.frozen
+class Factory(Generic[O, P_co]):
+    """How a plugin offers something: its options class, and how to build it from such options.
+
+    ``options`` is an attrs class whose fields are the keys of the plugin's part of the configuration.
+    The bus reads and checks that part, and reports faults with their path.
+    """
+
+    options: type[O]
+    build: Callable[[O, BuildContext], P_co]
+    sections: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class RetryPolicy(Protocol):
+    """Decides after each failed attempt. It must be pure, and may be called from several buses."""
+
+    def next_delay(self, attempt: int, error: BaseException) -> float | None:
+        """Seconds to wait after attempt number ``attempt`` (from 1) failed with ``error``; None to give up."""
+        ...
+
+
+class Serializer(Protocol):
+    """Turns events into bytes and back; see ``bus_core.serialization.JsonSerializer``."""
+
+    def encode(self, event: Event, *, topic: str, source: str) -> bytes:
+        """The event as bytes; raises ``SerializationError``."""
+        ...
+
+    def decode(self, body: bytes, *, event_class: type[Event]) -> Event:
+        """The event of the bytes; raises ``DeserializationError`` and nothing else, whatever the input.
+
+        ``event_class`` is the class of the topic; ``BaseEvent`` where the topic is not known.
+        """
+        ...
+
+
+# --- adapters ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Features:
+    """What an adapter can do. The bus compares it with what subscriptions need, and refuses misfits.
+
+    - ``durable``: what was accepted outlives the process.
+    - ``groups``: instances of one subscription in several processes compete for events.
+    - ``broadcast``: a subscription may get each event in every instance.
+    - ``ordered``: events of one key can be handled one after the other.
+    - ``delayed``: a retry or a postponement may wait without holding a worker.
+    - ``replay``: a new subscription can start at the earliest retained event.
+    - ``in_process``: events are handed over as they are, in the process that publishes them.
+    """
+
+    durable: bool = False
+    groups: bool = False
+    broadcast: bool = False
+    ordered: bool = False
+    delayed: bool = False
+    replay: bool = False
+    in_process: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class SubscriptionSpec:
+    """What an adapter has to know of a subscription.
+
+    ``group`` is the service and the name: instances of the same group compete for events.
+    ``topic`` is the name of a topic, or a pattern.
+    """
+
+    name: str
+    group: str
+    topic: str
+    mode: Literal["group", "broadcast"] = "group"
+    ordered: bool = False
+    start: Literal["earliest", "latest"] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.mode not in ("group", "broadcast"):
+            raise ValueError(f"mode must be 'group' or 'broadcast', got {self.mode!r}")
+        if self.start not in (None, "earliest", "latest"):
+            raise ValueError(f"start must be None, 'earliest' or 'latest', got {self.start!r}")
+
+
+class Inlet(Protocol):
+    """The engine's end of a subscription: an in-process adapter routes to it."""
+
+    @property
+    def spec(self) -> SubscriptionSpec:
+        """What was subscribed."""
+        ...
+
+    def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
+        """Hands a dead letter back to this subscription and to no other; attempts start at 1."""
+        ...
+
+
+class DeadLetterStore(Protocol):
+    """Where dead letters are kept until someone redrives or purges them."""
+
+    async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        """The oldest letters that the filter selects, at most ``limit``."""
+        ...
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        """One letter; raises ``DeadLetterNotFound``."""
+        ...
+
+    async def redrive(self, letter_ids: Sequence[str]) -> int:
+        """Moves letters back to the subscription that failed, each at most once; returns how many moved.
+
+        A letter that is no longer there is passed over. Raises ``UnknownSubscription``, and then moves
+        none, when a letter's subscription does not exist.
+        """
+        ...
+
+    async def purge(self, where: DeadLetterFilter) -> int:
+        """Deletes the letters that the filter selects; returns how many."""
+        ...
+
+
+class Adapter(Protocol):
+    """A transport inside the process that publishes.
+
+    It decides who gets an event (groups compete, broadcast reaches all) and keeps dead letters. The
+    engine owns everything else: the bounded queue, workers, retries, isolation, ordering, and drain.
+    All methods are called on the event loop of the bus.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls it."""
+        ...
+
+    @property
+    def features(self) -> Features:
+        """What it can do; never changes."""
+        ...
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """The store that ``bury`` writes to."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """How many events and dead letters it had to drop so far. Health reads it."""
+        ...
+
+    @property
+    def serialize(self) -> bool:
+        """Whether events must pass through the serializer on their way, as they would on a network."""
+        ...
+
+    async def start(self) -> None:
+        """Gets ready to carry events; raises a ``BusError`` when it cannot."""
+        ...
+
+    def attach(self, inlet: Inlet) -> None:
+        """From now on the inlet takes part in routing."""
+        ...
+
+    def detach(self, inlet: Inlet) -> None:
+        """The inlet takes no part any more; harmless when it was not attached."""
+        ...
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Calls ``changed`` whenever an answer of ``route`` may have become a different one."""
+        ...
+
+    def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
+        """Who gets an event of the topic: for each group the inlets that compete for it, in turn."""
+        ...
+
+    def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
+        """Stores a dead letter of a subscription, with what has to be handed over when it is redriven."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back what ``start`` took. Called once, after the last ``detach``."""
+        ...
+
+
+# --- health -----------------------------------------------------------------------------------------------
+
+
+class HealthStatus(StrEnum):
+    """From best to worst."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+    @property
+    def severity(self) -> int:
+        """0 for healthy, 2 for unhealthy."""
+        return tuple(HealthStatus).index(self)
+
+
+@attrs.frozen
+class CheckResult:
+    """What one probe found: its status, a sentence for people, and figures for machines."""
+
+    status: HealthStatus
+    summary: str
+    figures: Mapping[str, float | int | str | bool] = attrs.field(factory=FrozenMapping)
+
+
+@attrs.frozen(kw_only=True)
+class SubscriptionState:
+    """The counters of one subscription since the bus was opened, and what it holds now."""
+
+    name: str
+    topic: str
+    paused: bool
+    queued: int
+    running: int
+    waiting_retries: int
+    handled: int
+    skipped: int
+    failed_attempts: int
+    retried: int
+    dead_lettered: int
+    redriven: int
+
+
+@attrs.frozen(kw_only=True)
+class EngineState:
+    """A snapshot of the engine, for probes and tools. Times are seconds."""
+
+    running_handlers: int
+    worker_pool_size: int
+    unsettled: int
+    buffer_size: int
+    overflow_size: int
+    overflowed: int
+    waiting_publishers: int
+    waiting_retries: int
+    longest_running: float
+    longest_running_subscription: str | None
+    published: int
+    unrouted: int
+    lost: int
+    subscriptions: tuple[SubscriptionState, ...]
+
+
+class HealthProbe:
+    """A base for probes: override ``check``, and the other two where there is something to hold."""
+
+    async def start(self) -> None:
+        """Called when the bus starts."""
+
+    async def check(self, state: EngineState) -> CheckResult:
+        """Looks once; the bus bounds it by a deadline. An exception counts as unhealthy."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Called when the bus closes."""

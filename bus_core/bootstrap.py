@@ -1,0 +1,202 @@
+"""``open_bus``: the only place that joins configuration, plugins and the bus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bus_core.abc import BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
+from bus_core.bus import Bus, BusParts
+from bus_core.clock import Clock, SystemClock
+from bus_core.codec import Codec
+from bus_core.config import BusConfig, PluginChoice, read_choice, read_config
+from bus_core.errors import ConfigError, PluginError
+from bus_core.plugins import NamedRegistry, Offer, Plugins, discover
+from bus_core.sync import SyncBus
+from bus_core.topics import TopicRegistry
+
+__all__ = ["check_config", "open_bus", "open_sync_bus"]
+
+T = TypeVar("T")
+
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | BusConfig
+
+
+def open_bus(
+    config: ConfigSource,
+    *,
+    plugins: Iterable[object] = (),
+    clock: Clock | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Bus:
+    """A bus, not started yet, from a configuration file, a mapping like one, or a ``BusConfig``.
+
+    ``plugins`` adds plugins that are not installed: modules, or objects with functions marked by
+    ``hookimpl``. ``clock`` replaces the system's clock, for tests. ``environ`` holds the variables for
+    ``${NAME}`` in the configuration; by default those of the process.
+
+    Raises ``ConfigError`` with every fault, ``UnknownPlugin`` or ``PluginConflict`` for a name that is
+    selected, ``InvalidPlugin`` for an object among ``plugins`` that is none, and ``TopicConflict``.
+    """
+    return Bus(_Assembly(config, plugins, clock or SystemClock(), environ).parts())
+
+
+def open_sync_bus(
+    config: ConfigSource,
+    *,
+    plugins: Iterable[object] = (),
+    clock: Clock | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> SyncBus:
+    """The same bus for threads and synchronous frameworks; see ``open_bus`` for arguments and errors."""
+    return SyncBus(open_bus(config, plugins=plugins, clock=clock, environ=environ))
+
+
+def check_config(
+    config: ConfigSource, *, plugins: Iterable[object] = (), environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """Every fault of a configuration, those included that ``open_bus`` meets one after the other.
+
+    Builds nothing. Raises ``ConfigError`` only where there is nothing to look at, such as no file.
+    """
+    assembly = _Assembly(config, plugins, SystemClock(), environ)
+    assembly.check_all()
+    return [*assembly.faults, *(str(error) for error in assembly.plugin_errors)]
+
+
+class _Assembly:
+    """One bus in the making. Faults are collected, so that all of them are told at once."""
+
+    def __init__(
+        self,
+        source: ConfigSource,
+        plugins: Iterable[object],
+        clock: Clock,
+        environ: Mapping[str, str] | None,
+    ) -> None:
+        self.config, self.faults = read_config(source, environ=environ)
+        self.plugin_errors: list[PluginError] = []
+        self._clock = clock
+        self._origins: dict[str, str] = {}
+        self._plugins: Plugins = discover(
+            disable=self.config.plugins.disable,
+            only=self.config.plugins.only,
+            extra=plugins,
+            environ=environ,
+        )
+        self.faults += self.config.check_sections(self._plugins.adapters.names)
+
+    def check_all(self) -> None:
+        """Selects everything and reads all options, but builds nothing."""
+        config = self.config
+        self._prepare(self._plugins.adapters, self._adapter_choice(config.adapter))
+        if config.fallback:
+            self._prepare(self._plugins.adapters, self._adapter_choice(config.fallback))
+        self._prepare(self._plugins.serializers, config.serializer)
+        for choice in self._retry_choices():
+            self._prepare(self._plugins.retry_policies, choice)
+        for choice in (*config.middleware.consume, *config.middleware.publish):
+            self._prepare(self._plugins.middleware, choice)
+        for choice in config.health.probes:
+            self._prepare(self._plugins.health_probes, choice)
+
+    def parts(self) -> BusParts:
+        """Everything that a bus is made of; raises when anything is wrong."""
+        self.check_all()
+        if self.plugin_errors and not self.faults:
+            raise self.plugin_errors[0]
+        if self.faults:
+            raise ConfigError(
+                self.config.source, [*self.faults, *(str(error) for error in self.plugin_errors)]
+            ) from (self.plugin_errors[0] if self.plugin_errors else None)
+        config, plugins = self.config, self._plugins
+        registry = TopicRegistry(strict=config.strict_topics)
+        for catalogue, origin in plugins.catalogues:
+            registry.add_catalogue(catalogue, origin)
+        serializer = self._build(plugins.serializers, config.serializer)
+        return BusParts(
+            config=config,
+            plugins=plugins,
+            adapter=self._build(plugins.adapters, self._adapter_choice(config.adapter)),
+            codec=Codec(serializer, registry, config.service),
+            registry=registry,
+            clock=self._clock,
+            policy_for=self._policies(),
+            consume_middleware=self._chain(config.middleware.consume),
+            publish_middleware=self._chain(config.middleware.publish),
+            probes=self._probes(),
+        )
+
+    # --- the parts one by one -----------------------------------------------------------------------------
+
+    def _adapter_choice(self, name: str) -> PluginChoice:
+        try:
+            return self.config.adapter_choice(name)
+        except ConfigError as error:
+            self._add_faults(error.faults)
+            return PluginChoice(name, {}, f"$.bus.{name}")
+
+    def _retry_choices(self) -> Sequence[PluginChoice]:
+        return [self.config.retry, *(self.config.retry_for(name) for name in self.config.topics)]
+
+    def _policies(self) -> Callable[[str], RetryPolicy]:
+        built: dict[str, RetryPolicy] = {}
+        by_choice: dict[int, tuple[PluginChoice, RetryPolicy]] = {}
+
+        def policy_for(topic: str) -> RetryPolicy:
+            policy = built.get(topic)
+            if policy is None:
+                choice = self.config.retry_for(topic)
+                known = by_choice.get(hash((choice.name, choice.path)))
+                policy = known[1] if known else self._build(self._plugins.retry_policies, choice)
+                by_choice[hash((choice.name, choice.path))] = (choice, policy)
+                if len(built) < _MOST_REMEMBERED_TOPICS:
+                    built[topic] = policy
+            return policy
+
+        return policy_for
+
+    def _chain(self, choices: Sequence[PluginChoice]) -> tuple[Middleware, ...]:
+        return tuple(self._build(self._plugins.middleware, choice) for choice in choices)
+
+    def _probes(self) -> Mapping[str, HealthProbe]:
+        return {
+            choice.name: self._build(self._plugins.health_probes, choice)
+            for choice in self.config.health.probes
+        }
+
+    def _prepare(self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice) -> None:
+        """Finds the offer and reads its options, for the faults."""
+        try:
+            offer = registry.select(choice.name)
+        except PluginError as error:
+            if str(error) not in map(str, self.plugin_errors):
+                self.plugin_errors.append(error)
+            return
+        faults: list[str] = []
+        read_choice(offer.value.options, choice, faults)
+        self._add_faults(faults)
+        try:
+            self._sections(offer)
+        except ConfigError as error:
+            self._add_faults(error.faults)
+
+    def _add_faults(self, faults: Iterable[str]) -> None:
+        self.faults += [fault for fault in faults if fault not in self.faults]
+
+    def _sections(self, offer: Offer[Factory[Any, Any]]) -> Mapping[str, Any]:
+        found = {name: self.config.section(name) for name in offer.value.sections}
+        return {name: section for name, section in found.items() if section is not None}
+
+    def _build(self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice) -> T:
+        offer = registry.select(choice.name)
+        faults: list[str] = []
+        options = read_choice(offer.value.options, choice, faults)
+        if faults:
+            raise ConfigError(self.config.source, faults)
+        context = BuildContext(service=self.config.service, clock=self._clock, sections=self._sections(offer))
+        return offer.value.build(options, context)
+
+
+_MOST_REMEMBERED_TOPICS = 10_000

@@ -1,0 +1,52 @@
+"""Time as the bus sees it: one small protocol, so that tests can replace it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol, runtime_checkable
+
+__all__ = ["Clock", "SystemClock", "TimerHandle"]
+
+
+class TimerHandle(Protocol):
+    """A timer that has not fired yet."""
+
+    def cancel(self) -> None:
+        """Never call the callback; harmless when it was called already."""
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """What the engine uses for every delay, timeout and time stamp.
+
+    All calls come from the thread of the bus's event loop, except ``now`` and ``monotonic``,
+    which may come from any thread.
+    """
+
+    def now(self) -> datetime:
+        """The wall-clock time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes backwards; only differences mean something."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
+        """Call ``callback`` on the running loop once, ``delay`` seconds from now."""
+        ...
+
+
+class SystemClock:
+    """The real clock: the system's wall clock and the running event loop's timers."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
+        return asyncio.get_running_loop().call_later(delay, callback)

@@ -1,0 +1,401 @@
+"""Every error the bus raises, as one tree. This module imports nothing of the package.
+
+::
+
+    BusError
+    ├── ConfigError                 the configuration cannot be used; carries every fault
+    ├── PluginError                 a plugin that is needed cannot be used
+    │   ├── UnknownPlugin           nobody offers the selected name
+    │   ├── PluginConflict          several plugins offer the selected name
+    │   └── InvalidPlugin           an object is not a plugin, or misspells a hook
+    ├── UnsupportedFeature          the adapter cannot do what is asked for
+    ├── BusStateError               the call does not fit the state the bus is in
+    │   ├── BusNotStarted
+    │   ├── BusClosed
+    │   ├── BusForked
+    │   ├── WrongEventLoop
+    │   └── CalledFromHandler       would wait for itself
+    ├── TopicError
+    │   ├── InvalidTopic            a name, a pattern or a declaration that breaks the rules
+    │   ├── UnknownTopic            a name that no installed catalogue declares
+    │   └── TopicConflict           one name declared with two event classes
+    ├── SubscriptionError
+    │   ├── DuplicateSubscription
+    │   ├── UnknownSubscription
+    │   └── InvalidHandler
+    ├── EventError
+    │   ├── InvalidEvent            field values that break the contract
+    │   └── EventTypeMismatch       the event is not of the topic's class
+    ├── SerializationError          an event cannot become bytes
+    │   └── DeserializationError    bytes cannot become an event
+    ├── PublishError
+    │   ├── BufferFull              an in-process queue has no room
+    │   ├── PublishFailed           definitely not stored
+    │   ├── PublishUncertain        may be stored
+    │   └── PublishManyError        the result of each item of a batch
+    ├── DeadLetterNotFound
+    ├── HandlerTimeout              how a handler that ran too long is recorded
+    ├── UnhealthyError              raised by HealthReport.raise_if_unhealthy
+    ├── PermanentError              raised by handlers: do not retry
+    ├── RetryLater                  raised by handlers: retry after a delay, counted
+    └── Postpone                    raised by handlers: deliver again later, not counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+__all__ = [
+    "BufferFull",
+    "BusClosed",
+    "BusError",
+    "BusForked",
+    "BusNotStarted",
+    "BusStateError",
+    "CalledFromHandler",
+    "ConfigError",
+    "DeadLetterNotFound",
+    "DeserializationError",
+    "DuplicateSubscription",
+    "EventError",
+    "EventTypeMismatch",
+    "HandlerTimeout",
+    "InvalidEvent",
+    "InvalidHandler",
+    "InvalidPlugin",
+    "InvalidTopic",
+    "PermanentError",
+    "PluginConflict",
+    "PluginError",
+    "Postpone",
+    "PublishError",
+    "PublishFailed",
+    "PublishManyError",
+    "PublishUncertain",
+    "RetryLater",
+    "SerializationError",
+    "SubscriptionError",
+    "TopicConflict",
+    "TopicError",
+    "UnhealthyError",
+    "UnknownPlugin",
+    "UnknownSubscription",
+    "UnknownTopic",
+    "UnsupportedFeature",
+    "WrongEventLoop",
+]
+
+
+class BusError(Exception):
+    """The root of everything the bus raises on purpose."""
+
+
+def suggestion(nearest: Sequence[str]) -> str:
+    """A trailing clause naming the nearest known names, or nothing when there is none."""
+    if not nearest:
+        return ""
+    quoted = [repr(name) for name in nearest]
+    listed = quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
+    return f"; did you mean {listed}?"
+
+
+class ConfigError(BusError):
+    """The configuration cannot be used.
+
+    ``faults`` holds every fault that was found, each with its path, in the order of the file.
+    """
+
+    def __init__(self, source: str, faults: Iterable[str]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        noun = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(f"{source}: {noun} in the configuration{lines}")
+
+
+class PluginError(BusError):
+    """A plugin that is needed cannot be used."""
+
+
+class UnknownPlugin(PluginError):
+    """The configuration selects a name that no usable plugin offers."""
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        available: Sequence[str],
+        nearest: Sequence[str] = (),
+        install: str | None = None,
+        quarantined: Sequence[str] = (),
+        disabled: Sequence[str] = (),
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.available = tuple(available)
+        chosen = f"unknown {kind} {name!r}" if name else f"no {kind} is selected"
+        known = ", ".join(available) if available else "none"
+        text = f"{chosen}{suggestion(nearest) or ';'} installed: {known}"
+        if install:
+            text += f"; to install it: {install}"
+        for line in quarantined:
+            text += f"\n  quarantined: {line}"
+        for line in disabled:
+            text += f"\n  disabled: {line}"
+        super().__init__(text)
+
+
+class PluginConflict(PluginError):
+    """Several plugins offer the name that the configuration selects."""
+
+    def __init__(self, kind: str, name: str, offered_by: Sequence[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.offered_by = tuple(offered_by)
+        super().__init__(
+            f"{kind} {name!r} is offered by {' and '.join(self.offered_by)}; "
+            "uninstall one of them or list it under 'bus.plugins.disable'"
+        )
+
+
+class InvalidPlugin(PluginError):
+    """An object is not a usable plugin: a misspelt hook, or a result of the wrong kind."""
+
+
+class UnsupportedFeature(BusError):
+    """The adapter cannot do what subscriptions or topics need; ``mismatches`` lists all of it."""
+
+    def __init__(self, adapter: str, mismatches: Sequence[str]) -> None:
+        self.adapter = adapter
+        self.mismatches = tuple(mismatches)
+        lines = "".join(f"\n  - {item}" for item in self.mismatches)
+        super().__init__(f"the adapter {adapter!r} cannot do what is asked for:{lines}")
+
+
+class BusStateError(BusError):
+    """The call does not fit the state the bus is in."""
+
+
+class BusNotStarted(BusStateError):
+    """The bus has to be started first."""
+
+    def __init__(self, doing: str, *, sync: bool = False) -> None:
+        how = "'with bus:' or 'bus.start()'" if sync else "'async with bus:' or 'await bus.start()'"
+        super().__init__(f"cannot {doing}: the bus is not started; use {how}")
+
+
+class BusClosed(BusStateError):
+    """The bus is closing or closed."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"cannot {doing}: the bus is closed; open a new one with open_bus()")
+
+
+class BusForked(BusStateError):
+    """The process was forked after the bus was made; its loop and threads exist only in the parent."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(
+            f"cannot {doing}: this bus belongs to the parent process, and was inherited by a fork; "
+            "open the bus after the fork (with gunicorn: in post_fork, not while preloading)"
+        )
+
+
+class WrongEventLoop(BusStateError):
+    """The bus was called from a thread or an event loop other than its own."""
+
+    def __init__(self, doing: str, *, inside: bool = False) -> None:
+        super().__init__(
+            f"cannot {doing} from the event loop of a sync bus: it would wait for itself; "
+            "make the handler a plain function, which runs in a thread"
+            if inside
+            else f"cannot {doing}: the bus runs on another event loop; "
+            "call it from the loop that started it, or use open_sync_bus() to share a bus between threads"
+        )
+
+
+class CalledFromHandler(BusStateError):
+    """A handler asked the bus to wait until handlers are finished, which includes itself."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"cannot {doing} from inside a handler: it would wait for itself")
+
+
+class TopicError(BusError):
+    """Something is wrong with a topic."""
+
+
+class InvalidTopic(TopicError, ValueError):
+    """A topic name, pattern or declaration breaks the rules."""
+
+
+class UnknownTopic(TopicError, LookupError):
+    """A topic given by name is not in any installed catalogue."""
+
+    def __init__(self, name: str, nearest: Sequence[str] = ()) -> None:
+        self.name = name
+        self.nearest = tuple(nearest)
+        super().__init__(
+            f"unknown topic {name!r}{suggestion(nearest)} "
+            "Topics come from installed catalogues (see 'promenade-bus topics') or from Topic objects; "
+            "'strict_topics: false' allows any name"
+            if nearest
+            else f"unknown topic {name!r}: no installed catalogue declares it (see 'promenade-bus topics'); "
+            "pass a Topic object, install its context, or set 'strict_topics: false'"
+        )
+
+
+class TopicConflict(TopicError):
+    """One topic name is declared with two event classes, or by two catalogues."""
+
+
+class SubscriptionError(BusError):
+    """Something is wrong with a subscription."""
+
+
+class DuplicateSubscription(SubscriptionError):
+    """A subscription of that name exists on an overlapping topic or pattern."""
+
+    def __init__(self, name: str, topic: str, other: str) -> None:
+        self.name = name
+        super().__init__(
+            f"a subscription named {name!r} already listens to {other!r}, which overlaps {topic!r}; "
+            "give each subscription its own name="
+        )
+
+
+class UnknownSubscription(SubscriptionError, LookupError):
+    """No open subscription of the bus has that name, or that topic and handler."""
+
+
+class InvalidHandler(SubscriptionError, TypeError):
+    """A handler or an option of ``subscribe`` cannot be used."""
+
+
+class EventError(BusError):
+    """Something is wrong with an event."""
+
+
+class InvalidEvent(EventError, ValueError):
+    """Field values of an event break its contract; ``faults`` lists all of them, personal values left out."""
+
+    def __init__(self, event_class: str, faults: Sequence[str]) -> None:
+        self.event_class = event_class
+        self.faults = tuple(faults)
+        super().__init__(f"{event_class}: " + "; ".join(self.faults))
+
+    def __reduce__(self) -> tuple[type[InvalidEvent], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.event_class, self.faults)
+
+
+class EventTypeMismatch(EventError, TypeError):
+    """The event is not an instance of the topic's event class."""
+
+    def __init__(self, topic: str, expected: str, got: str) -> None:
+        self.topic = topic
+        super().__init__(f"topic {topic!r} carries {expected}, got {got}")
+
+
+class SerializationError(BusError):
+    """An event cannot be turned into bytes."""
+
+
+class DeserializationError(SerializationError):
+    """Bytes cannot be turned into an event."""
+
+
+class PublishError(BusError):
+    """An event was not, or perhaps not, accepted by the adapter."""
+
+
+class BufferFull(PublishError):
+    """An in-process queue has no room. The event was not accepted."""
+
+    def __init__(self, what: str, size: int) -> None:
+        super().__init__(
+            f"the {what} is full ({size:,} unsettled events): the event was not accepted; "
+            "await publish() to wait for room, or raise "
+            f"'bus.{'overflow_size' if what.startswith('overflow') else 'buffer_size'}'"
+        )
+
+
+class PublishFailed(PublishError):
+    """The event is definitely not stored."""
+
+
+class PublishUncertain(PublishError):
+    """The event may be stored. Publishing the same event again is safe in the sense of at-least-once."""
+
+
+class PublishManyError(PublishError):
+    """Some events of a batch were not accepted.
+
+    ``results`` has one entry per item, in order: None for an accepted event, otherwise its error.
+    """
+
+    def __init__(self, results: Sequence[BusError | None]) -> None:
+        self.results = tuple(results)
+        failed = [(index, error) for index, error in enumerate(self.results) if error is not None]
+        index, first = failed[0]
+        super().__init__(
+            f"{len(failed)} of {len(self.results)} events were not accepted; "
+            f"the first is item {index}: {type(first).__name__}: {first}"
+        )
+
+
+class DeadLetterNotFound(BusError, LookupError):
+    """No dead letter has that id: it was never there, was purged, or fell out of a bounded store."""
+
+    def __init__(self, letter_id: str) -> None:
+        self.letter_id = letter_id
+        super().__init__(
+            f"no dead letter has the id {letter_id!r} (never there, purged, or dropped by a full store)"
+        )
+
+
+class HandlerTimeout(BusError, TimeoutError):
+    """How a handler that ran longer than its timeout is recorded."""
+
+    def __init__(self, subscription: str, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the handler of {subscription!r} ran longer than its timeout of {seconds:g} s")
+
+
+class UnhealthyError(BusError):
+    """Raised by ``HealthReport.raise_if_unhealthy``."""
+
+
+class PermanentError(BusError):
+    """Raise it from a handler when retrying cannot help: the event is dead-lettered at once."""
+
+
+def _after_seconds(after: float | timedelta | None) -> float | None:
+    if after is None:
+        return None
+    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"after must be a finite number of seconds, at least 0; got {after!r}")
+    return seconds
+
+
+class RetryLater(BusError):
+    """Raise it from a handler to be retried after a delay of your choice; counts as an attempt.
+
+    ``after`` is in seconds or a timedelta. The number of attempts stays bounded by the retry policy.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | timedelta) -> None:
+        self.after: float = _after_seconds(after) or 0.0
+        super().__init__(reason or f"the handler asked to be retried after {self.after:g} s")
+
+
+class Postpone(BusError):
+    """Raise it from a handler to get the event again after a delay; does not count as an attempt.
+
+    ``after`` is in seconds or a timedelta.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | timedelta) -> None:
+        self.after: float = _after_seconds(after) or 0.0
+        super().__init__(reason or f"the handler postponed the event by {self.after:g} s")

@@ -1,0 +1,73 @@
+"""Health: run every probe under one deadline, and make one report of what they found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import attrs
+
+from bus_core.abc import CheckResult, EngineState, HealthProbe, HealthStatus
+from bus_core.clock import Clock
+from bus_core.errors import UnhealthyError
+from bus_core.events import FrozenMapping
+from bus_core.outcomes import describe_error
+
+__all__ = ["HealthReport", "run_probes"]
+
+
+@attrs.frozen
+class HealthReport:
+    """The checks by name. ``status`` is the worst of them."""
+
+    checks: Mapping[str, CheckResult]
+
+    @property
+    def status(self) -> HealthStatus:
+        """The worst status of all checks; unhealthy when there is none."""
+        statuses = [check.status for check in self.checks.values()]
+        return max(statuses, key=lambda status: status.severity, default=HealthStatus.UNHEALTHY)
+
+    def raise_if_unhealthy(self) -> None:
+        """Raises ``UnhealthyError``, which names the unhealthy checks; a degraded bus passes."""
+        if self.status is not HealthStatus.UNHEALTHY:
+            return
+        bad = [
+            f"{name}: {check.summary}"
+            for name, check in self.checks.items()
+            if check.status is HealthStatus.UNHEALTHY
+        ]
+        raise UnhealthyError("; ".join(bad) or "no check was made")
+
+
+async def run_probes(
+    probes: Mapping[str, HealthProbe], state: EngineState, clock: Clock, timeout: float
+) -> Mapping[str, CheckResult]:
+    """Runs all probes at once. One that raises, or is not done within ``timeout`` seconds, is unhealthy."""
+    if not probes:
+        return FrozenMapping()
+    loop = asyncio.get_running_loop()
+    tasks = {
+        name: loop.create_task(probe.check(state), name=f"probe {name}") for name, probe in probes.items()
+    }
+    expired: asyncio.Future[None] = loop.create_future()
+    timer = clock.call_later(timeout, lambda: expired.done() or expired.set_result(None))
+    waiting: set[asyncio.Future[CheckResult]] = set(tasks.values())
+    try:
+        while waiting and not expired.done():
+            await asyncio.wait({*waiting, expired}, return_when=asyncio.FIRST_COMPLETED)
+            waiting = {task for task in waiting if not task.done()}
+    finally:
+        timer.cancel()
+        for task in waiting:
+            task.cancel()
+    return FrozenMapping({name: _result(task, timeout) for name, task in tasks.items()})
+
+
+def _result(task: asyncio.Task[CheckResult], timeout: float) -> CheckResult:
+    if not task.done() or task.cancelled():
+        return CheckResult(HealthStatus.UNHEALTHY, f"the probe gave no answer within {timeout:g} s")
+    error = task.exception()
+    if error is not None:
+        return CheckResult(HealthStatus.UNHEALTHY, f"the probe failed with {describe_error(error)}")
+    return task.result()

@@ -1,0 +1,59 @@
+"""The hooks that a plugin may implement. Each is called once, while a bus is opened.
+
+Implement them as module-level functions marked with ``bus_core.hookimpl`` in one light module, and name
+that module in an entry point of the group ``promenade_bus``. Import heavy dependencies in the factory's
+``build``, so that installing a plugin costs nothing until it is selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pluggy
+
+from bus_core.abc import Adapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.topics import TopicCatalogue
+
+__all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
+
+PROJECT: Final = "promenade_bus"
+ENTRY_POINT_GROUP: Final = "promenade_bus"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:  # type: ignore[empty-body]
+    """Adapters by the name that ``bus.adapter`` selects."""
+
+
+@hookspec
+def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:  # type: ignore[empty-body]
+    """Serializers by the name that ``bus.serializer`` selects."""
+
+
+@hookspec
+def promenade_bus_retry_policies() -> Mapping[str, Factory[Any, RetryPolicy]]:  # type: ignore[empty-body]
+    """Retry policies by the name that ``retry.policy`` selects."""
+
+
+@hookspec
+def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:  # type: ignore[empty-body]
+    """Middleware by the name that ``bus.middleware`` lists."""
+
+
+@hookspec
+def promenade_bus_topics() -> Sequence[TopicCatalogue]:  # type: ignore[empty-body]
+    """The topic catalogues of one context."""
+
+
+@hookspec
+def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:  # type: ignore[empty-body]
+    """Health probes by the name that ``bus.health.probes`` lists."""
+
+
+@hookspec
+def promenade_bus_commands() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Commands of the command line by name: click commands, or callables that return one."""

@@ -1,0 +1,110 @@
+"""The engine's notes about accepted events: small mutable records, made only when they are needed.
+
+An event for one plain handler has none of them: it waits in the queue as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from bus_core.events import Event
+from bus_core.messages import Attempt, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bus_core.lanes import Lane
+
+__all__ = ["DrainMark", "Job", "Unit"]
+
+
+class DrainMark:
+    """One call of ``drain``: counts the marked units that are not settled yet."""
+
+    __slots__ = ("done", "remaining")
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+        self.remaining = 0
+
+    def add(self, unit: Unit) -> None:
+        """Makes this drain wait for a unit; harmless when it does already."""
+        if self not in unit.marks:
+            unit.marks = (*unit.marks, self)
+            self.remaining += 1
+
+    def settled(self) -> None:
+        """One marked unit is settled."""
+        self.remaining -= 1
+        if self.remaining == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+class Unit:
+    """One accepted event in the buffer: it takes one place until each of its deliveries is settled."""
+
+    __slots__ = ("marks", "remaining")
+
+    def __init__(self, remaining: int) -> None:
+        self.remaining = remaining
+        self.marks: tuple[DrainMark, ...] = ()
+
+
+class Job:
+    """What is known of one message on its way to one subscription, beyond the event itself."""
+
+    __slots__ = (
+        "accepted_at",
+        "attempt",
+        "event",
+        "headers",
+        "history",
+        "key",
+        "lane",
+        "message",
+        "redelivered",
+        "topic",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        lane: Lane,
+        topic: str,
+        unit: Unit | None,
+        accepted_at: datetime,
+        *,
+        event: Event | None = None,
+        message: Message | None = None,
+        headers: Mapping[str, str],
+        key: str = "",
+        history: tuple[Attempt, ...] = (),
+        redelivered: bool = False,
+    ) -> None:
+        self.lane = lane
+        self.topic = topic
+        self.unit = unit
+        self.accepted_at = accepted_at
+        self.event = event
+        self.message = message
+        self.headers = headers
+        self.key = key
+        self.history = history
+        self.attempt = 1
+        self.redelivered = redelivered
+
+    @property
+    def payload(self) -> Event | Message:
+        """What was accepted: the event itself, or its message where events are serialized."""
+        payload = self.message if self.message is not None else self.event
+        assert payload is not None, "a job carries an event or a message"
+        return payload
+
+    @property
+    def event_id(self) -> str:
+        """The event's id as text; readable even when the event cannot be decoded."""
+        if self.event is not None:
+            return str(self.event.event_id)
+        return self.message.id if self.message is not None else ""

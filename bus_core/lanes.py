@@ -1,0 +1,293 @@
+"""A lane is the engine's side of one subscription: how its events reach its handler, and what holds them.
+
+A lane without any restriction holds nothing: its entries stand in the engine's common queue. A lane that
+is paused, ordered, or bounded in concurrency keeps what may not run yet, and feeds the queue as others
+of its jobs come to an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
+from bus_core.errors import HandlerTimeout
+from bus_core.events import Event
+from bus_core.handlers import HandlerShape
+from bus_core.jobs import Job
+from bus_core.messages import DeadLetter, Delivery, Envelope, Message
+from bus_core.pipeline import compose
+from bus_core.timeouts import run_with_timeout
+from bus_core.topics import is_pattern
+
+if TYPE_CHECKING:
+    from bus_core.engine import Engine
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """Implements ``bus_core.abc.Inlet``; see there for ``spec`` and ``redeliver``."""
+
+    __slots__ = (
+        "_active",
+        "_backlog",
+        "_chain",
+        "_concurrency",
+        "_engine",
+        "_handler",
+        "_held",
+        "_left",
+        "_shape",
+        "_where",
+        "dead_lettered",
+        "failed_attempts",
+        "give_up_on",
+        "handled",
+        "paused",
+        "plain",
+        "policy_for",
+        "redriven",
+        "retried",
+        "skipped",
+        "spec",
+        "timeout",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: SubscriptionSpec,
+        handler: Callable[..., Any],
+        shape: HandlerShape,
+        *,
+        policy_for: Callable[[str], RetryPolicy],
+        middleware: Sequence[Middleware] = (),
+        give_up_on: tuple[type[BaseException], ...] = (),
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        where: Callable[[Any], bool] | None = None,
+    ) -> None:
+        self._engine = engine
+        self.spec = spec
+        self._handler = handler
+        self._shape = shape
+        self.policy_for = policy_for
+        self.give_up_on = give_up_on
+        self.timeout = timeout
+        self._concurrency = concurrency
+        self._where = where
+        self._chain = compose(middleware, self._call)
+        self.plain: Callable[[Event], Awaitable[Any]] | None = (
+            handler
+            if shape.is_async
+            and not shape.takes_delivery
+            and not middleware
+            and timeout is None
+            and concurrency is None
+            and where is None
+            and not spec.ordered
+            and not is_pattern(spec.topic)
+            else None
+        )
+        self.paused = False
+        self._active = 0
+        self._backlog: deque[Job] = deque()
+        self._held: dict[str, deque[Job]] = {}
+        self._left: asyncio.Future[None] | None = None
+        self.waiting = 0
+        self.handled = 0
+        self.skipped = 0
+        self.failed_attempts = 0
+        self.retried = 0
+        self.dead_lettered = 0
+        self.redriven = 0
+
+    @property
+    def engine(self) -> Engine:
+        """The engine whose workers run this lane's handler."""
+        return self._engine
+
+    @property
+    def direct(self) -> Callable[[Event], Awaitable[Any]] | None:
+        """The handler itself, when an event can be handed to it as it is and nothing restricts the lane."""
+        return None if self.paused else self.plain
+
+    @property
+    def is_thread(self) -> bool:
+        """Whether the handler runs in a thread, which cannot be cancelled."""
+        return not self._shape.is_async
+
+    # --- what may run now ---------------------------------------------------------------------------------
+
+    def accept(self, job: Job) -> None:
+        """Takes a job: it goes to the workers at once, or waits here for its turn."""
+        if self.spec.ordered:
+            held = self._held.get(job.key)
+            if held is not None:
+                held.append(job)
+                return
+            self._held[job.key] = deque()
+        self._admit(job)
+
+    def resume_job(self, job: Job) -> None:
+        """Takes a job back whose retry is due. In an ordered lane its key was kept for it."""
+        self._admit(job)
+
+    def _admit(self, job: Job) -> None:
+        if self.paused or (self._concurrency is not None and self._active >= self._concurrency):
+            self._backlog.append(job)
+        else:
+            self._active += 1
+            self._engine.push(job)
+
+    def step_done(self, job: Job, *, settled: bool) -> None:
+        """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
+        self._active -= 1
+        if settled and self.spec.ordered:
+            held = self._held.get(job.key)
+            if held:
+                self._admit(held.popleft())
+            else:
+                self._held.pop(job.key, None)
+        self._feed()
+        if self._left is not None and not self._outstanding and not self._left.done():
+            self._left.set_result(None)
+
+    def _feed(self) -> None:
+        while (
+            self._backlog
+            and not self.paused
+            and (self._concurrency is None or self._active < self._concurrency)
+        ):
+            self._active += 1
+            self._engine.push(self._backlog.popleft())
+
+    @property
+    def _outstanding(self) -> int:
+        return self._active + self.waiting + len(self.held_jobs())
+
+    def pause(self) -> None:
+        """Begins no further handler; what runs is finished."""
+        self.paused = True
+        self._take_back()
+
+    def _take_back(self) -> None:
+        taken_back = self._engine.take_back(self)
+        self._active -= len(taken_back)
+        self._backlog.extendleft(reversed(taken_back))
+
+    def resume(self) -> None:
+        """Undoes ``pause``."""
+        self.paused = False
+        self._feed()
+
+    def leave(self) -> asyncio.Future[None]:
+        """A future that is done when all that this lane accepted is settled. Nothing may be routed to it any more."""
+        self._engine.adopt_running(self)
+        self._take_back()
+        self._left = asyncio.get_running_loop().create_future()
+        self.resume()
+        if not self._outstanding:
+            self._left.set_result(None)
+        return self._left
+
+    def clear(self) -> None:
+        """Forgets what waits here, after it was reported as abandoned."""
+        self._backlog.clear()
+        self._held.clear()
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    def adopted(self) -> None:
+        """An entry without a job has become one; from now on it counts like any other."""
+        self._active += 1
+
+    def held_jobs(self) -> list[Job]:
+        """Every job that waits in this lane for its turn."""
+        return [*self._backlog, *(job for held in self._held.values() for job in held)]
+
+    # --- one attempt --------------------------------------------------------------------------------------
+
+    async def run(self, job: Job) -> None:
+        """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
+        event = job.event
+        if event is None:
+            event = job.event = self._engine.decode(job)
+        if self._where is not None and not self._where(event):
+            self.skipped += 1
+            return
+        delivery = Delivery(
+            topic=job.topic,
+            subscription=self.spec.name,
+            message_id=str(event.event_id),
+            attempt=job.attempt,
+            redelivered=job.redelivered,
+            published_at=job.accepted_at,
+            headers=job.headers,
+        )
+        await self._chain(Envelope(job.topic, event, dict(job.headers), delivery))
+        self.handled += 1
+
+    async def _call(self, envelope: Envelope) -> None:
+        arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)
+        if not self._shape.is_async:
+            await self._call_in_thread(partial(self._handler, *arguments))
+        elif self.timeout is None:
+            await self._handler(*arguments)
+        else:
+            await run_with_timeout(
+                self._engine.clock, self.timeout, self.spec.name, partial(self._handler, *arguments)
+            )
+
+    async def _call_in_thread(self, call: Callable[[], Any]) -> None:
+        clock = self._engine.clock
+        began = clock.monotonic()
+        future = self._engine.threads.submit(call)
+        cancellation: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError as cancelled:
+                if self._engine.abandoning:
+                    raise
+                cancellation = cancelled  # a thread cannot be cancelled: its worker is kept until it returns
+        if cancellation is not None:
+            raise cancellation
+        result, error = future.result()
+        if error is not None:
+            raise error
+        if inspect.isawaitable(result):  # a synchronous function that returned a coroutine
+            await result
+        if self.timeout is not None and clock.monotonic() - began > self.timeout:
+            # The failure is recorded now that the thread has returned.
+            raise HandlerTimeout(self.spec.name, self.timeout)
+
+    # --- the Inlet protocol and reports ----------------------------------------------------------------------
+
+    def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
+        """Hands a dead letter back to this subscription; attempts start at 1, the history is kept."""
+        self.redriven += 1
+        self._engine.redeliver(self, letter, payload)
+
+    def state(self, queued: int, running: int) -> SubscriptionState:
+        """A snapshot of the counters."""
+        return SubscriptionState(
+            name=self.spec.name,
+            topic=self.spec.topic,
+            paused=self.paused,
+            queued=queued + len(self.held_jobs()),
+            running=running,
+            waiting_retries=self.waiting,
+            handled=self.handled,
+            skipped=self.skipped,
+            failed_attempts=self.failed_attempts,
+            retried=self.retried,
+            dead_lettered=self.dead_lettered,
+            redriven=self.redriven,
+        )

@@ -1,0 +1,109 @@
+"""What travels: a message on the wire, one delivery of it, an attempt that failed, a dead letter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import attrs
+
+from bus_core.events import Event, FrozenMapping
+
+__all__ = ["Attempt", "DeadLetter", "DeadLetterFilter", "Delivery", "Envelope", "Message"]
+
+
+@attrs.frozen
+class Message:
+    """An event encoded for an adapter.
+
+    ``id`` is the text of the event's ``event_id``; ``key`` is the ordering key; ``headers`` travel
+    beside the body, and are not part of the event.
+    """
+
+    id: str
+    topic: str
+    key: str
+    body: bytes
+    headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
+
+
+@attrs.frozen
+class Delivery:
+    """One attempt to hand one event to one subscription: what a handler may ask about it.
+
+    ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
+    retry, a redrive, or a message taken over from a consumer that died.
+    """
+
+    topic: str
+    subscription: str
+    message_id: str
+    attempt: int
+    redelivered: bool
+    published_at: datetime
+    headers: Mapping[str, str]
+
+
+@attrs.define
+class Envelope:
+    """What passes through a middleware chain, in both directions.
+
+    ``delivery`` is None while publishing. A publish middleware may change ``headers`` and replace
+    ``event`` by another one of the topic's class.
+    """
+
+    topic: str
+    event: Event
+    headers: dict[str, str]
+    delivery: Delivery | None = None
+
+    @property
+    def direction(self) -> Literal["publish", "consume"]:
+        """Which of the two chains this envelope passes through."""
+        return "publish" if self.delivery is None else "consume"
+
+
+@attrs.frozen
+class Attempt:
+    """An attempt that failed: its number from 1, when it failed, and the error.
+
+    ``error`` is ``"Type: message"``. Messages may hold personal data, so treat it like the body.
+    """
+
+    number: int
+    at: datetime
+    error: str
+
+
+@attrs.frozen
+class DeadLetter:
+    """A message that a subscription gave up on.
+
+    ``id`` is opaque and unique in the bus. ``body`` holds the encoded event, or the raw bytes of what
+    could not be decoded. ``attempts`` is the whole history, over redrives.
+    """
+
+    id: str
+    topic: str
+    subscription: str
+    event_id: UUID | None
+    key: str
+    reason: str
+    attempts: tuple[Attempt, ...]
+    body: bytes = attrs.field(repr=lambda body: f"<{len(body)} bytes>")
+    headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
+    dead_at: datetime = attrs.field(kw_only=True)
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterFilter:
+    """Selects dead letters; a criterion that is None selects all."""
+
+    topic: str | None = None
+    subscription: str | None = None
+
+    def selects(self, letter: DeadLetter) -> bool:
+        """Whether the letter meets every criterion."""
+        return self.topic in (None, letter.topic) and self.subscription in (None, letter.subscription)

@@ -1,0 +1,64 @@
+"""What follows when an attempt fails: one pure decision, the same on every adapter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from bus_core.abc import RetryPolicy
+from bus_core.errors import DeserializationError, PermanentError, Postpone, RetryLater
+
+__all__ = ["Decision", "decide", "describe_error"]
+
+
+@attrs.frozen
+class Decision:
+    """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``."""
+
+    action: Literal["retry", "postpone", "dead_letter"]
+    delay: float = 0.0
+    reason: str = ""
+
+
+def decide(
+    error: BaseException,
+    attempt: int,
+    policy: RetryPolicy,
+    give_up_on: tuple[type[BaseException], ...] = (),
+) -> Decision:
+    """What to do after attempt number ``attempt`` (from 1) failed with ``error``.
+
+    A policy that raises, or answers with something that is no delay, ends in the dead letters and says
+    so: losing the event or retrying it for ever would both be worse.
+    """
+    if isinstance(error, Postpone):
+        return Decision("postpone", error.after)
+    if isinstance(error, DeserializationError):
+        return Decision("dead_letter", reason="cannot be decoded")
+    if isinstance(error, PermanentError):
+        return Decision("dead_letter", reason="the handler raised PermanentError")
+    if give_up_on and isinstance(error, give_up_on):
+        return Decision("dead_letter", reason=f"{type(error).__name__} is listed in give_up_on")
+    try:
+        delay = policy.next_delay(attempt, error)
+        if delay is None:
+            times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+            return Decision("dead_letter", reason=f"retries exhausted after {times}")
+        if not 0 <= delay < float("inf"):
+            raise ValueError(f"next_delay returned {delay!r}, which is no delay")
+    except Exception as broken:
+        return Decision("dead_letter", reason=f"the retry policy failed: {describe_error(broken)}")
+    return Decision("retry", error.after if isinstance(error, RetryLater) else float(delay))
+
+
+def describe_error(error: BaseException, limit: int = 2000) -> str:
+    """``"Type: message"`` for a person, bounded in length; survives errors whose ``str`` raises."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # a hostile __str__ must not take the worker down
+        text = "<its text cannot be shown>"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    described = f"{name}: {text}" if text else name
+    return described if len(described) <= limit else described[: limit - 3] + "..."

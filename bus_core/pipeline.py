@@ -1,0 +1,20 @@
+"""Middleware chains: composed once per subscription or topic, then called like a single handler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bus_core.abc import Handler, Middleware
+
+__all__ = ["compose"]
+
+
+def compose(middlewares: Sequence[Middleware], endpoint: Handler) -> Handler:
+    """Wraps ``endpoint`` so that the first middleware is the outermost.
+
+    Without middleware the endpoint itself is returned: an empty chain costs nothing.
+    """
+    handler = endpoint
+    for middleware in reversed(middlewares):
+        handler = middleware(handler)
+    return handler

@@ -1,0 +1,61 @@
+"""Where the events of one topic go: looked up once, then reused until something changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, cast
+
+from bus_core.abc import Adapter
+from bus_core.engine import Engine
+from bus_core.events import Event
+from bus_core.lanes import Lane
+from bus_core.messages import Message
+from bus_core.topics import Topic
+
+__all__ = ["Route"]
+
+
+class Route:
+    """The way of the events of one topic from ``publish`` to the lanes of its subscriptions.
+
+    ``offer`` accepts an event in one call where nothing stands in between: no publish middleware, no
+    serializer, no group to choose a member of. It is None otherwise.
+    """
+
+    __slots__ = ("_groups", "_turns", "engines", "event_class", "offer", "published", "topic", "unrouted")
+
+    def __init__(self, topic: Topic[Any]) -> None:
+        self.topic = topic
+        self.event_class: type[Event] = topic.event_class
+        self.offer: Callable[[Event], bool] | None = None
+        self.engines: tuple[Engine, ...] = ()
+        self.published = 0
+        self.unrouted = 0
+        self._groups: Sequence[Sequence[Lane]] = ()
+        self._turns = count()
+
+    def renew(self, adapter: Adapter, engine: Engine, *, direct: bool) -> None:
+        """Asks the adapter again. ``direct`` allows an ``offer``."""
+        self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
+        lanes = [lane for group in self._groups for lane in group]
+        self.engines = tuple(dict.fromkeys(lane.engine for lane in lanes))
+        chosen = len(lanes) == len(self._groups)  # nobody competes
+        self.offer = engine.offer_to(lanes) if direct and chosen else None
+
+    def full_engine(self) -> Engine | None:
+        """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler."""
+        return next((engine for engine in self.engines if not engine.has_room()), None)
+
+    def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
+        """Hands an event to one lane of each group, in turn, whether there is room or not."""
+        self.published += 1
+        if not self._groups:
+            self.unrouted += 1
+            return
+        turn = next(self._turns)
+        chosen = [group[turn % len(group)] for group in self._groups]
+        for engine in self.engines:
+            lanes = [lane for lane in chosen if lane.engine is engine]
+            if lanes:
+                engine.put(self.topic.name, payload, lanes, headers)

@@ -1,0 +1,59 @@
+"""Who listens to what: the routing of one bus, or of several buses that share a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bus_core import Inlet, TopicPattern
+
+__all__ = ["MemoryHub"]
+
+
+class MemoryHub:
+    """The subscriptions that share their events. A bus has a hub of its own unless it is given one.
+
+    Buses that share a hub must run on one event loop. Subscriptions of the same group compete for
+    events, also over buses; broadcast subscriptions get each of them.
+    """
+
+    def __init__(self) -> None:
+        self._inlets: list[tuple[TopicPattern, Inlet]] = []
+        self._watchers: list[Callable[[], None]] = []
+
+    def attach(self, inlet: Inlet) -> None:
+        """From now on the inlet takes part in routing."""
+        self._inlets.append((TopicPattern(inlet.spec.topic), inlet))
+        self._changed()
+
+    def detach(self, inlet: Inlet) -> None:
+        """The inlet takes no part any more; harmless when it was not attached."""
+        self._inlets = [item for item in self._inlets if item[1] is not inlet]
+        self._changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Calls ``changed`` whenever an inlet comes or goes."""
+        self._watchers.append(changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        """Undoes ``watch``."""
+        self._watchers = [watcher for watcher in self._watchers if watcher != changed]
+
+    def _changed(self) -> None:
+        for watcher in [*self._watchers]:
+            watcher()
+
+    def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
+        """For each group that gets an event of the topic, the inlets that compete for it."""
+        groups: dict[object, list[Inlet]] = {}
+        for pattern, inlet in self._inlets:
+            if pattern.matches(topic):
+                alone = inlet.spec.mode == "broadcast"
+                groups.setdefault(inlet if alone else inlet.spec.group, []).append(inlet)
+        return [*groups.values()]
+
+    def inlet_of(self, group: str, topic: str) -> Inlet | None:
+        """An inlet of a group that gets events of the topic, or None."""
+        for pattern, inlet in self._inlets:
+            if inlet.spec.group == group and pattern.matches(topic):
+                return inlet
+        return None
