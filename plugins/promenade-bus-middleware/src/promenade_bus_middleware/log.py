@@ -1,0 +1,115 @@
+"""One log record for each event that is published, and for each attempt to handle one.
+
+Records hold ids, names and outcomes. They hold no field of an event and no text of an exception, because
+both may carry personal data, and nothing in them can forge another line of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+from bus_core import Clock, Envelope, Handler, Middleware, Postpone, RetryLater
+from promenade_bus_middleware.config import LoggingOptions
+
+__all__ = ["logging_middleware"]
+
+_LONGEST: Final = 200
+_LEVELS: Final[Mapping[str, int]] = logging.getLevelNamesMapping()
+
+
+def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
+    """A middleware that logs what becomes of each event."""
+    log = _EventLog(options)
+
+    def middleware(handler: Handler) -> Handler:
+        async def logged(envelope: Envelope) -> None:
+            if not log.is_on():
+                await handler(envelope)
+                return
+            began = clock.monotonic()
+            try:
+                await handler(envelope)
+            except BaseException as error:
+                log.failed(envelope, clock.monotonic() - began, error)
+                raise
+            log.succeeded(envelope, clock.monotonic() - began)
+
+        return logged
+
+    return middleware
+
+
+class _EventLog:
+    """Writes the records."""
+
+    def __init__(self, options: LoggingOptions) -> None:
+        self._logger = logging.getLogger(options.logger)
+        self._level = _LEVELS[options.level.upper()]
+        self._failure_level = _LEVELS[options.failure_level.upper()]
+        self._highest = max(self._level, self._failure_level)
+        self._headers = options.headers
+
+    def is_on(self) -> bool:
+        return self._logger.isEnabledFor(self._highest)
+
+    def succeeded(self, envelope: Envelope, seconds: float) -> None:
+        outcome = "published" if envelope.delivery is None else "handled"
+        self._write(self._level, envelope, seconds, outcome, None)
+
+    def failed(self, envelope: Envelope, seconds: float, error: BaseException) -> None:
+        match error:
+            case Postpone():
+                self._write(self._level, envelope, seconds, "postponed", None)
+            case RetryLater():
+                self._write(self._failure_level, envelope, seconds, "retry later", None)
+            case asyncio.CancelledError():
+                self._write(self._failure_level, envelope, seconds, "cancelled", None)
+            case _:
+                self._write(self._failure_level, envelope, seconds, "failed", type(error).__name__)
+
+    def _write(self, level: int, envelope: Envelope, seconds: float, outcome: str, error: str | None) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        fields: dict[str, object] = {
+            "direction": envelope.direction,
+            "outcome": outcome,
+            "topic": _plain(envelope.topic),
+            "event_id": str(envelope.event.event_id),
+            "duration_ms": round(seconds * 1000, 3),
+        }
+        text = "%(outcome)s %(topic)s event_id=%(event_id)s"
+        if envelope.delivery is not None:
+            fields["subscription"] = _plain(envelope.delivery.subscription)
+            fields["attempt"] = envelope.delivery.attempt
+            text += " subscription=%(subscription)s attempt=%(attempt)d"
+        text += " duration_ms=%(duration_ms)s"
+        if error is not None:
+            fields["error"] = _plain(error)
+            text += " error=%(error)s"
+        headers = {name: _plain(envelope.headers[name]) for name in self._headers if name in envelope.headers}
+        if headers:
+            fields["headers"] = headers
+            text += " headers=%(headers)s"
+        try:
+            self._logger.log(level, text, fields, extra=fields)
+        except Exception:
+            # A log that cannot be written must not turn a handled event into a failed one. What goes wrong
+            # is shown the way logging shows the errors of its own handlers.
+            if logging.raiseExceptions:
+                traceback.print_exc()
+
+
+def _plain(text: str) -> str:
+    """The text on one line, with anything escaped that a terminal or a log reader could take for more."""
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "..."
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
