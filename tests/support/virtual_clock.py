@@ -77,6 +77,10 @@ class VirtualClock:
         self._elapsed = end
         await self.settle()
 
+    def block(self, seconds: float) -> None:
+        """Let time pass while the loop does nothing else, as a handler that never awaits would."""
+        self._elapsed += seconds
+
     def fire_all(self) -> None:
         """Fire every pending timer at once, before anything else runs: for tests of races."""
         timers, self._timers = sorted(self._timers), []
