@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
-from bus_core.choices import Name, Names, PluginChoice, Retry, TopicRetry, read_choice, read_names, without
-from bus_core.errors import ConfigError, InvalidTopic
-from bus_core.expansion import UNREADABLE, ExpandedMapping, expand, join_path
-from bus_core.masking import mask_tree
-from bus_core.settings import (
-    DURATION,
-    Reader,
-    nearest_key,
-    read_fields,
-    read_settings,
-    render_settings,
-    unknown_key,
+from bus_core.bus_settings import (
+    BusSettings,
+    HealthSettings,
+    MiddlewareSettings,
+    PluginSettings,
+    TopicSettings,
+    not_blank,
 )
+from bus_core.choices import PluginChoice, read_choice, without
+from bus_core.errors import ConfigError
+from bus_core.expansion import ExpandedMapping, expand, join_path
+from bus_core.masking import mask_tree
+from bus_core.settings import nearest_key, read_fields, read_settings, render_settings, unknown_key
 from bus_core.topics import TopicPattern
 from bus_core.yamlfile import load_yaml_file, read_scalar
 
@@ -51,108 +51,6 @@ _RETRY_SHORT_FORM: Final = {
     "retry_max_delay": "max_delay",
     "retry_multiplier": "multiplier",
 }
-
-
-# --- the settings -----------------------------------------------------------------------------------------
-
-
-def _not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-    if not value.strip() or not value.isprintable() or len(value) > 100:
-        raise ValueError(f"{attribute.name} must be 1 to 100 printable characters")
-
-
-@attrs.frozen(kw_only=True)
-class MiddlewareSettings:
-    """The chains around handlers and around publishing, outermost first."""
-
-    consume: Names = ()
-    publish: Names = ()
-
-
-@attrs.frozen(kw_only=True)
-class HealthSettings:
-    """The probes to run, and how many seconds each may take."""
-
-    probes: Names = ()
-    timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
-
-
-@attrs.frozen(kw_only=True)
-class PluginSettings:
-    """Which installed plugins are left out (``disable``), or are the only ones loaded (``only``)."""
-
-    disable: tuple[str, ...] = ()
-    only: tuple[str, ...] | None = None
-
-
-@attrs.frozen(kw_only=True)
-class TopicSettings:
-    """What differs for the topics that a name or a pattern covers."""
-
-    retry: TopicRetry | None = None
-
-
-def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
-    """``{consume: [...], publish: [...]}``; a bare list means consume."""
-    if isinstance(value, list | tuple):
-        return MiddlewareSettings(consume=read_names(value, path, faults))
-    return read_settings(MiddlewareSettings, value, path, faults)
-
-
-def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, TopicSettings]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
-        return {}
-    topics: dict[str, TopicSettings] = {}
-    for name, raw in value.items():
-        where = join_path(path, name)
-        if not isinstance(name, str):
-            faults.append(unknown_key(name, (), path))
-            continue
-        try:
-            TopicPattern(name)
-        except InvalidTopic as error:
-            faults.append(f"{error} @ {path}")
-            continue
-        settings = read_settings(TopicSettings, raw, where, faults)
-        if settings is not None:
-            topics[name] = settings
-    return topics
-
-
-def _render_topics(topics: Mapping[str, TopicSettings]) -> dict[str, Any]:
-    return {name: render_settings(settings) for name, settings in topics.items()}
-
-
-_Middleware = Annotated[MiddlewareSettings, Reader(_read_middleware, render_settings)]
-_Topics = Annotated[Mapping[str, TopicSettings], Reader(_read_topics, _render_topics)]
-
-
-_EXPONENTIAL: Final = PluginChoice("exponential", {}, "$.bus.retry")
-_JSON: Final = PluginChoice("json", {}, "$.bus.serializer")
-
-
-@attrs.frozen(kw_only=True)
-class BusSettings:
-    """The keys of the ``bus`` section. Times are seconds; in the file durations such as ``1h30m`` as well."""
-
-    adapter: str = ""
-    service: str = attrs.field(default="promenade", validator=_not_blank)
-    worker_pool_size: int = attrs.field(default=10, validator=attrs.validators.ge(1))
-    buffer_size: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
-    overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
-    publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    shutdown_timeout: Annotated[float, DURATION] = 30.0
-    retry: Retry = _EXPONENTIAL
-    serializer: Name = _JSON
-    strict_topics: bool = True
-    fallback: Literal["memory"] | None = None
-    middleware: _Middleware = MiddlewareSettings()
-    health: HealthSettings = HealthSettings()
-    plugins: PluginSettings = PluginSettings()
-    topics: _Topics = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -288,7 +186,7 @@ def read_config(
         values |= _service(document.get("app"), faults, environ)
     config = BusConfig(**values, source=name, sections=sections, document=document, environ=environ)
     for selected in {config.adapter: None, config.fallback or "": None}:
-        if selected in sections:
+        if isinstance(sections.get(selected), Mapping):
             _expanded_section(sections[selected], join_path("$.bus", selected), faults, environ)
     return config, faults
 
@@ -319,14 +217,17 @@ def _split(raw: Mapping[Any, Any], faults: list[str]) -> tuple[dict[Any, Any], d
     """The bus's own keys, and those that may be the section of a plugin: mappings unlike any own key."""
     sections: dict[str, Any] = {}
     own: dict[Any, Any] = {}
-    selected = raw.get("adapter")
+    adapters = (*FIRST_PARTY_ADAPTERS, raw.get("adapter"))
     for key, value in raw.items():
-        if not isinstance(key, str) or key in _KEYS or not isinstance(value, Mapping | None):
+        if not isinstance(key, str) or key in _KEYS:
             own[key] = value
-        elif key in (*FIRST_PARTY_ADAPTERS, selected) or not nearest_key(key, _KEYS):
+        elif key in adapters or (isinstance(value, Mapping | None) and not nearest_key(key, _KEYS)):
             sections[key] = value
         else:
             own[key] = value
+    for key, value in sections.items():
+        if value is not None and not isinstance(value, Mapping):
+            faults.append(f"expected a mapping @ {join_path('$.bus', key)}")
     return own, sections
 
 
@@ -363,15 +264,16 @@ def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
 
 
 def _service(app: Any, faults: list[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The name of the application, as the name of the service."""
-    section: Mapping[str, Any] = _expanded_section(app, "$.app", faults, environ) or {}
-    name = section.get("name")
-    if name is UNREADABLE or name is None:
+    """The name of the application, as the name of the service; the rest of its section is not ours."""
+    if app is not None and not isinstance(app, Mapping):
+        faults.append("expected a mapping @ $.app")
+    if not isinstance(app, Mapping) or app.get("name") is None:
         return {}
-    app_settings = read_settings(_App, {"name": name}, "$.app", faults)
-    return {} if app_settings is None else {"service": app_settings.name}
+    section = _expanded_section({"name": app["name"]}, "$.app", faults, environ)
+    settings = read_settings(_App, section, "$.app", faults)
+    return {} if settings is None else {"service": settings.name}
 
 
 @attrs.frozen
 class _App:
-    name: str = attrs.field(validator=_not_blank)
+    name: str = attrs.field(validator=not_blank)

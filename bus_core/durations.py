@@ -18,7 +18,7 @@ _UNITS: Final = {
     "s": Decimal(1),
     "ms": Decimal("0.001"),
 }
-_NUMBER = r"\d{1,20}(?:\.\d{1,20})?"
+_NUMBER = r"\d{1,20}(?:\.\d{1,40})?"
 _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _UNITS), re.ASCII)
 
 
@@ -42,7 +42,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that ``parse_duration`` reads back as the same number of seconds."""
+    """A short text that ``parse_duration`` reads back as the same seconds, from a nanosecond on."""
     rest = Decimal(repr(float(seconds)))
     if not 0 <= seconds <= LONGEST:
         raise ValueError(f"a duration has 0 to {LONGEST:.0f} seconds, got {seconds!r}")

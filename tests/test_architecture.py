@@ -46,6 +46,7 @@ MODULE_ORDER = [
     "plugins",
     "yamlfile",
     "choices",
+    "bus_settings",
     "config",
     "codec",
     "pipeline",

@@ -1,0 +1,123 @@
+"""The keys of the ``bus`` section, as typed settings with their defaults and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import attrs
+
+from bus_core.choices import Name, Names, PluginChoice, Retry, TopicRetry, read_names
+from bus_core.errors import InvalidTopic
+from bus_core.expansion import join_path
+from bus_core.settings import DURATION, Reader, read_settings, render_settings, unknown_key
+from bus_core.topics import TopicPattern
+
+__all__ = [
+    "BusSettings",
+    "HealthSettings",
+    "MiddlewareSettings",
+    "PluginSettings",
+    "TopicSettings",
+    "not_blank",
+]
+
+
+def not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A validator of names that people choose freely; raises ``ValueError``."""
+    if not value.strip() or not value.isprintable() or len(value) > 100:
+        raise ValueError(f"{attribute.name} must be 1 to 100 printable characters")
+
+
+@attrs.frozen(kw_only=True)
+class MiddlewareSettings:
+    """The chains around handlers and around publishing, outermost first."""
+
+    consume: Names = ()
+    publish: Names = ()
+
+
+@attrs.frozen(kw_only=True)
+class HealthSettings:
+    """The probes to run, and how many seconds each may take."""
+
+    probes: Names = ()
+    timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class PluginSettings:
+    """Which installed plugins are left out (``disable``), or are the only ones loaded (``only``)."""
+
+    disable: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TopicSettings:
+    """What differs for the topics that a name or a pattern covers."""
+
+    retry: TopicRetry | None = None
+
+
+def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
+    """``{consume: [...], publish: [...]}``; a bare list means consume."""
+    if isinstance(value, list | tuple):
+        return MiddlewareSettings(consume=read_names(value, path, faults))
+    return read_settings(MiddlewareSettings, value, path, faults)
+
+
+def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, TopicSettings]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
+        return {}
+    topics: dict[str, TopicSettings] = {}
+    for name, raw in value.items():
+        where = join_path(path, name)
+        if not isinstance(name, str):
+            faults.append(unknown_key(name, (), path))
+            continue
+        try:
+            TopicPattern(name)
+        except InvalidTopic as error:
+            faults.append(f"{error} @ {path}")
+            continue
+        settings = read_settings(TopicSettings, raw, where, faults)
+        if settings is not None:
+            topics[name] = settings
+    return topics
+
+
+def _render_topics(topics: Mapping[str, TopicSettings]) -> dict[str, Any]:
+    return {name: render_settings(settings) for name, settings in topics.items()}
+
+
+_Middleware = Annotated[MiddlewareSettings, Reader(_read_middleware, render_settings)]
+_Topics = Annotated[Mapping[str, TopicSettings], Reader(_read_topics, _render_topics)]
+
+
+_EXPONENTIAL: Final = PluginChoice("exponential", {}, "$.bus.retry")
+_JSON: Final = PluginChoice("json", {}, "$.bus.serializer")
+
+
+@attrs.frozen(kw_only=True)
+class BusSettings:
+    """The keys of the ``bus`` section. Times are seconds; in the file durations such as ``1h30m`` as well."""
+
+    adapter: str = ""
+    service: str = attrs.field(default="promenade", validator=not_blank)
+    worker_pool_size: int = attrs.field(default=10, validator=attrs.validators.ge(1))
+    buffer_size: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
+    publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    shutdown_timeout: Annotated[float, DURATION] = 30.0
+    retry: Retry = _EXPONENTIAL
+    serializer: Name = _JSON
+    strict_topics: bool = True
+    fallback: Literal["memory"] | None = None
+    middleware: _Middleware = MiddlewareSettings()
+    health: HealthSettings = HealthSettings()
+    plugins: PluginSettings = PluginSettings()
+    topics: _Topics = attrs.field(factory=dict)
