@@ -21,7 +21,7 @@ _WORDS = (
 _SECRET_NAME = re.compile(
     rf"(?:^|[_.-])(?:{_WORDS})(?:$|[_.-])|passw(?:or)?d|secret|credential|apikey", re.IGNORECASE
 )
-_SECRET_PAIR = re.compile(rf"(?i)\b([\w-]*(?:{_WORDS})\s*=\s*)[^\s&;,]+")
+_SECRET_PAIR = re.compile(rf"(?i)((?:{_WORDS})\s?=\s?)[^\s&;,]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 # Greedy on purpose: a password may itself hold an unescaped '@' or '/'.

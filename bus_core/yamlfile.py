@@ -80,8 +80,7 @@ def parse_yaml(text: str, source: str, *, plain_section: str) -> Any:
     except _Fault as fault:
         raise ConfigError(source, [str(fault)]) from None
     except yaml.MarkedYAMLError as error:
-        # The text of the error itself quotes the line, and with it perhaps a secret.
-        problem = error.problem or error.context or "it cannot be understood"
+        problem = _without_names(error.problem or error.context or "it cannot be understood")
         raise ConfigError(source, [f"not valid YAML: {problem}{_at(error.problem_mark)}"]) from None
     except yaml.YAMLError as error:
         problem = getattr(error, "reason", None) or type(error).__name__
@@ -161,7 +160,7 @@ def _check_events(text: str, plain_section: str) -> None:
             size = 1
             if isinstance(event, yaml.AliasEvent):
                 if any(node.anchor == event.anchor for node in open_nodes):
-                    raise _Fault(f"the alias *{event.anchor} contains itself{_at(event.start_mark)}")
+                    raise _Fault(f"an alias stands for what it is in; write it out{_at(event.start_mark)}")
                 size = sizes.get(event.anchor or "", 1)
             elif event.anchor is not None:
                 sizes[event.anchor] = 1
@@ -189,11 +188,9 @@ def _is_merge_key(event: Any, parent: _Open) -> bool:
 
 def _refuse_sharing(event: Any, parent: _Open, section: str) -> None:
     if isinstance(event, yaml.AliasEvent):
-        raise _Fault(f"an alias (*{event.anchor}) in {section!r}; write the value out{_at(event.start_mark)}")
+        raise _Fault(f"an alias in {section!r}; write it out ({_quote('*')}){_at(event.start_mark)}")
     if event.anchor is not None:
-        raise _Fault(
-            f"an anchor (&{event.anchor}) in {section!r}; write the values out{_at(event.start_mark)}"
-        )
+        raise _Fault(f"an anchor in {section!r}; write it out ({_quote('&')}){_at(event.start_mark)}")
     if _is_merge_key(event, parent):
         raise _Fault(f"a merge key (<<) in {section!r}; write the values out{_at(event.start_mark)}")
 
@@ -220,6 +217,19 @@ def _duplicate_keys(root: yaml.Node) -> Iterator[str]:
             if id(child) not in seen:
                 seen.add(id(child))
                 waiting.append(child)
+
+
+def _quote(sign: str) -> str:
+    return f"a text that begins with {sign} needs quotes"
+
+
+def _without_names(problem: str) -> str:
+    """What PyYAML says, without the names of tags and aliases: a password may begin with ! or * or &."""
+    for what, sign in (("tag", "!"), ("alias", "*"), ("anchor", "&")):
+        before, found, _ = problem.partition(f" {what}")
+        if found:
+            return f"{before}{found} ({_quote(sign)})"
+    return problem
 
 
 def _at(mark: Any) -> str:

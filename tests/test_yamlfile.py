@@ -64,9 +64,44 @@ def test_a_value_that_is_not_what_it_looks_like_is_refused(text: str) -> None:
     assert "put it in quotes" in faults(text)[0]
 
 
-def test_a_syntax_error_does_not_quote_the_file() -> None:
-    """A broken line, which may hold a secret, is not repeated in the error."""
-    assert "hunter2" not in faults("bus:\n  password: 'hunter2\n")[0]
+SIGNS = [
+    "'",
+    "!",
+    "*",
+    "&",
+    "&x &",
+    "!!",
+    "!!python/",
+    "!a!",
+    "%",
+    "@",
+    "`",
+    "{",
+    "[",
+    "a: ",
+    '"\\x',
+    "|",
+    ">-",
+]
+
+
+@pytest.mark.parametrize("section", ["bus", "database"])
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_syntax_error_does_not_quote_the_file(sign: str, section: str) -> None:
+    """A password that lacks its quotes is not repeated in the error."""
+    message = ""
+    try:
+        parse(f"{section}:\n  password: {sign}hunter2\n")
+    except ConfigError as error:
+        message = str(error)
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(("sign", "name"), [("!", "tag"), ("*", "alias")])
+def test_a_text_that_lacks_its_quotes_is_told_so(sign: str, name: str) -> None:
+    """A value that begins with a sign of YAML is refused with the hint to quote it."""
+    (fault,) = faults(f"password: {sign}hunter2\n")
+    assert fault.endswith(f" {name} (a text that begins with {sign} needs quotes) @ line 1, column 11")
 
 
 def test_duplicate_keys_are_reported_together() -> None:
@@ -90,13 +125,25 @@ def test_overriding_a_merged_key_is_no_duplicate() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("a: &x 1\nbus: {n: *x}\n", "an alias (*x) in 'bus'; write the value out @ line 2, column 10"),
-        ("bus: &b {n: 1}\n", "an anchor (&b) in 'bus'; write the values out @ line 1, column 6"),
-        ("bus: {n: &b 1}\n", "an anchor (&b) in 'bus'; write the values out @ line 1, column 10"),
-        ("a: &x {n: 1}\nbus: *x\n", "an alias (*x) in 'bus'; write the value out @ line 2, column 6"),
+        (
+            "a: &x 1\nbus: {n: *x}\n",
+            "an alias in 'bus'; write it out (a text that begins with * needs quotes) @ line 2, column 10",
+        ),
+        (
+            "bus: &b {n: 1}\n",
+            "an anchor in 'bus'; write it out (a text that begins with & needs quotes) @ line 1, column 6",
+        ),
+        (
+            "bus: {n: &b 1}\n",
+            "an anchor in 'bus'; write it out (a text that begins with & needs quotes) @ line 1, column 10",
+        ),
+        (
+            "a: &x {n: 1}\nbus: *x\n",
+            "an alias in 'bus'; write it out (a text that begins with * needs quotes) @ line 2, column 6",
+        ),
         ("bus: {r: {<<: {n: 1}}}\n", "a merge key (<<) in 'bus'; write the values out @ line 1, column 11"),
         ("<<: {bus: {}}\n", "a merge key (<<) at the top level; write the sections out @ line 1, column 1"),
-        ("a: &x [*x]\n", "the alias *x contains itself @ line 1, column 8"),
+        ("a: &x [*x]\n", "an alias stands for what it is in; write it out @ line 1, column 8"),
         ("a: 1\n---\nb: 2\n", "the file holds more than one document; remove the '---' @ line 2, column 1"),
     ],
 )
