@@ -41,7 +41,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("PROMENADE_BUS_PLUGINS", raising=False)
     found = partial(importlib_metadata.distributions, path=[str(tmp_path)])
-    monkeypatch.setattr("bus_core.plugins.importlib_metadata.distributions", found)
+    monkeypatch.setattr("importlib_metadata.distributions", found)
     yield site
     site.forget_modules()
 
@@ -81,7 +81,7 @@ def test_an_installed_plugin(site: Site) -> None:
         name="memory",
         distribution="promenade-bus-memory",
         version="0.1.0",
-        module="promenade_bus_memory",
+        module="fake_promenade_bus_memory",
         offers=(("adapter", "memory"),),
     )
 
@@ -131,8 +131,8 @@ def test_sorted_by_name(site: Site) -> None:
 
 def test_one_entry_point_name_in_two_distributions(site: Site) -> None:
     """Two distributions may give their entry points the same name; both are loaded."""
-    site.install("acme-memory", ADAPTER % "acme", entry_points={"memory": "acme_memory"})
-    site.install("other-memory", ADAPTER % "other", entry_points={"memory": "other_memory"})
+    site.install("acme-memory", ADAPTER % "acme", entry_points={"memory": "fake_acme_memory"})
+    site.install("other-memory", ADAPTER % "other", entry_points={"memory": "fake_other_memory"})
     plugins = discover()
     assert plugins.adapters.names == ("acme", "other")
     assert [plugin.distribution for plugin in plugins.installed[1:]] == ["acme-memory", "other-memory"]
@@ -144,7 +144,7 @@ def test_a_distribution_is_read_once(site: Site, tmp_path: Path, monkeypatch: py
     old = Site(tmp_path / "old")
     old.install("promenade_bus.memory", ADAPTER % "memory", version="1.0")
     found = partial(importlib_metadata.distributions, path=[str(site.path), str(old.path)])
-    monkeypatch.setattr("bus_core.plugins.importlib_metadata.distributions", found)
+    monkeypatch.setattr("importlib_metadata.distributions", found)
     assert discover().adapters.select("memory").origin == "promenade-bus-memory 2.0"
 
 
@@ -190,11 +190,11 @@ def test_hooks_are_called_once_per_discovery() -> None:
 )
 def test_what_is_disabled_is_not_imported(site: Site, settings: dict[str, Any], cause: str) -> None:
     """A plugin that the settings exclude, by entry point or distribution, is listed and not imported."""
-    site.install("acme-broken", "raise SystemExit", entry_points={"broken": "acme_broken"})
-    site.install("acme-good", ADAPTER % "good", entry_points={"good": "acme_good"})
+    site.install("acme-broken", "raise SystemExit", entry_points={"broken": "fake_acme_broken"})
+    site.install("acme-good", ADAPTER % "good", entry_points={"good": "fake_acme_good"})
     plugin = find(discover(**settings), "broken")
     assert (plugin.status, plugin.cause) == ("disabled", cause)
-    assert "acme_broken" not in sys.modules
+    assert "fake_acme_broken" not in sys.modules
 
 
 def test_only_nothing(site: Site) -> None:
@@ -375,8 +375,8 @@ def test_a_broken_plugin_in_code_is_an_error(site: Site, source: str, cause: str
     """The same faults in a plugin that is given in code are raised at once and name the plugin."""
     site.install("broken", source)
     with pytest.raises(InvalidPlugin) as caught:
-        discover(extra=[importlib.import_module("broken")], only=[])
-    assert str(caught.value).startswith("the plugin broken cannot be used: ")
+        discover(extra=[importlib.import_module("fake_broken")], only=[])
+    assert str(caught.value).startswith("the plugin fake_broken cannot be used: ")
     assert cause in str(caught.value)
 
 
@@ -435,10 +435,19 @@ def test_topics_of_two_owners(site: Site) -> None:
     )
 
 
+def test_one_topic_in_two_catalogues_of_a_plugin(site: Site) -> None:
+    """A plugin that declares one topic in two of its catalogues is quarantined."""
+    source = CATALOGUE % ("art", "art.picture.sold")
+    site.install("art", source.replace("Sold)])]", "Sold)])] * 2"))
+    assert find(discover(), "art").cause == (
+        "topic 'art.picture.sold' is already declared by its catalogue of 'art'; one context owns a topic"
+    )
+
+
 def test_one_module_in_two_distributions(site: Site) -> None:
     """A module that two distributions name as their plugin is used once."""
     site.install("first", ADAPTER % "first")
-    site.install("second", "", entry_points={"second": "first"})
+    site.install("second", "", entry_points={"second": "fake_first"})
     plugins = discover()
     assert plugins.adapters.select("first").origin == "first 1.0"
     assert find(plugins, "second").status == "quarantined"
@@ -450,10 +459,14 @@ def test_unreadable_metadata(site: Site) -> None:
     leftover = site.path / "left-over-1.0.dist-info"
     leftover.mkdir()
     (leftover / "entry_points.txt").write_text("[promenade_bus]\nleft = over\n")
+    damaged = site.path / "damaged-1.0.dist-info"
+    damaged.mkdir()
+    (damaged / "entry_points.txt").write_bytes(b"\xff\xfe")
     plugins = discover()
     assert plugins.adapters.names == ("good",)
-    (finding,) = plugins.findings()
-    assert "unreadable metadata" in finding.what
+    for finding, path in zip(plugins.findings(), (damaged, leftover), strict=True):
+        assert finding.plugin == str(path)
+        assert "unreadable metadata" in finding.what
 
 
 # --- selecting --------------------------------------------------------------------------------------------
@@ -597,7 +610,7 @@ def test_a_module_as_plugin(site: Site) -> None:
 def test_an_installed_module_given_in_code(site: Site) -> None:
     """A module that is installed as well is used once."""
     site.install("good", ADAPTER % "good")
-    module = importlib.import_module("good")
+    module = importlib.import_module("fake_good")
     plugins = discover(extra=[module, module])
     assert plugins.adapters.select("good").origin == "good 1.0"
     assert [plugin.name for plugin in plugins.installed] == ["builtins", "good"]
@@ -658,7 +671,7 @@ def test_version_of_the_core(
     site: Site, monkeypatch: pytest.MonkeyPatch, requirement: str, fits: bool
 ) -> None:
     """A plugin that asks for another version of the core is loaded, and found by the doctor."""
-    monkeypatch.setattr("bus_core.plugins.importlib_metadata.version", lambda _: "0.1.4")
+    monkeypatch.setattr("importlib_metadata.version", lambda _: "0.1.4")
     site.install("acme", ADAPTER % "acme", requires=[requirement])
     plugins = discover()
     assert "acme" in plugins.adapters
@@ -675,7 +688,7 @@ def test_the_core_is_not_installed(site: Site, monkeypatch: pytest.MonkeyPatch) 
     def absent(name: str) -> str:
         raise importlib_metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("bus_core.plugins.importlib_metadata.version", absent)
+    monkeypatch.setattr("importlib_metadata.version", absent)
     site.install("acme", ADAPTER % "acme", requires=["promenade-bus>=9"])
     plugins = discover()
     assert plugins.findings() == ()

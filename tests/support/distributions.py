@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,10 @@ class Site:
         """Install a distribution with one module.
 
         By default it has one entry point, named like the distribution without its prefix, that leads to the
-        module. The source is dedented, and has everything that a plugin needs imported.
+        module, whose name begins with ``fake_`` so that it never stands for a real one. The source is
+        dedented, and has everything that a plugin needs imported.
         """
-        module = module or distribution.replace("-", "_")
+        module = module or "fake_" + re.sub(r"[-.]", "_", distribution)
         self._modules.add(module)
         short = distribution.removeprefix("promenade-bus-").removeprefix("promenade-context-")
         info = self.path / f"{distribution.replace('-', '_')}-{version}.dist-info"

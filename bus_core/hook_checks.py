@@ -1,0 +1,113 @@
+"""Checks on what plugins are and what they answer, with messages for their authors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import pluggy
+
+from bus_core.abc import Factory
+from bus_core.errors import InvalidPlugin, suggestion
+from bus_core.hookspecs import PROJECT
+from bus_core.topics import TopicCatalogue, nearest_names
+
+__all__ = ["HOOKS", "HOOK_KINDS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults"]
+
+HOOK_KINDS: Final[Mapping[str, str]] = {
+    "promenade_bus_adapters": "adapter",
+    "promenade_bus_serializers": "serializer",
+    "promenade_bus_retry_policies": "retry policy",
+    "promenade_bus_middleware": "middleware",
+    "promenade_bus_health_probes": "health probe",
+    "promenade_bus_commands": "command",
+}
+"""What each hook that answers with names is about."""
+
+TOPICS_HOOK: Final = "promenade_bus_topics"
+HOOKS: Final = (*HOOK_KINDS, TOPICS_HOOK)
+
+
+def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
+    """What is wrong with the functions of a plugin, before any of them is called."""
+    implements_any = False
+    for attribute in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, attribute)
+        if options is None:
+            value = inspect.getattr_static(plugin, attribute, None)
+            if not attribute.startswith(f"{PROJECT}_") or not inspect.isfunction(value):
+                continue
+            if hasattr(value, f"{PROJECT}_spec"):
+                continue
+            if attribute in HOOKS:
+                yield f"{attribute!r} is not marked with @hookimpl"
+            else:
+                yield f"{attribute!r} is not a hook{_nearest_hook(attribute)}"
+            implements_any = True
+            continue
+        implements_any = True
+        hook = options.get("specname") or attribute
+        if hook not in HOOKS:
+            if not options.get("optionalhook"):
+                yield f"{hook!r} is not a hook{_nearest_hook(hook)}"
+        elif options.get("wrapper") or options.get("hookwrapper"):
+            yield f"{hook!r} is a wrapper, but no plugin may change what others answer"
+        elif inspect.iscoroutinefunction(getattr(plugin, attribute)):
+            yield f"{hook!r} is async, but hooks are plain functions"
+    if not implements_any:
+        yield f"it has no function marked with @hookimpl (hooks are: {', '.join(HOOKS)})"
+
+
+def _nearest_hook(name: str) -> str:
+    # Compared without what all hooks begin with: it would make them all alike.
+    endings = [hook.removeprefix(f"{PROJECT}_") for hook in HOOKS]
+    nearest = nearest_names(name.removeprefix(f"{PROJECT}_"), endings, limit=1)
+    return suggestion([f"{PROJECT}_{ending}" for ending in nearest])
+
+
+def check_offers(hook: str, answer: object) -> dict[str, Any]:
+    """The answer of a hook that returns names; raises ``InvalidPlugin`` when it is of the wrong kind."""
+    if not isinstance(answer, Mapping):
+        raise InvalidPlugin(f"{hook}() returned {_kind_of(answer)}, not a mapping of names")
+    is_command = HOOK_KINDS[hook] == "command"
+    for name, value in answer.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidPlugin(f"{hook}() returned the name {name!r}, not a str that can be selected")
+        if is_command:
+            if not callable(value):
+                raise InvalidPlugin(f"{hook}() offers {name!r} as {_kind_of(value)}, not a command")
+        elif not isinstance(value, Factory):
+            raise InvalidPlugin(f"{hook}() offers {name!r} as {_kind_of(value)}, not a bus_core.abc.Factory")
+        else:
+            _check_factory(f"{hook}() offers {name!r} with", value)
+    return dict(answer)
+
+
+def _check_factory(what: str, factory: Factory[Any, Any]) -> None:
+    options: object = factory.options
+    build: object = factory.build
+    sections: object = factory.sections
+    if not isinstance(options, type) or not attrs.has(options):
+        raise InvalidPlugin(f"{what} options that are no attrs class: {options!r}")
+    if not callable(build):
+        raise InvalidPlugin(f"{what} a 'build' that cannot be called: {build!r}")
+    if not isinstance(sections, tuple) or not all(isinstance(section, str) for section in sections):
+        raise InvalidPlugin(f"{what} sections that are no tuple of str: {sections!r}")
+
+
+def check_catalogues(answer: object) -> Sequence[TopicCatalogue]:
+    """The answer of the hook for topics; raises ``InvalidPlugin`` when it is of the wrong kind."""
+    if isinstance(answer, TopicCatalogue):
+        raise InvalidPlugin(f"{TOPICS_HOOK}() returned one TopicCatalogue, not a list of them")
+    if not isinstance(answer, list | tuple):
+        raise InvalidPlugin(f"{TOPICS_HOOK}() returned {_kind_of(answer)}, not a list of TopicCatalogue")
+    for item in answer:
+        if not isinstance(item, TopicCatalogue):
+            raise InvalidPlugin(f"{TOPICS_HOOK}() lists {_kind_of(item)}, not a TopicCatalogue")
+    return answer
+
+
+def _kind_of(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"
