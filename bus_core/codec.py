@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bus_core.abc import Serializer
-from bus_core.errors import SerializationError, UnknownTopic
+from bus_core.errors import SerializationError, TopicError, UnknownTopic
 from bus_core.events import BaseEvent, Event, FrozenMapping
 from bus_core.messages import Message
 from bus_core.topics import Topic, TopicRegistry
@@ -67,7 +67,11 @@ class Codec:
 
         Raises ``DeserializationError`` and nothing else, as serializers do.
         """
-        return self._serializer.decode(message.body, event_class=self._topic(message.topic).event_class)
+        try:
+            event_class: type[Event] = self._registry.find(message.topic).event_class
+        except TopicError:  # unknown here, or a name that is none: what is in the message decides
+            event_class = BaseEvent
+        return self._serializer.decode(message.body, event_class=event_class)
 
     def _topic(self, name: str) -> Topic[Any]:
         try:

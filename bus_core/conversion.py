@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import attrs
 import cattrs
@@ -138,7 +138,11 @@ def _checked(dump: Dump | None, hint: Any) -> Dump | None:
 
 def make_converter(limits: Limits) -> cattrs.Converter:
     """A converter with strict hooks for everything that this module knows."""
-    converter = cattrs.Converter(detailed_validation=False, unstructure_fallback_factory=_no_dump)
+    converter = cattrs.Converter(
+        detailed_validation=False,
+        structure_fallback_factory=_unknown,
+        unstructure_fallback_factory=_unknown,
+    )
     for simple, (_, read) in READERS.items():
         converter.register_structure_hook(simple, _load_simple(simple, read))
     written = writers(limits)
@@ -189,7 +193,7 @@ def make_converter(limits: Limits) -> cattrs.Converter:
     return converter
 
 
-def _no_dump(hint: Any) -> Dump:
+def _unknown(hint: Any) -> NoReturn:
     raise UnsupportedType(f"{name_of(hint)} is not a type that JSON or the serializer knows")
 
 

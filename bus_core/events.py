@@ -562,6 +562,9 @@ class Event:
         if faults:
             raise InvalidEvent(type(self).__name__, faults)
 
+    def __delattr__(self, name: str) -> NoReturn:
+        raise attrs.exceptions.FrozenAttributeError
+
     @property
     def type(self) -> str:
         """The event's type name; it belongs to the class."""

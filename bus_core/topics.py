@@ -96,6 +96,10 @@ def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], tex
     _check_words(text, (word for word in text.split(".") if word not in ("*", "#")))
 
 
+def _expression_of(words: str) -> str:
+    return "".join(r"\." + (r"[^.]+" if word == "*" else re.escape(word)) for word in words.split())
+
+
 @attrs.frozen
 class TopicPattern:
     """An AMQP topic pattern: ``*`` stands for one word, ``#`` for zero or more words."""
@@ -104,13 +108,16 @@ class TopicPattern:
     _expression: re.Pattern[str] = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        # Each '#' takes its dot along, so that 'a.#' matches 'a' and '#.b' matches 'b'.
-        parts: list[str] = []
-        for word in self._words:
-            if word == "#":
-                parts.append(r"(?:\.[^.]+)*")
-            else:
-                parts.append(r"\." + (r"[^.]+" if word == "*" else re.escape(word)))
+        # Each '#' takes its dot along, so that 'a.#' matches 'a' and '#.b' matches 'b'. The words after a
+        # '#' are taken at the first place where they fit, and for good (an atomic group, as fnmatch does):
+        # trying every place would take exponential time in the number of hashes.
+        first, *others = " ".join(self._words).split("#")
+        parts = [_expression_of(first)]
+        for stretch in others[:-1]:
+            if stretch.strip():
+                parts.append(rf"(?>(?:\.[^.]+)*?{_expression_of(stretch)}(?![^.]))")
+        if others:
+            parts.append(r"(?:\.[^.]+)*" + _expression_of(others[-1]))
         object.__setattr__(self, "_expression", re.compile("".join(parts)))
 
     @property
