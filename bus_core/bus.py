@@ -197,6 +197,11 @@ class Bus:
         return self._dead_letters
 
     @property
+    def status(self) -> str:
+        """``not started``, ``starting``, ``open``, ``closing`` or ``closed``."""
+        return self._state.value
+
+    @property
     def forked(self) -> bool:
         """Whether this process inherited the bus by a fork, so that it cannot be used."""
         return self._forked

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
-from bus_core.abc import Seconds, SubscriptionState
+from bus_core.abc import RetryPolicy, Seconds, SubscriptionState
 from bus_core.errors import InvalidHandler
 from bus_core.events import Event
 from bus_core.messages import Delivery
@@ -59,6 +59,45 @@ class Subscription:
     def topic(self) -> str:
         """The topic's name, or the pattern."""
         return self._lane.spec.topic
+
+    @property
+    def group(self) -> str:
+        """What its instances share: the name, prefixed by the service."""
+        return self._lane.spec.group
+
+    @property
+    def mode(self) -> Literal["group", "broadcast"]:
+        """Whether instances compete for events, or each gets all."""
+        return self._lane.spec.mode
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the events of one key are handled one after the other."""
+        return self._lane.spec.ordered
+
+    @property
+    def start(self) -> Literal["earliest", "latest"] | None:
+        """Where it begins on an adapter that retains events."""
+        return self._lane.spec.start
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many of its handlers may run at once; None when only the workers bound them."""
+        return self._lane._concurrency
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds one attempt may take; None without a bound."""
+        return self._lane.timeout
+
+    @property
+    def give_up_on(self) -> tuple[type[BaseException], ...]:
+        """The errors that are not retried."""
+        return self._lane.give_up_on
+
+    def retry_for(self, topic: str) -> RetryPolicy:
+        """The policy for events of that topic."""
+        return self._lane.policy_for(topic)
 
     @property
     def handler(self) -> Callable[..., Any]:

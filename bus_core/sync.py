@@ -125,6 +125,11 @@ class SyncBus:
     # --- what it is ---------------------------------------------------------------------------------------
 
     @property
+    def bus(self) -> Bus:
+        """The bus that it drives, for tools that look at it; calling it is for the loop of the bus only."""
+        return self._bus
+
+    @property
     def service(self) -> str:
         """The name of the service."""
         return self._bus.service

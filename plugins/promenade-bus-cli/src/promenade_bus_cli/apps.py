@@ -1,0 +1,207 @@
+"""The application's bus: found by ``MODULE:ATTR``, and driven from the event loop of a command.
+
+Everything here raises ``CommandFailed`` with what was looked for, and where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+import click
+
+from bus_core import (
+    Bus,
+    BusError,
+    DrainReport,
+    Event,
+    HealthReport,
+    PublishManyError,
+    SyncBus,
+    Topic,
+    open_bus,
+)
+from bus_core.errors import suggestion
+from bus_core.topics import nearest_names
+from promenade_bus_cli.failures import CommandFailed
+from promenade_bus_cli.options import CONFIG_VARIABLE
+
+__all__ = ["App", "open_app", "run_with_app"]
+
+R = TypeVar("R")
+
+
+class App:
+    """One bus, whichever kind it is. ``bus`` is for looking; everything that acts is a method."""
+
+    def __init__(self, bus: Bus, sync: SyncBus | None = None, *, has_handlers: bool) -> None:
+        self.bus = bus
+        self.has_handlers = has_handlers
+        self._sync = sync
+
+    async def start(self) -> None:
+        """Starts the bus."""
+        await (self.bus.start() if self._sync is None else asyncio.to_thread(self._sync.start))
+
+    async def close(self, timeout: float | None = None) -> DrainReport:
+        """Drains and closes the bus."""
+        if self._sync is None:
+            return await self.bus.close(timeout)
+        return await asyncio.to_thread(self._sync.close, timeout)
+
+    async def health(self) -> HealthReport:
+        """Runs the probes."""
+        return await (self.bus.health() if self._sync is None else asyncio.to_thread(self._sync.health))
+
+    async def publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[BusError | None]:
+        """Publishes in order; for each item None, or why it was not accepted."""
+        try:
+            if self._sync is None:
+                await self.bus.publish_many(items)
+            else:
+                await asyncio.to_thread(self._sync.publish_many, items)
+        except PublishManyError as error:
+            return error.results
+        return [None] * len(items)
+
+    @property
+    def stays_inside(self) -> bool:
+        """Whether the adapter keeps nothing outside of this process."""
+        features = self.bus.adapter.features
+        return features.in_process and not features.durable
+
+
+async def open_app(spec: str | None, config: str | None) -> App:
+    """The bus of ``MODULE:ATTR``, or one of a configuration file, which has no handlers. Not started."""
+    if spec is not None:
+        return await _made(spec, _found(spec))
+    if config is None:
+        raise CommandFailed(
+            f"which bus? Give --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
+        )
+    return App(open_bus(config), has_handlers=False)
+
+
+def run_with_app(spec: str | None, config: str | None, use: Callable[[App], Coroutine[Any, Any, R]]) -> R:
+    """Runs a coroutine on the bus of ``--app`` or ``--config``."""
+    context = click.get_current_context()
+    if spec is not None and context.get_parameter_source("config") is click.core.ParameterSource.COMMANDLINE:
+        raise CommandFailed(
+            "--app and --config exclude each other: the application opens its own configuration"
+        )
+
+    async def opened() -> R:
+        return await use(await open_app(spec, config))
+
+    return asyncio.run(opened())
+
+
+# --- finding it -------------------------------------------------------------------------------------------
+
+
+def _found(spec: str) -> Any:
+    module_name, colon, path = spec.partition(":")
+    if not colon or not module_name or not path:
+        raise CommandFailed(f"{spec!r} names no application; write MODULE:ATTR, as in 'myshop.main:bus'")
+    value: Any = _imported(module_name)
+    where = f"the module {module_name!r}"
+    for name in path.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            raise CommandFailed(f"{where} has no attribute {name!r}{_nearest(name, value)}") from None
+        where = f"{module_name}:{name}"
+    return value
+
+
+def _imported(name: str) -> ModuleType:
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise CommandFailed(
+                f"there is no module {error.name!r} in {directory} or among the installed packages"
+            ) from error
+        raise CommandFailed(_import_failure(name, error)) from error
+    except BaseException as error:  # a module that calls sys.exit() fails like any other
+        raise CommandFailed(_import_failure(name, error)) from error
+
+
+def _import_failure(name: str, error: BaseException) -> str:
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    traceback, place = error.__traceback__, ""
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith("<frozen") and code.co_filename != importlib.__file__:
+            place = f" ({code.co_filename}:{traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return f"the module {name!r} cannot be imported: {what}{place}; --debug shows more"
+
+
+def _nearest(name: str, value: object) -> str:
+    public = [other for other in dir(value) if not other.startswith("_")]
+    buses = [other for other in public if isinstance(getattr(value, other, None), Bus | SyncBus)]
+    return suggestion(nearest_names(name, public) or buses)
+
+
+# --- making it --------------------------------------------------------------------------------------------
+
+
+async def _made(spec: str, found: Any) -> App:
+    value = found
+    if not isinstance(value, Bus | SyncBus) and callable(value):
+        value = await _called(spec, value)
+    if isinstance(value, SyncBus):
+        bus, sync = value.bus, value
+    elif isinstance(value, Bus):
+        bus, sync = value, None
+    else:
+        returned = "returned" if value is not found else "is"
+        raise CommandFailed(
+            f"{spec} {returned} {_kind_of(value)}; it has to be a Bus or SyncBus that is not started, "
+            "or a function without parameters that returns one"
+        )
+    if bus.status != "not started":
+        raise CommandFailed(
+            f"the bus of {spec} is {bus.status} already; hand it over as open_bus() returns it: "
+            "the command starts and closes it"
+        )
+    return App(bus, sync, has_handlers=True)
+
+
+async def _called(spec: str, factory: Callable[..., Any]) -> Any:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise CommandFailed(
+            f"{spec} cannot be called without arguments ({error}); a function that makes a bus takes none"
+        ) from None
+    except ValueError:
+        pass  # a callable without a signature
+    try:
+        value = factory()
+        return await value if inspect.isawaitable(value) else value
+    except (BusError, click.ClickException, KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise CommandFailed(_call_failure(spec, error)) from error
+
+
+def _call_failure(spec: str, error: BaseException) -> str:
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"{spec} was called, and failed: {what}; --debug shows more"
+
+
+def _kind_of(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"

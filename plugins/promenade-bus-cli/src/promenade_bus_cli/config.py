@@ -1,0 +1,74 @@
+"""``promenade-bus config``: checks a configuration file, and shows what it comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bus_core import ConfigError, check_config, load_config
+from promenade_bus_cli.effective import effective_config
+from promenade_bus_cli.failures import REFUSED, CommandFailed
+from promenade_bus_cli.options import CONFIG_VARIABLE, debug_option, json_option
+from promenade_bus_cli.output import counted, print_json
+
+__all__ = ["config"]
+
+
+@click.group()
+def config() -> None:
+    """Check a configuration file, or show what it comes to."""
+
+
+def _file_argument(command: Any) -> Any:
+    return click.argument(
+        "file", required=False, envvar=CONFIG_VARIABLE, type=click.Path(exists=True, dir_okay=False)
+    )(command)
+
+
+def _required(file: str | None) -> str:
+    if file is None:
+        raise CommandFailed(f"which file? Name it, or set {CONFIG_VARIABLE}")
+    return file
+
+
+@config.command()
+@_file_argument
+@json_option
+@debug_option
+@click.pass_context
+def check(ctx: click.Context, file: str | None, as_json: bool) -> None:
+    """Report every fault of FILE at once, those in the options of plugins included.
+
+    Exit status 1 when there is a fault.
+    """
+    source = _required(file)
+    try:
+        faults = check_config(source)
+    except ConfigError as error:
+        faults = [*error.faults]
+    if as_json:
+        print_json({"source": source, "sound": not faults, "faults": faults})
+    elif faults:
+        click.echo(f"{source}: {counted(len(faults), 'fault')}")
+        for fault in faults:
+            click.echo(f"  - {fault}")
+    else:
+        click.echo(f"{source}: sound")
+    if faults:
+        ctx.exit(REFUSED)
+
+
+@config.command()
+@_file_argument
+@json_option
+@debug_option
+def show(file: str | None, as_json: bool) -> None:
+    """Print the effective configuration of FILE: defaults filled in, variables expanded, secrets hidden."""
+    effective = effective_config(load_config(_required(file)))
+    if as_json:
+        print_json(effective)
+    else:
+        import yaml
+
+        click.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)

@@ -1,0 +1,192 @@
+"""Events from what people and programs write: CloudEvents in JSON, and options of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
+from bus_core.bus import BusParts
+from bus_core.codec import Codec
+from bus_core.errors import suggestion
+from bus_core.events import event_type_of, event_version_of, hints_of
+from bus_core.json_text import JsonReader, JsonTextError
+from bus_core.serialization import JsonOptions, JsonSerializer
+from bus_core.topics import nearest_names
+from promenade_bus_cli.contracts import fields_of, has_text_form
+from promenade_bus_cli.failures import CommandFailed
+from promenade_bus_cli.lines import Line
+
+__all__ = ["DocumentReader", "EventOptions"]
+
+
+@dataclass(frozen=True)
+class EventOptions:
+    """One event as options describe it."""
+
+    topic: str | None
+    aggregate_id: str | None
+    data: str | None
+    settings: tuple[str, ...]
+    type: str | None
+
+    @property
+    def describe_an_event(self) -> bool:
+        """Whether there is more than the topic."""
+        return bool(self.aggregate_id or self.data or self.settings or self.type)
+
+
+class DocumentReader:
+    """Reads events strictly, into the classes of their topics.
+
+    A document is CloudEvents in JSON whatever the bus puts on the wire; a bus whose serializer is ``json``
+    reads it with its own bounds. Errors are errors of the bus, and never quote a value.
+    """
+
+    def __init__(self, parts: BusParts, topic: str | None) -> None:
+        self._parts = parts
+        self._topic = topic
+        serializer = JsonSerializer()
+        self._codec: Any = (
+            parts.codec
+            if parts.config.serializer.name == "json"
+            else Codec(serializer, parts.registry, parts.config.service)
+        )
+        self._reader = JsonReader(JsonOptions(max_bytes=1 << 30))
+
+    # --- one line of a file ---
+
+    def from_line(self, line: Line) -> tuple[Topic[Any], Event]:
+        """The event of a line, and its topic; raises a ``BusError``."""
+        if line.is_cut:
+            raise DeserializationError("the line is longer than 64 MiB")
+        document = self._document(line.body)
+        topic = self._topic_of(document)
+        return topic, self._event(topic, line.body, document)
+
+    def names_in(self, line: Line) -> dict[str, str]:
+        """The topic and the id of a line, as far as they can be read, for people to recognize it."""
+        try:
+            document = self._document(line.body)
+        except DeserializationError:
+            return {}
+        found = {key: document.get(key) for key in ("topic", "id")}
+        if found["topic"] is None:
+            found["topic"] = self._topic
+        return {
+            key: value
+            for key, value in found.items()
+            if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 200
+        }
+
+    def _document(self, body: bytes) -> dict[str, Any]:
+        try:
+            return self._reader.read(body)
+        except JsonTextError as error:
+            raise DeserializationError(f"not a CloudEvent in JSON: {error}") from None
+
+    def _topic_of(self, document: Mapping[str, Any]) -> Topic[Any]:
+        name = document.get("topic", self._topic)
+        if name is None:
+            raise DeserializationError("topic is missing: add the extension 'topic', or give --topic")
+        if not isinstance(name, str):
+            raise DeserializationError("topic must be a str")
+        return self._parts.registry.find(name)
+
+    def _event(self, topic: Topic[Any], body: bytes, document: Mapping[str, Any]) -> Event:
+        event: Event = self._codec.decode(Message(id="", topic=topic.name, key="", body=body))
+        version = document.get("dataversion")
+        if not isinstance(version, int) or version <= event_version_of(topic.event_class):
+            self._refuse_unknown_fields(topic, document.get("data") or {})
+        return event
+
+    @staticmethod
+    def _refuse_unknown_fields(topic: Topic[Any], data: Mapping[str, Any]) -> None:
+        """Only a newer version of the class may bring fields that this one does not know."""
+        cls = topic.event_class
+        if issubclass(cls, BaseEvent):
+            return
+        known = [fact.name for fact in fields_of(cls)]
+        unknown = [name for name in data if name not in known]
+        if unknown:
+            faults = [
+                f"unknown field {name!r}{suggestion(nearest_names(name, known, limit=1)).rstrip('?')}"
+                if name.isidentifier() and len(name) <= 60
+                else "an unknown field"
+                for name in unknown
+            ]
+            raise DeserializationError(
+                f"not a valid {cls.__name__}: {'; '.join(faults)} (its fields: {', '.join(known) or 'none'})"
+            )
+
+    # --- one event of options ---
+
+    def from_options(self, options: EventOptions) -> tuple[Topic[Any], Event]:
+        """The event that the options describe, and its topic; raises ``CommandFailed`` or a ``BusError``."""
+        topic = self._parts.registry.find(options.topic or "")
+        untyped = issubclass(topic.event_class, BaseEvent)
+        if options.type is not None and not untyped:
+            raise CommandFailed(f"--type is for topics without a class of events; {topic.name!r} has one")
+        document = {
+            "specversion": "1.0",
+            "id": str(uuid7()),
+            "source": self._parts.config.service,
+            "type": (options.type or _last_words(topic.name))
+            if untyped
+            else event_type_of(topic.event_class),
+            "subject": _aggregate_id(options.aggregate_id),
+            "time": datetime.now(UTC).isoformat(),
+            "topic": topic.name,
+            "data": {**_json_object(options.data), **_settings(topic, options.settings)},
+        }
+        body = json.dumps(document).encode()
+        return topic, self._event(topic, body, document)
+
+
+def _last_words(topic: str) -> str:
+    return ".".join(topic.split(".")[-2:])
+
+
+def _aggregate_id(text: str | None) -> str:
+    if text is None:
+        raise CommandFailed("what is the event about? Give --aggregate-id UUID, or 'new' for a new id")
+    if text == "new":
+        return str(uuid7())
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise CommandFailed(f"--aggregate-id must be a UUID or 'new', got {text[:60]!r}") from None
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        return JsonReader(JsonOptions()).read(text.encode("utf-8", "surrogateescape"))
+    except JsonTextError as error:
+        raise CommandFailed(f"--data must be a JSON object: {error}") from None
+
+
+def _settings(topic: Topic[Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """Fields given one by one. A field that can hold a text gets the text; any other is read as JSON."""
+    hints = {} if issubclass(topic.event_class, BaseEvent) else hints_of(topic.event_class)
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise CommandFailed("--set takes KEY=VALUE, as in --set email=a@example.com")
+        if key in found:
+            raise CommandFailed(f"--set gives {key!r} twice")
+        found[key] = text if key in hints and has_text_form(hints[key]) else _json_or_text(text)
+    return found
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,67 @@
+"""What a configuration comes to: its choices with every default filled in, secrets hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bus_core import BusConfig, ConfigError
+from bus_core.config import PluginChoice, describe_config, read_choice
+from bus_core.errors import PluginError
+from bus_core.masking import mask_tree
+from bus_core.plugins import NamedRegistry, Plugins, discover
+from bus_core.settings import render_settings
+
+__all__ = ["effective_config", "effective_options"]
+
+
+def effective_options(registry: NamedRegistry[Any], choice: PluginChoice) -> dict[str, Any]:
+    """The options of a choice as its plugin reads them; as they are written when it cannot."""
+    try:
+        options = read_choice(registry.select(choice.name).value.options, choice, [])
+    except PluginError:
+        options = None
+    shown: dict[str, Any] = mask_tree(dict(choice.options)) if options is None else render_settings(options)
+    return shown
+
+
+def effective_config(config: BusConfig) -> dict[str, Any]:
+    """The whole ``bus`` section as plain data, in the shape of the file."""
+    plugins = discover(disable=config.plugins.disable, only=config.plugins.only)
+    described: dict[str, Any] = _plain(describe_config(config))
+    bus: dict[str, Any] = described["bus"]
+    bus["retry"] = {"policy": config.retry.name, **effective_options(plugins.retry_policies, config.retry)}
+    bus["serializer"] = _named(plugins.serializers, config.serializer)
+    for direction in ("consume", "publish"):
+        choices: Sequence[PluginChoice] = getattr(config.middleware, direction)
+        bus["middleware"][direction] = [_named(plugins.middleware, choice) for choice in choices]
+    bus["health"]["probes"] = [_named(plugins.health_probes, choice) for choice in config.health.probes]
+    _fill_in_adapters(config, plugins, bus)
+    return _plain(described)  # type: ignore[no-any-return]
+
+
+def _named(registry: NamedRegistry[Any], choice: PluginChoice) -> Any:
+    options = effective_options(registry, choice)
+    return {choice.name: options} if options else choice.name
+
+
+def _fill_in_adapters(config: BusConfig, plugins: Plugins, bus: dict[str, Any]) -> None:
+    for name in filter(None, (config.adapter, config.fallback)):
+        try:
+            choice = config.adapter_choice(name)
+        except ConfigError:
+            continue
+        options = effective_options(plugins.adapters, choice)
+        if options:
+            bus[name] = options
+
+
+def _plain(value: Any) -> Any:
+    """A copy of exact dicts, lists and texts, which every writer knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value) if type(value) is str else repr(value)

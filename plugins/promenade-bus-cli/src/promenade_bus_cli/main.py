@@ -1,0 +1,165 @@
+"""The group ``promenade-bus``: built-in commands, those that plugins offer, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import click
+
+from bus_core import BusError
+from bus_core.plugins import Plugins, discover
+from bus_core.topics import nearest_names
+from promenade_bus_cli import builtin
+from promenade_bus_cli.failures import CommandFailed, status_of
+from promenade_bus_cli.options import DEBUG, debug_option
+
+__all__ = ["CommandLine", "cli", "main"]
+
+_PLUGINS = "promenade_bus_cli.plugins"
+_ELSEWHERE = {
+    "demo": "it comes with the repository's example application: run 'make demo' in a checkout of it",
+}
+
+
+class CommandLine(click.Group):
+    """Looks a command up among the built-in ones first, so that no plugin can take one away or break it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands, sorted."""
+        return sorted({*builtin.commands(), *_installed(ctx).commands.names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, loaded now; None when there is none."""
+        load = builtin.commands().get(cmd_name)
+        if load is not None:
+            command: click.Command = load()
+            return command
+        if cmd_name not in _installed(ctx).commands:
+            return None
+        return self._load_offered(ctx, cmd_name)
+
+    def _load_offered(self, ctx: click.Context, name: str) -> click.Command:
+        offer = _installed(ctx).commands.select(name)
+        try:
+            command = offer.value if isinstance(offer.value, click.Command) else offer.value()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin's fault must not look like ours, nor end the help page
+            raise CommandFailed(
+                f"the command {name!r} of {offer.origin} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(command, click.Command):
+            raise CommandFailed(
+                f"the command {name!r} of {offer.origin} cannot be loaded: "
+                f"it is an object of type {type(command).__name__}, not a click command"
+            )
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; fails with the nearest names, or with where to get it."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise CommandFailed(self._unknown(ctx, name))
+        return super().resolve_command(ctx, args)
+
+    def _unknown(self, ctx: click.Context, name: str) -> str:
+        text = f"there is no command {name!r}"
+        nearest = nearest_names(name, self.list_commands(ctx), limit=1)
+        if name in _ELSEWHERE:
+            text += f"; {_ELSEWHERE[name]}"
+        elif nearest:
+            text += f"; did you mean {nearest[0]!r}?"
+        else:
+            text += f"; commands are: {', '.join(self.list_commands(ctx))}"
+        broken = [plugin for plugin in _installed(ctx).installed if plugin.status == "quarantined"]
+        return text + "".join(f"\n  quarantined: {plugin}" for plugin in broken)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands. One that cannot be loaded is listed with the reason."""
+        rows: list[tuple[str, str]] = []
+        for name in self.list_commands(ctx):
+            try:
+                command = self.get_command(ctx, name)
+            except (CommandFailed, BusError) as error:
+                rows.append((name, f"({error})"))
+                continue
+            if command is not None and not command.hidden:
+                rows.append((name, command.get_short_help_str(formatter.width)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; an error of the bus becomes one message and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except CommandFailed:
+            if ctx.meta.get(DEBUG):
+                traceback.print_exc()
+            raise
+        except BusError as error:
+            if ctx.meta.get(DEBUG):
+                traceback.print_exc()
+            raise CommandFailed(str(error), status_of(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def _installed(ctx: click.Context) -> Plugins:
+    found: Plugins | None = ctx.meta.get(_PLUGINS)
+    if found is None:
+        found = ctx.meta[_PLUGINS] = discover()
+    return found
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(
+            f"promenade-bus {version('promenade-bus')}, promenade-bus-cli {version('promenade-bus-cli')}"
+        )
+        ctx.exit()
+
+
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the versions of the bus and of this command line.",
+)
+@debug_option
+def cli() -> None:
+    """Runs, feeds and explains an application on Promenade Bus.
+
+    Exit status: 0 when all is well, 1 when the work did not end well, 2 when the command, the
+    configuration or the application cannot be used.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script. Ends the process."""
+    status: int | str | None = 0
+    try:
+        cli.main(arguments, prog_name="promenade-bus")
+    except SystemExit as end:
+        status = end.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output is gone. Nothing else may be written to it while Python shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from bus_core.settings import parse_duration
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "DEBUG",
+    "DurationType",
+    "app_option",
+    "config_option",
+    "debug_option",
+    "json_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONFIG_VARIABLE = "PROMENADE_BUS_CONFIG"
+DEBUG = "promenade_bus_cli.debug"
+"""The key in ``Context.meta`` that says whether tracebacks are wanted."""
+
+
+class DurationType(click.ParamType[float, str]):
+    """Seconds, written as ``5s``, ``1m30s`` or plainly as a number."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds; fails as a usage error."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_duration(f"{value}s" if value.replace(".", "", 1).isdecimal() else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _remember_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[DEBUG] = True
+
+
+def debug_option(command: F) -> F:
+    """Adds ``--debug``, which may stand before or after the name of the command."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """Adds ``--config FILE``, by default the file that the environment names."""
+    return click.option(
+        "--config",
+        "config",
+        metavar="FILE",
+        envvar=CONFIG_VARIABLE,
+        show_envvar=True,
+        help="The configuration file.",
+    )(command)
+
+
+def app_option(command: F) -> F:
+    """Adds ``--app MODULE:ATTR``."""
+    return click.option(
+        "--app",
+        "app",
+        metavar="MODULE:ATTR",
+        help="The application's bus: an unstarted Bus or SyncBus, or a function that returns one. "
+        "Takes the place of --config.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)

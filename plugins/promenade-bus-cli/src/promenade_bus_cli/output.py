@@ -1,0 +1,62 @@
+"""What commands print: tables for people, JSON for programs. Progress and remarks go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+__all__ = ["clean", "counted", "print_json", "print_table", "remark"]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout. It is pure ASCII, so that no terminal or locale can spoil it."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: drawn on a terminal, aligned text elsewhere, one row per line."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(columns, cells)
+        return
+    widths = [max(len(line[index]) for line in [list(columns), *cells]) for index in range(len(columns))]
+    for line in [[column.upper() for column in columns], *cells]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def remark(text: str) -> None:
+    """Something for people that is no part of the result."""
+    click.echo(text, err=True)
+
+
+def clean(text: str) -> str:
+    """The text on one line, without control characters that could command a terminal."""
+    return "".join(
+        character
+        if character.isprintable()
+        else (" " if character in "\n\t" else "\N{REPLACEMENT CHARACTER}")
+        for character in text
+    )
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """``1 event``, ``2 events``."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

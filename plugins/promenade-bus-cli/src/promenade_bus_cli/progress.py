@@ -1,0 +1,69 @@
+"""Progress of a file of events: a bar on a terminal, nothing elsewhere. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from promenade_bus_cli.output import remark
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A context manager; use ``report`` for lines that must not be torn by the bar."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        if sys.stderr.isatty():
+            self._bar, self._task = _bar_for(_size_of(source))
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, size: int, sentence: str) -> None:
+        """So many bytes are done, and this is how it stands."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=size, description=sentence)
+
+    def report(self, text: str) -> None:
+        """One line above the bar."""
+        if self._bar is None:
+            remark(text)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bar_for(size: int | None) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    return bar, bar.add_task("", total=size)
+
+
+def _size_of(source: BinaryIO) -> int | None:
+    """The bytes of a regular file; None for a pipe, whose end nobody knows."""
+    try:
+        found = os.fstat(source.fileno())
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

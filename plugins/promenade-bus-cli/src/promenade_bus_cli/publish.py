@@ -1,0 +1,159 @@
+"""``promenade-bus publish``: one event from options, or many from JSON Lines of CloudEvents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, BinaryIO
+
+import click
+
+from bus_core import BusError, DrainReport, Event, Topic
+from promenade_bus_cli.accounts import Account, print_account
+from promenade_bus_cli.apps import App, run_with_app
+from promenade_bus_cli.documents import DocumentReader, EventOptions
+from promenade_bus_cli.failures import REFUSED, CommandFailed
+from promenade_bus_cli.lines import Line, read_lines
+from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
+from promenade_bus_cli.output import remark
+from promenade_bus_cli.progress import Progress
+
+__all__ = ["publish"]
+
+_BATCH = 100
+
+
+@click.command()
+@click.option("--topic", metavar="NAME", help="The topic; in a file, of the lines that name none.")
+@click.option("--aggregate-id", metavar="UUID", help="What the event is about; 'new' makes an id.")
+@click.option("--data", metavar="JSON", help="The event's fields as a JSON object.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One field; may be repeated.")
+@click.option("--type", "event_type", metavar="NAME", help="The type, for topics without a class of events.")
+@click.option(
+    "--file",
+    "source",
+    metavar="PATH|-",
+    type=click.File("rb", lazy=False),
+    help="JSON Lines of CloudEvents: a file, or '-' for stdin.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, publish nothing.")
+@app_option
+@config_option
+@json_option
+@debug_option
+@click.pass_context
+def publish(
+    ctx: click.Context,
+    topic: str | None,
+    aggregate_id: str | None,
+    data: str | None,
+    settings: tuple[str, ...],
+    event_type: str | None,
+    source: BinaryIO | None,
+    dry_run: bool,
+    app: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Publish one event, or a file of events.
+
+    One event: --topic, --aggregate-id, and its fields as --data or --set. Many: --file with one CloudEvent
+    in JSON on each line; its extension 'topic' says where it goes. A bad line is reported by its number and
+    does not keep the others back. With --app the application's handlers run in this process, and an account
+    is given when they are done. Exit status 1 when a line failed, or an event was abandoned.
+    """
+    options = EventOptions(topic, aggregate_id, data, settings, event_type)
+    if source is not None and options.describe_an_event:
+        raise CommandFailed("--file brings whole events: leave out --aggregate-id, --data, --set and --type")
+    if source is None and topic is None:
+        raise CommandFailed("publish what? Give --topic NAME with the event's fields, or --file PATH")
+    account = run_with_app(app, config, lambda opened: _Publishing(opened, options, source, dry_run).run())
+    print_account(account, as_json=as_json)
+    ctx.exit(0 if account.is_clean else REFUSED)
+
+
+class _Publishing:
+    """One run of the command on a bus."""
+
+    def __init__(self, app: App, options: EventOptions, source: BinaryIO | None, dry_run: bool) -> None:
+        self._app = app
+        self._options = options
+        self._source = source
+        self._dry_run = dry_run
+        self._reader = DocumentReader(app.bus.parts, options.topic)
+        self._account = Account(app.bus, dry_run=dry_run, has_handlers=app.has_handlers)
+
+    async def run(self) -> Account:
+        if self._source is None:
+            # Before the bus is started: what is wrong with the options needs no connection to be told.
+            topic, event = self._reader.from_options(self._options)
+            await self._started(self._publish_one(topic, event))
+        else:
+            await self._started(self._publish_lines(self._source))
+        return self._account
+
+    async def _started(self, work: Any) -> None:
+        if self._dry_run:
+            await work
+            return
+        if self._app.stays_inside and not self._app.has_handlers:
+            remark(
+                f"warning: the adapter {self._app.bus.adapter.name!r} keeps nothing outside of its process, "
+                "so nobody receives what this command publishes; with --app MODULE:ATTR the application's "
+                "handlers run in this process"
+            )
+        try:
+            await self._app.start()
+        except BaseException:
+            work.close()
+            raise
+        report: DrainReport | None = None
+        try:
+            await work
+        except asyncio.CancelledError:
+            remark(f"interrupted: {self._account.sentence()}")
+            raise
+        finally:
+            report = await self._app.close()
+        self._account.closed(report)
+
+    async def _publish_one(self, topic: Topic[Any], event: Event) -> None:
+        error = None if self._dry_run else (await self._app.publish([(topic, event)]))[0]
+        if error is not None:
+            raise error
+        self._account.accepted(event)
+
+    async def _publish_lines(self, source: BinaryIO) -> None:
+        with Progress(source) as progress:
+            async for batch in _batches(source):
+                await self._publish_batch(batch, progress)
+
+    async def _publish_batch(self, lines: Sequence[Line], progress: Progress) -> None:
+        ready: list[tuple[Line, Topic[Any], Event]] = []
+        for line in lines:
+            try:
+                topic, event = self._reader.from_line(line)
+            except BusError as error:
+                self._refuse(line, error, progress)
+            else:
+                ready.append((line, topic, event))
+        results: Sequence[BusError | None] = [None] * len(ready)
+        if ready and not self._dry_run:
+            results = await self._app.publish([(topic, event) for _, topic, event in ready])
+        for (line, _, event), refusal in zip(ready, results, strict=True):
+            if refusal is None:
+                self._account.accepted(event)
+            else:
+                self._refuse(line, refusal, progress)
+        progress.advance(sum(line.size for line in lines), self._account.sentence())
+
+    def _refuse(self, line: Line, error: BusError, progress: Progress) -> None:
+        fault = self._account.refused(line.number, self._reader.names_in(line), error)
+        progress.report(fault.sentence())
+
+
+async def _batches(source: BinaryIO) -> AsyncIterator[list[Line]]:
+    """Lines as they come in: what is there already in batches, and never waiting to fill one."""
+    async for lines in read_lines(source):
+        for start in range(0, len(lines), _BATCH):
+            yield lines[start : start + _BATCH]
