@@ -64,7 +64,9 @@ def digest(*parts: str | Path) -> str:
 def members() -> list[Path]:
     """Return the directory of every distribution of the workspace, the root first."""
     found = [
-        path.parent for group in ("plugins", "contexts") for path in (ROOT / group).glob("*/pyproject.toml")
+        path.parent
+        for pattern in ("plugins/*", "contexts/*", "examples")
+        for path in ROOT.glob(f"{pattern}/pyproject.toml")
     ]
     return [ROOT, *sorted(found)]
 

@@ -1,0 +1,95 @@
+"""The command ``demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bus_core import BusError
+from crm.demo import Outcome, run_demo
+from crm.progress import LiveTable, PlainLines, Progress, Silent
+from crm.report import print_outcome, wide_console
+
+__all__ = ["demo"]
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True, help="The same seed makes the same people and events.")
+@click.option(
+    "--users", default=3000, show_default=True, type=click.IntRange(min=1), help="How many people register."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration of the bus.  [default: config/app.sqlite-dev.yaml of the checkout]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the account as JSON, and nothing else.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the last line, and what is wrong.")
+def demo(seed: int, users: int, config: Path | None, as_json: bool, quiet: bool) -> None:
+    """Run three contexts and an audit on one bus, and account for every event.
+
+    Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
+    """
+    progress = _progress(silent=quiet or as_json)
+    try:
+        outcome = asyncio.run(run_demo(config, seed=seed, users=users, progress=progress))
+    except BusError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    if as_json:
+        click.echo(json.dumps(_as_json(outcome), indent=2))
+    else:
+        _show(outcome, quiet=quiet)
+    sys.exit(0 if outcome.adds_up else 1)
+
+
+def _show(outcome: Outcome, *, quiet: bool) -> None:
+    if not quiet:
+        print_outcome(wide_console(), outcome)
+    elif outcome.faults:
+        for fault in outcome.faults:
+            click.echo(fault, err=True)
+    click.echo(f"lost: {outcome.lost}")
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    return {
+        **outcome.account.as_json(),
+        "faults": list(outcome.faults),
+        "facts": dict(outcome.facts),
+        "seconds": round(outcome.seconds, 3),
+        "health": {
+            "status": outcome.health.status,
+            "checks": {
+                name: {"status": check.status, "summary": check.summary}
+                for name, check in outcome.health.checks.items()
+            },
+        },
+    }
+
+
+def _progress(*, silent: bool) -> Progress:
+    """Live where standard error is a terminal. Failures that are retried are counted, not logged."""
+    log = logging.getLogger("promenade")
+    log.setLevel(logging.ERROR)
+    if silent:
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        return Silent()
+    console: Console = wide_console(stderr=True)
+    if not console.is_terminal:
+        logging.basicConfig(format="          log: %(message)s")
+        return PlainLines(console)
+    live = LiveTable(console)
+    log.addHandler(live.log_handler)
+    log.propagate = False
+    return live

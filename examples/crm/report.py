@@ -1,0 +1,84 @@
+"""Shows the outcome of a run to people."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bus_core import HealthReport, HealthStatus
+from crm.account import Account, TopicAccount
+from crm.demo import Outcome
+
+__all__ = ["print_outcome", "wide_console"]
+
+_STYLES = {HealthStatus.HEALTHY: "green", HealthStatus.DEGRADED: "yellow", HealthStatus.UNHEALTHY: "red"}
+_PLAIN_WIDTH = 110
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal; where there is none, wide enough for the account."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Prints the account per topic, what the contexts tell, the health report, and the faults."""
+    console.print(_account(outcome.account))
+    facts = ", ".join(f"{what} {number:,}" for what, number in outcome.facts.items())
+    console.print(Text(facts, style="dim"))
+    console.print(_health(outcome.health))
+    if outcome.faults:
+        console.print(Text(f"The account does not add up: {len(outcome.faults)} faults", style="bold red"))
+        for fault in outcome.faults[:20]:
+            console.print(Text(f"  {fault}", style="red"))
+        if len(outcome.faults) > 20:
+            console.print(Text(f"  and {len(outcome.faults) - 20} more", style="red"))
+    else:
+        total = outcome.account.total
+        console.print(
+            Text(
+                f"The journals and the counters of the bus agree: {total.published:,} events, "
+                f"{total.handled:,} deliveries in {outcome.seconds:.1f} s "
+                f"({total.handled / max(outcome.seconds, 1e-9):,.0f} deliveries/s)"
+            )
+        )
+
+
+def _account(account: Account) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    table.add_column("topic", no_wrap=True)
+    for heading in ("published", "expected", "handled", "retried", "dead-\nlettered", "redriven", "lost"):
+        table.add_column(heading, justify="right")
+    table.add_column("events/s", justify="right")
+    for line in account.topics:
+        table.add_row(*_cells(line))
+    table.add_section()
+    table.add_row(*_cells(account.total), style="bold")
+    return table
+
+
+def _cells(line: TopicAccount) -> list[str | Text]:
+    def shown(number: int) -> str:
+        return f"{number:,}" if number else "-"
+
+    return [
+        line.topic,
+        f"{line.published:,}",
+        f"{line.expected:,}",
+        f"{line.handled:,}",
+        shown(line.retried),
+        shown(line.dead_lettered),
+        shown(line.redriven),
+        Text(str(line.lost), style="bold red" if line.lost else ""),
+        f"{line.events_per_second:,.0f}",
+    ]
+
+
+def _health(health: HealthReport) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("health", Text(health.status, style=_STYLES[health.status]), "")
+    for name, check in health.checks.items():
+        table.add_row(f"  {name}", Text(check.status, style=_STYLES[check.status]), check.summary)
+    return table
