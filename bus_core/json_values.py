@@ -11,7 +11,7 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any
@@ -196,6 +196,8 @@ READERS: dict[Any, tuple[str, Reader]] = {
 
 def write_datetime(value: datetime) -> str:
     """RFC 3339. An offset that is no whole number of minutes has no such form: then the time is in UTC."""
+    if value.tzinfo is UTC:
+        return value.replace(tzinfo=None).isoformat() + "Z"
     text = value.isoformat()
     if text[-6] in "+-":
         return text

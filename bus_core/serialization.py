@@ -59,6 +59,12 @@ class JsonSerializer:
         self._reader = JsonReader(self.options)
         self._writer = JsonWriter(self.options)
         self._plans: dict[type[Event], _Plan] = {}
+        self._readers = (
+            ("id", "event_id", read_uuid, True),
+            ("subject", "aggregate_id", read_uuid, True),
+            ("time", "occurred_at", read_datetime, False),
+            ("metadata", "metadata", self._read_metadata, False),
+        )
         self._dump_json = self.converter.get_unstructure_hook(Any)
 
     def check(self, event_class: type[Event]) -> None:
@@ -154,14 +160,18 @@ class JsonSerializer:
         source = document.get("source")
         if type(source) is not str or not source:
             faults.append("source must be a non-empty str" if source is not None else "source is missing")
-        _read(document, "id", "event_id", read_uuid, values, faults)
-        _read(document, "subject", "aggregate_id", read_uuid, values, faults)
-        if document.get("time") is not None:
-            _read(document, "time", "occurred_at", read_datetime, values, faults)
-        if document.get("metadata") is not None:
-            _read(document, "metadata", "metadata", self._read_metadata, values, faults)
+        for name, field, read, required in self._readers:
+            value = document.get(name)
+            if value is not None:
+                try:
+                    values[field] = read(value)
+                except Unfit as error:
+                    faults += [f"{name} {words}" for _, words in error.faults]
+            elif required:
+                faults.append(f"{name} is missing")
         untyped = issubclass(plan.cls, BaseEvent)
-        faults += _type_faults(document.get("type"), None if untyped else plan.type)
+        if document.get("type") != plan.type or untyped:
+            faults += _type_faults(document.get("type"), None if untyped else plan.type)
         data = document.get("data")
         if document.get("data_base64") is not None:
             faults.append(
@@ -227,19 +237,6 @@ def _sentences(error: Unfit) -> str:
 
 def _refuse(plan: _Plan, faults: list[str]) -> NoReturn:
     raise DeserializationError(f"not a valid {plan.name}: {'; '.join(faults)}") from None
-
-
-def _read(
-    document: dict[str, Any], name: str, field: str, read: Any, values: dict[str, Any], faults: list[str]
-) -> None:
-    value = document.get(name)
-    if value is None:
-        faults.append(f"{name} is missing")
-        return
-    try:
-        values[field] = read(value)
-    except Unfit as error:
-        faults += [f"{name} {words}" for _, words in error.faults]
 
 
 def _type_faults(found: Any, expected: str | None) -> list[str]:

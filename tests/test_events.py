@@ -74,7 +74,8 @@ class DefinedLater:
 
 
 def made(**fields: Any) -> UserRegistered:
-    return UserRegistered(**({"aggregate_id": USER, "email": "ada@example.org"} | fields))
+    given: dict[str, Any] = {"aggregate_id": USER, "email": "ada@example.org"} | fields
+    return UserRegistered(**given)
 
 
 def faults_of(make: Callable[[], object]) -> tuple[str, ...]:
@@ -342,10 +343,11 @@ def test_personal_values_are_never_shown() -> None:
     assert "secret" not in repr(one)
     assert "email=<personal>" in repr(one)
     assert "'shown'" in repr(one)
+    wrong: Any = {"secret": "x"}
     assert faults_of(lambda: made(email=["secret"])) == (
         "email must be a str, got a list (personal value not shown)",
     )
-    (fault,) = faults_of(lambda: EverythingHappened(aggregate_id=USER, **{"hidden": {"secret": "x"}}))
+    (fault,) = faults_of(lambda: EverythingHappened(aggregate_id=USER, hidden=wrong))
     assert "secret" not in fault
 
 

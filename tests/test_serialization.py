@@ -75,7 +75,7 @@ def test_an_event_becomes_a_cloudevents_document() -> None:
         "source": "promenade",
         "type": "user.registered",
         "subject": "018f3c5a-0000-7000-8000-00000000000a",
-        "time": "2024-05-01T12:00:00.250000+00:00",
+        "time": "2024-05-01T12:00:00.250000Z",
         "datacontenttype": "application/json",
         "topic": "identity.user.registered",
         "dataversion": 2,
