@@ -64,8 +64,12 @@ class Account:
     @property
     def is_clean(self) -> bool:
         """Whether every event was accepted, and none was left behind or lost."""
-        settled = self.report is None or (self.report.completed and not self.report.abandoned)
-        return not self.refused_lines and settled and not self.bus.state().lost
+        return not self.refused_lines and not self.is_abandoned and not self.bus.state().lost
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the bus was closed before everything was settled."""
+        return self.report is not None and bool(self.report.abandoned or not self.report.completed)
 
     def sentence(self) -> str:
         """How many events were accepted, and how many lines were not."""

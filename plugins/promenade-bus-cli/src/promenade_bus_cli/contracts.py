@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 from uuid import UUID
 
@@ -16,7 +17,15 @@ import attrs
 from bus_core import Constraint, Event
 from bus_core.events import hints_of, is_personal
 
-__all__ = ["FieldFacts", "class_name", "describe_type", "fields_of", "has_text_form", "summary_of"]
+__all__ = [
+    "FieldFacts",
+    "class_name",
+    "describe_type",
+    "fields_of",
+    "has_text_form",
+    "names_of",
+    "summary_of",
+]
 
 _TEXTUAL = (str, bytes, UUID, datetime, date, time, timedelta, Decimal)
 
@@ -52,6 +61,12 @@ def fields_of(cls: type[Event]) -> list[FieldFacts]:
         )
         for field in own
     ]
+
+
+@cache
+def names_of(cls: type[Event]) -> tuple[str, ...]:
+    """The names of these fields."""
+    return tuple(fact.name for fact in fields_of(cls))
 
 
 def class_name(cls: type[Any]) -> str:

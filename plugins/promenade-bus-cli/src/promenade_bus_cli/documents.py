@@ -17,7 +17,7 @@ from bus_core.events import event_type_of, event_version_of, hints_of
 from bus_core.json_text import JsonReader, JsonTextError
 from bus_core.serialization import JsonOptions, JsonSerializer
 from bus_core.topics import nearest_names
-from promenade_bus_cli.contracts import fields_of, has_text_form
+from promenade_bus_cli.contracts import has_text_form, names_of
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.lines import Line
 
@@ -98,30 +98,14 @@ class DocumentReader:
         return self._parts.registry.find(name)
 
     def _event(self, topic: Topic[Any], body: bytes, document: Mapping[str, Any]) -> Event:
-        event: Event = self._codec.decode(Message(id="", topic=topic.name, key="", body=body))
-        version = document.get("dataversion")
-        if not isinstance(version, int) or version <= event_version_of(topic.event_class):
-            self._refuse_unknown_fields(topic, document.get("data") or {})
-        return event
-
-    @staticmethod
-    def _refuse_unknown_fields(topic: Topic[Any], data: Mapping[str, Any]) -> None:
-        """Only a newer version of the class may bring fields that this one does not know."""
-        cls = topic.event_class
-        if issubclass(cls, BaseEvent):
-            return
-        known = [fact.name for fact in fields_of(cls)]
-        unknown = [name for name in data if name not in known]
+        unknown = _unknown_fields(topic, document)
+        try:
+            event: Event = self._codec.decode(Message(id="", topic=topic.name, key="", body=body))
+        except DeserializationError as error:
+            raise DeserializationError("; ".join([str(error), *unknown])) from None
         if unknown:
-            faults = [
-                f"unknown field {name!r}{suggestion(nearest_names(name, known, limit=1)).rstrip('?')}"
-                if name.isidentifier() and len(name) <= 60
-                else "an unknown field"
-                for name in unknown
-            ]
-            raise DeserializationError(
-                f"not a valid {cls.__name__}: {'; '.join(faults)} (its fields: {', '.join(known) or 'none'})"
-            )
+            raise DeserializationError(f"not a valid {topic.event_class.__name__}: {'; '.join(unknown)}")
+        return event
 
     # --- one event of options ---
 
@@ -145,6 +129,23 @@ class DocumentReader:
         }
         body = json.dumps(document).encode()
         return topic, self._event(topic, body, document)
+
+
+def _unknown_fields(topic: Topic[Any], document: Mapping[str, Any]) -> list[str]:
+    """What to say about fields that the class does not have. Only a newer version of it may bring some."""
+    cls, data, version = topic.event_class, document.get("data"), document.get("dataversion")
+    if issubclass(cls, BaseEvent) or not isinstance(data, dict):
+        return []
+    if isinstance(version, int) and version > event_version_of(cls):
+        return []
+    known = names_of(cls)
+    return [
+        f"it has no field {name!r}{suggestion(nearest_names(name, known, limit=1)).removesuffix('?')}"
+        if name.isidentifier() and len(name) <= 60
+        else "it has no field of a name that is no identifier"
+        for name in data
+        if name not in known
+    ]
 
 
 def _last_words(topic: str) -> str:

@@ -19,7 +19,7 @@ from promenade_bus_cli.contracts import class_name
 from promenade_bus_cli.effective import effective_options
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
-from promenade_bus_cli.output import print_json
+from promenade_bus_cli.output import counted, print_json
 from promenade_bus_cli.run import handler_name
 
 __all__ = ["explain"]
@@ -64,7 +64,7 @@ class _Explanation:
         return {
             "service": self._bus.service,
             "config": self._config.source,
-            "adapter": self._part("adapter", self._plugins.adapters, self._adapter_choice()),
+            "adapter": self._part("adapter", self._plugins.adapters, self._config.adapter_choice()),
             "serializer": self._part("serializer", self._plugins.serializers, self._config.serializer),
             "publish_middleware": self._middleware(self._config.middleware.publish),
             "consume_middleware": self._middleware(self._config.middleware.consume),
@@ -77,7 +77,9 @@ class _Explanation:
             "subscriptions_known": self._app.has_handlers,
             "topics": [self._topic(name, subscriptions) for name in names],
             "subscriptions": [
-                self._subscription(item) for item in subscriptions if self._concerns(item, topic, names)
+                self._subscription(item, names)
+                for item in subscriptions
+                if topic is None or _covered(item.topic, names)
             ],
         }
 
@@ -94,15 +96,7 @@ class _Explanation:
             raise CommandFailed(f"no known topic matches {topic!r}; see 'promenade-bus topics'", REFUSED)
         return names
 
-    @staticmethod
-    def _concerns(subscription: Subscription, topic: str | None, names: list[str]) -> bool:
-        pattern = TopicPattern(subscription.topic)
-        return topic is None or any(pattern.matches(name) for name in names)
-
     # --- parts ---
-
-    def _adapter_choice(self) -> PluginChoice:
-        return self._config.adapter_choice()
 
     def _part(self, kind: str, registry: NamedRegistry[Any], choice: PluginChoice) -> dict[str, Any]:
         try:
@@ -125,9 +119,8 @@ class _Explanation:
             "subscriptions": [item.name for item in subscriptions if TopicPattern(item.topic).matches(name)],
         }
 
-    def _subscription(self, subscription: Subscription) -> dict[str, Any]:
-        pattern = TopicPattern(subscription.topic)
-        names = self._bus.parts.registry.matching(pattern)
+    def _subscription(self, subscription: Subscription, names: list[str]) -> dict[str, Any]:
+        names = _covered(subscription.topic, names)
         return {
             "subscription": subscription.name,
             "group": subscription.group,
@@ -148,7 +141,7 @@ class _Explanation:
     def _retries(self, subscription: Subscription, names: list[str]) -> list[dict[str, Any]]:
         """The policies of a subscription, each with the topics that it is for."""
         found: list[dict[str, Any]] = []
-        for name in names or ([] if is_pattern(subscription.topic) else [subscription.topic]):
+        for name in names:
             policy = subscription.retry_for(name)
             own = policy is not self._bus.parts.policy_for(name)
             retry = _given_retry(policy) if own else self._configured_retry(name)
@@ -166,6 +159,11 @@ class _Explanation:
         return {**part, "sources": sources}
 
 
+def _covered(topic: str, names: list[str]) -> list[str]:
+    pattern = TopicPattern(topic)
+    return [name for name in names if pattern.matches(name)]
+
+
 def _source(choice: PluginChoice, option: str) -> str:
     """Where in the configuration an option is set."""
     if option not in choice.options:
@@ -179,7 +177,7 @@ def _given_retry(policy: RetryPolicy) -> dict[str, Any]:
     return {
         "kind": "retry policy",
         "name": cls.__qualname__,
-        "origin": f"given to subscribe() ({cls.__module__})",
+        "origin": "the code that subscribes",
         "options": render_settings(policy) if attrs.has(cls) else {},
         "path": None,
         "sources": {},
@@ -244,7 +242,7 @@ def _print_subscription(found: dict[str, Any], middleware: list[dict[str, Any]])
 
 
 def _count_of(found: dict[str, Any]) -> str:
-    return f" ({len(found['topics'])} known topics)" if is_pattern(found["topic"]) else ""
+    return f" ({counted(len(found['topics']), 'topic')})" if is_pattern(found["topic"]) else ""
 
 
 def _shortened(names: list[str]) -> str:

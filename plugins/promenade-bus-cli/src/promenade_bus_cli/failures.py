@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+from typing import NoReturn
+
 import click
 
 from bus_core import BusError, EventError, PublishError, SerializationError
 
-__all__ = ["REFUSED", "USAGE", "CommandFailed", "status_of"]
+__all__ = ["REFUSED", "USAGE", "CommandFailed", "leave_now", "status_of"]
 
 REFUSED = 1
 """The command was understood, and its work did not end well."""
@@ -26,3 +31,14 @@ class CommandFailed(click.ClickException):
 def status_of(error: BusError) -> int:
     """The exit status for an error of the bus."""
     return REFUSED if isinstance(error, EventError | PublishError | SerializationError) else USAGE
+
+
+def leave_now(status: int) -> NoReturn:
+    """Ends the process although handlers that were abandoned still run: they may never return."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)

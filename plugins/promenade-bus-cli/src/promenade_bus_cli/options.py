@@ -12,10 +12,10 @@ from bus_core.settings import parse_duration
 __all__ = [
     "CONFIG_VARIABLE",
     "DEBUG",
-    "DurationType",
     "app_option",
     "config_option",
     "debug_option",
+    "duration",
     "json_option",
 ]
 
@@ -26,19 +26,12 @@ DEBUG = "promenade_bus_cli.debug"
 """The key in ``Context.meta`` that says whether tracebacks are wanted."""
 
 
-class DurationType(click.ParamType[float, str]):
-    """Seconds, written as ``5s``, ``1m30s`` or plainly as a number."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds; fails as a usage error."""
-        if isinstance(value, int | float):
-            return float(value)
-        try:
-            return parse_duration(f"{value}s" if value.replace(".", "", 1).isdecimal() else value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def duration(text: str) -> float:
+    """Seconds, from ``5s``, ``1m30s`` or a plain number: the type of an option."""
+    try:
+        return parse_duration(f"{text}s" if text.replace(".", "", 1).isdecimal() else text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _remember_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -12,7 +12,7 @@ from bus_core import BusError, DrainReport, Event, Topic
 from promenade_bus_cli.accounts import Account, print_account
 from promenade_bus_cli.apps import App, run_with_app
 from promenade_bus_cli.documents import DocumentReader, EventOptions
-from promenade_bus_cli.failures import REFUSED, CommandFailed
+from promenade_bus_cli.failures import REFUSED, CommandFailed, leave_now
 from promenade_bus_cli.lines import Line, read_lines
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
 from promenade_bus_cli.output import remark
@@ -67,7 +67,11 @@ def publish(
         raise CommandFailed("--file brings whole events: leave out --aggregate-id, --data, --set and --type")
     if source is None and topic is None:
         raise CommandFailed("publish what? Give --topic NAME with the event's fields, or --file PATH")
-    account = run_with_app(app, config, lambda opened: _Publishing(opened, options, source, dry_run).run())
+
+    async def published(opened: App) -> Account:
+        return await _Publishing(opened, options, source, dry_run=dry_run, as_json=as_json).run()
+
+    account = run_with_app(app, config, published)
     print_account(account, as_json=as_json)
     ctx.exit(0 if account.is_clean else REFUSED)
 
@@ -75,7 +79,10 @@ def publish(
 class _Publishing:
     """One run of the command on a bus."""
 
-    def __init__(self, app: App, options: EventOptions, source: BinaryIO | None, dry_run: bool) -> None:
+    def __init__(
+        self, app: App, options: EventOptions, source: BinaryIO | None, *, dry_run: bool, as_json: bool
+    ) -> None:
+        self._as_json = as_json
         self._app = app
         self._options = options
         self._source = source
@@ -90,6 +97,9 @@ class _Publishing:
             await self._started(self._publish_one(topic, event))
         else:
             await self._started(self._publish_lines(self._source))
+        if self._account.is_abandoned:
+            print_account(self._account, as_json=self._as_json)
+            leave_now(REFUSED)
         return self._account
 
     async def _started(self, work: Any) -> None:

@@ -12,8 +12,8 @@ import click
 
 from bus_core import DrainReport, Subscription
 from promenade_bus_cli.apps import App, open_app
-from promenade_bus_cli.failures import REFUSED
-from promenade_bus_cli.options import DurationType, debug_option
+from promenade_bus_cli.failures import REFUSED, leave_now
+from promenade_bus_cli.options import debug_option, duration
 from promenade_bus_cli.output import clean, counted, print_table
 
 __all__ = ["run"]
@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.argument("app", metavar="MODULE:ATTR")
 @click.option(
     "--shutdown-timeout",
-    type=DurationType(),
+    type=duration,
     metavar="DURATION",
     help="How long to drain, as 5s or 1m30s; by default the 'shutdown_timeout' of the configuration.",
 )
@@ -95,7 +95,9 @@ async def _work(spec: str, shutdown_timeout: float | None, stop: _StopSignals) -
     _say(f"{name}: draining, for at most {timeout:g} s; a second signal stops at once")
     report = await app.close(timeout)
     _print_end(app, report)
-    return 0 if report.completed and not report.abandoned else REFUSED
+    if report.completed and not report.abandoned:
+        return 0
+    leave_now(REFUSED)
 
 
 async def _started(app: App, stop: _StopSignals) -> bool:
