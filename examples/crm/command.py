@@ -16,7 +16,13 @@ from crm.demo import Outcome, run_demo
 from crm.progress import LiveTable, PlainLines, Progress, Silent
 from crm.report import print_outcome, wide_console
 
-__all__ = ["demo"]
+__all__ = ["CannotRun", "demo"]
+
+
+class CannotRun(click.ClickException):
+    """The bus cannot be opened, or it refused something that the example asked of it."""
+
+    exit_code = 2
 
 
 @click.command()
@@ -40,11 +46,7 @@ def demo(seed: int, users: int, config: Path | None, as_json: bool, quiet: bool)
     try:
         outcome = asyncio.run(run_demo(config, seed=seed, users=users, progress=progress))
     except BusError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:
         click.echo(json.dumps(_as_json(outcome), indent=2))
     else:

@@ -124,9 +124,10 @@ class JournaledBus:
             if publisher is not None:
                 publisher.last_handled_at = time.perf_counter()
 
-        self._bus.subscribe(
-            topic if isinstance(topic, str) else topic.name, journaled, name=name, ordered=ordered
-        )
+        if isinstance(topic, str):
+            self._bus.subscribe(topic, journaled, name=name, ordered=ordered)
+        else:
+            self._bus.subscribe(topic, journaled, name=name, ordered=ordered)
 
 
 def _count(counts: dict[str, dict[UUID, int]], topic: str, event_id: UUID) -> None:

@@ -15,6 +15,20 @@ __all__ = ["print_outcome", "wide_console"]
 
 _STYLES = {HealthStatus.HEALTHY: "green", HealthStatus.DEGRADED: "yellow", HealthStatus.UNHEALTHY: "red"}
 _PLAIN_WIDTH = 110
+_FULL_NAMES = 88
+"""From this width on topics are shown by their full names, below it grouped by context."""
+
+# In two lines, so that the table fits into 80 columns.
+_HEADINGS = (
+    "pub-\nlished",
+    "ex-\npected",
+    "hand-\nled",
+    "re-\ntried",
+    "dead-\nlettered",
+    "re-\ndriven",
+    "lost",
+    "events\n/s",
+)
 
 
 def wide_console(*, stderr: bool = False) -> Console:
@@ -25,7 +39,7 @@ def wide_console(*, stderr: bool = False) -> Console:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Prints the account per topic, what the contexts tell, the health report, and the faults."""
-    console.print(_account(outcome.account))
+    console.print(_account(outcome.account, console.width))
     facts = ", ".join(f"{what} {number:,}" for what, number in outcome.facts.items())
     console.print(Text(facts, style="dim"))
     console.print(_health(outcome.health))
@@ -46,33 +60,34 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         )
 
 
-def _account(account: Account) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
-    table.add_column("topic", no_wrap=True)
-    for heading in ("published", "expected", "handled", "retried", "dead-\nlettered", "redriven", "lost"):
-        table.add_column(heading, justify="right")
-    table.add_column("events/s", justify="right")
+def _account(account: Account, width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("topic", overflow="fold")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", overflow="fold")
+    grouped = width < _FULL_NAMES
+    context = ""
     for line in account.topics:
-        table.add_row(*_cells(line))
+        topic = line.topic
+        if grouped:
+            owner, _, rest = topic.partition(".")
+            if owner != context:
+                table.add_row(Text(owner, style="bold"))
+            context, topic = owner, f" {rest}"
+        table.add_row(topic, *_cells(line))
     table.add_section()
-    table.add_row(*_cells(account.total), style="bold")
+    table.add_row("total", *_cells(account.total), style="bold")
     return table
 
 
 def _cells(line: TopicAccount) -> list[str | Text]:
-    def shown(number: int) -> str:
-        return f"{number:,}" if number else "-"
-
     return [
-        line.topic,
-        f"{line.published:,}",
-        f"{line.expected:,}",
-        f"{line.handled:,}",
-        shown(line.retried),
-        shown(line.dead_lettered),
-        shown(line.redriven),
+        str(line.published),
+        str(line.expected),
+        str(line.handled),
+        *(str(number) if number else "-" for number in (line.retried, line.dead_lettered, line.redriven)),
         Text(str(line.lost), style="bold red" if line.lost else ""),
-        f"{line.events_per_second:,.0f}",
+        f"{line.events_per_second:.0f}",
     ]
 
 
