@@ -60,6 +60,9 @@ MODULE_ORDER = [
     "threads",
     "engine",
     "health",
+    "dead_letters",
+    "routes",
+    "subscriptions",
     "bus",
     "sync",
     "bootstrap",
@@ -180,8 +183,11 @@ class Distribution:
         self.is_context = directory.parent.name == "contexts"
         self.package = f"promenade_{short}" if self.is_context else self.name.replace("-", "_")
         self.source = directory / "src" / self.package
+        self.is_example = directory == root / "examples"
         if directory == root:
             self.package, self.source = "bus_core", root / "bus_core"
+        elif self.is_example:
+            self.package, self.entry_point, self.source = "crm", "crm", directory / "crm"
 
     @cached_property
     def modules(self) -> list[Module]:
@@ -231,14 +237,15 @@ class Tree:
         self.core = Distribution(root, root)
         self.plugins = self._members("plugins")
         self.contexts = self._members("contexts")
-        self.members = [*self.plugins, *self.contexts]
+        self.members = [*self.plugins, *self.contexts, *self._at("examples")]
         self.distributions = [self.core, *self.members]
 
     def _members(self, group: str) -> list[Distribution]:
-        return [
-            Distribution(self.root, path.parent)
-            for path in sorted(self.root.glob(f"{group}/*/pyproject.toml"))
-        ]
+        return self._at(f"{group}/*")
+
+    def _at(self, pattern: str) -> list[Distribution]:
+        found = sorted(self.root.glob(f"{pattern}/pyproject.toml"))
+        return [Distribution(self.root, path.parent) for path in found]
 
     def at(self, module: Module, line: int) -> str:
         return f"{module.path.relative_to(self.root).as_posix()}:{line}"
@@ -267,7 +274,7 @@ def imports_are_allowed(tree: Tree) -> Iterator[str]:
             kind = "a context's contract package"
         else:
             allowed |= {"bus_core"} | declared
-            kind = "a plugin"
+            kind = "the example" if distribution.is_example else "a plugin"
         for module in distribution.modules:
             for found in module.imports:
                 if found.top in allowed or (
@@ -284,7 +291,7 @@ def imports_are_allowed(tree: Tree) -> Iterator[str]:
 def example_contexts_are_apart(tree: Tree) -> Iterator[str]:
     """The code of one context in the example never imports the code of another."""
     crm = tree.root / "examples" / "crm"
-    contexts = {member.directory.name for member in tree.contexts if (crm / member.directory.name).is_dir()}
+    contexts = {init.parent.name for init in crm.glob("*/__init__.py")}
     for context in sorted(contexts):
         for module in modules(crm / context, f"examples.crm.{context}"):
             for found in module.imports:
@@ -292,7 +299,7 @@ def example_contexts_are_apart(tree: Tree) -> Iterator[str]:
                     case ["crm", other, *_] if other in contexts - {context}:
                         yield (
                             f"{tree.at(module, found.line)}: the context {context} must not import the code"
-                            f" of {other}; import its contract package promenade_{other}"
+                            f" of {other}; import its contract package, as promenade_{other}"
                         )
                     case _:
                         pass
@@ -399,9 +406,11 @@ def members_are_plain(tree: Tree) -> Iterator[str]:
                 yield f"{directory.relative_to(tree.root).as_posix()}: has no pyproject.toml"
     for member in tree.members:
         at = f"{member.where}/pyproject.toml"
-        expected = (
-            member.directory.name if not member.is_context else f"promenade-context-{member.directory.name}"
-        )
+        expected = member.directory.name
+        if member.is_context:
+            expected = f"promenade-context-{expected}"
+        elif member.is_example:
+            expected = "promenade-example-crm"
         if member.name != expected:
             yield f"{at}: the name is {member.name}, by its directory it is {expected}"
         for path in sorted(set(table_paths(member.metadata))):
@@ -520,9 +529,15 @@ GOOD_TREE = {
     "contexts/sales/src/promenade_sales/py.typed": "",
     "contexts/sales/src/promenade_sales/__init__.py": "from promenade_shared import x\n__all__ = ['x']\n",
     "contexts/sales/README.md": "See the [shared context](.." + "/shared/README.md).\n",
-    "examples/crm/app.py": "from examples.crm import sales, shared\n",
+    "examples/pyproject.toml": MEMBER.format(
+        name="promenade-example-crm", entry="crm", package="crm", more=', "promenade-context-sales>=0.1,<0.2"'
+    ),
+    "examples/crm/py.typed": "",
+    "examples/crm/__init__.py": "__all__ = []\n",
+    "examples/crm/app.py": "import click, promenade_sales\nfrom crm import sales, shared\n",
+    "examples/crm/audit/__init__.py": "",
     "examples/crm/shared/__init__.py": "",
-    "examples/crm/sales/__init__.py": "import promenade_shared\nfrom . import tasks\nfrom ..app import x\n",
+    "examples/crm/sales/__init__.py": "import promenade_sales\nfrom . import tasks\nfrom ..app import x\n",
     "examples/crm/sales/tasks.py": "",
 }
 
@@ -585,6 +600,24 @@ PLANTED = [
         "examples/crm/sales/tasks.py",
         "from examples.crm.shared import x",
         "the context sales must not import the code of shared",
+    ),
+    (
+        "example imports what is no context",
+        "examples/crm/sales/tasks.py",
+        "from crm.audit import x",
+        "the context sales must not import the code of audit",
+    ),
+    (
+        "example imports undeclared",
+        "examples/crm/app.py",
+        "import yaml",
+        "yaml is not declared in the dependencies of promenade-example-crm",
+    ),
+    (
+        "example under another name",
+        "examples/pyproject.toml",
+        GOOD_TREE["examples/pyproject.toml"].replace("promenade-example-crm", "promenade-example-shop"),
+        "by its directory it is promenade-example-crm",
     ),
     (
         "example imports relatively",

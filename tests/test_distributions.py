@@ -54,7 +54,8 @@ def read_member(directory: Path) -> Member:
 
 MEMBERS = {
     member.name: member
-    for directory in [ROOT, *sorted(path.parent for path in ROOT.glob("[pc]*/*/pyproject.toml"))]
+    for pattern in (".", "[pc]*/*", "examples")
+    for directory in sorted(path.parent for path in ROOT.glob(f"{pattern}/pyproject.toml"))
     for member in [read_member(directory)]
 }
 
@@ -234,11 +235,11 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
                 if re.fullmatch("promenade-bus(-(memory|middleware|cli|health))?", name)
             },
         ),
-        ("all", set(MEMBERS)),
+        ("all", {name for name in MEMBERS if not name.startswith("promenade-example-")}),
     ],
 )
 def test_an_extra_installs_what_it_promises(environment: Environment, extra: str, expected: set[str]) -> None:
-    """`promenade-bus[standard]` brings the first plugins, `[all]` everything of this repository."""
+    """`promenade-bus[standard]` brings the first plugins, `[all]` all but the example."""
     environment.install(f"promenade-bus[{extra}]")
     assert environment.installed() == expected
 
