@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bus_core import BusError
 from crm.demo import Outcome, run_demo
@@ -42,9 +43,9 @@ def demo(seed: int, users: int, config: Path | None, as_json: bool, quiet: bool)
 
     Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
     """
-    progress = _progress(silent=quiet or as_json)
     try:
-        outcome = asyncio.run(run_demo(config, seed=seed, users=users, progress=progress))
+        with _progress(silent=quiet or as_json) as progress:
+            outcome = asyncio.run(run_demo(config, seed=seed, users=users, progress=progress))
     except BusError as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:
@@ -79,19 +80,28 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _progress(*, silent: bool) -> Progress:
+@contextmanager
+def _progress(*, silent: bool) -> Iterator[Progress]:
     """Live where standard error is a terminal. Failures that are retried are counted, not logged."""
-    log = logging.getLogger("promenade")
-    log.setLevel(logging.ERROR)
+    console = wide_console(stderr=True)
+    progress: Progress
+    handler: logging.Handler
     if silent:
-        log.addHandler(logging.NullHandler())
-        log.propagate = False
-        return Silent()
-    console: Console = wide_console(stderr=True)
-    if not console.is_terminal:
-        logging.basicConfig(format="          log: %(message)s")
-        return PlainLines(console)
-    live = LiveTable(console)
-    log.addHandler(live.log_handler)
+        progress, handler = Silent(), logging.NullHandler()
+    elif console.is_terminal:
+        progress = LiveTable(console)
+        handler = progress.log_handler
+    else:
+        progress, handler = PlainLines(console), logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("          log: %(message)s"))
+    log = logging.getLogger("promenade")
+    before = log.level, log.propagate
+    log.setLevel(logging.ERROR)
     log.propagate = False
-    return live
+    log.addHandler(handler)
+    try:
+        yield progress
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]

@@ -7,8 +7,10 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -17,14 +19,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from bus_core import Envelope, Event, Handler, HealthStatus, Middleware
+from bus_core import Envelope, Event, Factory, Handler, HealthStatus, Middleware, hookimpl
 from crm import command
 from crm.demo import Outcome, run_demo
 from crm.identity import Population
 from crm.progress import LiveTable, PlainLines
 from crm.report import print_outcome
 from crm.shared import sources
-from support.inline_plugins import middleware_plugin
 
 BUS = {"adapter": "memory", "retry_delay": "5ms", "health": {"probes": ["engine"]}}
 
@@ -124,6 +125,21 @@ def test_the_account_adds_up_on_any_setting(bus: dict[str, Any]) -> None:
 # --- planted bugs -----------------------------------------------------------------------------------------
 
 
+@attrs.frozen
+class NoOptions:
+    """The options of the planted middleware."""
+
+
+def plugin_with(middleware: Middleware) -> object:
+    """A plugin that offers the middleware ``planted``."""
+
+    @hookimpl
+    def promenade_bus_middleware() -> Mapping[str, Any]:
+        return {"planted": Factory(NoOptions, lambda _options, _context: middleware)}
+
+    return SimpleNamespace(promenade_bus_middleware=promenade_bus_middleware)
+
+
 def planted(wrong: Any) -> Middleware:
     """A middleware that is wrong about the tenth event that passes it."""
     passed = 0
@@ -183,7 +199,7 @@ def test_a_bus_that_errs_is_found_out(direction: str, wrong: Any, lost: int, fau
     outcome = demo_of(
         users=5,
         bus={"middleware": {direction: ["planted"]}},
-        plugins=[middleware_plugin(planted=planted(wrong))],
+        plugins=[plugin_with(planted(wrong))],
     )
     assert not outcome.adds_up
     assert outcome.lost == lost
@@ -198,7 +214,7 @@ def test_a_planted_bug_is_an_exit_status(
     """The command says what is wrong, ends with the number of lost deliveries, and exits with 1."""
     config = tmp_path / "app.yaml"
     config.write_text(json.dumps({"bus": {**BUS, "middleware": {direction: ["planted"]}}}))
-    plugins = [middleware_plugin(planted=planted(wrong))]
+    plugins = [plugin_with(planted(wrong))]
     monkeypatch.setattr(command, "run_demo", partial(run_demo, plugins=plugins))
     result = CliRunner().invoke(command.demo, ["--quiet", "--users", "5", "--config", str(config)])
     assert result.exit_code == 1
@@ -233,10 +249,11 @@ def test_the_command_ends_with_the_number_of_lost_deliveries() -> None:
     assert "dead letter of customer.accounts" in done.stderr
 
 
+@pytest.mark.usefixtures("short_tables")
 def test_quiet_prints_the_last_line_only() -> None:
     """With --quiet there is nothing on standard output but "lost: 0", and nothing on standard error."""
-    done = run("demo", "--users", "20", "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "lost: 0\n", "")
+    result = CliRunner().invoke(command.demo, ["--users", "20", "--quiet"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "lost: 0\n", "")
 
 
 def test_json_is_one_document() -> None:
