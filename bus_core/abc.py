@@ -81,7 +81,7 @@ class RetryPolicy(Protocol):
     """Decides after each failed attempt. It must be pure, and may be called from several buses."""
 
     def next_delay(self, attempt: int, error: BaseException) -> float | None:
-        """Seconds to wait after attempt number ``attempt`` (from 1) failed with ``error``; None to give up."""
+        """Seconds to wait after attempt number ``attempt`` (from 1) failed; None to give up."""
         ...
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, overload
 
 import attrs
 
@@ -65,6 +65,7 @@ from bus_core.subscriptions import (
     check_seconds,
     default_name,
 )
+from bus_core.timeouts import call_within
 from bus_core.topics import Topic, TopicPattern, TopicRegistry, is_pattern, patterns_overlap
 
 __all__ = ["Bus", "BusParts"]
@@ -287,14 +288,16 @@ class Bus:
     async def _close(self, timeout: float) -> DrainReport:
         self._state = _State.CLOSING
         self._look_closer()
-        report = await self._engine.stop([*self._lanes, *self._leaving], timeout)
+        report = await self._engine.stop([*self._lanes, *self._leaving], timeout, self._detach_all)
         self._state = _State.CLOSED
-        for lane in self._lanes:
-            self._adapter.detach(lane)
         for probe in self._parts.probes.values():
             await probe.close()
         await self._adapter.close()
         return report
+
+    def _detach_all(self) -> None:
+        for lane in self._lanes:
+            self._adapter.detach(lane)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -314,24 +317,14 @@ class Bus:
         self._check_open("drain")
         if current_engine() is self._engine:
             raise CalledFromHandler("drain the bus")
+        lanes = [*self._lanes, *self._leaving]
         with _Indirection(self):
-            drained = asyncio.ensure_future(self._engine.drain([*self._lanes, *self._leaving]))
-            timer = (
-                None
-                if timeout is None
-                else self._parts.clock.call_later(_seconds(timeout), lambda: drained.cancel())
-            )
-            try:
-                await asyncio.wait((drained,))
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                drained.cancel()
-            if drained.cancelled():
-                raise TimeoutError(
-                    f"the bus was not drained within {_seconds(timeout or 0):g} s: {self.state()}"
-                )
-            drained.result()
+            if timeout is None:
+                await self._engine.drain(lanes)
+            else:
+                seconds = _seconds(timeout)
+                late = partial(TimeoutError, f"the bus was not drained within {seconds:g} s: {self.state()}")
+                await call_within(self._parts.clock, seconds, late, self._engine.drain, lanes)
 
     # --- publish ------------------------------------------------------------------------------------------
 
@@ -356,9 +349,15 @@ class Bus:
         except (KeyError, TypeError):
             pass
         else:
-            if headers is None and event.__class__ is route.event_class and route.offer(event):  # type: ignore[misc]
-                route.published += 1
-                return
+            if headers is None and event.__class__ is route.event_class:
+                engine = self._engine
+                unsettled = engine.unsettled
+                if unsettled < engine.limit or engine.accept_direct():
+                    # Engine.put for the plain case, without the price of a call.
+                    engine.unsettled = unsettled + 1
+                    route.published += 1
+                    engine.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
+                    return
         item = self._checked(topic, event, headers)
         held = self._held.get()
         if held is not None:
@@ -374,7 +373,7 @@ class Bus:
         results: list[BusError | None] = []
         for topic, event in items:
             try:
-                await self.publish(topic, event)  # type: ignore[arg-type]
+                await self.publish(topic, event)  # type: ignore[arg-type,misc]  # pairs that fit by themselves
             except BusError as error:
                 results.append(error)
             else:
@@ -421,7 +420,7 @@ class Bus:
         """Holds what is published inside of the block until it ends well, and drops it when it raises.
 
         Publish after the database commit, not before: open the transaction inside of the block. Bad
-        topics and events are reported at once. Blocks may be nested: events then leave with the outermost. The
+        topics and events are reported at once. In nested blocks events leave with the outermost. The
         events that were held are published like by ``publish_many``, and errors are raised like by it.
         """
         self._check_open("open after_commit")
@@ -458,7 +457,9 @@ class Bus:
         declared = self._declared(topic)
         if not isinstance(event, declared.event_class):
             raise EventTypeMismatch(declared.name, _name_of(declared.event_class), _name_of(type(event)))
-        return _Held(declared, event, _NO_HEADERS if headers is None else _checked_headers(headers))
+        return _Held(
+            declared, cast(Event, event), _NO_HEADERS if headers is None else _checked_headers(headers)
+        )
 
     def _declared(self, topic: object) -> Topic[Any]:
         if isinstance(topic, Topic):
@@ -485,10 +486,14 @@ class Bus:
         payload: Event | Message = event
         if self._adapter.serialize:
             payload = self._parts.codec.encode(route.topic, event, headers)
+        granted: Engine | None = None
         while (full := route.full_engine()) is not None:
             if not wait:
                 raise BufferFull("buffer", self._config.buffer_size)
+            if granted is not None:
+                granted.pass_on()  # another engine is full: somebody else may have the place
             await full.room()
+            granted = full
         route.deliver(payload, headers)
 
     def _route(self, topic: Topic[Any]) -> Route:
@@ -502,7 +507,7 @@ class Bus:
             self._routes[topic.name] = route
             route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
         may_be_direct = self._state is _State.OPEN and not self._indirections and not self._adapter.serialize
-        if may_be_direct and route.offer is not None:
+        if may_be_direct and route.port is not None:
             self._direct[route.topic] = self._direct[route.topic.name] = route
         return route
 
@@ -592,8 +597,8 @@ class Bus:
         ``name`` names the subscription, and its group together with the service; in process it defaults
         to the handler's qualified name. ``mode`` is ``"group"`` (instances compete) or ``"broadcast"``
         (each gets all). ``concurrency`` bounds its handlers at once. ``ordered`` handles the events of
-        one key one after the other. ``retry`` replaces the configured policy. ``give_up_on`` lists errors that are not
-        retried. ``timeout`` bounds one attempt, in seconds. ``where`` selects events.
+        one key one after the other. ``retry`` replaces the configured policy. ``give_up_on`` lists errors
+        that are not retried. ``timeout`` bounds one attempt, in seconds. ``where`` selects events.
 
         Without a handler it is a decorator, which returns the handler unchanged. Raises
         ``InvalidHandler``, ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "TimerHandle"]
+__all__ = ["Clock", "SystemClock", "TimerHandle", "expiry"]
 
 
 class TimerHandle(Protocol):
@@ -37,6 +37,17 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         """Call ``callback`` on the running loop once, ``delay`` seconds from now."""
         ...
+
+
+def expiry(clock: Clock, delay: float) -> tuple[asyncio.Future[None], TimerHandle]:
+    """A future that is done ``delay`` seconds from now, and the timer that does it."""
+    expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def expire() -> None:
+        if not expired.done():
+            expired.set_result(None)
+
+    return expired, clock.call_later(delay, expire)
 
 
 class SystemClock:

@@ -35,8 +35,8 @@ class DeadLetters:
     async def redrive(self, letters: str | DeadLetter | DeadLetterFilter | Iterable[str | DeadLetter]) -> int:
         """Sends letters back to the subscription that failed, and only to it; returns how many.
 
-        ``letters`` is an id, a letter, several of them, or a ``DeadLetterFilter``. Attempts start at 1, and the history is
-        kept. A letter that was redriven already is passed over, so that repeating is harmless. Raises
+        ``letters`` is an id, a letter, several of them, or a ``DeadLetterFilter``. Attempts start at 1, and
+        the history is kept. A letter that was redriven already is passed over, so that repeating is harmless. Raises
         ``UnknownSubscription``, and redrives none, when the bus has no such subscription any more.
         """
         self._check_usable("redrive dead letters")
@@ -54,6 +54,7 @@ class DeadLetters:
         self._check_usable("purge dead letters")
         if where is None:
             raise BusError(
-                "purge() needs a filter: DeadLetterFilter(topic=..., subscription=...), or DeadLetterFilter() for all"
+                "purge() needs a filter: DeadLetterFilter(topic=..., subscription=...), "
+                "or DeadLetterFilter() for all"
             )
         return await self._store.purge(where)

@@ -18,9 +18,11 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from itertools import islice
+from operator import length_hint
 from types import coroutine
 from typing import Literal, Protocol
 from uuid import UUID
@@ -28,11 +30,11 @@ from uuid import UUID
 import attrs
 
 from bus_core.abc import Adapter, EngineState
-from bus_core.clock import Clock, TimerHandle
+from bus_core.clock import Clock, TimerHandle, expiry
 from bus_core.errors import BufferFull, BusClosed, SerializationError, WrongEventLoop
 from bus_core.events import Event, FrozenMapping, uuid7
 from bus_core.jobs import DrainMark, Job, Unit
-from bus_core.lanes import Lane
+from bus_core.lanes import Lane, Port
 from bus_core.messages import Attempt, DeadLetter, Message
 from bus_core.outcomes import Decision, decide, describe_error
 from bus_core.threads import ThreadPool
@@ -44,14 +46,19 @@ logger = logging.getLogger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_EVENTS_BETWEEN_TIME_CHECKS = 8
+_EVENTS_BETWEEN_TIME_CHECKS = 32
 
 _UNWIND = 0.25
 """Seconds that cancelled handlers get to clean up when the shutdown timeout is over."""
 
 _NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
-_Entry = tuple[Lane, "Event | None", "Unit | None", "Job | None"]
+Entry = tuple[Port, "Event | Job", "Unit | Job | None"]
+"""A place in the queue: a port, what it is called with, and who counts its deliveries.
+
+An event for plain handlers stands there once. Nobody counts as long as one worker is enough for all of
+them. A job stands there with its lane's port for jobs, and counts itself.
+"""
 
 
 class EventCodec(Protocol):
@@ -92,17 +99,27 @@ class DrainReport:
 class _Worker:
     """What one worker is doing. It is also the value of the context variable that its handlers see."""
 
-    __slots__ = ("engine", "entry", "job", "since", "stopping", "task", "unit")
+    __slots__ = ("base", "engine", "entry", "port", "rest", "since", "stopping", "task")
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.entry: _Entry | None = None
-        # What the entry belongs to. A drain, or an unsubscribe, may add these while the handler runs.
-        self.unit: Unit | None = None
-        self.job: Job | None = None
+        # The entry that it works on. Where an event is for several handlers, ``port`` is the one that it
+        # is at, and ``rest`` walks along those after it. While a handler is held up, all of this may be
+        # changed by others: see Engine._single_out.
+        self.entry: Entry | None = None
+        self.port: Port | None = None
+        self.rest: Iterable[Port] = ()
+        self.base = Context()
         self.since = 0.0
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane whose handler is running; None when none is."""
+        if self.entry is None:
+            return None
+        return (self.port or self.entry[0]).lane
 
 
 _current_worker: ContextVar[_Worker] = ContextVar("promenade_bus_worker")
@@ -135,20 +152,22 @@ class Engine:
         self.clock = clock
         self.buffer_size = buffer_size
         self.unsettled = 0
-        self.asleep = False
+        self.asleep = True
+        self.limit = 0  # the buffer size, but 0 while every worker is asleep: one comparison asks both
         self.abandoning = False
         self.threads = ThreadPool(worker_pool_size, "promenade-handler")
         self._adapter = adapter
         self._codec = codec
         self._overflow_size = overflow_size
         self._worker_pool_size = worker_pool_size
-        self._ready: deque[_Entry] = deque()
+        # Two halves: ``publish`` appends to the list; all workers walk along one iterator over a former list.
+        self.queue: list[Entry] = []
+        self._batch: Iterator[Entry] = iter(())
         self._workers: set[_Worker] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._publishers: deque[asyncio.Future[None]] = deque()
         self._waiting: dict[Job, TimerHandle] = {}
         self._marks: set[DrainMark] = set()
-        self._turn = 0
         self._turn_began = 0.0
         self._next_turn_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,42 +177,13 @@ class Engine:
 
     # --- accepting events ---------------------------------------------------------------------------------
 
-    def offer_to(self, lanes: Sequence[Lane]) -> Callable[[Event], bool] | None:
-        """A function that accepts an event for these lanes, or returns False when the buffer is full.
-
-        None when a lane needs more than the event; then ``put`` has to be used.
-        """
-        if not lanes or any(lane.direct is None or lane.engine is not self for lane in lanes):
-            return None
-        append = self._ready.append
-        size = self.buffer_size
-        if len(lanes) == 1:
-            (lane,) = lanes
-
-            def offer_to_one(event: Event) -> bool:
-                if self.unsettled >= size:
-                    return False
-                if self.asleep:
-                    self.rouse()
-                self.unsettled += 1
-                append((lane, event, None, None))
-                return True
-
-            return offer_to_one
-        count = len(lanes)
-        extend = self._ready.extend
-
-        def offer_to_all(event: Event) -> bool:
-            if self.unsettled >= size:
-                return False
-            if self.asleep:
-                self.rouse()
-            self.unsettled += 1
-            unit = Unit(count)
-            extend([(lane, event, unit, None) for lane in lanes])
-            return True
-
-        return offer_to_all
+    def port_for(self, ports: Sequence[Port]) -> Port:
+        """One port for an event that goes to all of these."""
+        return (
+            ports[0]
+            if len(ports) == 1
+            else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
+        )
 
     def put(
         self,
@@ -203,26 +193,29 @@ class Engine:
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
         """Accepts an event for these lanes, whether there is room or not: ask ``has_room`` before."""
-        unit: Unit | None = None
-        if len(lanes) > 1 or self._marks:
-            unit = Unit(len(lanes))
-            causing = _current_worker.get(None)
-            if causing is not None and causing.engine is self and causing.unit is not None:
-                for mark in causing.unit.marks:
-                    mark.add(unit)
+        event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
+        plain = tuple(lane.direct for lane in lanes if lane.direct is not None) if event is not None else ()
+        others = [lane for lane in lanes if lane.direct is None or event is None]
+        # What may fail comes first: an event is accepted by all or by none.
+        key = ""
+        if message is not None:
+            key = message.key
+        elif event is not None and any(lane.spec.ordered for lane in others):
+            key = self._codec.key_of(topic, event)
+        if self.asleep:
+            self.rouse()
+        unit = Unit(len(lanes)) if others or self._marks else None
+        causing = _current_worker.get(None)
+        cause = causing.entry[2] if causing is not None and causing.entry is not None else None
+        if unit is not None and cause is not None:
+            for mark in _unit_of(cause).marks:
+                mark.add(unit)
         if self.unsettled >= self.buffer_size:
             self._overflowed += 1
         self.unsettled += 1
-        event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
-        for lane in lanes:
-            if lane.direct is not None and event is not None:
-                self._ready.append((lane, event, unit, None))
-                if self.asleep:
-                    self.rouse()
-                continue
-            key = ""
-            if lane.spec.ordered:
-                key = message.key if message is not None else self._codec.key_of(topic, payload)  # type: ignore[arg-type]
+        if plain and event is not None:
+            self.queue.append((self.port_for(plain), event, unit))
+        for lane in others:
             lane.accept(
                 Job(
                     lane,
@@ -251,20 +244,35 @@ class Engine:
         return True
 
     async def room(self) -> None:
-        """Waits until there may be room; the caller asks ``has_room`` again. Raises ``BusClosed``."""
+        """Waits for room, in the order of the calls. Raises ``BusClosed``.
+
+        The caller accepts an event then, or lets the next one have the place by ``pass_on``.
+        """
+        waiter = self._waiter(front=False)
+        while True:
+            try:
+                await waiter
+            except BaseException:
+                if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                    self.pass_on()  # the place that this caller was told of goes to the next one
+                raise
+            if self.unsettled < self.buffer_size:
+                return
+            waiter = self._waiter(front=True)  # somebody was faster
+
+    def _waiter(self, *, front: bool) -> asyncio.Future[None]:
         if not self._open:
             raise BusClosed("publish")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._publishers.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._grant()  # the place that this caller was told of goes to the next one
-            raise
+        if front:
+            self._publishers.appendleft(waiter)
+        else:
+            self._publishers.append(waiter)
+        return waiter
 
-    def _grant(self) -> None:
-        while self._publishers:
+    def pass_on(self) -> None:
+        """Tells the first publisher that waits that there is room, if there is."""
+        while self._publishers and self.unsettled < self.buffer_size:
             waiter = self._publishers.popleft()
             if not waiter.done():
                 waiter.set_result(None)
@@ -272,7 +280,7 @@ class Engine:
 
     def push(self, job: Job) -> None:
         """Puts a job into the queue of the workers."""
-        self._ready.append((job.lane, None, job.unit, job))
+        self.queue.append((job.lane.job_port, job, job))
         if self.asleep:
             self.rouse()
 
@@ -303,28 +311,49 @@ class Engine:
     def take_back(self, lane: Lane) -> list[Job]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs."""
         jobs: list[Job] = []
-        kept: list[_Entry] = []
-        for entry in self._ready:
-            owner, event, unit, job = entry
-            if owner is not lane:
-                kept.append(entry)
-                continue
-            if job is None:
-                job = self._as_job(lane, event, unit)
-            jobs.append(job)
-        self._ready.clear()
-        self._ready.extend(kept)
+        kept: list[Entry] = []
+        for port, payload, counter in self._take_all():
+            if isinstance(payload, Job):
+                if payload.lane is lane:
+                    jobs.append(payload)
+                else:
+                    kept.append((port, payload, counter))
+            elif lane.port in port.ports:
+                unit = _unit_of(counter) if counter is not None else Unit(len(port.ports))
+                jobs.append(self._as_job(lane, payload, unit))
+                rest = [other for other in port.ports if other is not lane.port]
+                if rest:
+                    kept.append((self.port_for(rest), payload, unit))
+            else:
+                kept.append((port, payload, counter))
+        self.queue = kept
         return jobs
 
     def adopt_running(self, lane: Lane) -> None:
         """Makes jobs of the entries of a lane that are running without one."""
         for worker in self._workers:
-            if worker.entry is not None and worker.entry[0] is lane and worker.job is None:
-                worker.job = self._as_job(lane, worker.entry[1], worker.unit)
+            if worker.entry is not None and lane.port in (worker.port, worker.entry[0]):
+                unit = self._single_out(worker)
+                job = self._as_job(lane, worker.entry[1], unit)
+                worker.entry = (worker.entry[0], job, job)
 
-    def _as_job(self, lane: Lane, event: Event | None, unit: Unit | None) -> Job:
+    def _as_job(self, lane: Lane, payload: Event | Job, unit: Unit) -> Job:
+        assert not isinstance(payload, Job), "a job is a job already"
         lane.adopted()
-        return Job(lane, lane.spec.topic, unit, self.clock.now(), event=event, headers=_NO_HEADERS)
+        return Job(lane, lane.spec.topic, unit, self.clock.now(), event=payload, headers=_NO_HEADERS)
+
+    def _single_out(self, worker: _Worker) -> Unit:
+        """Leaves a worker with the delivery that it is at, and counts it; other workers get the rest."""
+        assert worker.entry is not None, "the worker is at work"
+        port, payload, counter = worker.entry
+        if worker.port is not None:
+            port, worker.port = worker.port, None
+        rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
+        unit = _unit_of(counter) if counter is not None else Unit(1 + len(rest))
+        if rest:
+            self.queue = [(self.port_for(rest), payload, unit), *self._take_all()]
+        worker.entry = (port, payload, counter or unit)
+        return unit
 
     # --- workers ------------------------------------------------------------------------------------------
 
@@ -340,10 +369,9 @@ class Engine:
         worker = _Worker(self)
         context = Context()  # an empty one: not the variables of whoever started the bus
         context.run(_current_worker.set, worker)
+        worker.base = context.copy()
         self._workers.add(worker)
-        worker.task = self._loop.create_task(
-            self._work(worker, context.copy()), name="promenade-worker", context=context
-        )
+        worker.task = self._loop.create_task(self._work(worker), name="promenade-worker", context=context)
         worker.task.add_done_callback(partial(self._worker_ended, worker))
 
     def _worker_ended(self, worker: _Worker, task: asyncio.Task[None]) -> None:
@@ -362,86 +390,154 @@ class Engine:
         """
         if asyncio._get_running_loop() is not self._loop:
             raise WrongEventLoop("publish")
-        self.asleep = False
+        self._stay_awake()
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
 
-    async def _work(self, worker: _Worker, base: Context) -> None:
-        ready = self._ready
-        popleft = ready.popleft
+    def _fall_asleep(self) -> None:
+        """The next event has to wake a worker: until then there is no room to publish into directly."""
+        self.asleep = True
+        self.limit = 0
+
+    def _stay_awake(self) -> None:
+        self.asleep = False
+        self.limit = self.buffer_size
+
+    def accept_direct(self) -> bool:
+        """Wakes a worker if that is all that stands against accepting an event directly."""
+        if self.asleep and self.unsettled < self.buffer_size:
+            self.rouse()
+            return True
+        return False
+
+    async def _work(self, worker: _Worker) -> None:
         publishers = self._publishers
+        base = worker.base
         while not worker.stopping:
-            if not ready:
+            if not self._begin_burst(worker):
                 await self._rest(worker)
                 continue
-            turn = self._begin_burst(worker)
-            countdown = _EVENTS_BETWEEN_TIME_CHECKS
-            while ready:
-                worker.entry = entry = popleft()
-                lane, event, unit, job = entry
-                worker.unit = unit
-                worker.job = job
+            for entry in islice(self._batch, _EVENTS_BETWEEN_TIME_CHECKS):
+                worker.entry = entry
+                port, payload, counter = entry
                 try:
-                    if job is None:
-                        await lane.plain(event)  # type: ignore[misc,arg-type]  # a lane with such entries is plain
-                    else:
-                        await lane.run(job)
+                    call = port.call  # CPython 3.11 looks a slot up faster than it calls one
+                    await call(payload)
                 except BaseException as error:
-                    self._attempt_failed(worker, entry, error)
+                    self._attempt_failed(worker, error)
                 else:
-                    if job is None:
-                        lane.handled += 1
-                    if worker.job is None and worker.unit is None:
+                    if counter is None and worker.entry is entry:
+                        port.handled += 1
                         self.unsettled -= 1
                         if publishers:
-                            self._grant()
-                    else:
-                        self._delivered(worker, lane)
-                worker.entry = None
-                try:
-                    changed = copy_context() != base
-                except BaseException:  # a value whose comparison raises is a changed one
-                    changed = True
-                if changed:
-                    self._workers.discard(worker)
-                    self._start_worker()
-                    return
-                if self._turn != turn:
-                    break  # the handler was held up: a new burst begins
-                countdown -= 1
-                if not countdown:
-                    countdown = _EVENTS_BETWEEN_TIME_CHECKS
-                    worker.since = time.monotonic()
-                    if worker.since - self._turn_began > SLICE:
-                        await _give_way()
-                        break
+                            self.pass_on()
+                        try:
+                            if copy_context() == base:
+                                continue
+                        except BaseException:  # a value whose comparison raises is a changed one
+                            pass
+                        return self._replace(worker)
+                    self._attempt_succeeded(worker)
+                if _differs(copy_context(), base):
+                    return self._replace(worker)
+                if worker.entry is not entry:
+                    break  # the handler failed or was held up: a new burst begins
+            worker.entry = None
+            if time.monotonic() - self._turn_began > SLICE and self._has_entries():
+                await _give_way()
 
-    def _begin_burst(self, worker: _Worker) -> int:
+    async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
+        """Hands one event to several handlers, one after the other as long as none is held up or fails."""
+        worker = _current_worker.get()
+        assert worker.entry is not None, "the worker is at work"
+        whole = worker.entry
+        counter = whole[2]
+        base = worker.base
+        worker.rest = rest = iter(ports)
+        for port in rest:
+            worker.port = port
+            try:
+                call = port.call
+                await call(payload)
+            except BaseException as error:
+                self._attempt_failed(worker, error)
+            else:
+                if counter is None and worker.entry is whole:
+                    port.handled += 1
+                else:
+                    self._attempt_succeeded(worker)
+            if worker.entry is not whole:
+                worker.entry = None  # counted here, and the rest stands in the queue
+                return
+            try:
+                if copy_context() == base:
+                    continue
+            except BaseException:  # a value whose comparison raises is a changed one
+                pass
+            self._hand_over(worker)
+            return
+        worker.port = None
+        if counter is not None:
+            worker.entry = None  # each delivery was counted by itself
+
+    def _hand_over(self, worker: _Worker) -> None:
+        """A handler changed the context variables: the rest of the event goes to other workers."""
+        assert worker.entry is not None, "the worker is at work"
+        counted = worker.entry[2] is not None
+        unit = self._single_out(worker)
+        worker.entry = None  # counted here
+        if not counted:
+            self._delivery_settled(unit)
+
+    def _replace(self, worker: _Worker) -> None:
+        """A handler changed the context variables of its worker: a fresh one takes its place."""
+        worker.entry = None
+        self._workers.discard(worker)
+        self._start_worker()
+
+    def _begin_burst(self, worker: _Worker) -> bool:
+        """Sees to it that there are entries in the batch; False when there are none at all."""
+        if not length_hint(self._batch):
+            if not self.queue:
+                return False
+            self._batch = iter(self.queue)
+            self.queue = []
         worker.since = time.monotonic()
         if not self._next_turn_planned:
             assert self._loop is not None, "workers run on a loop"
             self._next_turn_planned = True
             self._turn_began = worker.since
             self._loop.call_soon(self._next_turn)
-        return self._turn
+        return True
+
+    def _has_entries(self) -> bool:
+        return bool(self.queue) or length_hint(self._batch) > 0
+
+    def _take_all(self) -> list[Entry]:
+        """Empties the queue, the present batch included, and returns its entries in order."""
+        entries = [*self._batch, *self.queue]
+        self.queue = []
+        return entries
 
     def _next_turn(self) -> None:
         """Runs when every worker has paused: if entries are left, the workers at work are held up."""
         self._next_turn_planned = False
-        self._turn += 1
-        if self._ready:
+        for worker in self._workers:
+            if worker.entry is not None and worker.entry[2] is None:
+                self._single_out(worker)  # its handler is held up: the next ones shall not wait for it
+        if self._has_entries():
             self.rouse()
         else:
-            self.asleep = True
+            self._fall_asleep()
 
     async def _rest(self, worker: _Worker) -> None:
         assert self._loop is not None, "workers run on a loop"
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._idle.append(waiter)
-        self.asleep = True
+        self._fall_asleep()
         try:
             await waiter
         except asyncio.CancelledError:
@@ -451,10 +547,20 @@ class Engine:
 
     # --- what follows an attempt --------------------------------------------------------------------------
 
-    def _delivered(self, worker: _Worker, lane: Lane) -> None:
-        if worker.job is not None:
-            lane.step_done(worker.job, settled=True)
-        self._delivery_settled(worker.unit)
+    def _attempt_succeeded(self, worker: _Worker) -> None:
+        """A counted delivery, or one that became counted while its handler ran, was handled."""
+        if worker.entry is None:
+            return  # an event for several handlers, of which each is counted already
+        port, _, counter = worker.entry
+        port = worker.port or port
+        if isinstance(counter, Job):
+            if port is counter.lane.port:
+                port.handled += 1  # it became a job while it ran; other jobs are counted by their lane
+            counter.lane.step_done(counter, settled=True)
+            self._delivery_settled(counter.unit)
+        else:
+            port.handled += 1
+            self._delivery_settled(counter)
 
     def _delivery_settled(self, unit: Unit | None) -> None:
         """One delivery has come to its end, good or bad."""
@@ -466,17 +572,21 @@ class Engine:
                 mark.settled()
         self.unsettled -= 1
         if self._publishers:
-            self._grant()
+            self.pass_on()
 
-    def _attempt_failed(self, worker: _Worker, entry: _Entry, error: BaseException) -> None:
+    def _attempt_failed(self, worker: _Worker, error: BaseException) -> None:
         if worker.stopping:
             raise asyncio.CancelledError from error  # already reported as abandoned
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
             raise error  # the coroutine is being thrown away together with its loop
         _forget_cancellation(worker)
-        lane, event, _, _ = entry
-        job = worker.job or self._as_job(lane, event, None)
-        job.unit = worker.unit
+        assert worker.entry is not None, "the worker is at work"
+        if isinstance(worker.entry[2], Job):
+            job = worker.entry[2]
+        else:
+            unit = self._single_out(worker)
+            job = self._as_job(worker.entry[0].lane, worker.entry[1], unit)
+        lane = job.lane
         decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if decision.action != "postpone":
             lane.failed_attempts += 1
@@ -558,35 +668,36 @@ class Engine:
             self._marks.discard(mark)
 
     def _mark_accepted(self, mark: DrainMark, lanes: Iterable[Lane]) -> None:
-        marked: list[_Entry] = []
-        for lane, event, unit, job in self._ready:
-            unit = unit or Unit(1)
-            mark.add(unit)
-            if job is not None:
-                job.unit = unit
-            marked.append((lane, event, unit, job))
-        self._ready.clear()
-        self._ready.extend(marked)
+        marked: list[Entry] = []
+        for port, payload, counter in self._take_all():
+            counter = counter or Unit(len(port.ports))
+            mark.add(_unit_of(counter))
+            marked.append((port, payload, counter))
+        self.queue = marked
         for worker in self._workers:
             if worker.entry is not None:
-                worker.unit = worker.unit or Unit(1)
-                mark.add(worker.unit)
+                mark.add(self._single_out(worker))
         for job in [*self._waiting, *(job for lane in lanes for job in lane.held_jobs())]:
             job.unit = job.unit or Unit(1)
             mark.add(job.unit)
 
-    async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
-        """Drains within ``timeout`` seconds, then cancels what still runs, and reports what is left."""
+    async def stop(
+        self, lanes: Sequence[Lane], timeout: float, before_abandoning: Callable[[], None]
+    ) -> DrainReport:
+        """Drains within ``timeout`` seconds, then cancels what still runs, and reports what is left.
+
+        ``before_abandoning`` makes sure that nobody hands over further events.
+        """
         began = self.clock.monotonic()
         loop = asyncio.get_running_loop()
-        expired: asyncio.Future[None] = loop.create_future()
-        timer = self.clock.call_later(timeout, lambda: expired.done() or expired.set_result(None))
+        expired, timer = expiry(self.clock, timeout)
         drained = loop.create_task(self._drain_all(lanes), name="promenade-drain")
         try:
             await asyncio.wait((drained, expired), return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
             drained.cancel()
+            before_abandoning()
             self._open = False
             for waiter in (*self._publishers,):
                 if not waiter.done():
@@ -603,6 +714,7 @@ class Engine:
     async def _drain_all(self, lanes: Sequence[Lane]) -> None:
         while self.unsettled:
             await self.drain(lanes)
+            await _give_way()
 
     def _abandon(self, lanes: Sequence[Lane]) -> tuple[Abandoned, ...]:
         """Takes everything out of the queue and the timers, and tells what it was."""
@@ -610,29 +722,26 @@ class Engine:
         left: list[Abandoned] = []
 
         def note(
-            lane: Lane,
-            event: Event | None,
-            job: Job | None,
-            state: Literal["queued", "running", "waiting for retry"],
+            lane: Lane, payload: Event | Job, state: Literal["queued", "running", "waiting for retry"]
         ) -> None:
-            event_id = job.event_id if job is not None else str(event.event_id) if event is not None else ""
-            left.append(Abandoned(job.topic if job else lane.spec.topic, lane.spec.name, event_id, state))
+            topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
+            left.append(Abandoned(topic, lane.spec.name, str(payload.event_id), state))
 
         for worker in self._workers:
             worker.stopping = True
             if worker.entry is not None:
-                lane, event, _, job = worker.entry
-                note(lane, event, job, "running")
-        for lane, event, _, job in self._ready:
-            note(lane, event, job, "queued")
+                self._single_out(worker)
+                note(worker.entry[0].lane, worker.entry[1], "running")
+        for port, payload, _ in self._take_all():
+            for each in port.ports:
+                note(each.lane, payload, "queued")
         for lane in lanes:
             for job in lane.held_jobs():
-                note(lane, None, job, "queued")
+                note(lane, job, "queued")
         for job, timer in self._waiting.items():
             timer.cancel()
-            note(job.lane, None, job, "waiting for retry")
+            note(job.lane, job, "waiting for retry")
         self._waiting.clear()
-        self._ready.clear()
         for lane in lanes:
             lane.clear()
         for item in left:
@@ -662,8 +771,9 @@ class Engine:
         now = time.monotonic()
         running = [worker for worker in self._workers if worker.entry is not None]
         longest = min(running, key=lambda worker: worker.since, default=None)
-        queued_per_lane = Counter(entry[0] for entry in self._ready)
-        running_per_lane = Counter(worker.entry[0] for worker in running if worker.entry is not None)
+        self.queue = self._take_all()
+        queued_per_lane = Counter(each.lane for port, _, _ in self.queue for each in port.ports)
+        running_per_lane = Counter(worker.lane for worker in running)
         return EngineState(
             running_handlers=len(running),
             worker_pool_size=self._worker_pool_size,
@@ -675,7 +785,7 @@ class Engine:
             waiting_retries=len(self._waiting),
             longest_running=now - longest.since if longest is not None else 0.0,
             longest_running_subscription=(
-                longest.entry[0].spec.name if longest is not None and longest.entry is not None else None
+                longest.lane.spec.name if longest is not None and longest.lane is not None else None
             ),
             published=published,
             unrouted=unrouted,
@@ -689,6 +799,21 @@ def _forget_cancellation(worker: _Worker) -> None:
     task = worker.task
     while task is not None and task.cancelling():
         task.uncancel()
+
+
+def _differs(context: Context, base: Context) -> bool:
+    try:
+        return context != base
+    except BaseException:  # a value whose comparison raises is a changed one
+        return True
+
+
+def _unit_of(counter: Unit | Job) -> Unit:
+    """The unit that counts the deliveries of an entry."""
+    if isinstance(counter, Unit):
+        return counter
+    counter.unit = counter.unit or Unit(1)
+    return counter.unit
 
 
 def _as_uuid(text: str) -> UUID | None:

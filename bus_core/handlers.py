@@ -47,7 +47,8 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
         )
     if len(positional) > 2:
         raise InvalidHandler(
-            f"the handler {name} requires {len(positional)} arguments; the bus passes (event) or (event, delivery)"
+            f"the handler {name} requires {len(positional)} arguments; "
+            "the bus passes (event) or (event, delivery)"
         )
     if not positional and not accepts_any:
         raise InvalidHandler(

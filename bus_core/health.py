@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 from bus_core.abc import CheckResult, EngineState, HealthProbe, HealthStatus
-from bus_core.clock import Clock
+from bus_core.clock import Clock, expiry
 from bus_core.errors import UnhealthyError
 from bus_core.events import FrozenMapping
 from bus_core.outcomes import describe_error
@@ -50,12 +51,12 @@ async def run_probes(
     tasks = {
         name: loop.create_task(probe.check(state), name=f"probe {name}") for name, probe in probes.items()
     }
-    expired: asyncio.Future[None] = loop.create_future()
-    timer = clock.call_later(timeout, lambda: expired.done() or expired.set_result(None))
-    waiting: set[asyncio.Future[CheckResult]] = set(tasks.values())
+    expired, timer = expiry(clock, timeout)
+    waiting = set(tasks.values())
     try:
         while waiting and not expired.done():
-            await asyncio.wait({*waiting, expired}, return_when=asyncio.FIRST_COMPLETED)
+            watched: set[asyncio.Future[Any]] = {*waiting, expired}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             waiting = {task for task in waiting if not task.done()}
     finally:
         timer.cancel()

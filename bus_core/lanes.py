@@ -21,13 +21,30 @@ from bus_core.handlers import HandlerShape
 from bus_core.jobs import Job
 from bus_core.messages import DeadLetter, Delivery, Envelope, Message
 from bus_core.pipeline import compose
-from bus_core.timeouts import run_with_timeout
+from bus_core.timeouts import call_within, run_with_timeout
 from bus_core.topics import is_pattern
 
 if TYPE_CHECKING:
     from bus_core.engine import Engine
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Port"]
+
+
+class Port:
+    """Where a worker calls into a lane: with an event for its plain handler, or with a job.
+
+    ``ports`` is the port itself, or those of several lanes that one event is for.
+    """
+
+    __slots__ = ("call", "handled", "lane", "ports")
+
+    def __init__(
+        self, lane: Lane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
+    ) -> None:
+        self.lane = lane
+        self.call = call
+        self.ports = (self,) if ports is None else ports
+        self.handled = 0
 
 
 class Lane:
@@ -47,10 +64,10 @@ class Lane:
         "dead_lettered",
         "failed_attempts",
         "give_up_on",
-        "handled",
+        "job_port",
         "paused",
-        "plain",
         "policy_for",
+        "port",
         "redriven",
         "retried",
         "skipped",
@@ -83,9 +100,8 @@ class Lane:
         self._concurrency = concurrency
         self._where = where
         self._chain = compose(middleware, self._call)
-        self.plain: Callable[[Event], Awaitable[Any]] | None = (
-            handler
-            if shape.is_async
+        is_plain = (
+            shape.is_async
             and not shape.takes_delivery
             and not middleware
             and timeout is None
@@ -93,15 +109,15 @@ class Lane:
             and where is None
             and not spec.ordered
             and not is_pattern(spec.topic)
-            else None
         )
+        self.port = Port(self, handler) if is_plain else None
+        self.job_port = Port(self, self.run)
         self.paused = False
         self._active = 0
         self._backlog: deque[Job] = deque()
         self._held: dict[str, deque[Job]] = {}
         self._left: asyncio.Future[None] | None = None
         self.waiting = 0
-        self.handled = 0
         self.skipped = 0
         self.failed_attempts = 0
         self.retried = 0
@@ -114,16 +130,21 @@ class Lane:
         return self._engine
 
     @property
-    def direct(self) -> Callable[[Event], Awaitable[Any]] | None:
-        """The handler itself, when an event can be handed to it as it is and nothing restricts the lane."""
-        return None if self.paused else self.plain
+    def direct(self) -> Port | None:
+        """The port for events as they are, when the handler takes them and nothing restricts the lane."""
+        return None if self.paused else self.port
+
+    @property
+    def handled(self) -> int:
+        """How many events the handler has handled."""
+        return self.job_port.handled + (self.port.handled if self.port is not None else 0)
 
     @property
     def is_thread(self) -> bool:
         """Whether the handler runs in a thread, which cannot be cancelled."""
         return not self._shape.is_async
 
-    # --- what may run now ---------------------------------------------------------------------------------
+    # --- what may run now -----------------------------------------------------------------------------------
 
     def accept(self, job: Job) -> None:
         """Takes a job: it goes to the workers at once, or waits here for its turn."""
@@ -188,7 +209,7 @@ class Lane:
         self._feed()
 
     def leave(self) -> asyncio.Future[None]:
-        """A future that is done when all that this lane accepted is settled. Nothing may be routed to it any more."""
+        """A future that is done when all that was accepted is settled; nothing may be routed here by now."""
         self._engine.adopt_running(self)
         self._take_back()
         self._left = asyncio.get_running_loop().create_future()
@@ -212,7 +233,7 @@ class Lane:
         """Every job that waits in this lane for its turn."""
         return [*self._backlog, *(job for held in self._held.values() for job in held)]
 
-    # --- one attempt --------------------------------------------------------------------------------------
+    # --- one attempt ----------------------------------------------------------------------------------------
 
     async def run(self, job: Job) -> None:
         """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
@@ -232,7 +253,7 @@ class Lane:
             headers=job.headers,
         )
         await self._chain(Envelope(job.topic, event, dict(job.headers), delivery))
-        self.handled += 1
+        self.job_port.handled += 1
 
     async def _call(self, envelope: Envelope) -> None:
         arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)
@@ -263,12 +284,18 @@ class Lane:
         if error is not None:
             raise error
         if inspect.isawaitable(result):  # a synchronous function that returned a coroutine
-            await result
+            if self.timeout is None:
+                await result
+            else:
+                rest = max(0.0, self.timeout - (clock.monotonic() - began))
+                await call_within(
+                    clock, rest, partial(HandlerTimeout, self.spec.name, self.timeout), lambda: result
+                )
         if self.timeout is not None and clock.monotonic() - began > self.timeout:
             # The failure is recorded now that the thread has returned.
             raise HandlerTimeout(self.spec.name, self.timeout)
 
-    # --- the Inlet protocol and reports ----------------------------------------------------------------------
+    # --- the Inlet protocol and reports ---------------------------------------------------------------------
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
         """Hands a dead letter back to this subscription; attempts start at 1, the history is kept."""

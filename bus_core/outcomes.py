@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Literal
 
 import attrs
@@ -32,8 +34,9 @@ def decide(
     A policy that raises, or answers with something that is no delay, ends in the dead letters and says
     so: losing the event or retrying it for ever would both be worse.
     """
-    if isinstance(error, Postpone):
-        return Decision("postpone", error.after)
+    asked = _asked_delay(error) if isinstance(error, Postpone | RetryLater) else None
+    if asked is not None and isinstance(error, Postpone):
+        return Decision("postpone", asked)
     if isinstance(error, DeserializationError):
         return Decision("dead_letter", reason="cannot be decoded")
     if isinstance(error, PermanentError):
@@ -45,20 +48,25 @@ def decide(
         if delay is None:
             times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
             return Decision("dead_letter", reason=f"retries exhausted after {times}")
-        if not 0 <= delay < float("inf"):
+        if not 0 <= delay < math.inf:
             raise ValueError(f"next_delay returned {delay!r}, which is no delay")
-    except Exception as broken:
+        return Decision("retry", float(delay) if asked is None else asked)
+    except BaseException as broken:  # plugin code: even its SystemExit must not take the worker down
         return Decision("dead_letter", reason=f"the retry policy failed: {describe_error(broken)}")
-    return Decision("retry", error.after if isinstance(error, RetryLater) else float(delay))
+
+
+def _asked_delay(error: Postpone | RetryLater) -> float | None:
+    """What the handler asked for; None when a subclass never said it, so that the policy has to."""
+    after: object = getattr(error, "after", None)
+    return float(after) if isinstance(after, int | float) and 0 <= after <= sys.float_info.max else None
 
 
 def describe_error(error: BaseException, limit: int = 2000) -> str:
     """``"Type: message"`` for a person, bounded in length; survives errors whose ``str`` raises."""
     name = type(error).__name__
     try:
-        text = str(error)
+        text = str(error).encode("utf-8", "backslashreplace").decode()
     except BaseException:  # a hostile __str__ must not take the worker down
         text = "<its text cannot be shown>"
-    text = text.encode("utf-8", "backslashreplace").decode()
     described = f"{name}: {text}" if text else name
     return described if len(described) <= limit else described[: limit - 3] + "..."

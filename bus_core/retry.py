@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import attrs
 
@@ -12,16 +13,19 @@ from bus_core.settings import DURATION
 __all__ = ["ExponentialRetry", "FixedRetry", "NoRetry"]
 
 
-def _at_least(minimum: float, unit: str = "") -> list[object]:
-    """Validators of a number with a lower bound that refuse NaN as well."""
+_Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
-    def check(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+
+def _at_least(minimum: float, unit: str = "") -> _Validator:
+    """The validator of a number with a lower bound; it refuses NaN as well."""
+
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not value >= minimum or value == float("inf"):
             raise ValueError(
                 f"{attribute.name} must be a finite number of at least {minimum:g}{unit}, got {value!r}"
             )
 
-    return [check]
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +41,7 @@ class ExponentialRetry:
     delay: Annotated[float, DURATION] = attrs.field(default=0.1, validator=_at_least(0, " s"))
     max_delay: Annotated[float, DURATION] = attrs.field(default=10.0, validator=_at_least(0, " s"))
     multiplier: float = attrs.field(default=2.0, validator=_at_least(1))
-    jitter: float = attrs.field(default=0.0, validator=[*_at_least(0), attrs.validators.le(1)])
+    jitter: float = attrs.field(default=0.0, validator=[_at_least(0), attrs.validators.le(1)])
 
     def next_delay(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after attempt number ``attempt`` failed; None to give up."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
 from bus_core.abc import Adapter
 from bus_core.engine import Engine
 from bus_core.events import Event
-from bus_core.lanes import Lane
+from bus_core.lanes import Lane, Port
 from bus_core.messages import Message
 from bus_core.topics import Topic
 
@@ -19,16 +19,16 @@ __all__ = ["Route"]
 class Route:
     """The way of the events of one topic from ``publish`` to the lanes of its subscriptions.
 
-    ``offer`` accepts an event in one call where nothing stands in between: no publish middleware, no
-    serializer, no group to choose a member of. It is None otherwise.
+    ``port`` is where an event goes when nothing stands in between: no publish middleware, no serializer,
+    no group to choose a member of. It is None otherwise.
     """
 
-    __slots__ = ("_groups", "_turns", "engines", "event_class", "offer", "published", "topic", "unrouted")
+    __slots__ = ("_groups", "_turns", "engines", "event_class", "port", "published", "topic", "unrouted")
 
     def __init__(self, topic: Topic[Any]) -> None:
         self.topic = topic
         self.event_class: type[Event] = topic.event_class
-        self.offer: Callable[[Event], bool] | None = None
+        self.port: Port | None = None
         self.engines: tuple[Engine, ...] = ()
         self.published = 0
         self.unrouted = 0
@@ -36,12 +36,15 @@ class Route:
         self._turns = count()
 
     def renew(self, adapter: Adapter, engine: Engine, *, direct: bool) -> None:
-        """Asks the adapter again. ``direct`` allows an ``offer``."""
+        """Asks the adapter again. ``direct`` allows a ``port``."""
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
         lanes = [lane for group in self._groups for lane in group]
         self.engines = tuple(dict.fromkeys(lane.engine for lane in lanes))
         chosen = len(lanes) == len(self._groups)  # nobody competes
-        self.offer = engine.offer_to(lanes) if direct and chosen else None
+        ports = tuple(lane.direct for lane in lanes if lane.direct is not None and lane.engine is engine)
+        self.port = (
+            engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
+        )
 
     def full_engine(self) -> Engine | None:
         """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler."""

@@ -19,22 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["SubscribeDecorator", "Subscription"]
 
-E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 
-class SubscribeDecorator(Protocol[E_contra]):
-    """The decorator form of ``subscribe``: takes a handler of the topic's events, and returns it unchanged."""
+class SubscribeDecorator(Protocol[E]):
+    """The decorator form of ``subscribe``: takes a handler of the topic's events, returns it unchanged."""
 
     @overload
-    def __call__(self, handler: Callable[[E_contra], R], /) -> Callable[[E_contra], R]: ...
+    def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
     @overload
-    def __call__(
-        self, handler: Callable[[E_contra, Delivery], R], /
-    ) -> Callable[[E_contra, Delivery], R]: ...
+    def __call__(self, handler: Callable[[E, Delivery], R], /) -> Callable[[E, Delivery], R]: ...
 
 
 class Subscription:

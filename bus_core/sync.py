@@ -179,13 +179,13 @@ class SyncBus:
         """Publishes several events, in order; see ``Bus.publish_many``."""
         if getattr(self._held, "items", None) is not None:
             for topic, event in items:
-                self.publish(topic, event)  # type: ignore[arg-type]
+                self.publish(topic, event)  # type: ignore[arg-type,misc]
             return
         self._run("publish", lambda: self._bus.publish_many(items))
 
     @contextmanager
     def after_commit(self) -> Iterator[None]:
-        """Holds what this thread publishes inside of the block until it ends well; see ``Bus.after_commit``."""
+        """Holds what this thread publishes inside of the block until it ends; see ``Bus.after_commit``."""
         outer = getattr(self._held, "items", None)
         held: list[tuple[Any, Any, Mapping[str, str] | None]] = []
         self._held.items = held

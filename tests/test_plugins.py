@@ -616,7 +616,9 @@ def test_an_installed_module_given_in_code(site: Site) -> None:
     assert [plugin.name for plugin in plugins.installed] == ["builtins", "good"]
 
 
-@pytest.mark.parametrize("plugin", [object(), "memory", None, SimpleNamespace(run=print)], ids=repr)
+@pytest.mark.parametrize(
+    "plugin", [object(), "memory", None, SimpleNamespace(run=print)], ids=lambda p: type(p).__name__
+)
 def test_no_plugin_at_all(site: Site, plugin: object) -> None:
     """An object without any hook is refused with the list of hooks."""
     with pytest.raises(InvalidPlugin, match=r"no function marked with @hookimpl \(hooks are: promenade_"):
