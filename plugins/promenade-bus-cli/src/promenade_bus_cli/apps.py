@@ -172,12 +172,15 @@ async def _made(spec: str, found: Any) -> App:
             f"{spec} {returned} {_kind_of(value)}; it has to be a Bus or SyncBus that is not started, "
             "or a function without parameters that returns one"
         )
-    if bus.status != "not started":
+    app, status = App(bus, sync, has_handlers=True), bus.status
+    if status != "not started":
+        if status == "open" and value is not found:
+            await app.close()  # its workers would keep the event loop from ending
         raise CommandFailed(
-            f"the bus of {spec} is {bus.status} already; hand it over as open_bus() returns it: "
+            f"the bus of {spec} is {status} already; hand it over as open_bus() returns it: "
             "the command starts and closes it"
         )
-    return App(bus, sync, has_handlers=True)
+    return app
 
 
 async def _called(spec: str, factory: Callable[..., Any]) -> Any:

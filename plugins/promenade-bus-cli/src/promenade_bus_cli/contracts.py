@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import cache
 from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 from uuid import UUID
 
@@ -63,7 +62,6 @@ def fields_of(cls: type[Event]) -> list[FieldFacts]:
     ]
 
 
-@cache
 def names_of(cls: type[Event]) -> tuple[str, ...]:
     """The names of these fields."""
     return tuple(fact.name for fact in fields_of(cls))

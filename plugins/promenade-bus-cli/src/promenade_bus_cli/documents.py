@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,6 @@ from uuid import UUID
 from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
 from bus_core.bus import BusParts
 from bus_core.codec import Codec
-from bus_core.errors import suggestion
 from bus_core.events import event_type_of, event_version_of, hints_of
 from bus_core.json_text import JsonReader, JsonTextError
 from bus_core.serialization import JsonOptions, JsonSerializer
@@ -50,6 +49,7 @@ class DocumentReader:
     def __init__(self, parts: BusParts, topic: str | None) -> None:
         self._parts = parts
         self._topic = topic
+        self._known_names: dict[str, tuple[str, ...]] = {}
         serializer = JsonSerializer()
         self._codec: Any = (
             parts.codec
@@ -98,7 +98,7 @@ class DocumentReader:
         return self._parts.registry.find(name)
 
     def _event(self, topic: Topic[Any], body: bytes, document: Mapping[str, Any]) -> Event:
-        unknown = _unknown_fields(topic, document)
+        unknown = _unknown_fields(topic, document, self._known_names)
         try:
             event: Event = self._codec.decode(Message(id="", topic=topic.name, key="", body=body))
         except DeserializationError as error:
@@ -131,21 +131,26 @@ class DocumentReader:
         return topic, self._event(topic, body, document)
 
 
-def _unknown_fields(topic: Topic[Any], document: Mapping[str, Any]) -> list[str]:
+def _unknown_fields(
+    topic: Topic[Any], document: Mapping[str, Any], known_names: dict[str, tuple[str, ...]]
+) -> list[str]:
     """What to say about fields that the class does not have. Only a newer version of it may bring some."""
     cls, data, version = topic.event_class, document.get("data"), document.get("dataversion")
     if issubclass(cls, BaseEvent) or not isinstance(data, dict):
         return []
     if isinstance(version, int) and version > event_version_of(cls):
         return []
-    known = names_of(cls)
-    return [
-        f"it has no field {name!r}{suggestion(nearest_names(name, known, limit=1)).removesuffix('?')}"
-        if name.isidentifier() and len(name) <= 60
-        else "it has no field of a name that is no identifier"
-        for name in data
-        if name not in known
-    ]
+    if topic.name not in known_names:
+        known_names[topic.name] = names_of(cls)
+    known = known_names[topic.name]
+    return [_no_such_field(name, known) for name in data if name not in known]
+
+
+def _no_such_field(name: str, known: Sequence[str]) -> str:
+    if not name.isidentifier() or len(name) > 60:
+        return "it has a field whose name is no name of a field"
+    nearest = nearest_names(name, known, limit=1)
+    return f"it has no field {name!r}" + (f" (did you mean {nearest[0]!r}?)" if nearest else "")
 
 
 def _last_words(topic: str) -> str:

@@ -38,37 +38,37 @@ def run(ctx: click.Context, app: str, shutdown_timeout: float | None) -> None:
     within the shutdown timeout, the second one stops at once. Exit status: 0 after a clean drain, 1 when
     something was abandoned, 128 + the signal's number when it was stopped at once.
     """
-    stop = _StopSignals()
-    try:
-        ctx.exit(asyncio.run(_work(app, shutdown_timeout, stop)))
-    finally:
-        stop.restore()
+    ctx.exit(asyncio.run(_work(app, shutdown_timeout, _StopSignals())))
 
 
 class _StopSignals:
     """Waits for the first signal; the second one ends the process.
 
-    The handlers are those of Python, not of the event loop: they work while a handler blocks the loop.
+    The handlers are those of Python, not of the event loop: they work while a handler blocks the loop. They
+    stay until the process ends, so that whatever holds up its end can be stopped.
     """
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
+        self._timeout = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived: asyncio.Event | None = None
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    def listen(self) -> None:
-        """From now on signals are taken. Call it on the running loop."""
+    def listen(self, timeout: float) -> None:
+        """From now on signals are taken. Call it on the running loop. ``timeout`` is what it tells."""
+        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         for number in _SIGNALS:
             signal.signal(number, self._arrive)
 
     def _arrive(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
         if self.first is not None:
-            _say(f"{signal.Signals(number).name} again: stopping at once")
+            _write(f"{name} after {self.first.name}: stopping at once")
             os._exit(128 + number)
         self.first = signal.Signals(number)
+        _write(f"{name}: draining, for at most {self._timeout:g} s; a second signal stops at once")
         if self._loop is not None and self._arrived is not None:
             self._loop.call_soon_threadsafe(self._arrived.set)
 
@@ -77,22 +77,15 @@ class _StopSignals:
         assert self._arrived is not None
         await self._arrived.wait()
 
-    def restore(self) -> None:
-        """Gives the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
 
 async def _work(spec: str, shutdown_timeout: float | None, stop: _StopSignals) -> int:
     app = await open_app(spec, None)
-    stop.listen()
+    timeout = app.bus.config.shutdown_timeout if shutdown_timeout is None else shutdown_timeout
+    stop.listen(timeout)
     if not await _started(app, stop):
         return 128 + (stop.first or signal.SIGTERM)
     _print_start(app)
     await stop.wait()
-    timeout = app.bus.config.shutdown_timeout if shutdown_timeout is None else shutdown_timeout
-    name = stop.first.name if stop.first else "a signal"
-    _say(f"{name}: draining, for at most {timeout:g} s; a second signal stops at once")
     report = await app.close(timeout)
     _print_end(app, report)
     if report.completed and not report.abandoned:
@@ -124,6 +117,14 @@ def _say(text: str) -> None:
         click.echo(text)
     except OSError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _write(text: str) -> None:
+    """Prints a line from within a signal handler, which may have interrupted a print."""
+    try:
+        os.write(1, f"{text}\n".encode())
+    except OSError:
+        pass
 
 
 def _print_start(app: App) -> None:

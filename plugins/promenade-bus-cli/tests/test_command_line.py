@@ -1,0 +1,180 @@
+"""The group itself: finding commands, errors, exit statuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.distributions import Site
+
+Run = Any
+"""The fixture ``run``; its class lives in conftest.py, which cannot be imported."""
+
+
+def test_the_plugin_itself_loads_no_library_of_the_command_line() -> None:
+    """Discovery costs nothing: what it imports loads neither click nor rich."""
+    code = "import promenade_bus_cli, sys; print([m for m in ('click', 'rich') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["config", "explain", "health", "plugins", "publish", "run", "topics"])
+def test_every_command_is_listed_and_has_help(run: Run, name: str) -> None:
+    """The help page names each built-in command, and each has a page of its own."""
+    assert f"\n  {name} " in run("--help").output
+    assert run(name, "--help").exit_code == 0
+
+
+def test_an_unknown_command_is_met_with_the_nearest_one(run: Run) -> None:
+    """A typo ends with status 2 and a suggestion."""
+    result = run("pulish")
+    assert result.exit_code == 2
+    assert "there is no command 'pulish'; did you mean 'publish'?" in result.output
+
+
+def test_the_missing_demo_tells_where_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the example application 'demo' says that it comes with the repository."""
+    monkeypatch.setenv("PROMENADE_BUS_PLUGINS", "off")
+    result = run("demo")
+    assert result.exit_code == 2
+    assert "example application" in result.output
+    assert "make demo" in result.output
+
+
+def test_plugins_add_commands(run: Run, site: Site) -> None:
+    """A plugin's command is listed and runs, given as a click command or as a function that returns one."""
+    site.install(
+        "promenade-bus-greeter",
+        """
+        @hookimpl
+        def promenade_bus_commands():
+            import click
+            @click.command()
+            def greet():
+                "Say hello."
+                click.echo("hello")
+            return {"greet": lambda: greet, "greet-at-once": greet}
+        """,
+    )
+    assert "Say hello." in run("--help").output
+    assert run("greet").output == "hello\n"
+    assert run("greet-at-once").output == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("lambda: 1 / 0", "ZeroDivisionError"),
+        ("lambda: exit(7)", "SystemExit"),
+        ("lambda: 'text'", "an object of type str, not a click command"),
+    ],
+)
+def test_a_broken_command_harms_no_other(run: Run, site: Site, answer: str, message: str) -> None:
+    """A plugin's command that cannot be loaded is named with its distribution; help and others work."""
+    site.install(
+        "promenade-bus-broken",
+        f"""
+        @hookimpl
+        def promenade_bus_commands():
+            return {{"shaky": {answer}}}
+        """,
+    )
+    result = run("shaky")
+    assert result.exit_code == 2
+    assert "the command 'shaky' of promenade-bus-broken 1.0 cannot be loaded" in result.output
+    assert message in result.output
+    listing = run("--help")
+    assert listing.exit_code == 0
+    assert "shaky" in listing.output
+    assert run("plugins", "list").exit_code == 0
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_for_an_unknown_command(run: Run, site: Site) -> None:
+    """The command line works beside a broken plugin, and names it where its command may be missing."""
+    site.install("promenade-bus-greeter", "raise SystemExit(3)")
+    assert run("--help").exit_code == 0
+    result = run("greet")
+    assert result.exit_code == 2
+    assert "quarantined: greeter (promenade-bus-greeter 1.0): SystemExit: 3" in result.output
+
+
+def test_a_plugin_cannot_replace_a_built_in_command(run: Run, site: Site) -> None:
+    """A built-in command wins over a plugin's of the same name, and the doctor tells of it."""
+    site.install(
+        "promenade-bus-thief",
+        """
+        @hookimpl
+        def promenade_bus_commands():
+            return {"topics": lambda: 1 / 0}
+        """,
+    )
+    assert run("topics").exit_code == 0
+    findings = run.json("plugins", "doctor")
+    assert any("the command 'topics' is offered by" in finding["what"] for finding in findings)
+
+
+def test_an_error_of_the_bus_is_one_message(run: Run) -> None:
+    """An error of the bus is told without a traceback, with status 2; --debug adds the traceback."""
+    result = run("health", "--config", "missing.yaml")
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: missing.yaml")
+    assert "Traceback" not in result.output
+    assert "Traceback" in run("health", "--config", "missing.yaml", "--debug").output
+    assert "Traceback" in run("--debug", "health", "--config", "missing.yaml").output
+
+
+def test_a_command_that_needs_a_bus_says_how_to_name_one(run: Run) -> None:
+    """Without --app, --config and the variable a command says what to give."""
+    result = run("health")
+    assert result.exit_code == 2
+    assert "Give --app MODULE:ATTR or --config FILE, or set PROMENADE_BUS_CONFIG" in result.output
+
+
+def test_the_variable_names_the_configuration(
+    run: Run, config: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROMENADE_BUS_CONFIG stands in for --config."""
+    monkeypatch.setenv("PROMENADE_BUS_CONFIG", config("bus: {adapter: memory}"))
+    assert run("health").exit_code == 0
+
+
+def test_app_and_config_exclude_each_other(run: Run, module: Callable[[str], str]) -> None:
+    """An application opens its own configuration, so both options together are refused."""
+    name = module("bus = open_bus(CONFIG)")
+    result = run("health", "--app", f"{name}:bus", "--config", "app.yaml")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.output
+
+
+def test_versions_are_shown(run: Run) -> None:
+    """--version tells those of the bus and of the command line."""
+    assert run("--version").output.startswith("promenade-bus 0.")
+
+
+def test_a_reader_that_goes_away_causes_no_traceback(tmp_path: Path) -> None:
+    """Output into a closed pipe ends the command quietly."""
+    command = [sys.executable, "-m", "promenade_bus_cli", "topics", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=30)
+    assert errors == b""
+    assert process.returncode == 1
+
+
+def test_an_interrupt_ends_with_130(run: Run, module: Callable[[str], str]) -> None:
+    """Ctrl-C outside of a worker ends the command with one word and status 130."""
+    name = module(
+        """
+        def make():
+            raise KeyboardInterrupt
+        """
+    )
+    result = run("health", "--app", f"{name}:make")
+    assert result.exit_code == 130
+    assert result.output == "interrupted\n"
