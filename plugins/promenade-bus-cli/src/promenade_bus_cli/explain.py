@@ -251,14 +251,17 @@ def _shortened(names: list[str]) -> str:
 
 def _retry_line(retry: dict[str, Any]) -> str:
     set_by = sorted({path for path in retry["sources"].values() if path != "default"})
-    where = f"set by {', '.join(set_by)}; " if set_by else "by default; " if retry["path"] else ""
+    where = f", set by {', '.join(set_by)}" if set_by else ", by default" if retry["path"] else ""
     options = ", ".join(f"{key}={value}" for key, value in retry["options"].items())
-    return f"{retry['name']}{f' ({options})' if options else ''}: {where}from {retry['origin']}"
+    return f"{retry['name']}{f' ({options})' if options else ''}{where}, from {retry['origin']}"
 
 
 def _print_topic(topic: dict[str, Any], *, subscriptions_known: bool) -> None:
     click.secho(topic["topic"], bold=True)
-    click.echo(f"  carries     {topic['event']}, from {topic['origin']}")
+    origin = topic["origin"]
+    click.echo(
+        f"  carries     {topic['event']}, {origin if origin == 'declared in code' else f'from {origin}'}"
+    )
     if subscriptions_known:
         click.echo(f"  goes to     {', '.join(topic['subscriptions']) or 'nobody here'}")
     else:

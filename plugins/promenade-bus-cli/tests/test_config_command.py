@@ -1,0 +1,133 @@
+"""``promenade-bus config``: all faults at once, and the effective configuration without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.distributions import Site
+
+Run = Any
+Config = Callable[[str], str]
+
+FAULTY = """
+bus:
+  adapter: memory
+  worker_pol_size: 3
+  retry_attempts: 0
+  memory: {dead_letters: many}
+  middleware: [loging]
+"""
+
+
+def test_all_faults_are_reported_together(run: Run, config: Config) -> None:
+    """Faults of the bus, of an adapter's options and of unknown names come in one list; status 1."""
+    path = config(FAULTY)
+    found = run.json("config", "check", path, status=1)
+    assert found["source"] == path
+    assert found["sound"] is False
+    text = "\n".join(found["faults"])
+    assert "unknown key 'worker_pol_size', did you mean 'worker_pool_size'? @ $.bus" in text
+    assert "$.bus.retry_attempts" in text
+    assert "$.bus.memory.dead_letters" in text
+    assert "unknown middleware 'loging'; did you mean 'logging'?" in text
+    output = run("config", "check", path)
+    assert output.exit_code == 1
+    assert output.output.startswith(f"{path}: {len(found['faults'])} faults\n  - ")
+
+
+@pytest.mark.parametrize("text", ["", "app: {name: x}", "bus: [1", "- 1"])
+def test_a_file_that_says_nothing_is_a_fault(run: Run, config: Config, text: str) -> None:
+    """An empty file, one without a bus section, and one that is no YAML have status 1 and a fault."""
+    found = run.json("config", "check", config(text), status=1)
+    assert len(found["faults"]) == 1
+
+
+def test_a_sound_file_passes(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound file has status 0; it may be named by the variable."""
+    path = config("bus: {adapter: memory}")
+    assert run("config", "check", path).output == f"{path}: sound\n"
+    monkeypatch.setenv("PROMENADE_BUS_CONFIG", path)
+    assert run.json("config", "check") == {"source": path, "sound": True, "faults": []}
+
+
+def test_no_file_is_a_usage_error(run: Run) -> None:
+    """Without a file, and with one that does not exist, the status is 2."""
+    assert run("config", "check").exit_code == 2
+    assert run("config", "check", "missing.yaml").exit_code == 2
+    assert run("config", "show").exit_code == 2
+
+
+def test_the_effective_configuration_has_every_default(run: Run, config: Config) -> None:
+    """What is shown is what the bus works with: defaults filled in, variables and durations read."""
+    path = config("bus: {adapter: memory, retry_attempts: 7, middleware: [{timeout: {seconds: 90}}]}")
+    shown = run.json("config", "show", path)["bus"]
+    assert shown["worker_pool_size"] == 10
+    assert shown["retry"]["attempts"] == 7
+    assert shown["retry"]["max_delay"] == "10s"
+    assert shown["middleware"]["consume"] == [{"timeout": {"seconds": "1m30s"}}]
+    assert shown["memory"]["serialize"] is False
+    assert yaml.safe_load(run("config", "show", path).output)["bus"] == shown
+
+
+def test_a_faulty_file_is_not_shown(run: Run, config: Config) -> None:
+    """Showing a faulty file lists its faults, with status 2."""
+    result = run("config", "show", config(FAULTY))
+    assert result.exit_code == 2
+    assert "worker_pol_size" in result.output
+
+
+def test_secrets_are_never_shown(
+    run: Run, config: Config, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields that are marked secret, keys that are named like one, and URLs are masked in every form."""
+    site.install(
+        "promenade-bus-vault",
+        """
+        from typing import Annotated
+        from bus_core import SECRET
+        @attrs.frozen
+        class Vault:
+            url: str = ""
+            password: str = ""
+            combination: Annotated[str, SECRET] = ""
+        @hookimpl
+        def promenade_bus_adapters():
+            return {"vault": Factory(Vault, lambda options, context: None)}
+        """,
+    )
+    monkeypatch.setenv("VAULT_PASSWORD", "hunter2-a")
+    path = config(
+        """
+        bus:
+          adapter: vault
+          vault:
+            url: "redis://me:hunter2-b@host/0"
+            password: "${VAULT_PASSWORD}"
+            combination: hunter2-c
+        """
+    )
+    for arguments in (
+        ["config", "show", path],
+        ["config", "show", path, "--json"],
+        ["config", "check", path],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert "hunter2" not in result.output
+    assert run.json("config", "show", path)["bus"]["vault"] == {
+        "url": "redis://***@host/0",
+        "password": "***",
+        "combination": "***",
+    }
+
+
+@pytest.mark.parametrize("name", ["app.sqlite-dev.yaml", "app.postgres-dev.yaml"])
+def test_the_files_of_the_repository_are_sound(run: Run, name: str) -> None:
+    """The configurations of development pass the check."""
+    root = next(parent for parent in Path(__file__).parents if (parent / "bus_core").is_dir())
+    assert run("config", "check", str(root / "config" / name)).exit_code == 0
