@@ -242,7 +242,11 @@ class Adapter(Protocol):
         ...
 
     async def close(self) -> None:
-        """Gives back what ``start`` took. Called once, after the last ``detach``."""
+        """Gives back what ``start`` took, and forgets who watches.
+
+        Called once after each ``start`` that succeeded: after the last ``detach``, or because the bus
+        could not be started for another reason. In that case ``start`` may follow again.
+        """
         ...
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 import attrs
 
@@ -20,13 +21,13 @@ from bus_core.abc import (
     Adapter,
     CheckResult,
     EngineState,
-    Handler,
     HealthProbe,
     HealthStatus,
     Middleware,
     RetryPolicy,
     Seconds,
     SubscriptionSpec,
+    SubscriptionState,
 )
 from bus_core.clock import Clock
 from bus_core.config import BusConfig
@@ -35,7 +36,6 @@ from bus_core.engine import DrainReport, Engine, EventCodec, current_engine
 from bus_core.errors import (
     BufferFull,
     BusClosed,
-    BusError,
     BusForked,
     BusNotStarted,
     BusStateError,
@@ -43,7 +43,9 @@ from bus_core.errors import (
     DuplicateSubscription,
     EventTypeMismatch,
     InvalidHandler,
-    PublishManyError,
+    InvalidTopic,
+    PublishFailed,
+    PublishUncertain,
     UnknownSubscription,
     UnsupportedFeature,
     WrongEventLoop,
@@ -51,18 +53,17 @@ from bus_core.errors import (
 from bus_core.events import Event, FrozenMapping
 from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
+from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
 from bus_core.lanes import Lane
 from bus_core.messages import Delivery, Envelope, Message
 from bus_core.pipeline import compose
 from bus_core.plugins import Plugins
-from bus_core.routes import Route
+from bus_core.routes import Route, Routes
 from bus_core.subscriptions import (
+    CheckedOptions,
     SubscribeDecorator,
+    SubscribeOptions,
     Subscription,
-    check_concurrency,
-    check_error_types,
-    check_name,
-    check_seconds,
     default_name,
 )
 from bus_core.timeouts import call_within
@@ -72,6 +73,8 @@ __all__ = ["Bus", "BusParts"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
+
+logger = logging.getLogger("promenade.bus")
 
 _NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
@@ -110,15 +113,6 @@ class BusParts:
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
 
 
-@attrs.frozen
-class _Held:
-    """An event that waits for the end of an ``after_commit`` block."""
-
-    topic: Topic[Any]
-    event: Event
-    headers: Mapping[str, str]
-
-
 class Bus:
     """An event bus on one event loop. Make it with ``open_bus``, use it with ``async with``.
 
@@ -142,19 +136,17 @@ class Bus:
         self._state = _State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: list[Lane] = []
-        self._leaving: list[Lane] = []
+        self._leaving: dict[Lane, asyncio.Future[None]] = {}
         self._handlers: dict[Lane, Callable[..., Any]] = {}
         # Only routes that ``publish`` may use without a further look. Whatever makes a further look
         # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
         self._direct: dict[Topic[Any] | str, Route] = {}
         self._indirections = 0
-        self._routes: dict[str, Route] = {}
-        self._chains: dict[str, Handler] = {}
-        self._held: ContextVar[list[_Held] | None] = ContextVar("promenade_bus_held", default=None)
+        self._routes = Routes()
+        self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
         self._closing: asyncio.Future[DrainReport] | None = None
         self._forked = False
         self._dead_letters = DeadLetters(parts.adapter.dead_letters, self._check_open)
-        parts.adapter.watch(self._routes_changed)
         _every_bus.add(self)
 
     def __repr__(self) -> str:
@@ -203,22 +195,28 @@ class Bus:
         return self._state.value
 
     @property
+    def in_handler(self) -> bool:
+        """Whether the caller is a handler of this bus, or was started by one."""
+        return current_engine() is self._engine
+
+    @property
     def forked(self) -> bool:
         """Whether this process inherited the bus by a fork, so that it cannot be used."""
         return self._forked
 
     def state(self) -> EngineState:
         """A snapshot of queues and counters."""
-        routes = self._routes.values()
-        return self._engine.state(
-            [*self._lanes, *self._leaving],
-            published=sum(route.published for route in routes),
-            unrouted=sum(route.unrouted for route in routes),
-        )
+        return self._state_of([*self._lanes, *self._leaving])
+
+    def _state_of(self, lanes: Sequence[Lane]) -> EngineState:
+        return self._engine.state(lanes, published=self._routes.published, unrouted=self._routes.unrouted)
 
     def published(self) -> Mapping[str, int]:
-        """How many events of each topic this bus has accepted so far."""
-        return {name: route.published for name, route in sorted(self._routes.items())}
+        """How many events of each topic this bus has accepted so far.
+
+        Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
+        """
+        return {route.topic.name: route.published for route in self._routes}
 
     # --- start and stop -----------------------------------------------------------------------------------
 
@@ -240,18 +238,18 @@ class Bus:
         if mismatches:
             raise UnsupportedFeature(self._adapter.name, mismatches)
         self._state = _State.STARTING
-        started: list[HealthProbe] = []
+        parts: list[HealthProbe | Adapter] = [self._adapter, *self._parts.probes.values()]
+        started: list[HealthProbe | Adapter] = []
         try:
-            await self._adapter.start()
-            for probe in self._parts.probes.values():
-                await probe.start()
-                started.append(probe)
+            for part in parts:
+                await part.start()
+                started.append(part)
         except BaseException:
+            await _close_each(reversed(started))
             self._state = _State.NEW
-            for probe in started:
-                await probe.close()
             raise
         self._loop = asyncio.get_running_loop()
+        self._adapter.watch(self._routes_changed)
         self._engine.start()
         self._state = _State.OPEN
         for lane in self._lanes:
@@ -267,32 +265,32 @@ class Bus:
         if self._forked:
             self._state = _State.CLOSED
             return DrainReport(True, (), 0.0)
-        if current_engine() is self._engine:
+        if self.in_handler:
             raise CalledFromHandler("close the bus")
+        seconds = self._config.shutdown_timeout if timeout is None else _seconds(timeout)
+        loop = asyncio.get_running_loop()
         if self._closing is not None:
+            if not self._closing.done() and self._closing.get_loop() is not loop:
+                raise WrongEventLoop("close")
             return await asyncio.shield(self._closing)
         if self._state is _State.STARTING:
             raise BusStateError("cannot close: the bus is being started")
-        seconds = self._config.shutdown_timeout if timeout is None else _seconds(timeout)
-        loop = asyncio.get_running_loop()
         if self._state is _State.NEW:
             self._state = _State.CLOSED
             self._closing = loop.create_future()
             self._closing.set_result(DrainReport(True, (), 0.0))
             return self._closing.result()
         self._check_loop("close")
+        self._state = _State.CLOSING
+        self._look_closer()
         # A task of its own: whoever waits for it may be cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
         return await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> DrainReport:
-        self._state = _State.CLOSING
-        self._look_closer()
         report = await self._engine.stop([*self._lanes, *self._leaving], timeout, self._detach_all)
         self._state = _State.CLOSED
-        for probe in self._parts.probes.values():
-            await probe.close()
-        await self._adapter.close()
+        await _close_each([*self._parts.probes.values(), self._adapter])
         return report
 
     def _detach_all(self) -> None:
@@ -315,14 +313,14 @@ class Bus:
         Raises ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
         """
         self._check_open("drain")
-        if current_engine() is self._engine:
+        if self.in_handler:
             raise CalledFromHandler("drain the bus")
         lanes = [*self._lanes, *self._leaving]
+        seconds = None if timeout is None else _seconds(timeout)
         with _Indirection(self):
-            if timeout is None:
+            if seconds is None:
                 await self._engine.drain(lanes)
             else:
-                seconds = _seconds(timeout)
                 late = partial(TimeoutError, f"the bus was not drained within {seconds:g} s: {self.state()}")
                 await call_within(self._parts.clock, seconds, late, self._engine.drain, lanes)
 
@@ -359,27 +357,16 @@ class Bus:
                     engine.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
                     return
         item = self._checked(topic, event, headers)
-        held = self._held.get()
-        if held is not None:
-            held.append(item)
-            return
-        await self._send(item)
+        if not self._hold(item):
+            await self._send(item)
 
     async def publish_many(self, items: Iterable[tuple[Topic[E], E] | tuple[str, Event]]) -> None:
         """Publishes several events, in order. It is not atomic.
 
         Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed.
         """
-        results: list[BusError | None] = []
-        for topic, event in items:
-            try:
-                await self.publish(topic, event)  # type: ignore[arg-type,misc]  # pairs that fit by themselves
-            except BusError as error:
-                results.append(error)
-            else:
-                results.append(None)
-        if any(results):
-            raise PublishManyError(results)
+        publish: Any = self.publish  # its overloads cannot be told apart for a union of pairs
+        raise_failures([await result_of(publish(topic, event)) for topic, event in items])
 
     @overload
     def publish_nowait(
@@ -400,19 +387,26 @@ class Bus:
                 self._adapter.name, ["publish_nowait needs an in-process adapter; await publish()"]
             )
         item = self._checked(topic, event, headers)
-        held = self._held.get()
-        if held is not None:
-            held.append(item)
+        if self._hold(item):
             return
-        sending = self._send(item, wait=False)
+        route = self._route(item.topic)
+        accepted_before = route.published
+        sending = self._send(item)
+        token = _may_wait.set(False)
         try:
             sending.send(None)
         except StopIteration:
             return
         finally:
+            _may_wait.reset(token)
             sending.close()
-        raise BusError(
-            f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
+        if route.published == accepted_before:
+            raise PublishFailed(
+                f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
+            )
+        raise PublishUncertain(
+            f"publish_nowait: a publish middleware waited on topic {item.topic.name!r} after the event was "
+            "accepted, and was stopped; await publish()"
         )
 
     @asynccontextmanager
@@ -420,94 +414,89 @@ class Bus:
         """Holds what is published inside of the block until it ends well, and drops it when it raises.
 
         Publish after the database commit, not before: open the transaction inside of the block. Bad
-        topics and events are reported at once. In nested blocks events leave with the outermost. The
-        events that were held are published like by ``publish_many``, and errors are raised like by it.
+        topics and events, such that cannot be encoded included, are reported at once. Blocks may be
+        nested: events then leave with the outermost. A task that is started inside of the block takes
+        part in it while it lasts. The events that were held are published like by ``publish_many``, and
+        errors are raised like by it.
         """
         self._check_open("open after_commit")
-        outer = self._held.get()
-        held: list[_Held] = []
-        token = self._held.set(held)
+        block = HeldEvents(self._block.get())
+        token = self._block.set(block)
         with _Indirection(self):
             try:
                 yield
             finally:
-                self._held.reset(token)
+                block.over = True
+                self._block.reset(token)
+        outer = open_block(block)
         if outer is not None:
-            outer.extend(held)
+            outer.items += block.items
             return
-        results: list[BusError | None] = []
-        for item in held:
-            try:
-                await self._send(item)
-            except BusError as error:
-                results.append(error)
-            else:
-                results.append(None)
-        if any(results):
-            raise PublishManyError(results)
+        raise_failures([await result_of(self._send(item)) for item in block.items])
+
+    def _hold(self, item: HeldEvent) -> bool:
+        """Keeps an event for the end of the block that the caller is in, if it is in one."""
+        block = open_block(self._block.get())
+        if block is None:
+            return False
+        if self._adapter.serialize:
+            # Encoded for the error only: before the commit there is still something that can be undone.
+            self._parts.codec.encode(item.topic, item.event, item.headers)
+        block.items.append(item)
+        return True
 
     async def check(self, topic: object, event: object, headers: Mapping[str, str] | None = None) -> None:
         """Raises what ``publish`` would raise at once for these arguments; publishes nothing."""
         self._checked(topic, event, headers)
 
-    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> _Held:
+    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
         """Everything that can be wrong with a publish before it is sent."""
-        if not (self._state is _State.CLOSING and current_engine() is self._engine):
-            self._check_open("publish")
+        self._check_accepting()
         declared = self._declared(topic)
-        if not isinstance(event, declared.event_class):
+        if not isinstance(event, Event) or not isinstance(event, declared.event_class):
             raise EventTypeMismatch(declared.name, _name_of(declared.event_class), _name_of(type(event)))
-        return _Held(
-            declared, cast(Event, event), _NO_HEADERS if headers is None else _checked_headers(headers)
-        )
+        return HeldEvent(declared, event, _NO_HEADERS if headers is None else _checked_headers(headers))
 
     def _declared(self, topic: object) -> Topic[Any]:
         if isinstance(topic, Topic):
             return self._registry.declare(topic)
         if isinstance(topic, str):
             return self._registry.find(topic)
-        raise EventTypeMismatch(
-            "?", "a Topic or the name of one as its first argument", _name_of(type(topic))
-        )
+        raise InvalidTopic(f"a topic is a Topic or the name of one, got {_described(topic)}")
 
-    async def _send(self, item: _Held, *, wait: bool = True) -> None:
-        route = self._route(item.topic)
-        if self._parts.publish_middleware:
-            chain = compose(self._parts.publish_middleware, partial(self._accept, route, wait=wait))
-            await chain(Envelope(item.topic.name, item.event, dict(item.headers)))
-        else:
-            await self._accept(route, Envelope(item.topic.name, item.event, dict(item.headers)), wait=wait)
+    async def _send(self, item: HeldEvent) -> None:
+        chain = self._route(item.topic).chain
+        await chain(Envelope(item.topic.name, item.event, dict(item.headers)))
 
-    async def _accept(self, route: Route, envelope: Envelope, *, wait: bool) -> None:
+    async def _accept(self, route: Route, envelope: Envelope) -> None:
         event = envelope.event
         if not isinstance(event, route.event_class):
             raise EventTypeMismatch(route.topic.name, _name_of(route.event_class), _name_of(type(event)))
-        headers = FrozenMapping(envelope.headers)
+        headers = _checked_headers(envelope.headers)
         payload: Event | Message = event
         if self._adapter.serialize:
             payload = self._parts.codec.encode(route.topic, event, headers)
         granted: Engine | None = None
         while (full := route.full_engine()) is not None:
-            if not wait:
+            if not _may_wait.get():
                 raise BufferFull("buffer", self._config.buffer_size)
             if granted is not None:
                 granted.pass_on()  # another engine is full: somebody else may have the place
             await full.room()
             granted = full
+        self._check_accepting()  # again: it may have been closed while the event was held, or waited
         route.deliver(payload, headers)
 
     def _route(self, topic: Topic[Any]) -> Route:
-        route = self._routes.get(topic.name)
+        declared = topic.name in self._registry
+        route = self._routes.get(topic.name, declared=declared)
         if route is None:
             route = Route(topic)
-            if topic.name not in self._registry:
-                # Not strict: names may be without number, so that nothing is kept for them.
-                route.renew(self._adapter, self._engine, direct=False)
-                return route
-            self._routes[topic.name] = route
+            route.chain = compose(self._parts.publish_middleware, partial(self._accept, route))
+            self._routes.add(route, declared=declared)
             route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
         may_be_direct = self._state is _State.OPEN and not self._indirections and not self._adapter.serialize
-        if may_be_direct and route.port is not None:
+        if may_be_direct and declared and route.port is not None:
             self._direct[route.topic] = self._direct[route.topic.name] = route
         return route
 
@@ -515,67 +504,25 @@ class Bus:
 
     @overload
     def subscribe(
-        self,
-        topic: Topic[E],
-        handler: None = None,
-        *,
-        name: str | None = None,
-        mode: Literal["group", "broadcast"] = "group",
-        concurrency: int | None = None,
-        ordered: bool = False,
-        retry: RetryPolicy | None = None,
-        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
-        timeout: Seconds | None = None,
-        start: Literal["earliest", "latest"] | None = None,
-        where: Callable[[E], bool] | None = None,
+        self, topic: Topic[E], handler: None = None, **options: Unpack[SubscribeOptions[E]]
     ) -> SubscribeDecorator[E]: ...
     @overload
     def subscribe(
-        self,
-        topic: str,
-        handler: None = None,
-        *,
-        name: str | None = None,
-        mode: Literal["group", "broadcast"] = "group",
-        concurrency: int | None = None,
-        ordered: bool = False,
-        retry: RetryPolicy | None = None,
-        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
-        timeout: Seconds | None = None,
-        start: Literal["earliest", "latest"] | None = None,
-        where: Callable[[Any], bool] | None = None,
+        self, topic: str, handler: None = None, **options: Unpack[SubscribeOptions[Any]]
     ) -> SubscribeDecorator[Any]: ...
     @overload
     def subscribe(
         self,
         topic: Topic[E],
         handler: Callable[[E], Any] | Callable[[E, Delivery], Any],
-        *,
-        name: str | None = None,
-        mode: Literal["group", "broadcast"] = "group",
-        concurrency: int | None = None,
-        ordered: bool = False,
-        retry: RetryPolicy | None = None,
-        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
-        timeout: Seconds | None = None,
-        start: Literal["earliest", "latest"] | None = None,
-        where: Callable[[E], bool] | None = None,
+        **options: Unpack[SubscribeOptions[E]],
     ) -> Subscription: ...
     @overload
     def subscribe(
         self,
         topic: str,
         handler: Callable[[Any], Any] | Callable[[Any, Delivery], Any],
-        *,
-        name: str | None = None,
-        mode: Literal["group", "broadcast"] = "group",
-        concurrency: int | None = None,
-        ordered: bool = False,
-        retry: RetryPolicy | None = None,
-        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
-        timeout: Seconds | None = None,
-        start: Literal["earliest", "latest"] | None = None,
-        where: Callable[[Any], bool] | None = None,
+        **options: Unpack[SubscribeOptions[Any]],
     ) -> Subscription: ...
     def subscribe(
         self,
@@ -604,100 +551,76 @@ class Bus:
         ``InvalidHandler``, ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``,
         ``DuplicateSubscription``, ``UnsupportedFeature``, ``BusClosed``.
         """
-        options: dict[str, Any] = {
-            "name": name,
-            "mode": mode,
-            "concurrency": check_concurrency(concurrency),
-            "ordered": ordered,
-            "retry": retry,
-            "give_up_on": check_error_types(give_up_on),
-            "timeout": check_seconds("timeout", timeout),
-            "start": start,
-            "where": where,
-        }
+        options = CheckedOptions(
+            name=name,
+            mode=mode,
+            concurrency=concurrency,
+            ordered=ordered,
+            retry=retry,
+            give_up_on=give_up_on,
+            timeout=timeout,
+            start=start,
+            where=where,
+        )
         if handler is not None:
-            return self._subscribe(topic, handler, **options)
+            return self._subscribe(topic, handler, options)
 
         def decorate(decorated: Callable[..., R]) -> Callable[..., R]:
-            self._subscribe(topic, decorated, **options)
+            self._subscribe(topic, decorated, options)
             return decorated
 
         return decorate
 
     def _subscribe(
-        self,
-        topic: Topic[Any] | str,
-        handler: Callable[..., Any],
-        *,
-        name: str | None,
-        mode: Literal["group", "broadcast"],
-        concurrency: int | None,
-        ordered: bool,
-        retry: RetryPolicy | None,
-        give_up_on: tuple[type[BaseException], ...],
-        timeout: float | None,
-        start: Literal["earliest", "latest"] | None,
-        where: Callable[[Any], bool] | None,
+        self, topic: Topic[Any] | str, handler: Callable[..., Any], options: CheckedOptions
     ) -> Subscription:
-        self._check_fork("subscribe")
-        if self._state in (_State.CLOSING, _State.CLOSED):
-            raise BusClosed("subscribe")
-        if self._state is _State.OPEN:
-            self._check_loop("subscribe")
+        self._check_usable("subscribe")
         text = self._subscribed_text(topic)
         shape = inspect_handler(handler)
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            raise InvalidHandler(f"retry takes a retry policy such as ExponentialRetry(...), got {retry!r}")
-        if where is not None and not callable(where):
-            raise InvalidHandler(f"where takes a function of the event, got {where!r}")
-        if name is None and self._adapter.features.durable:
-            raise InvalidHandler(
-                f"the subscription to {text!r} needs a name=: on the durable adapter {self._adapter.name!r} "
-                "it names the group that outlives this process"
-            )
-        clash = partial(self._clash, topic=text)
-        chosen = (
-            default_name(shape.qualified_name, lambda n: clash(n) is not None)
-            if name is None
-            else check_name(name)
+        spec = SubscriptionSpec(
+            name=(name := self._free_name(options.name, shape.qualified_name, text)),
+            group=f"{self.service}.{name}",
+            topic=text,
+            mode=options.mode,
+            ordered=options.ordered,
+            start=options.start,
         )
-        other = clash(chosen)
-        if other is not None:
-            raise DuplicateSubscription(chosen, text, other)
-        try:
-            spec = SubscriptionSpec(
-                name=chosen,
-                group=f"{self.service}.{chosen}",
-                topic=text,
-                mode=mode,
-                ordered=ordered,
-                start=start,
-            )
-        except ValueError as error:
-            raise InvalidHandler(str(error)) from error
-        mismatches = self._mismatches(spec) if self._state is _State.OPEN else []
+        # Those that were made before start are compared with the adapter all together, at start.
+        mismatches = self._mismatches(spec) if self._state is not _State.NEW else []
         if mismatches:
             raise UnsupportedFeature(self._adapter.name, mismatches)
-        policy_for: Callable[[str], RetryPolicy] = (
-            self._parts.policy_for if retry is None else lambda _topic: retry
-        )
+        retry = options.retry
         lane = Lane(
             self._engine,
             spec,
             handler,
             shape,
-            policy_for=policy_for,
+            policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
             middleware=self._parts.consume_middleware,
-            give_up_on=give_up_on,
-            timeout=timeout,
-            concurrency=concurrency,
-            where=where,
+            give_up_on=options.give_up_on,
+            timeout=options.timeout,
+            concurrency=options.concurrency,
+            where=options.where,
         )
         self._lanes.append(lane)
         self._handlers[lane] = handler
         if self._state is _State.OPEN:
             self._adapter.attach(lane)
         return Subscription(self, lane, handler)
+
+    def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
+        """The name of a new subscription; raises ``DuplicateSubscription``."""
+        if given is None:
+            if self._adapter.features.durable:
+                raise InvalidHandler(
+                    f"the subscription to {topic!r} needs a name=: on the durable adapter "
+                    f"{self._adapter.name!r} it names the group that outlives this process"
+                )
+            return default_name(qualified_name, lambda name: self._clash(name, topic) is not None)
+        other = self._clash(given, topic)
+        if other is not None:
+            raise DuplicateSubscription(given, topic, other)
+        return given
 
     def _subscribed_text(self, topic: object) -> str:
         if isinstance(topic, str) and (is_pattern(topic) or not topic):
@@ -731,12 +654,14 @@ class Bus:
         Returns when what they accepted is settled; see ``Subscription.unsubscribe``. Raises
         ``UnknownSubscription`` when there is none.
         """
+        self._check_usable("unsubscribe")
         text = topic.name if isinstance(topic, Topic) else topic
         lanes = [lane for lane in self._lanes if lane.spec.topic == text and self._handlers[lane] == handler]
         if not lanes:
             raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
-        for lane in lanes:
-            await self.leave(lane)
+        leaving = [self._begin_to_leave(lane) for lane in lanes]
+        for left in leaving:
+            await self._until_left(left)
 
     async def subscription_ready(self, lane: Lane) -> None:
         """See ``Subscription.ready``."""
@@ -744,8 +669,13 @@ class Bus:
         if lane not in self._handlers:
             raise UnknownSubscription(f"the subscription {lane.spec.name!r} was unsubscribed")
 
+    def subscription_state(self, lane: Lane) -> SubscriptionState:
+        """See ``Subscription.state``."""
+        return self._state_of([lane]).subscriptions[0]
+
     def set_paused(self, lane: Lane, *, paused: bool) -> None:
         """See ``Subscription.pause`` and ``Subscription.resume``."""
+        self._check_usable("pause a subscription" if paused else "resume a subscription")
         if lane.paused is paused:
             return
         if paused:
@@ -756,17 +686,25 @@ class Bus:
 
     async def leave(self, lane: Lane) -> None:
         """See ``Subscription.unsubscribe``."""
+        if self._state is not _State.CLOSED or self._forked:
+            self._check_usable("unsubscribe")
+            await self._until_left(self._begin_to_leave(lane))
+
+    def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
+        """Takes a lane out of routing; None when there is nothing to wait for."""
         if lane not in self._lanes:
-            return
+            return self._leaving.get(lane)
         self._lanes.remove(lane)
         self._handlers.pop(lane)
         if self._state is not _State.OPEN:
-            return
+            return None
         self._adapter.detach(lane)
-        self._leaving.append(lane)
-        left = lane.leave()
-        left.add_done_callback(lambda _: self._leaving.remove(lane))
-        if current_engine() is not self._engine:
+        left = self._leaving[lane] = lane.leave()
+        left.add_done_callback(lambda _: self._leaving.pop(lane))
+        return left
+
+    async def _until_left(self, left: asyncio.Future[None] | None) -> None:
+        if left is not None and not self.in_handler:
             await asyncio.shield(left)
 
     # --- health -------------------------------------------------------------------------------------------
@@ -806,6 +744,20 @@ class Bus:
         if self._forked:
             raise BusForked(doing)
 
+    def _check_usable(self, doing: str) -> None:
+        """For what may be done before start as well."""
+        self._check_fork(doing)
+        if self._state in (_State.CLOSING, _State.CLOSED):
+            raise BusClosed(doing)
+        if self._state is _State.OPEN:
+            self._check_loop(doing)
+
+    def _check_accepting(self) -> None:
+        """While the bus is closing it takes events of its own handlers only, and handles them still."""
+        if self._state is _State.CLOSING and self.in_handler and not self._engine.abandoning:
+            return
+        self._check_open("publish")
+
     def _check_loop(self, doing: str) -> None:
         if asyncio._get_running_loop() is not self._loop:
             raise WrongEventLoop(doing)
@@ -821,7 +773,7 @@ class Bus:
     def _routes_changed(self) -> None:
         """Every route has to ask the adapter again."""
         self._direct = {}
-        for route in self._routes.values():
+        for route in self._routes:
             route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
 
     def _look_closer(self) -> None:
@@ -863,8 +815,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
+"""Whether the publish that is under way may wait for room; a chain of middleware lies in between."""
+
+
+async def _close_each(parts: Iterable[HealthProbe | Adapter]) -> None:
+    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it."""
+    for part in parts:
+        try:
+            await part.close()
+        except Exception:
+            logger.exception("closing %r failed", part)
+
+
 def _seconds(value: Seconds) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"a timeout is a number of seconds or a timedelta, got {value!r}")
+    if not seconds >= 0:
+        raise ValueError(f"a timeout must be at least 0 seconds, got {value!r}")
+    return float(seconds)
+
+
+def _described(value: object) -> str:
+    """What something is, without showing what it holds."""
+    return repr(value) if value is None or isinstance(value, int | float) else f"a {_name_of(type(value))}"
 
 
 def _name_of(cls: type[Any]) -> str:
@@ -872,6 +847,10 @@ def _name_of(cls: type[Any]) -> str:
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    if not headers:
+        return _NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")

@@ -36,8 +36,9 @@ class DeadLetters:
         """Sends letters back to the subscription that failed, and only to it; returns how many.
 
         ``letters`` is an id, a letter, several of them, or a ``DeadLetterFilter``. Attempts start at 1, and
-        the history is kept. A letter that was redriven already is passed over, so that repeating is harmless. Raises
-        ``UnknownSubscription``, and redrives none, when the bus has no such subscription any more.
+        the history is kept. A letter that was redriven already is passed over, so that repeating is
+        harmless. Raises ``UnknownSubscription``, and redrives none, when the bus has no such
+        subscription any more.
         """
         self._check_usable("redrive dead letters")
         if isinstance(letters, DeadLetterFilter):

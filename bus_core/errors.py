@@ -331,10 +331,11 @@ class PublishUncertain(PublishError):
 class PublishManyError(PublishError):
     """Some events of a batch were not accepted.
 
-    ``results`` has one entry per item, in order: None for an accepted event, otherwise its error.
+    ``results`` has one entry per item, in order: None for an accepted event, otherwise its error, which
+    is no ``BusError`` where a publish middleware raised something of its own.
     """
 
-    def __init__(self, results: Sequence[BusError | None]) -> None:
+    def __init__(self, results: Sequence[Exception | None]) -> None:
         self.results = tuple(results)
         failed = [(index, error) for index, error in enumerate(self.results) if error is not None]
         index, first = failed[0]

@@ -49,26 +49,33 @@ async def run_probes(
         return FrozenMapping()
     loop = asyncio.get_running_loop()
     tasks = {
-        name: loop.create_task(probe.check(state), name=f"probe {name}") for name, probe in probes.items()
+        name: loop.create_task(_run(probe, state), name=f"probe {name}") for name, probe in probes.items()
     }
     expired, timer = expiry(clock, timeout)
-    waiting = set(tasks.values())
+    answered = asyncio.ensure_future(asyncio.wait(tasks.values()))
+    watched: set[asyncio.Future[Any]] = {answered, expired}
     try:
-        while waiting and not expired.done():
-            watched: set[asyncio.Future[Any]] = {*waiting, expired}
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            waiting = {task for task in waiting if not task.done()}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
     finally:
         timer.cancel()
-        for task in waiting:
-            task.cancel()
-    return FrozenMapping({name: _result(task, timeout) for name, task in tasks.items()})
+        answered.cancel()
+        found = {name: _answer(task, timeout) for name, task in tasks.items()}
+    return FrozenMapping(found)
 
 
-def _result(task: asyncio.Task[CheckResult], timeout: float) -> CheckResult:
-    if not task.done() or task.cancelled():
-        return CheckResult(HealthStatus.UNHEALTHY, f"the probe gave no answer within {timeout:g} s")
-    error = task.exception()
-    if error is not None:
+async def _run(probe: HealthProbe, state: EngineState) -> CheckResult:
+    """What a probe found, or how it failed. Nothing that it raises gets out, not even SystemExit."""
+    try:
+        found: object = await probe.check(state)
+        if not isinstance(found, CheckResult):
+            raise TypeError(f"check() returned a {type(found).__name__}, not a CheckResult")
+    except BaseException as error:
         return CheckResult(HealthStatus.UNHEALTHY, f"the probe failed with {describe_error(error)}")
-    return task.result()
+    return found
+
+
+def _answer(task: asyncio.Task[CheckResult], timeout: float) -> CheckResult:
+    if task.done() and not task.cancelled():
+        return task.result()
+    task.cancel()
+    return CheckResult(HealthStatus.UNHEALTHY, f"the probe gave no answer within {timeout:g} s")

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
-from bus_core.abc import Adapter
+from bus_core.abc import Adapter, Handler
 from bus_core.engine import Engine
 from bus_core.events import Event
 from bus_core.lanes import Lane, Port
 from bus_core.messages import Message
 from bus_core.topics import Topic
 
-__all__ = ["Route"]
+__all__ = ["Route", "Routes"]
+
+MOST_UNDECLARED = 1000
+"""Of how many undeclared topics the routes are kept: their names may be without number."""
 
 
 class Route:
     """The way of the events of one topic from ``publish`` to the lanes of its subscriptions.
 
     ``port`` is where an event goes when nothing stands in between: no publish middleware, no serializer,
-    no group to choose a member of. It is None otherwise.
+    no group to choose a member of. It is None otherwise. ``chain`` is the publish middleware of this
+    topic, composed once, around accepting the event.
     """
 
-    __slots__ = ("_groups", "_turns", "engines", "event_class", "port", "published", "topic", "unrouted")
+    chain: Handler
+
+    __slots__ = (
+        "_groups",
+        "_turns",
+        "chain",
+        "engines",
+        "event_class",
+        "port",
+        "published",
+        "topic",
+        "unrouted",
+    )
 
     def __init__(self, topic: Topic[Any]) -> None:
         self.topic = topic
@@ -62,3 +78,46 @@ class Route:
             lanes = [lane for lane in chosen if lane.engine is engine]
             if lanes:
                 engine.put(self.topic.name, payload, lanes, headers)
+
+
+class Routes:
+    """The routes of one bus. Those of undeclared topics give way to newer ones; the totals stay right."""
+
+    def __init__(self) -> None:
+        self._declared: dict[str, Route] = {}
+        self._undeclared: dict[str, Route] = {}
+        self._gone_published = 0
+        self._gone_unrouted = 0
+
+    def get(self, name: str, *, declared: bool) -> Route | None:
+        """The route of a topic, if there is one yet. A route from before it was declared is none."""
+        return (self._declared if declared else self._undeclared).get(name)
+
+    def add(self, route: Route, *, declared: bool) -> None:
+        """Adds the route of a topic."""
+        name = route.topic.name
+        if declared:
+            former = self._undeclared.pop(name, None)
+            if former is not None:
+                route.published, route.unrouted = former.published, former.unrouted
+            self._declared[name] = route
+            return
+        if len(self._undeclared) >= MOST_UNDECLARED:
+            oldest = self._undeclared.pop(next(iter(self._undeclared)))
+            self._gone_published += oldest.published
+            self._gone_unrouted += oldest.unrouted
+        self._undeclared[name] = route
+
+    def __iter__(self) -> Iterator[Route]:
+        routes = {**self._declared, **self._undeclared}
+        return iter([routes[name] for name in sorted(routes)])
+
+    @property
+    def published(self) -> int:
+        """How many events were accepted on all topics."""
+        return self._gone_published + sum(route.published for route in self)
+
+    @property
+    def unrouted(self) -> int:
+        """How many of them nobody had subscribed to."""
+        return self._gone_unrouted + sum(route.unrouted for route in self)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, overload
+
+import attrs
 
 from bus_core.abc import RetryPolicy, Seconds, SubscriptionState
 from bus_core.errors import InvalidHandler
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from bus_core.bus import Bus
     from bus_core.lanes import Lane
 
-__all__ = ["SubscribeDecorator", "Subscription"]
+__all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "Subscription", "default_name"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -25,8 +28,22 @@ R = TypeVar("R")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 
+class SubscribeOptions(TypedDict, Generic[E], total=False):
+    """The options of ``Bus.subscribe`` and ``SyncBus.subscribe``; see there."""
+
+    name: str | None
+    mode: Literal["group", "broadcast"]
+    concurrency: int | None
+    ordered: bool
+    retry: RetryPolicy | None
+    give_up_on: type[BaseException] | Iterable[type[BaseException]]
+    timeout: Seconds | None
+    start: Literal["earliest", "latest"] | None
+    where: Callable[[E], bool] | None
+
+
 class SubscribeDecorator(Protocol[E]):
-    """The decorator form of ``subscribe``: takes a handler of the topic's events, returns it unchanged."""
+    """The decorator form of ``subscribe``: takes a handler of the topic's events, and returns it."""
 
     @overload
     def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
@@ -103,12 +120,8 @@ class Subscription:
 
     @property
     def state(self) -> SubscriptionState:
-        """A snapshot of its counters."""
-        return next(
-            state
-            for state in self._bus.state().subscriptions
-            if state.name == self.name and state.topic == self.topic
-        )
+        """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values."""
+        return self._bus.subscription_state(self._lane)
 
     async def ready(self) -> None:
         """Returns when the subscription is open on the adapter. Raises ``BusNotStarted`` or ``BusClosed``."""
@@ -132,16 +145,6 @@ class Subscription:
         await self._bus.leave(self._lane)
 
 
-def check_name(name: object) -> str:
-    """The name of a subscription, when it is one; raises ``InvalidHandler``."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidHandler(
-            f"invalid subscription name {name!r}: 1 to 200 letters, digits, '.', '_', ':' and '-', "
-            "beginning with a letter or digit"
-        )
-    return name
-
-
 def default_name(qualified_name: str, taken: Callable[[str], bool]) -> str:
     """A name made of a handler's qualified name, made unique by a number."""
     base = (
@@ -155,29 +158,80 @@ def default_name(qualified_name: str, taken: Callable[[str], bool]) -> str:
     return name
 
 
-def check_seconds(what: str, value: Seconds | None) -> float | None:
-    """A positive duration in seconds; raises ``InvalidHandler``."""
+# --- checks of the options --------------------------------------------------------------------------------
+
+
+def _checked_name(name: object) -> str | None:
+    if name is None or (isinstance(name, str) and _NAME.fullmatch(name)):
+        return name
+    raise InvalidHandler(
+        f"invalid subscription name {name!r}: 1 to 200 letters, digits, '.', '_', ':' and '-', "
+        "beginning with a letter or digit"
+    )
+
+
+def _one_of(*allowed: str | None) -> Callable[[Any, attrs.Attribute[Any], object], None]:
+    def check(_options: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in allowed:
+            *others, last = map(repr, allowed)
+            raise InvalidHandler(f"{attribute.name} must be {', '.join(others)} or {last}, got {value!r}")
+
+    return check
+
+
+def _check_bool(_options: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidHandler(f"{attribute.name} must be True or False, got {value!r}")
+
+
+def _check_concurrency(_options: object, _attribute: object, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidHandler(f"concurrency must be an int of at least 1, got {value!r}")
+
+
+def _check_retry(_options: object, _attribute: object, value: Any) -> None:
+    # A class has the methods of its instances, so that forgetting the parentheses would pass.
+    if value is not None and (isinstance(value, type) or not isinstance(value, RetryPolicy)):
+        raise InvalidHandler(f"retry takes a retry policy such as ExponentialRetry(...), got {value!r}")
+
+
+def _check_where(_options: object, _attribute: object, value: Any) -> None:
+    if value is None:
+        return
+    if not callable(value):
+        raise InvalidHandler(f"where takes a function of the event, got {value!r}")
+    if inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value):
+        raise InvalidHandler("where takes a plain function: the coroutine of an async one is always true")
+
+
+def _as_seconds(value: Any) -> float | None:
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise InvalidHandler(f"{what} must be a positive number of seconds or a timedelta, got {value!r}")
+        raise InvalidHandler(f"timeout must be a positive number of seconds or a timedelta, got {value!r}")
     return float(seconds)
 
 
-def check_concurrency(value: object) -> int | None:
-    """A positive number of handlers at once; raises ``InvalidHandler``."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise InvalidHandler(f"concurrency must be an int of at least 1, got {value!r}")
-
-
-def check_error_types(
-    value: type[BaseException] | Iterable[type[BaseException]],
-) -> tuple[type[BaseException], ...]:
-    """Exception classes as a tuple; raises ``InvalidHandler``."""
-    types = (value,) if isinstance(value, type) else tuple(value)
+def _as_error_types(value: Any) -> tuple[type[BaseException], ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, type | str)
+    types: tuple[Any, ...] = tuple(value) if several else (value,)
     for item in types:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
             raise InvalidHandler(f"give_up_on takes exception classes, got {item!r}")
     return types
+
+
+@attrs.frozen(kw_only=True)
+class CheckedOptions:
+    """What was given to ``subscribe``, once it is known to make sense; raises ``InvalidHandler``."""
+
+    name: str | None = attrs.field(converter=_checked_name)
+    mode: Literal["group", "broadcast"] = attrs.field(validator=_one_of("group", "broadcast"))
+    concurrency: int | None = attrs.field(validator=_check_concurrency)
+    ordered: bool = attrs.field(validator=_check_bool)
+    retry: RetryPolicy | None = attrs.field(validator=_check_retry)
+    give_up_on: tuple[type[BaseException], ...] = attrs.field(converter=_as_error_types)
+    timeout: float | None = attrs.field(converter=_as_seconds)
+    start: Literal["earliest", "latest"] | None = attrs.field(validator=_one_of(None, "earliest", "latest"))
+    where: Callable[[Any], bool] | None = attrs.field(validator=_check_where)

@@ -210,7 +210,7 @@ class TopicRegistry:
             self._known[topic.name] = _Known(topic, origin)
 
     def declare(self, topic: Topic[Any]) -> Topic[Any]:
-        """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes."""
+        """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes or keys."""
         known = self._known.get(topic.name)
         if known is None:
             self._known[topic.name] = _Known(topic, "declared in code")
@@ -220,6 +220,11 @@ class TopicRegistry:
             raise TopicConflict(
                 f"topic {topic.name!r} is declared with {_class_name(ours)} ({known.origin}) "
                 f"and with {_class_name(theirs)}; one topic carries one class of event"
+            )
+        if topic.key is not None and topic.key is not known.topic.key:
+            raise TopicConflict(
+                f"topic {topic.name!r} is declared with another key ({known.origin}); "
+                "one topic has one ordering key: declare it once, and import it from there"
             )
         return known.topic
 

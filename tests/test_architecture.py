@@ -62,6 +62,7 @@ MODULE_ORDER = [
     "health",
     "dead_letters",
     "routes",
+    "holding",
     "subscriptions",
     "bus",
     "sync",

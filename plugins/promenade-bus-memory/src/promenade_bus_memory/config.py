@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import attrs
 
+from bus_core.settings import Reader
 from promenade_bus_memory.hub import MemoryHub
 
 __all__ = ["MemoryOptions"]
+
+
+def _read_hub(value: Any, path: str, faults: list[str]) -> MemoryHub | None:
+    if value is None or isinstance(value, MemoryHub):
+        return value
+    faults.append(f"a MemoryHub can be given in code only @ {path}")
+    return None
 
 
 @attrs.frozen(kw_only=True)
@@ -20,4 +30,4 @@ class MemoryOptions:
 
     serialize: bool = False
     dead_letters: int = attrs.field(default=10_000, validator=attrs.validators.ge(1))
-    hub: MemoryHub | None = None
+    hub: Annotated[MemoryHub | None, Reader(_read_hub, repr)] = None
