@@ -141,18 +141,21 @@ class _Assembly:
         return [self.config.retry, *(self.config.retry_for(name) for name in self.config.topics)]
 
     def _policies(self) -> Callable[[str], RetryPolicy]:
-        built: dict[str, RetryPolicy] = {}
-        by_choice: dict[int, tuple[PluginChoice, RetryPolicy]] = {}
+        # Built here rather than at the first failure: a plugin that cannot build its policy is an error
+        # of open_bus, and not one of the worker that asks.
+        by_path = {
+            (choice.name, choice.path): self._build(self._plugins.retry_policies, choice)
+            for choice in self._retry_choices()
+        }
+        remembered: dict[str, RetryPolicy] = {}
 
         def policy_for(topic: str) -> RetryPolicy:
-            policy = built.get(topic)
+            policy = remembered.get(topic)
             if policy is None:
                 choice = self.config.retry_for(topic)
-                known = by_choice.get(hash((choice.name, choice.path)))
-                policy = known[1] if known else self._build(self._plugins.retry_policies, choice)
-                by_choice[hash((choice.name, choice.path))] = (choice, policy)
-                if len(built) < _MOST_REMEMBERED_TOPICS:
-                    built[topic] = policy
+                policy = by_path[choice.name, choice.path]
+                if len(remembered) < _MOST_REMEMBERED_TOPICS:
+                    remembered[topic] = policy
             return policy
 
         return policy_for
