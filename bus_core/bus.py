@@ -486,6 +486,8 @@ class Bus:
             granted = full
         self._check_accepting()  # again: it may have been closed while the event was held, or waited
         route.deliver(payload, headers)
+        if granted is not None:
+            granted.pass_on()  # the place may not have been needed, or there may be more than one
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry

@@ -31,7 +31,7 @@ import attrs
 
 from bus_core.abc import Adapter, EngineState
 from bus_core.clock import Clock, TimerHandle, expiry
-from bus_core.errors import BufferFull, BusClosed, SerializationError, WrongEventLoop
+from bus_core.errors import BufferFull, BusClosed, WrongEventLoop
 from bus_core.events import Event, FrozenMapping, uuid7
 from bus_core.jobs import DrainMark, Job, Unit
 from bus_core.lanes import Lane, Port
@@ -112,7 +112,12 @@ class _Worker:
         self.base = Context()
         self.since = 0.0
         self.stopping = False
-        self.task: asyncio.Task[None] | None = None
+        self.task: _WorkerTask | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody, such as a handler, has asked to cancel the worker's task."""
+        return self.task is not None and self.task.cancelling() > 0
 
     @property
     def lane(self) -> Lane | None:
@@ -122,13 +127,27 @@ class _Worker:
         return (self.port or self.entry[0]).lane
 
 
+class _WorkerTask(asyncio.Task[None]):
+    """A task that tells the engine when it is cancelled: a handler may do that to its worker.
+
+    It costs nothing per event, where asking ``cancelling()`` after each handler would.
+    """
+
+    worker: _Worker
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.worker.entry is not None:
+            self.worker.engine._single_out(self.worker)  # the worker will notice, and end after this delivery
+        return super().cancel(msg)
+
+
 _current_worker: ContextVar[_Worker] = ContextVar("promenade_bus_worker")
 
 
 def current_engine() -> Engine | None:
     """The engine whose handler is running in this context; None outside of handlers."""
     worker = _current_worker.get(None)
-    return None if worker is None else worker.engine
+    return None if worker is None or worker.entry is None else worker.engine
 
 
 @coroutine
@@ -160,9 +179,10 @@ class Engine:
         self._codec = codec
         self._overflow_size = overflow_size
         self._worker_pool_size = worker_pool_size
-        # Two halves: ``publish`` appends to the list; all workers walk along one iterator over a former list.
+        # Two halves: ``publish`` appends to the list; all workers walk along the topmost of a stack of
+        # iterators, over a former list, or over what a worker that is held up has left to the others.
         self.queue: list[Entry] = []
-        self._batch: Iterator[Entry] = iter(())
+        self._batches: list[Iterator[Entry]] = []
         self._workers: set[_Worker] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._publishers: deque[asyncio.Future[None]] = deque()
@@ -194,8 +214,9 @@ class Engine:
     ) -> None:
         """Accepts an event for these lanes, whether there is room or not: ask ``has_room`` before."""
         event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
-        plain = tuple(lane.direct for lane in lanes if lane.direct is not None) if event is not None else ()
-        others = [lane for lane in lanes if lane.direct is None or event is None]
+        as_it_is = event is not None and not headers
+        plain = tuple(lane.direct for lane in lanes if lane.direct is not None) if as_it_is else ()
+        others = [lane for lane in lanes if lane.direct is None or not as_it_is]
         # What may fail comes first: an event is accepted by all or by none.
         key = ""
         if message is not None:
@@ -351,7 +372,7 @@ class Engine:
         rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
         unit = _unit_of(counter) if counter is not None else Unit(1 + len(rest))
         if rest:
-            self.queue = [(self.port_for(rest), payload, unit), *self._take_all()]
+            self._batches.append(iter(((self.port_for(rest), payload, unit),)))
         worker.entry = (port, payload, counter or unit)
         return unit
 
@@ -371,20 +392,26 @@ class Engine:
         context.run(_current_worker.set, worker)
         worker.base = context.copy()
         self._workers.add(worker)
-        worker.task = self._loop.create_task(self._work(worker), name="promenade-worker", context=context)
+        worker.task = _WorkerTask(
+            self._work(worker), loop=self._loop, name="promenade-worker", context=context
+        )
+        worker.task.worker = worker
         worker.task.add_done_callback(partial(self._worker_ended, worker))
 
     def _worker_ended(self, worker: _Worker, task: asyncio.Task[None]) -> None:
-        """Replaces a worker that fell to an error of the engine itself, so that the bus lives on."""
-        if worker.stopping or task.cancelled() or task.exception() is None:
+        """Sees to it that a worker's end never ends the bus: the next event starts a fresh one."""
+        if worker.stopping or worker not in self._workers:
             return
         self._workers.discard(worker)
-        self._lost += 1
-        logger.critical("an error in the engine ended a worker and lost its event", exc_info=task.exception())
-        self._start_worker()
+        if not task.cancelled() and task.exception() is not None:
+            self._lost += 1
+            logger.critical(
+                "an error in the engine ended a worker and lost its event", exc_info=task.exception()
+            )
+        self._fall_asleep()
 
     def rouse(self) -> None:
-        """Wakes one worker, if one is idle. It wakes the next one when it is held up.
+        """Wakes or starts one worker, if one is idle or missing. It does the same when it is held up.
 
         Raises ``WrongEventLoop``: a worker cannot be woken from another thread.
         """
@@ -396,6 +423,8 @@ class Engine:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+        if len(self._workers) < self._worker_pool_size and not self.abandoning:
+            self._start_worker()
 
     def _fall_asleep(self) -> None:
         """The next event has to wake a worker: until then there is no room to publish into directly."""
@@ -418,9 +447,10 @@ class Engine:
         base = worker.base
         while not worker.stopping:
             if not self._begin_burst(worker):
+                entry = port = payload = counter = call = None  # an idle worker keeps no event alive
                 await self._rest(worker)
                 continue
-            for entry in islice(self._batch, _EVENTS_BETWEEN_TIME_CHECKS):
+            for entry in islice(self._batches[-1], _EVENTS_BETWEEN_TIME_CHECKS):
                 worker.entry = entry
                 port, payload, counter = entry
                 try:
@@ -446,6 +476,8 @@ class Engine:
                 if worker.entry is not entry:
                     break  # the handler failed or was held up: a new burst begins
             worker.entry = None
+            if worker.cancelled:
+                return self._replace(worker)
             if time.monotonic() - self._turn_began > SLICE and self._has_entries():
                 await _give_way()
 
@@ -493,17 +525,20 @@ class Engine:
             self._delivery_settled(unit)
 
     def _replace(self, worker: _Worker) -> None:
-        """A handler changed the context variables of its worker: a fresh one takes its place."""
+        """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
         worker.entry = None
         self._workers.discard(worker)
-        self._start_worker()
+        if self._has_entries():
+            self.rouse()
+        else:
+            self._fall_asleep()
 
     def _begin_burst(self, worker: _Worker) -> bool:
         """Sees to it that there are entries in the batch; False when there are none at all."""
-        if not length_hint(self._batch):
-            if not self.queue:
-                return False
-            self._batch = iter(self.queue)
+        if not self._has_entries():
+            return False
+        if not self._batches:
+            self._batches.append(iter(self.queue))
             self.queue = []
         worker.since = time.monotonic()
         if not self._next_turn_planned:
@@ -514,11 +549,15 @@ class Engine:
         return True
 
     def _has_entries(self) -> bool:
-        return bool(self.queue) or length_hint(self._batch) > 0
+        while self._batches and not length_hint(self._batches[-1]):
+            self._batches.pop()
+        return bool(self._batches or self.queue)
 
     def _take_all(self) -> list[Entry]:
         """Empties the queue, the present batch included, and returns its entries in order."""
-        entries = [*self._batch, *self.queue]
+        entries = [entry for batch in reversed(self._batches) for entry in batch]
+        entries += self.queue
+        self._batches.clear()
         self.queue = []
         return entries
 
@@ -526,7 +565,7 @@ class Engine:
         """Runs when every worker has paused: if entries are left, the workers at work are held up."""
         self._next_turn_planned = False
         for worker in self._workers:
-            if worker.entry is not None and worker.entry[2] is None:
+            if worker.entry is not None and (worker.entry[2] is None or worker.port is not None):
                 self._single_out(worker)  # its handler is held up: the next ones shall not wait for it
         if self._has_entries():
             self.rouse()
@@ -538,12 +577,7 @@ class Engine:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._idle.append(waiter)
         self._fall_asleep()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if worker.stopping:
-                raise
-            _forget_cancellation(worker)  # a handler cancelled its own task after all was said
+        await waiter
 
     # --- what follows an attempt --------------------------------------------------------------------------
 
@@ -556,8 +590,7 @@ class Engine:
         if isinstance(counter, Job):
             if port is counter.lane.port:
                 port.handled += 1  # it became a job while it ran; other jobs are counted by their lane
-            counter.lane.step_done(counter, settled=True)
-            self._delivery_settled(counter.unit)
+            self._settle(counter)
         else:
             port.handled += 1
             self._delivery_settled(counter)
@@ -579,15 +612,38 @@ class Engine:
             raise asyncio.CancelledError from error  # already reported as abandoned
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
             raise error  # the coroutine is being thrown away together with its loop
-        _forget_cancellation(worker)
         assert worker.entry is not None, "the worker is at work"
         if isinstance(worker.entry[2], Job):
             job = worker.entry[2]
         else:
             unit = self._single_out(worker)
             job = self._as_job(worker.entry[0].lane, worker.entry[1], unit)
+        try:
+            self._follow_up(job, error)
+        except BaseException:  # such as a log handler that raises: the account has to add up all the same
+            self._lost += 1
+            logger.critical(
+                "lost an event: its failure could not be dealt with (topic=%s subscription=%s event_id=%s)",
+                job.topic,
+                job.lane.spec.name,
+                job.event_id,
+                exc_info=True,
+            )
+            self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        job.lane.step_done(job, settled=True)
+        self._delivery_settled(job.unit)
+
+    def _follow_up(self, job: Job, error: BaseException) -> None:
         lane = job.lane
-        decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
+        decision = decide(
+            error,
+            job.attempt,
+            lane.policy_for(job.topic),
+            lane.give_up_on,
+            decoded=job.event is not None,
+        )
         if decision.action != "postpone":
             lane.failed_attempts += 1
             job.history += (Attempt(job.attempt, self.clock.now(), describe_error(error)),)
@@ -595,15 +651,14 @@ class Engine:
         if decision.action == "dead_letter":
             log(logging.ERROR)
             self._bury(job, decision.reason)
-            lane.step_done(job, settled=True)
-            self._delivery_settled(job.unit)
+            self._settle(job)
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
-        lane.step_done(job, settled=False)
-        lane.waiting += 1
         self._waiting[job] = self.clock.call_later(
             decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
         )
+        lane.waiting += 1
+        lane.step_done(job, settled=False)
 
     def _retry_due(self, job: Job, *, counted: bool) -> None:
         del self._waiting[job]
@@ -617,29 +672,29 @@ class Engine:
     def _bury(self, job: Job, reason: str) -> None:
         lane = job.lane
         lane.dead_lettered += 1
-        body = b""
-        if job.message is not None:
-            body = job.message.body
-        elif job.event is not None:
+        message = job.message
+        if message is None and job.event is not None:
             try:
-                body = self._codec.encode_named(job.topic, job.event).body
-            except SerializationError as error:
-                reason = f"{reason}; and it has no body, because the event cannot be encoded: {error}"
+                message = self._codec.encode_named(job.topic, job.event)
+            except BaseException as error:  # a serializer is a plugin, and reads the user's values
+                reason += (
+                    f"; and it has no body, because the event cannot be encoded: {describe_error(error)}"
+                )
         letter = DeadLetter(
             id=str(uuid7()),
             topic=job.topic,
             subscription=lane.spec.name,
             event_id=_as_uuid(job.event_id),
-            key=job.key or (job.message.key if job.message is not None else ""),
+            key=message.key if message is not None else job.key,
             reason=reason,
             attempts=job.history,
-            body=body,
+            body=message.body if message is not None else b"",
             headers=job.headers,
             dead_at=self.clock.now(),
         )
         try:
             self._adapter.bury(letter, job.payload, lane)
-        except Exception:
+        except BaseException:
             self._lost += 1
             logger.exception(
                 "lost an event: the dead-letter store failed (topic=%s subscription=%s event_id=%s)",
@@ -655,17 +710,21 @@ class Engine:
         """Whether a drain is under way, so that events have to be marked by what caused them."""
         return bool(self._marks)
 
-    async def drain(self, lanes: Iterable[Lane]) -> None:
-        """Waits until all that is accepted now, and what its handling causes, is settled."""
+    async def drain(self, lanes: Iterable[Lane]) -> bool:
+        """Waits until all that is accepted now, and what its handling causes, is settled.
+
+        False when there was nothing to wait for.
+        """
         mark = DrainMark(asyncio.get_running_loop().create_future())
         self._mark_accepted(mark, lanes)
         if not mark.remaining:
-            return
+            return False
         self._marks.add(mark)
         try:
             await mark.done
         finally:
             self._marks.discard(mark)
+        return True
 
     def _mark_accepted(self, mark: DrainMark, lanes: Iterable[Lane]) -> None:
         marked: list[Entry] = []
@@ -690,6 +749,11 @@ class Engine:
         """
         began = self.clock.monotonic()
         loop = asyncio.get_running_loop()
+        for waiter in (*self._publishers,):
+            if not waiter.done():
+                waiter.set_exception(BusClosed("publish"))
+        self._publishers.clear()
+        self._open = False
         expired, timer = expiry(self.clock, timeout)
         drained = loop.create_task(self._drain_all(lanes), name="promenade-drain")
         try:
@@ -698,11 +762,6 @@ class Engine:
             timer.cancel()
             drained.cancel()
             before_abandoning()
-            self._open = False
-            for waiter in (*self._publishers,):
-                if not waiter.done():
-                    waiter.set_exception(BusClosed("publish"))
-            self._publishers.clear()
             abandoned = self._abandon(lanes)
         await self._end_workers()
         for mark in (*self._marks,):
@@ -713,8 +772,9 @@ class Engine:
 
     async def _drain_all(self, lanes: Sequence[Lane]) -> None:
         while self.unsettled:
-            await self.drain(lanes)
-            await _give_way()
+            if not await self.drain(lanes):
+                logger.critical("%d events are neither settled nor to be found", self.unsettled)
+                return
 
     def _abandon(self, lanes: Sequence[Lane]) -> tuple[Abandoned, ...]:
         """Takes everything out of the queue and the timers, and tells what it was."""
@@ -792,13 +852,6 @@ class Engine:
             lost=self._lost + self._adapter.lost,
             subscriptions=tuple(lane.state(queued_per_lane[lane], running_per_lane[lane]) for lane in lanes),
         )
-
-
-def _forget_cancellation(worker: _Worker) -> None:
-    """Undoes what a handler did to its worker by cancelling "its own" task."""
-    task = worker.task
-    while task is not None and task.cancelling():
-        task.uncancel()
 
 
 def _differs(context: Context, base: Context) -> bool:

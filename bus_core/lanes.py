@@ -173,7 +173,7 @@ class Lane:
         if settled and self.spec.ordered:
             held = self._held.get(job.key)
             if held:
-                self._admit(held.popleft())
+                self._backlog.append(held.popleft())  # behind the jobs of other keys that wait for room
             else:
                 self._held.pop(job.key, None)
         self._feed()

@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 from bus_core.abc import RetryPolicy
-from bus_core.errors import DeserializationError, PermanentError, Postpone, RetryLater
+from bus_core.errors import PermanentError, Postpone, RetryLater
 
 __all__ = ["Decision", "decide", "describe_error"]
 
@@ -28,17 +28,21 @@ def decide(
     attempt: int,
     policy: RetryPolicy,
     give_up_on: tuple[type[BaseException], ...] = (),
+    *,
+    decoded: bool = True,
 ) -> Decision:
     """What to do after attempt number ``attempt`` (from 1) failed with ``error``.
+
+    ``decoded`` is false when the message could not even be decoded, which no retry changes.
 
     A policy that raises, or answers with something that is no delay, ends in the dead letters and says
     so: losing the event or retrying it for ever would both be worse.
     """
+    if not decoded:
+        return Decision("dead_letter", reason="cannot be decoded")
     asked = _asked_delay(error) if isinstance(error, Postpone | RetryLater) else None
     if asked is not None and isinstance(error, Postpone):
         return Decision("postpone", asked)
-    if isinstance(error, DeserializationError):
-        return Decision("dead_letter", reason="cannot be decoded")
     if isinstance(error, PermanentError):
         return Decision("dead_letter", reason="the handler raised PermanentError")
     if give_up_on and isinstance(error, give_up_on):

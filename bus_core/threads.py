@@ -32,15 +32,24 @@ class ThreadPool:
         """Runs ``call`` in a thread, in a copy of the caller's context.
 
         The future's result is the pair (result, error), of which one is None: a future itself cannot
-        carry every exception, StopIteration for one.
+        carry every exception, StopIteration for one. Raises ``RuntimeError`` when there is no thread at all.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._busy >= self._threads and self._threads < self._size:
+            self._start_thread()
         self._busy += 1
-        if self._busy > self._threads and self._threads < self._size:
-            self._threads += 1
-            threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
         self._calls.put((future, contextvars.copy_context(), call))
         return future
+
+    def _start_thread(self) -> None:
+        number = self._threads + 1
+        try:
+            threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True).start()
+        except RuntimeError:  # the system gives no further thread
+            if not self._threads:
+                raise
+            return  # one of those that there are takes the call, later
+        self._threads = number
 
     def close(self) -> None:
         """Lets every thread end as soon as its present call returns. Does not wait."""
