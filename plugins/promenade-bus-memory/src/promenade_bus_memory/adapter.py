@@ -34,10 +34,12 @@ class MemoryAdapter:
 
     def attach(self, inlet: Inlet) -> None:
         """From now on the inlet takes part in routing."""
+        self.dead_letters.attach(inlet)
         self._hub.attach(inlet)
 
     def detach(self, inlet: Inlet) -> None:
         """The inlet takes no part any more."""
+        self.dead_letters.detach(inlet)
         self._hub.detach(inlet)
 
     def watch(self, changed: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from bus_core import (
     Event,
     Inlet,
     Message,
+    SubscriptionSpec,
     UnknownSubscription,
 )
 from promenade_bus_memory.hub import MemoryHub
@@ -27,7 +28,7 @@ logger = logging.getLogger("promenade.bus.memory")
 class _Kept:
     letter: DeadLetter
     payload: Event | Message
-    group: str
+    spec: SubscriptionSpec
 
 
 class MemoryDeadLetters:
@@ -37,7 +38,16 @@ class MemoryDeadLetters:
         self._hub = hub
         self._capacity = capacity
         self._kept: dict[str, _Kept] = {}
+        self._inlets: list[Inlet] = []
         self.dropped = 0
+
+    def attach(self, inlet: Inlet) -> None:
+        """An inlet of the bus that owns this store."""
+        self._inlets.append(inlet)
+
+    def detach(self, inlet: Inlet) -> None:
+        """Undoes ``attach``; harmless when it was not attached."""
+        self._inlets = [other for other in self._inlets if other is not inlet]
 
     def add(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
         """Keeps a letter; when the store is full the oldest one is dropped, and counted."""
@@ -52,7 +62,7 @@ class MemoryDeadLetters:
                 dropped.subscription,
                 dropped.event_id,
             )
-        self._kept[letter.id] = _Kept(letter, payload, inlet.spec.group)
+        self._kept[letter.id] = _Kept(letter, payload, inlet.spec)
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
@@ -74,7 +84,7 @@ class MemoryDeadLetters:
             if kept is None:
                 continue
             letter = kept.letter
-            inlet = self._hub.inlet_of(kept.group, letter.topic)
+            inlet = self._inlet_for(kept)
             if inlet is None:
                 raise UnknownSubscription(
                     f"cannot redrive dead letter {letter.id}: no subscription {letter.subscription!r} to "
@@ -85,6 +95,14 @@ class MemoryDeadLetters:
             del self._kept[kept.letter.id]
             inlet.redeliver(kept.letter, kept.payload)
         return len(moving)
+
+    def _inlet_for(self, kept: _Kept) -> Inlet | None:
+        """The subscription that gave up: this bus's own, or another member of a group that competes."""
+        candidates = self._hub.inlets_of(kept.spec.group, kept.letter.topic)
+        own = [inlet for inlet in candidates if inlet in self._inlets]
+        if kept.spec.mode == "group":
+            own += [inlet for inlet in candidates if inlet.spec.mode == "group"]
+        return own[0] if own else None
 
     async def purge(self, where: DeadLetterFilter) -> int:
         """Deletes the letters that the filter selects; returns how many."""

@@ -51,9 +51,8 @@ class MemoryHub:
                 groups.setdefault(inlet if alone else inlet.spec.group, []).append(inlet)
         return [*groups.values()]
 
-    def inlet_of(self, group: str, topic: str) -> Inlet | None:
-        """An inlet of a group that gets events of the topic, or None."""
-        for pattern, inlet in self._inlets:
-            if inlet.spec.group == group and pattern.matches(topic):
-                return inlet
-        return None
+    def inlets_of(self, group: str, topic: str) -> Sequence[Inlet]:
+        """The inlets of a group that get events of the topic."""
+        return [
+            inlet for pattern, inlet in self._inlets if inlet.spec.group == group and pattern.matches(topic)
+        ]
