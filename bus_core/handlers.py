@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,10 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     if not callable(handler):
         raise InvalidHandler(f"a handler is a function or another callable, got {handler!r}")
     name = _qualified_name(handler)
+    if isinstance(handler, type):
+        raise InvalidHandler(f"the handler {name} is a class; subscribe an instance, or a method of one")
+    if _any_of(handler, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        raise InvalidHandler(f"the handler {name} is a generator: calling it runs nothing; it must not yield")
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # some callables written in C show no signature
@@ -45,6 +51,8 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
             f"the handler {name} requires keyword arguments ({', '.join(keyword_only)}); "
             "give them defaults or bind them with functools.partial"
         )
+    if positional and positional[0].name == "self" and inspect.isfunction(handler):
+        raise InvalidHandler(f"the handler {name} is a method without its object; subscribe the bound method")
     if len(positional) > 2:
         raise InvalidHandler(
             f"the handler {name} requires {len(positional)} arguments; "
@@ -58,12 +66,18 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     return HandlerShape(_is_async(handler), takes_delivery=len(positional) == 2, qualified_name=name)
 
 
-def _is_async(handler: Callable[..., Any]) -> bool:
+def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
+    """Whether a test holds for the function behind a handler, be it in a partial or an object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
-    if inspect.iscoroutinefunction(handler):
-        return True
-    return inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004 - an object with async __call__
+    call = getattr(handler, "__call__", None)  # noqa: B004 - what runs, not whether anything does
+    return any(test(handler) or test(call) for test in tests)
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    # Before 3.12 only asyncio knows the mark of an AsyncMock.
+    also = () if sys.version_info >= (3, 12) else (asyncio.iscoroutinefunction,)
+    return _any_of(handler, inspect.iscoroutinefunction, *also)
 
 
 def _qualified_name(handler: Any) -> str:
