@@ -32,7 +32,7 @@ from bus_core.abc import (
 from bus_core.clock import Clock
 from bus_core.config import BusConfig
 from bus_core.dead_letters import DeadLetters
-from bus_core.engine import DrainReport, Engine, EventCodec, current_engine
+from bus_core.engine import DrainReport, Engine, current_engine
 from bus_core.errors import (
     BufferFull,
     BusClosed,
@@ -51,6 +51,7 @@ from bus_core.errors import (
     WrongEventLoop,
 )
 from bus_core.events import Event, FrozenMapping
+from bus_core.follow_up import EventCodec
 from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
 from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
@@ -133,6 +134,7 @@ class Bus:
             buffer_size=parts.config.buffer_size,
             overflow_size=parts.config.overflow_size,
         )
+        self._buffer = self._engine.buffer
         self._state = _State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: list[Lane] = []
@@ -348,13 +350,13 @@ class Bus:
             pass
         else:
             if headers is None and event.__class__ is route.event_class:
-                engine = self._engine
-                unsettled = engine.unsettled
-                if unsettled < engine.limit or engine.accept_direct():
+                buffer = self._buffer
+                unsettled = buffer.unsettled
+                if unsettled < buffer.limit or self._engine.wake_for_room():
                     # Engine.put for the plain case, without the price of a call.
-                    engine.unsettled = unsettled + 1
+                    buffer.unsettled = unsettled + 1
                     route.published += 1
-                    engine.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
+                    buffer.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
                     return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
@@ -481,13 +483,13 @@ class Bus:
             if not _may_wait.get():
                 raise BufferFull("buffer", self._config.buffer_size)
             if granted is not None:
-                granted.pass_on()  # another engine is full: somebody else may have the place
-            await full.room()
+                granted.buffer.pass_on()  # another engine is full: somebody else may have the place
+            await full.buffer.room()
             granted = full
         self._check_accepting()  # again: it may have been closed while the event was held, or waited
         route.deliver(payload, headers)
         if granted is not None:
-            granted.pass_on()  # the place may not have been needed, or there may be more than one
+            granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry

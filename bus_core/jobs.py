@@ -6,8 +6,9 @@ An event for one plain handler has none of them: it waits in the queue as it is.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bus_core.events import Event
 from bus_core.messages import Attempt, Message
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from bus_core.lanes import Lane
 
-__all__ = ["DrainMark", "Job", "Unit"]
+__all__ = ["DrainMark", "Entry", "Job", "Port", "Unit", "unit_of"]
 
 
 class DrainMark:
@@ -108,3 +109,36 @@ class Job:
         if self.event is not None:
             return str(self.event.event_id)
         return self.message.id if self.message is not None else ""
+
+
+class Port:
+    """Where a worker calls into a lane: with an event for its plain handler, or with a job.
+
+    ``ports`` is the port itself, or those of several lanes that one event is for.
+    """
+
+    __slots__ = ("call", "handled", "lane", "ports")
+
+    def __init__(
+        self, lane: Lane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
+    ) -> None:
+        self.lane = lane
+        self.call = call
+        self.ports = (self,) if ports is None else ports
+        self.handled = 0
+
+
+Entry = tuple[Port, "Event | Job", "Unit | Job | None"]
+"""A place in the queue: a port, what it is called with, and who counts its deliveries.
+
+An event for plain handlers stands there once. Nobody counts as long as one worker is enough for all of
+them. A job stands there with its lane's port for jobs, and counts itself.
+"""
+
+
+def unit_of(counter: Unit | Job) -> Unit:
+    """The unit that counts the deliveries of an entry."""
+    if isinstance(counter, Unit):
+        return counter
+    counter.unit = counter.unit or Unit(1)
+    return counter.unit

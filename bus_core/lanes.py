@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, Subscription
 from bus_core.errors import HandlerTimeout
 from bus_core.events import Event
 from bus_core.handlers import HandlerShape
-from bus_core.jobs import Job
+from bus_core.jobs import Job, Port
 from bus_core.messages import DeadLetter, Delivery, Envelope, Message
 from bus_core.pipeline import compose
 from bus_core.timeouts import call_within, run_with_timeout
@@ -27,24 +27,7 @@ from bus_core.topics import is_pattern
 if TYPE_CHECKING:
     from bus_core.engine import Engine
 
-__all__ = ["Lane", "Port"]
-
-
-class Port:
-    """Where a worker calls into a lane: with an event for its plain handler, or with a job.
-
-    ``ports`` is the port itself, or those of several lanes that one event is for.
-    """
-
-    __slots__ = ("call", "handled", "lane", "ports")
-
-    def __init__(
-        self, lane: Lane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
-    ) -> None:
-        self.lane = lane
-        self.call = call
-        self.ports = (self,) if ports is None else ports
-        self.handled = 0
+__all__ = ["Lane"]
 
 
 class Lane:
@@ -54,13 +37,13 @@ class Lane:
         "_active",
         "_backlog",
         "_chain",
-        "_concurrency",
         "_engine",
         "_handler",
         "_held",
         "_left",
         "_shape",
         "_where",
+        "concurrency",
         "dead_lettered",
         "failed_attempts",
         "give_up_on",
@@ -97,7 +80,7 @@ class Lane:
         self.policy_for = policy_for
         self.give_up_on = give_up_on
         self.timeout = timeout
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._where = where
         self._chain = compose(middleware, self._call)
         is_plain = (
@@ -161,7 +144,7 @@ class Lane:
         self._admit(job)
 
     def _admit(self, job: Job) -> None:
-        if self.paused or (self._concurrency is not None and self._active >= self._concurrency):
+        if self.paused or (self.concurrency is not None and self._active >= self.concurrency):
             self._backlog.append(job)
         else:
             self._active += 1
@@ -184,7 +167,7 @@ class Lane:
         while (
             self._backlog
             and not self.paused
-            and (self._concurrency is None or self._active < self._concurrency)
+            and (self.concurrency is None or self._active < self.concurrency)
         ):
             self._active += 1
             self._engine.push(self._backlog.popleft())

@@ -9,7 +9,8 @@ from typing import Any, cast
 from bus_core.abc import Adapter, Handler
 from bus_core.engine import Engine
 from bus_core.events import Event
-from bus_core.lanes import Lane, Port
+from bus_core.jobs import Port
+from bus_core.lanes import Lane
 from bus_core.messages import Message
 from bus_core.topics import Topic
 

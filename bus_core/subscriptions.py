@@ -97,7 +97,7 @@ class Subscription:
     @property
     def concurrency(self) -> int | None:
         """How many of its handlers may run at once; None when only the workers bound them."""
-        return self._lane._concurrency
+        return self._lane.concurrency
 
     @property
     def timeout(self) -> float | None:

@@ -1,0 +1,171 @@
+"""What follows a failed attempt: a retry when its time has come, or a dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+from uuid import UUID
+
+from bus_core.abc import Adapter
+from bus_core.clock import Clock, TimerHandle
+from bus_core.events import Event, uuid7
+from bus_core.jobs import Job
+from bus_core.messages import Attempt, DeadLetter, Message
+from bus_core.outcomes import Decision, decide, describe_error
+
+__all__ = ["EventCodec", "FollowUp"]
+
+logger = logging.getLogger("promenade.bus")
+
+
+class EventCodec(Protocol):
+    """What the engine needs of ``bus_core.codec.Codec``."""
+
+    def encode_named(self, topic: str, event: Event) -> Message:
+        """The event as a message of the topic."""
+        ...
+
+    def decode(self, message: Message) -> Event:
+        """The event of a message."""
+        ...
+
+    def key_of(self, topic: str, event: Event) -> str:
+        """The ordering key of an event."""
+        ...
+
+
+class FollowUp:
+    """Sees every failed attempt through. ``settle`` is called with each job that has come to its end."""
+
+    def __init__(
+        self, *, adapter: Adapter, codec: EventCodec, clock: Clock, settle: Callable[[Job], None]
+    ) -> None:
+        self._adapter = adapter
+        self._codec = codec
+        self._clock = clock
+        self._settle = settle
+        self._waiting: dict[Job, TimerHandle] = {}
+        self.lost = 0
+
+    @property
+    def waiting(self) -> list[Job]:
+        """The jobs whose retry is not due yet."""
+        return [*self._waiting]
+
+    def stop(self) -> list[Job]:
+        """Gives up on the retries that are not due yet, and returns their jobs."""
+        for timer in self._waiting.values():
+            timer.cancel()
+        left = [*self._waiting]
+        self._waiting.clear()
+        return left
+
+    def attempt_failed(self, job: Job, error: BaseException) -> None:
+        """Decides what follows, and does it. Never raises: what cannot be dealt with is counted as lost."""
+        try:
+            self._decide(job, error)
+        except BaseException:  # such as a log handler that raises: the account has to add up all the same
+            self.lost += 1
+            logger.critical(
+                "lost an event: its failure could not be dealt with (topic=%s subscription=%s event_id=%s)",
+                job.topic,
+                job.lane.spec.name,
+                job.event_id,
+                exc_info=True,
+            )
+            self._settle(job)
+
+    def _decide(self, job: Job, error: BaseException) -> None:
+        lane = job.lane
+        decision = decide(
+            error,
+            job.attempt,
+            lane.policy_for(job.topic),
+            lane.give_up_on,
+            decoded=job.event is not None,
+        )
+        if decision.action != "postpone":
+            lane.failed_attempts += 1
+            job.history += (Attempt(job.attempt, self._clock.now(), describe_error(error)),)
+        log = partial(_log_failure, job, type(error).__name__, decision)
+        if decision.action == "dead_letter":
+            log(logging.ERROR)
+            self._bury(job, decision.reason)
+            self._settle(job)
+            return
+        log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
+        self._waiting[job] = self._clock.call_later(
+            decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
+        )
+        lane.waiting += 1
+        lane.step_done(job, settled=False)
+
+    def _retry_due(self, job: Job, *, counted: bool) -> None:
+        del self._waiting[job]
+        job.lane.waiting -= 1
+        job.redelivered = True
+        if counted:
+            job.attempt += 1
+            job.lane.retried += 1
+        job.lane.resume_job(job)
+
+    def _bury(self, job: Job, reason: str) -> None:
+        lane = job.lane
+        lane.dead_lettered += 1
+        message = job.message
+        if message is None and job.event is not None:
+            try:
+                message = self._codec.encode_named(job.topic, job.event)
+            except BaseException as error:  # a serializer is a plugin, and reads the user's values
+                reason += (
+                    f"; and it has no body, because the event cannot be encoded: {describe_error(error)}"
+                )
+        letter = DeadLetter(
+            id=str(uuid7()),
+            topic=job.topic,
+            subscription=lane.spec.name,
+            event_id=_as_uuid(job.event_id),
+            key=message.key if message is not None else job.key,
+            reason=reason,
+            attempts=job.history,
+            body=message.body if message is not None else b"",
+            headers=job.headers,
+            dead_at=self._clock.now(),
+        )
+        try:
+            self._adapter.bury(letter, job.payload, lane)
+        except BaseException:
+            self.lost += 1
+            logger.exception(
+                "lost an event: the dead-letter store failed (topic=%s subscription=%s event_id=%s)",
+                job.topic,
+                lane.spec.name,
+                job.event_id,
+            )
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _log_failure(job: Job, error: str, decision: Decision, level: int) -> None:
+    """Logs ids and the class of the error: an error's text may hold personal data."""
+    if decision.action == "dead_letter":
+        consequence = f"dead-lettered: {decision.reason}"
+    else:
+        consequence = f"{decision.action} in {decision.delay:g} s"
+    logger.log(
+        level,
+        "attempt %d failed with %s (topic=%s subscription=%s event_id=%s); %s",
+        job.attempt,
+        error,
+        job.topic,
+        job.lane.spec.name,
+        job.event_id,
+        consequence,
+    )

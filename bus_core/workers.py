@@ -1,0 +1,402 @@
+"""The workers: long-lived tasks that call handlers, wake each other, and keep handlers apart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from itertools import islice
+from types import coroutine
+from typing import TYPE_CHECKING
+
+from bus_core.buffer import Buffer
+from bus_core.clock import Clock
+from bus_core.errors import WrongEventLoop
+from bus_core.events import Event, FrozenMapping
+from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+
+if TYPE_CHECKING:
+    from bus_core.lanes import Lane
+
+__all__ = ["Worker", "WorkerPool", "current_worker"]
+
+logger = logging.getLogger("promenade.bus")
+
+SLICE = 0.002
+"""Seconds that workers may run before the rest of the event loop gets its turn."""
+
+_EVENTS_BETWEEN_TIME_CHECKS = 32
+
+_UNWIND = 0.25
+"""Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
+
+_NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
+
+
+class Worker:
+    """What one worker is doing. It is also the value of the context variable that its handlers see."""
+
+    __slots__ = ("base", "entry", "pool", "port", "rest", "since", "stopping", "task")
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+        # The entry that it works on. Where an event is for several handlers, ``port`` is the one that it
+        # is at, and ``rest`` walks along those after it. While a handler is held up, all of this may be
+        # changed by others: see WorkerPool.single_out.
+        self.entry: Entry | None = None
+        self.port: Port | None = None
+        self.rest: Iterable[Port] = ()
+        self.base = Context()
+        self.since = 0.0
+        self.stopping = False
+        self.task: WorkerTask | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody, such as a handler, has asked to cancel the worker's task."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane whose handler is running; None when none is."""
+        if self.entry is None:
+            return None
+        return (self.port or self.entry[0]).lane
+
+
+class WorkerTask(asyncio.Task[None]):
+    """A task that tells the engine when it is cancelled: a handler may do that to its worker.
+
+    It costs nothing per event, where asking ``cancelling()`` after each handler would.
+    """
+
+    worker: Worker
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.worker.entry is not None:
+            self.worker.pool.single_out(self.worker)  # the worker will notice, and end after this delivery
+        return super().cancel(msg)
+
+
+current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
+
+
+@coroutine
+def _give_way() -> Generator[None, None, None]:
+    yield
+
+
+class WorkerPool:
+    """Runs what stands in a buffer in at most ``size`` workers.
+
+    ``failed`` is called with each job whose attempt failed, and has to see it through. ``inside`` is what
+    ``current_worker().pool.inside`` tells a handler: the engine that it runs in.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        buffer: Buffer,
+        clock: Clock,
+        inside: object,
+        failed: Callable[[Job, BaseException], None],
+    ) -> None:
+        self.inside = inside
+        self.stopping = False
+        self.lost = 0
+        self._size = size
+        self._buffer = buffer
+        self._clock = clock
+        self._failed = failed
+        self._workers: set[Worker] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._turn_began = 0.0
+        self._next_turn_planned = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Starts the workers on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        for _ in range(self._size):
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        assert self._loop is not None, "start() comes first"
+        worker = Worker(self)
+        context = Context()  # an empty one: not the variables of whoever started the bus
+        context.run(current_worker.set, worker)
+        worker.base = context.copy()
+        self._workers.add(worker)
+        worker.task = WorkerTask(
+            self._work(worker), loop=self._loop, name="promenade-worker", context=context
+        )
+        worker.task.worker = worker
+        worker.task.add_done_callback(partial(self._worker_ended, worker))
+
+    def _worker_ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
+        """Sees to it that a worker's end never ends the bus: the next event starts a fresh one."""
+        if worker.stopping or worker not in self._workers:
+            return
+        self._workers.discard(worker)
+        if not task.cancelled() and task.exception() is not None:
+            self.lost += 1
+            logger.critical(
+                "an error in the engine ended a worker and lost its event", exc_info=task.exception()
+            )
+        self._buffer.fall_asleep()
+
+    def rouse(self) -> None:
+        """Wakes or starts one worker, if one is idle or missing. It does the same when it is held up.
+
+        Raises ``WrongEventLoop``: a worker cannot be woken from another thread.
+        """
+        if asyncio._get_running_loop() is not self._loop:
+            raise WrongEventLoop("publish")
+        self._buffer.stay_awake()
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self._workers) < self._size and not self.stopping:
+            self._start_worker()
+
+    def wake_for_room(self) -> bool:
+        """Wakes a worker if that is all that stands against accepting an event; False when it is not."""
+        if self._buffer.asleep and self._buffer.unsettled < self._buffer.size:
+            self.rouse()
+            return True
+        return False
+
+    async def _work(self, worker: Worker) -> None:
+        buffer = self._buffer
+        publishers = buffer.publishers
+        base = worker.base
+        while not worker.stopping:
+            if not self._begin_burst(worker):
+                entry = port = payload = counter = call = None  # an idle worker keeps no event alive
+                await self._rest(worker)
+                continue
+            for entry in islice(buffer.batch(), _EVENTS_BETWEEN_TIME_CHECKS):
+                worker.entry = entry
+                port, payload, counter = entry
+                try:
+                    call = port.call  # CPython 3.11 looks a slot up faster than it calls one
+                    await call(payload)
+                except BaseException as error:
+                    self._attempt_failed(worker, error)
+                else:
+                    if counter is None and worker.entry is entry:
+                        port.handled += 1
+                        buffer.unsettled -= 1
+                        if publishers:
+                            buffer.pass_on()
+                        try:
+                            if copy_context() == base:
+                                continue
+                        except BaseException:  # a value whose comparison raises is a changed one
+                            pass
+                        return self._replace(worker)
+                    self._attempt_succeeded(worker)
+                if _differs(copy_context(), base):
+                    return self._replace(worker)
+                if worker.entry is not entry:
+                    break  # the handler failed or was held up: a new burst begins
+            worker.entry = None
+            if worker.cancelled:
+                return self._replace(worker)
+            if time.monotonic() - self._turn_began > SLICE and self._buffer.has_entries():
+                await _give_way()
+
+    async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
+        """Hands one event to several handlers, one after the other as long as none is held up or fails."""
+        worker = current_worker.get()
+        assert worker.entry is not None, "the worker is at work"
+        whole = worker.entry
+        counter = whole[2]
+        base = worker.base
+        worker.rest = rest = iter(ports)
+        for port in rest:
+            worker.port = port
+            try:
+                call = port.call
+                await call(payload)
+            except BaseException as error:
+                self._attempt_failed(worker, error)
+            else:
+                if counter is None and worker.entry is whole:
+                    port.handled += 1
+                else:
+                    self._attempt_succeeded(worker)
+            if worker.entry is not whole:
+                worker.entry = None  # counted here, and the rest stands in the queue
+                return
+            try:
+                if copy_context() == base:
+                    continue
+            except BaseException:  # a value whose comparison raises is a changed one
+                pass
+            self._hand_over(worker)
+            return
+        worker.port = None
+        if counter is not None:
+            worker.entry = None  # each delivery was counted by itself
+
+    def _hand_over(self, worker: Worker) -> None:
+        """A handler changed the context variables: the rest of the event goes to other workers."""
+        assert worker.entry is not None, "the worker is at work"
+        counted = worker.entry[2] is not None
+        unit = self.single_out(worker)
+        worker.entry = None  # counted here
+        if not counted:
+            self._buffer.delivery_settled(unit)
+
+    def _replace(self, worker: Worker) -> None:
+        """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
+        worker.entry = None
+        self._workers.discard(worker)
+        if self._buffer.has_entries():
+            self.rouse()
+        else:
+            self._buffer.fall_asleep()
+
+    def _begin_burst(self, worker: Worker) -> bool:
+        """Notes the time and plans the end of the turn; False when there is nothing to do."""
+        if not self._buffer.has_entries():
+            return False
+        worker.since = time.monotonic()
+        if not self._next_turn_planned:
+            assert self._loop is not None, "workers run on a loop"
+            self._next_turn_planned = True
+            self._turn_began = worker.since
+            self._loop.call_soon(self._next_turn)
+        return True
+
+    def _next_turn(self) -> None:
+        """Runs when every worker has paused: if entries are left, the workers at work are held up."""
+        self._next_turn_planned = False
+        for worker in self._workers:
+            if worker.entry is not None and (worker.entry[2] is None or worker.port is not None):
+                self.single_out(worker)  # its handler is held up: the next ones shall not wait for it
+        if self._buffer.has_entries():
+            self.rouse()
+        else:
+            self._buffer.fall_asleep()
+
+    async def _rest(self, worker: Worker) -> None:
+        assert self._loop is not None, "workers run on a loop"
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._idle.append(waiter)
+        self._buffer.fall_asleep()
+        await waiter
+
+    # --- what becomes of an entry -------------------------------------------------------------------------
+
+    def port_for(self, ports: Sequence[Port]) -> Port:
+        """One port for an event that goes to all of these."""
+        return (
+            ports[0]
+            if len(ports) == 1
+            else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
+        )
+
+    def adopt_running(self, lane: Lane) -> None:
+        """Makes jobs of the entries of a lane that are running without one."""
+        for worker in self._workers:
+            if worker.entry is not None and lane.port in (worker.port, worker.entry[0]):
+                unit = self.single_out(worker)
+                job = self.as_job(lane, worker.entry[1], unit)
+                worker.entry = (worker.entry[0], job, job)
+
+    def as_job(self, lane: Lane, payload: Event | Job, unit: Unit) -> Job:
+        assert not isinstance(payload, Job), "a job is a job already"
+        lane.adopted()
+        return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=_NO_HEADERS)
+
+    def single_out(self, worker: Worker) -> Unit:
+        """Leaves a worker with the delivery that it is at, and counts it; other workers get the rest."""
+        assert worker.entry is not None, "the worker is at work"
+        port, payload, counter = worker.entry
+        if worker.port is not None:
+            port, worker.port = worker.port, None
+        rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
+        unit = unit_of(counter) if counter is not None else Unit(1 + len(rest))
+        if rest:
+            self._buffer.put_first((self.port_for(rest), payload, unit))
+        worker.entry = (port, payload, counter or unit)
+        return unit
+
+    # --- workers ------------------------------------------------------------------------------------------
+
+    def _attempt_succeeded(self, worker: Worker) -> None:
+        """A counted delivery, or one that became counted while its handler ran, was handled."""
+        if worker.entry is None:
+            return  # an event for several handlers, of which each is counted already
+        port, _, counter = worker.entry
+        port = worker.port or port
+        if isinstance(counter, Job):
+            if port is counter.lane.port:
+                port.handled += 1  # it became a job while it ran; other jobs are counted by their lane
+            self.settle(counter)
+        else:
+            port.handled += 1
+            self._buffer.delivery_settled(counter)
+
+    def _attempt_failed(self, worker: Worker, error: BaseException) -> None:
+        if worker.stopping:
+            raise asyncio.CancelledError from error  # already reported as abandoned
+        if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
+            raise error  # the coroutine is being thrown away together with its loop
+        assert worker.entry is not None, "the worker is at work"
+        if isinstance(worker.entry[2], Job):
+            job = worker.entry[2]
+        else:
+            unit = self.single_out(worker)
+            job = self.as_job(worker.entry[0].lane, worker.entry[1], unit)
+        self._failed(job, error)
+
+    @property
+    def at_work(self) -> list[Worker]:
+        """The workers that are running a handler."""
+        return [worker for worker in self._workers if worker.entry is not None]
+
+    def settle(self, job: Job) -> None:
+        """A job has come to its end, good or bad."""
+        job.lane.step_done(job, settled=True)
+        self._buffer.delivery_settled(job.unit)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def abandon(self) -> list[Entry]:
+        """Makes every worker end; returns what those at work are at."""
+        self.stopping = True
+        left: list[Entry] = []
+        for worker in self._workers:
+            worker.stopping = True
+            if worker.entry is not None:
+                self.single_out(worker)
+                left.append(worker.entry)
+        return left
+
+    async def end(self) -> None:
+        """Cancels the workers, and leaves behind those that do not end in time."""
+        tasks = {worker.task for worker in self._workers if worker.task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, stubborn = await asyncio.wait(tasks, timeout=_UNWIND)
+            for task in stubborn:
+                logger.error("a handler swallowed its cancellation and was left behind: %r", task.get_coro())
+        self._workers.clear()
+
+
+def _differs(context: Context, base: Context) -> bool:
+    try:
+        return context != base
+    except BaseException:  # a value whose comparison raises is a changed one
+        return True
