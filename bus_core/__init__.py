@@ -63,10 +63,12 @@ from bus_core.errors import (
     UnsupportedFeature,
     WrongEventLoop,
 )
-from bus_core.events import BaseEvent, Constraint, Event, FrozenMapping, Personal, event, uuid7
+from bus_core.events import BaseEvent, Event, event
+from bus_core.field_checks import Constraint, Personal
 from bus_core.health import HealthReport
 from bus_core.hookspecs import hookimpl
 from bus_core.messages import Attempt, DeadLetter, DeadLetterFilter, Delivery, Envelope, Message
+from bus_core.primitives import FrozenMapping, uuid7
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
 from bus_core.settings import DURATION, SECRET
 from bus_core.subscriptions import Subscription

@@ -14,8 +14,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 import attrs
 
 from bus_core.clock import Clock
-from bus_core.events import Event, FrozenMapping
+from bus_core.events import Event
 from bus_core.messages import DeadLetter, DeadLetterFilter, Envelope, Message
+from bus_core.primitives import FrozenMapping
 
 __all__ = [
     "Adapter",

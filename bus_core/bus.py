@@ -50,7 +50,7 @@ from bus_core.errors import (
     UnsupportedFeature,
     WrongEventLoop,
 )
-from bus_core.events import Event, FrozenMapping
+from bus_core.events import Event
 from bus_core.follow_up import EventCodec
 from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
@@ -59,6 +59,7 @@ from bus_core.lanes import Lane
 from bus_core.messages import Delivery, Envelope, Message
 from bus_core.pipeline import compose
 from bus_core.plugins import Plugins
+from bus_core.primitives import FrozenMapping
 from bus_core.routes import Route, Routes
 from bus_core.subscriptions import (
     CheckedOptions,

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_type_hints
 import attrs
 import cattrs
 
-from bus_core.events import check_for
+from bus_core.field_checks import check_for
 from bus_core.json_shapes import SHAPES, Dump, Load, UnsupportedType, bare, is_record, member_of, name_of
 from bus_core.json_text import Limits
 from bus_core.json_values import READERS, Fault, Unfit, unfit, writers

@@ -30,11 +30,12 @@ from bus_core.abc import Adapter, EngineState
 from bus_core.buffer import Buffer
 from bus_core.clock import Clock, expiry
 from bus_core.errors import BusClosed
-from bus_core.events import Event, FrozenMapping
+from bus_core.events import Event
 from bus_core.follow_up import EventCodec, FollowUp
 from bus_core.jobs import DrainMark, Entry, Job, Port, Unit, unit_of
 from bus_core.lanes import Lane
 from bus_core.messages import DeadLetter, Message
+from bus_core.primitives import FrozenMapping
 from bus_core.threads import ThreadPool
 from bus_core.workers import WorkerPool, current_worker
 

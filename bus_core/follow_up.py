@@ -10,10 +10,11 @@ from uuid import UUID
 
 from bus_core.abc import Adapter
 from bus_core.clock import Clock, TimerHandle
-from bus_core.events import Event, uuid7
+from bus_core.events import Event
 from bus_core.jobs import Job
 from bus_core.messages import Attempt, DeadLetter, Message
 from bus_core.outcomes import Decision, decide, describe_error
+from bus_core.primitives import uuid7
 
 __all__ = ["EventCodec", "FollowUp"]
 

@@ -11,8 +11,8 @@ import attrs
 from bus_core.abc import CheckResult, EngineState, HealthProbe, HealthStatus
 from bus_core.clock import Clock, expiry
 from bus_core.errors import UnhealthyError
-from bus_core.events import FrozenMapping
 from bus_core.outcomes import describe_error
+from bus_core.primitives import FrozenMapping
 
 __all__ = ["HealthReport", "run_probes"]
 

@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from bus_core.events import Event, FrozenMapping, check_for
+from bus_core.events import Event
+from bus_core.field_checks import check_for
 from bus_core.json_values import READERS, Unfit, unfit
+from bus_core.primitives import FrozenMapping
 
 __all__ = ["SHAPES", "Dump", "Load", "UnsupportedType", "bare", "is_record", "member_of", "name_of"]
 

@@ -17,8 +17,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from bus_core.events import uuid_of_int
 from bus_core.json_text import Limits
+from bus_core.primitives import uuid_of_int
 
 __all__ = ["READERS", "Unfit", "read_datetime", "read_uuid", "unfit", "write_datetime", "writers"]
 

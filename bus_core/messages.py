@@ -9,7 +9,8 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events import Event, FrozenMapping
+from bus_core.events import Event
+from bus_core.primitives import FrozenMapping
 
 __all__ = ["Attempt", "DeadLetter", "DeadLetterFilter", "Delivery", "Envelope", "Message"]
 

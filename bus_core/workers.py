@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from bus_core.buffer import Buffer
 from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
-from bus_core.events import Event, FrozenMapping
+from bus_core.events import Event
 from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+from bus_core.primitives import FrozenMapping
 
 if TYPE_CHECKING:
     from bus_core.lanes import Lane

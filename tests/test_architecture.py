@@ -32,6 +32,8 @@ MODULE_ORDER = [
     "values",
     "settings",
     "timeouts",
+    "primitives",
+    "field_checks",
     "events",
     "topics",
     "messages",

@@ -17,7 +17,9 @@ import pytest
 
 from bus_core import BaseEvent, Constraint, Event, Personal, event
 from bus_core.errors import InvalidEvent
-from bus_core.events import FrozenMapping, event_type_of, event_version_of, is_personal, uuid7
+from bus_core.events import event_type_of, event_version_of
+from bus_core.field_checks import is_personal
+from bus_core.primitives import FrozenMapping, uuid7
 
 CountryCode = Annotated[
     str, Constraint("two capital letters", lambda value: len(value) == 2 and value.isupper())

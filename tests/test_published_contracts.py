@@ -22,7 +22,8 @@ import promenade_shared
 from bus_core import Event, InvalidEvent, Topic
 from bus_core.codec import Codec
 from bus_core.errors import DeserializationError
-from bus_core.events import event_type_of, is_personal
+from bus_core.events import event_type_of
+from bus_core.field_checks import is_personal
 from bus_core.serialization import JsonSerializer
 from bus_core.topics import TopicRegistry
 from promenade_customer import PostalAddress

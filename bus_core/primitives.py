@@ -1,0 +1,77 @@
+"""Identifiers that sort by time, and mappings that refuse changes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from uuid import UUID, SafeUUID
+
+__all__ = ["FrozenMapping", "deep_frozen", "uuid7", "uuid_of_int"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_new_object = object.__new__
+
+_set_uuid_int = UUID.__dict__["int"].__set__
+_UNKNOWN_SAFETY = SafeUUID.unknown
+_set_uuid_is_safe = UUID.__dict__["is_safe"].__set__
+
+
+def uuid_of_int(number: int) -> UUID:
+    """``UUID(int=number)`` for a number that is known to have at most 128 bits, three times as fast."""
+    made = _new_object(UUID)
+    _set_uuid_int(made, number)
+    _set_uuid_is_safe(made, _UNKNOWN_SAFETY)
+    return made
+
+
+def uuid7() -> UUID:
+    """A time-ordered identifier of version 7 (RFC 9562, section 5.7).
+
+    The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of section 6.2), so
+    that identifiers made by one process sort by time to about a quarter of a microsecond. The other
+    62 bits are random, but not secret: do not use one as a token.
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    return uuid_of_int(
+        (milliseconds & 0xFFFF_FFFF_FFFF) << 80
+        | 0x7 << 76
+        | fraction << 64
+        | 0x2 << 62
+        | random.getrandbits(62)
+    )
+
+
+class FrozenMapping(dict[K, V], Generic[K, V]):
+    """A dict that refuses changes. It can be copied, pickled and encoded like any dict."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("this mapping belongs to an immutable event; make a dict(...) of it to change a copy")
+
+    if not TYPE_CHECKING:
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[FrozenMapping[K, V]], tuple[dict[K, V]]]:
+        return type(self), (dict(self),)
+
+    def __copy__(self) -> FrozenMapping[K, V]:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> FrozenMapping[K, V]:
+        return self
+
+
+def deep_frozen(value: Any) -> Any:
+    """The value with its mappings frozen and its lists made tuples, all the way down."""
+    if isinstance(value, Mapping):
+        return FrozenMapping({key: deep_frozen(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(deep_frozen(item) for item in value)
+    return value
