@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from enum import Enum
@@ -71,7 +71,7 @@ from bus_core.subscriptions import (
 from bus_core.timeouts import call_within
 from bus_core.topics import Topic, TopicPattern, TopicRegistry, is_pattern, patterns_overlap
 
-__all__ = ["Bus", "BusParts"]
+__all__ = ["NOTHING_TO_DRAIN", "Bus", "BusParts", "as_seconds"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -79,6 +79,9 @@ R = TypeVar("R")
 logger = logging.getLogger("promenade.bus")
 
 _NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
+
+NOTHING_TO_DRAIN = DrainReport(True, (), 0.0)
+"""What closing a bus comes to that was never started."""
 
 
 class _State(Enum):
@@ -267,10 +270,10 @@ class Bus:
         """
         if self._forked:
             self._state = _State.CLOSED
-            return DrainReport(True, (), 0.0)
+            return NOTHING_TO_DRAIN
         if self.in_handler:
             raise CalledFromHandler("close the bus")
-        seconds = self._config.shutdown_timeout if timeout is None else _seconds(timeout)
+        seconds = self._config.shutdown_timeout if timeout is None else as_seconds(timeout)
         loop = asyncio.get_running_loop()
         if self._closing is not None:
             if not self._closing.done() and self._closing.get_loop() is not loop:
@@ -281,7 +284,7 @@ class Bus:
         if self._state is _State.NEW:
             self._state = _State.CLOSED
             self._closing = loop.create_future()
-            self._closing.set_result(DrainReport(True, (), 0.0))
+            self._closing.set_result(NOTHING_TO_DRAIN)
             return self._closing.result()
         self._check_loop("close")
         self._state = _State.CLOSING
@@ -319,7 +322,7 @@ class Bus:
         if self.in_handler:
             raise CalledFromHandler("drain the bus")
         lanes = [*self._lanes, *self._leaving]
-        seconds = None if timeout is None else _seconds(timeout)
+        seconds = None if timeout is None else as_seconds(timeout)
         with _Indirection(self):
             if seconds is None:
                 await self._engine.drain(lanes)
@@ -422,15 +425,40 @@ class Bus:
         part in it while it lasts. The events that were held are published like by ``publish_many``, and
         errors are raised like by it.
         """
-        self._check_open("open after_commit")
-        block = HeldEvents(self._block.get())
-        token = self._block.set(block)
-        with _Indirection(self):
+        await self.begin_block()
+        with self.holding() as block:
             try:
                 yield
+            except BaseException:
+                block.items.clear()
+                raise
             finally:
-                block.over = True
-                self._block.reset(token)
+                self._look_less_closely()
+        await self.release(block)
+
+    async def begin_block(self) -> None:
+        """The first part of ``after_commit``; for ``SyncBus``, of which the others run in another thread."""
+        self._check_open("open after_commit")
+        self._look_closer()
+
+    @contextmanager
+    def holding(self) -> Iterator[HeldEvents]:
+        """Holds in a new block what is published in this context, until the block ends, well or not."""
+        block = HeldEvents(self._block.get())
+        token = self._block.set(block)
+        try:
+            yield block
+        finally:
+            block.over = True
+            self._block.reset(token)
+
+    async def end_block(self, block: HeldEvents) -> None:
+        """The last part of ``after_commit``; see ``begin_block``."""
+        self._look_less_closely()
+        await self.release(block)
+
+    async def release(self, block: HeldEvents) -> None:
+        """Publishes what a block held, or hands it to the block around it."""
         outer = open_block(block)
         if outer is not None:
             outer.items += block.items
@@ -447,10 +475,6 @@ class Bus:
             self._parts.codec.encode(item.topic, item.event, item.headers)
         block.items.append(item)
         return True
-
-    async def check(self, topic: object, event: object, headers: Mapping[str, str] | None = None) -> None:
-        """Raises what ``publish`` would raise at once for these arguments; publishes nothing."""
-        self._checked(topic, event, headers)
 
     def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
         """Everything that can be wrong with a publish before it is sent."""
@@ -833,7 +857,8 @@ async def _close_each(parts: Iterable[HealthProbe | Adapter]) -> None:
             logger.exception("closing %r failed", part)
 
 
-def _seconds(value: Seconds) -> float:
+def as_seconds(value: Seconds) -> float:
+    """A timeout in seconds; raises ``TypeError`` or ``ValueError``."""
     seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"a timeout is a number of seconds or a timedelta, got {value!r}")

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
-from bus_core.abc import EngineState, Seconds
-from bus_core.bus import Bus
+from bus_core.abc import CheckResult, EngineState, HealthStatus, Seconds
+from bus_core.bus import NOTHING_TO_DRAIN, Bus, as_seconds
+from bus_core.config import BusConfig
 from bus_core.engine import DrainReport
-from bus_core.errors import BusClosed, BusError, BusForked, BusNotStarted, PublishManyError, WrongEventLoop
+from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop
 from bus_core.events import Event
 from bus_core.health import HealthReport
-from bus_core.messages import DeadLetter, DeadLetterFilter
-from bus_core.subscriptions import Subscription
+from bus_core.holding import raise_failures
+from bus_core.loop_thread import LoopThread, LoopThreadEnded
+from bus_core.messages import DeadLetter, DeadLetterFilter, Delivery
+from bus_core.subscriptions import SubscribeDecorator, SubscribeOptions, Subscription
 from bus_core.topics import Topic
 
 __all__ = ["SyncBus", "SyncDeadLetters", "SyncSubscription"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
+
+logger = logging.getLogger("promenade.bus")
+
+_BLOCKED: Final = 5.0
+"""Seconds after which a loop that does not answer is taken to be blocked."""
 
 
 class SyncBus:
@@ -35,11 +43,11 @@ class SyncBus:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._closed: DrainReport | None = None
-        self._held = threading.local()
+        self._starting = threading.Lock()
+        self._lock = threading.Lock()  # guards the next three; nothing waits while it is held
+        self._thread: LoopThread | None = None
+        self._started = False
+        self._report: DrainReport | None = None
         self._dead_letters = SyncDeadLetters(self)
 
     def __repr__(self) -> str:
@@ -49,69 +57,95 @@ class SyncBus:
 
     def start(self) -> None:
         """Starts the background thread and opens the bus; harmless when it is open."""
-        with self._lock:
-            if self._closed is not None:
-                raise BusClosed("start")
-            if self._loop is not None:
-                return
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, name="promenade-bus", daemon=True)
-            thread.start()
+        self._check("start")
+        with self._starting:
+            with self._lock:
+                if self._report is not None:
+                    raise BusClosed("start")
+                if self._started:
+                    return
+                thread = self._thread = LoopThread("promenade-bus")
             try:
-                asyncio.run_coroutine_threadsafe(self._bus.start(), loop).result()
+                thread.call(self._bus.start)
             except BaseException:
-                self._end(loop, thread)
+                with self._lock:
+                    self._thread = None
+                thread.stop(_BLOCKED)
                 raise
-            self._loop, self._thread = loop, thread
-
-    @staticmethod
-    def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-    def _run(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        if self._bus.forked:
-            raise BusForked(doing)
-        if self._closed is not None:
-            raise BusClosed(doing)
-        loop = self._loop
-        if loop is None:
-            raise BusNotStarted(doing, sync=True)
-        if threading.current_thread() is self._thread:
-            raise WrongEventLoop(doing, inside=True)
-        coroutine = make()
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError as error:  # closed by another thread in this very moment
-            coroutine.close()
-            raise BusClosed(doing) from error
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # the caller was interrupted, by Ctrl-C for one
-            raise
+            self._started = True
 
     def close(self, timeout: Seconds | None = None) -> DrainReport:
         """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and ends the thread.
 
-        Calling it again gives the same report. Raises ``CalledFromHandler`` from a handler.
+        Calling it again, also at the same time, gives the same report. Raises ``CalledFromHandler`` from
+        a handler. Where a handler blocks the loop itself, it gives up, and the thread is left behind.
         """
         if self._bus.forked:
-            return DrainReport(True, (), 0.0)
-        if threading.current_thread() is self._thread:
-            raise WrongEventLoop("close", inside=True)
+            return NOTHING_TO_DRAIN
+        self._check("close")
+        if self._bus.in_handler:
+            raise CalledFromHandler("close the bus")
+        seconds = self._bus.config.shutdown_timeout if timeout is None else as_seconds(timeout)
         with self._lock:
-            if self._closed is not None:
-                return self._closed
-            loop, thread = self._loop, self._thread
-            if loop is None or thread is None:
-                self._closed = DrainReport(True, (), 0.0)
-                return self._closed
-            report = asyncio.run_coroutine_threadsafe(self._bus.close(timeout), loop).result()
-            self._closed = report
-            self._end(loop, thread)
-            return report
+            if self._report is not None:
+                return self._report
+            thread = self._thread
+            if thread is None:
+                self._report = NOTHING_TO_DRAIN
+                return self._report
+        try:
+            report = thread.call(lambda: self._bus.close(seconds), seconds + _BLOCKED)
+        except LoopThreadEnded:  # another thread has closed it in the meantime, and left the report
+            report = NOTHING_TO_DRAIN
+        except TimeoutError:
+            logger.critical("the event loop of the bus is blocked by a handler, and was left behind")
+            report = DrainReport(False, (), seconds + _BLOCKED)
+        with self._lock:
+            self._report = report = self._report or report
+        thread.stop(_BLOCKED)
+        return report
+
+    def _check(self, doing: str) -> None:
+        if self._bus.forked:
+            raise BusForked(doing)
+        thread = self._thread
+        if thread is not None and thread.is_current:
+            raise WrongEventLoop(doing, inside=True)
+
+    def run_on_loop(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Runs a coroutine on the loop of the bus and waits for it."""
+        self._check(doing)
+        if self._report is not None:
+            raise BusClosed(doing)
+        thread = self._thread
+        if thread is None or not self._started:
+            raise BusNotStarted(doing, sync=True)
+        return self._call(thread, doing, make)
+
+    def _call(self, thread: LoopThread, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        try:
+            return thread.call(make)
+        except LoopThreadEnded:
+            raise BusClosed(doing) from None
+
+    def run_also_before_start(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """The same for what may be done before start, when there is no loop, and nothing waits for one."""
+        self._check(doing)
+        with self._lock:
+            if self._report is not None:
+                raise BusClosed(doing)
+            thread = self._thread
+            if thread is None:
+                coroutine = make()
+                try:
+                    coroutine.send(None)
+                except StopIteration as done:
+                    result: R = done.value
+                    return result
+                finally:
+                    coroutine.close()
+                raise BusNotStarted(doing, sync=True)
+        return self._call(thread, doing, make)
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,14 +159,14 @@ class SyncBus:
     # --- what it is ---------------------------------------------------------------------------------------
 
     @property
-    def bus(self) -> Bus:
-        """The bus that it drives, for tools that look at it; calling it is for the loop of the bus only."""
-        return self._bus
-
-    @property
     def service(self) -> str:
         """The name of the service."""
         return self._bus.service
+
+    @property
+    def config(self) -> BusConfig:
+        """What the bus was opened with."""
+        return self._bus.config
 
     @property
     def topics(self) -> Mapping[str, Topic[Any]]:
@@ -150,15 +184,21 @@ class SyncBus:
         async def state() -> EngineState:
             return self._bus.state()
 
-        return self._run("read the state", state)
+        return self.run_on_loop("read the state", state)
 
     def health(self) -> HealthReport:
         """Runs the probes. Never raises for a bus that is not open: that is an unhealthy report."""
-        return self._bus.unusable_report() or self._run("check health", self._bus.health)
+        unusable = self._bus.unusable_report()
+        if unusable is not None:
+            return unusable
+        try:
+            return self.run_on_loop("check health", self._bus.health)
+        except (BusClosed, BusNotStarted) as error:  # in this very moment
+            return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, str(error))})
 
     def drain(self, timeout: Seconds | None = None) -> None:
         """Waits until what was accepted so far, and what its handling causes, is settled."""
-        self._run("drain", lambda: self._bus.drain(timeout))
+        self.run_on_loop("drain", lambda: self._bus.drain(timeout))
 
     # --- publish ------------------------------------------------------------------------------------------
 
@@ -168,49 +208,61 @@ class SyncBus:
     def publish(self, topic: str, event: Event, *, headers: Mapping[str, str] | None = None) -> None: ...
     def publish(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Returns when the adapter has accepted the event; see ``Bus.publish``."""
-        held: list[tuple[Any, Any, Mapping[str, str] | None]] | None = getattr(self._held, "items", None)
-        if held is not None:
-            self._run("publish", lambda: self._bus.check(topic, event, headers))
-            held.append((topic, event, headers))
-            return
-        self._run("publish", lambda: self._bus.publish(topic, event, headers=headers))
+        self.run_on_loop("publish", lambda: self._bus.publish(topic, event, headers=headers))
 
     def publish_many(self, items: Iterable[tuple[Topic[E], E] | tuple[str, Event]]) -> None:
         """Publishes several events, in order; see ``Bus.publish_many``."""
-        if getattr(self._held, "items", None) is not None:
-            for topic, event in items:
-                self.publish(topic, event)  # type: ignore[arg-type,misc]
-            return
-        self._run("publish", lambda: self._bus.publish_many(items))
+        self.run_on_loop("publish", lambda: self._bus.publish_many(items))
 
     @contextmanager
     def after_commit(self) -> Iterator[None]:
-        """Holds what this thread publishes inside of the block until it ends; see ``Bus.after_commit``."""
-        outer = getattr(self._held, "items", None)
-        held: list[tuple[Any, Any, Mapping[str, str] | None]] = []
-        self._held.items = held
-        try:
-            yield
-        finally:
-            self._held.items = outer
-        if outer is not None:
-            outer.extend(held)
-            return
-        results: list[BusError | None] = []
-        for topic, event, headers in held:
+        """Holds what is published inside of the block until it ends well; see ``Bus.after_commit``.
+
+        What other threads publish meanwhile is not held.
+        """
+        self.run_on_loop("open after_commit", self._bus.begin_block)
+        with self._bus.holding() as block:
             try:
-                self.publish(topic, event, headers=headers)
-            except BusError as error:
-                results.append(error)
-            else:
-                results.append(None)
-        if any(results):
-            raise PublishManyError(results)
+                yield
+            except BaseException:
+                block.items.clear()
+                with suppress(BusClosed):
+                    self.run_on_loop("end after_commit", lambda: self._bus.end_block(block))
+                raise
+        try:
+            self.run_on_loop("publish", lambda: self._bus.end_block(block))
+        except BusClosed as error:
+            raise_failures([error for _ in block.items])
 
     # --- subscribe ----------------------------------------------------------------------------------------
 
+    @overload
     def subscribe(
-        self, topic: Topic[Any] | str, handler: Callable[..., Any] | None = None, **options: Any
+        self, topic: Topic[E], handler: None = None, **options: Unpack[SubscribeOptions[E]]
+    ) -> SubscribeDecorator[E]: ...
+    @overload
+    def subscribe(
+        self, topic: str, handler: None = None, **options: Unpack[SubscribeOptions[Any]]
+    ) -> SubscribeDecorator[Any]: ...
+    @overload
+    def subscribe(
+        self,
+        topic: Topic[E],
+        handler: Callable[[E], Any] | Callable[[E, Delivery], Any],
+        **options: Unpack[SubscribeOptions[E]],
+    ) -> SyncSubscription: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        handler: Callable[[Any], Any] | Callable[[Any, Delivery], Any],
+        **options: Unpack[SubscribeOptions[Any]],
+    ) -> SyncSubscription: ...
+    def subscribe(
+        self,
+        topic: Topic[Any] | str,
+        handler: Callable[..., Any] | None = None,
+        **options: Any,
     ) -> Any:
         """Binds a handler; the options and errors are those of ``Bus.subscribe``.
 
@@ -223,23 +275,16 @@ class SyncBus:
                 return decorated
 
             return decorate
-        with self._lock:
-            if self._loop is None and self._closed is None:
-                return SyncSubscription(self, self._bus.subscribe(topic, handler, **options))
 
         async def subscribe() -> Subscription:
             subscription: Subscription = self._bus.subscribe(topic, handler, **options)
             return subscription
 
-        return SyncSubscription(self, self._run("subscribe", subscribe))
+        return SyncSubscription(self, self.run_also_before_start("subscribe", subscribe))
 
     def unsubscribe(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
         """Removes the subscriptions of this handler to this topic or pattern, and no other."""
-        self._run("unsubscribe", lambda: self._bus.unsubscribe(topic, handler))
-
-    def run_on_loop(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Runs a coroutine on the loop of the bus and waits for it; for the views of this module."""
-        return self._run(doing, make)
+        self.run_also_before_start("unsubscribe", lambda: self._bus.unsubscribe(topic, handler))
 
 
 class SyncSubscription:
@@ -248,6 +293,9 @@ class SyncSubscription:
     def __init__(self, bus: SyncBus, subscription: Subscription) -> None:
         self._bus = bus
         self._subscription = subscription
+
+    def __repr__(self) -> str:
+        return f"<SyncSubscription {self.name!r} to {self.topic!r}>"
 
     @property
     def name(self) -> str:
@@ -259,6 +307,11 @@ class SyncSubscription:
         """The topic's name, or the pattern."""
         return self._subscription.topic
 
+    @property
+    def handler(self) -> Callable[..., Any]:
+        """What was subscribed."""
+        return self._subscription.handler
+
     def ready(self) -> None:
         """Returns when the subscription is open on the adapter."""
         self._bus.run_on_loop("wait for a subscription", self._subscription.ready)
@@ -269,7 +322,7 @@ class SyncSubscription:
         async def pause() -> None:
             self._subscription.pause()
 
-        self._bus.run_on_loop("pause", pause)
+        self._bus.run_also_before_start("pause a subscription", pause)
 
     def resume(self) -> None:
         """Undoes ``pause``."""
@@ -277,11 +330,11 @@ class SyncSubscription:
         async def resume() -> None:
             self._subscription.resume()
 
-        self._bus.run_on_loop("resume", resume)
+        self._bus.run_also_before_start("resume a subscription", resume)
 
     def unsubscribe(self) -> None:
         """Takes no further event, and returns when those that were accepted are settled."""
-        self._bus.run_on_loop("unsubscribe", self._subscription.unsubscribe)
+        self._bus.run_also_before_start("unsubscribe", self._subscription.unsubscribe)
 
 
 class SyncDeadLetters:

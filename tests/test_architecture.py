@@ -70,6 +70,7 @@ MODULE_ORDER = [
     "holding",
     "subscriptions",
     "bus",
+    "loop_thread",
     "sync",
     "bootstrap",
     "__init__",
