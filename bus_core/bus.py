@@ -327,7 +327,10 @@ class Bus:
             if seconds is None:
                 await self._engine.drain(lanes)
             else:
-                late = partial(TimeoutError, f"the bus was not drained within {seconds:g} s: {self.state()}")
+
+                def late() -> TimeoutError:
+                    return TimeoutError(f"the bus was not drained within {seconds:g} s: {self.state()}")
+
                 await call_within(self._parts.clock, seconds, late, self._engine.drain, lanes)
 
     # --- publish ------------------------------------------------------------------------------------------
@@ -695,6 +698,9 @@ class Bus:
     async def subscription_ready(self, lane: Lane) -> None:
         """See ``Subscription.ready``."""
         self._check_open("wait for a subscription")
+        self._check_subscribed(lane)
+
+    def _check_subscribed(self, lane: Lane) -> None:
         if lane not in self._handlers:
             raise UnknownSubscription(f"the subscription {lane.spec.name!r} was unsubscribed")
 
@@ -705,6 +711,7 @@ class Bus:
     def set_paused(self, lane: Lane, *, paused: bool) -> None:
         """See ``Subscription.pause`` and ``Subscription.resume``."""
         self._check_usable("pause a subscription" if paused else "resume a subscription")
+        self._check_subscribed(lane)
         if lane.paused is paused:
             return
         if paused:

@@ -128,7 +128,10 @@ class Subscription:
         await self._bus.subscription_ready(self._lane)
 
     def pause(self) -> None:
-        """Begins no further handler until ``resume``; events go on being accepted and held."""
+        """Begins no further handler until ``resume``; events go on being accepted and held.
+
+        Raises ``UnknownSubscription`` after ``unsubscribe``.
+        """
         self._bus.set_paused(self._lane, paused=True)
 
     def resume(self) -> None:
