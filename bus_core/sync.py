@@ -159,6 +159,11 @@ class SyncBus:
     # --- what it is ---------------------------------------------------------------------------------------
 
     @property
+    def bus(self) -> Bus:
+        """The bus behind it, which belongs to the loop of the background thread; for tools."""
+        return self._bus
+
+    @property
     def service(self) -> str:
         """The name of the service."""
         return self._bus.service
