@@ -149,7 +149,13 @@ class WorkerPool:
             logger.critical(
                 "an error in the engine ended a worker and lost its event", exc_info=task.exception()
             )
-        self._buffer.fall_asleep()
+        self._wake_or_fall_asleep()
+
+    def _wake_or_fall_asleep(self) -> None:
+        if self._buffer.has_entries():
+            self.rouse()
+        else:
+            self._buffer.fall_asleep()
 
     def rouse(self) -> None:
         """Wakes or starts one worker, if one is idle or missing. It does the same when it is held up.
@@ -261,10 +267,7 @@ class WorkerPool:
         """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
         worker.entry = None
         self._workers.discard(worker)
-        if self._buffer.has_entries():
-            self.rouse()
-        else:
-            self._buffer.fall_asleep()
+        self._wake_or_fall_asleep()
 
     def _begin_burst(self, worker: Worker) -> bool:
         """Notes the time and plans the end of the turn; False when there is nothing to do."""
@@ -284,10 +287,7 @@ class WorkerPool:
         for worker in self._workers:
             if worker.entry is not None and (worker.entry[2] is None or worker.port is not None):
                 self.single_out(worker)  # its handler is held up: the next ones shall not wait for it
-        if self._buffer.has_entries():
-            self.rouse()
-        else:
-            self._buffer.fall_asleep()
+        self._wake_or_fall_asleep()
 
     async def _rest(self, worker: Worker) -> None:
         assert self._loop is not None, "workers run on a loop"
@@ -308,6 +308,8 @@ class WorkerPool:
 
     def adopt_running(self, lane: Lane) -> None:
         """Makes jobs of the entries of a lane that are running without one."""
+        if lane.port is None:
+            return  # all of its entries are jobs
         for worker in self._workers:
             if worker.entry is not None and lane.port in (worker.port, worker.entry[0]):
                 unit = self.single_out(worker)

@@ -324,6 +324,33 @@ async def test_crash_is_logged_without_its_text(
             assert "ada@example.org" not in record.message
 
 
+@pytest.mark.parametrize("error", [ValueError("filter"), SystemExit(1)], ids=repr)
+async def test_log_that_raises(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """When the application's log raises, every failed event is dead-lettered or counted as lost."""
+    async with running_bus(virtual_clock, worker_pool_size=1) as bus:
+
+        def refuse(record: logging.LogRecord) -> bool:
+            raise error
+
+        async def fail(event: Happened) -> None:
+            raise ValueError("no")
+
+        bus.subscribe(HAPPENED, fail)
+        with monkeypatch.context() as patch:
+            patch.setattr(logging.getLogger("promenade.bus"), "filters", [refuse])
+            for number in range(3):
+                await bus.publish(HAPPENED, happened(number))
+            await virtual_clock.advance(60)
+        state = bus.state()
+        assert state.unsettled == 0
+        assert state.lost + len(await bus.dead_letters.list()) == 3
+        await bus.publish(HAPPENED, happened(4))
+        await virtual_clock.advance(60)
+        assert state_of(bus).dead_lettered >= 1
+
+
 async def test_a_blocked_handler_leaves_the_other_workers(virtual_clock: VirtualClock) -> None:
     """As long as one worker is free, events are handled, however many handlers are held up."""
     async with running_bus(virtual_clock, worker_pool_size=4) as bus:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -337,22 +338,50 @@ async def test_cancelling_own_task_later_does_not_end_the_worker(virtual_clock: 
         await settled(bus)
 
 
-async def test_long_burst_of_cancelling_handlers(virtual_clock: VirtualClock) -> None:
-    """Handlers that cancel their own task do not stop a worker that gives way to the rest of the loop."""
+async def test_cancelled_between_waking_and_running(virtual_clock: VirtualClock) -> None:
+    """A worker that is cancelled after an event has woken it leaves that event to another one."""
+    async with running_bus(virtual_clock, worker_pool_size=1) as bus:
+        tasks: list[asyncio.Task[Any]] = []
+        numbers: list[int] = []
+
+        async def handle(event: Happened) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            numbers.append(event.number)
+
+        bus.subscribe(HAPPENED, handle)
+        await bus.publish(HAPPENED, happened(0))
+        await virtual_clock.settle()
+        await bus.publish(HAPPENED, happened(1))
+        tasks[0].cancel()
+        await virtual_clock.settle()
+        assert numbers == [0, 1]
+        await settled(bus)
+
+
+def busy_for(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pass
+
+
+@pytest.mark.parametrize("cancel", [cancel_and_return, cancel_soon])
+async def test_long_burst_of_cancelling_handlers(
+    virtual_clock: VirtualClock, cancel: Callable[[Any], Any]
+) -> None:
+    """A worker that is cancelled while it gives way to the loop leaves its queue to another one."""
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
 
-        async def busy(event: Happened) -> None:
-            deadline = loop.time() + 0.001
-            while loop.time() < deadline:
-                pass
-            await cancel_and_return(event)
+        async def handle(event: Happened) -> None:
+            busy_for(0.0005)
+            await cancel(event)
 
-        loop = asyncio.get_running_loop()
-        bus.subscribe(HAPPENED, busy)
-        for number in range(20):
+        bus.subscribe(HAPPENED, handle)
+        for number in range(40):
             await bus.publish(HAPPENED, happened(number))
         await virtual_clock.settle()
-        assert state_of(bus).handled == 20
+        assert state_of(bus).handled == 40
         await settled(bus)
 
 
