@@ -28,8 +28,8 @@ check: ## ruff, mypy --strict, pyright and the architecture test
 
 bench: ## the engine against a bare loop and against its peers
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
-		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
-		&& ".venv-$${found%% *}/bin/python" benchmarks/run.py $(ARGS)
+		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& .venv-bench/bin/python benchmarks/run.py $(ARGS)
 
 lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
@@ -38,5 +38,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

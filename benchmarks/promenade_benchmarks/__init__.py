@@ -1,0 +1,1 @@
+"""What the bus costs, as ratios of things that ran in the same process at the same time."""

@@ -1,0 +1,75 @@
+"""A figure: its value by minimums and by medians, and the bound it has to keep, where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from promenade_benchmarks.segments import Timing
+
+__all__ = ["Figure", "cost", "rate"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``value`` comes from the fastest segments, ``median`` from the middle ones; noise sets them apart."""
+
+    name: str
+    title: str
+    value: float
+    median: float
+    unit: str = "ratio"
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def verdict(self) -> Literal["", "met", "not met", "unclear"]:
+        """Whether both values keep the bound; unclear when only one does."""
+        if self.at_least is None and self.at_most is None:
+            return ""
+        kept = {self._keeps(self.value), self._keeps(self.median)}
+        return "unclear" if len(kept) == 2 else "met" if True in kept else "not met"
+
+    def _keeps(self, value: float) -> bool:
+        low = self.at_least is None or value >= self.at_least
+        return low and (self.at_most is None or value <= self.at_most)
+
+    @property
+    def bound(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return f"<= {self.at_most:g}" if self.at_most is not None else ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "value": self.value,
+            "median": self.median,
+            "unit": self.unit,
+            "bound": self.bound or None,
+            "verdict": self.verdict or None,
+        }
+
+
+def rate(
+    name: str, title: str, subject: Timing, baseline: Timing, *, at_least: float | None = None
+) -> Figure:
+    """How many deliveries the subject makes while the baseline makes one."""
+    return Figure(
+        name,
+        title,
+        baseline.least / subject.least,
+        baseline.median / subject.median,
+        at_least=at_least,
+    )
+
+
+def cost(name: str, title: str, subject: Timing, baseline: Timing, *, at_most: float | None = None) -> Figure:
+    """What a delivery of the subject costs, in deliveries of the baseline."""
+    return Figure(
+        name,
+        title,
+        subject.least / baseline.least,
+        subject.median / baseline.median,
+        at_most=at_most,
+    )

@@ -1,0 +1,37 @@
+"""How many bytes an event takes while it waits in the queue, beyond the event itself."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from uuid import UUID
+
+from bus_core import Topic
+from promenade_benchmarks.subjects import Ping, bus_of, empty_handler
+
+__all__ = ["bytes_per_queued_event"]
+
+
+async def bytes_per_queued_event(events: int, *, subscribers: int = 1, middleware: int = 0) -> float:
+    """What tracemalloc counts while ``events`` ready-made events are published and none is handled."""
+    topic = Topic("benchmark.topic.n0", Ping)
+    waiting = [Ping(aggregate_id=UUID(int=number)) for number in range(events)]
+    async with bus_of(buffer_size=events + 1, middleware=middleware) as bus:
+        for number in range(subscribers):
+            bus.subscribe(topic, empty_handler(), name=f"handler-{number}")
+        await bus.publish(topic, waiting[0])  # what is made once, such as the route, exists from here on
+        await bus.drain()
+        await bus.publish(topic, waiting[0])
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for event in waiting[1:]:
+                await bus.publish(topic, event)  # finds room, so that no worker gets a turn
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        queued = bus.state().unsettled
+        if queued != events:
+            raise RuntimeError(f"{events} events should be queued, but {queued} are")
+    return (after - before) / (events - 1)

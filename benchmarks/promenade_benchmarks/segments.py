@@ -1,0 +1,61 @@
+"""The method: short segments of every contender in turn, many times, in one process.
+
+A shared machine changes its speed from one second to the next. Contenders that take turns every few
+milliseconds all meet the same weather, so that their ratios hold still where their rates do not. The time is
+the processor's time of this process: what others do on the machine counts only through the caches.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+__all__ = ["Contender", "Timing", "take_turns"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to measure. One call of ``segment`` makes so many ``deliveries``, and waits for the last."""
+
+    name: str
+    title: str
+    deliveries: int
+    segment: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Nanoseconds per delivery, one for each segment."""
+
+    title: str
+    deliveries: int
+    nanoseconds: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        return min(self.nanoseconds)
+
+    @property
+    def median(self) -> float:
+        return median(self.nanoseconds)
+
+
+async def take_turns(contenders: Sequence[Contender], rounds: int) -> Mapping[str, Timing]:
+    """Runs every contender once unmeasured, then ``rounds`` times, each round beginning with another one."""
+    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for contender in contenders:
+        await contender.segment()
+    gc.collect()
+    for turn in range(rounds):
+        first = turn % len(contenders)
+        for contender in [*contenders[first:], *contenders[:first]]:
+            began = time.process_time_ns()
+            await contender.segment()
+            taken[contender.name].append((time.process_time_ns() - began) / contender.deliveries)
+    return {
+        contender.name: Timing(contender.title, contender.deliveries, tuple(taken[contender.name]))
+        for contender in contenders
+    }

@@ -1,0 +1,41 @@
+"""What ran, and on what: without it a figure means little."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import sys
+import sysconfig
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from promenade_benchmarks.peers import peer_versions
+
+__all__ = ["surroundings"]
+
+
+def surroundings() -> dict[str, Any]:
+    """The versions, the build of the interpreter, its flags, and how busy the machine is."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("promenade-bus", "promenade-bus-memory", "attrs")},
+        "peers": peer_versions(),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "compiler": platform.python_compiler(),
+            "optimized": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
+            "debug": hasattr(sys, "gettotalrefcount"),
+            "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+            "flags": {"optimize": sys.flags.optimize, "dev_mode": sys.flags.dev_mode},
+            "gc": {"enabled": gc.isenabled(), "thresholds": gc.get_threshold()},
+        },
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cores": os.cpu_count(),
+            "load": [round(value, 2) for value in os.getloadavg()],
+        },
+    }

@@ -1,0 +1,51 @@
+"""The benchmarks run. How fast anything is depends on the machine, and is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FIGURES = {
+    "engine_vs_bare_loop",
+    "engine_vs_queue",
+    "publish_many_vs_bare_loop",
+    "two_middlewares_vs_none",
+    "engine_10_subscribers_vs_bare_loop",
+    "engine_10_subscribers_vs_queue",
+    "cost_1000_topics_vs_one",
+    "cost_100_subscribers_vs_one",
+    "cost_100_workers_vs_one",
+    "cost_backlog_100000_vs_1000",
+    "queued_event_bytes",
+    "queued_event_bytes_10_subscribers",
+    "queued_event_bytes_two_middlewares",
+    "latency_vs_future",
+    "latency_p50",
+    "latency_p99",
+    "start_up_vs_asyncio",
+    "import_vs_asyncio",
+    "start_up_time",
+    "closing_100_topics_vs_10",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the processor time of children is not told there")
+def test_a_quick_run_yields_every_figure(tmp_path: Path) -> None:
+    """A quick run prints every figure as a positive number, and writes them and the plots."""
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--json", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    figures = document["figures"]
+    assert set(figures) >= FIGURES
+    assert {name for name, figure in figures.items() if not (figure["value"] > 0 < figure["median"])} == set()
+    assert json.loads((tmp_path / "figures.json").read_text()) == document
+    plots = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert set(plots) == {"one-subscriber.svg", "ten-subscribers.svg", "scales.svg"}
+    assert all(text.startswith("<svg ") and text.endswith("</svg>\n") for text in plots.values())
