@@ -1,0 +1,781 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import pytest
+
+from bus_core import (
+    Abandoned,
+    Bus,
+    BusClosed,
+    CalledFromHandler,
+    Delivery,
+    DrainReport,
+    Envelope,
+    Factory,
+    Handler,
+    HealthStatus,
+    Middleware,
+    PublishManyError,
+    RetryLater,
+    Topic,
+    hookimpl,
+)
+from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
+from support.virtual_clock import VirtualClock
+
+pytestmark = pytest.mark.timeout(30)
+
+CAUSED = Topic("test.caused.happened", Happened)
+
+either_way = pytest.mark.parametrize(
+    "memory", [{"serialize": False}, {"serialize": True}], ids=["objects", "serialized"]
+)
+LANES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "ordered": {"ordered": True},
+    "bounded": {"concurrency": 1},
+    "timed": {"timeout": 3600},
+}
+every_lane = pytest.mark.parametrize("options", LANES.values(), ids=LANES)
+
+
+class Holding:
+    """A handler that waits until its gate is open, and keeps how it ended."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.done: list[int] = []
+        self.cancelled: list[int] = []
+
+    async def __call__(self, event: Happened) -> None:
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(event.number)
+            raise
+        self.done.append(event.number)
+
+
+async def begin(clock: VirtualClock, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    task = asyncio.ensure_future(call)
+    await clock.settle()
+    return task
+
+
+async def close_within(clock: VirtualClock, bus: Bus, timeout: float) -> DrainReport:
+    """Lets the shutdown timeout pass."""
+    close = await begin(clock, bus.close(timeout))
+    await clock.advance(timeout)
+    report: DrainReport = await asyncio.wait_for(close, WITHIN)
+    return report
+
+
+def tasks_of_the_bus() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("promenade")}
+
+
+# --- what it waits for ------------------------------------------------------------------------------------
+
+
+@every_lane
+@either_way
+async def test_finishes_what_was_accepted(
+    virtual_clock: VirtualClock, memory: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Closing waits for what runs, what is queued, what waits for a retry, and what all that causes."""
+    bus = make_bus(virtual_clock, memory=memory, worker_pool_size=2)
+    await bus.start()
+    holding = Holding()
+    caused: list[int] = []
+
+    async def handle(event: Happened, delivery: Delivery) -> None:
+        await holding(event)
+        if delivery.attempt == 1 and event.number == 1:
+            raise RetryLater(after=5)
+        await bus.publish(CAUSED, event)
+
+    async def follow(event: Happened) -> None:
+        if event.number < 100:
+            await bus.publish(CAUSED, happened(event.number + 100))
+        caused.append(event.number)
+
+    bus.subscribe(HAPPENED, handle, **options)
+    bus.subscribe(CAUSED, follow, **options)
+    for number in range(4):
+        await bus.publish(HAPPENED, happened(number))
+    await virtual_clock.settle()
+    close = await begin(virtual_clock, bus.close(timeout=60))
+    assert not close.done()
+    holding.gate.set()
+    await virtual_clock.advance(4)
+    assert not close.done()
+    await virtual_clock.advance(1)
+    report = await close
+    assert report == DrainReport(True, (), report.seconds)
+    assert report.seconds == pytest.approx(5)
+    assert sorted(caused) == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert bus.state().unsettled == 0
+    assert virtual_clock.timers == []
+
+
+async def test_nothing_to_wait_for(virtual_clock: VirtualClock) -> None:
+    """An idle bus closes at once."""
+    bus = make_bus(virtual_clock)
+    async with bus:
+        bus.subscribe(HAPPENED, Holding())
+    assert await bus.close() == DrainReport(True, (), 0.0)
+
+
+async def test_never_started() -> None:
+    """A bus that was never started can be closed, and cannot be started any more."""
+    bus = make_bus()
+    assert await bus.close() == DrainReport(True, (), 0.0)
+    with pytest.raises(BusClosed, match="cannot start"):
+        await bus.start()
+
+
+async def test_default_timeout(virtual_clock: VirtualClock) -> None:
+    """Unless told otherwise closing gives up after ``shutdown_timeout``."""
+    bus = make_bus(virtual_clock, shutdown_timeout="7s")
+    await bus.start()
+    bus.subscribe(HAPPENED, Holding())
+    await bus.publish(HAPPENED, happened())
+    close = await begin(virtual_clock, bus.close())
+    await virtual_clock.advance(6.9)
+    assert not close.done()
+    await virtual_clock.advance(0.1)
+    assert (await close).seconds == pytest.approx(7)
+
+
+@pytest.mark.parametrize("timeout", [3, 3.0, timedelta(seconds=3)])
+async def test_timeout(virtual_clock: VirtualClock, timeout: Any) -> None:
+    """The timeout is in seconds or a timedelta."""
+    bus = make_bus(virtual_clock)
+    await bus.start()
+    bus.subscribe(HAPPENED, Holding())
+    await bus.publish(HAPPENED, happened())
+    close = await begin(virtual_clock, bus.close(timeout))
+    await virtual_clock.advance(3)
+    assert not (await close).completed
+
+
+async def test_handlers_publish_while_closing(virtual_clock: VirtualClock) -> None:
+    """While the bus is closing its handlers, and their tasks and threads, may publish; nobody else may."""
+    bus = make_bus(virtual_clock, buffer_size=1)
+    await bus.start()
+    gate = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    handled: list[int] = []
+
+    async def handle(event: Happened) -> None:
+        await gate.wait()
+        await bus.publish(CAUSED, happened(1))
+        bus.publish_nowait(CAUSED, happened(2))
+        await bus.publish_many([(CAUSED, happened(3)), (CAUSED, happened(4))])
+        await asyncio.create_task(bus.publish(CAUSED, happened(5)))
+
+    def handle_in_thread(event: Happened) -> None:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(WITHIN)
+        asyncio.run_coroutine_threadsafe(bus.publish(CAUSED, happened(6)), loop).result(WITHIN)
+
+    async def follow(event: Happened) -> None:
+        handled.append(event.number)
+
+    bus.subscribe(HAPPENED, handle)
+    bus.subscribe(HAPPENED, handle_in_thread)
+    bus.subscribe(CAUSED, follow)
+    await bus.publish(HAPPENED, happened())
+    close = await begin(virtual_clock, bus.close(timeout=60))
+    with pytest.raises(BusClosed):
+        await bus.publish(CAUSED, happened(9))
+    gate.set()
+    await until(close.done)
+    assert (await close).completed
+    assert sorted(handled) == [1, 2, 3, 4, 5, 6]
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["closing", "closed"])
+async def test_refuses_everything(virtual_clock: VirtualClock, when: str) -> None:
+    """A bus that is closing or closed takes no event and no subscription, and is unhealthy."""
+    async with running_bus(virtual_clock) as bus:
+        handler = Holding()
+        subscription = bus.subscribe(HAPPENED, handler)
+        await bus.publish(HAPPENED, happened())
+        close = await begin(virtual_clock, bus.close(timeout=60))
+        if when == "closed":
+            handler.gate.set()
+            await close
+        calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            lambda: bus.publish(HAPPENED, happened()),
+            lambda: bus.publish(HAPPENED.name, happened()),
+            lambda: bus.publish(HAPPENED, happened(), headers={"a": "b"}),
+            bus.drain,
+            bus.start,
+            subscription.ready,
+        ]
+        for call in calls:
+            with pytest.raises(BusClosed, match="the bus is clos"):
+                await call()
+        with pytest.raises(BusClosed):
+            bus.publish_nowait(HAPPENED, happened())
+        with pytest.raises(BusClosed):
+            bus.subscribe(OTHER, Holding())
+        with pytest.raises(BusClosed):
+            async with bus.after_commit():
+                pass
+        with pytest.raises(PublishManyError) as caught:
+            await bus.publish_many([(HAPPENED, happened())])
+        assert isinstance(caught.value.results[0], BusClosed)
+        report = await bus.health()
+        assert report.status is HealthStatus.UNHEALTHY
+        assert report.checks["bus"].summary == f"the bus is {when}"
+        handler.gate.set()
+        assert (await close).completed
+        assert handler.done == [0]
+
+
+async def test_blocked_publishers(virtual_clock: VirtualClock) -> None:
+    """Publishers that wait for room when closing begins get BusClosed at once: their events are not taken."""
+    async with running_bus(virtual_clock, buffer_size=1) as bus:
+        handler = Holding()
+        bus.subscribe(HAPPENED, handler)
+        await bus.publish(HAPPENED, happened(0))
+        blocked = [await begin(virtual_clock, bus.publish(HAPPENED, happened(n))) for n in range(1, 5)]
+        close = await begin(virtual_clock, bus.close(timeout=60))
+        assert not close.done()
+        for each in blocked:
+            with pytest.raises(BusClosed, match="cannot publish"):
+                await each
+        handler.gate.set()
+        assert (await close).completed
+        assert handler.done == [0]
+        assert bus.state().published == 1
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_publisher_that_gets_room_while_closing_begins(virtual_clock: VirtualClock, turns: int) -> None:
+    """In every interleaving of closing and room, an event is refused or handled, and never cut off."""
+    async with running_bus(virtual_clock, buffer_size=1) as bus:
+        handler = Holding()
+        bus.subscribe(HAPPENED, handler)
+        await bus.publish(HAPPENED, happened(0))
+        blocked = await begin(virtual_clock, bus.publish(HAPPENED, happened(1)))
+        handler.gate.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        close = await begin(virtual_clock, bus.close(timeout=60))
+        report = await close
+        assert report.completed
+        (result,) = await asyncio.gather(blocked, return_exceptions=True)
+        if result is None:
+            assert handler.done == [0, 1]
+        else:
+            assert isinstance(result, BusClosed)
+            assert handler.done == [0]
+
+
+def offering(wrap: Callable[[Handler], Handler]) -> object:
+    """A plugin that offers a middleware under the name "special"."""
+
+    @attrs.frozen
+    class Options:
+        pass
+
+    class Plugin:
+        @hookimpl
+        def promenade_bus_middleware(self) -> Mapping[str, Factory[Any, Middleware]]:
+            return {"special": Factory(Options, lambda options, context: wrap)}
+
+    return Plugin()
+
+
+async def test_publish_that_is_held_up_until_after_close(virtual_clock: VirtualClock) -> None:
+    """A publish whose middleware waits until the bus is closed raises BusClosed."""
+    gate = asyncio.Event()
+
+    def wrap(inner: Handler) -> Handler:
+        async def middleware(envelope: Envelope) -> None:
+            await gate.wait()
+            await inner(envelope)
+
+        return middleware
+
+    async with running_bus(
+        virtual_clock, plugins=[offering(wrap)], middleware={"publish": ["special"]}
+    ) as bus:
+        bus.subscribe(HAPPENED, Holding())
+        publish = await begin(virtual_clock, bus.publish(HAPPENED, happened()))
+        await bus.close()
+        gate.set()
+        with pytest.raises(BusClosed):
+            await publish
+        assert bus.state().published == 0
+
+
+async def test_commit_after_close(virtual_clock: VirtualClock) -> None:
+    """A block of after_commit that ends when the bus is closed says for each event that it was refused."""
+    async with running_bus(virtual_clock) as bus:
+
+        async def work() -> None:
+            async with bus.after_commit():
+                await bus.publish(HAPPENED, happened(1))
+                await bus.publish(HAPPENED, happened(2))
+                await bus.close()
+
+        with pytest.raises(PublishManyError) as caught:
+            await work()
+        assert [type(result) for result in caught.value.results] == [BusClosed, BusClosed]
+
+
+# --- what is abandoned ------------------------------------------------------------------------------------
+
+
+@either_way
+@every_lane
+async def test_report(
+    virtual_clock: VirtualClock,
+    memory: Mapping[str, Any],
+    options: Mapping[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The report lists exactly what runs, is queued, and waits for a retry, and each is logged."""
+    async with running_bus(virtual_clock, memory=memory, worker_pool_size=1) as bus:
+
+        async def fail(event: Happened) -> None:
+            raise RetryLater(after=3600)
+
+        holding = Holding()
+        bus.subscribe(OTHER, fail, name="failing", **options)
+        bus.subscribe(HAPPENED, holding, name="holding", **options)
+        key = uuid4()
+        events = [happened(number, key) for number in range(4)]
+        await bus.publish(OTHER, events[0])
+        await virtual_clock.settle()
+        for event in events[1:]:
+            await bus.publish(HAPPENED, event)
+        report = await close_within(virtual_clock, bus, 5)
+        assert not report.completed
+        assert report.seconds == pytest.approx(5, abs=0.1)
+        assert {*report.abandoned} == {
+            Abandoned(OTHER.name, "failing", str(events[0].event_id), "waiting for retry"),
+            Abandoned(HAPPENED.name, "holding", str(events[1].event_id), "running"),
+            Abandoned(HAPPENED.name, "holding", str(events[2].event_id), "queued"),
+            Abandoned(HAPPENED.name, "holding", str(events[3].event_id), "queued"),
+        }
+        assert len(report.abandoned) == 4
+        assert (holding.done, holding.cancelled) == ([], [1])
+        logged = [record for record in caplog.records if "abandoned at shutdown" in record.message]
+        assert [record.levelno for record in logged] == [logging.ERROR] * 4
+        for event in events:
+            assert sum(str(event.event_id) in record.message for record in logged) == 1
+        assert virtual_clock.timers == []
+        assert tasks_of_the_bus() == set()
+        assert await bus.close() == report
+
+
+async def test_report_of_an_event_for_several(virtual_clock: VirtualClock) -> None:
+    """Of an event for several subscriptions only the deliveries that are not settled are reported."""
+    async with running_bus(virtual_clock, worker_pool_size=2) as bus:
+        done, first, second = Holding(), Holding(), Holding()
+        done.gate.set()
+        bus.subscribe(HAPPENED, done, name="done")
+        bus.subscribe(HAPPENED, first, name="first")
+        bus.subscribe(HAPPENED, second, name="second")
+        bus.subscribe("test.thing.#", Holding(), name="third").pause()
+        await virtual_clock.settle()
+        events = [happened(number) for number in range(2)]
+        for event in events:
+            await bus.publish(HAPPENED, event)
+        await virtual_clock.settle()
+        report = await close_within(virtual_clock, bus, 5)
+        found = {(item.subscription, item.event_id, item.state) for item in report.abandoned}
+        zero, one = (str(event.event_id) for event in events)
+        assert found == {
+            ("first", zero, "running"),
+            ("second", zero, "running"),
+            ("third", zero, "queued"),
+            ("done", one, "queued"),
+            ("first", one, "queued"),
+            ("second", one, "queued"),
+            ("third", one, "queued"),
+        }
+        assert len(report.abandoned) == 7
+        topics = {item.subscription: item.topic for item in report.abandoned}
+        assert topics["third"] == HAPPENED.name
+
+
+@every_lane
+async def test_paused(virtual_clock: VirtualClock, options: Mapping[str, Any]) -> None:
+    """What a paused subscription holds is reported as queued when the time is over."""
+    async with running_bus(virtual_clock) as bus:
+        handler = Holding()
+        bus.subscribe(HAPPENED, handler, **options).pause()
+        await bus.publish(HAPPENED, happened())
+        report = await close_within(virtual_clock, bus, 5)
+        assert [item.state for item in report.abandoned] == ["queued"]
+
+
+async def test_time_to_clean_up(virtual_clock: VirtualClock) -> None:
+    """A handler that is cancelled at the end of the timeout may still clean up, also asynchronously."""
+    async with running_bus(virtual_clock) as bus:
+        steps: list[str] = []
+
+        async def handle(event: Happened) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.001)
+                steps.append("cleaned up")
+
+        bus.subscribe(HAPPENED, handle)
+        await bus.publish(HAPPENED, happened())
+        report = await close_within(virtual_clock, bus, 5)
+        assert steps == ["cleaned up"]
+        assert [item.state for item in report.abandoned] == ["running"]
+        assert tasks_of_the_bus() == set()
+
+
+@pytest.mark.parametrize("swallow", [True, False])
+async def test_publishing_on_the_way_out(virtual_clock: VirtualClock, swallow: bool) -> None:
+    """What a handler publishes after the end of the timeout is refused, since nobody would handle it."""
+    async with running_bus(virtual_clock) as bus:
+        results: list[object] = []
+
+        async def handle(event: Happened) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                for publish in (
+                    lambda: bus.publish(CAUSED, happened()),
+                    lambda: bus.publish_many([(CAUSED, happened())]),
+                ):
+                    try:
+                        results.append(await publish())
+                    except (BusClosed, PublishManyError) as error:
+                        results.append(error)
+                if not swallow:
+                    raise
+
+        bus.subscribe(HAPPENED, handle)
+        bus.subscribe(CAUSED, Holding())
+        await bus.publish(HAPPENED, happened())
+        report = await close_within(virtual_clock, bus, 5)
+        await virtual_clock.settle()
+        assert [type(result) for result in results] == [BusClosed, PublishManyError]
+        assert len(report.abandoned) == 1
+        assert tasks_of_the_bus() == set()
+
+
+async def test_what_swallows_its_cancellation(
+    virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that goes on after its cancellation is left behind, reported and logged, and harms nobody."""
+    async with running_bus(virtual_clock) as bus:
+        gate = asyncio.Event()
+        ended: list[object] = []
+
+        async def swallow(event: Happened) -> None:
+            while not gate.is_set():
+                try:
+                    await gate.wait()
+                except asyncio.CancelledError:
+                    pass
+            try:
+                await bus.publish(CAUSED, happened())
+            except BusClosed as error:
+                ended.append(error)
+
+        bus.subscribe(HAPPENED, swallow, name="stubborn")
+        bus.subscribe(CAUSED, Holding())
+        await bus.publish(HAPPENED, happened())
+        report = await close_within(virtual_clock, bus, 5)
+        assert [(item.subscription, item.state) for item in report.abandoned] == [("stubborn", "running")]
+        assert any("swallowed its cancellation" in record.message for record in caplog.records)
+        assert tasks_of_the_bus() == {"promenade-worker"}
+        gate.set()
+        await virtual_clock.settle()
+        assert len(ended) == 1
+        assert tasks_of_the_bus() == set()
+
+
+async def test_what_changes_its_context_and_swallows(virtual_clock: VirtualClock) -> None:
+    """No fresh worker is started for a handler that ends after the bus has stopped."""
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+    async with running_bus(virtual_clock) as bus:
+
+        async def swallow(event: Happened) -> None:
+            variable.set(1)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+        bus.subscribe(HAPPENED, swallow)
+        await bus.publish(HAPPENED, happened())
+        await close_within(virtual_clock, bus, 5)
+        await virtual_clock.settle()
+        assert tasks_of_the_bus() == set()
+
+
+async def test_thread(virtual_clock: VirtualClock) -> None:
+    """A thread cannot be cancelled: it is left behind, reported, and ends when its call returns."""
+    async with running_bus(virtual_clock) as bus:
+        opened = threading.Event()
+        entered = threading.Event()
+        threads: list[threading.Thread] = []
+
+        def block(event: Happened) -> None:
+            threads.append(threading.current_thread())
+            entered.set()
+            assert opened.wait(WITHIN)
+
+        bus.subscribe(HAPPENED, block, name="blocking")
+        published = happened()
+        await bus.publish(HAPPENED, published)
+        await until(entered.is_set)
+        report = await close_within(virtual_clock, bus, 5)
+        assert report.abandoned == (Abandoned(HAPPENED.name, "blocking", str(published.event_id), "running"),)
+        assert tasks_of_the_bus() == set()
+        (thread,) = threads
+        assert thread.is_alive()
+        opened.set()
+        await until(lambda: not thread.is_alive())
+
+
+async def test_unsubscribing_meanwhile(virtual_clock: VirtualClock) -> None:
+    """Whoever waits for a subscription to leave is not left waiting when its events are abandoned."""
+    async with running_bus(virtual_clock) as bus:
+        subscription = bus.subscribe(HAPPENED, Holding())
+        await bus.publish(HAPPENED, happened())
+        leaving = await begin(virtual_clock, subscription.unsubscribe())
+        report = await close_within(virtual_clock, bus, 5)
+        await virtual_clock.settle()
+        assert leaving.done()
+        assert len(report.abandoned) == 1
+
+
+async def test_timeout_of_nothing(virtual_clock: VirtualClock) -> None:
+    """With a timeout of 0 what is not settled is abandoned, and the rest is not."""
+    async with running_bus(virtual_clock) as bus:
+        holding = Holding()
+        bus.subscribe(HAPPENED, holding)
+        await bus.publish(HAPPENED, happened(1))
+        await virtual_clock.settle()
+        close = asyncio.ensure_future(bus.close(0))
+        await virtual_clock.advance(0)
+        assert len((await close).abandoned) == 1
+        assert holding.cancelled == [1]
+
+
+# --- who calls it -----------------------------------------------------------------------------------------
+
+
+async def test_idempotent(virtual_clock: VirtualClock) -> None:
+    """However often and from however many tasks it is called, the bus closes once, with one report."""
+    async with running_bus(virtual_clock) as bus:
+        bus.subscribe(HAPPENED, Holding())
+        await bus.publish(HAPPENED, happened())
+        first = await begin(virtual_clock, bus.close(timeout=5))
+        others = [await begin(virtual_clock, bus.close(timeout=timeout)) for timeout in (1, 60)]
+        await virtual_clock.advance(4)
+        assert not any(close.done() for close in (first, *others))
+        await virtual_clock.advance(1)
+        report = await first
+        assert [await close for close in others] == [report, report]
+        assert await bus.close() is report
+
+
+async def test_cancelled_caller(virtual_clock: VirtualClock) -> None:
+    """A caller that is cancelled while it waits does not stop the closing; the next one gets the report."""
+    async with running_bus(virtual_clock) as bus:
+        handler = Holding()
+        bus.subscribe(HAPPENED, handler)
+        await bus.publish(HAPPENED, happened())
+        first = await begin(virtual_clock, bus.close(timeout=60))
+        first.cancel()
+        await virtual_clock.settle()
+        assert first.cancelled()
+        second = await begin(virtual_clock, bus.close(timeout=60))
+        assert not second.done()
+        handler.gate.set()
+        assert (await second).completed
+        assert handler.done == [0]
+
+
+async def test_cancelled_block(virtual_clock: VirtualClock) -> None:
+    """A cancelled ``async with`` block closes the bus on its way out, and handles what was accepted."""
+    bus = make_bus(virtual_clock)
+    done: list[int] = []
+
+    async def handle(event: Happened) -> None:
+        await asyncio.sleep(0)
+        done.append(event.number)
+
+    async def application() -> None:
+        async with bus:
+            bus.subscribe(HAPPENED, handle)
+            await bus.publish(HAPPENED, happened(1))
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(application())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [1]
+    assert (await bus.health()).status is HealthStatus.UNHEALTHY
+
+
+async def test_block_that_raises(virtual_clock: VirtualClock) -> None:
+    """An error in an ``async with`` block closes the bus, and passes as it is."""
+    bus = make_bus(virtual_clock)
+    with pytest.raises(ZeroDivisionError):
+        async with bus:
+            raise ZeroDivisionError
+    assert (await bus.close()).completed
+
+
+async def test_from_inside_a_handler(virtual_clock: VirtualClock) -> None:
+    """A handler that closes its bus would wait for itself: it gets an error, and the bus stays open."""
+    async with running_bus(virtual_clock) as bus:
+        errors: list[BaseException] = []
+        loop = asyncio.get_running_loop()
+
+        async def close() -> None:
+            try:
+                await bus.close()
+            except CalledFromHandler as error:
+                errors.append(error)
+
+        async def handle(event: Happened) -> None:
+            await close()
+            await asyncio.create_task(close())
+
+        def handle_in_thread(event: Happened) -> None:
+            asyncio.run_coroutine_threadsafe(close(), loop).result(WITHIN)
+
+        bus.subscribe(HAPPENED, handle)
+        bus.subscribe(HAPPENED, handle_in_thread)
+        await bus.publish(HAPPENED, happened())
+        await bus.drain()
+        assert [str(error) for error in errors] == [
+            "cannot close the bus from inside a handler: it would wait for itself"
+        ] * 3
+        assert (await bus.health()).status is HealthStatus.HEALTHY
+
+
+async def test_from_inside_a_handler_while_closing(virtual_clock: VirtualClock) -> None:
+    """A handler that closes a bus which is closing already would wait for itself as well."""
+    async with running_bus(virtual_clock) as bus:
+        gate = asyncio.Event()
+        errors: list[BaseException] = []
+
+        async def handle(event: Happened) -> None:
+            await gate.wait()
+            try:
+                await bus.close()
+            except CalledFromHandler as error:
+                errors.append(error)
+
+        bus.subscribe(HAPPENED, handle)
+        await bus.publish(HAPPENED, happened())
+        close = await begin(virtual_clock, bus.close(timeout=60))
+        gate.set()
+        assert (await close).completed
+        assert len(errors) == 1
+
+
+# --- what is left -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("busy", ["idle", "handling", "handling in a thread", "retrying"])
+def test_loop_that_ends_without_close(busy: str) -> None:
+    """A program that never closes its bus ends all the same."""
+    ended = threading.Event()
+
+    async def program() -> None:
+        bus = make_bus()
+        await bus.start()
+        entered = asyncio.Event()
+
+        async def handle(event: Happened) -> None:
+            entered.set()
+            if busy == "retrying":
+                raise ValueError("no")
+            await asyncio.Event().wait()
+
+        def handle_in_thread(event: Happened) -> None:
+            loop.call_soon_threadsafe(entered.set)
+
+        loop = asyncio.get_running_loop()
+        bus.subscribe(HAPPENED, handle_in_thread if "thread" in busy else handle)
+        if busy != "idle":
+            await bus.publish(HAPPENED, happened())
+            await entered.wait()
+
+    def run() -> None:
+        asyncio.run(program())
+        ended.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ended.wait(WITHIN)
+    thread.join(WITHIN)
+
+
+async def test_no_tasks_and_threads_are_left(virtual_clock: VirtualClock) -> None:
+    """After close no task, thread or timer of the bus is left."""
+    tasks, threads = asyncio.all_tasks(), {*threading.enumerate()}
+    bus = make_bus(virtual_clock)
+    async with bus:
+        bus.subscribe(HAPPENED, lambda event: None)
+
+        async def fail(event: Happened) -> None:
+            raise ValueError("no")
+
+        bus.subscribe(HAPPENED, fail)
+        for number in range(20):
+            await bus.publish(HAPPENED, happened(number))
+        drain = asyncio.ensure_future(bus.drain(timeout=60))
+        await until(lambda: state_of(bus, bus.subscriptions[0].name).handled == 20)
+        await virtual_clock.advance(1)
+        await drain
+    assert asyncio.all_tasks() == tasks
+    assert virtual_clock.timers == []
+    await until(lambda: {*threading.enumerate()} <= threads)
+
+
+@pytest.mark.parametrize("abandoning", [False, True])
+async def test_a_closed_bus_can_be_collected(virtual_clock: VirtualClock, abandoning: bool) -> None:
+    """Nothing keeps a closed bus, its handlers or its events alive."""
+
+    class Service:
+        async def handle(self, event: Happened) -> None:
+            if abandoning:
+                await asyncio.Event().wait()
+
+    bus = make_bus(virtual_clock)
+    await bus.start()
+    service = Service()
+    bus.subscribe(HAPPENED, service.handle)
+    await bus.publish(HAPPENED, happened())
+    await close_within(virtual_clock, bus, 5)
+    alive = [weakref.ref(bus), weakref.ref(service)]
+    del bus, service
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
