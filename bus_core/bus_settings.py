@@ -37,11 +37,20 @@ class MiddlewareSettings:
     publish: Names = ()
 
 
+def _check_probes(_instance: object, _attribute: object, value: tuple[PluginChoice, ...]) -> None:
+    names = [choice.name for choice in value]
+    if "bus" in names:
+        raise ValueError("no probe can be named 'bus': 'bus' is the bus's own check")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the probe {name!r} is listed {names.count(name)} times")
+
+
 @attrs.frozen(kw_only=True)
 class HealthSettings:
     """The probes to run, and how many seconds each may take."""
 
-    probes: Names = ()
+    probes: Names = attrs.field(default=(), validator=_check_probes)
     timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
 
 
