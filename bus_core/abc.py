@@ -214,6 +214,11 @@ class Adapter(Protocol):
         ...
 
     @property
+    def degraded(self) -> str | None:
+        """What is not as it should be although it works, for health; None when all is well."""
+        ...
+
+    @property
     def serialize(self) -> bool:
         """Whether events must pass through the serializer on their way, as they would on a network."""
         ...

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from bus_core.abc import BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
+from bus_core.abc import Adapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
 from bus_core.bus import Bus, BusParts
 from bus_core.clock import Clock, SystemClock
 from bus_core.codec import Codec
 from bus_core.config import BusConfig, PluginChoice, read_choice, read_config
-from bus_core.errors import ConfigError, PluginError
+from bus_core.errors import BusError, ConfigError, PluginError
+from bus_core.fallback import FallbackAdapter
+from bus_core.outcomes import describe_error
 from bus_core.plugins import NamedRegistry, Offer, Plugins, discover
 from bus_core.sync import SyncBus
 from bus_core.topics import TopicRegistry
@@ -90,9 +92,9 @@ class _Assembly:
     def check_all(self) -> None:
         """Selects everything and reads all options, but builds nothing."""
         config = self.config
-        self._prepare(self._plugins.adapters, self._adapter_choice(config.adapter))
+        self._prepare(self._plugins.adapters, self._adapter_choice(config.adapter), "$.bus.adapter")
         if config.fallback:
-            self._prepare(self._plugins.adapters, self._adapter_choice(config.fallback))
+            self._prepare(self._plugins.adapters, self._adapter_choice(config.fallback), "$.bus.fallback")
         self._prepare(self._plugins.serializers, config.serializer)
         for choice in self._retry_choices():
             self._prepare(self._plugins.retry_policies, choice)
@@ -104,9 +106,9 @@ class _Assembly:
     def parts(self) -> BusParts:
         """Everything that a bus is made of; raises when anything is wrong."""
         self.check_all()
-        if self.plugin_errors and not self.faults:
+        if len(self.plugin_errors) == 1 and not self.faults:
             raise self.plugin_errors[0]
-        if self.faults:
+        if self.faults or self.plugin_errors:
             raise ConfigError(
                 self.config.source, [*self.faults, *(str(error) for error in self.plugin_errors)]
             ) from (self.plugin_errors[0] if self.plugin_errors else None)
@@ -118,7 +120,7 @@ class _Assembly:
         return BusParts(
             config=config,
             plugins=plugins,
-            adapter=self._build(plugins.adapters, self._adapter_choice(config.adapter)),
+            adapter=self._adapter(),
             codec=Codec(serializer, registry, config.service),
             registry=registry,
             clock=self._clock,
@@ -136,6 +138,13 @@ class _Assembly:
         except ConfigError as error:
             self._add_faults(error.faults)
             return PluginChoice(name, {}, f"$.bus.{name}")
+
+    def _adapter(self) -> Adapter:
+        adapter = self._build(self._plugins.adapters, self._adapter_choice(self.config.adapter))
+        if self.config.fallback in (None, self.config.adapter):
+            return adapter
+        fallback = self._build(self._plugins.adapters, self._adapter_choice(self.config.fallback))
+        return FallbackAdapter(adapter, fallback)
 
     def _retry_choices(self) -> Sequence[PluginChoice]:
         return [self.config.retry, *(self.config.retry_for(name) for name in self.config.topics)]
@@ -169,11 +178,14 @@ class _Assembly:
             for choice in self.config.health.probes
         }
 
-    def _prepare(self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice) -> None:
+    def _prepare(
+        self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice, where: str | None = None
+    ) -> None:
         """Finds the offer and reads its options, for the faults."""
         try:
             offer = registry.select(choice.name)
         except PluginError as error:
+            error.where = where or choice.path
             if str(error) not in map(str, self.plugin_errors):
                 self.plugin_errors.append(error)
             return
@@ -199,7 +211,16 @@ class _Assembly:
         if faults:
             raise ConfigError(self.config.source, faults)
         context = BuildContext(service=self.config.service, clock=self._clock, sections=self._sections(offer))
-        return offer.value.build(options, context)
+        try:
+            return offer.value.build(options, context)
+        except BusError:
+            raise
+        except Exception as error:
+            broken = PluginError(
+                f"the {offer.kind} {offer.name!r} of {offer.origin} cannot be built: {describe_error(error)}"
+            )
+            broken.where = choice.path
+            raise broken from error
 
 
 _MOST_REMEMBERED_TOPICS = 10_000

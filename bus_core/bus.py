@@ -152,7 +152,9 @@ class Bus:
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
         self._closing: asyncio.Future[DrainReport] | None = None
         self._forked = False
-        self._dead_letters = DeadLetters(parts.adapter.dead_letters, self._check_open)
+        self._dead_letters = DeadLetters(
+            parts.adapter, self._check_open, lambda name: any(lane.spec.name == name for lane in self._lanes)
+        )
         _every_bus.add(self)
 
     def __repr__(self) -> str:
@@ -240,9 +242,8 @@ class Bus:
             raise BusStateError("cannot start: the bus is being started already")
         if self._state is not _State.NEW:
             raise BusClosed("start")
-        mismatches = [fault for lane in self._lanes for fault in self._mismatches(lane.spec)]
-        if mismatches:
-            raise UnsupportedFeature(self._adapter.name, mismatches)
+        if self._config.fallback is None:
+            self._check_features()  # before anything is opened
         self._state = _State.STARTING
         parts: list[HealthProbe | Adapter] = [self._adapter, *self._parts.probes.values()]
         started: list[HealthProbe | Adapter] = []
@@ -250,6 +251,7 @@ class Bus:
             for part in parts:
                 await part.start()
                 started.append(part)
+            self._check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
             await _close_each(reversed(started))
             self._state = _State.NEW
@@ -261,6 +263,11 @@ class Bus:
         for lane in self._lanes:
             self._adapter.attach(lane)
         self._routes_changed()
+
+    def _check_features(self) -> None:
+        mismatches = [fault for lane in self._lanes for fault in self._mismatches(lane.spec)]
+        if mismatches:
+            raise UnsupportedFeature(self._adapter.name, mismatches)
 
     async def close(self, timeout: Seconds | None = None) -> DrainReport:
         """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and reports what it abandoned.
@@ -765,13 +772,21 @@ class Bus:
         return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, f"the bus is {text}")})
 
     def _own_check(self, state: EngineState) -> CheckResult:
-        figures = {"published": state.published, "unsettled": state.unsettled, "lost": state.lost}
+        figures = {
+            "published": state.published,
+            "unsettled": state.unsettled,
+            "overflowed": state.overflowed,
+            "unrouted": state.unrouted,
+            "lost": state.lost,
+        }
         if state.lost:
             return CheckResult(
                 HealthStatus.DEGRADED,
                 f"{state.lost} events or dead letters were lost; the log names them (look for 'lost')",
                 figures,
             )
+        if self._adapter.degraded is not None:
+            return CheckResult(HealthStatus.DEGRADED, self._adapter.degraded, figures)
         return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
 
     # --- checks -------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class Codec:
             event_class: type[Event] = self._registry.find(message.topic).event_class
         except TopicError:  # unknown here, or a name that is none: what is in the message decides
             event_class = BaseEvent
+        if event_class is Event:  # an undeclared topic carries any event
+            event_class = BaseEvent
         return self._serializer.decode(message.body, event_class=event_class)
 
     def _topic(self, name: str) -> Topic[Any]:

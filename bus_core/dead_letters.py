@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bus_core.abc import DeadLetterStore
-from bus_core.errors import BusError
+from bus_core.abc import Adapter, DeadLetterStore
+from bus_core.errors import BusError, UnknownSubscription
 from bus_core.messages import DeadLetter, DeadLetterFilter
 
 __all__ = ["DeadLetters"]
@@ -14,17 +14,24 @@ __all__ = ["DeadLetters"]
 class DeadLetters:
     """The dead letters of a bus. Every call needs the bus to be started."""
 
-    def __init__(self, store: DeadLetterStore, check_usable: Callable[[str], None]) -> None:
-        self._store = store
+    def __init__(
+        self, adapter: Adapter, check_usable: Callable[[str], None], subscribed: Callable[[str], bool]
+    ) -> None:
+        self._adapter = adapter
         self._check_usable = check_usable
+        self._subscribed = subscribed
+
+    @property
+    def _store(self) -> DeadLetterStore:
+        return self._adapter.dead_letters
 
     async def list(
         self, *, topic: str | None = None, subscription: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
         """The oldest letters, of one topic and one subscription if named, at most ``limit``."""
         self._check_usable("list dead letters")
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
+        if not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"limit must be an int of at least 1, got {limit!r}")
         return [*await self._store.list(DeadLetterFilter(topic=topic, subscription=subscription), limit)]
 
     async def get(self, letter_id: str) -> DeadLetter:
@@ -42,7 +49,12 @@ class DeadLetters:
         """
         self._check_usable("redrive dead letters")
         if isinstance(letters, DeadLetterFilter):
+            name = letters.subscription
             letters = await self._store.list(letters, limit=2**31)
+            if not letters and name is not None and not self._subscribed(name):
+                raise UnknownSubscription(
+                    f"cannot redrive: the bus has no subscription {name!r}, and it left no letter"
+                )
         elif isinstance(letters, str | DeadLetter):
             letters = [letters]
         return await self._store.redrive([item if isinstance(item, str) else item.id for item in letters])

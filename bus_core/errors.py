@@ -115,7 +115,13 @@ class ConfigError(BusError):
 
 
 class PluginError(BusError):
-    """A plugin that is needed cannot be used."""
+    """A plugin that is needed cannot be used. ``where`` is the place in the configuration that needs it."""
+
+    where: str | None = None
+
+    def __str__(self) -> str:
+        first, newline, rest = super().__str__().partition("\n")
+        return f"{first} @ {self.where}{newline}{rest}" if self.where else first + newline + rest
 
 
 class UnknownPlugin(PluginError):
@@ -138,7 +144,7 @@ class UnknownPlugin(PluginError):
         known = ", ".join(available) if available else "none"
         text = f"{chosen}{suggestion(nearest) or ';'} installed: {known}"
         if install:
-            text += f"; to install it: {install}"
+            text += f"; to install {'one' if ', ' in install else 'it'}: {install}"
         for line in quarantined:
             text += f"\n  quarantined: {line}"
         for line in disabled:

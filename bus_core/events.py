@@ -154,6 +154,13 @@ def _event_base(cls: type[T]) -> type[T]:
     return cast(type[T], defined)
 
 
+class _TypeName:
+    """The type name: of the class, and readable from it; only a ``BaseEvent`` has one of its own."""
+
+    def __get__(self, instance: Event | None, owner: type[Event]) -> str:
+        return instance._type if isinstance(instance, BaseEvent) else owner.__event_type__
+
+
 @_event_base
 class Event:
     """What happened: typed, immutable, and made by keywords. Subclass it and decorate with ``@event``.
@@ -199,10 +206,7 @@ class Event:
     def __delattr__(self, name: str) -> NoReturn:
         raise attrs.exceptions.FrozenAttributeError
 
-    @property
-    def type(self) -> str:
-        """The event's type name; it belongs to the class."""
-        return self.__event_type__
+    type = _TypeName()
 
 
 _TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -243,11 +247,6 @@ class BaseEvent(Event):
             aggregate_id=aggregate_id,
             **{name: value for name, value in given.items() if value is not None},
         )
-
-    @property
-    def type(self) -> str:
-        """The type name given when the event was made."""
-        return self._type
 
 
 def event_type_of(cls: type[Event]) -> str:

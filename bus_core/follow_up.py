@@ -67,15 +67,9 @@ class FollowUp:
         """Decides what follows, and does it. Never raises: what cannot be dealt with is counted as lost."""
         try:
             self._decide(job, error)
-        except BaseException:  # such as a log handler that raises: the account has to add up all the same
+        except BaseException as broken:  # such as a log filter that raises: the account has to add up
             self.lost += 1
-            logger.critical(
-                "lost an event: its failure could not be dealt with (topic=%s subscription=%s event_id=%s)",
-                job.topic,
-                job.lane.spec.name,
-                job.event_id,
-                exc_info=True,
-            )
+            _log_loss(job, "its failure could not be dealt with", broken)
             self._settle(job)
 
     def _decide(self, job: Job, error: BaseException) -> None:
@@ -137,14 +131,9 @@ class FollowUp:
         )
         try:
             self._adapter.bury(letter, job.payload, lane)
-        except BaseException:
+        except BaseException as broken:
             self.lost += 1
-            logger.exception(
-                "lost an event: the dead-letter store failed (topic=%s subscription=%s event_id=%s)",
-                job.topic,
-                lane.spec.name,
-                job.event_id,
-            )
+            _log_loss(job, "the dead-letter store failed", broken)
 
 
 def _as_uuid(text: str) -> UUID | None:
@@ -152,6 +141,26 @@ def _as_uuid(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def _log_loss(job: Job, what: str, error: BaseException) -> None:
+    """Logs where an error came from, but neither its text nor what led to it: both may be personal."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+    try:
+        logger.critical(
+            "lost an event: %s with %s at %s (topic=%s subscription=%s event_id=%s)",
+            what,
+            type(error).__name__,
+            where,
+            job.topic,
+            job.lane.spec.name,
+            job.event_id,
+        )
+    except BaseException:  # the log itself is what fails: the counter tells
+        return
 
 
 def _log_failure(job: Job, error: str, decision: Decision, level: int) -> None:

@@ -75,7 +75,7 @@ class Attempt:
 
     number: int
     at: datetime
-    error: str
+    error: str = attrs.field(repr=lambda error: error.partition(":")[0])
 
 
 @attrs.frozen

@@ -117,14 +117,18 @@ class NamedRegistry(Generic[T]):
             (KNOWN[self.kind, guess] for guess in (name, *nearest) if (self.kind, guess) in KNOWN), None
         )
         present = {plugin.distribution for plugin in self._installed}
+        if distribution is not None:
+            missing = [distribution] if distribution not in present else []
+        elif nearest:
+            missing = []  # it is there, under another spelling
+        else:
+            missing = sorted({KNOWN[self.kind, known_name] for known_name in known} - present)
         return UnknownPlugin(
             self.kind,
             name,
             self.names,
             nearest,
-            install=None
-            if distribution is None or distribution in present
-            else f"pip install {distribution}",
+            install=", ".join(f"pip install {item}" for item in missing) or None,
             quarantined=[str(plugin) for plugin in self._unusable("quarantined", name)],
             disabled=[str(plugin) for plugin in self._unusable("disabled", name)],
         )

@@ -68,10 +68,16 @@ class FrozenMapping(dict[K, V], Generic[K, V]):
         return self
 
 
-def deep_frozen(value: Any) -> Any:
-    """The value with its mappings frozen and its lists made tuples, all the way down."""
+def deep_frozen(value: Any, depth: int = 100) -> Any:
+    """The value with its mappings frozen and its lists made tuples, all the way down.
+
+    What lies deeper than ``depth``, as in a list that contains itself, is left as it is: no serializer
+    takes it anyway.
+    """
+    if not depth:
+        return value
     if isinstance(value, Mapping):
-        return FrozenMapping({key: deep_frozen(item) for key, item in value.items()})
+        return FrozenMapping({key: deep_frozen(item, depth - 1) for key, item in value.items()})
     if isinstance(value, list | tuple):
-        return tuple(deep_frozen(item) for item in value)
+        return tuple(deep_frozen(item, depth - 1) for item in value)
     return value

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from bus_core.errors import InvalidTopic, TopicConflict, UnknownTopic
-from bus_core.events import BaseEvent, Event
+from bus_core.events import Event
 
 __all__ = [
     "Topic",
@@ -236,7 +236,7 @@ class TopicRegistry:
         checked = _check_name(name)
         if self._strict:
             raise UnknownTopic(checked, nearest_names(checked, self._known))
-        return Topic(checked, BaseEvent)
+        return Topic(checked, Event)
 
     def __contains__(self, name: object) -> bool:
         return name in self._known

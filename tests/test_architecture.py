@@ -64,6 +64,7 @@ MODULE_ORDER = [
     "workers",
     "follow_up",
     "engine",
+    "fallback",
     "health",
     "dead_letters",
     "routes",

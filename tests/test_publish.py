@@ -603,18 +603,19 @@ async def test_topics_that_differ_in_their_key() -> None:
 
 
 async def test_any_topic_where_topics_are_not_strict() -> None:
-    """With ``strict_topics: false`` any name carries untyped events, and nothing is remembered of it."""
+    """With ``strict_topics: false`` any name carries any event, and nothing is remembered of it."""
     async with running_bus(strict_topics=False) as bus:
         received = listen(bus, "script.step.done")
         for number in range(3):
             await bus.publish("script.step.done", BaseEvent("done", uuid4(), data={"number": number}))
         await bus.publish("script.nobody.listens", BaseEvent("done", uuid4()))
-        with pytest.raises(EventTypeMismatch, match=re.escape("carries bus_core.events.BaseEvent")):
-            await bus.publish("script.step.done", happened())
+        typed = happened()
+        await bus.publish("script.step.done", typed)
         await bus.drain()
-        assert [event.data["number"] for event in received] == [0, 1, 2]
-        assert (bus.state().published, bus.state().unrouted) == (4, 1)
-        assert bus.published()["script.step.done"] == 3
+        assert [event.data["number"] for event in received[:3]] == [0, 1, 2]
+        assert received[3:] == [typed]
+        assert (bus.state().published, bus.state().unrouted) == (5, 1)
+        assert bus.published()["script.step.done"] == 4
         assert "script.step.done" not in bus.topics
 
 

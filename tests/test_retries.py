@@ -14,6 +14,7 @@ from bus_core import (
     Factory,
     FixedRetry,
     NoRetry,
+    PluginError,
     RetryPolicy,
     Topic,
     hookimpl,
@@ -269,16 +270,16 @@ def test_policy_that_cannot_be_built() -> None:
         pass
 
     def build(options: Options, context: object) -> RetryPolicy:
-        raise RuntimeError("cannot be built")
+        raise RuntimeError("no")
 
     class Plugin:
         @hookimpl
         def promenade_bus_retry_policies(self) -> Mapping[str, Factory[Any, RetryPolicy]]:
             return {"broken": Factory(Options, build)}
 
-    with pytest.raises(RuntimeError, match="cannot be built"):
+    with pytest.raises(PluginError, match=r"cannot be built: RuntimeError: no @ \$\.bus\.retry"):
         make_bus(plugins=[Plugin()], retry={"policy": "broken"})
-    with pytest.raises(RuntimeError, match="cannot be built"):
+    with pytest.raises(PluginError, match=r"cannot be built: RuntimeError: no @ "):
         make_bus(plugins=[Plugin()], topics={"test.#": {"retry": {"policy": "broken"}}})
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_core import BaseEvent, Event, Topic, TopicCatalogue, event
+from bus_core import Event, Topic, TopicCatalogue, event
 from bus_core.errors import InvalidTopic, TopicConflict, UnknownTopic
 from bus_core.topics import TopicPattern, TopicRegistry, is_pattern, patterns_overlap
 
@@ -265,9 +265,9 @@ def test_a_name_that_is_none_is_an_invalid_topic(registry: TopicRegistry) -> Non
 
 
 def test_a_lenient_registry_takes_any_name() -> None:
-    """Without strict topics, an unknown name is a topic of untyped events, and is not remembered."""
+    """Without strict topics, an unknown name is a topic of any event, and is not remembered."""
     lenient = TopicRegistry(strict=False)
-    assert lenient.find("any.thing").event_class is BaseEvent
+    assert lenient.find("any.thing").event_class is Event
     assert lenient.as_mapping() == {}
     with pytest.raises(InvalidTopic):
         lenient.find("no.*")

@@ -112,7 +112,7 @@ class DocumentReader:
     def from_options(self, options: EventOptions) -> tuple[Topic[Any], Event]:
         """The event that the options describe, and its topic; raises ``CommandFailed`` or a ``BusError``."""
         topic = self._parts.registry.find(options.topic or "")
-        untyped = issubclass(topic.event_class, BaseEvent)
+        untyped = _is_untyped(topic.event_class)
         if options.type is not None and not untyped:
             raise CommandFailed(f"--type is for topics without a class of events; {topic.name!r} has one")
         document = {
@@ -136,7 +136,7 @@ def _unknown_fields(
 ) -> list[str]:
     """What to say about fields that the class does not have. Only a newer version of it may bring some."""
     cls, data, version = topic.event_class, document.get("data"), document.get("dataversion")
-    if issubclass(cls, BaseEvent) or not isinstance(data, dict):
+    if _is_untyped(cls) or not isinstance(data, dict):
         return []
     if isinstance(version, int) and version > event_version_of(cls):
         return []
@@ -179,7 +179,7 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 def _settings(topic: Topic[Any], settings: tuple[str, ...]) -> dict[str, Any]:
     """Fields given one by one. A field that can hold a text gets the text; any other is read as JSON."""
-    hints = {} if issubclass(topic.event_class, BaseEvent) else hints_of(topic.event_class)
+    hints = {} if _is_untyped(topic.event_class) else hints_of(topic.event_class)
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -196,3 +196,8 @@ def _json_or_text(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _is_untyped(cls: type[Event]) -> bool:
+    """Whether events of a topic have no fields of their own: the topic has no class, or is not declared."""
+    return cls is Event or issubclass(cls, BaseEvent)

@@ -16,6 +16,7 @@ class MemoryAdapter:
     """Implements ``bus_core.Adapter``. Nothing that it holds outlives the process."""
 
     name = "memory"
+    degraded = None
     features = Features(groups=True, broadcast=True, ordered=True, delayed=True, in_process=True)
 
     def __init__(self, options: MemoryOptions) -> None:
