@@ -56,7 +56,9 @@ class Route:
         """Asks the adapter again. ``direct`` allows a ``port``."""
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
         lanes = [lane for group in self._groups for lane in group]
-        self.engines = tuple(dict.fromkeys(lane.engine for lane in lanes))
+        engines = dict.fromkeys(lane.engine for lane in lanes)
+        # Those of other buses first: what they refuse must not have been accepted by our own already.
+        self.engines = tuple(sorted(engines, key=lambda found: found is engine))
         chosen = len(lanes) == len(self._groups)  # nobody competes
         ports = tuple(lane.direct for lane in lanes if lane.direct is not None and lane.engine is engine)
         self.port = (
@@ -69,8 +71,8 @@ class Route:
 
     def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Hands an event to one lane of each group, in turn, whether there is room or not."""
-        self.published += 1
         if not self._groups:
+            self.published += 1
             self.unrouted += 1
             return
         turn = next(self._turns)
@@ -79,6 +81,7 @@ class Route:
             lanes = [lane for lane in chosen if lane.engine is engine]
             if lanes:
                 engine.put(self.topic.name, payload, lanes, headers)
+        self.published += 1
 
 
 class Routes:
