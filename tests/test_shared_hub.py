@@ -208,31 +208,31 @@ async def test_the_buffer_of_the_bus_that_handles_counts() -> None:
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_place_that_is_not_needed_goes_to_the_next(cancelled: bool) -> None:
     """A publisher that got a place in one bus, and now waits for another bus, does not hold up the first."""
-    open_one, open_two = asyncio.Event(), asyncio.Event()
+    open_own, open_other = asyncio.Event(), asyncio.Event()
 
-    async def hold_one(event: Happened) -> None:
-        await open_one.wait()
+    async def hold_own(event: Happened) -> None:
+        await open_own.wait()
 
-    async def hold_two(event: Happened) -> None:
-        await open_two.wait()
+    async def hold_other(event: Happened) -> None:
+        await open_other.wait()
 
     async with Buses(buffer_size=1, worker_pool_size=1) as buses:
-        one, two = await buses.open(), await buses.open()
-        one.subscribe("test.#", hold_one, name="one")
-        two.subscribe(HAPPENED, hold_two, name="two")
-        await one.publish(HAPPENED, happened(0))
-        both = asyncio.create_task(one.publish(HAPPENED, happened(1)))
-        await until(lambda: one.state().waiting_publishers == 1)
-        only_one = asyncio.create_task(one.publish(OTHER, happened(2)))
-        await until(lambda: one.state().waiting_publishers == 2)
-        open_one.set()
-        await asyncio.wait_for(only_one, WITHIN)
+        own, other = await buses.open(), await buses.open()
+        own.subscribe(HAPPENED, hold_own, name="own")
+        other.subscribe("test.#", hold_other, name="other")
+        await own.publish(HAPPENED, happened(0))
+        both = asyncio.create_task(own.publish(HAPPENED, happened(1)))
+        await until(lambda: other.state().waiting_publishers == 1)
+        only_other = asyncio.create_task(own.publish(OTHER, happened(2)))
+        await until(lambda: other.state().waiting_publishers == 2)
+        open_other.set()
+        await asyncio.wait_for(only_other, WITHIN)
         assert not both.done()
         if cancelled:
             both.cancel()
-        open_two.set()
+        open_own.set()
         await asyncio.wait_for(asyncio.wait((both,)), WITHIN)
-        await drain(one, two)
+        await drain(own, other)
 
 
 async def test_a_redrive_goes_back_to_the_group() -> None:
