@@ -303,7 +303,8 @@ async def test_where_takes_what_is_truthy(virtual_clock: VirtualClock) -> None:
     async with running_bus(virtual_clock) as bus:
         handler = Holding()
         handler.gate.set()
-        bus.subscribe(HAPPENED, handler, where=lambda event: [event] if event.number else None)
+        truthy: Any = lambda event: [event] if event.number else None  # noqa: E731
+        bus.subscribe(HAPPENED, handler, where=truthy)
         await bus.publish(HAPPENED, happened(0))
         await bus.publish(HAPPENED, happened(1))
         await virtual_clock.settle()

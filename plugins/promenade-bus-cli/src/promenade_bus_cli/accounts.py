@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bus_core import Bus, BusError, DrainReport, Event
+from bus_core import Bus, DrainReport, Event
 from promenade_bus_cli.output import clean, counted, print_json, print_table, remark
 
 __all__ = ["Account", "Fault", "print_account"]
@@ -49,7 +49,7 @@ class Account:
         self.accepted_events += 1
         self.last_event = event
 
-    def refused(self, line: int, names: dict[str, str], error: BusError) -> Fault:
+    def refused(self, line: int, names: dict[str, str], error: Exception) -> Fault:
         """A line was not accepted. Only the first thousand are kept."""
         fault = Fault(line, names, type(error).__name__, str(error))
         self.refused_lines += 1

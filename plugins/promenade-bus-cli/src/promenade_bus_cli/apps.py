@@ -59,7 +59,7 @@ class App:
         """Runs the probes."""
         return await (self.bus.health() if self._sync is None else asyncio.to_thread(self._sync.health))
 
-    async def publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[BusError | None]:
+    async def publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[Exception | None]:
         """Publishes in order; for each item None, or why it was not accepted."""
         try:
             if self._sync is None:

@@ -147,7 +147,7 @@ class _Publishing:
                 self._refuse(line, error, progress)
             else:
                 ready.append((line, topic, event))
-        results: Sequence[BusError | None] = [None] * len(ready)
+        results: Sequence[Exception | None] = [None] * len(ready)
         if ready and not self._dry_run:
             results = await self._app.publish([(topic, event) for _, topic, event in ready])
         for (line, _, event), refusal in zip(ready, results, strict=True):
@@ -157,7 +157,7 @@ class _Publishing:
                 self._refuse(line, refusal, progress)
         progress.advance(sum(line.size for line in lines), self._account.sentence())
 
-    def _refuse(self, line: Line, error: BusError, progress: Progress) -> None:
+    def _refuse(self, line: Line, error: Exception, progress: Progress) -> None:
         fault = self._account.refused(line.number, self._reader.names_in(line), error)
         progress.report(fault.sentence())
 
