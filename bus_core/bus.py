@@ -148,6 +148,7 @@ class Bus:
         # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
         self._direct: dict[Topic[Any] | str, Route] = {}
         self._indirections = 0
+        self._generation = 0
         self._routes = Routes()
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
         self._closing: asyncio.Future[DrainReport] | None = None
@@ -514,7 +515,7 @@ class Bus:
         if self._adapter.serialize:
             payload = self._parts.codec.encode(route.topic, event, headers)
         granted: Engine | None = None
-        while (full := route.full_engine()) is not None:
+        while (full := self._renewed(route).full_engine()) is not None:
             if not _may_wait.get():
                 raise BufferFull("buffer", self._config.buffer_size)
             if granted is not None:
@@ -533,10 +534,17 @@ class Bus:
             route = Route(topic)
             route.chain = compose(self._parts.publish_middleware, partial(self._accept, route))
             self._routes.add(route, declared=declared)
-            route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
+        self._renewed(route)
         may_be_direct = self._state is _State.OPEN and not self._indirections and not self._adapter.serialize
         if may_be_direct and declared and route.port is not None:
             self._direct[route.topic] = self._direct[route.topic.name] = route
+        return route
+
+    def _renewed(self, route: Route) -> Route:
+        """The route, after it has asked the adapter again if something changed since it did."""
+        if route.generation != self._generation:
+            route.generation = self._generation
+            route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
         return route
 
     # --- subscribe ----------------------------------------------------------------------------------------
@@ -822,10 +830,9 @@ class Bus:
         self._check_loop(doing)
 
     def _routes_changed(self) -> None:
-        """Every route has to ask the adapter again."""
+        """Every route has to ask the adapter again, when it is used next."""
         self._direct = {}
-        for route in self._routes:
-            route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
+        self._generation += 1
 
     def _look_closer(self) -> None:
         """From now on every publish takes the longer way, with all checks."""

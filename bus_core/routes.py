@@ -36,6 +36,7 @@ class Route:
         "chain",
         "engines",
         "event_class",
+        "generation",
         "port",
         "published",
         "topic",
@@ -45,6 +46,7 @@ class Route:
     def __init__(self, topic: Topic[Any]) -> None:
         self.topic = topic
         self.event_class: type[Event] = topic.event_class
+        self.generation = -1  # which of the bus's changes of routing it knows
         self.port: Port | None = None
         self.engines: tuple[Engine, ...] = ()
         self.published = 0

@@ -30,7 +30,7 @@ logger = logging.getLogger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_EVENTS_BETWEEN_TIME_CHECKS = 32
+_EVENTS_BETWEEN_TIME_CHECKS = 64
 
 _UNWIND = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
