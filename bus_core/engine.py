@@ -112,6 +112,11 @@ class Engine:
         """Whether the engine has given up on what it held."""
         return self._pool.stopping
 
+    @property
+    def torn_down(self) -> bool:
+        """Whether the event loop is being closed although the bus is open."""
+        return self._pool.torn_down
+
     # --- accepting events ---------------------------------------------------------------------------------
 
     def port_for(self, ports: Sequence[Port]) -> Port:

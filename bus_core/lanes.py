@@ -258,7 +258,7 @@ class Lane:
             try:
                 await asyncio.wait((future,))
             except asyncio.CancelledError as cancelled:
-                if self._engine.abandoning:
+                if self._engine.abandoning or self._engine.torn_down:
                     raise
                 cancellation = cancelled  # a thread cannot be cancelled: its worker is kept until it returns
         if cancellation is not None:

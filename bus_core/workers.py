@@ -30,7 +30,8 @@ logger = logging.getLogger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_EVENTS_BETWEEN_TIME_CHECKS = 64
+_MOST_BETWEEN_TIME_CHECKS = 64
+"""Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
 _UNWIND = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
@@ -41,7 +42,7 @@ _NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 class Worker:
     """What one worker is doing. It is also the value of the context variable that its handlers see."""
 
-    __slots__ = ("base", "entry", "pool", "port", "rest", "since", "stopping", "task")
+    __slots__ = ("base", "entry", "pool", "port", "rest", "since", "stopping", "task", "waiter")
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
@@ -55,6 +56,7 @@ class Worker:
         self.since = 0.0
         self.stopping = False
         self.task: WorkerTask | None = None
+        self.waiter: asyncio.Future[None] | None = None  # what it rests on, until it is roused
 
     @property
     def cancelled(self) -> bool:
@@ -115,7 +117,9 @@ class WorkerPool:
         self._clock = clock
         self._failed = failed
         self._workers: set[Worker] = set()
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: deque[Worker] = deque()
+        self._keeper: asyncio.Task[None] | None = None
+        self._between_time_checks = 4
         self._turn_began = 0.0
         self._next_turn_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,8 +127,28 @@ class WorkerPool:
     def start(self) -> None:
         """Starts the workers on the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._keeper = self._loop.create_task(self._keep(), name="promenade-keeper", context=Context())
         for _ in range(self._size):
             self._start_worker()
+
+    @property
+    def torn_down(self) -> bool:
+        """Whether the loop is being closed although the bus is open, as ``asyncio.run`` does at its end.
+
+        Handlers may cancel their worker, which the bus survives. Only who cancels every task there is
+        cancels the keeper, too.
+        """
+        return self._keeper is not None and self._keeper.cancelling() > 0 and not self.stopping
+
+    async def _keep(self) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if not self.stopping and self._buffer.unsettled:
+                logger.critical(
+                    "the event loop was closed, but the bus was not: %d events are lost; close the bus",
+                    self._buffer.unsettled,
+                )
 
     def _start_worker(self) -> None:
         assert self._loop is not None, "start() comes first"
@@ -166,11 +190,12 @@ class WorkerPool:
             raise WrongEventLoop("publish")
         self._buffer.stay_awake()
         while self._idle:
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            worker = self._idle.popleft()
+            if worker.waiter is not None and not worker.waiter.done():
+                worker.waiter.set_result(None)
+                worker.waiter = None
                 return
-        if len(self._workers) < self._size and not self.stopping:
+        if len(self._workers) < self._size and not self.stopping and not self.torn_down:
             self._start_worker()
 
     def wake_for_room(self) -> bool:
@@ -185,11 +210,14 @@ class WorkerPool:
         publishers = buffer.publishers
         base = worker.base
         while not worker.stopping:
-            if not self._begin_burst(worker):
+            if not buffer.has_entries():
                 entry = port = payload = counter = call = None  # an idle worker keeps no event alive
                 await self._rest(worker)
                 continue
-            for entry in islice(buffer.batch(), _EVENTS_BETWEEN_TIME_CHECKS):
+            if not self._begin_burst(worker):
+                await _give_way()
+                continue
+            for entry in islice(buffer.batch(), self._between_time_checks):
                 worker.entry = entry
                 port, payload, counter = entry
                 try:
@@ -217,8 +245,6 @@ class WorkerPool:
             worker.entry = None
             if worker.cancelled:
                 return self._replace(worker)
-            if time.monotonic() - self._turn_began > SLICE and self._buffer.has_entries():
-                await _give_way()
 
     async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
         """Hands one event to several handlers, one after the other as long as none is held up or fails."""
@@ -270,29 +296,44 @@ class WorkerPool:
         self._wake_or_fall_asleep()
 
     def _begin_burst(self, worker: Worker) -> bool:
-        """Notes the time and plans the end of the turn; False when there is nothing to do."""
-        if not self._buffer.has_entries():
-            return False
-        worker.since = time.monotonic()
+        """Notes the time and plans the end of the turn; False when the workers' part of it is over."""
+        now = time.monotonic()
         if not self._next_turn_planned:
             assert self._loop is not None, "workers run on a loop"
             self._next_turn_planned = True
-            self._turn_began = worker.since
+            self._turn_began = now
             self._loop.call_soon(self._next_turn)
+        else:
+            if worker.since >= self._turn_began:
+                self._adapt(now - worker.since)
+            if now - self._turn_began > SLICE:
+                return False
+        worker.since = now
         return True
 
+    def _adapt(self, seconds: float) -> None:
+        """Looks at the clock more often when the events since the last look took long."""
+        if seconds > SLICE / 2 and self._between_time_checks > 1:
+            self._between_time_checks //= 2
+        elif seconds < SLICE / 8 and self._between_time_checks < _MOST_BETWEEN_TIME_CHECKS:
+            self._between_time_checks *= 2
+
     def _next_turn(self) -> None:
-        """Runs when every worker has paused: if entries are left, the workers at work are held up."""
+        """Runs when every worker has paused. If entries are left, it wakes a worker when all are held up."""
         self._next_turn_planned = False
+        all_held_up = True
         for worker in self._workers:
-            if worker.entry is not None and (worker.entry[2] is None or worker.port is not None):
+            if worker.entry is None:
+                all_held_up = all_held_up and worker.waiter is not None  # else it goes on in this turn
+            elif worker.entry[2] is None or worker.port is not None:
                 self.single_out(worker)  # its handler is held up: the next ones shall not wait for it
-        self._wake_or_fall_asleep()
+        if all_held_up or not self._buffer.has_entries():
+            self._wake_or_fall_asleep()
 
     async def _rest(self, worker: Worker) -> None:
         assert self._loop is not None, "workers run on a loop"
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(waiter)
+        worker.waiter = waiter = self._loop.create_future()
+        self._idle.append(worker)
         self._buffer.fall_asleep()
         await waiter
 
@@ -378,6 +419,8 @@ class WorkerPool:
     def abandon(self) -> list[Entry]:
         """Makes every worker end; returns what those at work are at."""
         self.stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
         left: list[Entry] = []
         for worker in self._workers:
             worker.stopping = True

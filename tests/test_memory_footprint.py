@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from bus_core import Bus, Delivery, Event
+from support.buses import HAPPENED, Happened, happened, running_bus
+from support.handlers import ignore
+
+EVENTS = 5_000
+
+
+async def _ignore_with_delivery(event: Event, delivery: Delivery) -> None: ...
+
+
+def _one(bus: Bus) -> None:
+    bus.subscribe(HAPPENED, ignore)
+
+
+def _ten(bus: Bus) -> None:
+    for _ in range(10):
+        bus.subscribe(HAPPENED, ignore)
+
+
+def _with_delivery(bus: Bus) -> None:
+    bus.subscribe(HAPPENED, _ignore_with_delivery)
+
+
+def _pattern(bus: Bus) -> None:
+    bus.subscribe("test.#", ignore)
+
+
+async def bytes_per_queued_event(bus: Bus) -> float:
+    """How much memory a queued event takes beyond the event itself."""
+    events = [happened(number) for number in range(EVENTS)]
+    await bus.publish(HAPPENED, events[0])
+    await bus.drain()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for event in events:
+            await bus.publish(HAPPENED, event)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bus.state().unsettled == EVENTS
+    await bus.drain()
+    return (after - before) / EVENTS
+
+
+@pytest.mark.parametrize(
+    ("subscribe", "bound"),
+    [(_one, 150), (_ten, 150), (_with_delivery, 320), (_pattern, 320)],
+    ids=["plain", "fan-out", "delivery", "pattern"],
+)
+async def test_a_queued_event(subscribe: Callable[[Bus], None], bound: int) -> None:
+    """A queued event costs at most 150 bytes beyond itself, for however many plain handlers it is."""
+    async with running_bus(buffer_size=2 * EVENTS) as bus:
+        subscribe(bus)
+        assert await bytes_per_queued_event(bus) <= bound
+
+
+@pytest.mark.parametrize("subscribe", [_one, _ten, _with_delivery, _pattern])
+async def test_a_handled_event_is_let_go(subscribe: Callable[[Bus], None]) -> None:
+    """An idle bus keeps no event alive that it has handled."""
+    async with running_bus() as bus:
+        subscribe(bus)
+        for number in range(100, 164):
+            await bus.publish(HAPPENED, happened(number))
+        await bus.drain()
+        gc.collect()
+        assert [thing for thing in gc.get_objects() if type(thing) is Happened and thing.number >= 100] == []
