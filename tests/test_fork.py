@@ -1,35 +1,15 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.scripts import run_script
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 
-ROOT = Path(__file__).resolve().parent.parent
-
-PRELUDE = """
-import asyncio, json, os, signal, sys, threading, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of any fork beside threads
-from uuid import uuid4
-from bus_core import *
-
-@event
-class Happened(Event):
-    number: int = 0
-
-HAPPENED = Topic("test.thing.happened", Happened)
-CONFIG = {"bus": {"adapter": "memory", "plugins": {"only": ["memory"]}}}
-
-def happened(number=0):
-    return Happened(aggregate_id=uuid4(), number=number)
-
+FORKING = """
 def in_child(function):
     '''What the function returns in a forked child, which must not take long.'''
     reading, writing = os.pipe()
@@ -63,24 +43,13 @@ def error_of(call):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
-
-def handler(event):
-    pass
 """
 
 
 def run(script: str) -> Any:
-    """What a script prints last, as JSON; fails when it hangs."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a script prints last; it may fork."""
+    result, _ = run_script(FORKING + script)
+    return result
 
 
 CALLS = """
@@ -302,58 +271,3 @@ with open_sync_bus(CONFIG) as bus:
 """
     )
     assert result.startswith("BusForked: cannot publish")
-
-
-def test_the_interpreter_exits_although_a_handler_hangs() -> None:
-    """A handler thread that never returns keeps neither close nor the interpreter from ending."""
-    result = run(
-        """
-begun = threading.Event()
-
-def hang(event):
-    begun.set()
-    threading.Event().wait()
-
-with open_sync_bus(CONFIG) as bus:
-    bus.subscribe(HAPPENED, hang, name="hang")
-    bus.publish(HAPPENED, happened())
-    begun.wait(15)
-    report = bus.close(timeout=0)
-print(json.dumps([report.completed, [item.subscription for item in report.abandoned]]))
-"""
-    )
-    assert result == [False, ["hang"]]
-
-
-@pytest.mark.parametrize("kind", ["async", "sync", "hangs"])
-def test_the_interpreter_exits_although_the_bus_was_not_closed(kind: str) -> None:
-    """A bus that nobody closed keeps the interpreter from nothing, whatever its handlers do."""
-    result = run(
-        f"""
-kind = "{kind}"
-begun = threading.Event()
-
-def hang(event):
-    begun.set()
-    threading.Event().wait()
-
-async def main():
-    bus = open_bus(CONFIG)
-    await bus.start()
-    bus.subscribe(HAPPENED, hang)
-    await bus.publish(HAPPENED, happened())
-    await asyncio.to_thread(begun.wait, 15)
-
-if kind == "async":
-    asyncio.run(main())
-else:
-    bus = open_sync_bus(CONFIG)
-    bus.start()
-    bus.subscribe(HAPPENED, hang if kind == "hangs" else handler)
-    bus.publish(HAPPENED, happened())
-    if kind == "hangs":
-        begun.wait(15)
-print(json.dumps("ended"))
-"""
-    )
-    assert result == "ended"

@@ -76,7 +76,8 @@ def test_importing_the_core_starts_nothing() -> None:
     """Importing the core, and opening a bus, start no thread and touch no event loop."""
     loaded_after(
         "import threading, bus_core, asyncio\n"
-        "buses = [open({'bus': {'adapter': 'memory'}}) for open in (bus_core.open_bus, bus_core.open_sync_bus)]\n"
+        "config = {'bus': {'adapter': 'memory'}}\n"
+        "buses = bus_core.open_bus(config), bus_core.open_sync_bus(config)\n"
         "assert threading.active_count() == 1\n"
         "assert asyncio.get_event_loop_policy()._local._loop is None"
     )
