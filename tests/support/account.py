@@ -281,6 +281,8 @@ class Load:
                 case 1 | 2:
                     for _ in range(self.chance.randrange(4)):
                         await asyncio.sleep(0)
+                case _:
+                    pass
 
     async def finish(self) -> None:
         """Lets everything come to its end."""
