@@ -80,7 +80,6 @@ class _Assembly:
         self.config, self.faults = read_config(source, environ=environ)
         self.plugin_errors: list[PluginError] = []
         self._clock = clock
-        self._origins: dict[str, str] = {}
         self._plugins: Plugins = discover(
             disable=self.config.plugins.disable,
             only=self.config.plugins.only,
@@ -96,7 +95,7 @@ class _Assembly:
         if config.fallback:
             self._prepare(self._plugins.adapters, self._adapter_choice(config.fallback), "$.bus.fallback")
         self._prepare(self._plugins.serializers, config.serializer)
-        for choice in self._retry_choices():
+        for choice in config.retry_choices():
             self._prepare(self._plugins.retry_policies, choice)
         for choice in (*config.middleware.consume, *config.middleware.publish):
             self._prepare(self._plugins.middleware, choice)
@@ -146,15 +145,12 @@ class _Assembly:
         fallback = self._build(self._plugins.adapters, self._adapter_choice(self.config.fallback))
         return FallbackAdapter(adapter, fallback)
 
-    def _retry_choices(self) -> Sequence[PluginChoice]:
-        return [self.config.retry, *(self.config.retry_for(name) for name in self.config.topics)]
-
     def _policies(self) -> Callable[[str], RetryPolicy]:
         # Built here rather than at the first failure: a plugin that cannot build its policy is an error
         # of open_bus, and not one of the worker that asks.
         by_path = {
             (choice.name, choice.path): self._build(self._plugins.retry_policies, choice)
-            for choice in self._retry_choices()
+            for choice in self.config.retry_choices()
         }
         remembered: dict[str, RetryPolicy] = {}
 

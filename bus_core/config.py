@@ -113,7 +113,15 @@ class BusConfig(BusSettings):
         matching = [(pattern.specificity, retry) for pattern, retry in covering if pattern.matches(topic)]
         if not matching:
             return self.retry
-        retry = max(matching, key=lambda item: item[0])[1]
+        return self._on_top(max(matching, key=lambda item: item[0])[1])
+
+    def retry_choices(self) -> list[PluginChoice]:
+        """Every answer that ``retry_for`` may give: the bus's own, and one for each entry of a topic."""
+        entries = [settings.retry for settings in self.topics.values()]
+        return [self.retry, *(self._on_top(retry) for retry in entries if retry is not None)]
+
+    def _on_top(self, retry: PluginChoice) -> PluginChoice:
+        """The choice of a topic's entry, with the options of the bus where it has none of its own."""
         if retry.name not in ("", self.retry.name):
             return retry
         inherited = {

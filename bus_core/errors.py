@@ -134,6 +134,7 @@ class UnknownPlugin(PluginError):
         available: Sequence[str],
         nearest: Sequence[str] = (),
         install: str | None = None,
+        others: Sequence[str] = (),
         quarantined: Sequence[str] = (),
         disabled: Sequence[str] = (),
     ) -> None:
@@ -144,7 +145,9 @@ class UnknownPlugin(PluginError):
         known = ", ".join(available) if available else "none"
         text = f"{chosen}{suggestion(nearest) or ';'} installed: {known}"
         if install:
-            text += f"; to install {'one' if ', ' in install else 'it'}: {install}"
+            text += f"; to install it: {install}"
+        if others:
+            text += f"; {'to be had' if name else 'to install one'}: {', '.join(others)}"
         for line in quarantined:
             text += f"\n  quarantined: {line}"
         for line in disabled:

@@ -117,18 +117,17 @@ class NamedRegistry(Generic[T]):
             (KNOWN[self.kind, guess] for guess in (name, *nearest) if (self.kind, guess) in KNOWN), None
         )
         present = {plugin.distribution for plugin in self._installed}
-        if distribution is not None:
-            missing = [distribution] if distribution not in present else []
-        elif nearest:
-            missing = []  # it is there, under another spelling
-        else:
-            missing = sorted({KNOWN[self.kind, known_name] for known_name in known} - present)
+        others = {KNOWN[self.kind, known_name] for known_name in known} - present
         return UnknownPlugin(
             self.kind,
             name,
             self.names,
             nearest,
-            install=", ".join(f"pip install {item}" for item in missing) or None,
+            install=None
+            if distribution is None or distribution in present
+            else f"pip install {distribution}",
+            # With a near name it is meant to be a known one, under another spelling.
+            others=[] if distribution or nearest else [f"pip install {other}" for other in sorted(others)],
             quarantined=[str(plugin) for plugin in self._unusable("quarantined", name)],
             disabled=[str(plugin) for plugin in self._unusable("disabled", name)],
         )

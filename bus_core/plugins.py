@@ -130,7 +130,8 @@ class _Search:
 
     def ask(self, plugin: object, described: InstalledPlugin) -> None:
         """Calls the hooks of one plugin and keeps what it offers: everything, or nothing when it raises."""
-        name = f"{described.origin}:{described.name}"
+        # The number tells two objects of one class apart.
+        name = f"{described.origin}:{described.name}:{len(self._plugins)}"
         self._register(plugin, described, name)
         try:
             self._collect(plugin, described)

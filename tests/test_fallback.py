@@ -122,12 +122,12 @@ def test_all_unknown_plugins_are_told() -> None:
     )
 
 
-@pytest.mark.parametrize("adapter", ["", "kafka"])
-def test_what_to_install(adapter: str) -> None:
+@pytest.mark.parametrize(("adapter", "words"), [("", "to install one"), ("kafka", "to be had")])
+def test_what_to_install(adapter: str, words: str) -> None:
     """An unknown or missing adapter says what is installed, what can be, and where to name it."""
     with pytest.raises(
         UnknownPlugin,
-        match=r"installed: memory; to install it: pip install promenade-bus-redis @ \$\.bus\.adapter",
+        match=rf"installed: memory; {words}: pip install promenade-bus-redis @ \$\.bus\.adapter",
     ):
         open_bus({"bus": {"adapter": adapter}})
 
