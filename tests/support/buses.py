@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import promenade_bus_memory
@@ -46,7 +47,9 @@ def make_bus(
         "bus": {"adapter": "memory", "memory": dict(memory or {}), **settings},
     }
     environ = {"PROMENADE_BUS_PLUGINS": "off"}
-    return open_bus(config, plugins=[promenade_bus_memory, *plugins], clock=clock, environ=environ)
+    # To read the metadata of all that is installed takes longer than most of the tests.
+    with patch("bus_core.plugins.installed_entry_points", return_value=([], {})):
+        return open_bus(config, plugins=[promenade_bus_memory, *plugins], clock=clock, environ=environ)
 
 
 @asynccontextmanager
