@@ -33,6 +33,9 @@ SLICE = 0.002
 _MOST_BETWEEN_TIME_CHECKS = 64
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
+_REVIVAL = 0.1
+"""Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
+
 _UNWIND = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
 
@@ -127,7 +130,7 @@ class WorkerPool:
     def start(self) -> None:
         """Starts the workers on the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._keeper = self._loop.create_task(self._keep(), name="promenade-keeper", context=Context())
+        self._start_keeper(self._loop)
         for _ in range(self._size):
             self._start_worker()
 
@@ -140,15 +143,28 @@ class WorkerPool:
         """
         return self._keeper is not None and self._keeper.cancelling() > 0 and not self.stopping
 
-    async def _keep(self) -> None:
+    def _start_keeper(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._keeper = loop.create_task(self._keep(loop), name="promenade-keeper", context=Context())
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            await asyncio.get_running_loop().create_future()
+            await loop.create_future()
         finally:
-            if not self.stopping and self._buffer.unsettled:
-                logger.critical(
-                    "the event loop was closed, but the bus was not: %d events are lost; close the bus",
-                    self._buffer.unsettled,
-                )
+            if not self.stopping:
+                if self._buffer.unsettled:
+                    logger.critical(
+                        "the event loop was closed, but the bus was not: %d events are lost; close the bus",
+                        self._buffer.unsettled,
+                    )
+                loop.call_later(_REVIVAL, self._revive, loop)
+
+    def _revive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop goes on: a program cancelled every task, so as to shut down, but uses its bus still."""
+        if self.stopping:
+            return
+        logger.warning("the event loop was not closed, only all of its tasks were cancelled: the bus goes on")
+        self._start_keeper(loop)
+        self._wake_or_fall_asleep()
 
     def _start_worker(self) -> None:
         assert self._loop is not None, "start() comes first"

@@ -738,6 +738,36 @@ def test_loop_that_ends_without_close(busy: str) -> None:
     thread.join(WITHIN)
 
 
+@pytest.mark.parametrize("busy", ["idle", "handling"])
+async def test_every_task_cancelled(virtual_clock: VirtualClock, busy: str) -> None:
+    """A bus survives a program that cancels every task of the loop, but goes on using it."""
+    async with running_bus(virtual_clock, worker_pool_size=1) as bus:
+        numbers: list[int] = []
+        hold = busy == "handling"
+
+        async def handle(event: Happened) -> None:
+            if hold:
+                await asyncio.Event().wait()
+            numbers.append(event.number)
+
+        bus.subscribe(HAPPENED, handle)
+        if hold:
+            await bus.publish(HAPPENED, happened(1))
+            await bus.publish(HAPPENED, happened(2))
+        await virtual_clock.settle()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        hold = False
+        await bus.publish(HAPPENED, happened(3))
+        await until(lambda: 3 in numbers)
+        await virtual_clock.advance(60)
+        assert sorted(numbers) == ([1, 2, 3] if busy == "handling" else [3])
+        report = await bus.close()
+        assert report.completed
+
+
 async def test_no_tasks_and_threads_are_left(virtual_clock: VirtualClock) -> None:
     """After close no task, thread or timer of the bus is left."""
     tasks, threads = asyncio.all_tasks(), {*threading.enumerate()}
