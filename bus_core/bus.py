@@ -377,13 +377,13 @@ class Bus:
         if not self._hold(item):
             await self._send(item)
 
-    async def publish_many(self, items: Iterable[tuple[Topic[E], E] | tuple[str, Event]]) -> None:
-        """Publishes several events, in order. It is not atomic.
+    async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event]]) -> None:
+        """Publishes several events, on one topic or on several, in order. It is not atomic.
 
-        Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed.
+        Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed. No
+        type checker can tell whether the pairs fit when topics differ: an ``EventTypeMismatch`` tells.
         """
-        publish: Any = self.publish  # its overloads cannot be told apart for a union of pairs
-        raise_failures([await result_of(publish(topic, event)) for topic, event in items])
+        raise_failures([await result_of(self.publish(topic, event)) for topic, event in items])
 
     @overload
     def publish_nowait(

@@ -215,7 +215,7 @@ class SyncBus:
         """Returns when the adapter has accepted the event; see ``Bus.publish``."""
         self.run_on_loop("publish", lambda: self._bus.publish(topic, event, headers=headers))
 
-    def publish_many(self, items: Iterable[tuple[Topic[E], E] | tuple[str, Event]]) -> None:
+    def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event]]) -> None:
         """Publishes several events, in order; see ``Bus.publish_many``."""
         self.run_on_loop("publish", lambda: self._bus.publish_many(items))
 

@@ -1,0 +1,110 @@
+"""Mistakes that type checkers have to find, on exactly the lines that are marked."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from bus_core import Delivery, Event, Topic, event, open_bus, open_sync_bus
+
+
+@event
+class UserRegistered(Event):
+    """A person created an account."""
+
+    email: str
+    display_name: str = ""
+
+
+@event
+class DealWon(Event):
+    """A deal was won."""
+
+    amount: int
+
+
+USER_REGISTERED = Topic("identity.user.registered", UserRegistered)
+DEAL_WON = Topic("customer.deal.won", DealWon)
+
+registered = UserRegistered(aggregate_id=uuid4(), email="a@b.c")
+won = DealWon(aggregate_id=uuid4(), amount=5)
+
+bus = open_bus({"bus": {"adapter": "memory"}})
+sync_bus = open_sync_bus({"bus": {"adapter": "memory"}})
+
+
+# --- events -----------------------------------------------------------------------------------------------
+
+UserRegistered(aggregate_id=uuid4(), email="a@b.c", nickname="a")  #: error
+UserRegistered(aggregate_id=uuid4())  #: error
+UserRegistered(aggregate_id=uuid4(), email=5)  #: error
+UserRegistered(uuid4(), "a@b.c")  #: error
+registered.email = "changed"  #: error
+print(registered.nickname)  #: error
+
+Topic("identity.user.registered", str)  #: error
+Topic("customer.deal.won", DealWon, key=lambda won: won.amount)  #: error
+Topic("customer.deal.won", DealWon, key=lambda won: won.email)  #: error
+
+
+# --- handlers ---------------------------------------------------------------------------------------------
+
+
+@bus.subscribe(USER_REGISTERED)  #: error
+async def takes_another_event(event: DealWon) -> None: ...
+
+
+@sync_bus.subscribe(USER_REGISTERED)  #: error
+def takes_another_event_too(event: DealWon) -> None: ...
+
+
+@bus.subscribe(USER_REGISTERED)  #: error
+async def takes_something_else(event: UserRegistered, delivery: str) -> None: ...
+
+
+@bus.subscribe(USER_REGISTERED)  #: error
+async def takes_too_much(event: UserRegistered, delivery: Delivery, more: int) -> None: ...
+
+
+@bus.subscribe(USER_REGISTERED)  #: error
+async def takes_nothing() -> None: ...
+
+
+@bus.subscribe(USER_REGISTERED, name="good")
+async def good(event: UserRegistered) -> None: ...
+
+
+async def won_handler(event: DealWon) -> None: ...
+
+
+bus.subscribe(USER_REGISTERED, won_handler)  #: error
+bus.subscribe(USER_REGISTERED, lambda event: event.amount)  #: error for pyright
+bus.subscribe(USER_REGISTERED, good, where=lambda event: event.amount > 0)  #: error
+bus.subscribe(USER_REGISTERED, good, nmae="good")  #: error
+bus.subscribe(USER_REGISTERED, good, mode="all")  #: error
+bus.subscribe(USER_REGISTERED, good, timeout="5s")  #: error
+bus.subscribe(USER_REGISTERED, good, retry=3)  #: error
+bus.subscribe(USER_REGISTERED, good, give_up_on="ValueError")  #: error
+sync_bus.subscribe(USER_REGISTERED, won_handler)  #: error
+sync_bus.subscribe(USER_REGISTERED, good, nmae="good")  #: error
+sync_bus.subscribe(USER_REGISTERED, good, where=lambda event: event.amount > 0)  #: error
+
+
+# --- calls ------------------------------------------------------------------------------------------------
+
+
+async def calls() -> None:
+    await bus.publish(USER_REGISTERED, won)  #: error
+    await bus.publish("identity.user.registered", "a@b.c")  #: error
+    await bus.publish(registered, USER_REGISTERED)  #: error
+    await bus.publish(USER_REGISTERED, registered, headers={"attempt": 1})  #: error
+    await bus.publish_many([(USER_REGISTERED, "a@b.c")])  #: error
+    await bus.publish_many([registered])  #: error
+    bus.publish_nowait(USER_REGISTERED, won)  #: error
+    bus.publish(USER_REGISTERED, registered)  #: error
+    bus.drain()  #: error
+    await good(won)  #: error
+
+
+def sync_calls() -> None:
+    sync_bus.publish(USER_REGISTERED, won)  #: error
+    sync_bus.publish_many([(USER_REGISTERED, "a@b.c")])  #: error
