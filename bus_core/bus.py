@@ -491,9 +491,8 @@ class Bus:
         """Everything that can be wrong with a publish before it is sent."""
         self._check_accepting()
         declared = self._declared(topic)
-        if not isinstance(event, Event) or not isinstance(event, declared.event_class):
-            raise EventTypeMismatch(declared.name, _name_of(declared.event_class), _name_of(type(event)))
-        return HeldEvent(declared, event, _NO_HEADERS if headers is None else _checked_headers(headers))
+        checked = _checked_event(declared, event)
+        return HeldEvent(declared, checked, _NO_HEADERS if headers is None else _checked_headers(headers))
 
     def _declared(self, topic: object) -> Topic[Any]:
         if isinstance(topic, Topic):
@@ -507,9 +506,7 @@ class Bus:
         await chain(Envelope(item.topic.name, item.event, dict(item.headers)))
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
-        event = envelope.event
-        if not isinstance(event, route.event_class):
-            raise EventTypeMismatch(route.topic.name, _name_of(route.event_class), _name_of(type(event)))
+        event = _checked_event(route.topic, envelope.event)
         headers = _checked_headers(envelope.headers)
         payload: Event | Message = event
         if self._adapter.serialize:
@@ -903,6 +900,19 @@ def _described(value: object) -> str:
 
 def _name_of(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _checked_event(topic: Topic[Any], event: object) -> Event:
+    """The event, when its class is the topic's, or the topic carries any.
+
+    An event of a subclass would arrive in process, and could not be decoded anywhere else.
+    """
+    if isinstance(event, Event) and topic.event_class in (type(event), Event):
+        return event
+    got = _name_of(type(event))
+    if isinstance(event, topic.event_class):
+        got += ", a subclass, which could not be decoded again; give it a topic of its own"
+    raise EventTypeMismatch(topic.name, _name_of(topic.event_class), got)
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
