@@ -13,7 +13,7 @@ from bus_core.clock import Clock, TimerHandle
 from bus_core.events import Event
 from bus_core.jobs import Job
 from bus_core.messages import Attempt, DeadLetter, Message
-from bus_core.outcomes import Decision, decide, describe_error
+from bus_core.outcomes import Decision, decide, describe_error, place_of
 from bus_core.primitives import uuid7
 
 __all__ = ["EventCodec", "FollowUp"]
@@ -144,17 +144,13 @@ def _as_uuid(text: str) -> UUID | None:
 
 
 def _log_loss(job: Job, what: str, error: BaseException) -> None:
-    """Logs where an error came from, but neither its text nor what led to it: both may be personal."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    where = "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+    """Logs the class and the place of an error; see ``place_of``."""
     try:
         logger.critical(
             "lost an event: %s with %s at %s (topic=%s subscription=%s event_id=%s)",
             what,
             type(error).__name__,
-            where,
+            place_of(error),
             job.topic,
             job.lane.spec.name,
             job.event_id,

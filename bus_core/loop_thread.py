@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from bus_core.outcomes import place_of
+
 __all__ = ["LoopThread", "LoopThreadEnded"]
 
 R = TypeVar("R")
@@ -83,8 +85,12 @@ class LoopThread:
         while not self._ended:
             try:
                 self._loop.run_forever()
-            except BaseException:  # SystemExit in a task of a handler's ends the loop, which others need
-                logger.critical("an error reached the event loop of the bus, which goes on", exc_info=True)
+            except BaseException as error:  # SystemExit in a handler's task ends the loop, which others need
+                logger.critical(
+                    "%s at %s reached the event loop of the bus, which goes on",
+                    type(error).__name__,
+                    place_of(error),
+                )
         try:
             self._loop.run_until_complete(self._answer_the_last())
         finally:

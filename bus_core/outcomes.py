@@ -11,7 +11,7 @@ import attrs
 from bus_core.abc import RetryPolicy
 from bus_core.errors import PermanentError, Postpone, RetryLater
 
-__all__ = ["Decision", "decide", "describe_error"]
+__all__ = ["Decision", "decide", "describe_error", "place_of"]
 
 
 @attrs.frozen
@@ -74,3 +74,14 @@ def describe_error(error: BaseException, limit: int = 2000) -> str:
         text = "<its text cannot be shown>"
     described = f"{name}: {text}" if text else name
     return described if len(described) <= limit else described[: limit - 3] + "..."
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised, as ``file:line``: what a log may say of it besides its class.
+
+    Neither its text nor what led to it may be logged: both may be personal.
+    """
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"

@@ -18,6 +18,7 @@ from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
 from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+from bus_core.outcomes import place_of
 from bus_core.primitives import FrozenMapping
 
 if TYPE_CHECKING:
@@ -184,10 +185,13 @@ class WorkerPool:
         if worker.stopping or worker not in self._workers:
             return
         self._workers.discard(worker)
-        if not task.cancelled() and task.exception() is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self.lost += 1
             logger.critical(
-                "an error in the engine ended a worker and lost its event", exc_info=task.exception()
+                "an error in the engine ended a worker and lost its event: %s at %s",
+                type(error).__name__,
+                place_of(error),
             )
         self._wake_or_fall_asleep()
 
@@ -391,8 +395,6 @@ class WorkerPool:
         worker.entry = (port, payload, counter or unit)
         return unit
 
-    # --- workers ------------------------------------------------------------------------------------------
-
     def _attempt_succeeded(self, worker: Worker) -> None:
         """A counted delivery, or one that became counted while its handler ran, was handled."""
         if worker.entry is None:
@@ -458,6 +460,7 @@ class WorkerPool:
 
 
 def _differs(context: Context, base: Context) -> bool:
+    """What the loops spell out for the usual event: there a call of its own would be felt."""
     try:
         return context != base
     except BaseException:  # a value whose comparison raises is a changed one
