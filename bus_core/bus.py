@@ -56,7 +56,7 @@ from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
 from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
 from bus_core.lanes import Lane
-from bus_core.messages import Delivery, Envelope, Message
+from bus_core.messages import NO_HEADERS, Delivery, Envelope, Message
 from bus_core.pipeline import compose
 from bus_core.plugins import Plugins
 from bus_core.primitives import FrozenMapping
@@ -69,7 +69,7 @@ from bus_core.subscriptions import (
     default_name,
 )
 from bus_core.timeouts import call_within
-from bus_core.topics import Topic, TopicPattern, TopicRegistry, is_pattern, patterns_overlap
+from bus_core.topics import Topic, TopicPattern, TopicRegistry, class_name, is_pattern, patterns_overlap
 
 __all__ = ["NOTHING_TO_DRAIN", "Bus", "BusParts", "as_seconds"]
 
@@ -77,8 +77,6 @@ E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
 logger = logging.getLogger("promenade.bus")
-
-_NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
 NOTHING_TO_DRAIN = DrainReport(True, (), 0.0)
 """What closing a bus comes to that was never started."""
@@ -143,7 +141,6 @@ class Bus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: list[Lane] = []
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
-        self._handlers: dict[Lane, Callable[..., Any]] = {}
         # Only routes that ``publish`` may use without a further look. Whatever makes a further look
         # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
         self._direct: dict[Topic[Any] | str, Route] = {}
@@ -191,7 +188,7 @@ class Bus:
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
         """The subscriptions of this bus, in the order in which they were made."""
-        return tuple(Subscription(self, lane, self._handlers[lane]) for lane in self._lanes)
+        return tuple(Subscription(self, lane) for lane in self._lanes)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -492,7 +489,7 @@ class Bus:
         self._check_accepting()
         declared = self._declared(topic)
         checked = _checked_event(declared, event)
-        return HeldEvent(declared, checked, _NO_HEADERS if headers is None else _checked_headers(headers))
+        return HeldEvent(declared, checked, NO_HEADERS if headers is None else _checked_headers(headers))
 
     def _declared(self, topic: object) -> Topic[Any]:
         if isinstance(topic, Topic):
@@ -647,10 +644,9 @@ class Bus:
             where=options.where,
         )
         self._lanes.append(lane)
-        self._handlers[lane] = handler
         if self._state is _State.OPEN:
             self._adapter.attach(lane)
-        return Subscription(self, lane, handler)
+        return Subscription(self, lane)
 
     def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
         """The name of a new subscription; raises ``DuplicateSubscription``."""
@@ -700,7 +696,7 @@ class Bus:
         """
         self._check_usable("unsubscribe")
         text = topic.name if isinstance(topic, Topic) else topic
-        lanes = [lane for lane in self._lanes if lane.spec.topic == text and self._handlers[lane] == handler]
+        lanes = [lane for lane in self._lanes if lane.spec.topic == text and lane.handler == handler]
         if not lanes:
             raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
         leaving = [self._begin_to_leave(lane) for lane in lanes]
@@ -713,7 +709,7 @@ class Bus:
         self._check_subscribed(lane)
 
     def _check_subscribed(self, lane: Lane) -> None:
-        if lane not in self._handlers:
+        if lane not in self._lanes:
             raise UnknownSubscription(f"the subscription {lane.spec.name!r} was unsubscribed")
 
     def subscription_state(self, lane: Lane) -> SubscriptionState:
@@ -743,7 +739,6 @@ class Bus:
         if lane not in self._lanes:
             return self._leaving.get(lane)
         self._lanes.remove(lane)
-        self._handlers.pop(lane)
         if self._state is not _State.OPEN:
             return None
         self._adapter.detach(lane)
@@ -895,11 +890,7 @@ def as_seconds(value: Seconds) -> float:
 
 def _described(value: object) -> str:
     """What something is, without showing what it holds."""
-    return repr(value) if value is None or isinstance(value, int | float) else f"a {_name_of(type(value))}"
-
-
-def _name_of(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return repr(value) if value is None or isinstance(value, int | float) else f"a {class_name(type(value))}"
 
 
 def _checked_event(topic: Topic[Any], event: object) -> Event:
@@ -909,15 +900,15 @@ def _checked_event(topic: Topic[Any], event: object) -> Event:
     """
     if isinstance(event, Event) and topic.event_class in (type(event), Event):
         return event
-    got = _name_of(type(event))
+    got = class_name(type(event))
     if isinstance(event, topic.event_class):
         got += ", a subclass, which could not be decoded again; give it a topic of its own"
-    raise EventTypeMismatch(topic.name, _name_of(topic.event_class), got)
+    raise EventTypeMismatch(topic.name, class_name(topic.event_class), got)
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     if not headers:
-        return _NO_HEADERS
+        return NO_HEADERS
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
     for key, value in headers.items():

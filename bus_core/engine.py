@@ -34,16 +34,13 @@ from bus_core.events import Event
 from bus_core.follow_up import EventCodec, FollowUp
 from bus_core.jobs import DrainMark, Entry, Job, Port, Unit, unit_of
 from bus_core.lanes import Lane
-from bus_core.messages import DeadLetter, Message
-from bus_core.primitives import FrozenMapping
+from bus_core.messages import NO_HEADERS, DeadLetter, Message
 from bus_core.threads import ThreadPool
 from bus_core.workers import WorkerPool, current_worker
 
 __all__ = ["Abandoned", "DrainReport", "Engine", "current_engine"]
 
 logger = logging.getLogger("promenade.bus")
-
-_NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
 
 @attrs.frozen
@@ -132,7 +129,7 @@ class Engine:
         topic: str,
         payload: Event | Message,
         lanes: Collection[Lane],
-        headers: Mapping[str, str] = _NO_HEADERS,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         """Accepts an event for these lanes, whether there is room or not: ask ``has_room`` before."""
         event, message = (None, payload) if isinstance(payload, Message) else (payload, None)

@@ -38,7 +38,6 @@ class Lane:
         "_backlog",
         "_chain",
         "_engine",
-        "_handler",
         "_held",
         "_left",
         "_shape",
@@ -47,6 +46,7 @@ class Lane:
         "dead_lettered",
         "failed_attempts",
         "give_up_on",
+        "handler",
         "job_port",
         "paused",
         "policy_for",
@@ -75,7 +75,7 @@ class Lane:
     ) -> None:
         self._engine = engine
         self.spec = spec
-        self._handler = handler
+        self.handler = handler
         self._shape = shape
         self.policy_for = policy_for
         self.give_up_on = give_up_on
@@ -98,7 +98,7 @@ class Lane:
         self.paused = False
         self._active = 0
         self._backlog: deque[Job] = deque()
-        self._held: dict[str, deque[Job]] = {}
+        self._held: dict[str, deque[Job] | None] = {}  # per key that is at work, what waits for it
         self._left: asyncio.Future[None] | None = None
         self.waiting = 0
         self.skipped = 0
@@ -122,21 +122,16 @@ class Lane:
         """How many events the handler has handled."""
         return self.job_port.handled + (self.port.handled if self.port is not None else 0)
 
-    @property
-    def is_thread(self) -> bool:
-        """Whether the handler runs in a thread, which cannot be cancelled."""
-        return not self._shape.is_async
-
     # --- what may run now -----------------------------------------------------------------------------------
 
     def accept(self, job: Job) -> None:
         """Takes a job: it goes to the workers at once, or waits here for its turn."""
         if self.spec.ordered:
-            held = self._held.get(job.key)
-            if held is not None:
-                held.append(job)
+            if job.key in self._held:
+                waiting = self._held[job.key] = self._held[job.key] or deque()
+                waiting.append(job)
                 return
-            self._held[job.key] = deque()
+            self._held[job.key] = None
         self._admit(job)
 
     def resume_job(self, job: Job) -> None:
@@ -214,7 +209,7 @@ class Lane:
 
     def held_jobs(self) -> list[Job]:
         """Every job that waits in this lane for its turn."""
-        return [*self._backlog, *(job for held in self._held.values() for job in held)]
+        return [*self._backlog, *(job for held in self._held.values() for job in held or ())]
 
     # --- one attempt ----------------------------------------------------------------------------------------
 
@@ -241,12 +236,12 @@ class Lane:
     async def _call(self, envelope: Envelope) -> None:
         arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)
         if not self._shape.is_async:
-            await self._call_in_thread(partial(self._handler, *arguments))
+            await self._call_in_thread(partial(self.handler, *arguments))
         elif self.timeout is None:
-            await self._handler(*arguments)
+            await self.handler(*arguments)
         else:
             await run_with_timeout(
-                self._engine.clock, self.timeout, self.spec.name, partial(self._handler, *arguments)
+                self._engine.clock, self.timeout, self.spec.name, partial(self.handler, *arguments)
             )
 
     async def _call_in_thread(self, call: Callable[[], Any]) -> None:

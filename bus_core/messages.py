@@ -12,7 +12,10 @@ import attrs
 from bus_core.events import Event
 from bus_core.primitives import FrozenMapping
 
-__all__ = ["Attempt", "DeadLetter", "DeadLetterFilter", "Delivery", "Envelope", "Message"]
+__all__ = ["NO_HEADERS", "Attempt", "DeadLetter", "DeadLetterFilter", "Delivery", "Envelope", "Message"]
+
+
+NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
 
 @attrs.frozen

@@ -54,12 +54,11 @@ class SubscribeDecorator(Protocol[E]):
 class Subscription:
     """A handler bound to a topic or a pattern under a name."""
 
-    __slots__ = ("_bus", "_handler", "_lane")
+    __slots__ = ("_bus", "_lane")
 
-    def __init__(self, bus: Bus, lane: Lane, handler: Callable[..., Any]) -> None:
+    def __init__(self, bus: Bus, lane: Lane) -> None:
         self._bus = bus
         self._lane = lane
-        self._handler = handler
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} to {self.topic!r}>"
@@ -116,7 +115,7 @@ class Subscription:
     @property
     def handler(self) -> Callable[..., Any]:
         """What was subscribed."""
-        return self._handler
+        return self._lane.handler
 
     @property
     def state(self) -> SubscriptionState:

@@ -18,6 +18,7 @@ __all__ = [
     "TopicCatalogue",
     "TopicPattern",
     "TopicRegistry",
+    "class_name",
     "is_pattern",
     "nearest_names",
     "patterns_overlap",
@@ -137,6 +138,8 @@ class TopicPattern:
 
 def patterns_overlap(first: str, second: str) -> bool:
     """Whether some topic name is matched by both patterns (or names)."""
+    if not is_pattern(first) and not is_pattern(second):
+        return first == second
     left, right = first.split("."), second.split(".")
 
     @cache
@@ -218,8 +221,8 @@ class TopicRegistry:
         ours, theirs = known.topic.event_class, topic.event_class
         if ours is not theirs:
             raise TopicConflict(
-                f"topic {topic.name!r} is declared with {_class_name(ours)} ({known.origin}) "
-                f"and with {_class_name(theirs)}; one topic carries one class of event"
+                f"topic {topic.name!r} is declared with {class_name(ours)} ({known.origin}) "
+                f"and with {class_name(theirs)}; one topic carries one class of event"
             )
         if topic.key is not None and topic.key is not known.topic.key:
             raise TopicConflict(
@@ -255,5 +258,6 @@ class TopicRegistry:
         return {name: self._known[name].topic for name in sorted(self._known)}
 
 
-def _class_name(cls: type[Any]) -> str:
+def class_name(cls: type[Any]) -> str:
+    """A class the way messages name one: with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -18,8 +18,8 @@ from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
 from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+from bus_core.messages import NO_HEADERS
 from bus_core.outcomes import place_of
-from bus_core.primitives import FrozenMapping
 
 if TYPE_CHECKING:
     from bus_core.lanes import Lane
@@ -39,8 +39,6 @@ _REVIVAL = 0.1
 
 _UNWIND = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
-
-_NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
 
 class Worker:
@@ -380,7 +378,7 @@ class WorkerPool:
     def as_job(self, lane: Lane, payload: Event | Job, unit: Unit) -> Job:
         assert not isinstance(payload, Job), "a job is a job already"
         lane.adopted()
-        return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=_NO_HEADERS)
+        return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=NO_HEADERS)
 
     def single_out(self, worker: Worker) -> Unit:
         """Leaves a worker with the delivery that it is at, and counts it; other workers get the rest."""
