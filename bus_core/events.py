@@ -209,12 +209,10 @@ class Event:
     type = _TypeName()
 
 
-_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-
 EventTypeName = Annotated[
     str,
-    Constraint(
-        "a type name of letters, digits, '.', '_' and '-'", lambda value: bool(_TYPE_NAME.fullmatch(value))
+    Constraint.matching(
+        "a type name of letters, digits, '.', '_' and '-'", "[A-Za-z0-9][A-Za-z0-9._-]*", longest=255
     ),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -57,6 +58,21 @@ class Constraint:
 
     description: str
     check: Callable[[Any], bool] = attrs.field(repr=False)
+
+    @classmethod
+    def matching(
+        cls, description: str, expression: str, *, longest: int | None = None, flags: int = 0
+    ) -> Constraint:
+        """The rule that a whole text matches a regular expression, and has at most ``longest`` characters.
+
+        ``flags`` are those of ``re.compile``.
+        """
+        pattern = re.compile(expression, flags)
+
+        def check(text: str) -> bool:
+            return (longest is None or len(text) <= longest) and pattern.fullmatch(text) is not None
+
+        return cls(description, check)
 
 
 # --- checking one value -------------------------------------------------------------------------------------

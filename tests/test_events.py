@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -449,3 +450,12 @@ def test_ids_of_many_threads_differ() -> None:
     with ThreadPoolExecutor(8) as pool:
         batches = list(pool.map(lambda _: [uuid7() for _ in range(2000)], range(8)))
     assert len({made_id for batch in batches for made_id in batch}) == 16_000
+
+
+def test_a_rule_made_of_a_regular_expression() -> None:
+    """``Constraint.matching`` takes whole texts that match, up to a length, with the flags of ``re``."""
+    rule = Constraint.matching("small letters", "[a-z]+", longest=3, flags=re.IGNORECASE)
+    assert rule.description == "small letters"
+    accepted = [text for text in ("a", "aBc", "abcd", "a1", "a\n", "") if rule.check(text)]
+    assert accepted == ["a", "aBc"]
+    assert Constraint.matching("digits", "[0-9]+").check("0" * 1000)

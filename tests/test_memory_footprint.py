@@ -33,6 +33,10 @@ def _pattern(bus: Bus) -> None:
     bus.subscribe("test.#", ignore)
 
 
+def _ordered(bus: Bus) -> None:
+    bus.subscribe(HAPPENED, ignore, ordered=True)
+
+
 async def bytes_per_queued_event(bus: Bus) -> float:
     """How much memory a queued event takes beyond the event itself."""
     events = [happened(number) for number in range(EVENTS)]
@@ -54,8 +58,8 @@ async def bytes_per_queued_event(bus: Bus) -> float:
 
 @pytest.mark.parametrize(
     ("subscribe", "bound"),
-    [(_one, 150), (_ten, 150), (_with_delivery, 320), (_pattern, 320)],
-    ids=["plain", "fan-out", "delivery", "pattern"],
+    [(_one, 150), (_ten, 150), (_with_delivery, 320), (_pattern, 320), (_ordered, 600)],
+    ids=["plain", "fan-out", "delivery", "pattern", "ordered"],
 )
 async def test_a_queued_event(subscribe: Callable[[Bus], None], bound: int) -> None:
     """A queued event costs at most 150 bytes beyond itself, for however many plain handlers it is."""

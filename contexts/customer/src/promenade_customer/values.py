@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Callable
 from typing import Annotated
 
 import attrs
@@ -31,16 +29,10 @@ __all__ = [
 ]
 
 
-def _shape(expression: str) -> Callable[[str], bool]:
-    """Whether a whole text has the shape of a regular expression."""
-    pattern = re.compile(expression)
-    return lambda text: pattern.fullmatch(text) is not None
-
-
 Note = Annotated[
     str,
-    Constraint(
-        "a text of at most 2,000 characters without lone surrogates", _shape(r"[^\ud800-\udfff]{0,2000}")
+    Constraint.matching(
+        "a text of at most 2,000 characters without lone surrogates", r"[^\ud800-\udfff]{0,2000}"
     ),
 ]
 """Free text. It may say anything about anybody, so contracts mark it as personal."""
@@ -56,9 +48,9 @@ DealValue = Annotated[Money, Constraint("a Money of 0 or more", lambda money: mo
 
 _PostalCode = Annotated[
     str,
-    Constraint(
+    Constraint.matching(
         "a postal code of 2 to 12 capital letters, digits, blanks and '-'",
-        _shape("[A-Z0-9][A-Z0-9 -]{0,10}[A-Z0-9]"),
+        "[A-Z0-9][A-Z0-9 -]{0,10}[A-Z0-9]",
     ),
 ]
 

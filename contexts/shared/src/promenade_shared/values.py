@@ -8,7 +8,6 @@ tell.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID, uuid5
@@ -38,45 +37,39 @@ __all__ = [
 ]
 
 
-def _shape(expression: str) -> Callable[[str], bool]:
-    """Whether a whole text has the shape of a regular expression."""
-    pattern = re.compile(expression)
-    return lambda text: pattern.fullmatch(text) is not None
-
-
 CountryCode = Annotated[
-    str, Constraint("an ISO 3166-1 alpha-2 code: two capital letters, as in 'CH'", _shape("[A-Z]{2}"))
+    str, Constraint.matching("an ISO 3166-1 alpha-2 code: two capital letters, as in 'CH'", "[A-Z]{2}")
 ]
 """A country, the way every other contract names one."""
 
 CountryCodeAlpha3 = Annotated[
-    str, Constraint("an ISO 3166-1 alpha-3 code: three capital letters, as in 'CHE'", _shape("[A-Z]{3}"))
+    str, Constraint.matching("an ISO 3166-1 alpha-3 code: three capital letters, as in 'CHE'", "[A-Z]{3}")
 ]
 """A country by its three-letter code."""
 
 CountryNumericCode = Annotated[
     str,
-    Constraint("an ISO 3166-1 numeric code: a str of three digits, as in '040'", _shape("[0-9]{3}")),
+    Constraint.matching("an ISO 3166-1 numeric code: a str of three digits, as in '040'", "[0-9]{3}"),
 ]
 """A country by its number; a text, because leading zeros belong to it."""
 
 CurrencyCode = Annotated[
-    str, Constraint("an ISO 4217 code: three capital letters, as in 'CHF'", _shape("[A-Z]{3}"))
+    str, Constraint.matching("an ISO 4217 code: three capital letters, as in 'CHF'", "[A-Z]{3}")
 ]
 """A currency, the way every other contract names one."""
 
 CurrencyNumericCode = Annotated[
-    str, Constraint("an ISO 4217 numeric code: a str of three digits, as in '008'", _shape("[0-9]{3}"))
+    str, Constraint.matching("an ISO 4217 numeric code: a str of three digits, as in '008'", "[0-9]{3}")
 ]
 """A currency by its number; a text, because leading zeros belong to it."""
 
 LanguageCode = Annotated[
-    str, Constraint("an ISO 639-3 code: three small letters, as in 'deu'", _shape("[a-z]{3}"))
+    str, Constraint.matching("an ISO 639-3 code: three small letters, as in 'deu'", "[a-z]{3}")
 ]
 """A language, the way every other contract names one: ISO 639-3 covers all languages."""
 
 LanguageCodeAlpha2 = Annotated[
-    str, Constraint("an ISO 639-1 code: two small letters, as in 'de'", _shape("[a-z]{2}"))
+    str, Constraint.matching("an ISO 639-1 code: two small letters, as in 'de'", "[a-z]{2}")
 ]
 """A language by its two-letter code, which only some 180 languages have."""
 
@@ -86,8 +79,8 @@ _ZONE_PART = "[A-Za-z][A-Za-z0-9+_-]{0,13}"
 
 TimezoneName = Annotated[
     str,
-    Constraint(
-        "an IANA time zone name, as in 'Europe/Zurich'", _shape(f"{_ZONE_PART}(?:/{_ZONE_PART}){{0,3}}")
+    Constraint.matching(
+        "an IANA time zone name, as in 'Europe/Zurich'", f"{_ZONE_PART}(?:/{_ZONE_PART}){{0,3}}"
     ),
 ]
 """A time zone by its name in the IANA tz database."""
@@ -95,9 +88,9 @@ TimezoneName = Annotated[
 # No control characters or line separators, no lone surrogates (they have no UTF-8), no blanks around it.
 Name = Annotated[
     str,
-    Constraint(
+    Constraint.matching(
         "a text of 1 to 200 characters on one line, without control characters or surrounding blanks",
-        _shape(r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}(?<!\s)"),
+        r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}(?<!\s)",
     ),
 ]
 """What something is called."""
