@@ -223,9 +223,12 @@ def member_of(hint: type[enum.Enum], value: Any) -> enum.Enum:
             return member
     if issubclass(hint, enum.Flag) and type(value) is int:
         try:
-            return hint(value)
+            combined = hint(value)
         except ValueError:
-            pass
+            combined = None
+        # Flags read a negative number as its complement, and CPython 3.11.2 drops bits that it does not know.
+        if combined is not None and combined.value == value:
+            return combined
     raise unfit(f"one of the values of {hint.__name__}")
 
 

@@ -328,6 +328,7 @@ def test_sets_are_written_in_order() -> None:
         (Level, 1.0, "must be one of the values of Level"),
         (Colour, "blue", "must be one of the values of Colour"),
         (Rights, 8, "must be one of the values of Rights"),
+        (Rights, -1, "must be one of the values of Rights"),
         (Literal["a", 1], True, "must be one of 'a', 1"),
         (Literal["a", 1], [], "must be one of 'a', 1"),
         (str | None, 1, "must be null or str"),
