@@ -106,6 +106,29 @@ def test_a_handler_that_refuses_to_end_cannot_hold_the_worker(start: Start, modu
     assert "1 event abandoned" in worker.output
 
 
+def test_a_signal_is_noticed_whichever_thread_gets_it(start: Start, module: Module) -> None:
+    """A signal ends the worker although another thread received it and the loop was waiting for events."""
+    source = """
+    import asyncio, signal, threading
+    def receive(event):
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        threading.Event().wait()
+    async def make():
+        bus = open_bus(CONFIG)
+        bus.subscribe(ORDER_PLACED, receive, name="receiver")
+        async def place():
+            while bus.status != "open":
+                await asyncio.sleep(0.01)
+            await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
+        make.task = asyncio.ensure_future(place())
+        return bus
+    """
+    worker = start("run", f"{module(source)}:make", "--shutdown-timeout", "50ms")
+    worker.wait_for("SIGTERM: draining")
+    assert worker.end() == 1
+    assert "1 event abandoned" in worker.output
+
+
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)],

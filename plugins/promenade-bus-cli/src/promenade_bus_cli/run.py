@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -46,6 +47,10 @@ class _StopSignals:
 
     The handlers are those of Python, not of the event loop: they work while a handler blocks the loop. They
     stay until the process ends, so that whatever holds up its end can be stopped.
+
+    Python runs them in the main thread, when that thread runs at all. A loop that waits for events does not
+    notice a signal that another thread received, or that came right before the wait: so each signal also
+    writes to a socket that the loop reads (``signal.set_wakeup_fd``).
     """
 
     def __init__(self) -> None:
@@ -53,6 +58,7 @@ class _StopSignals:
         self._timeout = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived: asyncio.Event | None = None
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     def listen(self, timeout: float) -> None:
         """From now on signals are taken. Call it on the running loop. ``timeout`` is what it tells."""
@@ -61,6 +67,26 @@ class _StopSignals:
         self._arrived = asyncio.Event()
         for number in _SIGNALS:
             signal.signal(number, self._arrive)
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        try:
+            self._loop.add_reader(reader, reader.recv, 4096)
+        except NotImplementedError:  # the loop of Windows is woken by signals already
+            reader.close()
+            writer.close()
+            return
+        self._wakeup = reader, writer
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        """Gives back the sockets; the handlers stay."""
+        if self._wakeup is None or self._loop is None:
+            return
+        signal.set_wakeup_fd(-1)
+        self._loop.remove_reader(self._wakeup[0])
+        for end in self._wakeup:
+            end.close()
 
     def _arrive(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -81,12 +107,15 @@ class _StopSignals:
 async def _work(spec: str, shutdown_timeout: float | None, stop: _StopSignals) -> int:
     app = await open_app(spec, None)
     timeout = app.bus.config.shutdown_timeout if shutdown_timeout is None else shutdown_timeout
-    stop.listen(timeout)
-    if not await _started(app, stop):
-        return 128 + (stop.first or signal.SIGTERM)
-    _print_start(app)
-    await stop.wait()
-    report = await app.close(timeout)
+    try:
+        stop.listen(timeout)
+        if not await _started(app, stop):
+            return 128 + (stop.first or signal.SIGTERM)
+        _print_start(app)
+        await stop.wait()
+        report = await app.close(timeout)
+    finally:
+        stop.close()
     _print_end(app, report)
     if report.completed and not report.abandoned:
         return 0
