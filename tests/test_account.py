@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bus_core.lanes import Lane
+from promenade_bus_testing import VirtualClock
 from support.account import Load
 from support.buses import close_now
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(60)
 

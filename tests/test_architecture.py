@@ -81,7 +81,11 @@ MODULE_ORDER = [
 # Imports by name at run time that are meant: `python -m bus_core` hands over to the command line.
 ALLOWED_DYNAMIC_IMPORTS = {("bus_core.__main__", "promenade_bus_cli")}
 
-PLUGIN_INIT_LINES = 40
+PLUGIN_MODULE_LINES = 40
+
+# Groups of other tools in which a member may have entry points as well, and who: each is read in every run
+# of that tool, wherever the distribution is installed.
+OTHER_ENTRY_POINTS = {"promenade-bus-testing": {"pytest11"}}
 
 # Spelled in pieces, so that this file keeps its own rule.
 MACHINE_PATHS = re.compile(
@@ -208,6 +212,13 @@ class Distribution:
             *self.project.get("dependencies", []),
             *(line for lines in optional.values() for line in lines),
         ]
+
+    def entry_modules(self) -> Iterator[Path]:
+        """Yield the files that the entry points in the group of the bus lead to, there or not."""
+        points: dict[str, str] = self.project.get("entry-points", {}).get("promenade_bus", {})
+        for value in points.values():
+            parts = value.partition(":")[0].split(".")[1:]
+            yield self.source.joinpath(*parts).with_suffix(".py") if parts else self.source / "__init__.py"
 
     def declared_packages(self) -> set[str]:
         """Return the top-level packages that the declared dependencies bring."""
@@ -393,21 +404,21 @@ def assigns_all(node: ast.stmt) -> bool:
 
 
 def plugins_are_light(tree: Tree) -> Iterator[str]:
-    """The module that discovery loads holds hook implementations only."""
+    """The package of a plugin, and the module that discovery loads, hold hook implementations only."""
     for plugin in tree.plugins:
-        init = plugin.source / "__init__.py"
-        if (
-            init.is_file()
-            and (lines := len(init.read_text(encoding="utf-8").splitlines())) > PLUGIN_INIT_LINES
-        ):
-            yield (
-                f"{init.relative_to(tree.root).as_posix()}: {lines} lines, more than {PLUGIN_INIT_LINES};"
-                " keep the hook implementations and move the rest"
-            )
+        for path in sorted({plugin.source / "__init__.py", *plugin.entry_modules()}):
+            if not path.is_file():
+                continue
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            if lines > PLUGIN_MODULE_LINES:
+                yield (
+                    f"{path.relative_to(tree.root).as_posix()}: {lines} lines, more than"
+                    f" {PLUGIN_MODULE_LINES}; keep the hook implementations and move the rest"
+                )
 
 
 def members_are_plain(tree: Tree) -> Iterator[str]:
-    """A member's pyproject.toml says what it is, and one entry point; the settings are the root's."""
+    """A member's pyproject.toml says what it is, and one plugin of the bus; the settings are the root's."""
     for group in ("plugins", "contexts"):
         for directory in sorted(tree.root.glob(f"{group}/*/")):
             if not (directory / "pyproject.toml").is_file() and any(directory.rglob("*.py")):
@@ -424,7 +435,12 @@ def members_are_plain(tree: Tree) -> Iterator[str]:
         for path in sorted(set(table_paths(member.metadata))):
             yield f"{at}: {path} does not belong here; settings are shared, in the root's pyproject.toml"
         groups: dict[str, dict[str, str]] = member.project.get("entry-points", {})
-        points = [(group, name, value) for group, named in groups.items() for name, value in named.items()]
+        points = [
+            (group, name, value)
+            for group, named in groups.items()
+            if group not in OTHER_ENTRY_POINTS.get(member.name, ())
+            for name, value in named.items()
+        ]
         match points:
             case [("promenade_bus", member.entry_point, value)] if value.partition(".")[0] == member.package:
                 pass
@@ -523,6 +539,13 @@ GOOD_TREE = {
     "plugins/promenade-bus-fake/src/promenade_bus_fake/__init__.py": "__all__: list[str] = []\n",
     "plugins/promenade-bus-fake/src/promenade_bus_fake/adapter.py": "import click, os\nfrom . import wire\n",
     "plugins/promenade-bus-fake/src/promenade_bus_fake/wire.py": "",
+    "plugins/promenade-bus-testing/pyproject.toml": MEMBER.format(
+        name="promenade-bus-testing", entry="testing", package="promenade_bus_testing", more=""
+    ).replace('"promenade_bus_testing"', '"promenade_bus_testing.plugin"')
+    + "[project.entry-points.pytest11]\npromenade_bus = 'promenade_bus_testing.pytest_plugin'\n",
+    "plugins/promenade-bus-testing/src/promenade_bus_testing/py.typed": "",
+    "plugins/promenade-bus-testing/src/promenade_bus_testing/__init__.py": "__all__ = []\n",
+    "plugins/promenade-bus-testing/src/promenade_bus_testing/plugin.py": "import bus_core\n",
     "contexts/shared/pyproject.toml": MEMBER.format(
         name="promenade-context-shared", entry="shared", package="promenade_shared", more=""
     ),
@@ -663,6 +686,12 @@ PLANTED = [
         "41 lines, more than 40",
     ),
     (
+        "long module behind the entry point",
+        "plugins/promenade-bus-testing/src/promenade_bus_testing/plugin.py",
+        "#\n" * 41,
+        "plugin.py: 41 lines, more than 40",
+    ),
+    (
         "foreign table",
         f"{FAKE}/pyproject.toml",
         GOOD_TREE[f"{FAKE}/pyproject.toml"] + "[tool.ruff]\nline-length = 79\n",
@@ -691,6 +720,14 @@ PLANTED = [
         f"{FAKE}/pyproject.toml",
         GOOD_TREE[f"{FAKE}/pyproject.toml"].replace(
             "[tool.hatch", "more = 'promenade_bus_fake'\n[tool.hatch"
+        ),
+        "must have the one 'fake' in the group 'promenade_bus'",
+    ),
+    (
+        "entry point of another tool",
+        f"{FAKE}/pyproject.toml",
+        GOOD_TREE[f"{FAKE}/pyproject.toml"].replace(
+            "[tool.hatch", "[project.entry-points.pytest11]\nfake = 'promenade_bus_fake'\n[tool.hatch"
         ),
         "must have the one 'fake' in the group 'promenade_bus'",
     ),

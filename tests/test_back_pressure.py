@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bus_core import BufferFull, Bus, BusClosed, FixedRetry, HealthStatus, Postpone, SyncBus
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, until
 from support.handlers import Collecting, ignore, listen
-from support.virtual_clock import VirtualClock
 
 
 class Gate:

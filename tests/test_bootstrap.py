@@ -30,11 +30,11 @@ from bus_core import (
     open_bus,
     open_sync_bus,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, Happened, happened, make_bus
 from support.distributions import Site
 from support.handlers import Collecting, ignore
 from support.inline_plugins import middleware_plugin, noting, plugin, ready_made
-from support.virtual_clock import VirtualClock
 
 OFF = {"PROMENADE_BUS_PLUGINS": "off"}
 MEMORY: dict[str, Any] = {"bus": {"adapter": "memory"}}

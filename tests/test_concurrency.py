@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bus_core import Delivery, InvalidHandler, NoRetry, Postpone, RetryLater
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

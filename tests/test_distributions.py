@@ -201,7 +201,7 @@ def test_a_wheel_holds_one_typed_package_and_nothing_else(wheelhouse: Path, name
     assert f"{member.package}/__init__.py" in files
     tops = {file.partition("/")[0] for file in files}
     assert {top for top in tops if not top.endswith(".dist-info")} == {member.package}
-    assert not [file for file in files if re.search(r"(^|/)(tests?|conftest)[/.]|test_", file)]
+    assert not [file for file in files if re.search(r"(^|/)(tests?/|conftest\.|test_)", file)]
 
 
 IMPORT_EVERYTHING = """
@@ -235,11 +235,19 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
                 if re.fullmatch("promenade-bus(-(memory|middleware|cli|health))?", name)
             },
         ),
-        ("all", {name for name in MEMBERS if not name.startswith("promenade-example-")}),
+        (
+            "all",
+            {
+                name
+                for name in MEMBERS
+                if not re.fullmatch("promenade-example-.*|promenade-bus-testing", name)
+            },
+        ),
+        ("testing", {"promenade-bus", "promenade-bus-memory", "promenade-bus-testing"}),
     ],
 )
 def test_an_extra_installs_what_it_promises(environment: Environment, extra: str, expected: set[str]) -> None:
-    """`promenade-bus[standard]` brings the first plugins, `[all]` all but the example."""
+    """`[standard]` brings the first plugins, `[all]` all but the example and what is for tests only."""
     environment.install(f"promenade-bus[{extra}]")
     assert environment.installed() == expected
 

@@ -47,13 +47,17 @@ from promenade_bus_cli.main import cli
 from promenade_bus_health import EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_testing.config import ChaosOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
     *sorted(DOCS.rglob("*.md")),
-    *(ROOT / f"plugins/promenade-bus-{name}/README.md" for name in ("memory", "middleware", "health")),
+    *(
+        ROOT / f"plugins/promenade-bus-{name}/README.md"
+        for name in ("memory", "middleware", "health", "testing")
+    ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
@@ -299,6 +303,7 @@ SETTINGS = {
     "Adapter `memory`": MemoryOptions,
     "Middleware `logging`": LoggingOptions,
     "Middleware `timeout`": TimeoutOptions,
+    "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
 }

@@ -16,8 +16,8 @@ from bus_core import (
     RetryLater,
     Topic,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, until
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

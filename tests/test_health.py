@@ -17,10 +17,10 @@ from bus_core import (
     HealthStatus,
     UnhealthyError,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, happened, make_bus, running_bus, until
 from support.handlers import Collecting, ignore
 from support.inline_plugins import probe_plugin
-from support.virtual_clock import VirtualClock
 
 HEALTHY, DEGRADED, UNHEALTHY = HealthStatus
 

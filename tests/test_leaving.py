@@ -15,8 +15,8 @@ from bus_core import (
     Subscription,
     UnknownSubscription,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -19,8 +19,8 @@ from bus_core import (
     Postpone,
     RetryLater,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, running_bus, state_of
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

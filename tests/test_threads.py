@@ -10,8 +10,8 @@ import pytest
 
 from bus_core import Delivery, HandlerTimeout, NoRetry, PermanentError, Postpone, RetryLater
 from bus_core.threads import ThreadPool
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, running_bus, state_of, until
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

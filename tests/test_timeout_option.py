@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from bus_core import InvalidHandler, NoRetry, PermanentError
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -8,7 +8,7 @@ import pytest
 from bus_core.clock import SystemClock
 from bus_core.errors import HandlerTimeout, PermanentError, PublishUncertain
 from bus_core.timeouts import call_within, run_with_timeout
-from support.virtual_clock import VirtualClock, VirtualTimer
+from promenade_bus_testing import VirtualClock, VirtualTimer
 
 
 class Running:

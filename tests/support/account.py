@@ -25,8 +25,8 @@ from bus_core import (
     TopicPattern,
     UnknownSubscription,
 )
+from promenade_bus_testing import VirtualClock
 from support.buses import Happened, make_bus
-from support.virtual_clock import VirtualClock
 
 TOPICS = [Topic(f"load.topic{index}.happened", Happened) for index in range(3)]
 PATTERNS = ["load.*.happened", "load.#", "load.topic1.*"]

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import promenade_bus_memory
 from bus_core import Bus, Clock, Event, SubscriptionState, Topic, event, open_bus
-from support.virtual_clock import VirtualClock
+from promenade_bus_testing import VirtualClock
 
 WITHIN = 10.0
 """Seconds of real time after which a test gives up waiting for a condition."""

@@ -10,7 +10,7 @@ import pytest
 from bus_core import BuildContext, EngineState, HealthProbe, HealthStatus, SubscriptionState, SystemClock
 from bus_core.settings import read_settings
 from promenade_bus_health import promenade_bus_health_probes
-from support.virtual_clock import VirtualClock
+from promenade_bus_testing import VirtualClock
 
 
 def build(name: str, clock: VirtualClock | SystemClock | None = None, **options: Any) -> HealthProbe:

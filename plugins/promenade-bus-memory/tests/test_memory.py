@@ -21,8 +21,8 @@ from bus_core import (
     UnsupportedFeature,
 )
 from promenade_bus_memory import MemoryHub, MemoryOptions
+from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus
-from support.virtual_clock import VirtualClock
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -25,7 +25,7 @@ from bus_core import (
 )
 from bus_core.settings import read_settings
 from promenade_bus_middleware import promenade_bus_middleware
-from support.virtual_clock import VirtualClock
+from promenade_bus_testing import VirtualClock
 
 
 @event

@@ -1,0 +1,40 @@
+"""The options of the chaos middleware, as they stand in the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+
+from bus_core import DURATION
+
+__all__ = ["ChaosOptions"]
+
+
+def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name} is a share from 0 (never) to 1 (always), got {value!r}")
+
+
+def _not_negative(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{attribute.name} must be at least 0 s, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class ChaosOptions:
+    """How often what goes wrong; each share is from 0 (never, the default) to 1 (always).
+
+    - ``seed``: the same seed gives the same faults, in each subscription and on each topic by itself.
+    - ``fail``: the call fails before it reaches the handler, or the adapter.
+    - ``fail_after``: it fails after the handler has returned, or the adapter has accepted the event.
+    - ``duplicate``: the handler is called, or the event published, twice.
+    - ``delay``: the call waits for a random time of up to ``max_delay``, on the bus's clock.
+    """
+
+    seed: int = 0
+    fail: float = attrs.field(default=0.0, validator=_share)
+    fail_after: float = attrs.field(default=0.0, validator=_share)
+    duplicate: float = attrs.field(default=0.0, validator=_share)
+    delay: float = attrs.field(default=0.0, validator=_share)
+    max_delay: Annotated[float, DURATION] = attrs.field(default=0.1, validator=_not_negative)

@@ -1,0 +1,21 @@
+"""What the testing kit offers to a bus: the middleware ``chaos``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bus_core import BuildContext, Factory, Middleware, hookimpl
+from promenade_bus_testing.config import ChaosOptions
+
+__all__ = ["promenade_bus_middleware"]
+
+
+def _build_chaos(options: ChaosOptions, context: BuildContext) -> Middleware:
+    from promenade_bus_testing.chaos import chaos_middleware
+
+    return chaos_middleware(options, context.clock)
+
+
+@hookimpl
+def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:
+    """Offers ``chaos``."""
+    return {"chaos": Factory(options=ChaosOptions, build=_build_chaos)}
