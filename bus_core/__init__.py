@@ -68,6 +68,7 @@ from bus_core.field_checks import Constraint, Personal
 from bus_core.health import HealthReport
 from bus_core.hookspecs import hookimpl
 from bus_core.messages import Attempt, DeadLetter, DeadLetterFilter, Delivery, Envelope, Message
+from bus_core.outcomes import AttemptFailure
 from bus_core.primitives import FrozenMapping, uuid7
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
 from bus_core.settings import DURATION, SECRET
@@ -81,6 +82,7 @@ __all__ = [
     "Abandoned",
     "Adapter",
     "Attempt",
+    "AttemptFailure",
     "BaseEvent",
     "BufferFull",
     "BuildContext",

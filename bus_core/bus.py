@@ -57,6 +57,7 @@ from bus_core.health import HealthReport, run_probes
 from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
 from bus_core.lanes import Lane
 from bus_core.messages import NO_HEADERS, Delivery, Envelope, Message
+from bus_core.outcomes import AttemptFailure
 from bus_core.pipeline import compose
 from bus_core.plugins import Plugins
 from bus_core.primitives import FrozenMapping
@@ -128,6 +129,8 @@ class Bus:
         self._config = parts.config
         self._registry = parts.registry
         self._adapter = parts.adapter
+        self._consume_middleware = parts.consume_middleware
+        self._publish_middleware = parts.publish_middleware
         self._engine = Engine(
             adapter=parts.adapter,
             codec=parts.codec,
@@ -223,6 +226,36 @@ class Bus:
         Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
         """
         return {route.topic.name: route.published for route in self._routes}
+
+    def instrument(
+        self,
+        *,
+        consume: Middleware | None = None,
+        publish: Middleware | None = None,
+        failure: Callable[[AttemptFailure], None] | None = None,
+    ) -> None:
+        """Lets a tool look on, before the bus is started: a recorder, a tracer, a test.
+
+        Both middlewares come next to the engine: ``consume`` around all others, so that it sees the outcome
+        of every attempt, ``publish`` inside of all others, so that it sees what the adapter is given.
+        ``failure`` is called with every failed attempt and what follows from it, those included that no
+        middleware sees, because the event could not be decoded. Nothing that it raises has an effect.
+
+        Raises ``BusStateError`` once the bus was started, and ``BusForked``.
+        """
+        self._check_fork("instrument")
+        if self._state is not _State.NEW:
+            raise BusStateError(
+                f"cannot instrument: the bus is {self._state.value}; do it before the bus is started"
+            )
+        if consume is not None:
+            self._consume_middleware = (consume, *self._consume_middleware)
+            for lane in self._lanes:
+                lane.instrument(consume)
+        if publish is not None:
+            self._publish_middleware = (*self._publish_middleware, publish)
+        if failure is not None:
+            self._engine.observe_failures(failure)
 
     # --- start and stop -----------------------------------------------------------------------------------
 
@@ -526,7 +559,7 @@ class Bus:
         route = self._routes.get(topic.name, declared=declared)
         if route is None:
             route = Route(topic)
-            route.chain = compose(self._parts.publish_middleware, partial(self._accept, route))
+            route.chain = compose(self._publish_middleware, partial(self._accept, route))
             self._routes.add(route, declared=declared)
         self._renewed(route)
         may_be_direct = self._state is _State.OPEN and not self._indirections and not self._adapter.serialize
@@ -538,7 +571,7 @@ class Bus:
         """The route, after it has asked the adapter again if something changed since it did."""
         if route.generation != self._generation:
             route.generation = self._generation
-            route.renew(self._adapter, self._engine, direct=not self._parts.publish_middleware)
+            route.renew(self._adapter, self._engine, direct=not self._publish_middleware)
         return route
 
     # --- subscribe ----------------------------------------------------------------------------------------
@@ -637,7 +670,7 @@ class Bus:
             handler,
             shape,
             policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
-            middleware=self._parts.consume_middleware,
+            middleware=self._consume_middleware,
             give_up_on=options.give_up_on,
             timeout=options.timeout,
             concurrency=options.concurrency,

@@ -35,6 +35,7 @@ from bus_core.follow_up import EventCodec, FollowUp
 from bus_core.jobs import DrainMark, Entry, Job, Port, Unit, unit_of
 from bus_core.lanes import Lane
 from bus_core.messages import NO_HEADERS, DeadLetter, Message
+from bus_core.outcomes import AttemptFailure
 from bus_core.threads import ThreadPool
 from bus_core.workers import WorkerPool, current_worker
 
@@ -103,6 +104,10 @@ class Engine:
     def start(self) -> None:
         """Starts the workers on the running loop."""
         self._pool.start()
+
+    def observe_failures(self, observer: Callable[[AttemptFailure], None]) -> None:
+        """Calls ``observer`` with every failed attempt."""
+        self._follow_up.observe(observer)
 
     @property
     def abandoning(self) -> bool:

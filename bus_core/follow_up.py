@@ -13,7 +13,7 @@ from bus_core.clock import Clock, TimerHandle
 from bus_core.events import Event
 from bus_core.jobs import Job
 from bus_core.messages import Attempt, DeadLetter, Message
-from bus_core.outcomes import Decision, decide, describe_error, place_of
+from bus_core.outcomes import AttemptFailure, Decision, decide, describe_error, place_of
 from bus_core.primitives import uuid7
 
 __all__ = ["EventCodec", "FollowUp"]
@@ -48,12 +48,17 @@ class FollowUp:
         self._clock = clock
         self._settle = settle
         self._waiting: dict[Job, TimerHandle] = {}
+        self._observers: list[Callable[[AttemptFailure], None]] = []
         self.lost = 0
 
     @property
     def waiting(self) -> list[Job]:
         """The jobs whose retry is not due yet."""
         return [*self._waiting]
+
+    def observe(self, observer: Callable[[AttemptFailure], None]) -> None:
+        """Calls ``observer`` with every failed attempt, before what follows from it is done."""
+        self._observers.append(observer)
 
     def stop(self) -> list[Job]:
         """Gives up on the retries that are not due yet, and returns their jobs."""
@@ -81,6 +86,8 @@ class FollowUp:
             lane.give_up_on,
             decoded=job.event is not None,
         )
+        if self._observers:
+            self._tell(job, error, decision)
         if decision.action != "postpone":
             lane.failed_attempts += 1
             job.history += (Attempt(job.attempt, self._clock.now(), describe_error(error)),)
@@ -96,6 +103,26 @@ class FollowUp:
         )
         lane.waiting += 1
         lane.step_done(job, settled=False)
+
+    def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
+        failure = AttemptFailure(
+            topic=job.topic,
+            subscription=job.lane.spec.name,
+            event_id=job.event_id,
+            event=job.event,
+            attempt=job.attempt,
+            error=error,
+            action=decision.action,
+            delay=decision.delay,
+            reason=decision.reason,
+        )
+        for observer in self._observers:
+            try:
+                observer(failure)
+            except BaseException as broken:  # who only looks on must not change what follows
+                logger.error(
+                    "an observer of failed attempts raised %s at %s", type(broken).__name__, place_of(broken)
+                )
 
     def _retry_due(self, job: Job, *, counted: bool) -> None:
         del self._waiting[job]

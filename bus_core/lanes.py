@@ -112,6 +112,11 @@ class Lane:
         """The engine whose workers run this lane's handler."""
         return self._engine
 
+    def instrument(self, middleware: Middleware) -> None:
+        """Puts one more middleware around the others. Only while nothing has been accepted."""
+        self._chain = middleware(self._chain)
+        self.port = None
+
     @property
     def direct(self) -> Port | None:
         """The port for events as they are, when the handler takes them and nothing restricts the lane."""

@@ -10,14 +10,34 @@ import attrs
 
 from bus_core.abc import RetryPolicy
 from bus_core.errors import PermanentError, Postpone, RetryLater
+from bus_core.events import Event
 
-__all__ = ["Decision", "decide", "describe_error", "place_of"]
+__all__ = ["AttemptFailure", "Decision", "decide", "describe_error", "place_of"]
 
 
 @attrs.frozen
 class Decision:
     """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``."""
 
+    action: Literal["retry", "postpone", "dead_letter"]
+    delay: float = 0.0
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFailure:
+    """An attempt that failed, and what follows from it, as ``Bus.instrument`` reports it.
+
+    ``event`` is None when the message could not be decoded; ``attempt`` counts from 1. A ``"retry"`` or
+    ``"postpone"`` follows after ``delay`` seconds; a ``"dead_letter"`` is buried for ``reason``.
+    """
+
+    topic: str
+    subscription: str
+    event_id: str
+    event: Event | None
+    attempt: int
+    error: BaseException
     action: Literal["retry", "postpone", "dead_letter"]
     delay: float = 0.0
     reason: str = ""

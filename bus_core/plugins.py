@@ -34,13 +34,15 @@ def discover(
     disable: Iterable[str] = (),
     only: Iterable[str] | None = None,
     extra: Iterable[object] = (),
+    installed: bool = True,
     environ: Mapping[str, str] | None = None,
 ) -> Plugins:
     """Finds every plugin and asks it once for all that it offers.
 
     ``disable`` and ``only`` hold names of entry points or distributions; what they exclude is not
     imported. ``extra`` holds plugins that are not installed: modules, or objects with functions marked
-    by ``hookimpl``. With ``PROMENADE_BUS_PLUGINS=off`` in the environment no entry point is loaded.
+    by ``hookimpl``. With ``PROMENADE_BUS_PLUGINS=off`` in the environment no entry point is loaded, and
+    without ``installed`` none is even looked for.
 
     A broken entry point is quarantined. Raises ``InvalidPlugin`` for a broken one among ``extra``.
     """
@@ -54,7 +56,8 @@ def discover(
             module="bus_core.builtins",
         ),
     )
-    search.entry_points(frozenset(disable), None if only is None else frozenset(only), environ)
+    if installed:
+        search.entry_points(frozenset(disable), None if only is None else frozenset(only), environ)
     for plugin in extra:
         search.given_in_code(plugin)
     return search.result()

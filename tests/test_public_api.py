@@ -24,6 +24,7 @@ PUBLIC = [
     "Abandoned",
     "Adapter",
     "Attempt",
+    "AttemptFailure",
     "BaseEvent",
     "BufferFull",
     "BuildContext",

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import promenade_bus_memory
@@ -46,10 +45,7 @@ def make_bus(
         "app": {"name": "tests"},
         "bus": {"adapter": "memory", "memory": dict(memory or {}), **settings},
     }
-    environ = {"PROMENADE_BUS_PLUGINS": "off"}
-    # To read the metadata of all that is installed takes longer than most of the tests.
-    with patch("bus_core.plugins.installed_entry_points", return_value=([], {})):
-        return open_bus(config, plugins=[promenade_bus_memory, *plugins], clock=clock, environ=environ)
+    return open_bus(config, plugins=[promenade_bus_memory, *plugins], installed=False, clock=clock)
 
 
 @asynccontextmanager
