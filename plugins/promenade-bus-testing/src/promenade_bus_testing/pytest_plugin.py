@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from promenade_bus_testing.virtual_clock import VirtualClock
 
+pytest_plugins = ("promenade_bus_testing.contract_plugin",)
+
 
 @pytest.fixture
 def virtual_clock() -> VirtualClock:

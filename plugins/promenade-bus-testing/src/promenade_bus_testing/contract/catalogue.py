@@ -1,0 +1,35 @@
+"""The contract as a list: its tests, what each says of an adapter, and what it needs."""
+
+from __future__ import annotations
+
+import inspect
+
+import attrs
+
+from promenade_bus_testing.contract.running import Needs, needs_of
+from promenade_bus_testing.contract.suite import AdapterContract
+
+__all__ = ["ContractTest", "contract_tests"]
+
+
+@attrs.frozen
+class ContractTest:
+    """One test of the contract. ``name`` is stable: reports and documents refer to it."""
+
+    name: str
+    area: str
+    promise: str
+    needs: Needs
+
+
+def contract_tests() -> list[ContractTest]:
+    """Every test of the contract, area by area, in the order in which they are written."""
+    found: list[ContractTest] = []
+    for base in AdapterContract.__bases__:
+        area = inspect.getdoc(base) or ""
+        for name, member in vars(base).items():
+            needs = needs_of(member)
+            if needs is not None:
+                promise = " ".join((inspect.getdoc(member) or "").split())
+                found.append(ContractTest(name, area, promise, needs))
+    return found

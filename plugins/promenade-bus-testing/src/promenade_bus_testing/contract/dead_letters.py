@@ -1,0 +1,259 @@
+"""Contract tests: what subscriptions gave up on, and the way back."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from bus_core import (
+    BusError,
+    DeadLetterFilter,
+    DeadLetterNotFound,
+    NoRetry,
+    PermanentError,
+    Topic,
+    UnknownSubscription,
+)
+from promenade_bus_testing.contract.checks import assert_once
+from promenade_bus_testing.contract.events import OTHER, THING, Happened
+from promenade_bus_testing.contract.harness import Call, Harness
+from promenade_bus_testing.contract.outcomes import raising
+from promenade_bus_testing.contract.running import contract
+
+__all__ = ["DeadLetterTests"]
+
+
+class Switch:
+    """A handler that gives up on everything until it is told not to."""
+
+    broken = True
+
+    def __call__(self, call: Call) -> None:
+        if self.broken:
+            raise PermanentError(f"no {call.number}")
+
+
+class DeadLetterTests:
+    """Dead letters."""
+
+    @contract()
+    async def test_letter_tells_everything(self, harness: Harness) -> None:
+        """A letter tells topic, subscription, event, key, headers, reason, body, and each attempt."""
+        topic = Topic("contract.keyed.happened", Happened, key=lambda event: f"key-{event.number}")
+        bus = await harness.bus()
+        listener = await harness.listen(
+            bus, topic, "failing", raising(ValueError("first"), OSError("second"), KeyError("third"))
+        )
+        before = harness.now
+        (event,) = await harness.publish(bus, 7, topic=topic, headers={"trace": "abc"})
+        await harness.drain()
+        (letter,) = await bus.dead_letters.list()
+        assert (letter.topic, letter.subscription, letter.key) == (topic.name, "failing", "key-7")
+        assert letter.event_id == event.event_id
+        assert {**letter.headers} == {"trace": "abc"}
+        assert str(event.event_id).encode() in letter.body
+        assert [(attempt.number, attempt.error) for attempt in letter.attempts] == [
+            (1, "ValueError: first"),
+            (2, "OSError: second"),
+            (3, "KeyError: 'third'"),
+        ]
+        times = [attempt.at for attempt in letter.attempts]
+        assert [(at - times[0]).total_seconds() for at in times] == pytest.approx([0, 0.1, 0.3])
+        assert before <= times[0] <= letter.dead_at
+        assert await bus.dead_letters.get(letter.id) == letter
+        assert len(listener.calls) == 3
+
+    @contract()
+    async def test_letters_are_listed(self, harness: Harness) -> None:
+        """Letters are listed oldest first, by topic and subscription, at most as many as asked for."""
+        bus = await harness.bus()
+        for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
+            await harness.listen(bus, topic, name, Switch())
+        for number in range(3):
+            await harness.publish(bus, number)
+            await harness.drain()
+            await harness.advance(1)
+            await harness.publish(bus, number, topic=OTHER)
+            await harness.drain()
+            await harness.advance(1)
+        letters = bus.dead_letters
+        listed = await letters.list()
+        assert len(listed) == 9
+        assert [letter.dead_at for letter in listed] == sorted(letter.dead_at for letter in listed)
+        assert len({letter.id for letter in listed}) == 9
+        assert {letter.subscription for letter in await letters.list(topic=THING.name)} == {"one", "two"}
+        assert [letter.topic for letter in await letters.list(subscription="three")] == [OTHER.name] * 3
+        assert await letters.list(topic=OTHER.name, subscription="one") == []
+        of_two = await letters.list(subscription="two", limit=2)
+        assert [letter.attempts[0].error for letter in of_two] == [
+            "PermanentError: no 0",
+            "PermanentError: no 1",
+        ]
+        with pytest.raises(DeadLetterNotFound):
+            await letters.get("never-there")
+
+    @contract()
+    async def test_letters_are_purged(self, harness: Harness) -> None:
+        """Purging deletes what the filter selects and nothing else, and deleting all has to be said."""
+        bus = await harness.bus()
+        for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
+            await harness.listen(bus, topic, name, Switch())
+        await harness.publish(bus, 1, 2)
+        await harness.publish(bus, 1, 2, topic=OTHER)
+        await harness.drain()
+        letters = bus.dead_letters
+        with pytest.raises(BusError):
+            await letters.purge()
+        assert await letters.purge(DeadLetterFilter(subscription="one")) == 2
+        assert {letter.subscription for letter in await letters.list()} == {"two", "three"}
+        assert await letters.purge(DeadLetterFilter(topic=OTHER.name)) == 2
+        assert {letter.subscription for letter in await letters.list()} == {"two"}
+        assert await letters.purge(DeadLetterFilter()) == 2
+        assert await letters.list() == []
+
+    @contract()
+    async def test_redrive_goes_to_who_failed(self, harness: Harness) -> None:
+        """A redriven event goes to the subscription that gave up, once, and to no other of its topic."""
+        bus = await harness.bus()
+        switch = Switch()
+        failing = await harness.listen(bus, name="failing", act=switch)
+        others = [
+            await harness.listen(bus, name="other"),
+            await harness.listen(bus, "contract.#", name="pattern"),
+            await harness.listen(bus, name="plain", plain=True),
+        ]
+        (event,) = await harness.publish(bus, 1, headers={"trace": "abc"})
+        await harness.drain()
+        (letter,) = await bus.dead_letters.list()
+        switch.broken = False
+        assert await bus.dead_letters.redrive(letter) == 1
+        await harness.until(lambda: failing.done, "the redriven event is handled")
+        await harness.drain()
+        assert failing.attempts == [(1, 1), (1, 1)]
+        assert failing.events == [event] * 2
+        again = failing.calls[1].delivery
+        assert again is not None
+        assert again.redelivered
+        assert {**again.headers} == {"trace": "abc"}
+        for other in others:
+            assert_once(other.numbers, [1], other.subscription.name)
+        assert await bus.dead_letters.list() == []
+
+    @contract()
+    async def test_redrive_happens_once(self, harness: Harness) -> None:
+        """Redriving a letter again moves nothing, and neither does an id that was never there."""
+        bus = await harness.bus()
+        switch = Switch()
+        failing = await harness.listen(bus, act=switch)
+        await harness.publish(bus, 1)
+        await harness.drain()
+        (letter,) = await bus.dead_letters.list()
+        switch.broken = False
+        assert await bus.dead_letters.redrive([letter.id, letter.id]) == 1
+        assert await bus.dead_letters.redrive(letter) == 0
+        assert await bus.dead_letters.redrive("never-there") == 0
+        await harness.until(lambda: failing.done, "the redriven event is handled")
+        await harness.drain()
+        assert len(failing.calls) == 2
+
+    @contract()
+    async def test_redrive_by_filter(self, harness: Harness) -> None:
+        """A filter redrives every letter that it selects, and leaves the others."""
+        count = harness.scale(50, 1_000)
+        bus = await harness.bus()
+        switch = Switch()
+        one = await harness.listen(bus, name="one", act=switch)
+        two = await harness.listen(bus, name="two", act=switch)
+        await harness.publish(bus, *range(count))
+        await harness.drain()
+        switch.broken = False
+        assert await bus.dead_letters.redrive(DeadLetterFilter(subscription="one")) == count
+        await harness.until(lambda: len(one.done) >= count, "the redriven events are handled")
+        await harness.drain()
+        assert_once(one.done, range(count))
+        assert two.done == []
+        assert len(await bus.dead_letters.list(limit=count + 1)) == count
+
+    @contract()
+    async def test_redriven_event_fails_again(self, harness: Harness) -> None:
+        """A redriven event gets all its attempts anew, and its new letter keeps the whole history."""
+        bus = await harness.bus()
+        listener = await harness.listen(bus, act=raising(*(ValueError(str(index)) for index in range(6))))
+        await harness.publish(bus, 1)
+        await harness.drain()
+        (first,) = await bus.dead_letters.list()
+        await bus.dead_letters.redrive(first)
+        await harness.drain()
+        assert listener.attempts == [(1, 1), (1, 2), (1, 3)] * 2
+        (second,) = await bus.dead_letters.list()
+        assert second.id != first.id
+        assert [(attempt.number, attempt.error) for attempt in second.attempts] == [
+            (number, f"ValueError: {index}") for index, number in enumerate([1, 2, 3, 1, 2, 3])
+        ]
+
+    @contract()
+    async def test_redrive_without_its_subscription(self, harness: Harness) -> None:
+        """A filter that names a subscription which is unknown and left no letter is an error."""
+        bus = await harness.bus()
+        await harness.listen(bus, act=Switch())
+        await harness.publish(bus, 1)
+        await harness.drain()
+        with pytest.raises(UnknownSubscription, match="misspelt"):
+            await bus.dead_letters.redrive(DeadLetterFilter(subscription="misspelt"))
+        assert len(await bus.dead_letters.list()) == 1
+
+    @contract()
+    async def test_each_subscription_leaves_its_own_letter(self, harness: Harness) -> None:
+        """Several subscriptions that give up on one event leave a letter each, and are redriven apart."""
+        bus = await harness.bus()
+        switch = Switch()
+        listeners = {
+            name: await harness.listen(bus, name=name, act=switch) for name in ("one", "two", "three")
+        }
+        await harness.publish(bus, 1)
+        await harness.drain()
+        letters = {letter.subscription: letter for letter in await bus.dead_letters.list()}
+        assert {*letters} == {*listeners}
+        assert len({letter.event_id for letter in letters.values()}) == 1
+        switch.broken = False
+        await bus.dead_letters.redrive(letters["two"])
+        await harness.until(lambda: listeners["two"].done, "the redriven event is handled")
+        await harness.drain()
+        assert [len(listener.calls) for listener in listeners.values()] == [1, 2, 1]
+
+    @contract(hook="inject")
+    async def test_undecodable_is_dead_lettered_raw(self, harness: Harness) -> None:
+        """Bytes that are no event are dead-lettered at once, as they are; the events around them arrive."""
+        bus = await harness.bus()
+        listener = await harness.listen(bus)
+        await harness.publish(bus, 1)
+        bodies = [b"", b"\xff\xfe\x00", b"{", b'{"id": "' + str(uuid4()).encode() + b'"}', b"[" * 100_000]
+        for body in bodies:
+            await harness.suite.inject(harness.place, THING.name, body)
+        await harness.publish(bus, 2)
+        await harness.until(
+            lambda: listener.subscription.state.dead_lettered >= len(bodies), "all of them are dead-lettered"
+        )
+        await harness.drain()
+        assert_once(listener.numbers, [1, 2])
+        letters = await bus.dead_letters.list()
+        assert sorted(letter.body for letter in letters) == sorted(bodies)
+        assert {letter.reason for letter in letters} == {"cannot be decoded"}
+        assert all(len(letter.attempts) == 1 for letter in letters)
+
+    @contract("durable")
+    async def test_letters_outlive_the_bus(self, harness: Harness) -> None:
+        """Letters are there for the next bus, which may redrive them."""
+        first = await harness.bus()
+        await harness.listen(first, name="failing", act=Switch(), retry=NoRetry())
+        await harness.publish(first, 1)
+        await harness.drain(first)
+        (letter,) = await first.dead_letters.list()
+        await harness.close(first)
+        second = await harness.bus()
+        listener = await harness.listen(second, name="failing")
+        assert [found.id for found in await second.dead_letters.list()] == [letter.id]
+        assert await second.dead_letters.redrive(letter.id) == 1
+        await harness.until(lambda: listener.done, "the redriven event is handled")
+        assert listener.attempts == [(1, 1)]

@@ -1,0 +1,288 @@
+"""What a contract test works with: buses on one transport, handlers that take notes, and time that flows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from uuid import UUID
+
+import attrs
+
+from bus_core import Bus, Clock, Delivery, DrainReport, Subscription, SyncBus, Topic, open_bus, open_sync_bus
+from promenade_bus_testing.contract.clock import ContractClock
+from promenade_bus_testing.contract.events import THING, Happened, happened
+from promenade_bus_testing.contract.places import Place
+
+if TYPE_CHECKING:
+    from promenade_bus_testing.contract.suite import AdapterContract
+
+__all__ = ["Call", "Harness", "Listener"]
+
+R = TypeVar("R")
+
+HORIZON = 120.0
+"""Seconds of virtual time that pass by themselves while a test waits; what is due later is never due."""
+
+FAR = 3600.0
+"""Seconds of virtual time that never pass by themselves: for limits that shall not be reached."""
+
+Act = Callable[["Call"], Awaitable[None] | None]
+"""What a listener does with a call after it has noted it."""
+
+
+@attrs.frozen
+class Call:
+    """One call of a handler. ``delivery`` is None where the handler does not ask for it."""
+
+    event: Happened
+    delivery: Delivery | None
+    at: float
+
+    @property
+    def number(self) -> int:
+        """The number of the event."""
+        return self.event.number
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt it was, from 1."""
+        assert self.delivery is not None, "this handler does not take deliveries"
+        return self.delivery.attempt
+
+
+class Listener:
+    """A handler that notes every call, and then does what the test tells it to."""
+
+    def __init__(self, harness: Harness, act: Act | None) -> None:
+        self._harness = harness
+        self.act = act
+        self.calls: list[Call] = []
+        self.done: list[int] = []
+        self.running = 0
+        self.most_at_once = 0
+        self.subscription: Subscription
+
+    async def plain(self, event: Happened) -> None:
+        """Takes the event only: engines have a short way for such handlers."""
+        await self._take(Call(event, None, self._harness.clock.monotonic()))
+
+    async def detailed(self, event: Happened, delivery: Delivery) -> None:
+        """Takes the event and its delivery."""
+        await self._take(Call(event, delivery, self._harness.clock.monotonic()))
+
+    async def _take(self, call: Call) -> None:
+        self._harness.progress += 1
+        self.calls.append(call)
+        self.running += 1
+        self.most_at_once = max(self.most_at_once, self.running)
+        try:
+            if self.act is not None:
+                acting = self.act(call)
+                if acting is not None:
+                    await acting
+        finally:
+            self.running -= 1
+            self._harness.progress += 1
+        self.done.append(call.number)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the events that it was called with, in order."""
+        return [call.number for call in self.calls]
+
+    @property
+    def attempts(self) -> list[tuple[int, int]]:
+        """The number of the event and of the attempt, of each call in order."""
+        return [(call.number, call.attempt) for call in self.calls]
+
+    @property
+    def events(self) -> list[Happened]:
+        """The events that it was called with, in order."""
+        return [call.event for call in self.calls]
+
+
+class Harness:
+    """One test's buses. They share a transport, a virtual clock, and an end."""
+
+    def __init__(self, suite: AdapterContract, place: Place) -> None:
+        self.suite = suite
+        self.place = place
+        self.clock = ContractClock()
+        self.progress = 0
+        self.buses: list[Bus] = []
+        self._settings = dict(suite.settings(place))
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._exits.aclose()
+
+    # --- buses --------------------------------------------------------------------------------------------
+
+    def new_bus(self, *, service: str = "contract", clock: Clock | None = None, **settings: Any) -> Bus:
+        """A bus on the shared transport, not started. ``settings`` are keys of the section ``bus``."""
+        return open_bus(self._config(service, settings), clock=clock or self.clock, **self._discovery())
+
+    def new_sync_bus(self, *, service: str = "contract", **settings: Any) -> SyncBus:
+        """The same for threads, on the system's clock."""
+        return open_sync_bus(self._config(service, settings), **self._discovery())
+
+    def _config(self, service: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        defaults = {"shutdown_timeout": f"{FAR:g}s", "strict_topics": False}
+        return {"app": {"name": service}, "bus": {**defaults, **self._settings, **settings}}
+
+    def _discovery(self) -> dict[str, Any]:
+        """Reading what is installed takes longer than most tests: it is done only where it must."""
+        plugins = tuple(self.suite.plugins)
+        return {"plugins": plugins, "environ": {"PROMENADE_BUS_PLUGINS": "off"}} if plugins else {}
+
+    async def bus(self, **settings: Any) -> Bus:
+        """A started bus, which is closed at the end of the test whatever it still holds."""
+        return await self.start(self.new_bus(**settings))
+
+    async def start(self, bus: Bus) -> Bus:
+        """Starts a bus, which is closed at the end of the test."""
+        await self.finish(bus.start(), "a bus starts")
+        self.buses.append(bus)
+        self._exits.push_async_callback(self._close_now, bus)
+        return bus
+
+    async def _close_now(self, bus: Bus) -> None:
+        # After one turn of the loop the limit of 0 s is set, and only has to be reached.
+        await self.finish(bus.close(0), "a bus closes at the end of the test")
+
+    async def close(self, bus: Bus, timeout: float | None = None) -> DrainReport:
+        """Closes a bus, and lets time pass when that waits for something."""
+        return await self.finish(bus.close(timeout), "a bus closes")
+
+    async def drain(self, *buses: Bus) -> None:
+        """Drains each bus, by default all of them, and lets time pass for what waits in them."""
+        for bus in buses or self.buses:
+            if bus.status == "open":
+                await self.finish(bus.drain(), "a bus drains")
+
+    async def listen(
+        self,
+        bus: Bus,
+        topic: Topic[Any] | str = THING,
+        name: str = "listener",
+        act: Act | None = None,
+        *,
+        plain: bool = False,
+        mode: Literal["group", "broadcast"] | None = None,
+        **options: Any,
+    ) -> Listener:
+        """Subscribes a listener; returns when the subscription is open, if the bus is."""
+        listener = Listener(self, act)
+        handler: Any = listener.plain if plain else listener.detailed
+        listener.subscription = bus.subscribe(
+            topic, handler, name=name, mode=mode or self.default_mode, **options
+        )
+        if bus.status == "open":
+            await self.finish(listener.subscription.ready(), "a subscription opens")
+        return listener
+
+    @property
+    def default_mode(self) -> Literal["group", "broadcast"]:
+        """How tests subscribe that are not about groups: as a group where the adapter has them."""
+        return "group" if self.suite.features.groups else "broadcast"
+
+    # --- publishing ---------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        bus: Bus,
+        *numbers: int,
+        topic: Topic[Happened] = THING,
+        key: UUID | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Happened]:
+        """Publishes an event for each number, one after the other."""
+        events = [happened(number, key) for number in numbers]
+
+        async def publish_each() -> None:
+            for each in events:
+                await bus.publish(topic, each, headers=headers)
+                self.progress += 1
+
+        await self.finish(publish_each(), f"{len(events)} events are published")
+        return events
+
+    # --- time and conditions ------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """What the buses take for the time of day."""
+        return self.clock.now()
+
+    async def until(self, holds: Callable[[], object], what: str) -> None:
+        """Returns when the condition holds; ``what`` says in the failure which one never came to hold.
+
+        While nothing else happens virtual time passes, from one timer to the next, by itself. It does so at
+        once in process; elsewhere after ``patience`` seconds without any progress, because nobody can know
+        what is on its way.
+        """
+        deadline = time.monotonic() + self.suite.deadline
+        horizon = self.clock.monotonic() + HORIZON
+        patience = self.suite.patience_in_effect
+        seen, quiet_since = self.progress, time.monotonic()
+        while not holds():
+            busy = await _take_turn()
+            moment = time.monotonic()
+            if moment > deadline:
+                raise AssertionError(self._stuck(what))
+            if self.progress != seen:
+                seen, quiet_since = self.progress, moment
+            elif busy and not patience:
+                continue
+            elif moment - quiet_since >= patience and self.clock.jump(horizon):
+                quiet_since = moment
+            else:
+                await asyncio.sleep(0.001)  # for what happens outside of the loop
+
+    def _stuck(self, what: str) -> str:
+        states = "".join(f"\n  {bus!r}: {bus.state()}" for bus in self.buses if bus.status == "open")
+        return (
+            f"it never came to this within {self.suite.deadline:g} s: {what}\n"
+            f"  timers due in {self.clock.timers} s{states}"
+        )
+
+    async def finish(self, call: Coroutine[Any, Any, R], what: str) -> R:
+        """The result of a call, while time passes for it."""
+        task = asyncio.ensure_future(call)
+        try:
+            await self.until(task.done, what)
+        finally:
+            task.cancel()
+        return await task
+
+    async def advance(self, seconds: float) -> None:
+        """Lets exactly so much time pass."""
+        await self.clock.advance(seconds)
+
+    def gate(self) -> asyncio.Event:
+        """An event for handlers to wait for; at the end of the test it is set at the latest."""
+        gate = asyncio.Event()
+        self._exits.callback(gate.set)
+        return gate
+
+    def scale(self, fast: int, stress: int) -> int:
+        """How many: in a run of seconds, or in one of minutes."""
+        return stress if self.place.stress else fast
+
+
+async def _take_turn() -> bool:
+    """Lets everything run that can run now, for one turn; tells whether there is more of it."""
+    # CPython's event loops keep what can run in a deque. When only this task is awake, it is empty.
+    ready = getattr(asyncio.get_running_loop(), "_ready", ())
+    await asyncio.sleep(0)
+    return bool(ready)

@@ -1,0 +1,103 @@
+"""How a contract test is run: what it needs of the adapter, and the event loop that it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import attrs
+import pytest
+
+from promenade_bus_testing.contract.harness import Harness
+from promenade_bus_testing.contract.places import Place
+from promenade_bus_testing.contract_plugin import NOT_APPLICABLE
+
+if TYPE_CHECKING:
+    from promenade_bus_testing.contract.suite import AdapterContract
+
+__all__ = ["Needs", "contract", "needs_of"]
+
+P = ParamSpec("P")
+
+_MARK = "__promenade_contract__"
+
+
+@attrs.frozen
+class Needs:
+    """What an adapter must be like for a test to apply to it."""
+
+    features: tuple[str, ...] = ()
+    not_features: tuple[str, ...] = ()
+    hook: str | None = None
+
+    def missing(self, suite: AdapterContract) -> str | None:
+        """Why the test does not apply to an adapter; None when it does."""
+        for feature in self.features:
+            if not getattr(suite.features, feature):
+                return f"needs feature {feature!r}"
+        for feature in self.not_features:
+            if getattr(suite.features, feature):
+                return f"is about adapters without feature {feature!r}"
+        if self.hook is not None and not suite.has_hook(self.hook):
+            return f"needs the hook {self.hook}()"
+        return None
+
+    def __str__(self) -> str:
+        parts = [f"`{feature}`" for feature in self.features]
+        parts += [f"not `{feature}`" for feature in self.not_features]
+        parts += [f"`{self.hook}()`"] if self.hook else []
+        return ", ".join(parts)
+
+
+def contract(
+    *needs: str, without: Sequence[str] | str = (), hook: str | None = None
+) -> Callable[[Callable[Concatenate[Any, Harness, P], Awaitable[None]]], Callable[..., None]]:
+    """Makes a contract test of a coroutine function that takes a ``Harness``.
+
+    It applies to adapters that claim each feature of ``needs`` and none of ``without``, and whose class
+    overrides ``hook``. It is run on an event loop of its own, so that no plugin for async tests is needed.
+    """
+    applies = Needs(needs, (without,) if isinstance(without, str) else tuple(without), hook)
+
+    def decorate(test: Callable[Concatenate[Any, Harness, P], Awaitable[None]]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(self: AdapterContract, contract_place: Place, *args: P.args, **kwargs: P.kwargs) -> None:
+            __tracebackhide__ = True
+            reason = applies.missing(self)
+            if reason is not None:
+                pytest.skip(f"{NOT_APPLICABLE}: {reason}")
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                runner.run(_with_harness(self, contract_place, functools.partial(test, self), args, kwargs))
+
+        own, _harness, *others = inspect.signature(test).parameters.values()
+        place = inspect.Parameter("contract_place", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        run.__signature__ = inspect.Signature([own, place, *others])  # type: ignore[attr-defined]
+        setattr(run, _MARK, applies)
+        return run
+
+    return decorate
+
+
+async def _with_harness(
+    suite: AdapterContract,
+    place: Place,
+    test: Callable[..., Awaitable[None]],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> None:
+    __tracebackhide__ = True
+    async with asyncio.timeout(suite.longest_test):
+        try:
+            async with Harness(suite, place) as harness:
+                await test(harness, *args, **kwargs)
+        finally:
+            await suite.dispose(place)
+
+
+def needs_of(test: object) -> Needs | None:
+    """What a contract test needs; None for anything else."""
+    found: Needs | None = getattr(test, _MARK, None)
+    return found
