@@ -2,8 +2,11 @@
 
 from bus_core.abc import (
     Adapter,
+    AdapterBase,
+    AnyAdapter,
     BuildContext,
     CheckResult,
+    Consumer,
     DeadLetterStore,
     EngineState,
     Factory,
@@ -12,6 +15,7 @@ from bus_core.abc import (
     HealthProbe,
     HealthStatus,
     Inlet,
+    InProcessAdapter,
     Middleware,
     RetryPolicy,
     Serializer,
@@ -25,6 +29,7 @@ from bus_core.config import BusConfig, load_config
 from bus_core.dead_letters import DeadLetters
 from bus_core.engine import Abandoned, DrainReport
 from bus_core.errors import (
+    AdapterError,
     BufferFull,
     BusClosed,
     BusError,
@@ -33,6 +38,7 @@ from bus_core.errors import (
     BusStateError,
     CalledFromHandler,
     ConfigError,
+    ConsumerDied,
     DeadLetterNotFound,
     DeserializationError,
     DuplicateSubscription,
@@ -43,6 +49,7 @@ from bus_core.errors import (
     InvalidHandler,
     InvalidPlugin,
     InvalidTopic,
+    LeaseLost,
     PermanentError,
     PluginConflict,
     PluginError,
@@ -67,7 +74,16 @@ from bus_core.events import BaseEvent, Event, event
 from bus_core.field_checks import Constraint, Personal
 from bus_core.health import HealthReport
 from bus_core.hookspecs import hookimpl
-from bus_core.messages import Attempt, DeadLetter, DeadLetterFilter, Delivery, Envelope, Message
+from bus_core.messages import (
+    Attempt,
+    DeadLetter,
+    DeadLetterFilter,
+    Delivery,
+    Envelope,
+    Message,
+    Outcome,
+    Received,
+)
 from bus_core.outcomes import AttemptFailure
 from bus_core.primitives import FrozenMapping, uuid7
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
@@ -81,6 +97,9 @@ __all__ = [
     "SECRET",
     "Abandoned",
     "Adapter",
+    "AdapterBase",
+    "AdapterError",
+    "AnyAdapter",
     "Attempt",
     "AttemptFailure",
     "BaseEvent",
@@ -98,6 +117,8 @@ __all__ = [
     "Clock",
     "ConfigError",
     "Constraint",
+    "Consumer",
+    "ConsumerDied",
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",
@@ -122,14 +143,17 @@ __all__ = [
     "HealthProbe",
     "HealthReport",
     "HealthStatus",
+    "InProcessAdapter",
     "Inlet",
     "InvalidEvent",
     "InvalidHandler",
     "InvalidPlugin",
     "InvalidTopic",
+    "LeaseLost",
     "Message",
     "Middleware",
     "NoRetry",
+    "Outcome",
     "PermanentError",
     "Personal",
     "PluginConflict",
@@ -139,6 +163,7 @@ __all__ = [
     "PublishFailed",
     "PublishManyError",
     "PublishUncertain",
+    "Received",
     "RetryLater",
     "RetryPolicy",
     "SerializationError",

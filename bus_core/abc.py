@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import attrs
 
 from bus_core.clock import Clock
+from bus_core.errors import BusError, PublishError
 from bus_core.events import Event
-from bus_core.messages import DeadLetter, DeadLetterFilter, Envelope, Message
+from bus_core.messages import DeadLetter, DeadLetterFilter, Envelope, Message, Outcome, Received
 from bus_core.primitives import FrozenMapping
 
 __all__ = [
     "Adapter",
+    "AdapterBase",
+    "AnyAdapter",
     "BuildContext",
     "CheckResult",
+    "Consumer",
     "DeadLetterStore",
     "EngineState",
     "Factory",
@@ -29,6 +33,7 @@ __all__ = [
     "Handler",
     "HealthProbe",
     "HealthStatus",
+    "InProcessAdapter",
     "Inlet",
     "Middleware",
     "RetryPolicy",
@@ -36,6 +41,7 @@ __all__ = [
     "Serializer",
     "SubscriptionSpec",
     "SubscriptionState",
+    "is_in_process",
 ]
 
 O = TypeVar("O")  # noqa: E741 - options
@@ -185,13 +191,8 @@ class DeadLetterStore(Protocol):
         ...
 
 
-class Adapter(Protocol):
-    """A transport inside the process that publishes.
-
-    It decides who gets an event (groups compete, broadcast reaches all) and keeps dead letters. The
-    engine owns everything else: the bounded queue, workers, retries, isolation, ordering, and drain.
-    All methods are called on the event loop of the bus.
-    """
+class AdapterBase(Protocol):
+    """What every adapter has. All methods are called on the event loop of the bus."""
 
     @property
     def name(self) -> str:
@@ -205,12 +206,12 @@ class Adapter(Protocol):
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """The store that ``bury`` writes to."""
+        """What subscriptions gave up on. Asked for once it is started."""
         ...
 
     @property
     def lost(self) -> int:
-        """How many events and dead letters it had to drop so far. Health reads it."""
+        """How many events and dead letters it knows to be lost so far. Health reads it."""
         ...
 
     @property
@@ -218,13 +219,108 @@ class Adapter(Protocol):
         """What is not as it should be although it works, for health; None when all is well."""
         ...
 
+    async def start(self) -> None:
+        """Gets ready to carry events; raises a ``BusError`` when it cannot."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back what ``start`` took.
+
+        Called once after each ``start`` that succeeded: after everything else, or because the bus could
+        not be started for another reason. In that case ``start`` may follow again.
+        """
+        ...
+
+
+class Adapter(AdapterBase, Protocol):
+    """A transport: a server, a file, anything that keeps messages outside of the process.
+
+    It owns storage, leases and redelivery. The engine owns workers, retries, isolation, middleware, the
+    decision that a message is dead, and drain; no adapter dispatches by itself. ``features.in_process``
+    is false. Errors of its server become ``BusError`` at its edge, with the cause kept.
+    """
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        """Stores messages, in order, and tells for each of them what came of it.
+
+        None: it is stored, as ``features`` promise. ``PublishFailed``: it is definitely not stored; where
+        it is ``transient`` the bus tries again. ``PublishUncertain``: it may be stored. One message's
+        failure says nothing about the others. There is one call at a time; it is never cancelled, and
+        ends by itself in bounded time. What it raises counts as ``PublishUncertain`` for each message.
+        """
+        ...
+
+    async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
+        """Opens a subscription; from now on it misses nothing. Raises ``BusError``; it is called again then.
+
+        The group outlives the process where the adapter is durable, and ``close`` of the consumer.
+        """
+        ...
+
+    async def backlog(self, spec: SubscriptionSpec) -> int:
+        """How many messages the subscription has not settled, in all instances together.
+
+        Those that nobody received, those that are owned, and those that wait for a retry.
+        """
+        ...
+
+
+class Consumer(Protocol):
+    """One open subscription of one instance.
+
+    The engine never cancels a call: a message that is on its way would be stranded. ``receive`` and
+    ``settle`` may be under way at the same time, each of them once.
+    """
+
+    @property
+    def longest_hold(self) -> float:
+        """Up to how many seconds the engine may keep a message while its retry is not due.
+
+        Longer delays are handed back with the outcome ``retry``. ``math.inf`` where the adapter cannot
+        wait by itself (``features.delayed`` is false), or must not let others overtake (``ordered``).
+        """
+        ...
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """At most ``limit`` messages, in order; waits up to a few seconds for the first one.
+
+        An empty answer means that there was none, or ``stop`` was called. The receiver owns them, however
+        long a handler takes, until they are settled. Raises ``BusError``; it is called again then, after
+        a pause, and nothing is skipped.
+        """
+        ...
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """Carries outcomes out, and tells for each of them what came of it.
+
+        None: done, and stored. ``LeaseLost``: somebody else owns the message; it is his. Any other error:
+        not, or perhaps not, done; the engine asks again, so that doing it twice must be harmless. What
+        it raises counts for all of them.
+        """
+        ...
+
+    def stop(self) -> None:
+        """From now on nothing is received: a ``receive`` that waits ends soon, with what it has."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of what ``open_consumer`` took; no call is under way any more, and none follows.
+
+        What is owned still, and was not released, is left to whoever claims it when its lease ends.
+        """
+        ...
+
+
+class InProcessAdapter(AdapterBase, Protocol):
+    """A transport inside the process that publishes: ``features.in_process`` is true.
+
+    It decides who gets an event (groups compete, broadcast reaches all) and keeps dead letters. The
+    engine owns everything else: the bounded queue, workers, retries, isolation, ordering, and drain.
+    """
+
     @property
     def serialize(self) -> bool:
         """Whether events must pass through the serializer on their way, as they would on a network."""
-        ...
-
-    async def start(self) -> None:
-        """Gets ready to carry events; raises a ``BusError`` when it cannot."""
         ...
 
     def attach(self, inlet: Inlet) -> None:
@@ -236,7 +332,7 @@ class Adapter(Protocol):
         ...
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Calls ``changed`` whenever an answer of ``route`` may have become a different one."""
+        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have become another one."""
         ...
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
@@ -247,13 +343,14 @@ class Adapter(Protocol):
         """Stores a dead letter of a subscription, with what has to be handed over when it is redriven."""
         ...
 
-    async def close(self) -> None:
-        """Gives back what ``start`` took, and forgets who watches.
 
-        Called once after each ``start`` that succeeded: after the last ``detach``, or because the bus
-        could not be started for another reason. In that case ``start`` may follow again.
-        """
-        ...
+AnyAdapter = Adapter | InProcessAdapter
+"""What the hook ``promenade_bus_adapters`` may offer; see ``is_in_process``."""
+
+
+def is_in_process(adapter: AnyAdapter) -> TypeGuard[InProcessAdapter]:
+    """Which of the two an adapter is: its ``features`` tell."""
+    return adapter.features.in_process
 
 
 # --- health -----------------------------------------------------------------------------------------------
@@ -283,7 +380,10 @@ class CheckResult:
 
 @attrs.frozen(kw_only=True)
 class SubscriptionState:
-    """The counters of one subscription since the bus was opened, and what it holds now."""
+    """The counters of one subscription since the bus was opened, and what it holds now.
+
+    ``late`` counts what was settled here after another consumer had taken it over.
+    """
 
     name: str
     topic: str
@@ -297,6 +397,7 @@ class SubscriptionState:
     retried: int
     dead_lettered: int
     redriven: int
+    late: int = 0
 
 
 @attrs.frozen(kw_only=True)

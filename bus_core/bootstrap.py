@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from bus_core.abc import Adapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
+from bus_core.abc import AnyAdapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
 from bus_core.bus import Bus, BusParts
 from bus_core.clock import Clock, SystemClock
 from bus_core.codec import Codec
 from bus_core.config import BusConfig, PluginChoice, read_choice, read_config
 from bus_core.errors import BusError, ConfigError, PluginError
-from bus_core.fallback import FallbackAdapter
 from bus_core.outcomes import describe_error
 from bus_core.plugins import NamedRegistry, Offer, Plugins, discover
 from bus_core.sync import SyncBus
@@ -124,7 +123,8 @@ class _Assembly:
         return BusParts(
             config=config,
             plugins=plugins,
-            adapter=self._adapter(),
+            adapter=self._adapter(config.adapter),
+            fallback=self._fallback(),
             codec=Codec(serializer, registry, config.service),
             registry=registry,
             clock=self._clock,
@@ -143,12 +143,12 @@ class _Assembly:
             self._add_faults(error.faults)
             return PluginChoice(name, {}, f"$.bus.{name}")
 
-    def _adapter(self) -> Adapter:
-        adapter = self._build(self._plugins.adapters, self._adapter_choice(self.config.adapter))
-        if self.config.fallback in (None, self.config.adapter):
-            return adapter
-        fallback = self._build(self._plugins.adapters, self._adapter_choice(self.config.fallback))
-        return FallbackAdapter(adapter, fallback)
+    def _adapter(self, name: str) -> AnyAdapter:
+        return self._build(self._plugins.adapters, self._adapter_choice(name))
+
+    def _fallback(self) -> AnyAdapter | None:
+        name = self.config.fallback
+        return None if name in (None, self.config.adapter) else self._adapter(name)
 
     def _policies(self) -> Callable[[str], RetryPolicy]:
         # Built here rather than at the first failure: a plugin that cannot build its policy is an error

@@ -9,16 +9,16 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
 from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import attrs
 
 from bus_core.abc import (
     Adapter,
+    AnyAdapter,
     CheckResult,
     EngineState,
     HealthProbe,
@@ -28,20 +28,21 @@ from bus_core.abc import (
     Seconds,
     SubscriptionSpec,
     SubscriptionState,
+    is_in_process,
 )
+from bus_core.arguments import as_seconds, checked_event, checked_headers, described
+from bus_core.carriers import Carrier, Codec, InProcessCarrier, may_wait
 from bus_core.clock import Clock
 from bus_core.config import BusConfig
 from bus_core.dead_letters import DeadLetters
 from bus_core.engine import DrainReport, Engine, current_engine
 from bus_core.errors import (
-    BufferFull,
     BusClosed,
     BusForked,
     BusNotStarted,
     BusStateError,
     CalledFromHandler,
     DuplicateSubscription,
-    EventTypeMismatch,
     InvalidHandler,
     InvalidTopic,
     PublishFailed,
@@ -51,16 +52,17 @@ from bus_core.errors import (
     WrongEventLoop,
 )
 from bus_core.events import Event
-from bus_core.follow_up import EventCodec
+from bus_core.fallback import start_one_of
 from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
 from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
 from bus_core.lanes import Lane
-from bus_core.messages import NO_HEADERS, Delivery, Envelope, Message
+from bus_core.messages import NO_HEADERS, Delivery, Envelope
 from bus_core.outcomes import AttemptFailure
 from bus_core.pipeline import compose
 from bus_core.plugins import Plugins
 from bus_core.primitives import FrozenMapping
+from bus_core.remote import RemoteCarrier
 from bus_core.routes import Route, Routes
 from bus_core.subscriptions import (
     CheckedOptions,
@@ -70,9 +72,9 @@ from bus_core.subscriptions import (
     default_name,
 )
 from bus_core.timeouts import call_within
-from bus_core.topics import Topic, TopicPattern, TopicRegistry, class_name, is_pattern, patterns_overlap
+from bus_core.topics import Topic, TopicPattern, TopicRegistry, is_pattern, patterns_overlap
 
-__all__ = ["NOTHING_TO_DRAIN", "Bus", "BusParts", "as_seconds"]
+__all__ = ["NOTHING_TO_DRAIN", "Bus", "BusParts"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -93,21 +95,13 @@ class _State(Enum):
     CLOSED = "closed"
 
 
-class Codec(EventCodec, Protocol):
-    """What the bus needs of ``bus_core.codec.Codec``."""
-
-    def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
-        """The event as a message."""
-        ...
-
-
 @attrs.frozen(kw_only=True)
 class BusParts:
     """What a bus is assembled from; see ``bus_core.bootstrap.open_bus``."""
 
     config: BusConfig
     plugins: Plugins
-    adapter: Adapter
+    adapter: AnyAdapter
     codec: Codec
     registry: TopicRegistry
     clock: Clock
@@ -115,6 +109,7 @@ class BusParts:
     consume_middleware: tuple[Middleware, ...] = ()
     publish_middleware: tuple[Middleware, ...] = ()
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
+    fallback: AnyAdapter | None = None
 
 
 class Bus:
@@ -131,8 +126,9 @@ class Bus:
         self._adapter = parts.adapter
         self._consume_middleware = parts.consume_middleware
         self._publish_middleware = parts.publish_middleware
+        self._degraded: str | None = None  # what health has to say of the adapter that is used
+        self._carrier: Carrier | None = None  # from start on
         self._engine = Engine(
-            adapter=parts.adapter,
             codec=parts.codec,
             clock=parts.clock,
             worker_pool_size=parts.config.worker_pool_size,
@@ -148,14 +144,11 @@ class Bus:
         # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
         self._direct: dict[Topic[Any] | str, Route] = {}
         self._indirections = 0
-        self._generation = 0
         self._routes = Routes()
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
         self._closing: asyncio.Future[DrainReport] | None = None
         self._forked = False
-        self._dead_letters = DeadLetters(
-            parts.adapter, self._check_open, lambda name: any(lane.spec.name == name for lane in self._lanes)
-        )
+        self._dead_letters = DeadLetters(lambda: self._adapter, self._check_open, self._has_subscription)
         _every_bus.add(self)
 
     def __repr__(self) -> str:
@@ -174,8 +167,8 @@ class Bus:
         return self._config
 
     @property
-    def adapter(self) -> Adapter:
-        """The transport that carries the events."""
+    def adapter(self) -> AnyAdapter:
+        """The transport that carries the events. A fallback may take its place at start."""
         return self._adapter
 
     @property
@@ -218,7 +211,10 @@ class Bus:
         return self._state_of([*self._lanes, *self._leaving])
 
     def _state_of(self, lanes: Sequence[Lane]) -> EngineState:
-        return self._engine.state(lanes, published=self._routes.published, unrouted=self._routes.unrouted)
+        routes = self._routes
+        return self._engine.state(
+            lanes, published=routes.published, unrouted=routes.unrouted, lost=self._adapter.lost
+        )
 
     def published(self) -> Mapping[str, int]:
         """How many events of each topic this bus has accepted so far.
@@ -273,27 +269,56 @@ class Bus:
             raise BusStateError("cannot start: the bus is being started already")
         if self._state is not _State.NEW:
             raise BusClosed("start")
-        if self._config.fallback is None:
+        if self._parts.fallback is None:
             self._check_features()  # before anything is opened
         self._state = _State.STARTING
-        parts: list[HealthProbe | Adapter] = [self._adapter, *self._parts.probes.values()]
-        started: list[HealthProbe | Adapter] = []
+        started: list[HealthProbe | AnyAdapter] = []
         try:
-            for part in parts:
-                await part.start()
-                started.append(part)
+            self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
+            started.append(self._adapter)
+            for probe in self._parts.probes.values():
+                await probe.start()
+                started.append(probe)
             self._check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
             await _close_each(reversed(started))
+            self._adapter, self._degraded = self._parts.adapter, None
             self._state = _State.NEW
             raise
         self._loop = asyncio.get_running_loop()
-        self._adapter.watch(self._routes_changed)
+        self._carrier = self._new_carrier()
         self._engine.start()
         self._state = _State.OPEN
         for lane in self._lanes:
-            self._adapter.attach(lane)
+            self._carrier.attach(lane)
         self._routes_changed()
+
+    def _new_carrier(self) -> Carrier:
+        adapter, codec = self._adapter, self._parts.codec
+        if is_in_process(adapter):
+            return InProcessCarrier(
+                adapter,
+                self._engine,
+                codec,
+                direct=not self._publish_middleware,
+                changed=self._routes_changed,
+                check_accepting=self._check_accepting,
+            )
+        return RemoteCarrier(
+            cast(Adapter, adapter),  # the other kind of two
+            self._engine,
+            codec,
+            publish_timeout=self._config.publish_timeout,
+            check_accepting=self._check_accepting,
+        )
+
+    @property
+    def _carried(self) -> Carrier:
+        assert self._carrier is not None, "the bus was started"
+        return self._carrier
+
+    def _has_subscription(self, name: str) -> bool:
+        return any(lane.spec.name == name for lane in self._lanes)
 
     def _check_features(self) -> None:
         mismatches = [fault for lane in self._lanes for fault in self._mismatches(lane.spec)]
@@ -332,14 +357,10 @@ class Bus:
         return await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> DrainReport:
-        report = await self._engine.stop([*self._lanes, *self._leaving], timeout, self._detach_all)
+        report = await self._carried.stop([*self._lanes, *self._leaving], timeout)
         self._state = _State.CLOSED
         await _close_each([*self._parts.probes.values(), self._adapter])
         return report
-
-    def _detach_all(self) -> None:
-        for lane in self._lanes:
-            self._adapter.detach(lane)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -363,13 +384,13 @@ class Bus:
         seconds = None if timeout is None else as_seconds(timeout)
         with _Indirection(self):
             if seconds is None:
-                await self._engine.drain(lanes)
+                await self._carried.drain(lanes)
             else:
 
                 def late() -> TimeoutError:
                     return TimeoutError(f"the bus was not drained within {seconds:g} s: {self.state()}")
 
-                await call_within(self._parts.clock, seconds, late, self._engine.drain, lanes)
+                await call_within(self._parts.clock, seconds, late, self._carried.drain, lanes)
 
     # --- publish ------------------------------------------------------------------------------------------
 
@@ -439,13 +460,13 @@ class Bus:
         route = self._route(item.topic)
         accepted_before = route.published
         sending = self._send(item)
-        token = _may_wait.set(False)
+        token = may_wait.set(False)
         try:
             sending.send(None)
         except StopIteration:
             return
         finally:
-            _may_wait.reset(token)
+            may_wait.reset(token)
             sending.close()
         if route.published == accepted_before:
             raise PublishFailed(
@@ -511,7 +532,7 @@ class Bus:
         block = open_block(self._block.get())
         if block is None:
             return False
-        if self._adapter.serialize:
+        if self._carried.encodes:
             # Encoded for the error only: before the commit there is still something that can be undone.
             self._parts.codec.encode(item.topic, item.event, item.headers)
         block.items.append(item)
@@ -521,38 +542,23 @@ class Bus:
         """Everything that can be wrong with a publish before it is sent."""
         self._check_accepting()
         declared = self._declared(topic)
-        checked = _checked_event(declared, event)
-        return HeldEvent(declared, checked, NO_HEADERS if headers is None else _checked_headers(headers))
+        checked = checked_event(declared, event)
+        return HeldEvent(declared, checked, NO_HEADERS if headers is None else checked_headers(headers))
 
     def _declared(self, topic: object) -> Topic[Any]:
         if isinstance(topic, Topic):
             return self._registry.declare(topic)
         if isinstance(topic, str):
             return self._registry.find(topic)
-        raise InvalidTopic(f"a topic is a Topic or the name of one, got {_described(topic)}")
+        raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
 
     async def _send(self, item: HeldEvent) -> None:
         chain = self._route(item.topic).chain
         await chain(Envelope(item.topic.name, item.event, dict(item.headers)))
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
-        event = _checked_event(route.topic, envelope.event)
-        headers = _checked_headers(envelope.headers)
-        payload: Event | Message = event
-        if self._adapter.serialize:
-            payload = self._parts.codec.encode(route.topic, event, headers)
-        granted: Engine | None = None
-        while (full := self._renewed(route).full_engine()) is not None:
-            if not _may_wait.get():
-                raise BufferFull("buffer", self._config.buffer_size)
-            if granted is not None:
-                granted.buffer.pass_on()  # another engine is full: somebody else may have the place
-            await full.buffer.room()
-            granted = full
-        self._check_accepting()  # again: it may have been closed while the event was held, or waited
-        route.deliver(payload, headers)
-        if granted is not None:
-            granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
+        event = checked_event(route.topic, envelope.event)
+        await self._carried.accept(route, event, checked_headers(envelope.headers))
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry
@@ -561,17 +567,10 @@ class Bus:
             route = Route(topic)
             route.chain = compose(self._publish_middleware, partial(self._accept, route))
             self._routes.add(route, declared=declared)
-        self._renewed(route)
-        may_be_direct = self._state is _State.OPEN and not self._indirections and not self._adapter.serialize
+        self._carried.renew(route)
+        may_be_direct = self._state is _State.OPEN and not self._indirections
         if may_be_direct and declared and route.port is not None:
             self._direct[route.topic] = self._direct[route.topic.name] = route
-        return route
-
-    def _renewed(self, route: Route) -> Route:
-        """The route, after it has asked the adapter again if something changed since it did."""
-        if route.generation != self._generation:
-            route.generation = self._generation
-            route.renew(self._adapter, self._engine, direct=not self._publish_middleware)
         return route
 
     # --- subscribe ----------------------------------------------------------------------------------------
@@ -678,7 +677,7 @@ class Bus:
         )
         self._lanes.append(lane)
         if self._state is _State.OPEN:
-            self._adapter.attach(lane)
+            self._carried.attach(lane)
         return Subscription(self, lane)
 
     def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
@@ -732,14 +731,15 @@ class Bus:
         lanes = [lane for lane in self._lanes if lane.spec.topic == text and lane.handler == handler]
         if not lanes:
             raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
-        leaving = [self._begin_to_leave(lane) for lane in lanes]
-        for left in leaving:
-            await self._until_left(left)
+        leaving = [(lane, self._begin_to_leave(lane)) for lane in lanes]
+        for lane, left in leaving:
+            await self._until_left(lane, left)
 
     async def subscription_ready(self, lane: Lane) -> None:
         """See ``Subscription.ready``."""
         self._check_open("wait for a subscription")
         self._check_subscribed(lane)
+        await self._carried.opened(lane)
 
     def _check_subscribed(self, lane: Lane) -> None:
         if lane not in self._lanes:
@@ -759,13 +759,14 @@ class Bus:
             lane.pause()
         else:
             lane.resume()
-        self._routes_changed()
+        if self._carrier is not None:
+            self._carrier.pause_changed(lane)
 
     async def leave(self, lane: Lane) -> None:
         """See ``Subscription.unsubscribe``."""
         if self._state is not _State.CLOSED or self._forked:
             self._check_usable("unsubscribe")
-            await self._until_left(self._begin_to_leave(lane))
+            await self._until_left(lane, self._begin_to_leave(lane))
 
     def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
         """Takes a lane out of routing; None when there is nothing to wait for."""
@@ -774,14 +775,15 @@ class Bus:
         self._lanes.remove(lane)
         if self._state is not _State.OPEN:
             return None
-        self._adapter.detach(lane)
+        self._carried.detach(lane)
         left = self._leaving[lane] = lane.leave()
         left.add_done_callback(lambda _: self._leaving.pop(lane))
         return left
 
-    async def _until_left(self, left: asyncio.Future[None] | None) -> None:
+    async def _until_left(self, lane: Lane, left: asyncio.Future[None] | None) -> None:
         if left is not None and not self.in_handler:
             await asyncio.shield(left)
+            await self._carried.left(lane)
 
     # --- health -------------------------------------------------------------------------------------------
 
@@ -818,8 +820,12 @@ class Bus:
                 f"{state.lost} events or dead letters were lost; the log names them (look for 'lost')",
                 figures,
             )
-        if self._adapter.degraded is not None:
-            return CheckResult(HealthStatus.DEGRADED, self._adapter.degraded, figures)
+        problem = None if self._carrier is None else self._carrier.problem
+        if problem is not None:
+            return CheckResult(*problem, figures)
+        degraded = self._degraded or self._adapter.degraded
+        if degraded is not None:
+            return CheckResult(HealthStatus.DEGRADED, degraded, figures)
         return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
 
     # --- checks -------------------------------------------------------------------------------------------
@@ -857,7 +863,6 @@ class Bus:
     def _routes_changed(self) -> None:
         """Every route has to ask the adapter again, when it is used next."""
         self._direct = {}
-        self._generation += 1
 
     def _look_closer(self) -> None:
         """From now on every publish takes the longer way, with all checks."""
@@ -898,53 +903,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-_may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
-"""Whether the publish that is under way may wait for room; a chain of middleware lies in between."""
-
-
-async def _close_each(parts: Iterable[HealthProbe | Adapter]) -> None:
+async def _close_each(parts: Iterable[HealthProbe | AnyAdapter]) -> None:
     """Closes all of them, whatever one of them raises: nobody is left who could do anything about it."""
     for part in parts:
         try:
             await part.close()
         except Exception:
             logger.exception("closing %r failed", part)
-
-
-def as_seconds(value: Seconds) -> float:
-    """A timeout in seconds; raises ``TypeError`` or ``ValueError``."""
-    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"a timeout is a number of seconds or a timedelta, got {value!r}")
-    if not seconds >= 0:
-        raise ValueError(f"a timeout must be at least 0 seconds, got {value!r}")
-    return float(seconds)
-
-
-def _described(value: object) -> str:
-    """What something is, without showing what it holds."""
-    return repr(value) if value is None or isinstance(value, int | float) else f"a {class_name(type(value))}"
-
-
-def _checked_event(topic: Topic[Any], event: object) -> Event:
-    """The event, when its class is the topic's, or the topic carries any.
-
-    An event of a subclass would arrive in process, and could not be decoded anywhere else.
-    """
-    if isinstance(event, Event) and topic.event_class in (type(event), Event):
-        return event
-    got = class_name(type(event))
-    if isinstance(event, topic.event_class):
-        got += ", a subclass, which could not be decoded again; give it a topic of its own"
-    raise EventTypeMismatch(topic.name, class_name(topic.event_class), got)
-
-
-def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    if not headers:
-        return NO_HEADERS
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
-    for key, value in headers.items():
-        if not (isinstance(key, str) and isinstance(value, str)):
-            raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")
-    return FrozenMapping(headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bus_core.abc import Adapter, DeadLetterStore
+from bus_core.abc import AdapterBase, DeadLetterStore
 from bus_core.errors import BusError, UnknownSubscription
 from bus_core.messages import DeadLetter, DeadLetterFilter
 
@@ -15,7 +15,10 @@ class DeadLetters:
     """The dead letters of a bus. Every call needs the bus to be started."""
 
     def __init__(
-        self, adapter: Adapter, check_usable: Callable[[str], None], subscribed: Callable[[str], bool]
+        self,
+        adapter: Callable[[], AdapterBase],
+        check_usable: Callable[[str], None],
+        subscribed: Callable[[str], bool],
     ) -> None:
         self._adapter = adapter
         self._check_usable = check_usable
@@ -23,7 +26,7 @@ class DeadLetters:
 
     @property
     def _store(self) -> DeadLetterStore:
-        return self._adapter.dead_letters
+        return self._adapter().dead_letters
 
     async def list(
         self, *, topic: str | None = None, subscription: str | None = None, limit: int = 100

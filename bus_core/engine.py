@@ -26,7 +26,7 @@ from typing import Literal, cast
 
 import attrs
 
-from bus_core.abc import Adapter, EngineState
+from bus_core.abc import EngineState
 from bus_core.buffer import Buffer
 from bus_core.clock import Clock, expiry
 from bus_core.errors import BusClosed
@@ -34,24 +34,30 @@ from bus_core.events import Event
 from bus_core.follow_up import EventCodec, FollowUp
 from bus_core.jobs import DrainMark, Entry, Job, Port, Unit, unit_of
 from bus_core.lanes import Lane
-from bus_core.messages import NO_HEADERS, DeadLetter, Message
+from bus_core.messages import NO_HEADERS, DeadLetter, Message, Received
 from bus_core.outcomes import AttemptFailure
 from bus_core.threads import ThreadPool
-from bus_core.workers import WorkerPool, current_worker
+from bus_core.workers import Worker, WorkerPool, current_worker
 
-__all__ = ["Abandoned", "DrainReport", "Engine", "current_engine"]
+__all__ = ["Abandoned", "DrainReport", "Engine", "abandoned", "current_engine"]
 
 logger = logging.getLogger("promenade.bus")
 
 
+State = Literal["queued", "running", "waiting for retry", "settling"]
+
+
 @attrs.frozen
 class Abandoned:
-    """An event that was accepted but not settled when the bus was closed."""
+    """An event that was accepted but not settled when the bus was closed.
+
+    ``settling``: it was handled, or is dead, but the adapter could not be told in time.
+    """
 
     topic: str
     subscription: str
     event_id: str
-    state: Literal["queued", "running", "waiting for retry"]
+    state: State
 
 
 @attrs.frozen
@@ -69,13 +75,42 @@ def current_engine() -> Engine | None:
     return None if worker is None or worker.entry is None else cast(Engine, worker.pool.inside)
 
 
+_Left = tuple[Lane, Event | Job, State]
+"""What is left when the engine gives up: for which lane, and how far it had come."""
+
+
+def abandoned(left: _Left) -> Abandoned:
+    """What is reported, after it was logged."""
+    lane, payload, state = left
+    topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
+    item = Abandoned(topic, lane.spec.name, str(payload.event_id), state)
+    logger.error(
+        "abandoned at shutdown: topic=%s subscription=%s event_id=%s state=%s",
+        item.topic,
+        item.subscription,
+        item.event_id,
+        item.state,
+    )
+    return item
+
+
+def _released(worker: Worker, left: _Left, stubborn: Collection[Worker]) -> bool:
+    """Gives back what a cancelled worker was at. What runs on, as a thread does, must not run twice."""
+    lane, job, _ = left
+    return (
+        worker not in stubborn
+        and not lane.runs_in_threads
+        and isinstance(job, Job)
+        and lane.settler.release(job)
+    )
+
+
 class Engine:
     """Runs the handlers of one bus. All methods are for the event loop of the bus only."""
 
     def __init__(
         self,
         *,
-        adapter: Adapter,
         codec: EventCodec,
         clock: Clock,
         worker_pool_size: int,
@@ -85,10 +120,9 @@ class Engine:
         self.clock = clock
         self.buffer = Buffer(buffer_size, overflow_size)
         self.threads = ThreadPool(worker_pool_size, "promenade-handler")
-        self._adapter = adapter
         self._codec = codec
-        self._worker_pool_size = worker_pool_size
-        self._follow_up = FollowUp(adapter=adapter, codec=codec, clock=clock, settle=self._settle)
+        self.worker_pool_size = worker_pool_size
+        self._follow_up = FollowUp(codec=codec, clock=clock, finish=self.finish)
         self._pool = WorkerPool(
             size=worker_pool_size,
             buffer=self.buffer,
@@ -98,8 +132,9 @@ class Engine:
         )
         self._marks: set[DrainMark] = set()
 
-    def _settle(self, job: Job) -> None:
-        self._pool.settle(job)
+    def finish(self, job: Job) -> None:
+        """A job has come to its end, good or bad, and its settler is through with it."""
+        self._pool.finish(job)
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
@@ -201,6 +236,34 @@ class Engine:
             )
         )
 
+    def receive(self, lane: Lane, received: Received, doomed: str | None) -> Job:
+        """Accepts a message from an adapter's consumer. ``doomed`` says why it is not to be handled."""
+        self.buffer.unsettled += 1
+        message = received.message
+        job = Job(
+            lane,
+            message.topic,
+            None,
+            received.published_at,
+            message=message,
+            headers=message.headers,
+            key=message.key,
+            history=received.history,
+            attempt=received.attempt,
+            redelivered=received.redelivered,
+            receipt=received.receipt,
+            doomed=doomed,
+        )
+        lane.accept(job)
+        return job
+
+    def take_unstarted(self, lane: Lane) -> list[Job]:
+        """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""
+        jobs = [*lane.take_all(), *self._follow_up.take(lane)]
+        for job in jobs:
+            self.buffer.delivery_settled(job.unit)
+        return jobs
+
     def decode(self, job: Job) -> Event:
         """The event of a job that arrived as a message; raises ``DeserializationError``."""
         assert job.message is not None, "a job without an event has a message"
@@ -274,19 +337,22 @@ class Engine:
         self.buffer.refuse_publishers()
         expired, timer = expiry(self.clock, timeout)
         drained = loop.create_task(self._drain_all(lanes), name="promenade-drain")
+        reported: list[Abandoned] = []
         try:
             await asyncio.wait((drained, expired), return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
             drained.cancel()
             before_abandoning()
-            abandoned = self._abandon(lanes)
-        await self._pool.end()
+            left, cancelled = self._take_everything(lanes)
+            reported += map(abandoned, left)
+        stubborn = await self._pool.end()
+        reported += [abandoned(left) for worker, left in cancelled if not _released(worker, left, stubborn)]
         for mark in (*self._marks,):
             if not mark.done.done():
                 mark.done.set_exception(BusClosed("drain"))
         self.threads.close()
-        return DrainReport(not abandoned, abandoned, self.clock.monotonic() - began)
+        return DrainReport(not reported, tuple(reported), self.clock.monotonic() - began)
 
     async def _drain_all(self, lanes: Sequence[Lane]) -> None:
         while self.buffer.unsettled:
@@ -294,42 +360,29 @@ class Engine:
                 logger.critical("%d events are neither settled nor to be found", self.buffer.unsettled)
                 return
 
-    def _abandon(self, lanes: Sequence[Lane]) -> tuple[Abandoned, ...]:
-        """Takes everything out of the queue and the timers, and tells what it was."""
-        left: list[Abandoned] = []
-
-        def note(
-            lane: Lane, payload: Event | Job, state: Literal["queued", "running", "waiting for retry"]
-        ) -> None:
-            topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
-            left.append(Abandoned(topic, lane.spec.name, str(payload.event_id), state))
-
-        for port, payload, _ in self._pool.abandon():
-            note(port.lane, payload, "running")
+    def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[_Left], list[tuple[Worker, _Left]]]:
+        """Takes everything out of queue and timers: what is abandoned, and what may be given back later."""
+        left: list[_Left] = []
+        cancelled: list[tuple[Worker, _Left]] = []
+        for worker, (port, payload, counter) in self._pool.abandon():
+            # An event that was taken for a job while it ran is known by that job.
+            running: _Left = (port.lane, counter if isinstance(counter, Job) else payload, "running")
+            if port.lane.settler.releases:
+                cancelled.append((worker, running))
+            else:
+                left.append(running)
         for port, payload, _ in self.buffer.take_all():
-            for each in port.ports:
-                note(each.lane, payload, "queued")
+            left.extend((each.lane, payload, "queued") for each in port.ports)
         for lane in lanes:
-            for job in lane.held_jobs():
-                note(lane, job, "queued")
-        for job in self._follow_up.stop():
-            note(job.lane, job, "waiting for retry")
-        for lane in lanes:
+            left.extend((lane, job, "queued") for job in lane.held_jobs())
             lane.clear()
-        for item in left:
-            logger.error(
-                "abandoned at shutdown: topic=%s subscription=%s event_id=%s state=%s",
-                item.topic,
-                item.subscription,
-                item.event_id,
-                item.state,
-            )
-        return tuple(left)
+        left.extend((job.lane, job, "waiting for retry") for job in self._follow_up.stop())
+        return left, cancelled
 
     # --- reports ------------------------------------------------------------------------------------------
 
-    def state(self, lanes: Sequence[Lane], *, published: int, unrouted: int) -> EngineState:
-        """A snapshot for probes and tools."""
+    def state(self, lanes: Sequence[Lane], *, published: int, unrouted: int, lost: int) -> EngineState:
+        """A snapshot for probes and tools. ``lost`` is what was lost outside of the engine."""
         buffer = self.buffer
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
@@ -338,7 +391,7 @@ class Engine:
         running = Counter(worker.lane for worker in at_work)
         return EngineState(
             running_handlers=len(at_work),
-            worker_pool_size=self._worker_pool_size,
+            worker_pool_size=self.worker_pool_size,
             unsettled=buffer.unsettled,
             buffer_size=buffer.size,
             overflow_size=buffer.overflow_size,
@@ -351,6 +404,6 @@ class Engine:
             ),
             published=published,
             unrouted=unrouted,
-            lost=self._pool.lost + self._follow_up.lost + self._adapter.lost,
+            lost=self._pool.lost + self._follow_up.lost + lost,
             subscriptions=tuple(lane.state(queued[lane], running[lane]) for lane in lanes),
         )

@@ -34,6 +34,9 @@
     │   ├── PublishUncertain        may be stored
     │   └── PublishManyError        the result of each item of a batch
     ├── DeadLetterNotFound
+    ├── AdapterError                the adapter's server or storage does not do what it is asked to
+    ├── LeaseLost                   a message that was held too long belongs to another consumer by now
+    ├── ConsumerDied                how the death of a process that handled a message is recorded
     ├── HandlerTimeout              how a handler that ran too long is recorded
     ├── UnhealthyError              raised by HealthReport.raise_if_unhealthy
     ├── PermanentError              raised by handlers: do not retry
@@ -47,6 +50,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 __all__ = [
+    "AdapterError",
     "BufferFull",
     "BusClosed",
     "BusError",
@@ -55,6 +59,7 @@ __all__ = [
     "BusStateError",
     "CalledFromHandler",
     "ConfigError",
+    "ConsumerDied",
     "DeadLetterNotFound",
     "DeserializationError",
     "DuplicateSubscription",
@@ -65,6 +70,7 @@ __all__ = [
     "InvalidHandler",
     "InvalidPlugin",
     "InvalidTopic",
+    "LeaseLost",
     "PermanentError",
     "PluginConflict",
     "PluginError",
@@ -330,7 +336,15 @@ class BufferFull(PublishError):
 
 
 class PublishFailed(PublishError):
-    """The event is definitely not stored."""
+    """The event is definitely not stored.
+
+    ``transient`` says that the same call may well succeed a little later: the bus tries again by itself
+    until ``publish_timeout`` is over.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        self.transient = transient
+        super().__init__(reason)
 
 
 class PublishUncertain(PublishError):
@@ -362,6 +376,18 @@ class DeadLetterNotFound(BusError, LookupError):
         super().__init__(
             f"no dead letter has the id {letter_id!r} (never there, purged, or dropped by a full store)"
         )
+
+
+class AdapterError(BusError):
+    """The server or the storage behind an adapter cannot be reached, or does not do what it is asked to."""
+
+
+class LeaseLost(BusError):
+    """A message was settled too late: by then another consumer owned it, and may handle it again."""
+
+
+class ConsumerDied(BusError):
+    """How it is recorded that a process died, or lost its lease, while it held a message."""
 
 
 class HandlerTimeout(BusError, TimeoutError):

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Protocol
 from uuid import UUID
 
-from bus_core.abc import Adapter
 from bus_core.clock import Clock, TimerHandle
 from bus_core.events import Event
 from bus_core.jobs import Job
+from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Message
 from bus_core.outcomes import AttemptFailure, Decision, decide, describe_error, place_of
 from bus_core.primitives import uuid7
@@ -38,15 +38,12 @@ class EventCodec(Protocol):
 
 
 class FollowUp:
-    """Sees every failed attempt through. ``settle`` is called with each job that has come to its end."""
+    """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
 
-    def __init__(
-        self, *, adapter: Adapter, codec: EventCodec, clock: Clock, settle: Callable[[Job], None]
-    ) -> None:
-        self._adapter = adapter
+    def __init__(self, *, codec: EventCodec, clock: Clock, finish: Callable[[Job], None]) -> None:
         self._codec = codec
         self._clock = clock
-        self._settle = settle
+        self._finish = finish
         self._waiting: dict[Job, TimerHandle] = {}
         self._observers: list[Callable[[AttemptFailure], None]] = []
         self.lost = 0
@@ -73,36 +70,42 @@ class FollowUp:
         try:
             self._decide(job, error)
         except BaseException as broken:  # such as a log filter that raises: the account has to add up
-            self.lost += 1
-            _log_loss(job, "its failure could not be dealt with", broken)
-            self._settle(job)
+            if job.lane.settler.drop(job):
+                self.lost += 1
+                _log_loss(job, "its failure could not be dealt with", broken)
 
     def _decide(self, job: Job, error: BaseException) -> None:
         lane = job.lane
-        decision = decide(
-            error,
-            job.attempt,
-            lane.policy_for(job.topic),
-            lane.give_up_on,
-            decoded=job.event is not None,
-        )
+        if job.doomed is not None:
+            decision = Decision("dead_letter", reason=job.doomed)
+        else:
+            decision = decide(
+                error,
+                job.attempt,
+                lane.policy_for(job.topic),
+                lane.give_up_on,
+                decoded=job.event is not None,
+            )
         if self._observers:
             self._tell(job, error, decision)
-        if decision.action != "postpone":
+        if decision.action != "postpone" and job.doomed is None:
             lane.failed_attempts += 1
             job.history += (Attempt(job.attempt, self._clock.now(), describe_error(error)),)
         log = partial(_log_failure, job, type(error).__name__, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
             self._bury(job, decision.reason)
-            self._settle(job)
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
-        self._waiting[job] = self._clock.call_later(
-            decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
-        )
-        lane.waiting += 1
-        lane.step_done(job, settled=False)
+        job.redelivered = True
+        if decision.action == "retry":
+            job.attempt += 1
+        if lane.settler.keeps(job, decision.delay):
+            self._waiting[job] = self._clock.call_later(
+                decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
+            )
+            lane.waiting += 1
+            lane.step_done(job, settled=False)
 
     def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
         failure = AttemptFailure(
@@ -127,11 +130,17 @@ class FollowUp:
     def _retry_due(self, job: Job, *, counted: bool) -> None:
         del self._waiting[job]
         job.lane.waiting -= 1
-        job.redelivered = True
         if counted:
-            job.attempt += 1
             job.lane.retried += 1
         job.lane.resume_job(job)
+
+    def take(self, lane: Lane) -> list[Job]:
+        """Gives up on the retries of a lane that are not due yet, and returns their jobs."""
+        jobs = [job for job in self._waiting if job.lane is lane]
+        for job in jobs:
+            self._waiting.pop(job).cancel()
+            lane.waiting -= 1
+        return jobs
 
     def _bury(self, job: Job, reason: str) -> None:
         lane = job.lane
@@ -157,10 +166,11 @@ class FollowUp:
             dead_at=self._clock.now(),
         )
         try:
-            self._adapter.bury(letter, job.payload, lane)
+            lane.settler.bury(job, letter)
         except BaseException as broken:
             self.lost += 1
             _log_loss(job, "the dead-letter store failed", broken)
+            self._finish(job)
 
 
 def _as_uuid(text: str) -> UUID | None:

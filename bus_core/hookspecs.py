@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pluggy
 
-from bus_core.abc import Adapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
 from bus_core.topics import TopicCatalogue
 
 __all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
@@ -25,7 +25,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:  # type: ignore[empty-body]
+def promenade_bus_adapters() -> Mapping[str, Factory[Any, AnyAdapter]]:  # type: ignore[empty-body]
     """Adapters by the name that ``bus.adapter`` selects."""
 
 

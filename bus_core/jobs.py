@@ -59,12 +59,14 @@ class Job:
     __slots__ = (
         "accepted_at",
         "attempt",
+        "doomed",
         "event",
         "headers",
         "history",
         "key",
         "lane",
         "message",
+        "receipt",
         "redelivered",
         "topic",
         "unit",
@@ -82,7 +84,10 @@ class Job:
         headers: Mapping[str, str],
         key: str = "",
         history: tuple[Attempt, ...] = (),
+        attempt: int = 1,
         redelivered: bool = False,
+        receipt: object = None,
+        doomed: str | None = None,
     ) -> None:
         self.lane = lane
         self.topic = topic
@@ -93,8 +98,10 @@ class Job:
         self.headers = headers
         self.key = key
         self.history = history
-        self.attempt = 1
+        self.attempt = attempt
         self.redelivered = redelivered
+        self.receipt = receipt  # the adapter's, of what was received
+        self.doomed = doomed  # why it goes to the dead letters without being handled
 
     @property
     def payload(self) -> Event | Message:

@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
-from bus_core.errors import HandlerTimeout
+from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events import Event
 from bus_core.handlers import HandlerShape
 from bus_core.jobs import Job, Port
 from bus_core.messages import DeadLetter, Delivery, Envelope, Message
 from bus_core.pipeline import compose
+from bus_core.settling import Settler
 from bus_core.timeouts import call_within, run_with_timeout
 from bus_core.topics import is_pattern
 
@@ -31,7 +32,12 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """Implements ``bus_core.abc.Inlet``; see there for ``spec`` and ``redeliver``."""
+    """Implements ``bus_core.abc.Inlet``; see there for ``spec`` and ``redeliver``.
+
+    ``settler`` is set when the lane is attached to an adapter, before it gets anything.
+    """
+
+    settler: Settler
 
     __slots__ = (
         "_active",
@@ -48,11 +54,13 @@ class Lane:
         "give_up_on",
         "handler",
         "job_port",
+        "late",
         "paused",
         "policy_for",
         "port",
         "redriven",
         "retried",
+        "settler",
         "skipped",
         "spec",
         "timeout",
@@ -102,6 +110,7 @@ class Lane:
         self._left: asyncio.Future[None] | None = None
         self.waiting = 0
         self.skipped = 0
+        self.late = 0
         self.failed_attempts = 0
         self.retried = 0
         self.dead_lettered = 0
@@ -126,6 +135,11 @@ class Lane:
     def handled(self) -> int:
         """How many events the handler has handled."""
         return self.job_port.handled + (self.port.handled if self.port is not None else 0)
+
+    @property
+    def runs_in_threads(self) -> bool:
+        """Whether the handler is a synchronous one, which cannot be cancelled."""
+        return not self._shape.is_async
 
     # --- what may run now -----------------------------------------------------------------------------------
 
@@ -201,6 +215,14 @@ class Lane:
             self._left.set_result(None)
         return self._left
 
+    def take_all(self) -> list[Job]:
+        """Removes all that no worker has begun, in order."""
+        self._take_back()
+        jobs = self.held_jobs()
+        self._backlog.clear()
+        self._held.clear()
+        return jobs
+
     def clear(self) -> None:
         """Forgets what waits here, after it was reported as abandoned."""
         self._backlog.clear()
@@ -220,6 +242,8 @@ class Lane:
 
     async def run(self, job: Job) -> None:
         """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
+        if job.doomed is not None:
+            raise PermanentError(job.doomed)
         event = job.event
         if event is None:
             event = job.event = self._engine.decode(job)
@@ -300,4 +324,5 @@ class Lane:
             retried=self.retried,
             dead_lettered=self.dead_lettered,
             redriven=self.redriven,
+            late=self.late,
         )

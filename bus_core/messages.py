@@ -1,10 +1,10 @@
-"""What travels: a message on the wire, one delivery of it, an attempt that failed, a dead letter."""
+"""What travels: a message on the wire, one delivery of it, its outcome, a failed attempt, a dead letter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import attrs
@@ -12,7 +12,17 @@ import attrs
 from bus_core.events import Event
 from bus_core.primitives import FrozenMapping
 
-__all__ = ["NO_HEADERS", "Attempt", "DeadLetter", "DeadLetterFilter", "Delivery", "Envelope", "Message"]
+__all__ = [
+    "NO_HEADERS",
+    "Attempt",
+    "DeadLetter",
+    "DeadLetterFilter",
+    "Delivery",
+    "Envelope",
+    "Message",
+    "Outcome",
+    "Received",
+]
 
 
 NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
@@ -111,3 +121,58 @@ class DeadLetterFilter:
     def selects(self, letter: DeadLetter) -> bool:
         """Whether the letter meets every criterion."""
         return self.topic in (None, letter.topic) and self.subscription in (None, letter.subscription)
+
+
+# --- between the engine and a consumer --------------------------------------------------------------------
+# Both are made once per message and never shared. They are left assignable because that is a third of the
+# price of a frozen class.
+
+
+@attrs.define(kw_only=True)
+class Received:
+    """A message that a consumer of an adapter owns from now on, until it is settled.
+
+    ``receipt`` is the adapter's own, for ``Consumer.settle``. ``attempt`` is the number of the attempt
+    that comes now: 1 plus the failed ones that count. ``history`` holds those, and earlier ones from
+    before a redrive. ``redelivered`` says that an earlier attempt may have been begun.
+
+    ``owner_died`` says that the owner before this one died, or lost its lease, and may have been handling
+    it: this counts as an attempt, and is the last entry of ``history``. ``fault`` says why the message
+    cannot be understood: it is dead-lettered with its body as it is.
+    """
+
+    message: Message
+    receipt: Any
+    published_at: datetime
+    attempt: int = 1
+    redelivered: bool = False
+    owner_died: bool = False
+    fault: str | None = None
+    history: tuple[Attempt, ...] = ()
+
+
+@attrs.define
+class Outcome:
+    """What becomes of a message that was received: the settlement that a consumer is asked for.
+
+    ============  ==========================================================================================
+    ``action``    what the adapter does
+    ============  ==========================================================================================
+    ack           forgets the message for this subscription
+    dead_letter   stores ``letter`` and forgets the message, both or neither
+    retry         hands it out again to this subscription, on any instance, in ``delay`` seconds
+    release       hands it out again to this subscription, on any instance, at once
+    hold          nothing: the engine keeps it and tries again by itself. An adapter that can notes
+                  ``attempt`` and ``history``, so that they survive the process
+    ============  ==========================================================================================
+
+    ``attempt`` is the number of the attempt that comes next, and ``history`` what is to be known of
+    those before it: what ``Received`` says when the message is handed out again.
+    """
+
+    action: Literal["ack", "dead_letter", "retry", "release", "hold"]
+    receipt: Any
+    delay: float = 0.0
+    attempt: int = 1
+    history: tuple[Attempt, ...] = ()
+    letter: DeadLetter | None = None

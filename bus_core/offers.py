@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
-from bus_core.abc import Adapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
 from bus_core.errors import PluginConflict, UnknownPlugin
 from bus_core.topics import TopicCatalogue, nearest_names
 
@@ -153,7 +153,7 @@ class Plugins:
     """Everything that one discovery found. It never changes; discover again to see what is new."""
 
     installed: tuple[InstalledPlugin, ...]
-    adapters: NamedRegistry[Factory[Any, Adapter]]
+    adapters: NamedRegistry[Factory[Any, AnyAdapter]]
     serializers: NamedRegistry[Factory[Any, Serializer]]
     retry_policies: NamedRegistry[Factory[Any, RetryPolicy]]
     middleware: NamedRegistry[Factory[Any, Middleware]]

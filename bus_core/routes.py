@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
-from bus_core.abc import Adapter, Handler
+from bus_core.abc import Handler, InProcessAdapter
 from bus_core.engine import Engine
 from bus_core.events import Event
 from bus_core.jobs import Port
@@ -54,7 +54,7 @@ class Route:
         self._groups: Sequence[Sequence[Lane]] = ()
         self._turns = count()
 
-    def renew(self, adapter: Adapter, engine: Engine, *, direct: bool) -> None:
+    def renew(self, adapter: InProcessAdapter, engine: Engine, *, direct: bool) -> None:
         """Asks the adapter again. ``direct`` allows a ``port``."""
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
         lanes = [lane for group in self._groups for lane in group]

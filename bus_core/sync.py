@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from bus_core.abc import CheckResult, EngineState, HealthStatus, Seconds
-from bus_core.bus import NOTHING_TO_DRAIN, Bus, as_seconds
+from bus_core.arguments import as_seconds
+from bus_core.bus import NOTHING_TO_DRAIN, Bus
 from bus_core.config import BusConfig
 from bus_core.engine import DrainReport
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from itertools import islice
@@ -402,7 +402,7 @@ class WorkerPool:
         if isinstance(counter, Job):
             if port is counter.lane.port:
                 port.handled += 1  # it became a job while it ran; other jobs are counted by their lane
-            self.settle(counter)
+            counter.lane.settler.acknowledge(counter)
         else:
             port.handled += 1
             self._buffer.delivery_settled(counter)
@@ -425,36 +425,38 @@ class WorkerPool:
         """The workers that are running a handler."""
         return [worker for worker in self._workers if worker.entry is not None]
 
-    def settle(self, job: Job) -> None:
-        """A job has come to its end, good or bad."""
+    def finish(self, job: Job) -> None:
+        """A job has come to its end, good or bad, and its settler is through with it."""
         job.lane.step_done(job, settled=True)
         self._buffer.delivery_settled(job.unit)
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    def abandon(self) -> list[Entry]:
-        """Makes every worker end; returns what those at work are at."""
+    def abandon(self) -> list[tuple[Worker, Entry]]:
+        """Makes every worker end; returns those at work, and what they are at."""
         self.stopping = True
         if self._keeper is not None:
             self._keeper.cancel()
-        left: list[Entry] = []
+        left: list[tuple[Worker, Entry]] = []
         for worker in self._workers:
             worker.stopping = True
             if worker.entry is not None:
                 self.single_out(worker)
-                left.append(worker.entry)
+                left.append((worker, worker.entry))
         return left
 
-    async def end(self) -> None:
-        """Cancels the workers, and leaves behind those that do not end in time."""
-        tasks = {worker.task for worker in self._workers if worker.task is not None}
+    async def end(self) -> Collection[Worker]:
+        """Cancels the workers; returns those that did not end in time, which are left behind."""
+        tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
         for task in tasks:
             task.cancel()
+        stubborn: Collection[WorkerTask] = ()
         if tasks:
             _, stubborn = await asyncio.wait(tasks, timeout=_UNWIND)
             for task in stubborn:
                 logger.error("a handler swallowed its cancellation and was left behind: %r", task.get_coro())
         self._workers.clear()
+        return [tasks[task] for task in stubborn]
 
 
 def _differs(context: Context, base: Context) -> bool:

@@ -117,7 +117,7 @@ def test_all_unknown_plugins_are_told() -> None:
     assert "unknown adapter 'memry'; did you mean 'memory'? installed: memory @ $.bus.adapter" in text
     assert "unknown serializer 'xml'; installed: json @ $.bus.serializer" in text
     assert (
-        "unknown middleware 'loging'; did you mean 'logging'? installed: logging, timeout "
+        "unknown middleware 'loging'; did you mean 'logging'? installed: chaos, logging, timeout "
         "@ $.bus.middleware[0]" in text
     )
 

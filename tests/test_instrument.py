@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -96,9 +97,10 @@ async def test_what_cannot_be_decoded_is_told() -> None:
     listen(bus)
     bus.instrument(failure=told.append)
     async with bus:
-        route = bus.adapter.route(HAPPENED.name)
+        adapter: Any = bus.adapter
+        route = adapter.route(HAPPENED.name)
         message = Message(str(uuid4()), HAPPENED.name, "key", b"no JSON")
-        engine = route[0][0].engine  # type: ignore[attr-defined]
+        engine = route[0][0].engine
         engine.put(HAPPENED.name, message, [route[0][0]])
         await bus.drain()
     (only,) = told

@@ -113,13 +113,14 @@ class Load:
         self.tasks: list[asyncio.Task[None]] = []
         self._keys = [uuid4() for _ in range(4)]
         self._numbers = 0
-        bury = self.bus.adapter.bury
+        adapter: Any = self.bus.adapter
+        bury = adapter.bury
 
         def counting_bury(letter: Any, payload: Any, inlet: Any) -> None:
             self.buried[letter.subscription, letter.event_id] += 1
             bury(letter, payload, inlet)
 
-        self.bus.adapter.bury = counting_bury  # type: ignore[method-assign]
+        adapter.bury = counting_bury
 
     def check(self, holds: bool, what: str) -> None:
         """Notes a broken rule. An exception would only look like one more failing handler."""

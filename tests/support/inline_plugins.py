@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from bus_core import Adapter, BuildContext, Factory, Features, Handler, HealthProbe, Middleware, hookimpl
+from bus_core import AnyAdapter, BuildContext, Factory, Features, Handler, HealthProbe, Middleware, hookimpl
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_memory.adapter import MemoryAdapter
 
@@ -55,7 +55,7 @@ class MemoryWith(MemoryAdapter):
         self.features = features
 
 
-def adapter_plugin(adapter: Adapter) -> object:
+def adapter_plugin(adapter: AnyAdapter) -> object:
     """A plugin that offers one adapter."""
     return plugin(adapters={adapter.name: ready_made(adapter)})
 

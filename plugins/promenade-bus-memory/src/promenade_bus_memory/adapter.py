@@ -13,7 +13,7 @@ __all__ = ["MemoryAdapter"]
 
 
 class MemoryAdapter:
-    """Implements ``bus_core.Adapter``. Nothing that it holds outlives the process."""
+    """Implements ``bus_core.InProcessAdapter``. Nothing that it holds outlives the process."""
 
     name = "memory"
     degraded = None

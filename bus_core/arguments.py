@@ -1,0 +1,56 @@
+"""What callers hand to the bus, once it is known to make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from bus_core.abc import Seconds
+from bus_core.errors import EventTypeMismatch
+from bus_core.events import Event
+from bus_core.messages import NO_HEADERS
+from bus_core.primitives import FrozenMapping
+from bus_core.topics import Topic, class_name
+
+__all__ = ["as_seconds", "checked_event", "checked_headers", "described"]
+
+
+def as_seconds(value: Seconds) -> float:
+    """A timeout in seconds; raises ``TypeError`` or ``ValueError``."""
+    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"a timeout is a number of seconds or a timedelta, got {value!r}")
+    if not seconds >= 0:
+        raise ValueError(f"a timeout must be at least 0 seconds, got {value!r}")
+    return float(seconds)
+
+
+def described(value: object) -> str:
+    """What something is, without showing what it holds."""
+    return repr(value) if value is None or isinstance(value, int | float) else f"a {class_name(type(value))}"
+
+
+def checked_event(topic: Topic[Any], event: object) -> Event:
+    """The event, when its class is the topic's, or the topic carries any; raises ``EventTypeMismatch``.
+
+    An event of a subclass would arrive in process, and could not be decoded anywhere else.
+    """
+    if isinstance(event, Event) and topic.event_class in (type(event), Event):
+        return event
+    got = class_name(type(event))
+    if isinstance(event, topic.event_class):
+        got += ", a subclass, which could not be decoded again; give it a topic of its own"
+    raise EventTypeMismatch(topic.name, class_name(topic.event_class), got)
+
+
+def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """A frozen copy of headers; raises ``TypeError``."""
+    if not headers:
+        return NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
+    for key, value in headers.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")
+    return FrozenMapping(headers)

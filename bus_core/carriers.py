@@ -1,0 +1,172 @@
+"""How events get from ``publish`` to the lanes: the bus's view of an adapter, and the one in the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from bus_core.abc import HealthStatus, InProcessAdapter
+from bus_core.engine import DrainReport, Engine
+from bus_core.errors import BufferFull
+from bus_core.events import Event
+from bus_core.follow_up import EventCodec
+from bus_core.lanes import Lane
+from bus_core.messages import Message
+from bus_core.routes import Route
+from bus_core.settling import LocalSettler
+from bus_core.topics import Topic
+
+__all__ = ["Carrier", "Codec", "InProcessCarrier", "may_wait"]
+
+
+class Codec(EventCodec, Protocol):
+    """What carriers need of ``bus_core.codec.Codec``."""
+
+    def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
+        """The event as a message."""
+        ...
+
+
+class Carrier(Protocol):
+    """Joins the engine and an adapter. One object of it lives from start to close."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether events are encoded on their way, so that some cannot be published."""
+        ...
+
+    @property
+    def problem(self) -> tuple[HealthStatus, str] | None:
+        """What stands against carrying events now, for health."""
+        ...
+
+    def attach(self, lane: Lane) -> None:
+        """The lane gets events from now on, or as soon as the adapter has opened it."""
+        ...
+
+    def detach(self, lane: Lane) -> None:
+        """The lane gets no further events."""
+        ...
+
+    def pause_changed(self, lane: Lane) -> None:
+        """The lane was paused or resumed."""
+        ...
+
+    async def opened(self, lane: Lane) -> None:
+        """Returns when the lane misses nothing any more; raises ``UnknownSubscription`` if it never will."""
+        ...
+
+    async def left(self, lane: Lane) -> None:
+        """Returns when all that a detached lane held on the adapter was given back."""
+        ...
+
+    def renew(self, route: Route) -> None:
+        """Brings a route up to date with what is attached."""
+        ...
+
+    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
+        """Hands a checked event over; returns when the adapter has accepted it."""
+        ...
+
+    async def drain(self, lanes: Sequence[Lane]) -> None:
+        """Waits until what was accepted so far, and what its handling causes, is settled."""
+        ...
+
+    async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
+        """Stops the lanes and the engine within ``timeout`` seconds, and reports what was abandoned."""
+        ...
+
+
+may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
+"""Whether the publish that is under way may wait for room; a chain of middleware lies in between."""
+
+
+class InProcessCarrier:
+    """Implements ``Carrier`` for an adapter in the process: what is published is queued at once.
+
+    ``changed`` is called when a route may have become another one. ``check_accepting`` raises when the
+    bus takes no events any more: an event may have waited for room meanwhile.
+    """
+
+    problem = None
+
+    def __init__(
+        self,
+        adapter: InProcessAdapter,
+        engine: Engine,
+        codec: Codec,
+        *,
+        direct: bool,
+        changed: Callable[[], None],
+        check_accepting: Callable[[], None],
+    ) -> None:
+        self.encodes = adapter.serialize
+        self._adapter = adapter
+        self._engine = engine
+        self._codec = codec
+        self._direct = direct and not adapter.serialize
+        self._changed = changed
+        self._check_accepting = check_accepting
+        self._generation = 0
+        self._settler = LocalSettler(adapter, engine.finish)
+        adapter.watch(self._routes_changed)
+
+    def _routes_changed(self) -> None:
+        self._generation += 1
+        self._changed()
+
+    def attach(self, lane: Lane) -> None:
+        lane.settler = self._settler
+        self._adapter.attach(lane)
+
+    def detach(self, lane: Lane) -> None:
+        self._adapter.detach(lane)
+
+    async def opened(self, lane: Lane) -> None:
+        """It is open as soon as it is attached."""
+
+    async def left(self, lane: Lane) -> None:
+        """Nothing is held anywhere else."""
+
+    def renew(self, route: Route) -> None:
+        """Asks the adapter again if something changed since the route did."""
+        if route.generation != self._generation:
+            route.generation = self._generation
+            route.renew(self._adapter, self._engine, direct=self._direct)
+
+    def pause_changed(self, lane: Lane) -> None:
+        """It may have lost or regained its direct port."""
+        self._routes_changed()
+
+    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
+        """Waits for room in every engine that gets the event, then queues it in all of them or in none."""
+        payload: Event | Message = event
+        if self.encodes:
+            payload = self._codec.encode(route.topic, event, headers)
+        granted: Engine | None = None
+        while (full := self._full_engine(route)) is not None:
+            if not may_wait.get():
+                raise BufferFull("buffer", self._engine.buffer.size)
+            if granted is not None:
+                granted.buffer.pass_on()  # another engine is full: somebody else may have the place
+            await full.buffer.room()
+            granted = full
+        self._check_accepting()  # again: it may have been closed while the event was held, or waited
+        route.deliver(payload, headers)
+        if granted is not None:
+            granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
+
+    def _full_engine(self, route: Route) -> Engine | None:
+        self.renew(route)
+        return route.full_engine()
+
+    async def drain(self, lanes: Sequence[Lane]) -> None:
+        await self._engine.drain(lanes)
+
+    async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
+        def detach_all() -> None:
+            for lane in lanes:
+                self._adapter.detach(lane)
+
+        return await self._engine.stop(lanes, timeout, detach_all)

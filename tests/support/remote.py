@@ -1,0 +1,329 @@
+"""A server in this process, and an adapter to it: how the engine gets on with one outside of the process.
+
+The server outlives the buses. Whatever a real one may do to an adapter can be asked of it: `Server.faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from bus_core import (
+    Adapter,
+    Attempt,
+    BuildContext,
+    Bus,
+    BusError,
+    Clock,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterNotFound,
+    Factory,
+    Features,
+    LeaseLost,
+    Message,
+    Outcome,
+    PublishError,
+    Received,
+    SubscriptionSpec,
+    TopicPattern,
+    UnknownSubscription,
+    hookimpl,
+    open_bus,
+)
+
+
+@attrs.define
+class Entry:
+    """A message on its way to one group."""
+
+    message: Message
+    stored_at: datetime
+    attempt: int = 1
+    history: tuple[Attempt, ...] = ()
+    redelivered: bool = False
+    owner_died: bool = False
+    fault: str | None = None
+    owner: Consumer | None = None
+
+
+@attrs.define
+class Group:
+    """The subscriptions of one name, and what they have not settled."""
+
+    spec: SubscriptionSpec
+    ready: deque[Entry] = attrs.field(factory=deque)
+    owned: list[Entry] = attrs.field(factory=list)
+    parked: list[tuple[float, Entry]] = attrs.field(factory=list)  # with the delay that was asked for
+
+
+class Server:
+    """Keeps groups and dead letters. `faults` maps a call (``publish``, ``open``, ``receive``, ``settle``,
+    ``backlog``) to what it is to do instead: a function of the call's argument, asked before each call.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[Message] = []
+        self.groups: dict[str, Group] = {}
+        self.letters: dict[str, tuple[DeadLetter, Group, Entry]] = {}
+        self.faults: dict[str, Callable[[Any], Any]] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.consumers: list[Consumer] = []
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def fault(self, call: str, argument: Any) -> Any:
+        """What the call is to answer instead; None when nothing is wrong with it."""
+        self.calls.append((call, argument))
+        wrong = self.faults.get(call)
+        answer = None if wrong is None else wrong(argument)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    def store(self, message: Message, *, fault: str | None = None) -> None:
+        """Appends a message, as any client of the server may."""
+        self.log.append(message)
+        for group in self.groups.values():
+            if TopicPattern(group.spec.topic).matches(message.topic):
+                group.ready.append(Entry(message, datetime.now(UTC), fault=fault))
+        self.changed()
+
+    def changed(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+    async def change(self) -> None:
+        """Returns when something may be there to receive."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def kill(self, consumer: Consumer) -> None:
+        """As if its process had died: what it owns goes to others."""
+        consumer.dead = True
+        group = consumer.group
+        lost = [entry for entry in group.owned if entry.owner is consumer]
+        for entry in lost:
+            group.owned.remove(entry)
+            entry.owner = None
+            died = Attempt(entry.attempt, datetime.now(UTC), "ConsumerDied: its process died")
+            entry.history += (died,)
+            entry.attempt += 1
+            entry.redelivered = entry.owner_died = True
+        group.ready.extendleft(reversed(lost))
+        self.changed()
+
+    def due(self) -> None:
+        """Makes everything that is parked due."""
+        for group in self.groups.values():
+            group.ready.extend(entry for _, entry in group.parked)
+            group.parked.clear()
+        self.changed()
+
+
+class Consumer:
+    """Implements `bus_core.Consumer`."""
+
+    def __init__(self, server: Server, group: Group, longest_hold: float) -> None:
+        self.server = server
+        self.group = group
+        self.longest_hold = longest_hold
+        self.stopped = self.closed = self.dead = False
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        answer = await self.server.fault("receive", limit)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
+        while not self.stopped and (self.dead or not self.group.ready):
+            await self.server.change()
+        if self.stopped:
+            return []
+        entries = [self.group.ready.popleft() for _ in range(min(limit, len(self.group.ready)))]
+        for entry in entries:
+            entry.owner = self
+        self.group.owned += entries
+        return [
+            Received(
+                message=entry.message,
+                receipt=entry,
+                published_at=entry.stored_at,
+                attempt=entry.attempt,
+                redelivered=entry.redelivered,
+                owner_died=entry.owner_died,
+                fault=entry.fault,
+                history=entry.history,
+            )
+            for entry in entries
+        ]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        answer = await self.server.fault("settle", outcomes)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
+        return [self._settle(outcome) for outcome in outcomes]
+
+    def _settle(self, outcome: Outcome) -> BusError | None:
+        entry: Entry = outcome.receipt
+        if entry.owner is not self:
+            return LeaseLost("somebody else owns it")
+        if outcome.action in ("hold", "retry", "release"):
+            entry.attempt, entry.history = outcome.attempt, outcome.history
+        if outcome.action == "hold":
+            return None
+        self.group.owned.remove(entry)
+        entry.owner, entry.owner_died = None, False
+        if outcome.action == "retry":
+            entry.redelivered = True
+            self.group.parked.append((outcome.delay, entry))
+        elif outcome.action == "release":
+            self.group.ready.appendleft(entry)
+        elif outcome.letter is not None:
+            self.server.letters[outcome.letter.id] = (outcome.letter, self.group, entry)
+        self.server.changed()
+        return None
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.server.changed()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class RemoteAdapter:
+    """Implements `bus_core.Adapter`, and its store of dead letters."""
+
+    name = "remote"
+    lost = 0
+    degraded: str | None = None
+
+    def __init__(self, server: Server, features: Features, longest_hold: float) -> None:
+        self.server = server
+        self.features = features
+        self.started = False
+        self._longest_hold = longest_hold
+
+    @property
+    def dead_letters(self) -> RemoteAdapter:
+        return self
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def close(self) -> None:
+        self.started = False
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        answer = await self.server.fault("publish", messages)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
+        for message in messages:
+            self.server.store(message)
+        return [None for _ in messages]
+
+    async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
+        await self.server.fault("open", spec)
+        alone = spec.mode == "broadcast"
+        key = f"{spec.group} {spec.topic}" + (f" {len(self.server.consumers)}" if alone else "")
+        group = self.server.groups.get(key)
+        if group is None:
+            group = self.server.groups[key] = Group(spec)
+            if self.features.replay and not alone and spec.start != "latest":
+                pattern = TopicPattern(spec.topic)
+                group.ready.extend(
+                    Entry(message, datetime.now(UTC))
+                    for message in self.server.log
+                    if pattern.matches(message.topic)
+                )
+        consumer = Consumer(self.server, group, math.inf if spec.ordered or alone else self._longest_hold)
+        self.server.consumers.append(consumer)
+        return consumer
+
+    async def backlog(self, spec: SubscriptionSpec) -> int:
+        await self.server.fault("backlog", spec)
+        return sum(
+            len(group.ready) + len(group.owned) + len(group.parked)
+            for group in self.server.groups.values()
+            if (group.spec.group, group.spec.topic) == (spec.group, spec.topic)
+        )
+
+    # --- dead letters -------------------------------------------------------------------------------------
+
+    async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        return [letter for letter, _, _ in self.server.letters.values() if where.selects(letter)][:limit]
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        try:
+            return self.server.letters[letter_id][0]
+        except KeyError:
+            raise DeadLetterNotFound(letter_id) from None
+
+    async def redrive(self, letter_ids: Sequence[str]) -> int:
+        found = [
+            self.server.letters[each] for each in dict.fromkeys(letter_ids) if each in self.server.letters
+        ]
+        for letter, group, _ in found:
+            if group not in self.server.groups.values():
+                raise UnknownSubscription(f"no subscription {letter.subscription!r}")
+        for letter, group, entry in found:
+            del self.server.letters[letter.id]
+            entry.attempt, entry.history, entry.redelivered = 1, letter.attempts, True
+            group.ready.append(entry)
+        self.server.changed()
+        return len(found)
+
+    async def purge(self, where: DeadLetterFilter) -> int:
+        doomed = [letter.id for letter in await self.list(where, 2**31)]
+        for letter_id in doomed:
+            del self.server.letters[letter_id]
+        return len(doomed)
+
+
+ALL = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+
+
+def make_remote_bus(
+    server: Server,
+    clock: Clock | None = None,
+    *,
+    features: Features = ALL,
+    longest_hold: float = 5.0,
+    plugins: Iterable[object] = (),
+    **settings: Any,
+) -> Bus:
+    """A bus on the server, not started; ``settings`` are keys of ``bus``."""
+
+    @attrs.frozen
+    class Options:
+        pass
+
+    class Plugin:
+        @hookimpl
+        def promenade_bus_adapters(self) -> Mapping[str, Factory[Any, Adapter]]:
+            def build(_options: Options, _context: BuildContext) -> Adapter:
+                return RemoteAdapter(server, features, longest_hold)
+
+            return {"remote": Factory(options=Options, build=build)}
+
+    config = {"app": {"name": "tests"}, "bus": {"adapter": "remote", **settings}}
+    return open_bus(config, plugins=[Plugin(), *plugins], installed=False, clock=clock)
+
+
+@asynccontextmanager
+async def running_remote_bus(
+    server: Server, clock: Clock | None = None, **options: Any
+) -> AsyncIterator[Bus]:
+    """A started bus on the server, closed at the end without waiting for what it holds."""
+    bus = make_remote_bus(server, clock, **options)
+    await bus.start()
+    try:
+        yield bus
+    finally:
+        await bus.close(0 if clock is not None else 5)
