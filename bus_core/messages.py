@@ -166,6 +166,8 @@ class Outcome:
                   ``attempt`` and ``history``, so that they survive the process
     ============  ==========================================================================================
 
+    What is handed out again is ``redelivered``: for all that the adapter knows, a handler had begun.
+
     ``attempt`` is the number of the attempt that comes next, and ``history`` what is to be known of
     those before it: what ``Received`` says when the message is handed out again.
     """

@@ -78,12 +78,17 @@ class Route:
             self.unrouted += 1
             return
         turn = next(self._turns)
-        chosen = [group[turn % len(group)] for group in self._groups]
+        chosen = [_member_for(group, turn) for group in self._groups]
         for engine in self.engines:
             lanes = [lane for lane in chosen if lane.engine is engine]
             if lanes:
                 engine.put(self.topic.name, payload, lanes, headers)
         self.published += 1
+
+
+def _member_for(group: Sequence[Lane], turn: int) -> Lane:
+    """Members compete in turn; of an ordered group one is active, or keys would be torn apart."""
+    return group[0] if group[0].spec.ordered else group[turn % len(group)]
 
 
 class Routes:

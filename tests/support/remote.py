@@ -62,6 +62,24 @@ class Group:
     ready: deque[Entry] = attrs.field(factory=deque)
     owned: list[Entry] = attrs.field(factory=list)
     parked: list[tuple[float, Entry]] = attrs.field(factory=list)  # with the delay that was asked for
+    pattern: TopicPattern = attrs.field(init=False)
+    waiting: list[asyncio.Future[None]] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.pattern = TopicPattern(self.spec.topic)
+
+    def changed(self) -> None:
+        """Wakes those that wait for something to receive."""
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def change(self) -> None:
+        """Returns when something may be there to receive."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(waiter)
+        await waiter
 
 
 class Server:
@@ -76,7 +94,6 @@ class Server:
         self.faults: dict[str, Callable[[Any], Any]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.consumers: list[Consumer] = []
-        self._waiting: list[asyncio.Future[None]] = []
 
     async def fault(self, call: str, argument: Any) -> Any:
         """What the call is to answer instead; None when nothing is wrong with it."""
@@ -89,21 +106,9 @@ class Server:
         """Appends a message, as any client of the server may."""
         self.log.append(message)
         for group in self.groups.values():
-            if TopicPattern(group.spec.topic).matches(message.topic):
+            if group.pattern.matches(message.topic):
                 group.ready.append(Entry(message, datetime.now(UTC), fault=fault))
-        self.changed()
-
-    def changed(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiting.clear()
-
-    async def change(self) -> None:
-        """Returns when something may be there to receive."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        await waiter
+                group.changed()
 
     def kill(self, consumer: Consumer) -> None:
         """As if its process had died: what it owns goes to others."""
@@ -118,14 +123,14 @@ class Server:
             entry.attempt += 1
             entry.redelivered = entry.owner_died = True
         group.ready.extendleft(reversed(lost))
-        self.changed()
+        group.changed()
 
     def due(self) -> None:
         """Makes everything that is parked due."""
         for group in self.groups.values():
             group.ready.extend(entry for _, entry in group.parked)
             group.parked.clear()
-        self.changed()
+            group.changed()
 
 
 class Consumer:
@@ -141,8 +146,8 @@ class Consumer:
         answer = await self.server.fault("receive", limit)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
-        while not self.stopped and (self.dead or not self.group.ready):
-            await self.server.change()
+        while not self.stopped and (self.dead or not self.group.ready or not self._is_active()):
+            await self.group.change()
         if self.stopped:
             return []
         entries = [self.group.ready.popleft() for _ in range(min(limit, len(self.group.ready)))]
@@ -162,6 +167,13 @@ class Consumer:
             )
             for entry in entries
         ]
+
+    def _is_active(self) -> bool:
+        """Whether it may receive: of an ordered group one consumer does, and the others stand by."""
+        if not self.group.spec.ordered:
+            return True
+        members = (each for each in self.server.consumers if each.group is self.group)
+        return next((each for each in members if not each.closed and not each.dead), None) is self
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         answer = await self.server.fault("settle", outcomes)
@@ -183,18 +195,20 @@ class Consumer:
             entry.redelivered = True
             self.group.parked.append((outcome.delay, entry))
         elif outcome.action == "release":
+            entry.redelivered = True  # for all that the server knows a handler had begun
             self.group.ready.appendleft(entry)
         elif outcome.letter is not None:
             self.server.letters[outcome.letter.id] = (outcome.letter, self.group, entry)
-        self.server.changed()
+        self.group.changed()
         return None
 
     def stop(self) -> None:
         self.stopped = True
-        self.server.changed()
+        self.group.changed()
 
     async def close(self) -> None:
         self.closed = True
+        self.group.changed()
 
 
 class RemoteAdapter:
@@ -236,11 +250,10 @@ class RemoteAdapter:
         if group is None:
             group = self.server.groups[key] = Group(spec)
             if self.features.replay and not alone and spec.start != "latest":
-                pattern = TopicPattern(spec.topic)
                 group.ready.extend(
                     Entry(message, datetime.now(UTC))
                     for message in self.server.log
-                    if pattern.matches(message.topic)
+                    if group.pattern.matches(message.topic)
                 )
         consumer = Consumer(self.server, group, math.inf if spec.ordered or alone else self._longest_hold)
         self.server.consumers.append(consumer)
@@ -276,7 +289,7 @@ class RemoteAdapter:
             del self.server.letters[letter.id]
             entry.attempt, entry.history, entry.redelivered = 1, letter.attempts, True
             group.ready.append(entry)
-        self.server.changed()
+            group.changed()
         return len(found)
 
     async def purge(self, where: DeadLetterFilter) -> int:

@@ -95,6 +95,10 @@ class Listener:
         """The numbers of the events that it was called with, in order."""
         return [call.number for call in self.calls]
 
+    def handled(self, number: int) -> bool:
+        """Whether the event of that number was handled."""
+        return number in self.done
+
     @property
     def attempts(self) -> list[tuple[int, int]]:
         """The number of the event and of the attempt, of each call in order."""
@@ -137,13 +141,17 @@ class Harness:
         return open_sync_bus(self._config(service, settings), **self._discovery())
 
     def _config(self, service: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        defaults = {"shutdown_timeout": f"{FAR:g}s", "strict_topics": False}
+        defaults = {
+            "shutdown_timeout": f"{FAR:g}s",
+            "publish_timeout": f"{FAR:g}s",
+            "strict_topics": False,
+        }
         return {"app": {"name": service}, "bus": {**defaults, **self._settings, **settings}}
 
     def _discovery(self) -> dict[str, Any]:
         """Reading what is installed takes longer than most tests: it is done only where it must."""
         plugins = tuple(self.suite.plugins)
-        return {"plugins": plugins, "environ": {"PROMENADE_BUS_PLUGINS": "off"}} if plugins else {}
+        return {"plugins": plugins, "installed": False} if plugins else {}
 
     async def bus(self, **settings: Any) -> Bus:
         """A started bus, which is closed at the end of the test whatever it still holds."""

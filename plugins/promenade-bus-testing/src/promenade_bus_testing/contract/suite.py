@@ -11,16 +11,34 @@ from uuid import uuid4
 import pytest
 
 from bus_core import Features
+from promenade_bus_testing.contract.closing import ClosingTests
 from promenade_bus_testing.contract.dead_letters import DeadLetterTests
+from promenade_bus_testing.contract.groups import GroupTests
+from promenade_bus_testing.contract.load import LoadTests
+from promenade_bus_testing.contract.ordering import OrderingTests
 from promenade_bus_testing.contract.outcomes import OutcomeTests
+from promenade_bus_testing.contract.payloads import PayloadTests
 from promenade_bus_testing.contract.places import Place
 from promenade_bus_testing.contract.publishing import PublishingTests
+from promenade_bus_testing.contract.resources import ResourceTests
+from promenade_bus_testing.contract.subscribing import SubscribingTests
 from promenade_bus_testing.contract_plugin import STRESS_OPTION
 
 __all__ = ["AdapterContract"]
 
 
-class AdapterContract(PublishingTests, OutcomeTests, DeadLetterTests):
+class AdapterContract(
+    PublishingTests,
+    SubscribingTests,
+    GroupTests,
+    OrderingTests,
+    OutcomeTests,
+    DeadLetterTests,
+    ClosingTests,
+    PayloadTests,
+    LoadTests,
+    ResourceTests,
+):
     """Derive a class named ``Test...`` from it, and fill in ``features`` and ``settings``.
 
     Each test opens its own buses in its own ``Place``, runs on an event loop of its own, and closes what it

@@ -1,0 +1,219 @@
+"""Contract tests: who gets an event when a service runs in several instances."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bus_core import PermanentError
+from promenade_bus_testing.contract.checks import assert_once
+from promenade_bus_testing.contract.events import THING, happened
+from promenade_bus_testing.contract.harness import Call, Harness, Listener
+from promenade_bus_testing.contract.outcomes import raising
+from promenade_bus_testing.contract.running import contract
+
+__all__ = ["GroupTests"]
+
+
+def numbers_of(*listeners: Listener) -> list[int]:
+    """What several instances of one subscription handled, together."""
+    return [number for listener in listeners for number in listener.done]
+
+
+class GroupTests:
+    """Groups and broadcast."""
+
+    @contract("groups")
+    async def test_instances_of_a_group_compete(self, harness: Harness) -> None:
+        """Subscriptions of one name and service are one group: each event is handled once by one of them."""
+        count = harness.scale(200, 10_000)
+        buses = [await harness.bus() for _ in range(3)]
+        listeners = [await harness.listen(bus, name="worker") for bus in buses]
+        for number in range(count):
+            await harness.publish(buses[number % 2], number)
+        await harness.until(lambda: len(numbers_of(*listeners)) >= count, "all events are handled")
+        await harness.drain()
+        assert_once(numbers_of(*listeners), range(count), "the group")
+
+    @contract("groups")
+    async def test_groups_are_isolated(self, harness: Harness) -> None:
+        """Names that differ, and services that differ, are groups of their own: each gets every event."""
+        shop = await harness.bus(service="shop")
+        crm = await harness.bus(service="crm")
+        mail = await harness.listen(shop, name="mail")
+        audit = await harness.listen(shop, name="audit")
+        of_crm = await harness.listen(crm, name="mail")
+        await harness.publish(shop, *range(20))
+        await harness.publish(crm, *range(20, 40))
+        await harness.until(lambda: len(numbers_of(mail, audit, of_crm)) >= 120, "all events are handled")
+        await harness.drain()
+        for who, listener in {"mail": mail, "audit": audit, "mail of another service": of_crm}.items():
+            assert_once(listener.numbers, range(40), who)
+
+    @contract("groups")
+    async def test_failures_stay_in_their_group(self, harness: Harness) -> None:
+        """What one group retries or gives up is not delivered again to any other group."""
+        one, two = await harness.bus(service="one"), await harness.bus(service="two")
+        flaky = await harness.listen(one, name="worker", act=raising(ValueError("a"), PermanentError("b")))
+        steady = await harness.listen(two, name="worker")
+        await harness.publish(one, *range(10))
+        await harness.until(lambda: len(steady.done) >= 10 and len(flaky.done) >= 9, "all are handled")
+        await harness.drain()
+        assert_once(steady.numbers, range(10))
+        assert len(flaky.calls) == 11
+        assert len(await one.dead_letters.list(subscription="worker")) == 1
+
+    @contract("groups")
+    async def test_groups_of_several_instances(self, harness: Harness) -> None:
+        """Two groups of two instances each, under concurrent publishers: each group gets each event once."""
+        count = harness.scale(200, 5_000)
+        buses = [await harness.bus() for _ in range(2)]
+        groups = {
+            name: [await harness.listen(bus, name=name, plain=name == "second") for bus in buses]
+            for name in ("first", "second")
+        }
+
+        async def publish(bus_index: int) -> None:
+            for number in range(bus_index, count, 2):
+                await buses[bus_index].publish(THING, happened(number))
+                harness.progress += 1
+
+        async def publish_all() -> None:
+            await asyncio.gather(publish(0), publish(1))
+
+        await harness.finish(publish_all(), "all events are published")
+        await harness.until(
+            lambda: all(len(numbers_of(*listeners)) >= count for listeners in groups.values()),
+            "all events are handled",
+        )
+        await harness.drain()
+        for name, listeners in groups.items():
+            assert_once(numbers_of(*listeners), range(count), f"the {name} group")
+
+    @contract("groups")
+    async def test_retries_of_a_group(self, harness: Harness) -> None:
+        """An event that fails in a group is attempted again by the group, not once by each instance."""
+        buses = [await harness.bus() for _ in range(2)]
+        attempts: list[tuple[int, int]] = []
+
+        def fail(call: Call) -> None:
+            attempts.append((call.number, call.attempt))
+            raise ValueError("no")
+
+        for bus in buses:
+            await harness.listen(bus, name="worker", act=fail)
+        await harness.publish(buses[0], *range(6))
+        await harness.until(lambda: len(attempts) >= 18, "all attempts are made")
+        await harness.drain()
+        assert sorted(attempts) == [(number, attempt) for number in range(6) for attempt in (1, 2, 3)]
+
+    @contract("groups")
+    async def test_instance_joins(self, harness: Harness) -> None:
+        """An instance that joins its group under traffic costs no event and repeats none."""
+        first_bus, second_bus = await harness.bus(), await harness.bus()
+        first = await harness.listen(first_bus, name="worker")
+        await harness.publish(first_bus, *range(100))
+        second = await harness.listen(second_bus, name="worker")
+        await harness.publish(first_bus, *range(100, 200))
+        await harness.until(lambda: len(numbers_of(first, second)) >= 200, "all events are handled")
+        await harness.drain()
+        assert_once(numbers_of(first, second), range(200), "the group")
+
+    @contract("groups")
+    async def test_instance_leaves(self, harness: Harness) -> None:
+        """An instance that closes under traffic finishes what it began; the others get the rest, once."""
+        count = harness.scale(300, 5_000)
+        staying_bus, leaving_bus = await harness.bus(), await harness.bus()
+
+        async def give_way(_call: Call) -> None:
+            await asyncio.sleep(0)
+
+        staying = await harness.listen(staying_bus, name="worker", act=give_way)
+        leaving = await harness.listen(leaving_bus, name="worker", act=give_way)
+        await harness.publish(staying_bus, *range(count // 3))
+        closing = asyncio.ensure_future(leaving_bus.close())
+        await harness.publish(staying_bus, *range(count // 3, count))
+        await harness.until(closing.done, "the instance closes")
+        assert (await closing).completed
+        await harness.until(lambda: len(numbers_of(staying, leaving)) >= count, "all events are handled")
+        await harness.drain()
+        assert_once(numbers_of(staying, leaving), range(count), "the group")
+
+    @contract("groups", "durable")
+    async def test_group_outlives_its_instances(self, harness: Harness) -> None:
+        """What is published while no instance of a group runs is there for the next one."""
+        publisher = await harness.bus(service="publisher")
+        first_bus = await harness.bus()
+        first = await harness.listen(first_bus, name="worker")
+        await harness.publish(publisher, *range(20))
+        await harness.until(lambda: len(first.done) >= 20, "the first instance handles its events")
+        await harness.close(first_bus)
+        await harness.publish(publisher, *range(20, 50))
+        second = await harness.listen(await harness.bus(), name="worker")
+        await harness.until(lambda: len(second.done) >= 30, "the next instance handles the rest")
+        await harness.drain()
+        assert_once(numbers_of(first, second), range(50), "the group")
+        assert {call.attempt for call in second.calls} == {1}
+
+    @contract("broadcast")
+    async def test_broadcast_reaches_each_instance(self, harness: Harness) -> None:
+        """A broadcast subscription gets each event once in every instance."""
+        buses = [await harness.bus() for _ in range(3)]
+        listeners = [await harness.listen(bus, name="cache", mode="broadcast") for bus in buses]
+        for number in range(60):
+            await harness.publish(buses[number % 3], number)
+        await harness.until(lambda: min(len(each.done) for each in listeners) >= 60, "all are handled")
+        await harness.drain()
+        for index, listener in enumerate(listeners):
+            assert_once(listener.numbers, range(60), f"instance {index}")
+
+    @contract("broadcast")
+    async def test_broadcast_retries_stay_in_their_instance(self, harness: Harness) -> None:
+        """What one instance of a broadcast subscription retries is not delivered again to the others."""
+        buses = [await harness.bus() for _ in range(2)]
+        flaky = await harness.listen(buses[0], name="cache", mode="broadcast", act=raising(ValueError()))
+        steady = await harness.listen(buses[1], name="cache", mode="broadcast")
+        await harness.publish(buses[1], 1, 2)
+        await harness.until(lambda: len(flaky.done) + len(steady.done) >= 4, "all are handled")
+        await harness.drain()
+        assert len(flaky.calls) == 3
+        assert_once(steady.numbers, [1, 2])
+
+    @contract("groups", "broadcast")
+    async def test_groups_and_broadcast_side_by_side(self, harness: Harness) -> None:
+        """On one topic a group handles each event once, and broadcast subscriptions get it everywhere."""
+        buses = [await harness.bus() for _ in range(2)]
+        workers = [await harness.listen(bus, name="worker") for bus in buses]
+        caches = [await harness.listen(bus, name="cache", mode="broadcast") for bus in buses]
+        await harness.publish(buses[0], *range(40))
+        await harness.until(lambda: len(numbers_of(*workers, *caches)) >= 120, "all are handled")
+        await harness.drain()
+        assert_once(numbers_of(*workers), range(40), "the group")
+        for cache in caches:
+            assert_once(cache.numbers, range(40), "a broadcast subscription")
+
+    @contract("groups")
+    async def test_redrive_goes_to_the_group(self, harness: Harness) -> None:
+        """A letter of a group is redriven to the group, once, and to no other group."""
+        buses = [await harness.bus() for _ in range(2)]
+        broken = True
+        handled: list[int] = []
+
+        def fail_while_broken(call: Call) -> None:
+            if broken:
+                raise PermanentError("no")
+            handled.append(call.number)
+
+        for bus in buses:
+            await harness.listen(bus, name="fragile", act=fail_while_broken)
+        other = await harness.listen(buses[1], name="other")
+        await harness.publish(buses[0], *range(4))
+        await harness.drain()
+        broken = False
+        letters = {bus: await bus.dead_letters.list(subscription="fragile") for bus in buses}
+        assert len({letter.id for found in letters.values() for letter in found}) == 4
+        for bus, found in letters.items():
+            await bus.dead_letters.redrive(found)
+        await harness.until(lambda: len(handled) >= 4, "the redriven events are handled")
+        await harness.drain()
+        assert_once(handled, range(4), "the group")
+        assert_once(other.numbers, range(4), "another group")

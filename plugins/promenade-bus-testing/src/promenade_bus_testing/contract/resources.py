@@ -1,0 +1,130 @@
+"""Contract tests: a closed bus has given everything back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from bus_core import Bus, PermanentError, RetryLater
+from promenade_bus_testing.contract.events import OTHER, THING
+from promenade_bus_testing.contract.harness import FAR, Call, Harness
+from promenade_bus_testing.contract.running import contract
+
+__all__ = ["ResourceTests"]
+
+_DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+
+
+def descriptors() -> Iterable[str]:
+    """What every open file descriptor of the process leads to; nothing where that cannot be had."""
+    try:
+        numbers = os.listdir(_DESCRIPTORS)
+    except OSError:  # such as on Windows
+        return
+    for number in numbers:
+        try:
+            target = os.readlink(f"{_DESCRIPTORS}/{number}")
+        except OSError:  # the one that listed them, or no links on this system
+            continue
+        kind = target.partition(":[")[0]
+        yield f"descriptor of a {kind}" if kind in ("socket", "pipe") else f"descriptor of {target}"
+
+
+def sample(harness: Harness) -> Counter[str]:
+    """Everything that is in use now: tasks, threads, descriptors, timers, and what the author samples."""
+    gc.collect()
+    loop_threads = "asyncio_"  # of the loop's own pool, which lives as long as the loop
+    return Counter(
+        [
+            *(f"task {task.get_name()} {task.get_coro()}" for task in asyncio.all_tasks()),
+            *(f"thread {t.name}" for t in threading.enumerate() if not t.name.startswith(loop_threads)),
+            *descriptors(),
+            *(f"timer due in {due} s" for due in harness.clock.timers),
+            *harness.suite.left_behind(harness.place),
+        ]
+    )
+
+
+async def used_bus(harness: Harness, *, troubled: bool) -> Bus:
+    """A bus on which a bit of everything has happened."""
+    bus = harness.new_bus()
+    await harness.finish(bus.start(), "a bus starts")
+
+    async def misbehave(call: Call) -> None:
+        if call.number == 1:
+            raise PermanentError("never")
+        if troubled and call.number == 2:
+            raise RetryLater(after=FAR)
+        if troubled and call.number == 3:
+            await asyncio.Event().wait()
+
+    listener = await harness.listen(bus, THING, "listener", misbehave, timeout=FAR)
+    pattern = await harness.listen(bus, "contract.#", "pattern")
+    leaving = await harness.listen(bus, OTHER, "leaving")
+    names: list[str] = []
+
+    def in_a_thread(_event: object) -> None:
+        names.append(threading.current_thread().name)
+
+    bus.subscribe(THING, in_a_thread, name="thread", mode=harness.default_mode)
+    await harness.publish(bus, *range(5))
+    await harness.publish(bus, 0, topic=OTHER)
+    await harness.until(
+        lambda: len(listener.calls) >= 5 and len(pattern.done) >= 6 and len(names) >= 5 and leaving.done,
+        "a bit of everything happens",
+    )
+    await harness.finish(leaving.subscription.unsubscribe(), "a subscription leaves")
+    await bus.dead_letters.list()
+    await bus.health()
+    return bus
+
+
+class ResourceTests:
+    """Nothing is left behind."""
+
+    @contract()
+    @pytest.mark.parametrize("troubled", [False, True], ids=["in calm", "in trouble"])
+    async def test_nothing_is_left_behind(self, harness: Harness, troubled: bool) -> None:
+        """After close no task, thread, timer, descriptor or connection of the bus is left."""
+        await harness.close(await used_bus(harness, troubled=troubled), 1)  # what is loaded only once
+        before = sample(harness)
+        for _ in range(harness.scale(3, 30)):
+            await harness.close(await used_bus(harness, troubled=troubled), 1)
+        left: Counter[str] = Counter()
+
+        def all_gone() -> bool:
+            left.clear()
+            left.update(sample(harness) - before)
+            return not left
+
+        try:
+            await harness.until(all_gone, "everything is given back")
+        except AssertionError:
+            raise AssertionError(f"left behind: {dict(left)}") from None
+
+    @contract()
+    async def test_closed_bus_is_collected(self, harness: Harness) -> None:
+        """Nothing keeps a closed bus alive, nor its handlers."""
+        bus = await used_bus(harness, troubled=False)
+        await harness.close(bus)
+        gone = weakref.ref(bus)
+        del bus
+        await harness.until(lambda: gc.collect() >= 0 and gone() is None, "the bus is collected")
+
+    @contract()
+    async def test_bus_that_was_never_started(self, harness: Harness) -> None:
+        """A bus that was opened but not started leaves nothing, with subscriptions and without."""
+        before = sample(harness)
+        for subscribing in (False, True):
+            bus = harness.new_bus()
+            if subscribing:
+                await harness.listen(bus)
+            await bus.close()
+        assert sample(harness) - before == Counter()
