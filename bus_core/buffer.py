@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from itertools import count, takewhile
 from operator import length_hint
 
 from bus_core.errors import BufferFull, BusClosed
 from bus_core.jobs import Entry, Unit
 
 __all__ = ["Buffer"]
+
+
+class _Waiter(asyncio.Future[None]):
+    """A publisher that waits for room. ``place`` is its place among all that ever waited."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
 
 
 class Buffer:
@@ -30,7 +39,9 @@ class Buffer:
         self.limit = 0  # the size, but 0 while every worker is asleep: one comparison asks for both
         self.queue: list[Entry] = []
         self._batches: list[Iterator[Entry]] = []
-        self._publishers: deque[asyncio.Future[None]] = deque()
+        self._publishers: deque[_Waiter] = deque()
+        self._places = count()
+        self._told = 0  # of room, and not on their way yet: nobody may be told of the same room
         self._closing = False
 
     # --- entries ------------------------------------------------------------------------------------------
@@ -103,7 +114,7 @@ class Buffer:
             self.pass_on()
 
     @property
-    def publishers(self) -> deque[asyncio.Future[None]]:
+    def publishers(self) -> deque[_Waiter]:
         """Those that wait for room, the first one first."""
         return self._publishers
 
@@ -112,33 +123,40 @@ class Buffer:
 
         The caller accepts an event then, or lets the next one have the place by ``pass_on``.
         """
-        waiter = self._waiter(front=False)
+        place = next(self._places)
+        waiter = self._waiter(place)
         while True:
             try:
                 await waiter
             except BaseException:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                    self._told -= 1
                     self.pass_on()  # the place that this caller was told of goes to the next one
                 raise
+            self._told -= 1
             if self.unsettled < self.size:
                 return
-            waiter = self._waiter(front=True)  # somebody was faster
+            waiter = self._waiter(place)  # somebody was faster: back to where it stood
 
-    def _waiter(self, *, front: bool) -> asyncio.Future[None]:
+    def _waiter(self, place: int) -> asyncio.Future[None]:
         if self._closing:
             raise BusClosed("publish")
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if front:
-            self._publishers.appendleft(waiter)
-        else:
-            self._publishers.append(waiter)
+        waiter = _Waiter(place)
+        publishers = self._publishers
+        if not publishers or publishers[-1].place < place:
+            publishers.append(waiter)
+        else:  # it was told of room, and others who did not wait took it
+            publishers.insert(
+                sum(1 for _ in takewhile(lambda other: other.place < place, publishers)), waiter
+            )
         return waiter
 
     def pass_on(self) -> None:
         """Tells the first publisher that waits that there is room, if there is."""
-        while self._publishers and self.unsettled < self.size:
+        while self._publishers and self.unsettled + self._told < self.size:
             waiter = self._publishers.popleft()
             if not waiter.done():
+                self._told += 1
                 waiter.set_result(None)
                 return
 

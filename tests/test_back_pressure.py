@@ -158,6 +158,25 @@ async def test_waiting_publishers_keep_their_order() -> None:
     assert gate.numbers == list(range(50))
 
 
+async def test_waiting_publishers_keep_their_order_when_many_places_are_freed() -> None:
+    """Publishers that were told of room which others took go back to where they stood."""
+    gate = Gate()
+    accepted: list[int] = []
+    async with running_bus(buffer_size=5, worker_pool_size=2) as bus:
+        bus.subscribe(HAPPENED, gate.handle)
+
+        async def publish(number: int) -> None:
+            await bus.publish(HAPPENED, happened(number))
+            accepted.append(number)
+
+        tasks = [asyncio.create_task(publish(number)) for number in range(50)]
+        await turns()
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+        await bus.drain()
+    assert accepted == list(range(50))
+
+
 async def test_one_freed_place_wakes_one_publisher() -> None:
     """Each freed place lets one publisher go on, and the bound holds all the time."""
     release: asyncio.Queue[None] = asyncio.Queue()
