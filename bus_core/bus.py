@@ -197,6 +197,11 @@ class Bus:
         return self._state.value
 
     @property
+    def threads_at_work(self) -> int:
+        """How many handlers run in threads, where the event loop does not see them."""
+        return self._engine.threads.busy
+
+    @property
     def in_handler(self) -> bool:
         """Whether the caller is a handler of this bus, or was started by one."""
         return current_engine() is self._engine

@@ -28,6 +28,11 @@ class ThreadPool:
         self._threads = 0
         self._busy = 0
 
+    @property
+    def busy(self) -> int:
+        """How many calls have not come to their end on the loop."""
+        return self._busy
+
     def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """Runs ``call`` in a thread, in a copy of the caller's context.
 

@@ -410,9 +410,9 @@ def assigns_all(node: ast.stmt) -> bool:
 
 
 def plugins_are_light(tree: Tree) -> Iterator[str]:
-    """The package of a plugin, and the module that discovery loads, hold hook implementations only."""
+    """The module that discovery asks for offers holds hook implementations only."""
     for plugin in tree.plugins:
-        for path in sorted({plugin.source / "__init__.py", *plugin.entry_modules()}):
+        for path in plugin.entry_modules():
             if not path.is_file():
                 continue
             lines = len(path.read_text(encoding="utf-8").splitlines())

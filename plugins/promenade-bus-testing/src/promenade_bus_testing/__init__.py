@@ -8,22 +8,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from promenade_bus_testing.buses import isolated_bus, isolated_sync_bus
+    from promenade_bus_testing.chaos import ChaosError
+    from promenade_bus_testing.failures import Failures, UnseenFailures
+    from promenade_bus_testing.recorder import Recorder, SyncRecorder, recording, sync_recording
+    from promenade_bus_testing.steps import Failed, Handled, Published
     from promenade_bus_testing.virtual_clock import VirtualClock, VirtualTimer
 
-__all__ = ["VirtualClock", "VirtualTimer"]
+__all__ = [
+    "ChaosError",
+    "Failed",
+    "Failures",
+    "Handled",
+    "Published",
+    "Recorder",
+    "SyncRecorder",
+    "UnseenFailures",
+    "VirtualClock",
+    "VirtualTimer",
+    "isolated_bus",
+    "isolated_sync_bus",
+    "recording",
+    "sync_recording",
+]
 
 _MODULES = {
-    "VirtualClock": "virtual_clock",
-    "VirtualTimer": "virtual_clock",
+    "buses": ("isolated_bus", "isolated_sync_bus"),
+    "chaos": ("ChaosError",),
+    "failures": ("Failures", "UnseenFailures"),
+    "recorder": ("Recorder", "SyncRecorder", "recording", "sync_recording"),
+    "steps": ("Failed", "Handled", "Published"),
+    "virtual_clock": ("VirtualClock", "VirtualTimer"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,23 +1,191 @@
 """The pytest plugin: fixtures, and nothing that a run without them would notice.
 
 It is loaded in every run of pytest where it is installed, so the bus is imported only when it is used.
+A fixture hands over a bus that is not started, because only the test knows its event loop. Around a test
+that is a coroutine function the plugin then starts and closes the bus, inside of that test's own call:
+whoever runs it (pytest-asyncio, anyio) has no part in this.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from bus_core import Bus, SyncBus
+    from promenade_bus_testing.buses import Source
+    from promenade_bus_testing.failures import Failures
+    from promenade_bus_testing.guards import Guard
+    from promenade_bus_testing.observation import Observation
+    from promenade_bus_testing.recorder import Recorder, SyncRecorder
     from promenade_bus_testing.virtual_clock import VirtualClock
 
 pytest_plugins = ("promenade_bus_testing.contract_plugin",)
 
+_MARKER = (
+    "promenade(allow_failures=False, **settings): of the fixtures 'bus' and 'sync_bus': whether the test may "
+    "pass although handlers failed, and keys of the section 'bus' of the configuration"
+)
+_GUARDS = pytest.StashKey[list["Guard"]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares the marker."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+# --- fixtures ---------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def virtual_clock() -> VirtualClock:
-    """A clock that stands still until the test moves it."""
+    """A clock that stands still until the test moves it. A bus of the same test is on it."""
     from promenade_bus_testing.virtual_clock import VirtualClock
 
     return VirtualClock()
+
+
+@pytest.fixture
+def bus_config() -> Source | None:
+    """The configuration of ``bus`` and ``sync_bus``: a path, or a mapping. Override it in a conftest.py."""
+    return None
+
+
+@pytest.fixture
+def bus_plugins() -> list[object]:
+    """Plugins for ``bus`` and ``sync_bus`` that are not installed. Override it in a conftest.py."""
+    return []
+
+
+@pytest.fixture
+def bus(
+    request: pytest.FixtureRequest, bus_config: Source | None, bus_plugins: list[object]
+) -> Iterator[Bus]:
+    """A bus of this test alone. An async test finds it started; another one says ``async with bus:``."""
+    from promenade_bus_testing.guards import BusGuard
+
+    clock = request.getfixturevalue("virtual_clock") if "virtual_clock" in request.fixturenames else None
+    guard = BusGuard(bus_config, bus_plugins, clock, *_marked(request))
+    request.node.stash.setdefault(_GUARDS, []).append(guard)
+    yield guard.bus
+    guard.release()
+
+
+@pytest.fixture
+def sync_bus(
+    request: pytest.FixtureRequest, bus_config: Source | None, bus_plugins: list[object]
+) -> Iterator[SyncBus]:
+    """A bus of this test alone, started, for threads and synchronous frameworks."""
+    from promenade_bus_testing.guards import SyncBusGuard
+
+    guard = SyncBusGuard(bus_config, bus_plugins, *_marked(request))
+    request.node.stash.setdefault(_GUARDS, []).append(guard)
+    guard.bus.start()
+    yield guard.bus
+    guard.release()
+
+
+@pytest.fixture
+def recorder(bus: Bus) -> Recorder:
+    """What was published and handled on ``bus``."""
+    from promenade_bus_testing.recorder import recorder_of
+
+    return recorder_of(bus)
+
+
+@pytest.fixture
+def sync_recorder(sync_bus: SyncBus) -> SyncRecorder:
+    """What was published and handled on ``sync_bus``."""
+    from promenade_bus_testing.recorder import sync_recorder_of
+
+    return sync_recorder_of(sync_bus)
+
+
+@pytest.fixture
+def bus_failures(request: pytest.FixtureRequest) -> Failures:
+    """What failed on the bus of this test, and what the test expects to fail."""
+    return _observation(request).failures
+
+
+@pytest.fixture
+def fail_next(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``fail_next(subscription, error, times=1)``: the next attempts of a subscription fail."""
+    return _observation(request).fail_next
+
+
+def _observation(request: pytest.FixtureRequest) -> Observation:
+    if "sync_bus" in request.fixturenames or "sync_recorder" in request.fixturenames:
+        observation: Observation = request.getfixturevalue("sync_recorder")
+    else:
+        observation = request.getfixturevalue("recorder")
+    return observation
+
+
+def _marked(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
+    """Settings, and whether failures are allowed; the marker closest to the test has the last word."""
+    settings: dict[str, Any] = {}
+    for marker in reversed([*request.node.iter_markers("promenade")]):
+        if marker.args:
+            raise pytest.UsageError(f"the marker promenade takes keyword arguments only, got {marker.args!r}")
+        settings |= marker.kwargs
+    allow_failures = bool(settings.pop("allow_failures", False))
+    return settings, allow_failures
+
+
+# --- around the test --------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Starts and closes the buses of an async test, and lets a test fail when something failed unseen."""
+    guards = item.stash.get(_GUARDS, None)
+    if not guards or not isinstance(item, pytest.Function):
+        return (yield)
+    test = item.obj
+    if inspect.iscoroutinefunction(test):
+        item.obj = _started_around(test, guards)
+    try:
+        result = yield
+    except BaseException:
+        for guard in guards:
+            item.add_report_section("call", "promenade bus", guard.story())
+        raise
+    finally:
+        item.obj = test
+    for guard in guards:
+        guard.finish()
+    return result
+
+
+def _started_around(test: Callable[..., Any], guards: list[Guard]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def started(**arguments: Any) -> Any:
+        for guard in guards:
+            await guard.begin()
+        try:
+            result = await test(**arguments)
+        except BaseException:
+            for guard in guards:
+                with contextlib.suppress(Exception):  # what the test raised is what matters
+                    await guard.end(failed=True)
+            raise
+        for guard in guards:
+            await guard.end()
+        return result
+
+    return started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Forgets the buses of a test, so that a plugin may run it again."""
+    try:
+        return (yield)
+    finally:
+        if item.stash.get(_GUARDS, None) is not None:
+            del item.stash[_GUARDS]

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+__all__ = ["VirtualClock", "VirtualTimer"]
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 10.0
+"""Seconds of real time after which something that no timer brings is taken never to come."""
 
 
 class VirtualTimer:
-    """A timer of a `VirtualClock`."""
+    """A timer of a ``VirtualClock``. ``due`` is in seconds of ``VirtualClock.monotonic``."""
 
     def __init__(self, due: float, number: int, callback: Callable[[], None]) -> None:
         self.due = due
@@ -19,12 +28,15 @@ class VirtualTimer:
 
     @property
     def pending(self) -> bool:
+        """Whether it has neither fired nor been cancelled."""
         return self._callback is not None
 
     def cancel(self) -> None:
+        """Never calls the callback; harmless when it was called already."""
         self._callback = None
 
     def fire(self) -> None:
+        """Calls the callback now, unless it was called or cancelled."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -34,21 +46,32 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """Implements `bus_core.clock.Clock`. Time passes only in `advance`, and then without waiting."""
+    """Implements ``bus_core.Clock``. Time passes only in ``advance`` and ``run``, and then without waiting.
+
+    Give it to ``open_bus(clock=...)``: every retry, delay and timeout of the bus is then instant and exact.
+    It needs an event loop of asyncio's own; ``RuntimeError`` says so on another one, such as uvloop's.
+    """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)) -> None:
         self._start = start
         self._elapsed = 0.0
         self._timers: list[VirtualTimer] = []
         self._numbers = itertools.count()
+        self._elsewhere: list[Callable[[], object]] = []
+
+    def __repr__(self) -> str:
+        return f"<VirtualClock at {self._elapsed:g} s, {len(self.timers)} timers>"
 
     def now(self) -> datetime:
+        """The start, and the time that was let pass."""
         return self._start + timedelta(seconds=self._elapsed)
 
     def monotonic(self) -> float:
+        """The seconds that were let pass."""
         return self._elapsed
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> VirtualTimer:
+        """Calls ``callback`` once, when ``delay`` seconds were let pass."""
         timer = VirtualTimer(self._elapsed + max(0.0, delay), next(self._numbers), callback)
         heapq.heappush(self._timers, timer)
         return timer
@@ -58,45 +81,91 @@ class VirtualClock:
         """In how many seconds each pending timer is due, soonest first."""
         return sorted(timer.due - self._elapsed for timer in self._timers if timer.pending)
 
-    async def advance(self, seconds: float) -> None:
-        """Let time pass: timers fire in the order in which they are due, each at its own time.
+    async def advance(self, seconds: float | timedelta) -> None:
+        """Lets time pass: timers fire in the order in which they are due, each at its own time.
 
         Before, between and after them everything that can run without waiting runs, so that a timer
         that is set because of another one fires too when it is due in time.
         """
-        end = self._elapsed + seconds
+        end = self._elapsed + (seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
         await self.settle()
         while self._timers and self._timers[0].due <= end:
-            timer = heapq.heappop(self._timers)
-            if not timer.pending:
-                continue
+            await self._next_timer()
+        self._elapsed = end
+        await self.settle()
+
+    async def run(self, awaitable: Awaitable[T]) -> T:
+        """Lets time pass from timer to timer until ``awaitable`` is done, and returns its result.
+
+        ``await clock.run(bus.drain())`` takes every retry with it, however long it waits. Raises
+        ``AssertionError`` when no timer is left, and what is waited for does not come otherwise either.
+        """
+        waiting = asyncio.ensure_future(awaitable)
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                await self.settle()
+                if waiting.done():
+                    return await waiting
+                if self.timers:
+                    await self._next_timer()
+                    deadline = time.monotonic() + _PATIENCE
+                elif time.monotonic() > deadline:
+                    raise AssertionError(
+                        f"no timer is left at {self._elapsed:g} s, and for {_PATIENCE:g} s of real time "
+                        f"nothing has ended {awaitable!r}"
+                    )
+                else:
+                    await asyncio.wait((waiting,), timeout=0.001)  # real work, such as input and output
+        finally:
+            waiting.cancel()
+
+    async def _next_timer(self) -> None:
+        timer = heapq.heappop(self._timers)
+        if timer.pending:
             self._elapsed = max(self._elapsed, timer.due)
             # As on a real clock, a callback runs on the loop and never inside of a task.
             asyncio.get_running_loop().call_soon(timer.fire)
             await self.settle()
-        self._elapsed = end
-        await self.settle()
 
     def block(self, seconds: float) -> None:
-        """Let time pass while the loop does nothing else, as a handler that never awaits would."""
+        """Lets time pass while the loop does nothing else, as a handler that never awaits would."""
         self._elapsed += seconds
 
     def fire_all(self) -> None:
-        """Fire every pending timer at once, before anything else runs: for tests of races."""
+        """Fires every pending timer at once, before anything else runs: for tests of races."""
         timers, self._timers = sorted(self._timers), []
         for timer in timers:
             self._elapsed = max(self._elapsed, timer.due)
             timer.fire()
 
-    async def settle(self, turns: int = 1000) -> None:
-        """Let everything run that can run now, until the loop has nothing to do but wait.
+    def wait_for_work_elsewhere(self, busy: Callable[[], object]) -> None:
+        """From now on ``settle`` waits until ``busy`` says no: for handlers that run in threads.
 
-        Raises when after so many turns of the loop something is still busy.
+        Without it, time would seem to stand still while a thread is at work, and might then jump.
         """
-        # CPython's event loops keep what can run in a deque. When only this task is awake, it is empty.
-        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-        for _ in range(turns):
-            await asyncio.sleep(0)
-            if not ready:
+        self._elsewhere.append(busy)
+
+    async def settle(self, turns: int = 1000) -> None:
+        """Lets everything run that can run now, until the loop has nothing to do but wait.
+
+        Raises ``AssertionError`` when after so many turns of the loop something is still busy, or after
+        10 s of real time a thread is.
+        """
+        # asyncio's own event loops keep what can run in a deque. When only this task is awake, it is empty.
+        ready: Any = getattr(asyncio.get_running_loop(), "_ready", None)
+        if ready is None:
+            raise RuntimeError("a VirtualClock needs an event loop of asyncio's own; this one hides its work")
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                if not ready:
+                    break
+            else:
+                raise AssertionError(f"something is still busy after {turns} turns of the event loop")
+            if not any(busy() for busy in self._elsewhere):
                 return
-        raise AssertionError(f"something is still busy after {turns} turns of the event loop")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"a handler has been running in a thread for {_PATIENCE:g} s")
+            await asyncio.sleep(0.0005)

@@ -1,0 +1,217 @@
+"""Looks on at a bus and notes what is published and handled: the part that async and sync recorders share."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, overload
+
+from bus_core import AttemptFailure, Bus, Envelope, Event, Handler, Subscription, SyncSubscription, Topic
+from promenade_bus_testing.failures import Failures
+from promenade_bus_testing.selection import E, Selection, Where
+from promenade_bus_testing.steps import Failed, Handled, Published, Step, flows_of, id_of, shown
+
+__all__ = ["Observation"]
+
+_handling: ContextVar[str | None] = ContextVar("promenade_bus_testing_handling", default=None)
+"""The id of the event whose handler is running."""
+
+
+class Observation:
+    """What happened on one bus. Attach it before the bus is started; its methods may be called by any thread.
+
+    ``failures`` holds the attempts that failed, and what the test expects of them.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._clock = bus.parts.clock
+        self._steps: list[Step] = []
+        self._injected: dict[str, deque[BaseException | type[BaseException]]] = {}
+        self._raised: set[int] = set()
+        self._unfinished: dict[object, tuple[str, Event, int]] = {}
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self.failures = Failures(self)
+        self.is_looked_after = False  # whoever closes the bus looks at the failures then
+        bus.instrument(consume=self._consume, publish=self._publish, failure=self._failed)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._bus!r}: {len(self._steps)} steps>"
+
+    # --- what it sees -------------------------------------------------------------------------------------
+
+    def _publish(self, handler: Handler) -> Handler:
+        async def publish(envelope: Envelope) -> None:
+            await handler(envelope)
+            self._note(
+                Published(
+                    topic=envelope.topic,
+                    event=envelope.event,
+                    headers=dict(envelope.headers),
+                    at=self._clock.monotonic(),
+                    cause=_handling.get(),
+                )
+            )
+
+        return publish
+
+    def _consume(self, handler: Handler) -> Handler:
+        async def consume(envelope: Envelope) -> None:
+            delivery = envelope.delivery
+            assert delivery is not None, "a consume middleware gets deliveries"
+            name, event = delivery.subscription, envelope.event
+            running = object()
+            self._unfinished[running] = (name, event, delivery.attempt)
+            token = _handling.set(delivery.message_id)
+            try:
+                self._raise_injected(name)
+                await handler(envelope)
+            finally:
+                _handling.reset(token)
+                del self._unfinished[running]
+            self._note(
+                Handled(
+                    topic=envelope.topic,
+                    subscription=name,
+                    event=event,
+                    attempt=delivery.attempt,
+                    headers=delivery.headers,
+                    at=self._clock.monotonic(),
+                )
+            )
+
+        return consume
+
+    def _failed(self, failure: AttemptFailure) -> None:
+        injected = id(failure.error) in self._raised
+        self._raised.discard(id(failure.error))
+        self._note(Failed(failure=failure, at=self._clock.monotonic(), injected=injected))
+
+    def _note(self, step: Step) -> None:
+        with self._changed:
+            self._steps.append(step)
+            self._changed.notify_all()
+        for listener in [*self._listeners]:
+            listener()
+
+    # --- faults on demand ---------------------------------------------------------------------------------
+
+    def fail_next(
+        self,
+        subscription: str | Subscription | SyncSubscription,
+        error: BaseException | type[BaseException],
+        times: int = 1,
+    ) -> None:
+        """Lets the next ``times`` attempts of a subscription fail with ``error``, in place of its handler.
+
+        These failures are expected ones. One that is still due when the test ends makes the test fail.
+        """
+        is_class = inspect.isclass(error) and issubclass(error, BaseException)
+        if not is_class and not isinstance(error, BaseException):
+            raise TypeError(f"fail_next takes an exception or a class of exceptions, got {error!r}")
+        if times < 1:
+            raise ValueError(f"fail_next: times must be at least 1, got {times!r}")
+        name = subscription if isinstance(subscription, str) else subscription.name
+        self._injected.setdefault(name, deque()).extend([error] * times)
+
+    def _raise_injected(self, name: str) -> None:
+        waiting = self._injected.get(name)
+        if not waiting:
+            return
+        error = waiting.popleft()
+        raised = error() if isinstance(error, type) else error
+        self._raised.add(id(raised))
+        raise raised.with_traceback(None)
+
+    def uninjected(self) -> dict[str, int]:
+        """How many failures that ``fail_next`` ordered have not come to pass, by subscription."""
+        return {name: len(waiting) for name, waiting in self._injected.items() if waiting}
+
+    # --- what it tells ------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> list[Step]:
+        """Everything so far, in order."""
+        with self._changed:
+            return [*self._steps]
+
+    @property
+    def bus(self) -> Bus:
+        """The bus that it looks on at."""
+        return self._bus
+
+    @overload
+    def published(self, topic: Topic[E], where: Where[E] = None) -> list[E]: ...
+    @overload
+    def published(self, topic: str = "#", where: Where[Event] = None) -> list[Event]: ...
+    def published(self, topic: Any = "#", where: Any = None) -> list[Any]:
+        """The events that were published to a topic, or to those of a pattern, in order.
+
+        ``where`` selects among them: a function of the event, or the values that fields have.
+        """
+        return Selection(topic, where).events(self.steps)
+
+    @overload
+    def handled(self, topic: Topic[E], where: Where[E] = None, *, by: str | None = None) -> list[E]: ...
+    @overload
+    def handled(
+        self, topic: str = "#", where: Where[Event] = None, *, by: str | None = None
+    ) -> list[Event]: ...
+    def handled(self, topic: Any = "#", where: Any = None, *, by: str | None = None) -> list[Any]:
+        """The events that were handled, once for each time that a handler returned; see ``published``.
+
+        ``by`` is the name of a subscription; without it those of all count.
+        """
+        return Selection(topic, where, handled=True, by=by).events(self.steps)
+
+    @overload
+    def expect(self, topic: Topic[E], where: Where[E] = None) -> E: ...
+    @overload
+    def expect(self, topic: str, where: Where[Event] = None) -> Event: ...
+    def expect(self, topic: Any, where: Any = None) -> Any:
+        """The one event that was published to the topic and that ``where`` selects.
+
+        Raises ``AssertionError``, which lists what was published and handled instead and what comes
+        nearest, when there is none, or more than one.
+        """
+        selection = Selection(topic, where)
+        found = selection.events(self.steps)
+        if len(found) != 1:
+            raise AssertionError(self._instead(selection, f"one event {selection}", len(found)))
+        return found[0]
+
+    @overload
+    def expect_handled(self, topic: Topic[E], where: Where[E] = None, *, by: str | None = None) -> E: ...
+    @overload
+    def expect_handled(self, topic: str, where: Where[Event] = None, *, by: str | None = None) -> Event: ...
+    def expect_handled(self, topic: Any, where: Any = None, *, by: str | None = None) -> Any:
+        """The one event of the topic that a handler handled; like ``expect``, and ``by`` like ``handled``."""
+        selection = Selection(topic, where, handled=True, by=by)
+        found = selection.events(self.steps)
+        if len(found) != 1:
+            raise AssertionError(self._instead(selection, f"one event {selection}", len(found)))
+        return found[0]
+
+    def expect_nothing(self, topic: Topic[Any] | str = "#", where: Where[Any] = None) -> None:
+        """Raises ``AssertionError`` when an event that ``where`` selects was published to the topic."""
+        selection = Selection(topic, where)
+        found = selection.events(self.steps)
+        if found:
+            raise AssertionError(self._instead(selection, f"no event {selection}", len(found)))
+
+    def flow(self, *events: Event) -> str:
+        """What happened to these events, or to all of them, as text: a line for each step."""
+        steps = self.steps
+        ids = [str(event.event_id) for event in events] or list(dict.fromkeys(map(id_of, steps)))
+        return flows_of(ids, steps)
+
+    def _instead(self, selection: Selection, expected: str, found: int, waited: str = "") -> str:
+        unfinished = [
+            f"{name} is at attempt {attempt} of {shown(event)}"
+            for name, event, attempt in [*self._unfinished.values()]
+        ]
+        return selection.explain(expected, found, self.steps, unfinished, waited)

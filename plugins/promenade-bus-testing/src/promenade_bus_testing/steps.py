@@ -1,0 +1,184 @@
+"""What a recorder notes: an event that was published, handled, or failed to be; and how it is told."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+
+from bus_core import AttemptFailure, Event
+
+__all__ = [
+    "Failed",
+    "Handled",
+    "Published",
+    "Step",
+    "describe",
+    "flows_of",
+    "id_of",
+    "place_in_code",
+    "shown",
+]
+
+E = TypeVar("E", bound=Event)
+
+_MOST_FLOWS: Final = 10
+
+
+@attrs.frozen(kw_only=True)
+class Published(Generic[E]):
+    """The adapter accepted an event. ``at`` is in seconds of the bus's clock.
+
+    ``cause`` is the id of the event whose handler published it; None where no handler did.
+    """
+
+    topic: str
+    event: E
+    headers: Mapping[str, str]
+    at: float
+    cause: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Handled(Generic[E]):
+    """An attempt of a subscription ended well. ``at`` is in seconds of the bus's clock."""
+
+    topic: str
+    subscription: str
+    event: E
+    attempt: int
+    headers: Mapping[str, str]
+    at: float
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """An attempt failed, and what follows. ``injected`` says that the test asked for it."""
+
+    failure: AttemptFailure
+    at: float
+    injected: bool = False
+
+    @property
+    def error(self) -> BaseException:
+        """What was raised."""
+        return self.failure.error
+
+    @property
+    def subscription(self) -> str:
+        """Whose attempt it was."""
+        return self.failure.subscription
+
+    @property
+    def topic(self) -> str:
+        """The topic of the event."""
+        return self.failure.topic
+
+
+Step = Published[Event] | Handled[Event] | Failed
+
+
+def describe(step: Step, start: float = 0.0) -> str:
+    """One line: how long after ``start``, and what happened."""
+    time = f"+{step.at - start:.3f} s"
+    if isinstance(step, Published):
+        by = "" if step.cause is None else f" by a handler of {step.cause}"
+        return f"{time}  published{by}"
+    if isinstance(step, Handled):
+        return f"{time}  {step.subscription}: attempt {step.attempt} went well"
+    failure = step.failure
+    text = str(failure.error)
+    where = "injected by the test" if step.injected else place_in_code(failure.error)
+    return (
+        f"{time}  {failure.subscription}: attempt {failure.attempt} failed with "
+        f"{type(failure.error).__name__}{f': {text}' if text else ''} ({where}); {_consequence(failure)}"
+    )
+
+
+def _consequence(failure: AttemptFailure) -> str:
+    if failure.action == "dead_letter":
+        return f"dead letter: {failure.reason}"
+    return f"{failure.action} in {failure.delay:g} s"
+
+
+def flows_of(event_ids: Iterable[str], steps: Iterable[Step]) -> str:
+    """What happened to these events, and to those from whose handlers they came, in order."""
+    grouped: dict[str, list[Step]] = {}
+    causes: dict[str, str] = {}
+    for step in steps:
+        event_id = id_of(step)
+        grouped.setdefault(event_id, []).append(step)
+        if isinstance(step, Published) and step.cause is not None:
+            causes.setdefault(event_id, step.cause)
+    wanted: dict[str, None] = {}
+    for event_id in event_ids:
+        line = [event_id]
+        while (cause := causes.get(line[-1])) is not None and cause not in line:
+            line.append(cause)
+        wanted |= dict.fromkeys(reversed(line))
+    shown = [event_id for event_id in wanted if event_id in grouped]
+    texts = [_flow(event_id, grouped[event_id]) for event_id in shown[:_MOST_FLOWS]]
+    if len(shown) > _MOST_FLOWS:
+        texts.append(f"and {len(shown) - _MOST_FLOWS} events more")
+    return "\n".join(texts)
+
+
+def _flow(event_id: str, steps: list[Step]) -> str:
+    first = steps[0]
+    event = first.failure.event if isinstance(first, Failed) else first.event
+    topic = first.topic
+    what = "what cannot be decoded" if event is None else shown(event)
+    lines = [f"{topic} {event_id} {what}", *(f"  {describe(step, first.at)}" for step in steps)]
+    return "\n".join(lines)
+
+
+def shown(event: Event) -> str:
+    """An event by its class and its own fields; personal ones keep hidden."""
+    # No type checker sees that @event makes attrs classes.
+    every: Any = attrs.fields(type(event))  # type: ignore[arg-type]
+    base = {field.name for field in attrs.fields(Event)}  # type: ignore[arg-type]
+    fields = []
+    for field in every:
+        if field.name not in base and field.repr:
+            as_text = field.repr if callable(field.repr) else repr
+            fields.append(f"{field.name}={as_text(getattr(event, field.name))}")
+    return f"{type(event).__name__}({', '.join(fields)})"
+
+
+def id_of(step: Step) -> str:
+    """The id of the event that a step is about."""
+    return step.failure.event_id if isinstance(step, Failed) else str(step.event.event_id)
+
+
+# --- where an error was raised ----------------------------------------------------------------------------
+
+_NOT_THE_USERS: Final = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
+_OURS: Final = ("bus_core", "promenade_bus_")
+
+
+def place_in_code(error: BaseException) -> str:
+    """Where the code under test raised an error, as ``file:line``.
+
+    That is the innermost line that belongs neither to the bus nor to anything installed; where there is
+    none, the innermost of all.
+    """
+    innermost = own = None
+    at = error.__traceback__
+    while at is not None:
+        frame = at.tb_frame
+        innermost = (frame.f_code.co_filename, at.tb_lineno)
+        module: str = frame.f_globals.get("__name__", "")
+        if not module.startswith(_OURS) and not innermost[0].startswith((*_NOT_THE_USERS, "<frozen")):
+            own = innermost
+        at = at.tb_next
+    place = own or innermost
+    if place is None:
+        return "nowhere"
+    file = Path(place[0])
+    directory = Path.cwd()
+    if file.is_relative_to(directory):
+        file = file.relative_to(directory)
+    return f"{file}:{place[1]}"
