@@ -25,7 +25,7 @@ from bus_core import (
     TopicPattern,
     UnknownSubscription,
 )
-from promenade_bus_testing import VirtualClock
+from promenade_bus_testing import Balance, VirtualClock
 from support.buses import Happened, make_bus
 
 TOPICS = [Topic(f"load.topic{index}.happened", Happened) for index in range(3)]
@@ -330,11 +330,9 @@ class Load:
         abandoned = Counter(
             (item.subscription, UUID(item.event_id)) for item in (report.abandoned if report else ())
         )
-        ended = self.ended() + abandoned
-        for pair, count in (self.expected - ended).items():
-            wrong.append(f"lost {count} of {pair}")
-        for pair, count in (ended - self.expected).items():
-            wrong.append(f"{count} too many of {pair}")
+        balance = Balance.of(self.expected, self.ended() + abandoned)
+        wrong += [f"lost {count} of {pair}" for pair, count in balance.lost.items()]
+        wrong += [f"{count} too many of {pair}" for pair, count in balance.surplus.items()]
         state = self.bus.state()
         if report is None and state.unsettled:
             wrong.append(f"{state.unsettled} unsettled")

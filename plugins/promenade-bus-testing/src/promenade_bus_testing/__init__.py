@@ -8,20 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from promenade_bus_testing.account import Account, SubscriptionAccount
+    from promenade_bus_testing.balance import Balance
     from promenade_bus_testing.buses import isolated_bus, isolated_sync_bus
     from promenade_bus_testing.chaos import ChaosError
     from promenade_bus_testing.failures import Failures, UnseenFailures
+    from promenade_bus_testing.journal import Journal
     from promenade_bus_testing.recorder import Recorder, SyncRecorder, recording, sync_recording
     from promenade_bus_testing.steps import Failed, Handled, Published
     from promenade_bus_testing.virtual_clock import VirtualClock, VirtualTimer
 
 __all__ = [
+    "Account",
+    "Balance",
     "ChaosError",
     "Failed",
     "Failures",
     "Handled",
+    "Journal",
     "Published",
     "Recorder",
+    "SubscriptionAccount",
     "SyncRecorder",
     "UnseenFailures",
     "VirtualClock",
@@ -33,9 +40,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "account": ("Account", "SubscriptionAccount"),
+    "balance": ("Balance",),
     "buses": ("isolated_bus", "isolated_sync_bus"),
     "chaos": ("ChaosError",),
     "failures": ("Failures", "UnseenFailures"),
+    "journal": ("Journal",),
     "recorder": ("Recorder", "SyncRecorder", "recording", "sync_recording"),
     "steps": ("Failed", "Handled", "Published"),
     "virtual_clock": ("VirtualClock", "VirtualTimer"),

@@ -1,4 +1,4 @@
-"""What the testing kit offers to a bus: the middleware ``chaos``."""
+"""What the testing kit offers to a bus: the middleware ``chaos``, and the command ``account``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,25 @@ from typing import Any
 from bus_core import BuildContext, Factory, Middleware, hookimpl
 from promenade_bus_testing.config import ChaosOptions
 
-__all__ = ["promenade_bus_middleware"]
+__all__ = ["promenade_bus_commands", "promenade_bus_middleware"]
 
 
 def _build_chaos(options: ChaosOptions, context: BuildContext) -> Middleware:
     from promenade_bus_testing.chaos import chaos_middleware
 
     return chaos_middleware(options, context.clock)
+
+
+def _load_account() -> Any:
+    from promenade_bus_testing.account_command import account_command
+
+    return account_command()
+
+
+@hookimpl
+def promenade_bus_commands() -> Mapping[str, Any]:
+    """Offers ``promenade-bus account``."""
+    return {"account": _load_account}
 
 
 @hookimpl

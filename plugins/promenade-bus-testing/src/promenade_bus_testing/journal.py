@@ -1,0 +1,292 @@
+"""Journals: what a publisher and its handlers write down by themselves, apart from the bus.
+
+A journal is a file of JSON Lines that one process appends to. Each record is one ``write`` to a file opened
+with ``O_APPEND``, so that it outlives the SIGKILL of its process from the moment it is written. What is
+written before and what after the deed is chosen so that a process that dies in between never looks better
+than it was: a publish is written down before it is tried and again when it was acknowledged, an attempt
+before the handler is called and again when the handler has returned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+import attrs
+
+from bus_core import (
+    Bus,
+    DeadLetter,
+    Delivery,
+    DrainReport,
+    Event,
+    Subscription,
+    SyncBus,
+    SyncSubscription,
+    Topic,
+)
+from bus_core.handlers import inspect_handler
+
+__all__ = ["Journal", "Record", "read_journal"]
+
+E = TypeVar("E", bound=Event)
+
+Kind = Literal[
+    "subscribed",
+    "attempted",
+    "acknowledged",
+    "refused",
+    "begun",
+    "handled",
+    "failed",
+    "dead-letter",
+    "stuck",
+    "counted-lost",
+    "mark",
+]
+_KINDS: Final = frozenset(
+    [
+        *("subscribed", "attempted", "acknowledged", "refused", "begun", "handled", "failed"),
+        *("dead-letter", "stuck", "counted-lost", "mark"),
+    ]
+)
+
+
+_ALL: Final = 1_000_000
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """One line of a journal. ``at`` is in seconds of the machine's monotonic clock.
+
+    ``event_id`` is empty where it is about no event. ``text`` is the pattern of a subscription, the id of a
+    dead letter, the class of an error, or the name of a mark; ``count`` is a number of events.
+    """
+
+    kind: Kind
+    at: float
+    topic: str = ""
+    event_id: str = ""
+    subscription: str = ""
+    text: str = ""
+    count: int = 0
+
+
+class Journal:
+    """What one process writes down. Its methods may be called from any thread.
+
+    ``Journal("journals", "worker")`` makes a new file in that directory, named after the process; several
+    journals, also of several processes, never share one. ``OSError`` of the disk comes out where it
+    happens: nothing is published or handled that could not be written down.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str = "journal") -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self.path: Final = Path(directory) / f"{name}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        self._lock = threading.Lock()
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+
+    def __repr__(self) -> str:
+        return f"<Journal {os.fspath(self.path)!r}>"
+
+    def close(self) -> None:
+        """Closes the file; harmless when it is closed."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, kind: Kind, **fields: Any) -> None:
+        """Appends one record; it is on its way to the disk, and outlives the process, when this returns."""
+        record = {"kind": kind, "at": time.monotonic(), **fields}
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            while line:  # all at once, unless the disk is full
+                line = line[os.write(self._file, line) :]
+
+    # --- publishing ---------------------------------------------------------------------------------------
+
+    async def publish(
+        self, bus: Bus, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Publishes an event, and writes down that it was tried and whether it was acknowledged.
+
+        Raises what ``bus.publish`` raises.
+        """
+        self.attempted(topic, event)
+        try:
+            await bus.publish(topic, event, headers=headers)
+        except BaseException as error:
+            self.refused(topic, event, error)
+            raise
+        self.acknowledged(topic, event)
+
+    def publish_sync(
+        self, bus: SyncBus, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """The same on a ``SyncBus``."""
+        self.attempted(topic, event)
+        try:
+            bus.publish(topic, event, headers=headers)
+        except BaseException as error:
+            self.refused(topic, event, error)
+            raise
+        self.acknowledged(topic, event)
+
+    def attempted(self, topic: Topic[Any], event: Event) -> None:
+        """Write this before the event is published."""
+        self.write("attempted", topic=topic.name, event_id=str(event.event_id))
+
+    def acknowledged(self, topic: Topic[Any], event: Event) -> None:
+        """Write this as soon as publish has returned."""
+        self.write("acknowledged", topic=topic.name, event_id=str(event.event_id))
+
+    def refused(self, topic: Topic[Any], event: Event, error: BaseException) -> None:
+        """Write this when publish has raised. The event may be stored all the same."""
+        self.write("refused", topic=topic.name, event_id=str(event.event_id), text=type(error).__name__)
+
+    # --- handling -----------------------------------------------------------------------------------------
+
+    def subscribe(
+        self, bus: Bus, topic: Topic[Any] | str, handler: Callable[..., Any], *, name: str, **options: Any
+    ) -> Subscription:
+        """Subscribes a handler whose attempts are written down; ``options`` are those of ``bus.subscribe``.
+
+        Every event that is acknowledged, and that fits the topic or pattern, is expected to reach it:
+        subscribe before the first publish, and without ``where``.
+        """
+        self.subscribed(name, topic)
+        return bus.subscribe(topic, self.wrap(name, handler), name=name, **options)
+
+    def subscribe_sync(
+        self, bus: SyncBus, topic: Topic[Any] | str, handler: Callable[..., Any], *, name: str, **options: Any
+    ) -> SyncSubscription:
+        """The same on a ``SyncBus``."""
+        self.subscribed(name, topic)
+        return bus.subscribe(topic, self.wrap(name, handler), name=name, **options)
+
+    def subscribed(self, name: str, topic: Topic[Any] | str) -> None:
+        """Write this when a subscription is made. Several processes may say the same."""
+        self.write("subscribed", subscription=name, text=topic if isinstance(topic, str) else topic.name)
+
+    def wrap(self, name: str, handler: Callable[..., Any]) -> Callable[[Any, Delivery], Any]:
+        """A handler that does the same, and writes down each attempt and its end."""
+        shape = inspect_handler(handler)
+
+        def arguments(event: Event, delivery: Delivery) -> tuple[Any, ...]:
+            return (event, delivery) if shape.takes_delivery else (event,)
+
+        async def journaled(event: Event, delivery: Delivery) -> None:
+            with self._attempt(name, event, delivery):
+                await handler(*arguments(event, delivery))
+
+        def journaled_in_thread(event: Event, delivery: Delivery) -> None:
+            with self._attempt(name, event, delivery):
+                handler(*arguments(event, delivery))
+
+        return journaled if shape.is_async else journaled_in_thread
+
+    def _attempt(self, name: str, event: Event, delivery: Delivery) -> _Attempt:
+        of = {"topic": delivery.topic, "event_id": str(event.event_id), "subscription": name}
+        return _Attempt(self, of, delivery.attempt)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    async def finish(self, bus: Bus) -> None:
+        """Writes down how a bus stands after it was drained, before it is closed.
+
+        That is every dead letter in its store, what is not settled, and its counter of losses.
+        """
+        self.dead_letters(await bus.dead_letters.list(limit=_ALL))
+        self.stuck(bus.state().unsettled)
+        self.counted_lost(bus.state().lost)
+
+    def finish_sync(self, bus: SyncBus) -> None:
+        """The same for a ``SyncBus``."""
+        self.dead_letters(bus.dead_letters.list(limit=_ALL))
+        self.stuck(bus.state().unsettled)
+        self.counted_lost(bus.state().lost)
+
+    def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
+        """Write down the letters that are in the store at the end, as ``finish`` does.
+
+        Not those that a handler gave up on: only what is in the store is kept. The same letter may be
+        written by several processes.
+        """
+        for letter in letters:
+            self.write(
+                "dead-letter",
+                topic=letter.topic,
+                event_id="" if letter.event_id is None else str(letter.event_id),
+                subscription=letter.subscription,
+                text=letter.id,
+            )
+
+    def stuck(self, count: int, what: str = "") -> None:
+        """Write down how much is pending or unread at the end, such as ``bus.state().unsettled``."""
+        self.write("stuck", count=count, text=what)
+
+    def abandoned(self, report: DrainReport) -> None:
+        """Write down what closing a bus returned; on an adapter that is not durable what it lists is gone."""
+        self.write("stuck", count=len(report.abandoned), text="abandoned")
+
+    def counted_lost(self, count: int) -> None:
+        """Write down the loss counter of a bus at the end, ``bus.state().lost``: a loss that is told."""
+        self.write("counted-lost", count=count)
+
+    def mark(self, name: str) -> None:
+        """Writes down a moment. The time to recover is counted from the last mark named ``healed``."""
+        self.write("mark", text=name)
+
+
+class _Attempt:
+    """Begun when it is entered; handled or failed when it is left."""
+
+    def __init__(self, journal: Journal, of: Mapping[str, str], number: int) -> None:
+        self._journal = journal
+        self._of = of
+        self._number = number
+
+    def __enter__(self) -> None:
+        self._journal.write("begun", count=self._number, **self._of)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._journal.write("handled", count=self._number, **self._of)
+        else:
+            self._journal.write("failed", count=self._number, text=type(error).__name__, **self._of)
+
+
+def read_journal(path: str | os.PathLike[str]) -> Iterator[Record | str]:
+    """The records of a journal, and for each line that is none a text that says what is wrong with it.
+
+    A last line without its end was torn by the death of its process: its text is empty.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    torn = lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            found = json.loads(line)
+            if found["kind"] not in _KINDS:
+                raise ValueError(f"there are no records of the kind {found['kind']!r}")
+            yield Record(**found)
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"line {number} is no record: {error}"
+    if torn:
+        yield ""
