@@ -4,11 +4,12 @@
 #   make demo PYTHON=/path/to/python3           this Python
 
 .POSIX:
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench flake lock clean
 
 PYTHON =
 PYTHONS =
 ARGS =
+COUNT = 50
 FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-python
 
 help: ## list the targets
@@ -30,6 +31,11 @@ bench: ## the engine against a bare loop and against its peers
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run.py $(ARGS)
+
+flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& sh tools/run-flake ".venv-$${found%% *}" '$(COUNT)' $(ARGS)
 
 lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

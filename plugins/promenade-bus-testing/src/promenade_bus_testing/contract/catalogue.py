@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from itertools import groupby
 
 import attrs
 
 from promenade_bus_testing.contract.running import Needs, needs_of
 from promenade_bus_testing.contract.suite import AdapterContract
 
-__all__ = ["ContractTest", "contract_tests"]
+__all__ = ["ContractTest", "as_markdown", "contract_tests"]
 
 
 @attrs.frozen
@@ -33,3 +34,13 @@ def contract_tests() -> list[ContractTest]:
                 promise = " ".join((inspect.getdoc(member) or "").split())
                 found.append(ContractTest(name, area, promise, needs))
     return found
+
+
+def as_markdown() -> str:
+    """The contract as the tables of its reference, one for each area."""
+    tables: list[str] = []
+    for area, tests in groupby(contract_tests(), key=lambda test: test.area):
+        rows = [f"| `{test.name}` | {test.promise.replace('``', '`')} | {test.needs} |" for test in tests]
+        heading = f"### {area.rstrip('.')}"
+        tables.append("\n".join([heading, "", "| test | what it says | needs |", "|---|---|---|", *rows, ""]))
+    return "\n".join(tables)

@@ -140,9 +140,20 @@ class ClosingTests:
     async def test_close_drains(self, harness: Harness) -> None:
         """Where nothing outlives the process, closing handles what was accepted, retries included."""
         bus = await harness.bus(worker_pool_size=1)
-        listener = await harness.listen(bus, act=raising(ValueError("once"), ValueError("twice")))
+        gate = harness.gate()
+        fail = raising(ValueError("once"), ValueError("twice"))
+
+        async def wait_and_fail(call: Call) -> None:
+            await gate.wait()
+            fail(call)
+
+        listener = await harness.listen(bus, act=wait_and_fail)
         await harness.publish(bus, *range(50))
-        report = await harness.close(bus)
+        closing = asyncio.ensure_future(bus.close())
+        await harness.advance(0)
+        gate.set()
+        await harness.until(closing.done, "the bus closes")
+        report = await closing
         assert (report.completed, report.abandoned) == (True, ())
         assert_once(listener.done, range(50))
 

@@ -52,7 +52,7 @@ class AdapterContract(
     """The plugin that offers the adapter, and others that it needs. Empty: take what is installed."""
 
     deadline: ClassVar[float] = 20.0
-    """Seconds of real time after which a condition that does not come to hold is a failure."""
+    """Seconds of real time without any progress after which what a test waits for is a failure."""
 
     longest_test: ClassVar[float] = 120.0
     """Seconds of real time after which a test is stopped."""

@@ -1,0 +1,902 @@
+"""Bugs to be planted into the engine and into adapters, each with the contract tests that have to find it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+from pytest import MonkeyPatch  # noqa: PT013 - a name for annotations
+
+from bus_core import BusError, DeadLetter, DeadLetterFilter, Inlet, Message, Outcome
+from bus_core.buffer import Buffer
+from bus_core.bus import Bus
+from bus_core.codec import Codec
+from bus_core.engine import Engine
+from bus_core.follow_up import FollowUp
+from bus_core.jobs import Job
+from bus_core.lanes import Lane
+from bus_core.outcomes import Decision
+from bus_core.topics import TopicPattern
+from bus_core.workers import WorkerPool
+from promenade_bus_memory.adapter import MemoryAdapter
+from promenade_bus_memory.dead_letters import MemoryDeadLetters
+from promenade_bus_memory.hub import MemoryHub
+from support.remote import Consumer, RemoteAdapter, Server
+
+__all__ = ["BUGS", "Bug"]
+
+Plant = Callable[[MonkeyPatch], Callable[[], object] | None]
+"""Plants a bug; what it returns is called at the end, to clean up after it."""
+
+
+@attrs.frozen
+class Bug:
+    """What is wrong, on which suite of ``support.contract_suites``, and which tests have to fail."""
+
+    name: str
+    suite: str
+    caught_by: tuple[str, ...]
+    plant: Plant
+
+
+BUGS: list[Bug] = []
+
+
+def bug(name: str, *caught_by: str, suite: str = "OnMemory") -> Callable[[Plant], Plant]:
+    """Adds a bug to the table."""
+
+    def add(plant: Plant) -> Plant:
+        BUGS.append(Bug(name, suite, caught_by, plant))
+        return plant
+
+    return add
+
+
+def nth(number: int) -> Callable[[], bool]:
+    """True at each call whose number is a multiple."""
+    calls = itertools.count(1)
+    return lambda: next(calls) % number == 0
+
+
+# --- loss and repetition ----------------------------------------------------------------------------------
+
+
+@bug("the engine loses one event in a thousand", "test_volume")
+def lose_one_in_a_thousand(patch: MonkeyPatch) -> None:
+    unlucky, accept = nth(1000), Lane.accept
+
+    def losing(lane: Lane, job: Job) -> None:
+        if unlucky():
+            lane.engine.buffer.delivery_settled(job.unit)
+        else:
+            accept(lane, job)
+
+    patch.setattr(Lane, "accept", losing)
+
+
+@bug("the adapter says stored, and loses one message in a thousand", "test_volume", suite="OnRemote")
+def lose_one_stored_in_a_thousand(patch: MonkeyPatch) -> None:
+    unlucky, store = nth(1000), Server.store
+
+    def losing(server: Server, message: Message, *, fault: str | None = None) -> None:
+        if not unlucky():
+            store(server, message, fault=fault)
+
+    patch.setattr(Server, "store", losing)
+
+
+@bug("the adapter forgets one outcome in a thousand", "test_volume", suite="OnRemote")
+def forget_acknowledgements(patch: MonkeyPatch) -> None:
+    unlucky, settle = nth(1000), Consumer._settle
+
+    def forgetful(consumer: Consumer, outcome: Outcome) -> BusError | None:
+        if unlucky() and outcome.action == "ack":
+            outcome.action = "release"
+        return settle(consumer, outcome)
+
+    patch.setattr(Consumer, "_settle", forgetful)
+
+
+@bug("the engine delivers one event in a thousand twice", "test_volume")
+def deliver_one_in_a_thousand_twice(patch: MonkeyPatch) -> None:
+    unlucky, accept = nth(1000), Lane.accept
+
+    def doubling(lane: Lane, job: Job) -> None:
+        if unlucky() and job.unit is not None:
+            job.unit.remaining += 1
+            accept(lane, job)
+        accept(lane, job)
+
+    patch.setattr(Lane, "accept", doubling)
+
+
+@bug("the engine runs plain handlers twice", "test_publish_subscribe", "test_volume")
+def deliver_twice_on_the_short_way(patch: MonkeyPatch) -> None:
+    port_for = Engine.port_for
+
+    def doubling(engine: Engine, ports: Sequence[Any]) -> Any:
+        return port_for(engine, [*ports, *ports] if len(ports) == 1 else ports)
+
+    patch.setattr(Engine, "port_for", doubling)
+
+
+@bug("an event that was cancelled while it was published drags others along",
+     "test_cancelled_publisher_leaves_the_others_alone", suite="OnRemote")  # fmt: skip
+def cancel_the_whole_batch(patch: MonkeyPatch) -> None:
+    from bus_core.publisher import Publisher
+
+    publish, send = Publisher.publish, RemoteAdapter.publish
+
+    async def sending(adapter: RemoteAdapter, messages: Sequence[Message]) -> Any:
+        for _ in range(5):  # as long as a server takes
+            await asyncio.sleep(0)
+        return await send(adapter, messages)
+
+    async def dragging(publisher: Publisher, message: Message) -> None:
+        try:
+            await publish(publisher, message)
+        except asyncio.CancelledError:
+            for item in (*publisher._sent, *publisher._waiting):
+                item.done.cancel()
+            raise
+
+    patch.setattr(Publisher, "publish", dragging)
+    patch.setattr(RemoteAdapter, "publish", sending)
+
+
+# --- acknowledging ----------------------------------------------------------------------------------------
+
+
+@bug("the engine acknowledges whatever the handler does",
+     "test_raising_is_retried", "test_plain_handler_is_retried", "test_permanent_error")  # fmt: skip
+def acknowledge_failures(patch: MonkeyPatch) -> None:
+    def succeeded(pool: WorkerPool, worker: Any, _error: BaseException) -> None:
+        pool._attempt_succeeded(worker)
+
+    patch.setattr(WorkerPool, "_attempt_failed", succeeded)
+
+
+@bug("the adapter acknowledges before the handler", "test_release_counts_no_attempt",
+     "test_close_releases_what_it_did_not_begin", suite="OnRemote")  # fmt: skip
+def acknowledge_on_receipt(patch: MonkeyPatch) -> None:
+    receive = Consumer.receive
+
+    async def receive_and_forget(consumer: Consumer, limit: int) -> Sequence[Any]:
+        received = await receive(consumer, limit)
+        for each in received:
+            consumer.group.owned.remove(each.receipt)
+            each.receipt.owner = None
+        return received
+
+    patch.setattr(Consumer, "receive", receive_and_forget)
+
+
+@bug("SystemExit of a handler is taken for its success", "test_error_is_contained[SystemExit]",
+     "test_thread_error_is_contained")  # fmt: skip
+def let_exits_pass(patch: MonkeyPatch) -> None:
+    failed = WorkerPool._attempt_failed
+
+    def lenient(pool: WorkerPool, worker: Any, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            pool._attempt_succeeded(worker)
+        else:
+            failed(pool, worker, error)
+
+    patch.setattr(WorkerPool, "_attempt_failed", lenient)
+
+
+@bug("a cancelled handler takes its event along", "test_error_is_contained[CancelledError]", "test_timeout")
+def lose_what_was_cancelled(patch: MonkeyPatch) -> None:
+    attempt_failed = FollowUp.attempt_failed
+
+    def losing(follow_up: FollowUp, job: Job, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) or isinstance(error.__cause__, asyncio.CancelledError):
+            follow_up._finish(job)
+        else:
+            attempt_failed(follow_up, job, error)
+
+    patch.setattr(FollowUp, "attempt_failed", losing)
+
+
+# --- retries ----------------------------------------------------------------------------------------------
+
+
+def decide_otherwise(patch: MonkeyPatch, change: Callable[[Decision, BaseException, int], Decision]) -> None:
+    import bus_core.follow_up
+
+    decide = bus_core.follow_up.decide
+
+    def otherwise(error: BaseException, attempt: int, *rest: Any, **options: Any) -> Decision:
+        return change(decide(error, attempt, *rest, **options), error, attempt)
+
+    patch.setattr(bus_core.follow_up, "decide", otherwise)
+
+
+@bug("the engine forgets the number of the attempt",
+     "test_raising_is_retried", "test_exhausted_retries_are_dead_lettered")  # fmt: skip
+def forget_attempts(patch: MonkeyPatch) -> None:
+    resume_job = Lane.resume_job
+
+    def forgetful(lane: Lane, job: Job) -> None:
+        job.attempt = 1
+        resume_job(lane, job)
+
+    patch.setattr(Lane, "resume_job", forgetful)
+
+
+@bug("the adapter forgets the number of the attempt", "test_attempts_outlive_the_bus", suite="OnRemote")
+def forget_attempts_on_the_server(patch: MonkeyPatch) -> None:
+    settle = Consumer._settle
+
+    def forgetful(consumer: Consumer, outcome: Outcome) -> BusError | None:
+        outcome.attempt, outcome.history = 1, ()
+        return settle(consumer, outcome)
+
+    patch.setattr(Consumer, "_settle", forgetful)
+
+
+@bug("a shutdown uses up an attempt", "test_release_counts_no_attempt", suite="OnRemote")
+def count_releases(patch: MonkeyPatch) -> None:
+    settle = Consumer._settle
+
+    def counting(consumer: Consumer, outcome: Outcome) -> BusError | None:
+        if outcome.action == "release":
+            outcome.attempt += 1
+        return settle(consumer, outcome)
+
+    patch.setattr(Consumer, "_settle", counting)
+
+
+@bug("retries do not wait", "test_retry_schedule[default]", "test_retry_schedule[fixed]")
+def retry_at_once(patch: MonkeyPatch) -> None:
+    decide_otherwise(patch, lambda decision, _error, _attempt: attrs.evolve(decision, delay=0.0))
+
+
+@bug("there is one attempt too many", "test_retry_schedule[one]", "test_exhausted_retries_are_dead_lettered")
+def one_more_attempt(patch: MonkeyPatch) -> None:
+    def generous(decision: Decision, _error: BaseException, attempt: int) -> Decision:
+        exhausted = decision.reason.startswith("retries exhausted")
+        return Decision("retry", 0.1) if exhausted and attempt < 4 else decision
+
+    decide_otherwise(patch, generous)
+
+
+@bug("PermanentError is retried", "test_permanent_error", "test_give_up_on")
+def never_give_up(patch: MonkeyPatch) -> None:
+    def stubborn(decision: Decision, _error: BaseException, attempt: int) -> Decision:
+        return Decision("retry", 0.1) if decision.action == "dead_letter" and attempt < 3 else decision
+
+    decide_otherwise(patch, stubborn)
+
+
+@bug("the delay of RetryLater is ignored", "test_retry_later")
+def ignore_the_asked_delay(patch: MonkeyPatch) -> None:
+    def ignoring(decision: Decision, _error: BaseException, _attempt: int) -> Decision:
+        return attrs.evolve(decision, delay=0.1) if decision.action == "retry" else decision
+
+    decide_otherwise(patch, ignoring)
+
+
+@bug("a postponement counts as an attempt", "test_postpone")
+def count_postponements(patch: MonkeyPatch) -> None:
+    def counting(decision: Decision, _error: BaseException, _attempt: int) -> Decision:
+        return attrs.evolve(decision, action="retry") if decision.action == "postpone" else decision
+
+    decide_otherwise(patch, counting)
+
+
+@bug("retries follow the wall clock", "test_clock_steps")
+def retry_by_the_wall_clock(patch: MonkeyPatch) -> None:
+    decide_, retry_due = FollowUp._decide, FollowUp._retry_due
+    due: dict[int, float] = {}
+
+    def deciding(follow_up: FollowUp, job: Job, error: BaseException) -> None:
+        before = follow_up._clock.now().timestamp()
+        decide_(follow_up, job, error)
+        if job in follow_up._waiting:
+            due[id(job)] = before + 1
+
+    def look(follow_up: FollowUp, job: Job, *, counted: bool) -> None:
+        late = due[id(job)] - follow_up._clock.now().timestamp()
+        if late > 0.001:
+            follow_up._waiting[job] = follow_up._clock.call_later(
+                min(late, 60), lambda: look(follow_up, job, counted=counted)
+            )
+        else:
+            retry_due(follow_up, job, counted=counted)
+
+    patch.setattr(FollowUp, "_decide", deciding)
+    patch.setattr(FollowUp, "_retry_due", look)
+
+
+@bug("a retry loses the headers", "test_raising_is_retried", "test_unicode_metadata_and_headers")
+def lose_headers(patch: MonkeyPatch) -> None:
+    resume_job = Lane.resume_job
+
+    def losing(lane: Lane, job: Job) -> None:
+        job.headers = {}
+        resume_job(lane, job)
+
+    patch.setattr(Lane, "resume_job", losing)
+
+
+@bug("a waiting retry holds a worker", "test_waiting_retry_holds_no_worker")
+def hold_a_worker(patch: MonkeyPatch) -> None:
+    run = Lane.run
+
+    async def holding(lane: Lane, job: Job) -> None:
+        try:
+            await run(lane, job)
+        except ValueError:
+            gate = asyncio.Event()
+            lane.engine.clock.call_later(3600, gate.set)
+            await gate.wait()
+            raise
+
+    patch.setattr(Lane, "run", holding)
+
+
+@bug("timeouts are ignored", "test_timeout", "test_timeout_dead_letters_at_last")
+def ignore_timeouts(patch: MonkeyPatch) -> None:
+    import bus_core.lanes
+
+    async def patient(_clock: Any, _seconds: float, _name: str, call: Callable[[], Any]) -> Any:
+        return await call()
+
+    patch.setattr(bus_core.lanes, "run_with_timeout", patient)
+
+
+# --- order ------------------------------------------------------------------------------------------------
+
+
+@bug("the engine swaps two events of one key", "test_order_of_one_key", "test_order_under_concurrency")
+def swap_two_of_a_key(patch: MonkeyPatch) -> None:
+    step_done = Lane.step_done
+    unlucky = nth(20)
+
+    def swapping(lane: Lane, job: Job, *, settled: bool) -> None:
+        held = lane._held.get(job.key)
+        if held is not None and len(held) > 1 and unlucky():
+            held[0], held[1] = held[1], held[0]
+        step_done(lane, job, settled=settled)
+
+    patch.setattr(Lane, "step_done", swapping)
+
+
+@bug("ordered subscriptions are not ordered", "test_order_of_one_key", "test_order_under_concurrency",
+     "test_key_of_the_topic")  # fmt: skip
+def ignore_order(patch: MonkeyPatch) -> None:
+    patch.setattr(Lane, "accept", Lane._admit)
+
+
+@bug("a retry gives its key away", "test_key_waits_for_its_retry[raise]", "test_order_under_retry")
+def free_the_key_while_waiting(patch: MonkeyPatch) -> None:
+    step_done = Lane.step_done
+
+    def freeing(lane: Lane, job: Job, *, settled: bool) -> None:
+        step_done(lane, job, settled=True)
+
+    patch.setattr(Lane, "step_done", freeing)
+
+
+@bug("a dead letter keeps its key", "test_dead_letter_frees_its_key", "test_order_under_retry")
+def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
+    finish = Engine.finish
+
+    def keeping(engine: Engine, job: Job) -> None:
+        if job.history and job.attempt and job.lane.spec.ordered and job.lane.dead_lettered:
+            engine.buffer.delivery_settled(job.unit)
+            job.lane._active -= 1
+        else:
+            finish(engine, job)
+
+    patch.setattr(Engine, "finish", keeping)
+
+
+@bug("all keys are one", "test_other_keys_run_meanwhile")
+def one_key_for_all(patch: MonkeyPatch) -> None:
+    patch.setattr(Codec, "key_of", lambda _codec, _topic, _event: "the only one")
+
+
+@bug("instances of an ordered group take turns", "test_order_over_instances")
+def take_turns_in_ordered_groups(patch: MonkeyPatch) -> None:
+    import bus_core.routes
+
+    patch.setattr(bus_core.routes, "_member_for", lambda group, turn: group[turn % len(group)])
+
+
+# --- who gets what ----------------------------------------------------------------------------------------
+
+
+@bug("a topic leaks into those that begin like it", "test_topics_are_isolated")
+def leak_between_topics(patch: MonkeyPatch) -> None:
+    patch.setattr(TopicPattern, "matches", lambda pattern, topic: topic.startswith(pattern.text))
+
+
+@bug("a star stands for several words", "test_patterns")
+def greedy_star(patch: MonkeyPatch) -> None:
+    matches = TopicPattern.matches
+
+    def greedy(pattern: TopicPattern, topic: str) -> bool:
+        return matches(TopicPattern(pattern.text.replace("*", "#")), topic)
+
+    patch.setattr(TopicPattern, "matches", greedy)
+
+
+@bug("a new topic is not covered by older patterns", "test_pattern_covers_new_topics", suite="OnRemote")
+def forget_new_topics(patch: MonkeyPatch) -> None:
+    store = Server.store
+
+    def forgetful(server: Server, message: Message, *, fault: str | None = None) -> None:
+        known = {former.topic for former in server.log}
+        patterns = {key: group for key, group in server.groups.items() if group.spec.topic != message.topic}
+        if message.topic not in known and patterns:
+            server.log.append(message)
+            return
+        store(server, message, fault=fault)
+
+    patch.setattr(Server, "store", forgetful)
+
+
+def route_otherwise(patch: MonkeyPatch, group_of: Callable[[Inlet], object]) -> None:
+    def route(hub: MemoryHub, topic: str) -> Sequence[Sequence[Inlet]]:
+        groups: dict[object, list[Inlet]] = {}
+        for pattern, inlet in hub._inlets:
+            if pattern.matches(topic):
+                groups.setdefault(group_of(inlet), []).append(inlet)
+        return [*groups.values()]
+
+    patch.setattr(MemoryHub, "route", route)
+
+
+@bug("the adapter ignores the group", "test_instances_of_a_group_compete", "test_groups_of_several_instances",
+     "test_retries_of_a_group")  # fmt: skip
+def ignore_the_group(patch: MonkeyPatch) -> None:
+    route_otherwise(patch, lambda inlet: inlet)
+
+
+@bug("groups of different services are one", "test_groups_are_isolated", "test_failures_stay_in_their_group")
+def ignore_the_service(patch: MonkeyPatch) -> None:
+    route_otherwise(patch, lambda inlet: inlet if inlet.spec.mode == "broadcast" else inlet.spec.name)
+
+
+@bug("broadcast subscriptions compete", "test_broadcast_reaches_each_instance",
+     "test_groups_and_broadcast_side_by_side")  # fmt: skip
+def let_broadcast_compete(patch: MonkeyPatch) -> None:
+    route_otherwise(patch, lambda inlet: inlet.spec.group)
+
+
+@bug("a bus does not notice new subscriptions", "test_subscribing_while_traffic_flows")
+def do_not_notice(patch: MonkeyPatch) -> None:
+    watch = MemoryHub.watch
+    noticed = itertools.count()
+
+    def once(hub: MemoryHub, changed: Callable[[], None]) -> None:
+        watch(hub, lambda: changed() if next(noticed) < 2 else None)
+
+    patch.setattr(MemoryHub, "watch", once)
+
+
+@bug("unsubscribing ends every subscription of the topic", "test_unsubscribing_one_of_many")
+def detach_all_of_the_topic(patch: MonkeyPatch) -> None:
+    detach = MemoryHub.detach
+
+    def careless(hub: MemoryHub, inlet: Inlet) -> None:
+        for _, other in [*hub._inlets]:
+            if other.spec.topic == inlet.spec.topic:
+                detach(hub, other)
+
+    patch.setattr(MemoryHub, "detach", careless)
+
+
+@bug("the adapter begins at the latest event", "test_from_the_earliest", "test_publisher_alone",
+     suite="OnRemote")  # fmt: skip
+def begin_at_the_latest(patch: MonkeyPatch) -> None:
+    open_consumer = RemoteAdapter.open_consumer
+
+    async def from_now(adapter: RemoteAdapter, spec: Any) -> Consumer:
+        return await open_consumer(adapter, attrs.evolve(spec, start="latest"))
+
+    patch.setattr(RemoteAdapter, "open_consumer", from_now)
+
+
+@bug("the adapter begins at the earliest event", "test_from_now_on", suite="OnRemote")
+def begin_at_the_earliest(patch: MonkeyPatch) -> None:
+    open_consumer = RemoteAdapter.open_consumer
+
+    async def from_the_first(adapter: RemoteAdapter, spec: Any) -> Consumer:
+        return await open_consumer(adapter, attrs.evolve(spec, start="earliest"))
+
+    patch.setattr(RemoteAdapter, "open_consumer", from_the_first)
+
+
+@bug("the group ends with its last consumer", "test_group_outlives_its_instances",
+     "test_unsubscribing_keeps_the_group", suite="OnRemote")  # fmt: skip
+def end_the_group(patch: MonkeyPatch) -> None:
+    close = Consumer.close
+
+    async def ending(consumer: Consumer) -> None:
+        await close(consumer)
+        for key, group in [*consumer.server.groups.items()]:
+            if group is consumer.group:
+                del consumer.server.groups[key]
+
+    patch.setattr(Consumer, "close", ending)
+    begin_at_the_latest(patch)
+
+
+@bug("where is ignored", "test_where_selects", "test_counters_tell_the_truth")
+def ignore_where(patch: MonkeyPatch) -> None:
+    run = Lane.run
+
+    async def unselective(lane: Lane, job: Job) -> None:
+        lane._where = None
+        await run(lane, job)
+
+    patch.setattr(Lane, "run", unselective)
+
+
+@bug("a pause is ignored", "test_pause_and_resume")
+def ignore_pauses(patch: MonkeyPatch) -> None:
+    def ignore(lane: Lane) -> None:
+        lane.paused = False
+
+    patch.setattr(Lane, "pause", ignore)
+
+
+@bug("concurrency is ignored", "test_concurrency_bounds_a_subscription")
+def ignore_concurrency(patch: MonkeyPatch) -> None:
+    def admit(lane: Lane, job: Job) -> None:
+        lane._active += 1
+        lane.engine.push(job)
+
+    patch.setattr(Lane, "_admit", admit)
+
+
+@bug("handlers see each other's context", "test_handlers_do_not_see_each_others_context")
+def share_context(patch: MonkeyPatch) -> None:
+    import bus_core.workers
+
+    class Alike:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    patch.setattr(bus_core.workers, "copy_context", Alike)
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+@bug("a redrive reaches everyone", "test_redrive_goes_to_who_failed", "test_redrive_by_filter")
+def redrive_to_everyone(patch: MonkeyPatch) -> None:
+    async def redrive(store: MemoryDeadLetters, letter_ids: Sequence[str]) -> int:
+        moving = [store._kept.pop(each) for each in letter_ids if each in store._kept]
+        for kept in moving:
+            for group in store._hub.route(kept.letter.topic):
+                group[0].redeliver(kept.letter, kept.payload)
+        return len(moving)
+
+    patch.setattr(MemoryDeadLetters, "redrive", redrive)
+
+
+@bug("a letter can be redriven again and again", "test_redrive_happens_once",
+     "test_redrive_goes_to_who_failed")  # fmt: skip
+def keep_redriven_letters(patch: MonkeyPatch) -> None:
+    redrive = MemoryDeadLetters.redrive
+
+    async def keeping(store: MemoryDeadLetters, letter_ids: Sequence[str]) -> int:
+        before = {**store._kept}
+        moved = await redrive(store, letter_ids)
+        store._kept = before
+        return moved
+
+    patch.setattr(MemoryDeadLetters, "redrive", keeping)
+
+
+def redeliver_changed(patch: MonkeyPatch, change: Callable[[Job], None]) -> None:
+    redeliver = Engine.redeliver
+
+    def changed(engine: Engine, lane: Lane, letter: DeadLetter, payload: Any) -> None:
+        accept = Lane.accept
+
+        def accept_changed(other: Lane, job: Job) -> None:
+            change(job)
+            accept(other, job)
+
+        Lane.accept = accept_changed  # type: ignore[method-assign]
+        try:
+            redeliver(engine, lane, letter, payload)
+        finally:
+            Lane.accept = accept  # type: ignore[method-assign]
+
+    patch.setattr(Engine, "redeliver", changed)
+
+
+@bug("a redrive forgets the history", "test_redriven_event_fails_again")
+def forget_history(patch: MonkeyPatch) -> None:
+    redeliver_changed(patch, lambda job: setattr(job, "history", ()))
+
+
+@bug("a redrive goes on counting", "test_redriven_event_fails_again", "test_redrive_goes_to_who_failed")
+def go_on_counting(patch: MonkeyPatch) -> None:
+    redeliver_changed(patch, lambda job: setattr(job, "attempt", len(job.history) + 1))
+
+
+@bug("letters are listed newest first", "test_letters_are_listed")
+def list_newest_first(patch: MonkeyPatch) -> None:
+    async def reverse(store: MemoryDeadLetters, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        selected = [kept.letter for kept in store._kept.values() if where.selects(kept.letter)]
+        return selected[::-1][:limit]
+
+    patch.setattr(MemoryDeadLetters, "list", reverse)
+
+
+@bug("purging deletes every letter", "test_letters_are_purged")
+def purge_everything(patch: MonkeyPatch) -> None:
+    async def purge(store: MemoryDeadLetters, _where: DeadLetterFilter) -> int:
+        count = len(store._kept)
+        store._kept.clear()
+        return count
+
+    patch.setattr(MemoryDeadLetters, "purge", purge)
+
+
+@bug("what cannot be decoded is dropped", "test_undecodable_is_dead_lettered_raw", suite="OnRemote")
+def drop_undecodable(patch: MonkeyPatch) -> None:
+    decide_otherwise(patch, lambda decision, _error, _attempt: decision)
+    bury = FollowUp._bury
+
+    def dropping(follow_up: FollowUp, job: Job, reason: str) -> None:
+        if job.event is None:
+            job.lane.settler.acknowledge(job)
+        else:
+            bury(follow_up, job, reason)
+
+    patch.setattr(FollowUp, "_bury", dropping)
+
+
+@bug("letters end with the bus", "test_letters_outlive_the_bus", suite="OnRemote")
+def forget_letters(patch: MonkeyPatch) -> None:
+    async def close(adapter: RemoteAdapter) -> None:
+        adapter.server.letters.clear()
+
+    patch.setattr(RemoteAdapter, "close", close)
+
+
+# --- drain and close --------------------------------------------------------------------------------------
+
+
+@bug("the engine drops its queue on close", "test_close_drains", "test_close_under_traffic")
+def drop_on_close(patch: MonkeyPatch) -> None:
+    stop = Engine.stop
+
+    async def dropping(engine: Engine, *arguments: Any) -> Any:
+        for port, _, counter in engine.buffer.take_all():
+            for _each in port.ports:
+                engine.buffer.delivery_settled(counter.unit if isinstance(counter, Job) else counter)
+        return await stop(engine, *arguments)
+
+    patch.setattr(Engine, "stop", dropping)
+
+
+@bug("the adapter drops what is released", "test_close_releases_what_it_did_not_begin",
+     "test_rolling_restarts", suite="OnRemote")  # fmt: skip
+def drop_released(patch: MonkeyPatch) -> None:
+    settle = Consumer._settle
+
+    def dropping(consumer: Consumer, outcome: Outcome) -> BusError | None:
+        if outcome.action == "release":
+            outcome.action = "ack"
+        return settle(consumer, outcome)
+
+    patch.setattr(Consumer, "_settle", dropping)
+
+
+@bug("closing does not wait for handlers", "test_close_finishes_what_runs", "test_close_drains")
+def close_at_once(patch: MonkeyPatch) -> None:
+    async def nothing(_engine: Engine, _lanes: Any) -> None:
+        return None
+
+    patch.setattr(Engine, "_drain_all", nothing)
+
+
+@bug("a drain does not wait for what handlers cause", "test_drain_waits_for_all_that_follows")
+def forget_causes(patch: MonkeyPatch) -> None:
+    put = Engine.put
+
+    def forgetful(engine: Engine, *arguments: Any) -> None:
+        marks, engine._marks = engine._marks, set()
+        import bus_core.engine
+
+        current, bus_core.engine.current_worker = (
+            bus_core.engine.current_worker,
+            contextvars.ContextVar("nobody"),
+        )
+        try:
+            put(engine, *arguments)
+        finally:
+            engine._marks, bus_core.engine.current_worker = marks, current
+
+    patch.setattr(Engine, "put", forgetful)
+
+
+@bug("a drain waits for nothing", "test_drain_waits_for_all_that_follows",
+     "test_unfinished_handler_settles_nothing")  # fmt: skip
+def drain_at_once(patch: MonkeyPatch) -> None:
+    async def nothing(_bus: Bus, timeout: Any = None) -> None:
+        await asyncio.sleep(0)
+
+    patch.setattr(Bus, "drain", nothing)
+
+
+@bug("a second close gives another report", "test_close_many_times")
+def report_again(patch: MonkeyPatch) -> None:
+    close = Bus.close
+
+    async def copying(bus: Bus, timeout: Any = None) -> Any:
+        return attrs.evolve(await close(bus, timeout))
+
+    patch.setattr(Bus, "close", copying)
+
+
+# --- load and payloads ------------------------------------------------------------------------------------
+
+
+@bug("the buffer has no bound", "test_buffer_bounds_what_is_unsettled")
+def no_bound(patch: MonkeyPatch) -> None:
+    patch.setattr(Buffer, "has_room", lambda _buffer, *, for_handler: True)
+
+
+@bug("a handler waits for room that only itself could make", "test_handler_publishes",
+     "test_handlers_go_over_the_bound")  # fmt: skip
+def let_handlers_wait(patch: MonkeyPatch) -> None:
+    has_room = Buffer.has_room
+    patch.setattr(Buffer, "has_room", lambda buffer, *, for_handler: has_room(buffer, for_handler=False))
+
+
+@bug("publishers go on in any order", "test_buffer_bounds_what_is_unsettled")
+def reverse_publishers(patch: MonkeyPatch) -> None:
+    pass_on = Buffer.pass_on
+
+    def reversing(buffer: Buffer) -> None:
+        buffer._publishers.rotate(1)
+        pass_on(buffer)
+
+    patch.setattr(Buffer, "pass_on", reversing)
+
+
+@bug("long texts are cut", "test_sizes", suite="OnSerializingMemory")
+def cut_long_texts(patch: MonkeyPatch) -> None:
+    change_decoded(patch, text=lambda text: text[:65_535])
+
+
+@bug("texts lose their zero characters", "test_naughty_text", suite="OnSerializingMemory")
+def strip_zero_characters(patch: MonkeyPatch) -> None:
+    change_decoded(patch, text=lambda text: text.replace("\x00", ""))
+
+
+@bug("metadata loses what is empty", "test_unicode_metadata_and_headers", "test_naughty_text",
+     suite="OnSerializingMemory")  # fmt: skip
+def lose_empty_metadata(patch: MonkeyPatch) -> None:
+    change_decoded(patch, metadata=lambda texts: {key: text for key, text in texts.items() if text})
+
+
+@bug("times lose their microseconds", "test_times_and_ids", suite="OnSerializingMemory")
+def cut_times(patch: MonkeyPatch) -> None:
+    change_decoded(patch, occurred_at=lambda time: time.replace(microsecond=0))
+
+
+def change_decoded(patch: MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
+    decode = Codec.decode
+
+    def changed(codec: Codec, message: Message) -> Any:
+        event = decode(codec, message)
+        return attrs.evolve(event, **{name: change(getattr(event, name)) for name, change in changes.items()})
+
+    patch.setattr(Codec, "decode", changed)
+
+
+@bug("an event is handled once only, however often it is published", "test_the_same_event_again")
+def remember_ids(patch: MonkeyPatch) -> None:
+    seen: set[object] = set()
+    accept = Lane.accept
+
+    def remembering(lane: Lane, job: Job) -> None:
+        if (lane.spec.name, job.event_id) in seen:
+            lane.engine.buffer.delivery_settled(job.unit)
+        else:
+            seen.add((lane.spec.name, job.event_id))
+            accept(lane, job)
+
+    patch.setattr(Lane, "accept", remembering)
+
+
+# --- resources, and what an adapter says of itself --------------------------------------------------------
+
+
+def leak_at_start(patch: MonkeyPatch, leak: Callable[[], object]) -> None:
+    start = MemoryAdapter.start
+    leaks: list[object] = []
+
+    async def leaking(adapter: MemoryAdapter) -> None:
+        await start(adapter)
+        leaks.append(leak())
+
+    patch.setattr(MemoryAdapter, "start", leaking)
+
+
+@bug("the adapter leaks a task", "test_nothing_is_left_behind[in calm]")
+def leak_a_task(patch: MonkeyPatch) -> None:
+    leak_at_start(patch, lambda: asyncio.ensure_future(asyncio.Event().wait()))
+
+
+@bug("the adapter leaks a thread", "test_nothing_is_left_behind[in calm]")
+def leak_a_thread(patch: MonkeyPatch) -> Callable[[], object]:
+    over = threading.Event()
+
+    def leak() -> threading.Thread:
+        thread = threading.Thread(target=over.wait, args=(60,), name="leaked", daemon=True)
+        thread.start()
+        return thread
+
+    leak_at_start(patch, leak)
+    return over.set
+
+
+@bug("the adapter leaks a connection", "test_nothing_is_left_behind[in trouble]")
+def leak_a_connection(patch: MonkeyPatch) -> Callable[[], object]:
+    leaked: list[socket.socket] = []
+    leak_at_start(patch, lambda: leaked.extend(socket.socketpair()))
+
+    def close() -> None:
+        for each in leaked:
+            each.close()
+
+    return close
+
+
+@bug("the engine leaks a timer", "test_nothing_is_left_behind[in trouble]")
+def leak_a_timer(patch: MonkeyPatch) -> None:
+    def keeping(follow_up: FollowUp) -> list[Job]:
+        left = [*follow_up._waiting]
+        follow_up._waiting.clear()
+        return left
+
+    patch.setattr(FollowUp, "stop", keeping)
+
+
+@bug("a closed bus stays in the hub", "test_closed_bus_is_collected")
+def stay_in_the_hub(patch: MonkeyPatch) -> None:
+    kept: list[object] = []
+    watch = MemoryHub.watch
+
+    def keeping(hub: MemoryHub, changed: Callable[[], None]) -> None:
+        kept.append(changed)
+        watch(hub, changed)
+
+    patch.setattr(MemoryHub, "watch", keeping)
+
+
+@bug("the adapter has features that the suite does not know of", "test_features_are_what_the_adapter_says")
+def claim_more(patch: MonkeyPatch) -> None:
+    patch.setattr(MemoryAdapter, "features", attrs.evolve(MemoryAdapter.features, replay=True))
+
+
+@bug("a delivery gives the wrong time", "test_delivery_tells")
+def naive_times(patch: MonkeyPatch) -> None:
+    init = Job.__init__
+
+    def naive(job: Job, *arguments: Any, **options: Any) -> None:
+        init(job, *arguments, **options)
+        job.accepted_at = datetime.now(UTC).replace(tzinfo=None)
+
+    patch.setattr(Job, "__init__", naive)
