@@ -31,7 +31,7 @@ async def test_publish_and_handle(server: Server) -> None:
         await bus.drain()
     assert seen == sent
     (group,) = server.groups.values()
-    assert not (group.ready or group.owned or group.parked)
+    assert [*group.ready, *group.owned, *group.parked] == []
 
 
 async def test_retry_and_dead_letter(server: Server) -> None:

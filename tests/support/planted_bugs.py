@@ -24,7 +24,7 @@ from bus_core.jobs import Job
 from bus_core.lanes import Lane
 from bus_core.outcomes import Decision
 from bus_core.topics import TopicPattern
-from bus_core.workers import WorkerPool
+from bus_core.workers import Worker, WorkerPool
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
@@ -562,15 +562,19 @@ def ignore_concurrency(patch: MonkeyPatch) -> None:
 
 @bug("handlers see each other's context", "test_handlers_do_not_see_each_others_context")
 def share_context(patch: MonkeyPatch) -> None:
-    import bus_core.workers
-
     class Alike:
         def __eq__(self, other: object) -> bool:
             return True
 
         __hash__ = None  # type: ignore[assignment]
 
-    patch.setattr(bus_core.workers, "copy_context", Alike)
+    init = Worker.__init__
+
+    def careless(worker: Any, pool: WorkerPool) -> None:
+        init(worker, pool)
+        worker.base = Alike()
+
+    patch.setattr(Worker, "__init__", careless)
 
 
 # --- dead letters -----------------------------------------------------------------------------------------
