@@ -6,7 +6,7 @@ the work. The bus never calls a hook per event.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -76,11 +76,17 @@ class Factory(Generic[O, P_co]):
 
     ``options`` is an attrs class whose fields are the keys of the plugin's part of the configuration.
     The bus reads and checks that part, and reports faults with their path.
+
+    ``sections`` are parts of the file that belong to somebody else and that ``build`` reads as well.
+    ``check(options, sections)`` returns what is wrong with options that are sound one by one, and with
+    those sections, as ``<what> @ <path>``; without faults ``build`` accepts them. Its options are None
+    when they are not sound.
     """
 
     options: type[O]
     build: Callable[[O, BuildContext], P_co]
     sections: tuple[str, ...] = ()
+    check: Callable[[O | None, Mapping[str, Any]], Iterable[str]] | None = None
 
 
 @runtime_checkable

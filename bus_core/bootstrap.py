@@ -191,12 +191,15 @@ class _Assembly:
                 self.plugin_errors.append(error)
             return
         faults: list[str] = []
-        read_choice(offer.value.options, choice, faults)
+        options = read_choice(offer.value.options, choice, faults)
         self._add_faults(faults)
         try:
-            self._sections(offer)
+            sections = self._sections(offer)
         except ConfigError as error:
             self._add_faults(error.faults)
+            return
+        if offer.value.check is not None:
+            self._add_faults(offer.value.check(options, sections))
 
     def _add_faults(self, faults: Iterable[str]) -> None:
         self.faults += [fault for fault in faults if fault not in self.faults]

@@ -89,12 +89,15 @@ def _check_factory(what: str, factory: Factory[Any, Any]) -> None:
     options: object = factory.options
     build: object = factory.build
     sections: object = factory.sections
+    check: object = factory.check
     if not isinstance(options, type) or not attrs.has(options):
         raise InvalidPlugin(f"{what} options that are no attrs class: {options!r}")
     if not callable(build):
         raise InvalidPlugin(f"{what} a 'build' that cannot be called: {build!r}")
     if not isinstance(sections, tuple) or not all(isinstance(section, str) for section in sections):
         raise InvalidPlugin(f"{what} sections that are no tuple of str: {sections!r}")
+    if check is not None and not callable(check):
+        raise InvalidPlugin(f"{what} a 'check' that cannot be called: {check!r}")
 
 
 def check_catalogues(answer: object) -> Sequence[TopicCatalogue]:

@@ -32,7 +32,7 @@ from bus_core import (
 )
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, Happened, happened, make_bus
-from support.distributions import Site
+from support.distributions import Site, hide_distribution
 from support.handlers import Collecting, ignore
 from support.inline_plugins import middleware_plugin, noting, plugin, ready_made
 
@@ -46,6 +46,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("PROMENADE_BUS_PLUGINS", raising=False)
     return Site(tmp_path)
+
+
+@pytest.fixture
+def without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment where the adapter for Redis is not installed."""
+    hide_distribution(monkeypatch, "promenade-bus-redis")
 
 
 @pytest.fixture
@@ -113,6 +119,31 @@ async def test_a_clock_is_used(virtual_clock: VirtualClock) -> None:
     assert (seen[0].service, dict(seen[0].sections)) == ("shop", {})
 
 
+def test_all_faults_of_an_adapter_are_told() -> None:
+    """What a factory checks itself is told together with everything else, also when its options are bad."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        size: int = 1
+
+    def check(options: Options | None, sections: Any) -> list[str]:
+        own = [] if options is None or options.size < 10 else [f"{options.size} is too much @ $.bus.odd.size"]
+        return own + [f"no {section} @ $.{name}" for name, section in sections.items()]
+
+    factory = Factory(Options, lambda options, context: None, ("database.odd",), check)
+    odd = plugin(adapters={"odd": factory})
+    config: dict[str, Any] = {"database": {"odd": {"a": 1}}, "bus": {"adapter": "odd", "odd": {"size": 12}}}
+    with pytest.raises(ConfigError) as caught:
+        open_bus(config | {"bus": {**config["bus"], "worker_pool_size": 0}}, plugins=[odd])
+    assert len(caught.value.faults) == 3
+    assert caught.value.faults[1:] == ("12 is too much @ $.bus.odd.size", "no {'a': 1} @ $.database.odd")
+    config["bus"]["odd"] = {"size": "x"}
+    with pytest.raises(ConfigError) as caught:
+        open_bus(config, plugins=[odd])
+    assert len(caught.value.faults) == 2
+    assert check_config(config, plugins=[odd]) == list(caught.value.faults)
+
+
 def test_variables_are_those_given() -> None:
     """``environ`` replaces the variables of the process, also for the switch of plugins."""
     config = {"bus": {"adapter": "${ADAPTER}"}}
@@ -137,6 +168,7 @@ def test_nothing_installed() -> None:
     )
 
 
+@pytest.mark.usefixtures("without_redis")
 def test_unknown_adapter() -> None:
     """An adapter that nobody offers is an error with the nearest name and what is installed."""
     with pytest.raises(UnknownPlugin) as caught:
@@ -150,6 +182,7 @@ def test_unknown_adapter() -> None:
     )
 
 
+@pytest.mark.usefixtures("without_redis")
 def test_an_adapter_to_install() -> None:
     """A first-party adapter that is not installed comes with the command that installs it."""
     with pytest.raises(UnknownPlugin) as caught:

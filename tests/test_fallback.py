@@ -26,6 +26,7 @@ from bus_core import (
 )
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.config import MemoryOptions
+from support.distributions import hide_distribution
 
 
 @event
@@ -109,8 +110,9 @@ async def test_failing_store_leaks_nothing(caplog: pytest.LogCaptureFixture) -> 
     assert "secret@leak" not in caplog.text
 
 
-def test_all_unknown_plugins_are_told() -> None:
+def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several names that nobody offers are reported together, each with its place."""
+    hide_distribution(monkeypatch, "promenade-bus-redis")
     with pytest.raises(ConfigError) as caught:
         open_bus({"bus": {"adapter": "memry", "serializer": "xml", "middleware": ["loging"]}})
     text = str(caught.value)
@@ -123,8 +125,9 @@ def test_all_unknown_plugins_are_told() -> None:
 
 
 @pytest.mark.parametrize(("adapter", "words"), [("", "to install one"), ("kafka", "to be had")])
-def test_what_to_install(adapter: str, words: str) -> None:
+def test_what_to_install(adapter: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown or missing adapter says what is installed, what can be, and where to name it."""
+    hide_distribution(monkeypatch, "promenade-bus-redis")
     with pytest.raises(
         UnknownPlugin,
         match=rf"installed: memory; {words}: pip install promenade-bus-redis @ \$\.bus\.adapter",

@@ -326,6 +326,11 @@ WRONG_ANSWERS = {
         "{'x': Factory(Options, print, ('database.redis'))}",
         "with sections that are no tuple of str: 'database.redis'",
     ),
+    "no check": (
+        "adapters",
+        "{'x': Factory(Options, print, (), 'check')}",
+        "with a 'check' that cannot be called: 'check'",
+    ),
     "no command": ("commands", "{'x': 1}", "offers 'x' as an object of type int, not a command"),
     "one catalogue": (
         "topics",
@@ -700,6 +705,10 @@ def test_the_core_is_not_installed(site: Site, monkeypatch: pytest.MonkeyPatch) 
 # --- the distributions of this repository -----------------------------------------------------------------
 
 
+# Its distribution holds what the adapter stands on; this goes with the adapter itself.
+NOT_YET = {("adapter", "redis")}
+
+
 def test_install_hints_are_true() -> None:
     """What the install hints promise is what the installed first-party distributions offer."""
     plugins = discover()
@@ -710,5 +719,7 @@ def test_install_hints_are_true() -> None:
     }
     installed = {plugin.distribution for plugin in plugins.installed}
     for (kind, name), distribution in KNOWN.items():
-        if distribution in installed:
+        if (kind, name) in NOT_YET:
+            assert (kind, name) not in offered
+        elif distribution in installed:
             assert offered.get((kind, name)) == distribution

@@ -7,6 +7,20 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import importlib_metadata
+import pytest
+
+
+def hide_distribution(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let discovery find everything that is installed, except one distribution."""
+    found = importlib_metadata.distributions
+
+    def others(**context: Any) -> list[Any]:
+        return [item for item in found(**context) if item.metadata["Name"] != name]
+
+    monkeypatch.setattr(importlib_metadata, "distributions", others)
 
 
 class Site:

@@ -1,0 +1,149 @@
+"""Where a server is: ``host:port``, the path of a Unix socket, or a URL with credentials in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import attrs
+
+from bus_core.masking import Secret
+
+__all__ = ["DEFAULT_PORT", "Address", "RedisUrl", "parse_address", "parse_url"]
+
+DEFAULT_PORT: Final = 6379
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
+_SCHEMES: Final = ("redis", "rediss", "unix")
+
+
+@attrs.frozen
+class Address:
+    """One server: a host and a port, or the ``path`` of its Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, *, default_port: int = DEFAULT_PORT) -> Address:
+    """``host``, ``host:port``, ``[ipv6]:port`` or ``/path/of/a/socket``; raises ``ValueError``."""
+    text = text.strip()
+    if text.startswith("/"):
+        return Address(path=text)
+    if "://" in text:
+        raise ValueError("expected host:port, got a URL; give it as 'url'")
+    if "@" in text:
+        raise ValueError("an address has no user and password; give them as 'username' and 'password'")
+    host, port_text = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or not _IPV6.fullmatch(host) or (rest and not rest.startswith(":")):
+            raise ValueError(f"expected [ipv6]:port, got {text!r}")
+        port_text = rest[1:]
+    else:
+        if text.count(":") > 1:
+            raise ValueError(f"put an IPv6 address in brackets, as in [::1]:6379; got {text!r}")
+        host, _, port_text = text.partition(":")
+        if not _HOST.fullmatch(host):
+            shown = repr(text) if text else "nothing"
+            raise ValueError(f"expected host:port or the path of a socket, got {shown}")
+    return Address(host, _port(port_text, default_port))
+
+
+def _port(text: str, default: int) -> int:
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ValueError(f"expected a port from 1 to 65535, got {text[:20]!r}")
+    return int(text)
+
+
+@attrs.frozen(kw_only=True)
+class RedisUrl:
+    """The parts of a URL; what it does not say is None. ``str()`` of it shows no credentials."""
+
+    scheme: str
+    address: Address
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    db: int | None = None
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the scheme asks for TLS."""
+        return self.scheme == "rediss"
+
+    def __str__(self) -> str:
+        secret = "***@" if self.username or self.password else ""
+        database = "" if self.db is None else f"?db={self.db}" if self.address.path else f"/{self.db}"
+        return f"{self.scheme}://{secret}{self.address}{database}"
+
+
+def parse_url(text: str) -> RedisUrl:
+    """``redis://user:password@host:port/db``, ``rediss://...`` with TLS, ``unix:///path?db=1``.
+
+    Raises ``ValueError`` that lists everything that is wrong, and never shows the URL itself.
+    """
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError:
+        raise ValueError("the URL cannot be read; percent-encode special characters") from None
+    if parts.scheme not in _SCHEMES:
+        shown = repr(parts.scheme[:20]) if parts.scheme else "none"
+        raise ValueError(f"expected redis://, rediss:// or unix:// before the address; the scheme is {shown}")
+    found: dict[str, Any] = {"scheme": parts.scheme}
+    faults = [*_read_authority(parts, found), *_read_database(parts, found)]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return RedisUrl(**found)
+
+
+def _read_authority(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
+    information, at, place = parts.netloc.rpartition("@")
+    if at:
+        username, _, password = information.partition(":")
+        found["username"] = unquote(username) or None
+        found["password"] = Secret(unquote(password)) if password else None
+    try:
+        if parts.scheme == "unix":
+            if place:
+                yield "write the path of a socket with three slashes: unix:///path"
+            elif not parts.path.strip("/"):
+                yield "the path of the socket is missing: unix:///path"
+            found["address"] = Address(path=unquote(parts.path))
+        elif not place:
+            yield "the host is missing"
+        elif "/" in place or "@" in place:
+            yield "the host cannot be read; percent-encode special characters of the password"
+        else:
+            found["address"] = parse_address(place)
+    except ValueError as error:
+        yield str(error)
+
+
+def _read_database(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    unknown = sorted({name for name, _ in parameters} - {"db"})
+    if unknown:
+        yield f"unknown parameters {', '.join(unknown)}; give settings other than db beside the URL"
+    given = [value for name, value in parameters if name == "db"]
+    if parts.scheme != "unix" and parts.path.strip("/"):
+        given.append(parts.path.strip("/"))
+    if parts.fragment:
+        yield "a URL of a server has no fragment; percent-encode '#'"
+    if len(given) > 1:
+        yield "the database is given twice"
+    for value in given[:1]:
+        if value.isascii() and value.isdecimal() and len(value) <= 6:
+            found["db"] = int(value)
+        else:
+            yield "the database is no number"

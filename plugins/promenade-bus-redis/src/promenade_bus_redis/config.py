@@ -1,0 +1,268 @@
+"""The options of the adapter, as they stand in the section ``bus.redis``, and those of ``database.redis``.
+
+What depends on several of them together is checked in ``target``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import attrs
+
+from bus_core.expansion import UNREADABLE
+from bus_core.masking import Secret
+from bus_core.settings import DURATION, SECRET, Reader
+from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, parse_url
+
+__all__ = [
+    "DatabaseSection",
+    "RedisOptions",
+    "RetentionOptions",
+    "SentinelOptions",
+    "TlsOptions",
+]
+
+T = TypeVar("T")
+
+Durability = Literal["server", "fsync", "replicated"]
+
+
+def _read_address(value: Any, path: str, faults: list[str]) -> Address | None:
+    return _read_text(value, path, faults, parse_address, Address, "host:port or the path of a socket")
+
+
+def _read_sentinel_address(value: Any, path: str, faults: list[str]) -> Address | None:
+    address = _read_text(
+        value, path, faults, lambda text: parse_address(text, default_port=26379), Address, "host:port"
+    )
+    if address is not None and address.path:
+        faults.append(f"expected host:port, got the path of a socket @ {path}")
+    return address
+
+
+def _read_url(value: Any, path: str, faults: list[str]) -> RedisUrl | None:
+    return _read_text(value, path, faults, parse_url, RedisUrl, "a URL such as redis://host:6379/0")
+
+
+def _read_text(
+    value: object, path: str, faults: list[str], parse: Callable[[str], T], kind: type[T], expected: str
+) -> T | None:
+    if value is None:
+        return None
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, str):
+        if value is not UNREADABLE:
+            faults.append(f"expected {expected}, as a text @ {path}")
+        return None
+    try:
+        return parse(value)
+    except ValueError as error:
+        faults.append(f"{error} @ {path}")
+        return None
+
+
+def _read_addresses(value: Any, path: str, faults: list[str], read: Any) -> tuple[Address, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple) or not value:
+        if value is not UNREADABLE:
+            faults.append(f"expected a list of host:port @ {path}")
+        return ()
+    found = [read(item, f"{path}[{index}]", faults) for index, item in enumerate(value)]
+    return tuple(dict.fromkeys(address for address in found if address is not None))
+
+
+def _read_sentinels(value: Any, path: str, faults: list[str]) -> tuple[Address, ...]:
+    return _read_addresses(value, path, faults, _read_sentinel_address)
+
+
+def _read_cluster(value: Any, path: str, faults: list[str]) -> bool | tuple[Address, ...]:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    before = len(faults)
+    seeds = _read_addresses(value, path, faults, _read_address)
+    if len(faults) == before and any(seed.path for seed in seeds):
+        faults.append(f"a cluster is reached by host:port, not by the path of a socket @ {path}")
+    return seeds
+
+
+def _render_address(value: Address | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _render_addresses(value: bool | tuple[Address, ...]) -> bool | list[str]:
+    return value if isinstance(value, bool) else [str(address) for address in value]
+
+
+def _named(pattern: str, what: str) -> Any:
+    """A validator for names that become parts of keys, where some characters mean something."""
+    expression = re.compile(pattern)
+
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+        if value is not None and not expression.fullmatch(value):
+            shown = value if len(value) <= 60 else value[:57] + "..."
+            raise ValueError(f"{attribute.name} must be {what}, got {shown!r}")
+
+    return check
+
+
+_KEY_NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+_KEY_NAME_WORDS = "1 to 64 letters, digits or any of . _ : - (no braces, spaces or globs)"
+
+
+def _secret(value: str | None) -> Secret | None:
+    return None if value is None else Secret(value)
+
+
+@attrs.frozen(kw_only=True)
+class TlsOptions:
+    """TLS. ``ca_file`` holds the authorities to trust, by default those of the system.
+
+    ``verify``: ``full`` checks the certificate and the name in it, ``ca`` the certificate only, ``none``
+    nothing, which protects from nobody who can change traffic. ``server_name`` is the name to expect,
+    where it is not the host. ``cert_file`` and ``key_file`` are the certificate of this client, PEM.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password: Annotated[str | None, SECRET] = attrs.field(default=None, converter=_secret)
+    verify: Literal["full", "ca", "none"] = "full"
+    server_name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SentinelOptions:
+    """The sentinels to ask for the primary of ``service``, with credentials of their own."""
+
+    addresses: Annotated[tuple[Address, ...], Reader(_read_sentinels, _render_addresses)]
+    service: str = attrs.field(validator=_named(r"[A-Za-z0-9._-]{1,100}", "the name of a monitored primary"))
+    username: str | None = None
+    password: Annotated[str | None, SECRET] = attrs.field(default=None, converter=_secret)
+    tls: bool | None = None
+    """Whether the sentinels speak TLS; None: as the servers do."""
+
+
+@attrs.frozen(kw_only=True)
+class RetentionOptions:
+    """How long events stay. What a group has not settled is never removed, except by ``max_length``.
+
+    Settled events stay for ``min_age``; those of topics that nobody subscribes to for
+    ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever
+    their state, and counts them as lost.
+    """
+
+    min_age: Annotated[float, DURATION] = 3_600.0
+    unsubscribed_max_age: Annotated[float, DURATION] = 7 * 86_400.0
+    max_length: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+
+
+_POSITIVE: Any = attrs.validators.gt(0)
+
+
+@attrs.frozen(kw_only=True)
+class RedisOptions:
+    """The section ``bus.redis``. What is None is taken from ``database.redis``, or has a default there.
+
+    - Where: ``url``, or ``addr`` with ``username``, ``password``, ``db``; ``tls``; ``sentinel`` or
+      ``cluster`` (true, or a list of addresses to begin with). ``pool_size`` bounds the connections for
+      everything but publishing and blocking reads.
+    - ``mode``: ``streams`` stores events; ``pubsub`` hands them to who listens at the moment.
+    - ``prefix`` begins every key. ``consumer`` names this instance; by default host, process and chance.
+    - ``lease``: how long an instance that is gone keeps its events from the others; renewed every
+      ``heartbeat``, by default a sixth of it.
+    - ``block``: how long one blocking read waits. ``connect_timeout`` bounds connecting, with everything
+      that belongs to it; ``command_timeout`` the answer to any other command.
+    - ``durability``: what ``publish`` waits for: the server, its disk (``fsync``), or ``replicas``
+      replicas; ``wait_timeout`` bounds the latter two.
+    - ``topic_refresh``: how soon a pattern notices a new topic, at the latest.
+    """
+
+    mode: Literal["streams", "pubsub"] = "streams"
+
+    url: Annotated[RedisUrl | None, Reader(_read_url, _render_address)] = None
+    addr: Annotated[Address | None, Reader(_read_address, _render_address)] = None
+    username: str | None = None
+    password: Annotated[str | None, SECRET] = attrs.field(default=None, converter=_secret)
+    db: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(0)))
+    pool_size: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    tls: bool | TlsOptions | None = None
+    sentinel: SentinelOptions | None = None
+    cluster: Annotated[bool | tuple[Address, ...], Reader(_read_cluster, _render_addresses)] = False
+
+    prefix: str = attrs.field(default="bus", validator=_named(_KEY_NAME, _KEY_NAME_WORDS))
+    consumer: str | None = attrs.field(default=None, validator=_named(_KEY_NAME, _KEY_NAME_WORDS))
+
+    lease: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_POSITIVE)
+    heartbeat: Annotated[float | None, DURATION] = attrs.field(
+        default=None, validator=attrs.validators.optional(_POSITIVE)
+    )
+    block: Annotated[float, DURATION] = attrs.field(
+        default=2.0, validator=[attrs.validators.ge(0.01), attrs.validators.le(60.0)]
+    )
+    connect_timeout: Annotated[float, DURATION] = attrs.field(default=5.0, validator=_POSITIVE)
+    command_timeout: Annotated[float, DURATION] = attrs.field(default=5.0, validator=_POSITIVE)
+
+    durability: Durability = "server"
+    replicas: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    wait_timeout: Annotated[float | None, DURATION] = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0.001))
+    )
+
+    retention: RetentionOptions = attrs.field(factory=RetentionOptions)
+    topic_refresh: Annotated[float, DURATION] = attrs.field(
+        default=5.0, validator=[attrs.validators.ge(0.01), attrs.validators.le(60.0)]
+    )
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """Seconds between two renewals of what is held."""
+        return self.lease / 6 if self.heartbeat is None else self.heartbeat
+
+    @property
+    def wanted_replicas(self) -> int:
+        """How many replicas must have an event before it is accepted; 0 unless ``replicated``."""
+        return (self.replicas or 1) if self.durability == "replicated" else 0
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long accepting an event may wait for disks and replicas."""
+        return 1.0 if self.wait_timeout is None else self.wait_timeout
+
+
+def _read_databases(value: Any, path: str, faults: list[str]) -> int | None:
+    """``{bus: 1}``; the other names are other users' business."""
+    if not isinstance(value, Mapping):
+        if value is not None and value is not UNREADABLE:
+            faults.append(f"expected a mapping of names to databases @ {path}")
+        return None
+    number = value.get("bus")
+    if number is None or number is UNREADABLE:
+        return None
+    if type(number) is not int or number < 0:
+        faults.append(f"expected the number of a database @ {path}.bus")
+        return None
+    return number
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseSection:
+    """The part of ``database.redis`` that the bus reads; the rest belongs to the application."""
+
+    addr: Annotated[Address | None, Reader(_read_address, _render_address)] = None
+    username: str | None = None
+    password: Annotated[str | None, SECRET] = attrs.field(default=None, converter=_secret)
+    pool_size: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    tls: bool | TlsOptions | None = None
+    databases: Annotated[int | None, Reader(_read_databases)] = None
