@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from bus_core import Delivery, Event, Topic, event, open_bus, open_sync_bus
+from promenade_bus_testing import Failures, Journal, Recorder, SyncRecorder
 
 
 @event
@@ -108,3 +109,22 @@ async def calls() -> None:
 def sync_calls() -> None:
     sync_bus.publish(USER_REGISTERED, won)  #: error
     sync_bus.publish_many([(USER_REGISTERED, "a@b.c")])  #: error
+
+
+# --- the testing kit --------------------------------------------------------------------------------------
+
+
+async def recorders(recorder: Recorder, sync_recorder: SyncRecorder, failures: Failures) -> None:
+    recorder.expect(USER_REGISTERED, where=lambda event: event.amount > 0)  #: error
+    recorder.expect(USER_REGISTERED, by="mail")  #: error
+    print(recorder.expect(DEAL_WON).email)  #: error
+    print(recorder.published(USER_REGISTERED)[0].amount)  #: error
+    recorder.fail_next("mail", "down")  #: error
+    recorder.wait_for(USER_REGISTERED)  #: error
+    print((await recorder.wait_for(USER_REGISTERED))[0].amount)  #: error
+    print(sync_recorder.wait_for(USER_REGISTERED)[0].amount)  #: error
+    failures.expect("ConnectionError")  #: error
+
+
+async def journals(journal: Journal) -> None:
+    await journal.publish(bus, USER_REGISTERED, "a@b.c")  #: error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 
-# Not first inside of a run inside of this one: importlib_metadata changes sys.meta_path when it is imported,
-# which pytester undoes.
-import bus_core as bus_core
-
-pytest_plugins = ["pytester"]
+# Not first inside of a run inside of this one: pytester forgets what is imported there, so that every test
+# would import it again, and undoes what importlib_metadata does to sys.meta_path.
+import_module("promenade_bus_testing.guards")
 
 PRELUDE = """
 import asyncio
