@@ -1,0 +1,308 @@
+"""What redis-py and the server say becomes an error of the bus, once, here, with the cause kept.
+
+The classes of redis-py mislead: a wrong password and a server that loads its data are its ConnectionError,
+a replica that refuses a write its ResponseError. What counts is the code that the server's reply begins with,
+and whether there was a reply at all. The table says, for each kind of failure, whether a write may have
+happened, and whether the same call may well succeed a little later.
+
+=================  ===============================  ==========  =========  ===================================
+kind               the server's code                done?       transient  what it means
+=================  ===============================  ==========  =========  ===================================
+UNREACHABLE        (no connection was made)         no          yes        refused, unresolved, timed out
+TLS                (no connection was made)         no          no         the certificates do not fit
+LOST               (the connection broke)           perhaps     yes        reset, closed, cut
+TIMED_OUT          (no answer in time)              perhaps     yes        slow, frozen, half-open
+PROTOCOL           (the answer cannot be read)      perhaps     no         not Redis, or not in step
+AUTHENTICATION     NOAUTH, WRONGPASS, ERR AUTH      no          no         password or user do not fit
+FORBIDDEN          NOPERM                           no          no         the ACL of the user lacks something
+READ_ONLY          READONLY                         no          yes        a replica; a failover is under way
+FULL               OOM                              no          yes        maxmemory is reached
+DISK               MISCONF                          no          yes        the server cannot write its data
+TOO_FEW_REPLICAS   NOREPLICAS                       no          yes        min-replicas-to-write
+LOADING            LOADING                          no          yes        the server has just started
+BUSY               BUSY                             no          yes        a script of somebody runs long
+TOO_MANY_CLIENTS   ERR max number of clients        no          yes        maxclients is reached
+PRIMARY_DOWN       MASTERDOWN                       no          yes        a replica without its primary
+CLUSTER_DOWN       CLUSTERDOWN                      no          yes        slots that nobody serves
+MOVED              MOVED                            no          yes        another node serves the slot
+ASK                ASK                              no          yes        another node gets the slot
+TRY_AGAIN          TRYAGAIN                         no          yes        the slot is being moved
+CROSS_SLOT         CROSSSLOT                        no          no         a mistake of the adapter
+NO_GROUP           NOGROUP                          no          yes        the group, or the stream, is gone
+GROUP_EXISTS       BUSYGROUP                        no          no         somebody else has made the group
+NO_SCRIPT          NOSCRIPT                         no          yes        the server has forgotten the script
+WRONG_TYPE         WRONGTYPE                        no          no         somebody uses the key otherwise
+UNKNOWN_COMMAND    ERR unknown command, subcommand  no          no         too old a server, or restricted
+REFUSED            any other                        no          no         see the server's words
+=================  ===============================  ==========  =========  ===================================
+
+An error from inside a Lua script counts as the error that the script met, on servers before 7.0 too, where it
+hides in the text. What the script did before stays done: a script writes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from enum import StrEnum
+from typing import Final
+
+import attrs
+from redis.exceptions import AskError, InvalidResponse, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from bus_core import AdapterError, PublishFailed, PublishUncertain
+from bus_core.masking import mask_text
+from promenade_bus_redis.addresses import Address
+
+__all__ = ["Kind", "RedisFailure", "is_reply", "publish_error", "translate"]
+
+
+class Kind(StrEnum):
+    """What went wrong; see the table of this module."""
+
+    UNREACHABLE = "unreachable"
+    TLS = "tls"
+    LOST = "lost"
+    TIMED_OUT = "timed out"
+    PROTOCOL = "protocol"
+    AUTHENTICATION = "authentication"
+    FORBIDDEN = "forbidden"
+    READ_ONLY = "read only"
+    FULL = "full"
+    DISK = "disk"
+    TOO_FEW_REPLICAS = "too few replicas"
+    LOADING = "loading"
+    BUSY = "busy"
+    TOO_MANY_CLIENTS = "too many clients"
+    PRIMARY_DOWN = "primary down"
+    CLUSTER_DOWN = "cluster down"
+    MOVED = "moved"
+    ASK = "ask"
+    TRY_AGAIN = "try again"
+    CROSS_SLOT = "cross slot"
+    NO_GROUP = "no group"
+    GROUP_EXISTS = "group exists"
+    NO_SCRIPT = "no script"
+    WRONG_TYPE = "wrong type"
+    UNKNOWN_COMMAND = "unknown command"
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class _Rule:
+    words: str
+    transient: bool = False
+    uncertain: bool = False
+
+
+_RULES: Final[dict[Kind, _Rule]] = {
+    Kind.UNREACHABLE: _Rule("cannot be reached", transient=True),
+    Kind.TLS: _Rule("cannot be reached over TLS"),
+    Kind.LOST: _Rule("broke the connection before it answered", transient=True, uncertain=True),
+    Kind.TIMED_OUT: _Rule("did not answer in time", transient=True, uncertain=True),
+    Kind.PROTOCOL: _Rule("gave an answer that cannot be read; is it a Redis server?", uncertain=True),
+    Kind.AUTHENTICATION: _Rule("did not accept the user and password; check 'username' and 'password'"),
+    Kind.FORBIDDEN: _Rule("forbids it to this user; give it the permission with ACL SETUSER"),
+    Kind.READ_ONLY: _Rule("is a replica, which takes no writes; connect to the primary", transient=True),
+    Kind.FULL: _Rule("has no memory left (maxmemory); give it more, or consume faster", transient=True),
+    Kind.DISK: _Rule("cannot write its data to disk, and so takes no writes", transient=True),
+    Kind.TOO_FEW_REPLICAS: _Rule("has fewer replicas than its min-replicas-to-write", transient=True),
+    Kind.LOADING: _Rule("is still loading its data", transient=True),
+    Kind.BUSY: _Rule("is busy with a script of somebody", transient=True),
+    Kind.TOO_MANY_CLIENTS: _Rule("has no room for another connection (maxclients)", transient=True),
+    Kind.PRIMARY_DOWN: _Rule("is a replica that has lost its primary", transient=True),
+    Kind.CLUSTER_DOWN: _Rule("is part of a cluster of which slots are not served", transient=True),
+    Kind.MOVED: _Rule("does not serve the slot any more", transient=True),
+    Kind.ASK: _Rule("is handing the slot over to another node", transient=True),
+    Kind.TRY_AGAIN: _Rule("is moving the slot at the moment", transient=True),
+    Kind.CROSS_SLOT: _Rule("got keys of several slots in one command"),
+    Kind.NO_GROUP: _Rule("has no such consumer group, or stream", transient=True),
+    Kind.GROUP_EXISTS: _Rule("has a consumer group of that name already"),
+    Kind.NO_SCRIPT: _Rule("does not know the script", transient=True),
+    Kind.WRONG_TYPE: _Rule("holds something of another type at the key; choose another 'prefix'"),
+    Kind.UNKNOWN_COMMAND: _Rule("does not know the command; Redis 6.2 or Valkey is needed"),
+    Kind.REFUSED: _Rule("refused"),
+}
+
+_CODES: Final = {
+    "NOAUTH": Kind.AUTHENTICATION,
+    "WRONGPASS": Kind.AUTHENTICATION,
+    "NOPERM": Kind.FORBIDDEN,
+    "READONLY": Kind.READ_ONLY,
+    "OOM": Kind.FULL,
+    "MISCONF": Kind.DISK,
+    "NOREPLICAS": Kind.TOO_FEW_REPLICAS,
+    "LOADING": Kind.LOADING,
+    "BUSY": Kind.BUSY,
+    "MASTERDOWN": Kind.PRIMARY_DOWN,
+    "CLUSTERDOWN": Kind.CLUSTER_DOWN,
+    "MOVED": Kind.MOVED,
+    "ASK": Kind.ASK,
+    "TRYAGAIN": Kind.TRY_AGAIN,
+    "CROSSSLOT": Kind.CROSS_SLOT,
+    "NOGROUP": Kind.NO_GROUP,
+    "BUSYGROUP": Kind.GROUP_EXISTS,
+    "NOSCRIPT": Kind.NO_SCRIPT,
+    "WRONGTYPE": Kind.WRONG_TYPE,
+}
+
+_TEXTS: Final = (
+    (re.compile(r"max number of clients", re.IGNORECASE), Kind.TOO_MANY_CLIENTS),
+    (re.compile(r"unknown (sub)?command", re.IGNORECASE), Kind.UNKNOWN_COMMAND),
+    (re.compile(r"^AUTH |invalid (username|password)", re.IGNORECASE), Kind.AUTHENTICATION),
+    (
+        re.compile(r"can't (run this command|access at least one)|no permissions|ACL failure", re.IGNORECASE),
+        Kind.FORBIDDEN,
+    ),
+)
+
+_CODE: Final = re.compile(r"[A-Z][A-Z0-9_]+(?= |$)")
+# Before 7.0 the code of what a script met comes after the places where it met it.
+_CODE_IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -?([A-Z][A-Z0-9]+) ")
+_FORBIDDEN_COMMAND: Final = re.compile(r"'([a-z0-9_.|-]+)' command", re.IGNORECASE)
+_FORBIDDEN_KEY: Final = re.compile(r"(access|one of the) .*(key|channel)", re.IGNORECASE)
+_NO_PASSWORD_SET: Final = re.compile(r"without any password configured|no password is set", re.IGNORECASE)
+
+
+class RedisFailure(AdapterError):
+    """Something that a server did not do. ``kind`` says what, ``place`` where, ``command`` which command.
+
+    ``is_uncertain``: a write may have happened all the same. ``is_transient``: the same call may well
+    succeed a little later. ``moved_to`` is the node that a cluster names instead, ``slot`` its slot.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        place: str,
+        *,
+        command: str = "",
+        detail: str = "",
+        uncertain: bool | None = None,
+        slot: int | None = None,
+        moved_to: Address | None = None,
+    ) -> None:
+        rule = _RULES[kind]
+        self.kind = kind
+        self.place = place
+        self.command = command
+        self.detail = detail
+        self.is_transient = rule.transient
+        self.is_uncertain = rule.uncertain if uncertain is None else uncertain
+        self.slot = slot
+        self.moved_to = moved_to
+        during = f" ({command})" if command else ""
+        super().__init__(f"Redis at {place} {rule.words}{during}{f': {detail}' if detail else ''}")
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the connection is of no use any more."""
+        return self.kind in (Kind.UNREACHABLE, Kind.TLS, Kind.LOST, Kind.TIMED_OUT, Kind.PROTOCOL)
+
+    @property
+    def questions_place(self) -> bool:
+        """Whether another server may be in charge by now: ask again before the next attempt."""
+        return self.ends_connection or self.kind in (
+            Kind.READ_ONLY,
+            Kind.MOVED,
+            Kind.PRIMARY_DOWN,
+            Kind.CLUSTER_DOWN,
+        )
+
+
+def is_reply(error: BaseException) -> bool:
+    """Whether the server said this itself; the connection is in step then."""
+    return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
+
+
+def translate(error: Exception, place: object, *, command: str = "", sent: bool = True) -> RedisFailure:
+    """The failure that an error of redis-py, or of the network, stands for; raise it ``from error``.
+
+    ``place`` is the server, as people know it. ``command`` is the name alone: arguments may be personal
+    data. ``sent`` says that the command was on its way when the connection failed; without it nothing
+    can have happened.
+    """
+    if isinstance(error, RedisFailure):
+        return error
+    if is_reply(error):
+        return _of_reply(error, str(place), command)
+    if isinstance(error, InvalidResponse):
+        return RedisFailure(Kind.PROTOCOL, str(place), command=command, uncertain=sent)
+    if isinstance(error, RedisError | OSError | EOFError | asyncio.IncompleteReadError):
+        if sent:
+            timed_out = isinstance(error, TimeoutError | RedisTimeoutError)
+            return RedisFailure(Kind.TIMED_OUT if timed_out else Kind.LOST, str(place), command=command)
+        return _of_connecting(error, str(place))
+    # What redis-py refuses to send, such as a value that is no text.
+    return RedisFailure(Kind.REFUSED, str(place), command=command, detail=type(error).__name__)
+
+
+def publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
+    """What the publisher of an event is told."""
+    if failure.is_uncertain:
+        return PublishUncertain(f"{failure}; the event may be stored")
+    return PublishFailed(f"{failure}; the event is not stored", transient=failure.is_transient)
+
+
+def _of_reply(error: BaseException, place: str, command: str) -> RedisFailure:
+    text = str(error)
+    code = str(getattr(error, "status_code", None) or "")
+    if not code and (found := _CODE.match(text)):
+        code, text = found[0], text[found.end() + 1 :]
+    if within := _CODE_IN_SCRIPT.search(text):
+        code = within[1]
+    kind = _CODES.get(code) or next((kind for words, kind in _TEXTS if words.search(text)), Kind.REFUSED)
+    slot = moved_to = None
+    if isinstance(error, AskError):
+        slot = error.slot_id
+        moved_to = Address(error.host, error.port)
+    return RedisFailure(
+        kind, place, command=command, detail=_detail(kind, code, text), slot=slot, moved_to=moved_to
+    )
+
+
+def _detail(kind: Kind, code: str, text: str) -> str:
+    """What the server's words add; they may repeat arguments, which are not for people's eyes."""
+    if kind is Kind.FORBIDDEN:
+        if found := _FORBIDDEN_COMMAND.search(text):
+            return f"the command {found[1].upper()}"
+        return "the keys or channels" if _FORBIDDEN_KEY.search(text) else ""
+    if kind is Kind.AUTHENTICATION:
+        if _NO_PASSWORD_SET.search(text):
+            return "it has no password, and one was given"
+        return "it wants a password, and none was given" if code == "NOAUTH" else ""
+    if kind is Kind.REFUSED:
+        shown = mask_text(text[:200]).partition(", with args")[0]
+        return f"{code} {shown}".strip()
+    return ""
+
+
+def _of_connecting(error: Exception, place: str) -> RedisFailure:
+    """Why there is no connection; redis-py wraps the cause, and does not always say which it was."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for found in causes:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return RedisFailure(Kind.TLS, place, detail=f"certificate: {found.verify_message}")
+        if isinstance(found, ssl.SSLError):
+            return RedisFailure(Kind.TLS, place, detail=found.reason or "the handshake failed")
+    reasons = (
+        (ConnectionRefusedError, "connection refused"),
+        (socket.gaierror, "the host name cannot be resolved"),
+        (FileNotFoundError, "there is no such socket"),
+        (PermissionError, "permission denied"),
+        (TimeoutError, "no answer within connect_timeout"),
+        (RedisTimeoutError, "no answer within connect_timeout"),
+    )
+    for found in causes:
+        for kind, reason in reasons:
+            if isinstance(found, kind):
+                return RedisFailure(Kind.UNREACHABLE, place, detail=reason)
+    system = next((item.strerror for item in causes if isinstance(item, OSError) and item.strerror), None)
+    return RedisFailure(Kind.UNREACHABLE, place, detail=system or "the connection was closed")
