@@ -7,4 +7,5 @@
 - ``proxy``, ``faults``, ``resp``: a TCP proxy that drops, delays, cuts and counts; it can end TLS.
 - ``certificates``: an authority, a server certificate and a client certificate, made on the fly.
 - ``fixtures``: all of that as pytest fixtures.
+- ``connecting``: connections of the adapter, from options as a configuration gives them.
 """

@@ -32,6 +32,9 @@ class Certificates:
     ) -> ssl.SSLContext:
         """For ``FaultProxy(tls=...)``. ``server_name`` makes a certificate for that name only."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.num_tickets = (
+            0  # redis-py's synchronous client takes tickets for replies that nobody asked for
+        )
         certificate = self._authority.issue_cert(server_name) if server_name else self._server
         certificate.configure_cert(context)
         if ask_for_client:

@@ -63,6 +63,7 @@ def client_options(**more: Any) -> dict[str, Any]:
         "socket_connect_timeout": 5.0,
         "decode_responses": True,
         "protocol": 2,
+        "driver_info": None,
         **more,
     }
 

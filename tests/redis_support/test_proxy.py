@@ -43,6 +43,14 @@ def client(proxy: FaultProxy, **options: Any) -> redis.Redis:
     return redis.Redis(**client_options(**given))
 
 
+def open_connection(client: redis.Redis) -> Any:
+    """A connection of the client that has made a round trip, so that the proxy has both ends of it."""
+    connection = client.connection_pool.get_connection()
+    connection.send_command("PING")
+    assert connection.read_response() == "PONG"
+    return connection
+
+
 def test_a_sound_network(server: Server, proxy: FaultProxy) -> None:
     """Without a fault everything arrives as it was sent, large values and pipelines too, and is counted."""
     with client(proxy, socket_timeout=10) as through:
@@ -75,7 +83,7 @@ async def test_from_a_coroutine(proxy: FaultProxy) -> None:
 def test_drop(server: Server, proxy: FaultProxy, direction: Any, arrives: str | None) -> None:
     """Bytes of one direction, or of both, are swallowed, and a connection that lost some stays silent."""
     with client(proxy) as through, client(proxy) as other:
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         proxy.use(Drop(direction))
         connection.send_command("SET", "key", 1)
         with pytest.raises(redis.TimeoutError):
@@ -93,7 +101,7 @@ def test_drop(server: Server, proxy: FaultProxy, direction: Any, arrives: str | 
 def test_stall(server: Server, proxy: FaultProxy) -> None:
     """What is held arrives when the fault is over, in order and complete."""
     with client(proxy) as through:
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         proxy.use(Stall("requests"))
         connection.send_command("RPUSH", "list", "a")
         connection.send_command("RPUSH", "list", "b")
@@ -133,7 +141,7 @@ def test_slow_bytes(proxy: FaultProxy) -> None:
 def test_reset(proxy: FaultProxy) -> None:
     """Both ends see their connection reset; the next one works."""
     with client(proxy) as through:
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         assert proxy.reset_connections() == 1
         with pytest.raises(redis.ConnectionError, match=r"(?i)reset"):
             connection.read_response()
@@ -145,7 +153,7 @@ def test_reset(proxy: FaultProxy) -> None:
 def test_half_close(server: Server, proxy: FaultProxy) -> None:
     """One end sees the end of the stream, while what it sends still arrives."""
     with client(proxy) as through:
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         proxy.half_close("client")
         with pytest.raises(redis.ConnectionError, match="closed by server"):
             connection.read_response(disconnect_on_error=False)
@@ -162,7 +170,7 @@ def test_refuse(proxy: FaultProxy) -> None:
         with pytest.raises(redis.ConnectionError):
             other.ping()
         assert through.ping()
-        assert proxy.counts["refused"] == 1
+        assert proxy.counts["refused"] >= 1
 
 
 def test_unreachable(start_proxy: StartProxy, server: Server) -> None:
@@ -171,7 +179,7 @@ def test_unreachable(start_proxy: StartProxy, server: Server) -> None:
     with client(proxy) as through:
         with pytest.raises(redis.ConnectionError):
             through.ping()
-        assert proxy.counts["unreachable"] == 1
+        assert proxy.counts["unreachable"] >= 1
         proxy.target = (server.host, server.port)
         assert through.ping()
 
@@ -194,7 +202,7 @@ def test_cut_at_reply(server: Server, proxy: FaultProxy, then: Any) -> None:
 def test_cut_inside_a_pipeline(server: Server, proxy: FaultProxy) -> None:
     """The replies before the lost one arrive, and so do the first bytes of it if wanted."""
     with client(proxy) as through:
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         proxy.use(CutAtReply("ECHO", occurrence=2, delivered=4, then="silence"))
         connection.send_packed_command(
             connection.pack_commands([("ECHO", "first"), ("ECHO", "second"), ("SET", "key", 1)])
@@ -221,7 +229,7 @@ def test_cut_after_bytes(proxy: FaultProxy) -> None:
     """A connection is reset in the middle of a reply."""
     with client(proxy) as through:
         through.set("key", "x" * 1000)
-        connection = through.connection_pool.get_connection()
+        connection = open_connection(through)
         proxy.use(CutAfterBytes(500, "replies"))
         connection.send_command("GET", "key")
         with pytest.raises(redis.ConnectionError):

@@ -1,0 +1,264 @@
+"""One connection to one server: commands out, replies in, failures of the bus.
+
+redis-py brings the protocol and the handshake. Its own retries are off, since they store events twice; it
+never connects again by itself; and it does not speak RESP3: replies have one shape on every server, nothing
+comes unasked, and a user needs no permission for HELLO.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from bus_core import AdapterError
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.config import TlsOptions
+from promenade_bus_redis.translate import Kind, RedisFailure, is_reply, translate
+
+__all__ = ["Connector", "Link", "make_tls_context"]
+
+_NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
+
+
+class Link:
+    """An open connection. Not for several tasks at once: replies come in the order of the commands."""
+
+    def __init__(self, connection: AbstractConnection, address: Address) -> None:
+        self.connection = connection
+        self.address = address
+        self._in_step = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used: it is connected, and no reply is owed."""
+        return self._in_step and self.connection.is_connected
+
+    async def is_stale(self) -> bool:
+        """Whether the server has closed it, or sent something, while nobody used it."""
+        if not self.is_open:
+            return True
+        try:
+            return bool(await self.connection.can_read())
+        except (RedisError, OSError):
+            return True
+
+    async def call(self, *command: Any) -> Any:
+        """The reply to one command; raises ``RedisFailure``."""
+        reply = (await self.call_many([command]))[0]
+        if isinstance(reply, RedisFailure):
+            raise reply
+        return reply
+
+    async def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The replies to commands that are sent together; one that is refused has its failure as reply.
+
+        When the connection fails, the commands that were not answered have that failure as their reply,
+        and the connection is closed. Raises nothing but cancellation, which closes it as well: nobody
+        would read what is still to come.
+        """
+        replies: list[Any] = []
+        if not self.is_open:
+            failure = RedisFailure(Kind.LOST, str(self.address), uncertain=False)
+            return [failure for _ in commands]
+        self._in_step = False
+        try:
+            packed = b"".join([pack_command(tuple(command)) for command in commands])
+            await self.connection.send_packed_command(packed)
+            for command in commands:
+                replies.append(await self._read(command))
+            self._in_step = True
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        except Exception as error:
+            self.abort()
+            for command in commands[len(replies) :]:
+                failure = translate(error, self.address, command=_name(command))
+                failure.__cause__ = error
+                replies.append(failure)
+        return replies
+
+    async def _read(self, command: Sequence[Any]) -> Any:
+        try:
+            return await self.connection.read_response(disconnect_on_error=False)
+        except Exception as error:
+            if not is_reply(error):
+                raise
+            failure = translate(error, self.address, command=_name(command))
+            failure.__cause__ = error
+            return failure
+
+    async def close(self) -> None:
+        """Ends the connection in good order."""
+        with contextlib.suppress(RedisError, OSError):
+            await self.connection.disconnect()
+
+    def abort(self) -> None:
+        """Ends the connection at once, without waiting for anything."""
+        self._in_step = False
+        writer = self.connection._writer
+        if writer is not None:
+            writer.transport.abort()
+            self.connection._reader = self.connection._writer = None
+        self.connection._parser.on_disconnect()  # type: ignore[no-untyped-call]
+
+
+def _name(command: Sequence[Any]) -> str:
+    """The name of a command, with its subcommand where that is what permissions are given for."""
+    words = [word.decode() if isinstance(word, bytes) else str(word) for word in command[:2]]
+    two = {"XGROUP", "XINFO", "CLIENT", "CONFIG", "SCRIPT", "CLUSTER", "COMMAND", "ACL", "SENTINEL"}
+    return " ".join(words).upper() if words[0].upper() in two else words[0].upper()
+
+
+# --- opening ----------------------------------------------------------------------------------------------
+
+
+class _WithName:
+    """Tells the server what the connection is for, where the user may do that."""
+
+    may_set_name: Callable[[bool | None], bool]
+    label: str
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)  # type: ignore[misc]
+        if self.label and self.may_set_name(None):
+            connection: Any = self
+            await connection.send_command("CLIENT", "SETNAME", self.label, check_health=False)
+            try:
+                await connection.read_response()
+            except ResponseError:  # a name is a convenience; each refusal is a line in the server's ACL LOG
+                self.may_set_name(False)
+
+
+class _TcpConnection(_WithName, Connection):
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments = dict(super()._connection_arguments())
+        if self.tls is not None:
+            arguments["ssl"] = self.tls
+            if self.server_name:
+                arguments["server_hostname"] = self.server_name
+        return arguments
+
+
+class _UnixConnection(_WithName, UnixDomainSocketConnection):
+    async def _connect(self) -> None:
+        # redis-py 8.1 makes the handshake here, and then once more.
+        self._reader, self._writer = await asyncio.open_unix_connection(path=self.path)
+
+
+class Connector:
+    """Opens connections, all with the same credentials, TLS and limits.
+
+    ``name`` begins the names that connections have in CLIENT LIST. Times are seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        username: str = "",
+        password: str = "",
+        db: int = 0,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        connect_timeout: float = 5.0,
+        command_timeout: float = 5.0,
+        name: str = "",
+    ) -> None:
+        self._credentials = {"username": username or None, "password": str(password) or None}
+        self._db = db
+        self._tls = tls
+        self._server_name = server_name
+        self._connect_timeout = connect_timeout
+        self._command_timeout = command_timeout
+        self._name = _NOT_IN_NAMES.sub("-", name)
+        self._may_set_name = True
+
+    def _naming(self, allowed: bool | None) -> bool:
+        if allowed is not None:
+            self._may_set_name = allowed
+        return self._may_set_name
+
+    async def open(self, address: Address, *, purpose: str = "", blocks: float = 0.0) -> Link:
+        """A connection that is ready for commands, within ``connect_timeout`` or not at all.
+
+        ``blocks`` is how long its commands may block on the server: its replies may take that much
+        longer. Raises ``RedisFailure``, which names the server, and never who connects.
+        """
+        connection = self._make(address, purpose, blocks)
+        link = Link(connection, address)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            link.abort()
+            raise translate(error, address, sent=False) from error
+        except BaseException:
+            link.abort()
+            raise
+        return link
+
+    def _make(self, address: Address, purpose: str, blocks: float) -> AbstractConnection:
+        options: dict[str, Any] = {
+            **self._credentials,
+            "db": self._db,
+            "socket_timeout": self._command_timeout + blocks,
+            "socket_connect_timeout": self._connect_timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "decode_responses": False,
+            "health_check_interval": 0,
+            "driver_info": None,  # no CLIENT SETINFO, which servers before 7.2 and many users may not do
+        }
+        connection: _TcpConnection | _UnixConnection
+        if address.path:
+            connection = _UnixConnection(path=address.path, **options)
+        else:
+            connection = _TcpConnection(
+                host=address.host, port=address.port, socket_keepalive=True, **options
+            )
+            connection.tls = self._tls
+            connection.server_name = self._server_name
+        connection.label = ":".join(filter(None, [self._name, purpose])) if self._name else ""
+        connection.may_set_name = self._naming
+        return connection
+
+
+def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
+    """Reads the files that the options name; raises ``AdapterError`` that names the one that is unusable."""
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise _unusable("ca_file", options.ca_file, error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if options.verify != "full":
+        context.check_hostname = False
+    if options.verify == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if options.cert_file:
+        password = options.key_password or ""
+        files = ", ".join(filter(None, [options.cert_file, options.key_file]))
+        try:
+            context.load_cert_chain(options.cert_file, options.key_file, lambda: password)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable("cert_file, or key_file,", files, error) from error
+    return context
+
+
+def _unusable(option: str, path: str | None, error: Exception) -> AdapterError:
+    reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    return AdapterError(
+        f"the TLS option {option} cannot be used ({path}): {reason or 'no fitting certificate or key in it'}"
+    )

@@ -1,0 +1,191 @@
+"""Which server to ask: a fixed one, the primary that sentinels know, or the node that serves a slot.
+
+A topology belongs to one event loop. It opens connections for its own questions only, and closes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from redis.crc import key_slot
+
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.links import Connector, Link
+from promenade_bus_redis.translate import Kind, RedisFailure
+
+__all__ = ["ClusterNodes", "OneServer", "SentinelPrimary", "Topology"]
+
+T = TypeVar("T")
+
+SLOTS: Final = 16384
+
+
+class Topology(Protocol):
+    """Finds servers, and learns from failures."""
+
+    async def find(self, key: str = "") -> Address:
+        """The server that takes writes for a key, as far as known; raises ``RedisFailure``."""
+        ...
+
+    async def primaries(self) -> tuple[Address, ...]:
+        """Every server that takes writes."""
+        ...
+
+    def learn(self, failure: RedisFailure) -> None:
+        """Takes notice of a failure that says who is in charge now, or that somebody is not."""
+        ...
+
+    async def verify(self, link: Link) -> None:
+        """Raises ``RedisFailure`` when a server that was just connected is not the right one."""
+        ...
+
+
+class OneServer:
+    """A server whose address does not change."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def find(self, key: str = "") -> Address:
+        return self._address
+
+    async def primaries(self) -> tuple[Address, ...]:
+        return (self._address,)
+
+    def learn(self, failure: RedisFailure) -> None:
+        pass
+
+    async def verify(self, link: Link) -> None:
+        pass
+
+
+class SentinelPrimary:
+    """The primary of a service; all sentinels are asked, and the first answer counts."""
+
+    def __init__(self, connector: Connector, sentinels: Sequence[Address], service: str) -> None:
+        self._connector = connector
+        self._sentinels = tuple(sentinels)
+        self._service = service
+
+    async def find(self, key: str = "") -> Address:
+        return await _first_answer(self._sentinels, self._ask, f"no sentinel knows {self._service!r}")
+
+    async def primaries(self) -> tuple[Address, ...]:
+        return (await self.find(),)
+
+    def learn(self, failure: RedisFailure) -> None:
+        pass  # it asks for every connection
+
+    async def verify(self, link: Link) -> None:
+        """For a while after a failover a sentinel may name the former primary."""
+        reply = (await link.call_many([("ROLE",)]))[0]
+        if isinstance(reply, RedisFailure):
+            if reply.kind is Kind.FORBIDDEN:
+                return  # a write will tell
+            raise reply
+        if reply[0] != b"master":
+            raise RedisFailure(Kind.READ_ONLY, str(link.address), command="ROLE")
+
+    async def _ask(self, sentinel: Address) -> Address:
+        link = await self._connector.open(sentinel, purpose="discovery")
+        try:
+            reply = await link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+        finally:
+            await link.close()
+        if reply is None:
+            raise RedisFailure(
+                Kind.REFUSED, str(sentinel), detail=f"it monitors no primary of the name {self._service!r}"
+            )
+        return Address(reply[0].decode(), int(reply[1]))
+
+
+class ClusterNodes:
+    """Who serves which slot. The map is read anew after failures that question it."""
+
+    def __init__(self, connector: Connector, seeds: Sequence[Address]) -> None:
+        self._connector = connector
+        self._seeds = tuple(seeds)
+        self._slots: list[Address | None] = [None] * SLOTS
+        self._is_stale = True
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def find(self, key: str = "") -> Address:
+        await self._refresh_if_stale()
+        if not key:
+            return (await self.primaries())[0]
+        slot = key_slot(key.encode())
+        address = self._slots[slot]
+        if address is None:
+            self._is_stale = True
+            raise RedisFailure(
+                Kind.CLUSTER_DOWN, ", ".join(map(str, self._seeds)), detail=f"nobody serves slot {slot}"
+            )
+        return address
+
+    async def primaries(self) -> tuple[Address, ...]:
+        await self._refresh_if_stale()
+        return tuple(dict.fromkeys(address for address in self._slots if address is not None))
+
+    def learn(self, failure: RedisFailure) -> None:
+        if failure.kind is Kind.MOVED and failure.slot is not None and failure.moved_to is not None:
+            self._slots[failure.slot] = failure.moved_to
+        if failure.questions_place:
+            self._is_stale = True
+
+    async def verify(self, link: Link) -> None:
+        pass  # a node that does not serve a slot says who does
+
+    async def _refresh_if_stale(self) -> None:
+        """Reads the map once, however many ask; nobody's cancellation is the others' affair."""
+        if not self._is_stale:
+            return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        known = [address for address in dict.fromkeys(self._slots) if address is not None]
+        candidates = tuple(dict.fromkeys([*known, *self._seeds]))
+        slots = await _first_answer(candidates, self._ask, "no node of the cluster answers")
+        self._slots = slots
+        self._is_stale = False
+
+    async def _ask(self, node: Address) -> list[Address | None]:
+        link = await self._connector.open(node, purpose="discovery")
+        try:
+            ranges = await link.call("CLUSTER", "SLOTS")
+        finally:
+            await link.close()
+        if not ranges:
+            raise RedisFailure(Kind.CLUSTER_DOWN, str(node), detail="it serves no slots")
+        slots: list[Address | None] = [None] * SLOTS
+        for begin, end, primary, *_replicas in ranges:
+            # A node that does not know how it is reached names no host: it is the one that was asked.
+            host = primary[0].decode() if primary[0] else node.host
+            slots[begin : end + 1] = [Address(host, int(primary[1]))] * (end - begin + 1)
+        return slots
+
+
+async def _first_answer(
+    addresses: Sequence[Address], ask: Callable[[Address], Coroutine[Any, Any, T]], nobody: str
+) -> T:
+    """Asks all at once, since each may be down and slow to show it; raises when nobody answers."""
+    tasks = [asyncio.create_task(ask(address)) for address in addresses]
+    failures: list[RedisFailure] = []
+    try:
+        for next_one in asyncio.as_completed(tasks):
+            try:
+                return await next_one
+            except RedisFailure as failure:
+                failures.append(failure)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    places = ", ".join(map(str, addresses))
+    kinds = {failure.kind for failure in failures}
+    kind = kinds.pop() if len(kinds) == 1 else Kind.UNREACHABLE
+    reasons = "; ".join(str(failure) for failure in failures)
+    raise RedisFailure(kind, places, detail=f"{nobody}: {reasons}", uncertain=False)
