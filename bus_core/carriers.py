@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from bus_core.abc import HealthStatus, InProcessAdapter
 from bus_core.engine import DrainReport, Engine
-from bus_core.errors import BufferFull
+from bus_core.errors import BufferFull, BusClosed
 from bus_core.events import Event
 from bus_core.follow_up import EventCodec
 from bus_core.lanes import Lane
@@ -145,21 +146,31 @@ class InProcessCarrier:
         if self.encodes:
             payload = self._codec.encode(route.topic, event, headers)
         granted: Engine | None = None
-        while (full := self._full_engine(route)) is not None:
+        leaving: set[Engine] = set()
+        while (full := self._full_engine(route, leaving)) is not None:
             if not may_wait.get():
                 raise BufferFull("buffer", self._engine.buffer.size)
             if granted is not None:
                 granted.buffer.pass_on()  # another engine is full: somebody else may have the place
-            await full.buffer.room()
-            granted = full
+            try:
+                await full.buffer.room()
+            except BusClosed:
+                if full is self._engine:
+                    raise
+                # Another bus is closing. Until it has left it handles what is routed to it, beyond its bound.
+                leaving.add(full)
+                granted = None
+                await asyncio.sleep(0)
+            else:
+                granted = full
         self._check_accepting()  # again: it may have been closed while the event was held, or waited
         route.deliver(payload, headers)
         if granted is not None:
             granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
 
-    def _full_engine(self, route: Route) -> Engine | None:
+    def _full_engine(self, route: Route, leaving: Collection[Engine]) -> Engine | None:
         self.renew(route)
-        return route.full_engine()
+        return route.full_engine(leaving)
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
         await self._engine.drain(lanes)

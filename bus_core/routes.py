@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
@@ -67,9 +67,14 @@ class Route:
             engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
         )
 
-    def full_engine(self) -> Engine | None:
-        """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler."""
-        return next((engine for engine in self.engines if not engine.has_room()), None)
+    def full_engine(self, leaving: Collection[Engine] = ()) -> Engine | None:
+        """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
+
+        Nobody waits for room in those that are ``leaving``.
+        """
+        return next(
+            (engine for engine in self.engines if engine not in leaving and not engine.has_room()), None
+        )
 
     def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Hands an event to one lane of each group, in turn, whether there is room or not."""

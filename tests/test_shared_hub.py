@@ -149,6 +149,28 @@ async def test_publishing_while_another_bus_closes() -> None:
         assert handled == Counter(range(500))
 
 
+async def test_waiting_for_room_in_a_bus_that_closes() -> None:
+    """A publisher that waits for room in another bus goes on when that one closes; its event is handled."""
+    release = asyncio.Event()
+    received: list[int] = []
+
+    async def hold(event: Happened) -> None:
+        await release.wait()
+        received.append(event.number)
+
+    async with Buses(buffer_size=1) as buses:
+        one, two = await buses.open(), await buses.open()
+        two.subscribe(HAPPENED, hold, name="worker")
+        await one.publish(HAPPENED, happened(0))
+        waiting = asyncio.create_task(one.publish(HAPPENED, happened(1)))
+        await until(lambda: two.state().waiting_publishers == 1)
+        closing = asyncio.create_task(two.close())
+        await asyncio.wait_for(waiting, WITHIN)
+        release.set()
+        assert (await closing).completed
+    assert received == [0, 1]
+
+
 async def test_publishing_while_another_bus_gives_up() -> None:
     """While another bus abandons a handler that will not end, its group mates get the events."""
     begun, release = asyncio.Event(), asyncio.Event()

@@ -24,7 +24,7 @@ def outcomes(
 
         class TestIt({suite}):
             deadline = {deadline}
-            longest_test = 20.0
+            longest_test = {20 * deadline}
         """
     )
     path = next(pytester.path.glob("test_*.py"))

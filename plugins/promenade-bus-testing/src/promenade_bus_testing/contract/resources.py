@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable
+from uuid import uuid4
 
 import pytest
 
@@ -53,8 +54,8 @@ def sample(harness: Harness) -> Counter[str]:
 
 
 async def used_bus(harness: Harness, *, troubled: bool) -> Bus:
-    """A bus on which a bit of everything has happened."""
-    bus = harness.new_bus()
+    """A bus on which a bit of everything has happened, of a service that has no past."""
+    bus = harness.new_bus(service=f"contract-{uuid4().hex}")
     await harness.finish(bus.start(), "a bus starts")
 
     async def misbehave(call: Call) -> None:
@@ -65,15 +66,15 @@ async def used_bus(harness: Harness, *, troubled: bool) -> Bus:
         if troubled and call.number == 3:
             await asyncio.Event().wait()
 
-    listener = await harness.listen(bus, THING, "listener", misbehave, timeout=FAR)
-    pattern = await harness.listen(bus, "contract.#", "pattern")
-    leaving = await harness.listen(bus, OTHER, "leaving")
+    listener = await harness.listen(bus, THING, "listener", misbehave, timeout=FAR, start="latest")
+    pattern = await harness.listen(bus, "contract.#", "pattern", start="latest")
+    leaving = await harness.listen(bus, OTHER, "leaving", start="latest")
     names: list[str] = []
 
     def in_a_thread(_event: object) -> None:
         names.append(threading.current_thread().name)
 
-    bus.subscribe(THING, in_a_thread, name="thread", mode=harness.default_mode)
+    bus.subscribe(THING, in_a_thread, name="thread", mode=harness.default_mode, start="latest")
     await harness.publish(bus, *range(5))
     await harness.publish(bus, 0, topic=OTHER)
     await harness.until(
