@@ -158,7 +158,7 @@ def test_defaults() -> None:
         30,
         "server",
     )
-    assert (options.heartbeat_interval, options.wanted_replicas, options.wait_seconds) == (5.0, 0, 1.0)
+    assert (options.heartbeat_interval, options.wanted_replicas, options.wait_seconds) == (5.0, 0, 3.0)
     assert options.retention == RetentionOptions(min_age=3600, unsubscribed_max_age=604800)
 
 
@@ -285,7 +285,7 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         (
             {"durability": "replicated", "command_timeout": "500ms"},
             None,
-            "must be shorter than command_timeout, 500ms, got 1s @ $.bus.redis.wait_timeout",
+            "must be shorter than command_timeout, 500ms, got 3s @ $.bus.redis.wait_timeout",
         ),
         (
             {"mode": "pubsub", "durability": "fsync"},

@@ -235,8 +235,11 @@ class RedisOptions:
 
     @property
     def wait_seconds(self) -> float:
-        """How long accepting an event may wait for disks and replicas."""
-        return 1.0 if self.wait_timeout is None else self.wait_timeout
+        """How long accepting an event may wait for disks and replicas.
+
+        The default is above the second or two that a disk takes with ``appendfsync everysec``.
+        """
+        return 3.0 if self.wait_timeout is None else self.wait_timeout
 
 
 def _read_databases(value: Any, path: str, faults: list[str]) -> int | None:

@@ -1,0 +1,288 @@
+"""Whether a server will do, found out when the bus starts, by what it does rather than by its version.
+
+Everything that does not fit is told together. What is checked: commands and permissions, that it is a
+primary and of the kind that was configured, that it does not delete events when memory is full, and that it
+can keep the durability that was asked for. INFO is read, never CONFIG, which managed servers deny; the one
+exception is durability ``fsync`` on a server without WAITAOF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import attrs
+
+from bus_core import AdapterError
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.connections import Connections
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.permissions import acl_rules, permissions_for
+from promenade_bus_redis.target import Target
+from promenade_bus_redis.translate import Kind, RedisFailure
+
+__all__ = ["ServerFacts", "UnfitServer", "check_servers", "parse_info"]
+
+_EVICTS_ANY_KEY: Final = "allkeys-"
+_MOST_NODES: Final = 1_000
+
+
+class UnfitServer(AdapterError):
+    """A server cannot do what the configuration wants; ``problems`` lists all of it, with what to do."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"Redis cannot be used as it is configured:{lines}")
+
+
+@attrs.frozen(kw_only=True)
+class ServerFacts:
+    """What a server was when it was checked.
+
+    ``commands`` are those of the optional ones that it has, by the names that ACLs give them. ``policy``
+    is None where the server does not tell. ``fsync`` says how durability ``fsync`` is reached: ``waitaof``
+    after each batch, or because the server syncs ``always``; None when it was not asked for. ``replicas``
+    are those that are connected. ``notes`` are worth knowing and no reason to refuse.
+    """
+
+    address: Address
+    product: str = "redis"
+    version: str = "unknown"
+    commands: frozenset[str] = frozenset()
+    policy: str | None = None
+    has_append_only_file: bool = False
+    fsync: Literal["waitaof", "always"] | None = None
+    replicas: int = 0
+    notes: tuple[str, ...] = ()
+
+
+async def check_servers(
+    connections: Connections, options: RedisOptions, target: Target
+) -> tuple[ServerFacts, ...]:
+    """Checks every server that takes writes.
+
+    Raises ``RedisFailure`` when one cannot be reached, and ``UnfitServer`` with everything that is wrong.
+    """
+    addresses = await connections.topology.primaries()
+    checks = [_Check(connections, options, target, address) for address in addresses]
+    facts = await asyncio.gather(*(check.run() for check in checks))
+    problems = [problem for check in checks for problem in check.problems]
+    if problems:
+        raise UnfitServer(list(dict.fromkeys(problems)))
+    return tuple(facts)
+
+
+def parse_info(reply: bytes) -> dict[str, str]:
+    """The lines ``name:value`` of INFO."""
+    lines = reply.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+class _Check:
+    """The check of one server."""
+
+    def __init__(
+        self, connections: Connections, options: RedisOptions, target: Target, address: Address
+    ) -> None:
+        self._connections = connections
+        self._options = options
+        self._target = target
+        self._address = address
+        self._permissions = permissions_for(options.mode, options.durability)
+        self._forbidden: list[str] = []
+        self.problems: list[str] = []
+
+    async def run(self) -> ServerFacts:
+        waits = self._options.wait_seconds if self._options.durability != "server" else 0.0
+        link = await self._connections.open_to(self._address, purpose="check", blocks=waits)
+        try:
+            return await self._examine(link)
+        finally:
+            link.abort()
+
+    async def _examine(self, link: Link) -> ServerFacts:
+        info = await self._info(link)
+        is_primary = self._check_kind(info)
+        policy = info.get("maxmemory_policy")
+        notes: list[str] = []
+        commands: set[str] = set()
+        fsync: Literal["waitaof", "always"] | None = None
+        if is_primary:
+            commands = await self._try_commands(link)
+        if is_primary and self._options.mode == "streams":
+            self._check_policy(policy)
+            notes += _notes(info)
+            if self._options.durability == "replicated":
+                await self._check_replicas(link, info)
+            elif self._options.durability == "fsync":
+                fsync = await self._check_fsync(link, info, commands)
+        return ServerFacts(
+            address=self._address,
+            product="valkey" if "valkey_version" in info else "redis",
+            version=info.get("valkey_version") or info.get("redis_version") or "unknown",
+            commands=frozenset(commands),
+            policy=policy,
+            has_append_only_file=info.get("aof_enabled") == "1",
+            fsync=fsync,
+            replicas=int(info.get("connected_slaves", "0")),
+            notes=tuple(notes),
+        )
+
+    async def _info(self, link: Link) -> Mapping[str, str]:
+        """INFO, or nothing where it is forbidden; trying it as a permission says so."""
+        reply = (await link.call_many([("INFO",)]))[0]
+        if not isinstance(reply, RedisFailure):
+            return parse_info(reply)
+        if reply.kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
+            return {}
+        raise reply
+
+    # --- what it is ---------------------------------------------------------------------------------------
+
+    def _check_kind(self, info: Mapping[str, str]) -> bool:
+        """Whether it is the kind of server that the configuration says, and takes writes."""
+        if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):  # Redis, Valkey
+            self._add(
+                f"{self._address} is a Sentinel, which stores nothing; name it under 'sentinel', with the "
+                "'service' that it monitors"
+            )
+            return False
+        if info.get("cluster_enabled") == "1" and self._target.kind != "cluster":
+            self._add(f"{self._address} is a node of a cluster; set 'cluster: true'")
+            return False
+        if info.get("role") == "slave":
+            primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
+            self._add(f"{self._address} is a replica, which takes no writes; its primary is {primary}")
+            return False
+        return True
+
+    def _check_policy(self, policy: str | None) -> None:
+        if policy is not None and policy.startswith(_EVICTS_ANY_KEY):
+            self._add(
+                f"{self._address} deletes any key when its memory is full (maxmemory-policy {policy}), and "
+                "so loses events that were accepted; set it to noeviction (CONFIG SET maxmemory-policy "
+                "noeviction, or the parameter of a managed server), or use a server of the bus's own"
+            )
+
+    # --- durability ---------------------------------------------------------------------------------------
+
+    async def _check_replicas(self, link: Link, info: Mapping[str, str]) -> None:
+        """WAIT is about what this connection wrote, which trying the commands did."""
+        wanted = self._options.wanted_replicas
+        reply = (await link.call_many([("WAIT", wanted, int(self._options.wait_seconds * 1000))]))[0]
+        if isinstance(reply, RedisFailure):
+            if reply.kind is not Kind.FORBIDDEN:
+                raise reply
+            return  # told as a permission
+        if reply < wanted:
+            connected = info.get("connected_slaves", "an unknown number")
+            self._add(
+                f"durability: replicated waits for {wanted} replicas, and at {self._address} {reply} "
+                f"answered ({connected} connected); add replicas, or lower 'replicas'"
+            )
+
+    async def _check_fsync(
+        self, link: Link, info: Mapping[str, str], commands: set[str]
+    ) -> Literal["waitaof", "always"] | None:
+        if info.get("aof_enabled") == "0":
+            self._add(
+                f"durability: fsync needs the append-only file, and {self._address} has none; set "
+                "'appendonly yes' there"
+            )
+            return None
+        if "waitaof" in commands:
+            return "waitaof"
+        if "+waitaof" in self._forbidden:
+            return None  # told as a permission
+        reply = (await link.call_many([("CONFIG", "GET", "appendfsync")]))[0]
+        setting = None if isinstance(reply, RedisFailure) or len(reply) != 2 else reply[1].decode()
+        if setting == "always":
+            return "always"
+        known = (
+            f"its appendfsync is {setting}"
+            if setting
+            else "its appendfsync cannot be read, for which +config|get is needed"
+        )
+        self._add(
+            f"durability: fsync cannot be kept at {self._address}: it has no WAITAOF (Redis 7.2, Valkey), "
+            f"and {known}; set 'appendfsync always', or use a newer server"
+        )
+        return None
+
+    # --- commands and permissions -------------------------------------------------------------------------
+
+    async def _try_commands(self, link: Link) -> set[str]:
+        """Which optional commands there are; reports what is missing or forbidden, all of it together."""
+        place = await self._unused_place()
+        attempts = [item.fill(place, place) for item in self._permissions]
+        replies = await link.call_many(attempts)
+        found: set[str] = set()
+        unknown: list[str] = []
+        forbidden = self._forbidden
+        patterns: list[str] = []
+        for item, reply in zip(self._permissions, replies, strict=True):
+            kind = reply.kind if isinstance(reply, RedisFailure) else None
+            if kind is Kind.UNKNOWN_COMMAND:
+                unknown.append(item.name)
+            elif kind is Kind.FORBIDDEN:
+                if reply.detail.startswith("the keys"):
+                    sign = "&" if "{channel}" in item.attempt else "~"
+                    patterns.append(f"{sign}{self._options.prefix}:*")
+                elif item.is_needed:
+                    forbidden.append(f"+{item.name}")
+            elif isinstance(reply, RedisFailure) and reply.ends_connection:
+                raise reply
+            elif item.is_newer:
+                found.add(item.name)
+        self._report(unknown, forbidden, patterns)
+        return found
+
+    async def _unused_place(self) -> str:
+        """A key that nobody uses, and that this server would store."""
+        place = ""
+        for _ in range(_MOST_NODES * 10):
+            place = f"{self._options.prefix}:check-{secrets.token_hex(8)}"
+            if self._target.kind != "cluster":
+                break
+            if await self._connections.topology.find(place) == self._address:
+                break
+        return place
+
+    def _report(self, unknown: list[str], forbidden: list[str], patterns: list[str]) -> None:
+        newer = {item.name for item in self._permissions if item.is_newer}
+        if missing := [name.upper().replace("|", " ") for name in unknown if name not in newer]:
+            self._add(
+                f"{self._address} does not know {', '.join(missing)}; Redis 6.2 or newer, or Valkey, is "
+                "needed"
+            )
+        if forbidden or patterns:
+            target = self._target
+            user = target.username or "default"
+            lacking = " ".join(dict.fromkeys([*patterns, *forbidden]))
+            rules = acl_rules(
+                self._permissions,
+                prefix=self._options.prefix,
+                kind=target.kind,
+                db=target.db,
+                unknown=unknown,
+            )
+            self._add(
+                f"the user {user!r} lacks permissions at {self._address}: ACL SETUSER {user} {lacking} (the "
+                f"smallest rules that will do: {rules})"
+            )
+
+    def _add(self, problem: str) -> None:
+        self.problems.append(problem)
+
+
+def _notes(info: Mapping[str, str]) -> list[str]:
+    if info.get("aof_enabled") == "0":
+        return [
+            "the server has no append-only file: a restart of it may lose events that were accepted since "
+            "its last snapshot"
+        ]
+    return []

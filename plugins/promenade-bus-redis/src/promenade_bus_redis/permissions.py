@@ -1,0 +1,127 @@
+"""Which commands the adapter sends, how each can be tried without an effect, and the ACL that allows them.
+
+A command is tried rather than looked up: what comes back tells at once whether the server knows it and
+whether the user may send it, on every version, and no permission for COMMAND or ACL is needed. Whatever
+else it answers, it would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final, Literal
+
+import attrs
+
+__all__ = ["Permission", "acl_rules", "permissions_for"]
+
+Word = str | int
+
+
+@attrs.frozen
+class Permission:
+    """A command by the name that an ACL gives it, and a call of it that changes nothing.
+
+    ``{key}`` and ``{channel}`` stand for a key and a channel of the bus that nobody uses. ``is_newer``
+    marks what older servers do not know, and ``is_needed`` what a user must be allowed where they do.
+    """
+
+    name: str
+    attempt: tuple[Word, ...]
+    is_newer: bool = False
+    is_needed: bool = True
+
+    def fill(self, key: str, channel: str) -> list[Word]:
+        """The attempt for a key and a channel."""
+        places = {"{key}": key, "{channel}": channel}
+        return [places.get(word, word) if isinstance(word, str) else word for word in self.attempt]
+
+
+def _of(name: str, *words: Word, newer: bool = False, needed: bool = True) -> Permission:
+    return Permission(name, (*name.upper().split("|"), *words), newer, needed)
+
+
+_COMMON: Final = (
+    _of("ping"),
+    _of("info", "server"),
+    _of("script|load", "return 1"),
+    # The digest of that script.
+    _of("evalsha", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", 0),
+    _of("publish", "{channel}", ""),
+    _of("set", "{key}", "", "XX"),
+    _of("get", "{key}"),
+    _of("del", "{key}"),
+    _of("pexpire", "{key}", 1),
+)
+
+_STREAMS: Final = (
+    _of("xadd", "{key}", "NOMKSTREAM", "*", "a", ""),
+    _of("xread", "COUNT", 1, "STREAMS", "{key}", "$"),
+    _of("xreadgroup", "GROUP", "g", "c", "COUNT", 1, "STREAMS", "{key}", ">"),
+    _of("xack", "{key}", "g", "0-1"),
+    _of("xautoclaim", "{key}", "g", "c", 0, "0-0"),
+    _of("xclaim", "{key}", "g", "c", 0, "0-1"),
+    _of("xpending", "{key}", "g"),
+    _of("xgroup|create", "{key}", "g", "0"),
+    _of("xgroup|destroy", "{key}", "g"),
+    _of("xgroup|delconsumer", "{key}", "g", "c"),
+    _of("xinfo|stream", "{key}"),
+    _of("xinfo|groups", "{key}"),
+    _of("xinfo|consumers", "{key}", "g"),
+    _of("xrange", "{key}", "-", "+", "COUNT", 1),
+    _of("xlen", "{key}"),
+    _of("xtrim", "{key}", "MINID", "0-1"),
+    _of("xdel", "{key}", "0-1"),
+    _of("zadd", "{key}", "XX", 0, "a"),
+    _of("zrem", "{key}", "a"),
+    _of("zcard", "{key}"),
+    _of("zrangebyscore", "{key}", 0, 0),
+    _of("hset", "{key}", "a", ""),  # the only one that makes the key, which the next ones remove
+    _of("hdel", "{key}", "a"),
+    _of("hget", "{key}", "a"),
+    _of("hgetall", "{key}"),
+    _of("xackdel", "{key}", "g", "KEEPREF", "IDS", 1, "0-1", newer=True, needed=False),
+    _of("xdelex", "{key}", "KEEPREF", "IDS", 1, "0-1", newer=True, needed=False),
+)
+
+_PUBSUB: Final = (_of("subscribe", "{channel}"), _of("unsubscribe", "{channel}"))
+
+_WAITING: Final = {
+    "server": (),
+    "fsync": (_of("waitaof", 0, 0, 1, newer=True),),
+    "replicated": (_of("wait", 0, 1),),
+}
+
+
+def permissions_for(
+    mode: Literal["streams", "pubsub"], durability: Literal["server", "fsync", "replicated"] = "server"
+) -> tuple[Permission, ...]:
+    """What a mode needs. Subscribing comes last: afterwards a connection takes no other commands."""
+    if mode == "pubsub":
+        return (*_COMMON, *_PUBSUB)
+    return (*_STREAMS, *_WAITING[durability], *_COMMON)
+
+
+def acl_rules(
+    permissions: Sequence[Permission],
+    *,
+    prefix: str,
+    kind: str = "standalone",
+    db: int = 0,
+    unknown: Collection[str] = (),
+) -> str:
+    """The smallest rules that will do, as ACL SETUSER takes them.
+
+    ``unknown`` are the names of commands that the server does not have; it would refuse rules for them.
+    """
+    more = {"sentinel": ["role"], "cluster": ["asking", "cluster|slots"]}.get(kind, [])
+    names = [
+        *(item.name for item in permissions if item.is_needed and item.name not in unknown),
+        *more,
+        "client|setname",
+    ]
+    if db:
+        names.append("select")
+    # Before 7.0 a new user may use every channel, and no pattern is accepted on top of that.
+    return " ".join(
+        [f"~{prefix}:*", "resetchannels", f"&{prefix}:*", "-@all", *(f"+{name}" for name in names)]
+    )
