@@ -233,6 +233,22 @@ async def test_an_idle_connection_that_the_server_closed(start_server: StartServ
         assert await connections.call("PING") == b"PONG"
 
 
+async def test_cancelling_is_never_swallowed(start_server: StartServer, start_proxy: StartProxy) -> None:
+    """A call is cancelled whenever it is cancelled: while it waits for a connection, sends, or receives."""
+    proxy = start_proxy(start_server())
+    async with connected(addr=proxy.address) as connections:
+        for turns in range(40):
+            await connections.call("PING")
+            proxy.use(Stall("replies"))
+            call = asyncio.create_task(connections.call("GET", "key"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            proxy.heal()
+
+
 async def test_bytes_that_dribble_in(start_server: StartServer, start_proxy: StartProxy) -> None:
     """A reply in single bytes is a reply."""
     proxy = start_proxy(start_server())

@@ -27,6 +27,9 @@ from promenade_bus_redis.translate import Kind, RedisFailure, is_reply, translat
 
 __all__ = ["Connector", "Link", "make_tls_context"]
 
+_LITTLE: Final = 65_536
+"""Up to so many bytes may wait in a socket's buffer while the reply is waited for."""
+
 _NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
 
 
@@ -73,7 +76,7 @@ class Link:
         self._in_step = False
         try:
             packed = b"".join([pack_command(tuple(command)) for command in commands])
-            await self.connection.send_packed_command(packed)
+            await self._send(packed)
             for command in commands:
                 replies.append(await self._read(command))
             self._in_step = True
@@ -87,6 +90,16 @@ class Link:
                 failure.__cause__ = error
                 replies.append(failure)
         return replies
+
+    async def _send(self, packed: bytes) -> None:
+        """What redis-py does without ``wait_for``, which on CPython 3.11 may swallow a cancellation."""
+        writer = self.connection._writer
+        if writer is None:
+            raise ConnectionResetError("the connection is closed")
+        writer.write(packed)
+        if writer.transport.get_write_buffer_size() > _LITTLE:
+            async with asyncio.timeout(self.connection.socket_timeout):
+                await writer.drain()
 
     async def _read(self, command: Sequence[Any]) -> Any:
         try:
