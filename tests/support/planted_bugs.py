@@ -692,8 +692,7 @@ def drop_on_close(patch: MonkeyPatch) -> None:
     patch.setattr(Engine, "stop", dropping)
 
 
-@bug("the adapter drops what is released", "test_close_releases_what_it_did_not_begin",
-     "test_rolling_restarts", suite="OnRemote")  # fmt: skip
+@bug("the adapter drops what is released", "test_close_releases_what_it_did_not_begin", suite="OnRemote")
 def drop_released(patch: MonkeyPatch) -> None:
     settle = Consumer._settle
 
