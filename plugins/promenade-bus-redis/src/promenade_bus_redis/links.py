@@ -46,6 +46,12 @@ class Link:
         """Whether it can be used: it is connected, and no reply is owed."""
         return self._in_step and self.connection.is_connected
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is open, and nothing was heard of its end so far; costs nothing to ask."""
+        reader = self.connection._reader
+        return self.is_open and reader is not None and not reader.at_eof() and reader.exception() is None
+
     async def is_stale(self) -> bool:
         """Whether the server has closed it, or sent something, while nobody used it."""
         if not self.is_open:
@@ -100,6 +106,30 @@ class Link:
         if writer.transport.get_write_buffer_size() > _LITTLE:
             async with asyncio.timeout(self.connection.socket_timeout):
                 await writer.drain()
+
+    async def send(self, packed: bytes, names: Sequence[str], patience: float) -> list[Any]:
+        """Like ``call_many`` for commands that are packed already, all of it within ``patience`` seconds."""
+        replies: list[Any] = []
+        if not self.is_open:
+            failure = RedisFailure(Kind.LOST, str(self.address), uncertain=False)
+            return [failure for _ in names]
+        self._in_step = False
+        try:
+            async with asyncio.timeout(patience):
+                await self._send(packed)
+                for name in names:
+                    replies.append(await self._read((name,)))
+            self._in_step = True
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        except Exception as error:
+            self.abort()
+            for name in names[len(replies) :]:
+                failure = translate(error, self.address, command=name)
+                failure.__cause__ = error
+                replies.append(failure)
+        return replies
 
     async def _read(self, command: Sequence[Any]) -> Any:
         try:

@@ -1,0 +1,189 @@
+"""The adapter: what the bus calls, and what is started and closed with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from bus_core import (
+    AdapterError,
+    BuildContext,
+    Consumer,
+    DeadLetterStore,
+    Features,
+    Message,
+    PublishError,
+    SubscriptionSpec,
+    TopicPattern,
+)
+from bus_core.topics import is_pattern
+from promenade_bus_redis.backlog import count_backlog
+from promenade_bus_redis.checks import ServerFacts, check_servers
+from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.connections import Connections, make_connections
+from promenade_bus_redis.consumer import GroupConsumer
+from promenade_bus_redis.dead_letters import RedisDeadLetters
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.leases import Leases
+from promenade_bus_redis.ledger import Ledger
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.publishing import RedisPublisher
+from promenade_bus_redis.registry import Registry
+from promenade_bus_redis.services import Services
+from promenade_bus_redis.target import resolve_target
+from promenade_bus_redis.upkeep import Upkeep
+from promenade_bus_redis.wakeups import Wakeups
+
+__all__ = ["StreamsAdapter"]
+
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._:-]+")
+
+
+class StreamsAdapter:
+    """Implements ``bus_core.Adapter`` on streams."""
+
+    name = "redis"
+    features = Features(durable=True, groups=True, delayed=True, replay=True)
+
+    def __init__(self, options: RedisOptions, context: BuildContext) -> None:
+        self._options = options
+        self._target = resolve_target(options, context.sections)
+        self._service = context.service
+        self._keys = Keys(options.prefix)
+        self._ledger = Ledger()
+        self.facts: tuple[ServerFacts, ...] = ()
+        self._connections: Connections | None = None
+        self._services: Services | None = None
+        self._publisher: RedisPublisher | None = None
+        self._dead_letters: RedisDeadLetters | None = None
+
+    # --- what it says of itself ---------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> int:
+        """Events that are known to be lost."""
+        return self._ledger.lost
+
+    @property
+    def degraded(self) -> str | None:
+        """What was lost sight of on the server."""
+        return self._ledger.degraded
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """What subscriptions gave up on."""
+        assert self._dead_letters is not None, "the adapter is not started"
+        return self._dead_letters
+
+    # --- its life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connects, and looks whether the server will do."""
+        connections = self._make_connections()
+        try:
+            facts = await check_servers(connections, self._options, self._target)
+        except BaseException:
+            await connections.close()
+            raise
+        self._connections = connections
+        self.facts = facts
+        places = Places(connections)
+        pipe = Pipe(places)
+        registry = Registry(pipe, self._keys)
+        name = self._make_name()
+        leases = Leases(
+            self._make_connections,
+            self._keys,
+            name,
+            lease=self._options.lease,
+            interval=self._options.heartbeat_interval,
+        )
+        wakeups = Wakeups(places, pipe, self._options.block)
+        configured = self._options.consumer
+        services = Services(
+            options=self._options,
+            keys=self._keys,
+            name=name,
+            places=places,
+            pipe=pipe,
+            registry=registry,
+            leases=leases,
+            wakeups=wakeups,
+            ledger=self._ledger,
+            inherited=f"{configured}." if configured else "",
+        )
+        services.upkeep = Upkeep(services)
+        registry.entered = services.upkeep.topic_found
+        self._services = services
+        self._publisher = RedisPublisher(places, registry, self._keys, self._options, self._uses_waitaof)
+        self._dead_letters = RedisDeadLetters(pipe, self._keys, registry)
+        leases.start()
+        services.upkeep.start()
+
+    def _uses_waitaof(self) -> bool:
+        return any(facts.fsync == "waitaof" for facts in self.facts)
+
+    def _make_connections(self) -> Connections:
+        return make_connections(self._target, self._options, name=self._service)
+
+    def _make_name(self) -> str:
+        chance = secrets.token_hex(4)
+        if self._options.consumer:
+            return f"{self._options.consumer}.{chance}"
+        return _NOT_IN_NAMES.sub("-", f"{socket.gethostname()}-{os.getpid()}-{chance}")
+
+    async def close(self) -> None:
+        """Gives back what ``start`` took."""
+        services, self._services = self._services, None
+        if services is None:
+            return
+        await services.upkeep.close()
+        await services.wakeups.close()
+        await services.leases.close()
+        if self._publisher is not None:
+            await self._publisher.close()
+        await services.pipe.close()
+        if self._connections is not None:
+            await self._connections.close()
+
+    # --- what the engine calls ----------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        """Stores messages; one result for each."""
+        assert self._publisher is not None, "the adapter is not started"
+        return await self._publisher.publish(messages)
+
+    async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
+        """Opens a subscription; raises ``RedisFailure``."""
+        services = self._running
+        pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
+        topics = [spec.topic]
+        if pattern is not None:
+            topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
+        # On a cluster one read cannot wait for several slots.
+        link = None
+        if pattern is None or not services.places.is_cluster:
+            link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
+        consumer = GroupConsumer(services, spec, link)
+        try:
+            await consumer.open(topics, spec.start or "earliest")
+        except BaseException:
+            await consumer.close()
+            raise
+        services.upkeep.look_after(consumer)
+        return consumer
+
+    async def backlog(self, spec: SubscriptionSpec) -> int:
+        """What the group has not settled, on all of its topics; raises ``RedisFailure``."""
+        return await count_backlog(self._running, spec)
+
+    @property
+    def _running(self) -> Services:
+        if self._services is None:
+            raise AdapterError("the Redis adapter is not started")
+        return self._services

@@ -1,0 +1,267 @@
+"""The consumer of a group: receives, and hands over what is settled. The engine drives it.
+
+What it may receive comes from four sides: new entries, what came back to the group (the inbox), what is
+pending without anybody here knowing of it (a reply that was lost), and what others held when they died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
+from bus_core.topics import is_pattern
+from promenade_bus_redis.feeds import Feed, Held, Source
+from promenade_bus_redis.leases import lease_clock
+from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.recovery import Recovery
+from promenade_bus_redis.scripts import LEAVE, READ
+from promenade_bus_redis.services import Services
+from promenade_bus_redis.settling import settle
+from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.waiting import WaitingLink
+from promenade_bus_redis.wire import State, read_entry
+
+__all__ = ["GroupConsumer"]
+
+_STREAMS_AT_ONCE: Final = 1000
+"""Streams in one read."""
+
+_CLOSING: Final = 2.0
+"""Seconds that leaving a group may take."""
+
+
+class GroupConsumer:
+    """Implements ``bus_core.Consumer`` for a subscription of a group, on any number of topics.
+
+    ``link`` is a connection of its own for reads that wait; without one it waits together with others.
+    """
+
+    def __init__(self, services: Services, spec: SubscriptionSpec, link: WaitingLink | None) -> None:
+        self.spec = spec
+        self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
+        self.feeds: dict[str, Feed] = {}
+        self._services = services
+        self._link = link
+        self._ready: deque[Received] = deque()
+        self._stopped = False
+        self._sources: dict[bytes, Source] = {}
+        self._recovery = Recovery(services, self)
+        self._watch = services.wakeups.watch()
+        self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
+
+    # --- what the engine calls ----------------------------------------------------------------------------
+
+    @property
+    def longest_hold(self) -> float:
+        """Longer waits are parked: what is held has to be renewed all the time."""
+        return self._services.options.lease / 3
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
+        if not self._ready and not self._stopped:
+            try:
+                await self._fill(limit)
+            except RedisFailure as failure:
+                self._distrust(failure)
+                raise
+        ready = self._ready
+        return [ready.popleft() for _ in range(min(limit, len(ready)))]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """Carries outcomes out; see ``bus_core.Consumer``."""
+        results, parked = await settle(self._services.pipe, self._services.name, outcomes)
+        for outcome, result in zip(outcomes, results, strict=True):
+            held: Held = outcome.receipt
+            if outcome.action != "hold" and (result is None or not isinstance(result, RedisFailure)):
+                self._recovery.settled(held)
+        if parked is not None:
+            feeds = {outcome.receipt.source.feed for outcome in outcomes if outcome.action == "retry"}
+            self._services.upkeep.parked(feeds, parked)
+        return results
+
+    def stop(self) -> None:
+        """From now on nothing is received."""
+        self._stopped = True
+        self.wake()
+
+    async def close(self) -> None:
+        """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
+        self._stopped = True
+        self._services.upkeep.forget(self)
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._give_back()
+                await self._leave()
+        except (RedisFailure, TimeoutError):
+            pass  # others find out that it is gone
+        for feed in self.feeds.values():
+            self._services.leases.forget(feed)
+        self._watch.close()
+        if self._link is not None:
+            await self._services.give_back_link(self._link)
+
+    # --- what the upkeep calls ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Ends a wait: there is something to do besides."""
+        if self._link is not None:
+            self._link.interrupt()
+        self._watch.wake()
+
+    def add_topic(self, topic: str) -> None:
+        """Reads this topic as well, from the next read on."""
+        if topic in self.feeds:
+            return
+        feed = Feed(self._services.keys, topic, self.spec.group)
+        self.feeds[topic] = feed
+        for source in feed.sources:
+            self._sources[source.key.encode()] = source
+        self._unread[feed] = None
+        self._services.leases.watch(feed)
+
+    async def open(self, topics: Iterable[str], start: str) -> None:
+        """Makes the groups on the topics that there are. Raises ``RedisFailure``."""
+        for topic in topics:
+            self.add_topic(topic)
+        await self._recovery.open_groups("$" if start == "latest" else "0")
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    async def _fill(self, limit: int) -> None:
+        await self._recovery.look_after(limit)
+        if self._ready or self._stopped:
+            return
+        if not self.feeds:
+            await self._watch.wait(self._services.options.block)
+            return
+        try:
+            if self._link is not None:
+                await self._read_and_wait(limit)
+            else:
+                await self._read_and_wait_with_others(limit)
+        except RedisFailure as failure:
+            if failure.kind is not Kind.NO_GROUP:
+                raise
+            await self._recovery.regroup()
+
+    def _distrust(self, failure: RedisFailure) -> None:
+        """After a failure something may have been handed out to us that never arrived."""
+        if failure.is_uncertain or failure.ends_connection:
+            for feed in self.feeds.values():
+                feed.must_sweep = True
+
+    async def _read_and_wait(self, limit: int) -> None:
+        """On a connection of its own: the latency of one round trip."""
+        assert self._link is not None
+        since = lease_clock()
+        keys = [source.key for feed in self.feeds.values() for source in feed.sources]
+        command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self._services.name, "COUNT", limit]
+        if not self._recovery.is_busy:
+            command += ["BLOCK", self._link.milliseconds]
+        reply = await self._link.call([*command, "STREAMS", *keys, *[">"] * len(keys)])
+        if reply:
+            self.arrived(reply, since)
+        elif self._recovery.is_busy:
+            await self._recovery.pause()
+
+    async def _read_and_wait_with_others(self, limit: int) -> None:
+        """Looks where there may be more, and waits only when there was nothing."""
+        if not self._unread and not self._recovery.is_busy:
+            await self._watch.wait(self._services.options.block)
+        woken, self._watch.woken = self._watch.woken, set()
+        for key in woken:
+            self._unread[self._sources[key.encode()].feed] = None
+        if self._stopped:
+            return
+        if self._unread:
+            await self._look(limit)
+        if self._recovery.is_busy and not self._ready:
+            await self._recovery.pause()
+
+    async def _look(self, limit: int) -> None:
+        since = lease_clock()
+        commands: list[Routed] = []
+        bundles = self._bundles()
+        for bundle in bundles:
+            keys = [source.key for feed in bundle for source in feed.sources]
+            arguments = [self.spec.group, self._services.name, limit, ""]
+            commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
+        failure: RedisFailure | None = None
+        for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure):
+                failure = failure or reply
+                continue
+            found, last = reply
+            if found:
+                self.arrived(found, since)
+                continue
+            keys = [source.key for feed in bundle for source in feed.sources]
+            self._watch.arm(dict(zip(keys, last, strict=True)))
+            for feed in bundle:
+                self._unread.pop(feed, None)
+        if failure is not None:
+            raise failure
+
+    def _bundles(self) -> list[list[Feed]]:
+        """Feeds that one command can read."""
+        feeds = [*self._unread]
+        size = 1 if self._services.places.is_cluster else _STREAMS_AT_ONCE
+        return [feeds[first : first + size] for first in range(0, len(feeds), size)]
+
+    def arrived(self, reply: Sequence[Any], since: float) -> None:
+        """Takes entries over that were handed out to this consumer, or were not heard of so far."""
+        until = self._services.leases.until(since)
+        for key, entries in reply:
+            source = self._sources[key]
+            for entry_id, fields in entries:
+                if fields is not None:
+                    self.take(source, entry_id, fields, until)
+
+    def take(
+        self,
+        source: Source,
+        entry_id: bytes,
+        fields: Sequence[bytes],
+        until: float,
+        state: State | None = None,
+    ) -> Held:
+        """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
+        content = read_entry(source.feed.topic, entry_id, fields)
+        known = content.state if state is None else state
+        held = Held(source, entry_id, content.message, content.published_at, until, known)
+        source.held[entry_id] = held
+        self._ready.append(
+            Received(
+                message=content.message,
+                receipt=held,
+                published_at=content.published_at,
+                attempt=known.attempt,
+                redelivered=source.is_inbox or state is not None,
+                owner_died=state is not None and known.owner_died,
+                fault=content.fault,
+                history=known.history,
+            )
+        )
+        return held
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    async def _give_back(self) -> None:
+        """Releases what was received and never handed to the engine."""
+        left, self._ready = self._ready, deque()
+        if left:
+            await self.settle(
+                [Outcome("release", each.receipt, 0.0, each.attempt, each.history) for each in left]
+            )
+
+    async def _leave(self) -> None:
+        arguments = [self.spec.group, self._services.name, 0]
+        commands = [
+            (source.key, LEAVE.command([source.key], arguments))
+            for feed in self.feeds.values()
+            for source in feed.sources
+        ]
+        await self._services.pipe.call_many(commands)

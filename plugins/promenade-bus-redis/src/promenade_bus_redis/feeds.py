@@ -1,0 +1,106 @@
+"""A feed is one topic for one group: its streams, and what this instance holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from bus_core import Message
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.wire import FRESH, State
+
+__all__ = ["Feed", "Held", "Source"]
+
+INBOX_NOTES: Final = "inbox:"
+
+
+class Held:
+    """An entry that this instance owns until it is settled: the receipt of what was received.
+
+    ``until`` is the moment, on the clock of ``leases``, up to which nobody can have taken it over.
+    """
+
+    __slots__ = (
+        "entry_id",
+        "message",
+        "noted",
+        "published_at",
+        "source",
+        "state",
+        "suspect",
+        "tried",
+        "until",
+    )
+
+    def __init__(
+        self,
+        source: Source,
+        entry_id: bytes,
+        message: Message,
+        published_at: datetime,
+        until: float,
+        state: State = FRESH,
+    ) -> None:
+        self.source = source
+        self.entry_id = entry_id
+        self.message = message
+        self.published_at = published_at
+        self.until = until
+        self.state = state
+        self.noted = False  # whether there is a note of its attempts
+        self.suspect = False  # whether it was taken over from one that died
+        self.tried = False  # whether settling it was tried, and may have been done
+
+
+class Source:
+    """One of the two streams of a feed."""
+
+    __slots__ = ("feed", "group", "held", "is_inbox", "key", "notes", "notes_prefix")
+
+    def __init__(self, feed: Feed, key: str, *, is_inbox: bool) -> None:
+        self.feed = feed
+        self.key = key
+        self.group = feed.group
+        self.notes = feed.notes
+        self.is_inbox = is_inbox
+        self.notes_prefix = INBOX_NOTES if is_inbox else ""
+        self.held: dict[bytes, Held] = {}
+
+    @property
+    def deletes(self) -> str:
+        """Whether what is settled is deleted: in the inbox nobody else wants it."""
+        return "1" if self.is_inbox else ""
+
+
+class Feed:
+    """One topic for one group."""
+
+    def __init__(self, keys: Keys, topic: str, group: str) -> None:
+        self.topic = topic
+        self.group = group
+        self.parked = keys.parked(topic, group)
+        self.notes = keys.notes(topic, group)
+        self.dead = keys.dead(topic)
+        self.fence = keys.fence(topic, group)
+        self.main = Source(self, keys.stream(topic), is_inbox=False)
+        self.inbox = Source(self, keys.inbox(topic, group), is_inbox=True)
+        self.is_open = False
+        self.was_open = False
+        self.must_sweep = False  # whether something may be pending that nobody here knows of
+        self.claim_due = True
+
+    @property
+    def sources(self) -> tuple[Source, Source]:
+        """Both streams; what came back goes first."""
+        return (self.inbox, self.main)
+
+    def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
+        """The commands that make its groups, where they are missing."""
+
+        def create(key: str, first: str) -> Routed:
+            command: tuple[Any, ...] = ("XGROUP", "CREATE", key, self.group, first, "MKSTREAM")
+            return key, command
+
+        return [create(self.main.key, start), create(self.inbox.key, "0")]

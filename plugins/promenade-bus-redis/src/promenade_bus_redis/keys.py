@@ -1,0 +1,80 @@
+"""The names of everything that the adapter keeps on the server.
+
+===========================  =========  ==================================================================
+key                          type       what it holds
+===========================  =========  ==================================================================
+``p:{topic}``                stream     the events of the topic; a consumer group for each subscription
+``p:{topic}:inbox:group``    stream     what came back to one group: released, redriven, or waited for
+``p:{topic}:parked:group``   zset       what waits for a retry, by the server's time at which it is due
+``p:{topic}:notes:group``    hash       for what is pending and was tried before: its attempts so far
+``p:{topic}:dead``           stream     dead letters of all groups
+``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
+``p:active:group``           string     the instance that is active (ordered), until its lease ends
+``p:topics``                 set        every topic that was published or subscribed to
+``p:instances``              zset       instances by the server's time until which their lease lasts
+``p:due``                    zset       hints: which groups have something parked, and when it is due
+===========================  =========  ==================================================================
+
+``p`` is the option ``prefix``. The braces are part of the name: what belongs to a topic shares a slot of a
+cluster. What has no braces is never used together with another key.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Keys"]
+
+
+@attrs.frozen
+class Keys:
+    """Makes the names; ``prefix`` begins each of them."""
+
+    prefix: str
+
+    def stream(self, topic: str) -> str:
+        """The events of a topic."""
+        return f"{self.prefix}:{{{topic}}}"
+
+    def inbox(self, topic: str, group: str) -> str:
+        """What came back to one group."""
+        return f"{self.prefix}:{{{topic}}}:inbox:{group}"
+
+    def parked(self, topic: str, group: str) -> str:
+        """What waits for a retry."""
+        return f"{self.prefix}:{{{topic}}}:parked:{group}"
+
+    def notes(self, topic: str, group: str) -> str:
+        """The attempts of what is pending."""
+        return f"{self.prefix}:{{{topic}}}:notes:{group}"
+
+    def dead(self, topic: str) -> str:
+        """Dead letters."""
+        return f"{self.prefix}:{{{topic}}}:dead"
+
+    def fence(self, topic: str, group: str) -> str:
+        """Who may read for an ordered group."""
+        return f"{self.prefix}:{{{topic}}}:fence:{group}"
+
+    def active(self, group: str) -> str:
+        """The lock of an ordered group."""
+        return f"{self.prefix}:active:{group}"
+
+    def name_lock(self, consumer: str) -> str:
+        """Who has a configured consumer name."""
+        return f"{self.prefix}:consumer:{consumer}"
+
+    @property
+    def topics(self) -> str:
+        """The registry of topics."""
+        return f"{self.prefix}:topics"
+
+    @property
+    def instances(self) -> str:
+        """The instances that live."""
+        return f"{self.prefix}:instances"
+
+    @property
+    def due(self) -> str:
+        """Hints about what is parked."""
+        return f"{self.prefix}:due"

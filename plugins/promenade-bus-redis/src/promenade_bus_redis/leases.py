@@ -1,0 +1,184 @@
+"""Renews what this instance holds, from a thread of its own: a handler that blocks the loop loses nothing.
+
+The thread has its own event loop and its own connection. It reads what is held from dictionaries that the
+loop of the bus changes, one step at a time; a copy of a dictionary is such a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from promenade_bus_redis.connections import Connections
+from promenade_bus_redis.feeds import Feed, Held, Source
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.pipe import Pipe, Routed
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.scripts import ALIVE, RENEW
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["Leases", "lease_clock"]
+
+logger = logging.getLogger("promenade.bus.redis")
+
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+_SAFE: Final = 0.75
+"""The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
+
+_IDS_AT_ONCE: Final = 200
+
+_CLOSING: Final = 2.0
+"""Seconds that the thread may take to say good-bye to the server."""
+
+
+def lease_clock() -> float:
+    """Seconds that also pass while the process, or the machine, sleeps."""
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+class Leases:
+    """What is held, and the thread that renews it.
+
+    ``make_connections`` is called in the thread. ``name`` is the consumer. Times are seconds.
+    """
+
+    def __init__(
+        self,
+        make_connections: Callable[[], Connections],
+        keys: Keys,
+        name: str,
+        *,
+        lease: float,
+        interval: float,
+    ) -> None:
+        self.name = name
+        self.lease = lease
+        self.milliseconds = max(1, round(lease * 1000))
+        self.beats = 0
+        self.dead: frozenset[str] = frozenset()  # instances whose lease has ended
+        self.tasks: list[Callable[[Pipe], object]] = []
+        self._make_connections = make_connections
+        self._keys = keys
+        self._interval = interval
+        self._feeds: dict[Feed, None] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken: asyncio.Event | None = None
+        self._has_failed = False
+
+    # --- on the loop of the bus ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="promenade-redis-leases", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Ends the thread, and takes the instance out of the list of those that live."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stop.set()
+        loop, woken = self._loop, self._woken
+        if loop is not None and woken is not None:
+            try:
+                loop.call_soon_threadsafe(woken.set)
+            except RuntimeError:
+                pass  # it ended by itself
+        deadline = time.monotonic() + 2 * _CLOSING
+        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
+            await asyncio.sleep(0.002)
+
+    def until(self, since: float) -> float:
+        """Up to when nobody can take over what was delivered, or renewed, at ``since`` or later."""
+        return since + self.lease * _SAFE
+
+    def watch(self, feed: Feed) -> None:
+        """Renews what is held of a feed from now on."""
+        self._feeds[feed] = None
+
+    def forget(self, feed: Feed) -> None:
+        """Leaves what is held of a feed to others, when its lease ends."""
+        self._feeds.pop(feed, None)
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._beat_until_stopped())
+        except Exception as error:
+            logger.critical("the thread that renews leases ended: %s", type(error).__name__)
+
+    async def _beat_until_stopped(self) -> None:
+        self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        connections = self._make_connections()
+        pipe = Pipe(Places(connections))
+        try:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    await self._beat(pipe)
+                except Exception as error:
+                    self._failed(type(error).__name__)
+                pause = max(self._interval / 10, self._interval - (time.monotonic() - began))
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+            try:
+                async with asyncio.timeout(_CLOSING):
+                    await pipe.call("ZREM", self._keys.instances, self.name, key=self._keys.instances)
+            except (RedisFailure, TimeoutError):
+                pass  # its lease ends by itself
+        finally:
+            self._loop = None
+            await pipe.close()
+            await connections.close()
+
+    async def _beat(self, pipe: Pipe) -> None:
+        since = lease_clock()
+        renewals: list[tuple[Source, list[Held]]] = []
+        for feed in [*self._feeds.copy()]:
+            for source in feed.sources:
+                held = [*source.held.copy().values()]
+                for first in range(0, len(held), _IDS_AT_ONCE):
+                    renewals.append((source, held[first : first + _IDS_AT_ONCE]))
+        alive = ALIVE.command([self._keys.instances], [self.name, self.milliseconds, 10 * self.milliseconds])
+        commands: list[Routed] = [(self._keys.instances, alive)]
+        for source, batch in renewals:
+            ids = [held.entry_id for held in batch]
+            commands.append((source.key, RENEW.command([source.key], [source.group, self.name, *ids])))
+        replies = await pipe.call_many(commands)
+        self._learn_alive(replies[0])
+        for (_source, batch), reply in zip(renewals, replies[1:], strict=True):
+            self._learn_renewed(batch, reply, since)
+        for task in self.tasks:
+            await task(pipe)  # type: ignore[misc]
+        self.beats += 1
+
+    def _learn_alive(self, reply: object) -> None:
+        if isinstance(reply, RedisFailure):
+            self._failed(reply.kind)
+        elif isinstance(reply, list):
+            self._has_failed = False
+            self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
+
+    def _learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
+        if not isinstance(reply, list):
+            return  # without a renewal every settlement asks for the owner
+        for held, renewed in zip(batch, reply, strict=True):
+            held.until = self.until(since) if renewed == 1 else 0.0
+
+    def _failed(self, kind: object) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            logger.error("leases cannot be renewed: %s; trying again until they can", kind)

@@ -1,0 +1,33 @@
+"""Where to send what, remembered until a failure says that it may have changed."""
+
+from __future__ import annotations
+
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.connections import Connections
+from promenade_bus_redis.topology import ClusterNodes
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["Places"]
+
+
+class Places:
+    """Asks the topology as seldom as possible: sentinels would have to be asked over the network."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.is_cluster = isinstance(connections.topology, ClusterNodes)
+        self._primary: Address | None = None
+
+    async def find(self, key: str) -> Address:
+        """The server that takes writes for a key; raises ``RedisFailure``."""
+        if self.is_cluster:
+            return await self.connections.topology.find(key)
+        if self._primary is None:
+            self._primary = await self.connections.topology.find(key)
+        return self._primary
+
+    def learn(self, failure: RedisFailure) -> None:
+        """Takes notice of a failure."""
+        self.connections.topology.learn(failure)
+        if failure.questions_place:
+            self._primary = None

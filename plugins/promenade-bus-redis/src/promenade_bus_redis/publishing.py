@@ -1,0 +1,148 @@
+"""Publishing: one pipelined batch per call, on a connection of its own, with a result for each message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hiredis import pack_command
+
+from bus_core import Message, PublishError, PublishUncertain
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.registry import Registry
+from promenade_bus_redis.translate import Kind, RedisFailure, publish_error
+from promenade_bus_redis.wire import message_fields
+
+__all__ = ["RedisPublisher"]
+
+Fsync = Callable[[], bool]
+
+
+class RedisPublisher:
+    """Stores messages. ``uses_waitaof`` tells whether servers are asked to sync after each batch."""
+
+    def __init__(
+        self, places: Places, registry: Registry, keys: Keys, options: RedisOptions, uses_waitaof: Fsync
+    ) -> None:
+        self._places = places
+        self._registry = registry
+        self._keys = keys
+        self._uses_waitaof = uses_waitaof
+        self._replicas = options.wanted_replicas
+        self._durability = options.durability
+        self._wait_seconds = options.wait_seconds if options.durability != "server" else 0.0
+        self._patience = options.command_timeout + self._wait_seconds
+        self._links: dict[Address, Link] = {}
+
+    async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
+        """One result for each message: None, or what ``publish_error`` says."""
+        results: list[PublishError | None] = [None] * len(messages)
+        refused = await self._registry.know([*{message.topic: None for message in messages}])
+        batches: dict[Address, list[int]] = {}
+        for index, message in enumerate(messages):
+            failure = refused.get(message.topic) if refused else None
+            if failure is None:
+                try:
+                    address = await self._places.find(self._keys.stream(message.topic))
+                except RedisFailure as error:
+                    failure = error
+                else:
+                    batches.setdefault(address, []).append(index)
+                    continue
+            results[index] = publish_error(failure)
+        calls = [
+            self._publish_to(address, indices, messages, results) for address, indices in batches.items()
+        ]
+        if len(calls) == 1:
+            await calls[0]
+        else:
+            await asyncio.gather(*calls)
+        return results
+
+    async def _publish_to(
+        self,
+        address: Address,
+        indices: Sequence[int],
+        messages: Sequence[Message],
+        results: list[PublishError | None],
+    ) -> None:
+        stream = self._keys.stream
+        commands: list[tuple[Any, ...]] = [
+            ("XADD", stream(message.topic), "*", *message_fields(message))
+            for message in map(messages.__getitem__, indices)
+        ]
+        if waiting := self._waiting():
+            commands.append(waiting)
+        replies = await self._replies(address, commands)
+        shortage = self._shortage(replies.pop()) if waiting else None
+        for index, command, reply in zip(indices, commands, replies, strict=False):
+            if isinstance(reply, RedisFailure):
+                results[index] = await self._judge(messages[index], command, reply)
+            else:
+                results[index] = shortage
+
+    def _waiting(self) -> tuple[Any, ...] | None:
+        """The command that waits for replicas, or disks."""
+        milliseconds = round(self._wait_seconds * 1000)
+        if self._durability == "replicated":
+            return ("WAIT", self._replicas, milliseconds)
+        if self._durability == "fsync" and self._uses_waitaof():
+            return ("WAITAOF", 1, 0, milliseconds)
+        return None
+
+    def _shortage(self, reply: Any) -> PublishUncertain | None:
+        """What is told of messages that are stored, but not as safely as was asked for."""
+        if isinstance(reply, RedisFailure):
+            return PublishUncertain(f"the event is stored, but it is not known how safely: {reply}")
+        if self._durability == "fsync":
+            if reply[0] >= 1:
+                return None
+            return PublishUncertain(
+                f"the event is stored, but was not on the server's disk within {self._wait_seconds:g} s"
+            )
+        if reply >= self._replicas:
+            return None
+        return PublishUncertain(
+            f"the event is stored, but {reply} of {self._replicas} replicas had it within "
+            f"{self._wait_seconds:g} s"
+        )
+
+    async def _judge(self, message: Message, command: Sequence[Any], failure: RedisFailure) -> Any:
+        """What became of a message that was refused; what another node was to have goes there."""
+        self._places.learn(failure)
+        if failure.kind is Kind.ASK and self._durability == "server":
+            key = self._keys.stream(message.topic)
+            try:
+                reply = (await self._places.connections.call_many([command], key=key))[0]
+            except RedisFailure as other:
+                return publish_error(other)
+            return publish_error(reply) if isinstance(reply, RedisFailure) else None
+        return publish_error(failure)
+
+    # --- the connection -----------------------------------------------------------------------------------
+
+    async def _replies(self, address: Address, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        link = self._links.get(address)
+        if link is None or not link.is_usable:
+            if link is not None:
+                link.abort()
+            try:
+                link = self._links[address] = await self._places.connections.open_to(
+                    address, purpose="publish", blocks=self._wait_seconds
+                )
+            except RedisFailure as failure:
+                self._places.learn(failure)
+                return [failure for _ in commands]
+        packed = b"".join([pack_command(command) for command in commands])
+        return await link.send(packed, [command[0] for command in commands], self._patience)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        links, self._links = [*self._links.values()], {}
+        for link in links:
+            await link.close()

@@ -1,0 +1,228 @@
+"""How a consumer gets back what it would miss: from groups that are gone, lost replies, and dead owners."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from promenade_bus_redis.feeds import Feed, Held, Source
+from promenade_bus_redis.leases import lease_clock
+from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.scripts import CLAIM
+from promenade_bus_redis.services import Services
+from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.wire import State
+
+if TYPE_CHECKING:
+    from promenade_bus_redis.consumer import GroupConsumer
+
+__all__ = ["Recovery"]
+
+_MOST_SUSPECTS: Final = 16
+"""What was taken over from the dead and is not settled, at most: one of it may kill this process, too."""
+
+_WINDOW: Final = 200
+"""Pending entries that one look for the dead goes through."""
+
+_SWEEP: Final = 500
+
+_PAUSE: Final = 0.05
+"""Seconds between two looks while suspects are being handled."""
+
+_REGROUPINGS: Final = 3
+_REGROUPINGS_WITHIN: Final = 5.0
+"""How often within so many seconds groups are made again before the engine is told that it does not work."""
+
+
+class Recovery:
+    """The part of a group's consumer that looks after what is not new."""
+
+    def __init__(self, services: Services, consumer: GroupConsumer) -> None:
+        self._services = services
+        self._consumer = consumer
+        self._suspects: set[Held] = set()
+        self._settled: set[tuple[Source, bytes]] | None = None  # while a sweep is under way
+        self._changed = asyncio.Event()
+        self._regrouped: list[float] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether more of the dead is to be claimed as soon as what was claimed is settled."""
+        return any(feed.claim_due for feed in self._consumer.feeds.values())
+
+    async def pause(self) -> None:
+        """Waits until something was settled, or for a moment."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(_PAUSE):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def settled(self, held: Held) -> None:
+        """An entry is not this consumer's any more."""
+        source = held.source
+        if source.held.get(held.entry_id) is held:
+            del source.held[held.entry_id]
+        if self._settled is not None:
+            self._settled.add((source, held.entry_id))
+        if held.suspect:
+            self._suspects.discard(held)
+            self._changed.set()
+
+    async def look_after(self, limit: int) -> None:
+        """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
+        feeds = [*self._consumer.feeds.values()]
+        if any(not feed.is_open for feed in feeds):
+            await self.open_groups("0")
+        try:
+            if sweeping := [feed for feed in feeds if feed.must_sweep]:
+                await self._sweep(sweeping)
+            if len(self._suspects) < min(_MOST_SUSPECTS, limit) and (
+                claiming := [feed for feed in feeds if feed.claim_due]
+            ):
+                await self._claim(claiming, min(_MOST_SUSPECTS, limit))
+        except RedisFailure as failure:
+            if failure.kind is not Kind.NO_GROUP:
+                raise
+            await self.regroup()
+
+    # --- groups -------------------------------------------------------------------------------------------
+
+    async def open_groups(self, start: Literal["0", "$"]) -> None:
+        """Makes the groups that are not known to be there."""
+        feeds = [feed for feed in self._consumer.feeds.values() if not feed.is_open]
+        refused = await self._services.registry.know([feed.topic for feed in feeds])
+        for failure in refused.values():
+            raise failure
+        commands = [command for feed in feeds for command in feed.opening(start)]
+        replies = await self._services.pipe.call_many(commands)
+        for index, feed in enumerate(feeds):
+            pair = replies[2 * index : 2 * index + 2]
+            for reply in pair:
+                if isinstance(reply, RedisFailure) and reply.kind is not Kind.GROUP_EXISTS:
+                    raise reply
+            if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
+                self._services.ledger.reset(feed.topic, feed.group)
+            feed.is_open = feed.was_open = True
+
+    async def regroup(self) -> None:
+        """A group is gone: makes those that are missing, and gives up after some times in a row."""
+        now = time.monotonic()
+        self._regrouped = [at for at in self._regrouped if now - at < _REGROUPINGS_WITHIN]
+        self._regrouped.append(now)
+        for feed in self._consumer.feeds.values():
+            feed.is_open = False
+        if len(self._regrouped) > _REGROUPINGS:
+            await asyncio.sleep(_PAUSE * len(self._regrouped))
+        await self.open_groups("0")
+
+    # --- what is ours, and was never heard of --------------------------------------------------------------
+
+    async def _sweep(self, feeds: Sequence[Feed]) -> None:
+        """Reads what is pending for this consumer, and takes what nobody here holds."""
+        self._settled = set()
+        try:
+            for feed in feeds:
+                for source in feed.sources:
+                    await self._sweep_source(source)
+                feed.must_sweep = False
+        finally:
+            self._settled = None
+
+    async def _sweep_source(self, source: Source) -> None:
+        name, group, pipe = self._services.name, source.group, self._services.pipe
+        begin: bytes = b"0-0"
+        while True:
+            since = lease_clock()
+            command = ("XREADGROUP", "GROUP", group, name, "COUNT", _SWEEP, "STREAMS", source.key, begin)
+            reply = await pipe.call(*command, key=source.key)
+            entries = reply[0][1] if reply else []
+            unknown = [each for each in entries if self._is_unknown(source, each[0])]
+            gone = [entry_id for entry_id, fields in unknown if fields is None]
+            if gone:
+                await self._bury_gone(source, gone)
+            found = [each for each in unknown if each[1] is not None]
+            notes = await self._notes(source, [entry_id for entry_id, _ in found])
+            for (entry_id, fields), state in zip(found, notes, strict=True):
+                if self._is_unknown(source, entry_id):
+                    until = self._services.leases.until(since)
+                    held = self._consumer.take(source, entry_id, fields, until, state)
+                    held.noted = state is not None
+            if len(entries) < _SWEEP:
+                return
+            begin = entries[-1][0]
+
+    def _is_unknown(self, source: Source, entry_id: bytes) -> bool:
+        assert self._settled is not None
+        return entry_id not in source.held and (source, entry_id) not in self._settled
+
+    async def _notes(self, source: Source, ids: Sequence[bytes]) -> list[State | None]:
+        if not ids:
+            return []
+        fields = [source.notes_prefix.encode() + entry_id for entry_id in ids]
+        found = await self._services.pipe.call("HMGET", source.notes, *fields, key=source.key)
+        return [_state(text) for text in found]
+
+    async def _bury_gone(self, source: Source, ids: Sequence[bytes]) -> None:
+        notes = [source.notes_prefix.encode() + entry_id for entry_id in ids]
+        commands: list[Routed] = [
+            (source.key, ("XACK", source.key, source.group, *ids)),
+            (source.key, ("HDEL", source.notes, *notes)),
+        ]
+        replies = await self._services.pipe.call_many(commands)
+        if isinstance(replies[0], int):
+            self._services.ledger.lose(replies[0], source.feed.topic, source.group)
+
+    # --- what belonged to the dead ------------------------------------------------------------------------
+
+    async def _claim(self, feeds: Sequence[Feed], most: int) -> None:
+        for feed in feeds:
+            left = False
+            for source in feed.sources:
+                left = await self._claim_source(source, most) or left
+                if len(self._suspects) >= most:
+                    return  # this feed comes again
+            feed.claim_due = left
+
+    async def _claim_source(self, source: Source, most: int) -> bool:
+        """Takes over what belonged to the dead; tells whether something was left for later."""
+        begin: Any = "-"
+        while True:
+            since = lease_clock()
+            taken = len(self._suspects)
+            arguments = [
+                source.group,
+                self._services.name,
+                self._services.leases.milliseconds,
+                begin,
+                _WINDOW,
+                most - taken,
+                taken,
+                source.notes_prefix,
+                "",
+                self._services.inherited,
+            ]
+            keys = [source.key, source.notes, source.feed.fence]
+            begin, picked, gone, left = await self._services.pipe.run(CLAIM, keys, *arguments)
+            self._services.ledger.lose(len(gone), source.feed.topic, source.group)
+            for entry_id, fields, text in picked:
+                until = self._services.leases.until(since)
+                held = self._consumer.take(source, entry_id, fields, until, _state(text))
+                held.noted = held.suspect = True
+                self._suspects.add(held)
+            if left:
+                return True
+            if not begin:
+                return False
+
+
+def _state(text: bytes | None) -> State | None:
+    if not text:
+        return None
+    try:
+        return State.decode(text)
+    except ValueError:
+        return State(attempt=1, deaths=1)  # it was tried before; how often nobody knows any more

@@ -1,0 +1,63 @@
+"""Which topics there are. Patterns look here; so does everything that goes over all topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.wire import texts
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """The set of topics, and those that this instance has entered.
+
+    What it has entered it enters again from time to time (``refresh``): the server may lose it. ``entered``
+    is told of each topic.
+    """
+
+    def __init__(self, pipe: Pipe, keys: Keys) -> None:
+        self.entered: Callable[[str], None] | None = None
+        self._pipe = pipe
+        self._key = keys.topics
+        self._entered: dict[str, None] = {}
+        self.seen: frozenset[str] = frozenset()
+
+    @property
+    def has_own(self) -> bool:
+        """Whether this instance has entered any."""
+        return bool(self._entered)
+
+    async def know(self, topics: Sequence[str]) -> Mapping[str, RedisFailure]:
+        """Enters topics before their first event is stored; tells which could not be, and why."""
+        new = [topic for topic in topics if topic not in self._entered]
+        if not new:
+            return {}
+        try:
+            await self._pipe.call("SADD", self._key, *new, key=self._key)
+        except RedisFailure as failure:
+            if failure.is_uncertain:  # nothing of the event itself was sent
+                failure = RedisFailure(
+                    failure.kind, failure.place, command="SADD", detail=failure.detail, uncertain=False
+                )
+            return dict.fromkeys(new, failure)
+        self._entered.update(dict.fromkeys(new))
+        if self.entered is not None:
+            for topic in new:
+                self.entered(topic)
+        return {}
+
+    async def refresh(self) -> frozenset[str]:
+        """Every topic that there is; enters its own ones again. Raises ``RedisFailure``."""
+        commands: list[tuple[str, Sequence[str]]] = []
+        if self._entered:
+            commands.append((self._key, ("SADD", self._key, *self._entered)))
+        commands.append((self._key, ("SMEMBERS", self._key)))
+        for reply in (replies := await self._pipe.call_many(commands)):
+            if isinstance(reply, RedisFailure):
+                raise reply
+        self.seen = frozenset(texts(replies[-1]))
+        return self.seen

@@ -1,0 +1,75 @@
+"""The Lua scripts, each in a file of its own that begins with what it does.
+
+A script does several steps as one, and only where that matters: an owner is checked, something is written,
+and something is forgotten only when that succeeded. Each uses the keys that it is given, and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import attrs
+
+__all__ = [
+    "ACK",
+    "ALIVE",
+    "BACKLOG",
+    "CLAIM",
+    "DUE",
+    "HINT",
+    "HINTS",
+    "LEAVE",
+    "MOVE",
+    "NOTE",
+    "READ",
+    "REDRIVE",
+    "RENEW",
+    "Script",
+    "source_of",
+]
+
+
+@attrs.frozen
+class Script:
+    """A script, and the name by which servers know it."""
+
+    name: str
+    source: str = attrs.field(repr=False)
+    digest: str
+
+    def command(self, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """The command that runs it, where the server knows it already."""
+        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
+
+
+_known: Final[dict[str, str]] = {}
+
+
+def _load(name: str) -> Script:
+    source = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    _known[digest] = source
+    return Script(name, source, digest)
+
+
+def source_of(digest: str) -> str:
+    """The source of a script, for a server that does not know it."""
+    return _known[digest]
+
+
+ACK: Final = _load("ack")
+ALIVE: Final = _load("alive")
+BACKLOG: Final = _load("backlog")
+CLAIM: Final = _load("claim")
+DUE: Final = _load("due")
+HINT: Final = _load("hint")
+HINTS: Final = _load("hints")
+LEAVE: Final = _load("leave")
+MOVE: Final = _load("move")
+NOTE: Final = _load("note")
+READ: Final = _load("read")
+REDRIVE: Final = _load("redrive")
+RENEW: Final = _load("renew")

@@ -1,0 +1,60 @@
+"""What the parts of one adapter share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.leases import Leases
+from promenade_bus_redis.ledger import Ledger
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.registry import Registry
+from promenade_bus_redis.waiting import WaitingLink
+from promenade_bus_redis.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from promenade_bus_redis.upkeep import Upkeep
+
+__all__ = ["Services"]
+
+MOST_OWN_LINKS = 4
+"""Subscriptions that wait on a connection of their own; the others wait together."""
+
+
+@attrs.define(eq=False)
+class Services:
+    """Made when the adapter starts.
+
+    ``name`` is the consumer of this instance in all groups. Consumers whose names begin with ``inherited``
+    were earlier instances of the same configured name, and are over.
+    """
+
+    options: RedisOptions
+    keys: Keys
+    name: str
+    places: Places
+    pipe: Pipe
+    registry: Registry
+    leases: Leases
+    wakeups: Wakeups
+    ledger: Ledger
+    inherited: str = ""
+    upkeep: Upkeep = attrs.field(init=False)
+    own_links: set[WaitingLink] = attrs.field(factory=set)
+
+    def lend_link(self, key: str) -> WaitingLink | None:
+        """A connection for reads that wait, as long as there are not too many of them."""
+        if len(self.own_links) >= MOST_OWN_LINKS:
+            return None
+        link = WaitingLink(self.places, self.pipe, self.options.block, key)
+        self.own_links.add(link)
+        return link
+
+    async def give_back_link(self, link: WaitingLink) -> None:
+        """Closes a connection that was lent."""
+        self.own_links.discard(link)
+        await link.close()

@@ -1,0 +1,248 @@
+"""Carries outcomes out: many together, each with a result of its own.
+
+Nobody is asked for the owner of an entry while its lease cannot have ended: then a plain XACK does. From
+then on, and for everything that moves an entry elsewhere, a script checks the owner first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from bus_core import BusError, LeaseLost, Outcome
+from promenade_bus_redis.feeds import Held, Source
+from promenade_bus_redis.leases import lease_clock
+from promenade_bus_redis.pipe import Pipe, Routed
+from promenade_bus_redis.scripts import ACK, MOVE, NOTE
+from promenade_bus_redis.translate import RedisFailure, translate
+from promenade_bus_redis.wire import State, letter_fields, returning_fields
+
+__all__ = ["Settlement", "settle"]
+
+_MOVES_AT_ONCE: Final = 50
+"""Entries that one script moves: a script holds up everybody else."""
+
+_BYTES_AT_ONCE: Final = 1_000_000
+
+Result = BusError | None
+Judge = Callable[[Any], list[Result]]
+
+
+class Settlement:
+    """The commands that carry out some outcomes, and what their replies mean."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._commands: list[Routed] = []
+        self._judges: list[tuple[Sequence[int], Sequence[Held], Judge]] = []
+
+    # --- what is to be done -------------------------------------------------------------------------------
+
+    def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
+        """Forgets entries for the group."""
+        now = lease_clock()
+        sure = [pair for pair in zip(indices, held, strict=True) if pair[1].until > now]
+        if len(sure) != len(held):
+            unsure = [pair for pair in zip(indices, held, strict=True) if pair[1].until <= now]
+            ids = [each.entry_id for _, each in unsure]
+            script = ACK.command(
+                [source.key, source.notes],
+                [source.group, self._consumer, source.deletes, source.notes_prefix, *ids],
+            )
+            self._add(source.key, script, [index for index, _ in unsure], [each for _, each in unsure], _each)
+        if not sure:
+            return
+        ids = [each.entry_id for _, each in sure]
+        self._add(
+            source.key,
+            ("XACK", source.key, source.group, *ids),
+            [index for index, _ in sure],
+            [each for _, each in sure],
+            _counted(len(ids)),
+        )
+        if source.is_inbox:
+            self._add(source.key, ("XDEL", source.key, *ids), (), (), _nothing)
+        if noted := [source.notes_prefix.encode() + each.entry_id for _, each in sure if each.noted]:
+            self._add(source.key, ("HDEL", source.notes, *noted), (), (), _nothing)
+
+    def move(
+        self,
+        source: Source,
+        target: str,
+        kind: str,
+        entries: Sequence[tuple[int, Held, float, list[Any]]],
+    ) -> None:
+        """Writes entries elsewhere, after a delay in seconds, and forgets them here if that succeeded."""
+        batch: list[tuple[int, Held, float, list[Any]]] = []
+        size = 0
+        for entry in entries:
+            batch.append(entry)
+            size += sum(len(value) for value in entry[3] if isinstance(value, str | bytes))
+            if len(batch) >= _MOVES_AT_ONCE or size >= _BYTES_AT_ONCE:
+                self._move(source, target, kind, batch)
+                batch, size = [], 0
+        if batch:
+            self._move(source, target, kind, batch)
+
+    def _move(
+        self, source: Source, target: str, kind: str, batch: list[tuple[int, Held, float, list[Any]]]
+    ) -> None:
+        arguments: list[Any] = [
+            source.group,
+            self._consumer,
+            source.deletes,
+            source.notes_prefix,
+            kind,
+        ]
+        for _index, held, delay, fields in batch:
+            arguments += [held.entry_id, max(0, round(delay * 1000)), len(fields), *fields]
+        self._add(
+            source.key,
+            MOVE.command([source.key, source.notes, target], arguments),
+            [index for index, *_ in batch],
+            [held for _, held, *_ in batch],
+            _each,
+        )
+
+    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
+        """Writes down the states of entries that stay where they are."""
+        arguments: list[Any] = [source.group, self._consumer, source.notes_prefix]
+        for each in held:
+            arguments += [each.entry_id, each.state.encode()]
+        self._add(source.key, NOTE.command([source.key, source.notes], arguments), indices, held, _each)
+
+    def add(self, key: str, command: Sequence[Any], index: int, judge: Judge) -> None:
+        """Any other command that carries out one outcome."""
+        self._add(key, command, (index,), (), judge)
+
+    def _add(
+        self,
+        key: str,
+        command: Sequence[Any],
+        indices: Sequence[int],
+        held: Sequence[Held],
+        judge: Judge,
+    ) -> None:
+        self._commands.append((key, command))
+        self._judges.append((indices, held, judge))
+
+    # --- doing it -----------------------------------------------------------------------------------------
+
+    async def carry_out(self, pipe: Pipe, results: list[Result]) -> None:
+        """Sends everything, and puts down what came of each outcome."""
+        replies = await pipe.call_many(self._commands)
+        for (indices, held, judge), reply in zip(self._judges, replies, strict=True):
+            if isinstance(reply, RedisFailure):
+                found: list[Result] = [_failed(reply) for _ in indices]
+            else:
+                found = judge(reply)
+            for place, index in enumerate(indices):
+                result = found[place]
+                if held:
+                    result = _judged(held[place], result)
+                results[index] = result
+
+
+def _judged(held: Held, result: Result) -> Result:
+    """What was tried before may have been done then: the answer to it was lost."""
+    if isinstance(result, RedisFailure) and result.is_uncertain:
+        held.tried = True
+    if isinstance(result, _Gone) and held.tried:
+        return None
+    return result
+
+
+class _Gone(LeaseLost):
+    """Nobody owns the entry."""
+
+
+def _lost() -> LeaseLost:
+    return LeaseLost("another consumer has taken the message over, because its lease ended")
+
+
+def _gone() -> LeaseLost:
+    return _Gone("the message does not wait for this group any more: somebody else has settled it")
+
+
+def _failed(failure: RedisFailure) -> BusError:
+    # Without its group an entry belongs to nobody; it is handed out again by the group that comes instead.
+    return _gone() if failure.kind == "no group" else failure
+
+
+def _nothing(_reply: Any) -> list[Result]:
+    return []
+
+
+def _counted(count: int) -> Judge:
+    """For XACK, which says how many it has forgotten, but not which: the first ones are taken for missing."""
+
+    def judge(reply: Any) -> list[Result]:
+        missing = count - int(reply)
+        return [_gone() if place < missing else None for place in range(count)]
+
+    return judge
+
+
+def _each(reply: Any) -> list[Result]:
+    """For scripts that answer for each entry."""
+    results: list[Result] = []
+    for answer in reply:
+        if answer == 1:
+            results.append(None)
+        elif answer == 0:
+            results.append(_gone())
+        elif answer == -1:
+            results.append(_lost())
+        else:
+            text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
+            results.append(translate(ResponseError(text.removeprefix("-")), "the server"))
+    return results
+
+
+async def settle(pipe: Pipe, consumer: str, outcomes: Sequence[Outcome]) -> tuple[list[Result], float | None]:
+    """Carries out what becomes of entries of groups; also tells the shortest delay that was parked."""
+    results: list[Result] = [None] * len(outcomes)
+    settlement = Settlement(consumer)
+    acks: dict[Source, tuple[list[int], list[Held]]] = {}
+    notes: dict[Source, tuple[list[int], list[Held]]] = {}
+    moves: dict[tuple[Source, str, str], list[tuple[int, Held, float, list[Any]]]] = {}
+    soonest: float | None = None
+    for index, outcome in enumerate(outcomes):
+        held: Held = outcome.receipt
+        source = held.source
+        action = outcome.action
+        if action == "ack":
+            indices, entries = acks.setdefault(source, ([], []))
+            indices.append(index)
+            entries.append(held)
+            continue
+        if action == "dead_letter":
+            assert outcome.letter is not None, "a dead letter is stored"
+            fields = letter_fields(outcome.letter, held.message, held.published_at, source.group)
+            place = (source, source.feed.dead, "stream")
+            moves.setdefault(place, []).append((index, held, 0.0, fields))
+            continue
+        held.state = State(outcome.attempt, 0, outcome.history)
+        if action == "hold":
+            held.noted = True
+            indices, entries = notes.setdefault(source, ([], []))
+            indices.append(index)
+            entries.append(held)
+            continue
+        fields = returning_fields(held.message, held.published_at, held.state)
+        if action == "retry" and outcome.delay > 0:
+            place = (source, source.feed.parked, "parked")
+            soonest = outcome.delay if soonest is None else min(soonest, outcome.delay)
+        else:
+            place = (source, source.feed.inbox.key, "stream")
+        moves.setdefault(place, []).append((index, held, outcome.delay, fields))
+    for source, (indices, entries) in acks.items():
+        settlement.acknowledge(source, indices, entries)
+    for source, (indices, entries) in notes.items():
+        settlement.note(source, indices, entries)
+    for (source, target, kind), batch in moves.items():
+        settlement.move(source, target, kind, batch)
+    await settlement.carry_out(pipe, results)
+    return results, soonest

@@ -1,0 +1,106 @@
+"""Reads that wait on the server, and how one is ended early."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.translate import Kind, RedisFailure
+
+__all__ = ["WaitingLink"]
+
+_SHORT: Final = 0.1
+"""Seconds that a read waits where it cannot be ended early."""
+
+_PAUSE: Final = 0.002
+
+
+class WaitingLink:
+    """A connection whose commands wait on the server up to ``block`` seconds."""
+
+    def __init__(self, places: Places, pipe: Pipe, block: float, key: str) -> None:
+        self._places = places
+        self._pipe = pipe
+        self._block = block
+        self._key = key
+        self._link: Link | None = None
+        self._client_id: int | None = None
+        self._may_interrupt = True
+        self._is_waiting = False
+        self._interrupting: asyncio.Task[None] | None = None
+
+    @property
+    def milliseconds(self) -> int:
+        """How long the next read may wait."""
+        return max(1, round((self._block if self._may_interrupt else min(self._block, _SHORT)) * 1000))
+
+    async def call(self, command: Sequence[Any]) -> Any:
+        """The reply; raises ``RedisFailure``. One call at a time."""
+        link = await self._usable_link()
+        self._is_waiting = True
+        try:
+            reply = (await link.call_many([command]))[0]
+        finally:
+            self._is_waiting = False
+        if isinstance(reply, RedisFailure):
+            self._places.learn(reply)
+            if reply.questions_place:
+                link.abort()
+            raise reply
+        return reply
+
+    async def _usable_link(self) -> Link:
+        link = self._link
+        if link is None or not link.is_usable:
+            if link is not None:
+                link.abort()
+                self._link = None
+            address = await self._places.find(self._key)
+            try:
+                link = await self._places.connections.open_to(address, purpose="wait", blocks=self._block)
+            except RedisFailure as failure:
+                self._places.learn(failure)
+                raise
+            self._link = link
+            reply = (await link.call_many([("CLIENT", "ID")]))[0]
+            if isinstance(reply, RedisFailure):
+                if reply.ends_connection:
+                    raise reply
+                self._may_interrupt = False
+            else:
+                self._client_id = reply
+        return link
+
+    def interrupt(self) -> None:
+        """Ends the read that waits now, if there is one, soon."""
+        if self._is_waiting and self._interrupting is None:
+            self._interrupting = asyncio.get_running_loop().create_task(
+                self._interrupt(), name="promenade-redis-interrupt"
+            )
+
+    async def _interrupt(self) -> None:
+        """The server may not have got the read yet: until it has, or the read is over, it is told again."""
+        try:
+            while self._is_waiting and self._may_interrupt and self._client_id is not None:
+                try:
+                    if await self._pipe.call("CLIENT", "UNBLOCK", self._client_id, key=self._key):
+                        return
+                except RedisFailure as failure:
+                    if failure.kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
+                        self._may_interrupt = False
+                    return
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._interrupting = None
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._interrupting is not None:
+            await asyncio.wait((self._interrupting,))
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()

@@ -1,0 +1,204 @@
+"""One read that waits for many streams: connections and idle commands do not grow with subscriptions.
+
+Whoever wants to wait says up to which entry of each stream he has read. The read begins there, so that
+nothing can come in between. It carries one entry of each stream that has more, and that is thrown away: to
+know that there is more is all it is for.
+
+On a cluster one command cannot wait for streams of several slots: there those who wait are woken from time
+to time, and look for themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.waiting import WaitingLink
+
+__all__ = ["Wakeups", "Watch"]
+
+logger = logging.getLogger("promenade.bus.redis")
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_POLL: Final = 0.05
+"""Seconds between two looks on a cluster."""
+
+_FEW: Final = 256
+_PER_STREAM: Final = 10e-6
+"""Of more than a few streams each costs so many seconds: a read of thousands is not begun at every event."""
+
+
+class Watch:
+    """The streams that one consumer waits for. ``woken`` are those that may have more."""
+
+    def __init__(self, wakeups: Wakeups) -> None:
+        self.woken: set[str] = set()
+        self._wakeups = wakeups
+        self._armed: dict[str, bytes] = {}
+        self._waiting: asyncio.Future[None] | None = None
+
+    def arm(self, places: Mapping[str, bytes]) -> None:
+        """Watches streams from these entries on."""
+        self._armed.update(places)
+        self._wakeups.arm(self, places)
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when one of the streams may have more, after ``wake``, or after some time."""
+        if self.woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+    def wake(self, key: str | None = None) -> None:
+        """Ends a wait."""
+        if key is not None:
+            self._armed.pop(key, None)
+            self.woken.add(key)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def place(self, key: str) -> bytes | None:
+        """From where a stream is watched, if it is."""
+        return self._armed.get(key)
+
+    def close(self) -> None:
+        """Watches nothing any more."""
+        self._wakeups.disarm(self, self._armed)
+        self._armed = {}
+        self.wake()
+
+
+class Wakeups:
+    """Wakes consumers when one of their streams has more; one connection for all of them."""
+
+    def __init__(self, places: Places, pipe: Pipe, block: float) -> None:
+        self._places = places
+        self._pipe = pipe
+        self._block = block
+        self._link: WaitingLink | None = None
+        self._watches: dict[str, dict[Watch, None]] = {}
+        self._begin: dict[str, bytes] = {}  # where the read begins
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def watch(self) -> Watch:
+        """For one consumer."""
+        return Watch(self)
+
+    # --- what watches call --------------------------------------------------------------------------------
+
+    def arm(self, watch: Watch, places: Mapping[str, bytes]) -> None:
+        """Watches streams from these entries on."""
+        for key, place in places.items():
+            self._watches.setdefault(key, {})[watch] = None
+            known = self._begin.get(key)
+            if known is None or _order(place) < _order(known):
+                self._begin[key] = place
+        if self._closed or not places:
+            return
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._read_all(), name="promenade-redis-wakeups"
+            )
+        elif self._timer is None:
+            # What begins to wait at about the same time is waited for together.
+            self._timer = asyncio.get_running_loop().call_later(self._pace, self._interrupt)
+
+    def disarm(self, watch: Watch, places: Mapping[str, bytes]) -> None:
+        """Watches these streams no more for somebody."""
+        for key in places:
+            watches = self._watches.get(key)
+            if watches is None:
+                continue
+            watches.pop(watch, None)
+            if watches:
+                left = [place for each in watches if (place := each.place(key)) is not None]
+                self._begin[key] = min(left, key=_order)
+            else:
+                del self._watches[key], self._begin[key]
+
+    @property
+    def _pace(self) -> float:
+        return len(self._begin) * _PER_STREAM if len(self._begin) > _FEW else 0.0
+
+    def _interrupt(self) -> None:
+        self._timer = None
+        if self._link is not None:
+            self._link.interrupt()
+
+    # --- its task -----------------------------------------------------------------------------------------
+
+    async def _read_all(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while self._begin and not self._closed:
+                if self._places.is_cluster:
+                    await asyncio.sleep(_POLL)
+                    self._wake_all()
+                    continue
+                try:
+                    await self._read()
+                except RedisFailure as failure:
+                    logger.debug("the read that waits for all failed: %s", failure.kind)
+                    # Each of them finds out for itself what is wrong, and says so.
+                    self._wake_all()
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                else:
+                    pause = _FIRST_PAUSE
+        finally:
+            self._task = None
+
+    async def _read(self) -> None:
+        if self._pace:
+            await asyncio.sleep(self._pace)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._begin:
+            return
+        if self._link is None:
+            self._link = WaitingLink(self._places, self._pipe, self._block, "")
+        command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", self._link.milliseconds, "STREAMS"]
+        reply = await self._link.call([*command, *self._begin, *self._begin.values()])
+        for key, _entries in reply or ():
+            self._wake(key.decode())
+
+    def _wake(self, key: str) -> None:
+        self._begin.pop(key, None)
+        for watch in self._watches.pop(key, {}):
+            watch.wake(key)
+
+    def _wake_all(self) -> None:
+        for key in [*self._watches]:
+            self._wake(key)
+
+    async def close(self) -> None:
+        """Ends everybody's wait."""
+        self._closed = True
+        self._wake_all()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._interrupt()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        if self._link is not None:
+            await self._link.close()
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    first, _, second = entry_id.partition(b"-")
+    return int(first), int(second or 0)

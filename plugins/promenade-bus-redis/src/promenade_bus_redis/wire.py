@@ -1,0 +1,271 @@
+"""How messages look in streams, and how their attempts are written down.
+
+An entry has the fields ``id`` (of the event), ``key`` (the ordering key), ``headers`` (a JSON object, absent
+when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another serializer is configured. Only
+``body`` is needed, so that anybody can put an event in with XADD.
+
+What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
+is text: a line with the number of the attempt that comes next and how many owners died, and then a line for
+each failed attempt, a JSON array of its number, its time in microseconds, and the error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import attrs
+
+from bus_core import Attempt, DeadLetter, Message
+from bus_core.messages import NO_HEADERS
+from bus_core.primitives import FrozenMapping
+
+__all__ = [
+    "FRESH",
+    "Content",
+    "State",
+    "letter_fields",
+    "message_fields",
+    "read_entry",
+    "read_fields",
+    "read_letter",
+    "returning_fields",
+    "time_of_entry",
+]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+_LARGEST_LOOK_INSIDE: Final = 65_536
+"""Bytes of a body in which an id is looked for, where the entry itself has none."""
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Exact, unlike ``timestamp()``."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(count: int) -> datetime:
+    """The moment, in UTC."""
+    return _EPOCH + timedelta(microseconds=count)
+
+
+def time_of_entry(entry_id: bytes) -> datetime:
+    """When the server stored an entry."""
+    return datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC)
+
+
+# --- attempts ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class State:
+    """What is known of a message that was tried before.
+
+    ``attempt`` is the number of the attempt that comes next, ``deaths`` how many owners died while they
+    held it since it was last handled by one that did not.
+    """
+
+    attempt: int = 1
+    deaths: int = 0
+    history: tuple[Attempt, ...] = ()
+
+    def encode(self) -> bytes:
+        """The state as text."""
+        lines = [f"{self.attempt} {self.deaths}", *map(_encode_attempt, self.history)]
+        return "\n".join(lines).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> State:
+        """Raises ``ValueError`` for what ``encode`` did not write."""
+        try:
+            first, *lines = text.decode().split("\n")
+            attempt, deaths = map(int, first.split(" "))
+            return cls(attempt, deaths, tuple(map(_decode_attempt, lines)))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError("not a state") from error
+
+    @property
+    def owner_died(self) -> bool:
+        """Whether the last thing that happened is that an owner died."""
+        return self.deaths > 0
+
+
+FRESH: Final = State()
+
+
+def _encode_attempt(attempt: Attempt) -> str:
+    return json.dumps([attempt.number, to_microseconds(attempt.at), attempt.error])
+
+
+def _decode_attempt(line: str) -> Attempt:
+    number, at, error = json.loads(line)
+    return Attempt(int(number), from_microseconds(int(at)), str(error))
+
+
+# --- entries ----------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Content:
+    """What an entry says. ``fault`` says why it cannot be understood, if it cannot."""
+
+    message: Message
+    published_at: datetime
+    state: State = FRESH
+    fault: str | None = None
+
+
+def message_fields(message: Message) -> list[Any]:
+    """The fields of an entry for a message, flat, as XADD takes them."""
+    if message.headers:
+        headers = json.dumps(dict(message.headers), ensure_ascii=False, separators=(",", ":"))
+        return ["id", message.id, "key", message.key, "headers", headers, "body", message.body]
+    return ["id", message.id, "key", message.key, "body", message.body]
+
+
+def returning_fields(message: Message, published_at: datetime, state: State) -> list[Any]:
+    """The fields of an entry that comes back to one group."""
+    published = to_microseconds(published_at) // 1000
+    return [*message_fields(message), "published", published, "state", state.encode()]
+
+
+def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
+    """What an entry says; never raises, whatever is in it."""
+    if len(fields) == 6 and fields[0] == b"id" and fields[2] == b"key" and fields[4] == b"body":
+        try:
+            message = Message(fields[1].decode(), topic, fields[3].decode(), fields[5], NO_HEADERS)
+        except UnicodeDecodeError:
+            pass  # the long way says what is wrong
+        else:
+            return Content(message, time_of_entry(entry_id))
+    return _read_any(topic, entry_id, read_fields(fields))
+
+
+def read_fields(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Flat fields as a mapping; of a name that comes twice the first counts."""
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    return dict(reversed(pairs))
+
+
+def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Content:
+    faults: list[str] = []
+    body = fields.get(b"body")
+    if body is None:
+        faults.append("the entry has no field 'body'")
+        body = b"\n".join(name + b": " + value for name, value in fields.items())
+    headers = _read_headers(fields.get(b"headers"), faults)
+    inside = {} if b"id" in fields else _look_inside(body)
+    event_id = _text(fields, b"id", faults) or inside.get("id") or entry_id.decode()
+    key = _text(fields, b"key", faults) or inside.get("subject", "")
+    state, published_at = FRESH, time_of_entry(entry_id)
+    try:
+        if b"published" in fields:
+            published_at = from_microseconds(int(fields[b"published"]) * 1000)
+        if b"state" in fields:
+            state = State.decode(fields[b"state"])
+    except (ValueError, OverflowError):
+        faults.append("its field 'published' or 'state' cannot be read")
+    message = Message(event_id, topic, key, body, headers)
+    return Content(message, published_at, state, "; ".join(faults) or None)
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes, faults: list[str]) -> str:
+    value = fields.get(name, b"")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        faults.append(f"its field {name.decode()!r} is not UTF-8")
+        return value.decode(errors="backslashreplace")
+
+
+def _read_headers(text: bytes | None, faults: list[str]) -> FrozenMapping[str, str]:
+    if text is None:
+        return NO_HEADERS
+    found = _parse(text)
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return FrozenMapping(found)
+    faults.append("its field 'headers' is not a JSON object of texts")
+    return NO_HEADERS
+
+
+def _look_inside(body: bytes) -> dict[str, str]:
+    """The id and the subject of a CloudEvents document, if it is one."""
+    found = _parse(body) if len(body) <= _LARGEST_LOOK_INSIDE else None
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in ("id", "subject") if isinstance(found.get(name), str)}
+
+
+def _parse(text: bytes) -> object:
+    try:
+        found: object = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate would fail later, where it hurts
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+def letter_fields(letter: DeadLetter, message: Message, published_at: datetime, group: str) -> list[Any]:
+    """The fields of a dead letter: those of the message, and what became of it."""
+    return [
+        *message_fields(message),
+        "published",
+        to_microseconds(published_at) // 1000,
+        "group",
+        group,
+        "subscription",
+        letter.subscription,
+        "reason",
+        _clean(letter.reason),
+        "event_id",
+        "" if letter.event_id is None else str(letter.event_id),
+        "dead_at",
+        to_microseconds(letter.dead_at),
+        "history",
+        "\n".join(map(_encode_attempt, letter.attempts)),
+    ]
+
+
+def read_letter(topic: str, letter_id: str, fields: Sequence[bytes]) -> DeadLetter:
+    """A dead letter; what cannot be read of it is left out, for its body must not be lost with the rest."""
+    from uuid import UUID
+
+    found = read_fields(fields)
+    content = _read_any(topic, letter_id.rpartition("/")[2].encode(), found)
+    try:
+        event_id = UUID(found[b"event_id"].decode()) if found.get(b"event_id") else None
+    except ValueError:
+        event_id = None
+    try:
+        lines = found.get(b"history", b"").decode().split("\n")
+        history = tuple(_decode_attempt(line) for line in lines if line)
+        dead_at = from_microseconds(int(found[b"dead_at"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        history, dead_at = (), content.published_at
+    return DeadLetter(
+        letter_id,
+        topic,
+        found.get(b"subscription", b"").decode(errors="backslashreplace"),
+        event_id,
+        content.message.key,
+        found.get(b"reason", b"").decode(errors="backslashreplace"),
+        history,
+        content.message.body,
+        content.message.headers,
+        dead_at=dead_at,
+    )
+
+
+def _clean(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def texts(items: Iterable[bytes]) -> list[str]:
+    """Names from a reply."""
+    return [item.decode(errors="backslashreplace") for item in items]

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+import promenade_bus_redis
+from bus_core import Features
+from promenade_bus_testing.contract import AdapterContract, Place
+from redis_support.fixtures import SharedServer
+
+
+class TestRedis(AdapterContract):
+    """The Redis adapter keeps the contract on streams, on every server that is found."""
+
+    features = Features(durable=True, groups=True, delayed=True, replay=True)
+    plugins = (promenade_bus_redis,)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: SharedServer) -> None:
+        self.server = redis_server
+
+    def settings(self, place: Place) -> Mapping[str, Any]:
+        options = {
+            "url": self.server.url,
+            "prefix": f"{self.server.prefix}:{place.name}",
+            "topic_refresh": "200ms",
+        }
+        return {"adapter": "redis", "redis": options}
+
+    async def inject(self, place: Place, topic: str, body: bytes) -> None:
+        key = f"{self.server.prefix}:{place.name}:{{{topic}}}"
+        self.server.ask("XADD", key, "*", "body", body)
