@@ -424,12 +424,11 @@ class Bus:
         else:
             if headers is None and event.__class__ is route.event_class:
                 buffer = self._buffer
-                unsettled = buffer.unsettled
-                if unsettled < buffer.limit or self._engine.wake_for_room():
+                queue = buffer.queue
+                if len(queue) < buffer.limit or self._engine.wake_for_room():
                     # Engine.put for the plain case, without the price of a call.
-                    buffer.unsettled = unsettled + 1
+                    queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
                     route.published += 1
-                    buffer.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
                     return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
