@@ -54,6 +54,11 @@ class Burst:
         del self.entries[begun:]
         return rest
 
+    def let_go(self) -> None:
+        """Forgets the entries, which are counted: a handler that is held up keeps alive its own event only."""
+        self.entries.clear()
+        self.counted = 0
+
     def count(self, finished: int) -> int:
         """How many of the ``finished`` ones were not counted yet. They are from now on."""
         uncounted = finished - self.counted if self.plain else 0
@@ -98,8 +103,9 @@ class Buffer:
 
     def begin(self, most: int) -> Burst:
         """The next entries, at most so many; ask ``has_entries`` before. ``end`` has to follow."""
-        for other in self._bursts:  # of workers that are held up: what they have left comes first
-            self._recall(other)
+        if self._bursts:
+            for other in self._bursts:  # of workers that are held up: what they have left comes first
+                self._recall(other)
         if not self._batches:
             self._turn_queue()
         batch, plain = self._batches[-1]
@@ -110,20 +116,26 @@ class Buffer:
     def end(self, burst: Burst) -> None:
         """The worker is through with all that it has begun; others get the rest."""
         self._bursts.discard(burst)
-        self._put_first(burst.cut(), plain=burst.plain)
-        finished = burst.count(burst.begun)
-        if finished:
+        left = length_hint(burst.walk)
+        if left:
+            self._put_first(burst.cut(), plain=burst.plain)
+        finished = len(burst.entries) - burst.counted
+        if finished and burst.plain:
             self._settled(finished)
 
     def single_out(self, burst: Burst) -> None:
         """Ends the burst of a worker that is held up. The entry that it is at is not counted here."""
         self._bursts.discard(burst)
         self._recall(burst)
-        burst.count(burst.begun)
+        burst.let_go()
 
     def _recall(self, burst: Burst) -> None:
         """Takes back what the worker has not begun."""
         self._put_first(burst.cut(), plain=burst.plain)
+        self._finished(burst)
+
+    def _finished(self, burst: Burst) -> None:
+        """Counts what a worker has finished before the entry that it is at."""
         finished = burst.count(burst.begun - 1)
         if finished:
             self._settled(finished)
@@ -150,7 +162,9 @@ class Buffer:
 
     def append(self, entry: Entry) -> None:
         """Puts an entry of an event that was accepted behind all others."""
-        self.extend((entry,))
+        self.queue.append(entry)
+        self._count(-1)
+        self._mixed = self._mixed or not _is_plain(entry)
 
     def extend(self, entries: Iterable[Entry]) -> None:
         """Puts entries of events that were accepted behind all others."""
@@ -185,9 +199,9 @@ class Buffer:
 
     @property
     def unsettled(self) -> int:
-        """How many events are accepted and not settled."""
+        """How many events are accepted and not settled; counts what the workers have finished by now."""
         for burst in self._bursts:
-            self._count(-burst.count(burst.begun - 1))
+            self._finished(burst)
         return self._besides + len(self.queue)
 
     def accepted(self) -> None:
@@ -211,7 +225,9 @@ class Buffer:
         self._settled(1)
 
     def _settled(self, number: int) -> None:
-        self._count(-number)
+        self._besides -= number
+        if not self.asleep:
+            self.limit += number
         if self._publishers:
             self.pass_on()
 

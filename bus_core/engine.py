@@ -192,7 +192,11 @@ class Engine:
                 mark.add(unit)
         self.buffer.accepted()
         if plain and event is not None:
-            self.buffer.append((self.port_for(plain), event, unit))
+            port = self.port_for(plain)
+            self.buffer.append((port, event, unit))
+            if unit is None:
+                port.accepted += 1
+                port.reported += 1  # by the route that it came by, which may be another bus's
         for lane in others:
             lane.accept(
                 Job(
@@ -280,7 +284,7 @@ class Engine:
                 else:
                     kept.append((port, payload, counter))
             elif lane.port in port.ports:
-                unit = unit_of(counter) if counter is not None else Unit(len(port.ports))
+                unit = port.take_apart(counter)
                 jobs.append(self._pool.as_job(lane, payload, unit))
                 rest = [other for other in port.ports if other is not lane.port]
                 if rest:
@@ -317,9 +321,9 @@ class Engine:
             mark.add(self._pool.single_out(worker))
         marked: list[Entry] = []
         for port, payload, counter in self.buffer.take_all():
-            counter = counter or Unit(len(port.ports))
-            mark.add(unit_of(counter))
-            marked.append((port, payload, counter))
+            unit = port.take_apart(counter)
+            mark.add(unit)
+            marked.append((port, payload, counter or unit))
         self.buffer.extend(marked)
         for job in [*self._follow_up.waiting, *(job for lane in lanes for job in lane.held_jobs())]:
             job.unit = job.unit or Unit(1)
@@ -371,7 +375,8 @@ class Engine:
                 cancelled.append((worker, running))
             else:
                 left.append(running)
-        for port, payload, _ in self.buffer.take_all():
+        for port, payload, counter in self.buffer.take_all():
+            port.take_apart(counter)
             left.extend((each.lane, payload, "queued") for each in port.ports)
         for lane in lanes:
             left.extend((lane, job, "queued") for job in lane.held_jobs())
@@ -390,6 +395,8 @@ class Engine:
         buffer.extend(entries)
         queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
         running = Counter(worker.lane for worker in at_work)
+        plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
+        plain.update(worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain)
         return EngineState(
             running_handlers=len(at_work),
             worker_pool_size=self.worker_pool_size,
@@ -406,5 +413,8 @@ class Engine:
             published=published,
             unrouted=unrouted,
             lost=self._pool.lost + self._follow_up.lost + lost,
-            subscriptions=tuple(lane.state(queued[lane], running[lane]) for lane in lanes),
+            subscriptions=tuple(
+                lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0)
+                for lane in lanes
+            ),
         )

@@ -16,7 +16,7 @@ from bus_core.buffer import Buffer, Burst
 from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
-from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+from bus_core.jobs import Entry, Job, Port, Unit
 from bus_core.messages import NO_HEADERS
 from bus_core.outcomes import place_of
 
@@ -30,7 +30,7 @@ logger = logging.getLogger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_MOST_BETWEEN_TIME_CHECKS = 64
+_MOST_BETWEEN_TIME_CHECKS = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
 _REVIVAL = 0.1
@@ -203,6 +203,8 @@ class WorkerPool:
         if worker.stopping or worker not in self._workers:
             return
         self._workers.discard(worker)
+        if worker.current is not None:
+            self.single_out(worker)  # the others get what it has not begun
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.lost += 1
@@ -258,10 +260,11 @@ class WorkerPool:
                 unchanged = await self._handle_plain(worker, burst)
             else:
                 unchanged = await self._handle_counted(worker, burst)
-            worker.burst = worker.entry = None
+            alone = worker.burst is None
+            worker.burst = None
             buffer.end(burst)
             del burst  # an idle worker keeps no event alive
-            if not unchanged or worker.cancelled:
+            if not unchanged or (alone and worker.cancelled):
                 return self._replace(worker)
 
     async def _handle_plain(self, worker: Worker, burst: Burst) -> bool:
@@ -270,25 +273,23 @@ class WorkerPool:
         The walk ends early where a handler is held up: whoever notices has the rest of the burst taken back.
         """
         context, base = worker.context, worker.base
+        unchanged = True
         for port, payload, _ in burst.walk:
             try:
                 call = port.call  # CPython 3.11 looks a slot up faster than it calls one
                 await call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
-            else:
-                port.handled += 1
             try:
                 if context == base:
                     continue
             except BaseException:  # a value whose comparison raises is a changed one
                 pass
+            unchanged = False
             break
-        else:
+        if worker.entry is not None:  # it was held up, and then succeeded
             self._settle(worker)
-            return True
-        self._settle(worker)
-        return False
+        return unchanged
 
     async def _handle_counted(self, worker: Worker, burst: Burst) -> bool:
         """Handles a burst of entries that have a counter; like ``_handle_plain``."""
@@ -300,9 +301,8 @@ class WorkerPool:
             except BaseException as error:
                 self._attempt_failed(worker, error)
             else:
-                if payload.__class__ is not Job:  # a job is counted by its lane
-                    port.handled += 1
-                self._settle(worker)
+                if worker.entry is not None:  # several handlers: each delivery was counted by itself
+                    self._settle(worker)
             if _differs(worker.context, worker.base):
                 return False
         return True
@@ -438,17 +438,20 @@ class WorkerPool:
         if worker.port is not None:
             port, worker.port = worker.port, None
         rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
-        unit = unit_of(counter) if counter is not None else Unit(1 + len(rest))
+        unit = current[0].take_apart(counter, 1 + len(rest))
         if rest:
             self._buffer.put_first((self.port_for(rest), payload, unit))
         worker.entry = (port, payload, counter or unit)
         return unit
 
     def _settle(self, worker: Worker) -> None:
-        """Settles the delivery that a worker was at, if it is counted by itself."""
-        if worker.entry is not None:
-            self._delivered(worker.entry)
-            worker.entry = None
+        """Settles the delivery with a counter that a worker was at; it was handled."""
+        assert worker.entry is not None, "it has a counter"
+        port = worker.entry[0]
+        if port is not port.lane.job_port:  # that one is counted by its lane
+            port.handled += 1
+        self._delivered(worker.entry)
+        worker.entry = None
 
     def _delivered(self, entry: Entry) -> None:
         """A delivery with a counter has succeeded."""
