@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from itertools import count, groupby, islice, takewhile
 from operator import length_hint
 
+from bus_core.bursts import Burst
 from bus_core.errors import BufferFull, BusClosed
 from bus_core.jobs import Entry, Unit
 
-__all__ = ["Buffer", "Burst"]
+__all__ = ["Buffer"]
 
 
 class _Waiter(asyncio.Future[None]):
@@ -20,50 +21,6 @@ class _Waiter(asyncio.Future[None]):
     def __init__(self, place: int) -> None:
         super().__init__()
         self.place = place
-
-
-class Burst:
-    """Some entries of the queue that one worker walks along, so that nothing is counted per event.
-
-    What it has handled is counted when the burst ends, or when somebody asks meanwhile. ``plain`` tells
-    whether its entries are plain ones; those with a counter are counted by themselves.
-    """
-
-    __slots__ = ("counted", "entries", "plain", "walk")
-
-    def __init__(self, entries: list[Entry], *, plain: bool) -> None:
-        self.entries = entries
-        self.plain = plain
-        self.walk = iter(entries)
-        self.counted = 0
-
-    @property
-    def begun(self) -> int:
-        """How many entries the worker has begun."""
-        return len(self.entries) - length_hint(self.walk)
-
-    @property
-    def current(self) -> Entry:
-        """The entry that the worker is at."""
-        return self.entries[self.begun - 1]
-
-    def cut(self) -> list[Entry]:
-        """Makes the worker's walk end with what it has begun; returns the rest."""
-        begun = self.begun
-        rest = self.entries[begun:]
-        del self.entries[begun:]
-        return rest
-
-    def let_go(self) -> None:
-        """Forgets the entries, which are counted: a handler that is held up keeps alive its own event only."""
-        self.entries.clear()
-        self.counted = 0
-
-    def count(self, finished: int) -> int:
-        """How many of the ``finished`` ones were not counted yet. They are from now on."""
-        uncounted = finished - self.counted if self.plain else 0
-        self.counted += uncounted
-        return uncounted
 
 
 class Buffer:
@@ -206,7 +163,7 @@ class Buffer:
 
     def accepted(self) -> None:
         """One more event is unsettled."""
-        if self._besides + len(self.queue) >= self.size and self.unsettled >= self.size:
+        if self.unsettled >= self.size:
             self.overflowed += 1
         self._count(1)
 

@@ -375,8 +375,7 @@ class Engine:
                 cancelled.append((worker, running))
             else:
                 left.append(running)
-        for port, payload, counter in self.buffer.take_all():
-            port.take_apart(counter)
+        for port, payload, _ in self.buffer.take_all():
             left.extend((each.lane, payload, "queued") for each in port.ports)
         for lane in lanes:
             left.extend((lane, job, "queued") for job in lane.held_jobs())

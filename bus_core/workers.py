@@ -12,7 +12,8 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING
 
-from bus_core.buffer import Buffer, Burst
+from bus_core.buffer import Buffer
+from bus_core.bursts import Burst
 from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
@@ -203,8 +204,6 @@ class WorkerPool:
         if worker.stopping or worker not in self._workers:
             return
         self._workers.discard(worker)
-        if worker.current is not None:
-            self.single_out(worker)  # the others get what it has not begun
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.lost += 1
@@ -308,10 +307,12 @@ class WorkerPool:
         return True
 
     async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
-        """Hands one event to several handlers, one after the other as long as none is held up or fails."""
+        """Hands one event to several handlers, one after the other as long as none is held up or fails.
+
+        Then the walk ends, because whoever notices hands the rest of it to others.
+        """
         worker = current_worker.get()
         context, base = worker.context, worker.base
-        whole = worker.entry  # it has a counter from the beginning, or none
         worker.rest = rest = iter(ports)
         for port in rest:
             worker.port = port
@@ -320,13 +321,10 @@ class WorkerPool:
                 await call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
-                return  # the rest stands in the queue
+                return
             port.handled += 1
             if worker.entry is not None:
                 self._delivered(worker.entry)
-                if worker.entry is not whole:
-                    worker.entry = None
-                    return  # it was held up: the rest stands in the queue
             try:
                 if context == base:
                     continue
