@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from itertools import count, takewhile
+from collections.abc import Iterable, Iterator
+from itertools import count, groupby, islice, takewhile
 from operator import length_hint
 
+from bus_core.bursts import Burst
 from bus_core.errors import BufferFull, BusClosed
 from bus_core.jobs import Entry, Unit
 
@@ -26,19 +27,24 @@ class Buffer:
     """Counts accepted events until they are settled, and holds those that no worker has begun.
 
     It has two halves: ``queue``, which ``publish`` appends to, and a stack of batches: iterators over a
-    former queue, or over what a worker that is held up has left to the others. All workers walk along the
-    topmost batch, so that nothing is popped per event.
+    former queue, or over what a worker that is held up has left to the others. Workers take bursts from
+    the topmost batch, so that nothing is popped per event. A batch holds either plain entries or such
+    that have a counter.
     """
 
     def __init__(self, size: int, overflow_size: int) -> None:
         self.size = size
         self.overflow_size = overflow_size
         self.overflowed = 0
-        self.unsettled = 0
         self.asleep = True
-        self.limit = 0  # the size, but 0 while every worker is asleep: one comparison asks for both
+        # How many entries may stand in ``queue``; 0 while every worker is asleep: one comparison with the
+        # length of the queue asks for both, and counts the event that is appended then.
+        self.limit = 0
         self.queue: list[Entry] = []
-        self._batches: list[Iterator[Entry]] = []
+        self._besides = 0  # the unsettled events, less one for each entry of ``queue``
+        self._mixed = False  # whether ``queue`` has entries with a counter
+        self._batches: list[tuple[Iterator[Entry], bool]] = []
+        self._bursts: set[Burst] = set()
         self._publishers: deque[_Waiter] = deque()
         self._places = count()
         self._told = 0  # of room, and not on their way yet: nobody may be told of the same room
@@ -47,28 +53,93 @@ class Buffer:
     # --- entries ------------------------------------------------------------------------------------------
 
     def has_entries(self) -> bool:
-        """Whether there is an entry that no worker has begun."""
-        while self._batches and not length_hint(self._batches[-1]):
+        """Whether there is an entry that no worker has begun or has before it in its burst."""
+        while self._batches and not length_hint(self._batches[-1][0]):
             self._batches.pop()
         return bool(self._batches or self.queue)
 
-    def batch(self) -> Iterator[Entry]:
-        """The entries to go on with; ask ``has_entries`` before."""
+    def begin(self, most: int) -> Burst:
+        """The next entries, at most so many; ask ``has_entries`` before. ``end`` has to follow."""
+        if self._bursts:
+            for other in self._bursts:  # of workers that are held up: what they have left comes first
+                self._recall(other)
         if not self._batches:
-            self._batches.append(iter(self.queue))
-            self.queue = []
-        return self._batches[-1]
+            self._turn_queue()
+        batch, plain = self._batches[-1]
+        burst = Burst([*islice(batch, most)], plain=plain)
+        self._bursts.add(burst)
+        return burst
+
+    def end(self, burst: Burst) -> None:
+        """The worker is through with all that it has begun; others get the rest."""
+        self._bursts.discard(burst)
+        left = length_hint(burst.walk)
+        if left:
+            self._put_first(burst.cut(), plain=burst.plain)
+        finished = len(burst.entries) - burst.counted
+        if finished and burst.plain:
+            self._settled(finished)
+
+    def single_out(self, burst: Burst) -> None:
+        """Ends the burst of a worker that is held up. The entry that it is at is not counted here."""
+        self._bursts.discard(burst)
+        self._recall(burst)
+        burst.let_go()
+
+    def _recall(self, burst: Burst) -> None:
+        """Takes back what the worker has not begun."""
+        self._put_first(burst.cut(), plain=burst.plain)
+        self._finished(burst)
+
+    def _finished(self, burst: Burst) -> None:
+        """Counts what a worker has finished before the entry that it is at."""
+        finished = burst.count(burst.begun - 1)
+        if finished:
+            self._settled(finished)
+
+    def _turn_queue(self) -> None:
+        """Makes batches of the queue, which is empty then."""
+        queue, self.queue = self.queue, []
+        self._count(len(queue))
+        if self._mixed:
+            self._mixed = False
+            batches = [([*entries], plain) for plain, entries in groupby(queue, key=_is_plain)]
+            for entries, plain in reversed(batches):
+                self._put_first(entries, plain=plain)
+        else:
+            self._put_first(queue, plain=True)
+
+    def _put_first(self, entries: list[Entry], *, plain: bool) -> None:
+        if entries:
+            self._batches.append((iter(entries), plain))
 
     def put_first(self, entry: Entry) -> None:
-        """Puts an entry in front of all others."""
-        self._batches.append(iter((entry,)))
+        """Puts an entry with a counter in front of all others."""
+        self._put_first([entry], plain=False)
+
+    def append(self, entry: Entry) -> None:
+        """Puts an entry of an event that was accepted behind all others."""
+        self.queue.append(entry)
+        self._count(-1)
+        self._mixed = self._mixed or not _is_plain(entry)
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Puts entries of events that were accepted behind all others."""
+        before = len(self.queue)
+        self.queue += entries
+        self._count(before - len(self.queue))
+        self._mixed = self._mixed or not all(map(_is_plain, self.queue[before:]))
 
     def take_all(self) -> list[Entry]:
         """Empties the queue, and returns its entries in order."""
-        entries = [entry for batch in reversed(self._batches) for entry in batch]
+        for burst in self._bursts:
+            self._recall(burst)
+        entries = [entry for batch, _ in reversed(self._batches) for entry in batch]
         entries += self.queue
         self._batches.clear()
+        self._count(len(self.queue))
         self.queue = []
+        self._mixed = False
         return entries
 
     def fall_asleep(self) -> None:
@@ -79,7 +150,48 @@ class Buffer:
     def stay_awake(self) -> None:
         """Some worker is going to look at the queue."""
         self.asleep = False
-        self.limit = self.size
+        self.limit = self.size - self._besides
+
+    # --- counting -----------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> int:
+        """How many events are accepted and not settled; counts what the workers have finished by now."""
+        for burst in self._bursts:
+            self._finished(burst)
+        return self._besides + len(self.queue)
+
+    def accepted(self) -> None:
+        """One more event is unsettled."""
+        if self.unsettled >= self.size:
+            self.overflowed += 1
+        self._count(1)
+
+    def received(self) -> None:
+        """One more event is unsettled, which the adapter has asked for room for."""
+        self._count(1)
+
+    def delivery_settled(self, unit: Unit | None) -> None:
+        """One delivery has come to its end, good or bad. Without a unit it was the event's only one."""
+        if unit is not None:
+            unit.remaining -= 1
+            if unit.remaining:
+                return
+            for mark in unit.marks:
+                mark.settled()
+        self._settled(1)
+
+    def _settled(self, number: int) -> None:
+        self._besides -= number
+        if not self.asleep:
+            self.limit += number
+        if self._publishers:
+            self.pass_on()
+
+    def _count(self, change: int) -> None:
+        self._besides += change
+        if not self.asleep:
+            self.limit = self.size - self._besides
 
     # --- room ---------------------------------------------------------------------------------------------
 
@@ -94,24 +206,6 @@ class Buffer:
         if for_handler and self.unsettled >= self.size + self.overflow_size:
             raise BufferFull("overflow for events published by handlers", self.overflow_size)
         return for_handler
-
-    def accepted(self) -> None:
-        """One more event is unsettled."""
-        if self.unsettled >= self.size:
-            self.overflowed += 1
-        self.unsettled += 1
-
-    def delivery_settled(self, unit: Unit | None) -> None:
-        """One delivery has come to its end, good or bad. Without a unit it was the event's only one."""
-        if unit is not None:
-            unit.remaining -= 1
-            if unit.remaining:
-                return
-            for mark in unit.marks:
-                mark.settled()
-        self.unsettled -= 1
-        if self._publishers:
-            self.pass_on()
 
     @property
     def publishers(self) -> deque[_Waiter]:
@@ -152,13 +246,14 @@ class Buffer:
         return waiter
 
     def pass_on(self) -> None:
-        """Tells the first publisher that waits that there is room, if there is."""
-        while self._publishers and self.unsettled + self._told < self.size:
+        """Tells as many of the publishers that wait as there is room for, the first one first."""
+        room = self.size - self.unsettled - self._told
+        while self._publishers and room > 0:
             waiter = self._publishers.popleft()
             if not waiter.done():
+                room -= 1
                 self._told += 1
                 waiter.set_result(None)
-                return
 
     def refuse_publishers(self) -> None:
         """From now on nobody waits for room; those that do get ``BusClosed``."""
@@ -167,3 +262,7 @@ class Buffer:
             if not waiter.done():
                 waiter.set_exception(BusClosed("publish"))
         self._publishers.clear()
+
+
+def _is_plain(entry: Entry) -> bool:
+    return entry[2] is None

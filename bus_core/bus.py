@@ -424,12 +424,12 @@ class Bus:
         else:
             if headers is None and event.__class__ is route.event_class:
                 buffer = self._buffer
-                unsettled = buffer.unsettled
-                if unsettled < buffer.limit or self._engine.wake_for_room():
+                queue = buffer.queue
+                if len(queue) < buffer.limit or self._engine.wake_for_room():
                     # Engine.put for the plain case, without the price of a call.
-                    buffer.unsettled = unsettled + 1
-                    route.published += 1
-                    buffer.queue.append((route.port, event, None))  # type: ignore[arg-type]  # it has one
+                    port = route.port
+                    queue.append((port, event, None))  # type: ignore[arg-type]  # it has one
+                    port.accepted += 1  # type: ignore[union-attr]
                     return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
@@ -441,7 +441,27 @@ class Bus:
         Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed. No
         type checker can tell whether the pairs fit when topics differ: an ``EventTypeMismatch`` tells.
         """
-        raise_failures([await result_of(self.publish(topic, event)) for topic, event in items])
+        raise_failures(
+            [
+                None if self._accepted_at_once(topic, event) else await result_of(self.publish(topic, event))
+                for topic, event in items
+            ]
+        )
+
+    def _accepted_at_once(self, topic: Any, event: Any) -> bool:
+        """What ``publish`` does first. There it is spelt out: a call would be felt."""
+        try:
+            route = self._direct[topic]
+        except (KeyError, TypeError):
+            return False
+        buffer = self._buffer
+        queue = buffer.queue
+        if event.__class__ is not route.event_class or len(queue) >= buffer.limit:
+            return False
+        port = route.port
+        queue.append((port, event, None))  # type: ignore[arg-type]  # it has one
+        port.accepted += 1  # type: ignore[union-attr]
+        return True
 
     @overload
     def publish_nowait(
@@ -457,6 +477,8 @@ class Bus:
         Exists on in-process adapters only, elsewhere it raises ``UnsupportedFeature``. Inside of
         ``after_commit`` the event is held like any other.
         """
+        if headers is None and self._accepted_at_once(topic, event):
+            return
         if not self._adapter.features.in_process:
             raise UnsupportedFeature(
                 self._adapter.name, ["publish_nowait needs an in-process adapter; await publish()"]

@@ -72,7 +72,7 @@ class DrainReport:
 def current_engine() -> Engine | None:
     """The engine whose handler is running in this context; None outside of handlers."""
     worker = current_worker.get(None)
-    return None if worker is None or worker.entry is None else cast(Engine, worker.pool.inside)
+    return None if worker is None or worker.current is None else cast(Engine, worker.pool.inside)
 
 
 _Left = tuple[Lane, Event | Job, State]
@@ -192,7 +192,11 @@ class Engine:
                 mark.add(unit)
         self.buffer.accepted()
         if plain and event is not None:
-            self.buffer.queue.append((self.port_for(plain), event, unit))
+            port = self.port_for(plain)
+            self.buffer.append((port, event, unit))
+            if unit is None:
+                port.accepted += 1
+                port.reported += 1  # by the route that it came by, which may be another bus's
         for lane in others:
             lane.accept(
                 Job(
@@ -213,7 +217,7 @@ class Engine:
 
     def push(self, job: Job) -> None:
         """Puts a job into the queue of the workers."""
-        self.buffer.queue.append((job.lane.job_port, job, job))
+        self.buffer.append((job.lane.job_port, job, job))
         if self.buffer.asleep:
             self._pool.rouse()
 
@@ -238,7 +242,7 @@ class Engine:
 
     def receive(self, lane: Lane, received: Received, doomed: str | None) -> Job:
         """Accepts a message from an adapter's consumer. ``doomed`` says why it is not to be handled."""
-        self.buffer.unsettled += 1
+        self.buffer.received()
         message = received.message
         job = Job(
             lane,
@@ -280,14 +284,14 @@ class Engine:
                 else:
                     kept.append((port, payload, counter))
             elif lane.port in port.ports:
-                unit = unit_of(counter) if counter is not None else Unit(len(port.ports))
+                unit = port.take_apart(counter)
                 jobs.append(self._pool.as_job(lane, payload, unit))
                 rest = [other for other in port.ports if other is not lane.port]
                 if rest:
                     kept.append((self.port_for(rest), payload, unit))
             else:
                 kept.append((port, payload, counter))
-        self.buffer.queue = kept
+        self.buffer.extend(kept)
         return jobs
 
     def adopt_running(self, lane: Lane) -> None:
@@ -313,14 +317,14 @@ class Engine:
         return True
 
     def _mark_accepted(self, mark: DrainMark, lanes: Iterable[Lane]) -> None:
-        marked: list[Entry] = []
-        for port, payload, counter in self.buffer.take_all():
-            counter = counter or Unit(len(port.ports))
-            mark.add(unit_of(counter))
-            marked.append((port, payload, counter))
-        self.buffer.queue = marked
         for worker in self._pool.at_work:
             mark.add(self._pool.single_out(worker))
+        marked: list[Entry] = []
+        for port, payload, counter in self.buffer.take_all():
+            unit = port.take_apart(counter)
+            mark.add(unit)
+            marked.append((port, payload, counter or unit))
+        self.buffer.extend(marked)
         for job in [*self._follow_up.waiting, *(job for lane in lanes for job in lane.held_jobs())]:
             job.unit = job.unit or Unit(1)
             mark.add(job.unit)
@@ -386,9 +390,12 @@ class Engine:
         buffer = self.buffer
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
-        buffer.queue = buffer.take_all()
-        queued = Counter(each.lane for port, _, _ in buffer.queue for each in port.ports)
+        entries = buffer.take_all()
+        buffer.extend(entries)
+        queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
         running = Counter(worker.lane for worker in at_work)
+        plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
+        plain.update(worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain)
         return EngineState(
             running_handlers=len(at_work),
             worker_pool_size=self.worker_pool_size,
@@ -405,5 +412,8 @@ class Engine:
             published=published,
             unrouted=unrouted,
             lost=self._pool.lost + self._follow_up.lost + lost,
-            subscriptions=tuple(lane.state(queued[lane], running[lane]) for lane in lanes),
+            subscriptions=tuple(
+                lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0)
+                for lane in lanes
+            ),
         )

@@ -121,10 +121,11 @@ class Job:
 class Port:
     """Where a worker calls into a lane: with an event for its plain handler, or with a job.
 
-    ``ports`` is the port itself, or those of several lanes that one event is for.
+    ``ports`` is the port itself, or those of several lanes that one event is for. What is counted per event
+    is counted here once, in ``accepted``; everything else is worked out when somebody asks.
     """
 
-    __slots__ = ("call", "handled", "lane", "ports")
+    __slots__ = ("accepted", "apart", "call", "handled", "lane", "ports", "reported")
 
     def __init__(
         self, lane: Lane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
@@ -132,7 +133,17 @@ class Port:
         self.lane = lane
         self.call = call
         self.ports = (self,) if ports is None else ports
-        self.handled = 0
+        self.accepted = 0  # plain entries
+        self.reported = 0  # those of them that a route counts among what was published already
+        self.apart = 0  # those of them that became entries with a counter, or were given up
+        self.handled = 0  # deliveries that were counted by themselves
+
+    def take_apart(self, counter: Unit | Job | None, remaining: int | None = None) -> Unit:
+        """The unit that counts the deliveries of an entry of this port from now on, if none did yet."""
+        if counter is not None:
+            return unit_of(counter)
+        self.apart += 1
+        return Unit(len(self.ports) if remaining is None else remaining)
 
 
 Entry = tuple[Port, "Event | Job", "Unit | Job | None"]

@@ -132,11 +132,6 @@ class Lane:
         return None if self.paused else self.port
 
     @property
-    def handled(self) -> int:
-        """How many events the handler has handled."""
-        return self.job_port.handled + (self.port.handled if self.port is not None else 0)
-
-    @property
     def runs_in_threads(self) -> bool:
         """Whether the handler is a synchronous one, which cannot be cancelled."""
         return not self._shape.is_async
@@ -309,8 +304,15 @@ class Lane:
         self.redriven += 1
         self._engine.redeliver(self, letter, payload)
 
-    def state(self, queued: int, running: int) -> SubscriptionState:
-        """A snapshot of the counters."""
+    def state(self, queued: int, running: int, plain: int) -> SubscriptionState:
+        """A snapshot of the counters.
+
+        ``plain`` is how many of its entries have no counter and are not handled yet: all others that were
+        accepted like this, and stayed so, are handled.
+        """
+        handled = self.job_port.handled
+        if self.port is not None:
+            handled += self.port.handled + self.port.accepted - self.port.apart - plain
         return SubscriptionState(
             name=self.spec.name,
             topic=self.spec.topic,
@@ -318,7 +320,7 @@ class Lane:
             queued=queued + len(self.held_jobs()),
             running=running,
             waiting_retries=self.waiting,
-            handled=self.handled,
+            handled=handled,
             skipped=self.skipped,
             failed_attempts=self.failed_attempts,
             retried=self.retried,

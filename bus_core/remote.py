@@ -98,7 +98,7 @@ class RemoteCarrier:
             await self._all_opened()
             self._check_accepting()
         await self._publisher.publish(message)
-        route.published += 1
+        route.counted += 1
 
     async def _all_opened(self) -> None:
         for pump in [*self._opening]:

@@ -34,11 +34,11 @@ class Route:
         "_groups",
         "_turns",
         "chain",
+        "counted",
         "engines",
         "event_class",
         "generation",
         "port",
-        "published",
         "topic",
         "unrouted",
     )
@@ -49,10 +49,25 @@ class Route:
         self.generation = -1  # which of the bus's changes of routing it knows
         self.port: Port | None = None
         self.engines: tuple[Engine, ...] = ()
-        self.published = 0
+        self.counted = 0
         self.unrouted = 0
         self._groups: Sequence[Sequence[Lane]] = ()
         self._turns = count()
+
+    @property
+    def published(self) -> int:
+        """How many events were accepted. Those that went straight to the port were counted there."""
+        self._ask_port()
+        return self.counted
+
+    def _ask_port(self) -> None:
+        if self.port is not None:
+            self.counted += self.port.accepted - self.port.reported
+            self.port.reported = self.port.accepted
+
+    def succeed(self, former: Route) -> None:
+        """Goes on with the counters of the route of the same topic from before it was declared."""
+        self.counted, self.unrouted = former.published, former.unrouted
 
     def renew(self, adapter: InProcessAdapter, engine: Engine, *, direct: bool) -> None:
         """Asks the adapter again. ``direct`` allows a ``port``."""
@@ -63,6 +78,7 @@ class Route:
         self.engines = tuple(sorted(engines, key=lambda found: found is engine))
         chosen = len(lanes) == len(self._groups)  # nobody competes
         ports = tuple(lane.direct for lane in lanes if lane.direct is not None and lane.engine is engine)
+        self._ask_port()  # before it goes
         self.port = (
             engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
         )
@@ -79,7 +95,7 @@ class Route:
     def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Hands an event to one lane of each group, in turn, whether there is room or not."""
         if not self._groups:
-            self.published += 1
+            self.counted += 1
             self.unrouted += 1
             return
         turn = next(self._turns)
@@ -88,7 +104,7 @@ class Route:
             lanes = [lane for lane in chosen if lane.engine is engine]
             if lanes:
                 engine.put(self.topic.name, payload, lanes, headers)
-        self.published += 1
+        self.counted += 1
 
 
 def _member_for(group: Sequence[Lane], turn: int) -> Lane:
@@ -115,7 +131,7 @@ class Routes:
         if declared:
             former = self._undeclared.pop(name, None)
             if former is not None:
-                route.published, route.unrouted = former.published, former.unrouted
+                route.succeed(former)
             self._declared[name] = route
             return
         if len(self._undeclared) >= MOST_UNDECLARED:

@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
-from itertools import islice
 from types import coroutine
 from typing import TYPE_CHECKING
 
 from bus_core.buffer import Buffer
+from bus_core.bursts import Burst
 from bus_core.clock import Clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
-from bus_core.jobs import Entry, Job, Port, Unit, unit_of
+from bus_core.jobs import Entry, Job, Port, Unit
 from bus_core.messages import NO_HEADERS
 from bus_core.outcomes import place_of
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_MOST_BETWEEN_TIME_CHECKS = 64
+_MOST_BETWEEN_TIME_CHECKS = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
 _REVIVAL = 0.1
@@ -44,13 +44,27 @@ _UNWIND = 0.25
 class Worker:
     """What one worker is doing. It is also the value of the context variable that its handlers see."""
 
-    __slots__ = ("base", "context", "entry", "pool", "port", "rest", "since", "stopping", "task", "waiter")
+    __slots__ = (
+        "base",
+        "burst",
+        "context",
+        "entry",
+        "pool",
+        "port",
+        "rest",
+        "since",
+        "stopping",
+        "task",
+        "waiter",
+    )
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
-        # The entry that it works on. Where an event is for several handlers, ``port`` is the one that it
-        # is at, and ``rest`` walks along those after it. While a handler is held up, all of this may be
+        # What it works on: the entries of a burst, until it is held up, and the one entry that is counted
+        # by itself, if the current one is. Where an event is for several handlers, ``port`` is the one that
+        # it is at, and ``rest`` walks along those after it. While a handler is held up, all of this may be
         # changed by others: see WorkerPool.single_out.
+        self.burst: Burst | None = None
         self.entry: Entry | None = None
         self.port: Port | None = None
         self.rest: Iterable[Port] = ()
@@ -70,11 +84,17 @@ class Worker:
         return self.task is not None and self.task.cancelling() > 0
 
     @property
+    def current(self) -> Entry | None:
+        """The entry whose handler is running; None when none is."""
+        if self.entry is None and self.burst is not None:
+            return self.burst.current
+        return self.entry
+
+    @property
     def lane(self) -> Lane | None:
         """The lane whose handler is running; None when none is."""
-        if self.entry is None:
-            return None
-        return (self.port or self.entry[0]).lane
+        current = self.current
+        return None if current is None else (self.port or current[0]).lane
 
 
 class WorkerTask(asyncio.Task[None]):
@@ -86,7 +106,7 @@ class WorkerTask(asyncio.Task[None]):
     worker: Worker
 
     def cancel(self, msg: object = None) -> bool:
-        if self.worker.entry is not None:
+        if self.worker.current is not None:
             self.worker.pool.single_out(self.worker)  # the worker will notice, and end after this delivery
         return super().cancel(msg)
 
@@ -218,59 +238,80 @@ class WorkerPool:
             self._start_worker()
 
     def wake_for_room(self) -> bool:
-        """Wakes a worker if that is all that stands against accepting an event; False when it is not."""
-        if self._buffer.asleep and self._buffer.unsettled < self._buffer.size:
+        """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
+        if self._buffer.unsettled >= self._buffer.size:
+            return False
+        if self._buffer.asleep:
             self.rouse()
-            return True
-        return False
+        return True
 
     async def _work(self, worker: Worker) -> None:
         buffer = self._buffer
-        publishers = buffer.publishers
-        context, base = worker.context, worker.base
         while not worker.stopping:
             if not buffer.has_entries():
-                entry = port = payload = counter = call = None  # an idle worker keeps no event alive
                 await self._rest(worker)
                 continue
             if not self._begin_burst(worker):
                 await _give_way()
                 continue
-            for entry in islice(buffer.batch(), self._between_time_checks):
-                worker.entry = entry
-                port, payload, counter = entry
-                try:
-                    call = port.call  # CPython 3.11 looks a slot up faster than it calls one
-                    await call(payload)
-                except BaseException as error:
-                    self._attempt_failed(worker, error)
-                else:
-                    if counter is None and worker.entry is entry:
-                        port.handled += 1
-                        buffer.unsettled -= 1
-                        if publishers:
-                            buffer.pass_on()
-                        try:
-                            if context == base:
-                                continue
-                        except BaseException:  # a value whose comparison raises is a changed one
-                            pass
-                        return self._replace(worker)
-                    self._attempt_succeeded(worker)
-                if _differs(context, base):
-                    return self._replace(worker)
-                if worker.entry is not entry:
-                    break  # the handler failed or was held up: a new burst begins
-            worker.entry = None
-            if worker.cancelled:
+            worker.burst = burst = buffer.begin(self._between_time_checks)
+            if burst.plain:
+                unchanged = await self._handle_plain(worker, burst)
+            else:
+                unchanged = await self._handle_counted(worker, burst)
+            alone = worker.burst is None
+            worker.burst = None
+            buffer.end(burst)
+            del burst  # an idle worker keeps no event alive
+            if not unchanged or (alone and worker.cancelled):
                 return self._replace(worker)
 
+    async def _handle_plain(self, worker: Worker, burst: Burst) -> bool:
+        """Handles a burst of plain entries; False when a handler changed the context variables.
+
+        The walk ends early where a handler is held up: whoever notices has the rest of the burst taken back.
+        """
+        context, base = worker.context, worker.base
+        unchanged = True
+        for port, payload, _ in burst.walk:
+            try:
+                call = port.call  # CPython 3.11 looks a slot up faster than it calls one
+                await call(payload)
+            except BaseException as error:
+                self._attempt_failed(worker, error)
+            try:
+                if context == base:
+                    continue
+            except BaseException:  # a value whose comparison raises is a changed one
+                pass
+            unchanged = False
+            break
+        if worker.entry is not None:  # it was held up, and then succeeded
+            self._settle(worker)
+        return unchanged
+
+    async def _handle_counted(self, worker: Worker, burst: Burst) -> bool:
+        """Handles a burst of entries that have a counter; like ``_handle_plain``."""
+        for entry in burst.walk:
+            worker.entry = entry
+            port, payload, _ = entry
+            try:
+                await port.call(payload)
+            except BaseException as error:
+                self._attempt_failed(worker, error)
+            else:
+                if worker.entry is not None:  # several handlers: each delivery was counted by itself
+                    self._settle(worker)
+            if _differs(worker.context, worker.base):
+                return False
+        return True
+
     async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
-        """Hands one event to several handlers, one after the other as long as none is held up or fails."""
+        """Hands one event to several handlers, one after the other as long as none is held up or fails.
+
+        Then the walk ends, because whoever notices hands the rest of it to others.
+        """
         worker = current_worker.get()
-        assert worker.entry is not None, "the worker is at work"
-        whole = worker.entry
-        counter = whole[2]
         context, base = worker.context, worker.base
         worker.rest = rest = iter(ports)
         for port in rest:
@@ -280,14 +321,10 @@ class WorkerPool:
                 await call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
-            else:
-                if counter is None and worker.entry is whole:
-                    port.handled += 1
-                else:
-                    self._attempt_succeeded(worker)
-            if worker.entry is not whole:
-                worker.entry = None  # counted here, and the rest stands in the queue
                 return
+            port.handled += 1
+            if worker.entry is not None:
+                self._delivered(worker.entry)
             try:
                 if context == base:
                     continue
@@ -296,13 +333,11 @@ class WorkerPool:
             self._hand_over(worker)
             return
         worker.port = None
-        if counter is not None:
-            worker.entry = None  # each delivery was counted by itself
+        worker.entry = None  # where it was counted, each delivery was counted by itself
 
     def _hand_over(self, worker: Worker) -> None:
         """A handler changed the context variables: the rest of the event goes to other workers."""
-        assert worker.entry is not None, "the worker is at work"
-        counted = worker.entry[2] is not None
+        counted = worker.entry is not None
         unit = self.single_out(worker)
         worker.entry = None  # counted here
         if not counted:
@@ -310,7 +345,6 @@ class WorkerPool:
 
     def _replace(self, worker: Worker) -> None:
         """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
-        worker.entry = None
         self._workers.discard(worker)
         self._wake_or_fall_asleep()
 
@@ -342,10 +376,10 @@ class WorkerPool:
         self._next_turn_planned = False
         all_held_up = True
         for worker in self._workers:
-            if worker.entry is None:
-                all_held_up = all_held_up and worker.waiter is not None  # else it goes on in this turn
-            elif worker.entry[2] is None or worker.port is not None:
+            if worker.burst is not None:
                 self.single_out(worker)  # its handler is held up: the next ones shall not wait for it
+            elif worker.entry is None:
+                all_held_up = all_held_up and worker.waiter is not None  # else it goes on in this turn
         if all_held_up or not self._buffer.has_entries():
             self._wake_or_fall_asleep()
 
@@ -371,41 +405,58 @@ class WorkerPool:
         if lane.port is None:
             return  # all of its entries are jobs
         for worker in self._workers:
-            if worker.entry is not None and lane.port in (worker.port, worker.entry[0]):
-                unit = self.single_out(worker)
-                job = self.as_job(lane, worker.entry[1], unit)
-                worker.entry = (worker.entry[0], job, job)
+            current = worker.current
+            if current is not None and lane.port in (worker.port, current[0]):
+                self._as_job(worker)
 
     def as_job(self, lane: Lane, payload: Event | Job, unit: Unit) -> Job:
         assert not isinstance(payload, Job), "a job is a job already"
         lane.adopted()
         return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=NO_HEADERS)
 
+    def _as_job(self, worker: Worker) -> Job:
+        """Makes a job of the delivery that a worker is at, if it is none yet."""
+        unit = self.single_out(worker)
+        assert worker.entry is not None, "it was singled out"
+        port, payload, counter = worker.entry
+        if isinstance(counter, Job):
+            return counter
+        job = self.as_job(port.lane, payload, unit)
+        worker.entry = (port, job, job)
+        return job
+
     def single_out(self, worker: Worker) -> Unit:
         """Leaves a worker with the delivery that it is at, and counts it; other workers get the rest."""
-        assert worker.entry is not None, "the worker is at work"
-        port, payload, counter = worker.entry
+        current = worker.current
+        assert current is not None, "the worker is at work"
+        port, payload, counter = current
+        if worker.burst is not None:
+            self._buffer.single_out(worker.burst)
+            worker.burst = None
         if worker.port is not None:
             port, worker.port = worker.port, None
         rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
-        unit = unit_of(counter) if counter is not None else Unit(1 + len(rest))
+        unit = current[0].take_apart(counter, 1 + len(rest))
         if rest:
             self._buffer.put_first((self.port_for(rest), payload, unit))
         worker.entry = (port, payload, counter or unit)
         return unit
 
-    def _attempt_succeeded(self, worker: Worker) -> None:
-        """A counted delivery, or one that became counted while its handler ran, was handled."""
-        if worker.entry is None:
-            return  # an event for several handlers, of which each is counted already
-        port, _, counter = worker.entry
-        port = worker.port or port
+    def _settle(self, worker: Worker) -> None:
+        """Settles the delivery with a counter that a worker was at; it was handled."""
+        assert worker.entry is not None, "it has a counter"
+        port = worker.entry[0]
+        if port is not port.lane.job_port:  # that one is counted by its lane
+            port.handled += 1
+        self._delivered(worker.entry)
+        worker.entry = None
+
+    def _delivered(self, entry: Entry) -> None:
+        """A delivery with a counter has succeeded."""
+        counter = entry[2]
         if isinstance(counter, Job):
-            if port is counter.lane.port:
-                port.handled += 1  # it became a job while it ran; other jobs are counted by their lane
             counter.lane.settler.acknowledge(counter)
         else:
-            port.handled += 1
             self._buffer.delivery_settled(counter)
 
     def _attempt_failed(self, worker: Worker, error: BaseException) -> None:
@@ -413,18 +464,13 @@ class WorkerPool:
             raise asyncio.CancelledError from error  # already reported as abandoned
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
             raise error  # the coroutine is being thrown away together with its loop
-        assert worker.entry is not None, "the worker is at work"
-        if isinstance(worker.entry[2], Job):
-            job = worker.entry[2]
-        else:
-            unit = self.single_out(worker)
-            job = self.as_job(worker.entry[0].lane, worker.entry[1], unit)
-        self._failed(job, error)
+        self._failed(self._as_job(worker), error)
+        worker.entry = None  # what follows has been decided
 
     @property
     def at_work(self) -> list[Worker]:
         """The workers that are running a handler."""
-        return [worker for worker in self._workers if worker.entry is not None]
+        return [worker for worker in self._workers if worker.current is not None]
 
     def finish(self, job: Job) -> None:
         """A job has come to its end, good or bad, and its settler is through with it."""
@@ -441,8 +487,9 @@ class WorkerPool:
         left: list[tuple[Worker, Entry]] = []
         for worker in self._workers:
             worker.stopping = True
-            if worker.entry is not None:
+            if worker.current is not None:
                 self.single_out(worker)
+                assert worker.entry is not None, "it was singled out"
                 left.append((worker, worker.entry))
         return left
 

@@ -59,6 +59,7 @@ MODULE_ORDER = [
     "outcomes",
     "jobs",
     "settling",
+    "bursts",
     "buffer",
     "lanes",
     "threads",

@@ -157,10 +157,14 @@ def cancel_the_whole_batch(patch: MonkeyPatch) -> None:
 @bug("the engine acknowledges whatever the handler does",
      "test_raising_is_retried", "test_plain_handler_is_retried", "test_permanent_error")  # fmt: skip
 def acknowledge_failures(patch: MonkeyPatch) -> None:
-    def succeeded(pool: WorkerPool, worker: Any, _error: BaseException) -> None:
-        pool._attempt_succeeded(worker)
+    patch.setattr(
+        WorkerPool, "_attempt_failed", lambda pool, worker, _error: _attempt_succeeded(pool, worker)
+    )
 
-    patch.setattr(WorkerPool, "_attempt_failed", succeeded)
+
+def _attempt_succeeded(pool: WorkerPool, worker: Worker) -> None:
+    if worker.entry is not None:  # a plain entry that was not held up is counted with its burst
+        pool._settle(worker)
 
 
 @bug("the adapter acknowledges before the handler", "test_release_counts_no_attempt",
@@ -185,7 +189,7 @@ def let_exits_pass(patch: MonkeyPatch) -> None:
 
     def lenient(pool: WorkerPool, worker: Any, error: BaseException) -> None:
         if isinstance(error, SystemExit):
-            pool._attempt_succeeded(worker)
+            _attempt_succeeded(pool, worker)
         else:
             failed(pool, worker, error)
 
