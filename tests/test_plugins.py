@@ -705,10 +705,6 @@ def test_the_core_is_not_installed(site: Site, monkeypatch: pytest.MonkeyPatch) 
 # --- the distributions of this repository -----------------------------------------------------------------
 
 
-# Its distribution holds what the adapter stands on; this goes with the adapter itself.
-NOT_YET = {("adapter", "redis")}
-
-
 def test_install_hints_are_true() -> None:
     """What the install hints promise is what the installed first-party distributions offer."""
     plugins = discover()
@@ -719,7 +715,5 @@ def test_install_hints_are_true() -> None:
     }
     installed = {plugin.distribution for plugin in plugins.installed}
     for (kind, name), distribution in KNOWN.items():
-        if (kind, name) in NOT_YET:
-            assert (kind, name) not in offered
-        elif distribution in installed:
+        if distribution in installed:
             assert offered.get((kind, name)) == distribution
