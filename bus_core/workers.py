@@ -79,6 +79,16 @@ class Worker:
         self.waiter: asyncio.Future[None] | None = None  # what it rests on, until it is roused
 
     @property
+    def held_up(self) -> bool:
+        """Whether what it has not begun of its burst was handed to others, or would have been."""
+        return self.burst is None
+
+    @property
+    def has_entry(self) -> bool:
+        """Whether it is at an entry that is not settled elsewhere; a handler may have changed that."""
+        return self.entry is not None
+
+    @property
     def cancelled(self) -> bool:
         """Whether somebody, such as a handler, has asked to cancel the worker's task."""
         return self.task is not None and self.task.cancelling() > 0
@@ -259,11 +269,11 @@ class WorkerPool:
                 unchanged = await self._handle_plain(worker, burst)
             else:
                 unchanged = await self._handle_counted(worker, burst)
-            alone = worker.burst is None
+            was_cancelled = worker.held_up and worker.cancelled
             worker.burst = None
             buffer.end(burst)
             del burst  # an idle worker keeps no event alive
-            if not unchanged or (alone and worker.cancelled):
+            if not unchanged or was_cancelled:
                 return self._replace(worker)
 
     async def _handle_plain(self, worker: Worker, burst: Burst) -> bool:
@@ -300,7 +310,7 @@ class WorkerPool:
             except BaseException as error:
                 self._attempt_failed(worker, error)
             else:
-                if worker.entry is not None:  # several handlers: each delivery was counted by itself
+                if worker.has_entry:  # several handlers: each delivery was counted by itself
                     self._settle(worker)
             if _differs(worker.context, worker.base):
                 return False

@@ -146,7 +146,7 @@ def test_an_empty_chain_is_no_chain() -> None:
     "middleware", [{}, {"middleware": []}, {"middleware": {"consume": [], "publish": []}}]
 )
 async def test_an_empty_chain_runs_the_handler_directly(middleware: dict[str, Any]) -> None:
-    """With an empty chain, as without one, the worker's own loop awaits the handler: no frame lies between."""
+    """With an empty chain, as without one, no frame lies between a worker's loop and the handler."""
     frames: list[str] = []
 
     async def look_around(event: Happened) -> None:

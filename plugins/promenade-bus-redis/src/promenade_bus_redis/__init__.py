@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bus_core import Adapter, BuildContext, Factory, hookimpl
+from bus_core import Adapter, BuildContext, Factory, UnsupportedFeature, hookimpl
 from promenade_bus_redis.config import RedisOptions
 
 __all__ = ["RedisOptions", "promenade_bus_adapters"]
 
 
 def _build(options: RedisOptions, context: BuildContext) -> Adapter:
+    if options.mode == "pubsub":
+        raise UnsupportedFeature("redis", ["mode: pubsub is not there yet; use mode: streams"])
     from promenade_bus_redis.adapter import StreamsAdapter
 
     return StreamsAdapter(options, context)

@@ -49,7 +49,7 @@ _known: Final[dict[str, str]] = {}
 
 
 def _load(name: str) -> Script:
-    source = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    source = files("promenade_bus_redis").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
     digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     _known[digest] = source
     return Script(name, source, digest)
