@@ -186,7 +186,8 @@ def test_cluster(binary: ServerBinary) -> None:
 # --- nothing is left behind -------------------------------------------------------------------------------
 
 ORPHAN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 sys.path[:0] = [sys.argv[1]]
 from redis_support.servers import Server
 server = Server().start()
