@@ -15,8 +15,6 @@ import attrs
 
 __all__ = [
     "ACK",
-    "ACTIVATE",
-    "AHEAD",
     "ALIVE",
     "BACKLOG",
     "CLAIM",
@@ -29,9 +27,6 @@ __all__ = [
     "READ",
     "REDRIVE",
     "RENEW",
-    "STAY",
-    "TAIL",
-    "YIELD",
     "Script",
     "source_of",
 ]
@@ -66,8 +61,6 @@ def source_of(digest: str) -> str:
 
 
 ACK: Final = _load("ack")
-ACTIVATE: Final = _load("activate")
-AHEAD: Final = _load("ahead")
 ALIVE: Final = _load("alive")
 BACKLOG: Final = _load("backlog")
 CLAIM: Final = _load("claim")
@@ -80,6 +73,3 @@ NOTE: Final = _load("note")
 READ: Final = _load("read")
 REDRIVE: Final = _load("redrive")
 RENEW: Final = _load("renew")
-STAY: Final = _load("stay")
-TAIL: Final = _load("tail")
-YIELD: Final = _load("yield")
