@@ -58,8 +58,6 @@ class Share:
         self._least = max(_FIRST_BATCH, intake.workers)
         self._most = self._least
         self._reserved = 0
-        self._last = 0  # how many came at last
-        self._settled = 0  # how many were settled since
         self._more = False  # whether there was more where those came from
         self._filled_at: float | None = None  # when they came, if there was
         self._hurry = False
@@ -74,10 +72,11 @@ class Share:
         """How many messages may wait here, for a retry or behind their key, beside those that are handled."""
         return max(self._least, self._intake.size // (2 * max(1, self._intake.shares)))
 
-    def limit(self, unsettled: int) -> tuple[int, float | None]:
+    def limit(self, unsettled: int, undecided: int) -> tuple[int, float | None]:
         """How many messages may be taken now; if none, in how many seconds to look again.
 
-        None: when ``wake`` is called. ``unsettled`` is how many the pump has already.
+        None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
+        it does not know yet what becomes of them.
         """
         waiting = min(self._lane.waiting + self._lane.behind, self.most_waiting)
         at_work = unsettled - waiting
@@ -91,9 +90,13 @@ class Share:
         if room <= 0:
             self._intake.wait(self)
             return 0, None
-        if own * 2 < self._most and self._settled * 2 < self._last and not self._hurry:
-            self._hurry = True  # not one by one while others are handled: batches are what makes it cheap
-            return 0, _QUICK
+        if own * 2 < self._most and not self._hurry:
+            # Not one by one while others are handled: batches are what makes it cheap. But no worker shall be
+            # without work because others are held up.
+            idle = undecided - waiting < self._intake.workers and own * 8 >= self._most
+            if not idle:
+                self._hurry = True
+                return 0, _QUICK
         self._hurry = False
         self._adapt()
         return min(own, room, self._most if self._more else self._least), None
@@ -119,13 +122,7 @@ class Share:
         self._intake.reserved -= self._reserved
         self._reserved = 0
         self._intake.arrived += count
-        self._last, self._settled = count, 0
         self._more = count >= limit
         self._filled_at = time.monotonic() if self._more else None
         if not self._more:
             self._intake.changed()
-
-    def settled(self, count: int) -> None:
-        """So many have come to their end."""
-        self._settled += count
-        self._intake.changed()

@@ -49,6 +49,7 @@ class Pump:
         self._parks = self.releases and adapter.features.delayed and not lane.spec.ordered
         self._adapter = adapter
         self._engine = engine
+        self._intake = intake
         self._share = Share(intake, lane, self.look_again)
         self._failing = False  # it sleeps because of a failure, whatever else changes
         self._after_nothing = _AFTER_NOTHING
@@ -229,7 +230,7 @@ class Pump:
                 if self._consumer is None:
                     await self._open()
                 else:
-                    limit, again_in = (0, None) if self.lane.paused else self._share.limit(self._unsettled)
+                    limit, again_in = self._limit()
                     if not limit:
                         await self._sleep(again_in)
                         continue
@@ -251,6 +252,9 @@ class Pump:
                 await self._sleep(pause)
                 self._failing = False
                 pause = grown(pause)
+
+    def _limit(self) -> tuple[int, float | None]:
+        return (0, None) if self.lane.paused else self._share.limit(self._unsettled, len(self._held))
 
     async def _open(self) -> None:
         self._calling_since = time.monotonic()
@@ -395,7 +399,7 @@ class Pump:
                 self.lane.late += 1
             if job is not None:
                 self._engine.finish(job)
-        self._share.settled(len(ended))
+        self._intake.changed()
         self.look_again()
 
     # --- waiting ------------------------------------------------------------------------------------------

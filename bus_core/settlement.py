@@ -110,10 +110,7 @@ class Settlement:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._task = None
-        self._fresh.extendleft(reversed(self._under_way))  # it was cancelled: nobody knows what came of it
-        self._under_way = ()
-        self.calling_since = None
+        """It goes on although it was cancelled: a program may cancel every task there is."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.critical(
                 "an error in the engine ended a pump: %s at %s (subscription=%s)",
@@ -121,7 +118,7 @@ class Settlement:
                 place_of(error),
                 self._name,
             )
-        if (self._fresh or self._failed) and not self._giving_up and not self._aborted:
+        if self._task is None and (self._fresh or self._failed) and not (self._giving_up or self._aborted):
             # Not at once: when the loop is being closed, nothing of it may be left.
             task.get_loop().call_later(FIRST_PAUSE, self._revive)
 
@@ -130,14 +127,19 @@ class Settlement:
             self._start()
 
     async def _settle_all(self) -> None:
-        while self._fresh or self._notes or self._failed:
-            now = time.monotonic()
-            ready = now >= self._due
-            if not ready and (self._blocked or not (self._fresh or self._notes)):
-                await self._sleep(self._due - now)
-                continue
-            if not await self._settle_some(retrying=ready):
-                return
+        try:
+            while self._fresh or self._notes or self._failed:
+                now = time.monotonic()
+                ready = now >= self._due
+                if not ready and (self._blocked or not (self._fresh or self._notes)):
+                    await self._sleep(self._due - now)
+                    continue
+                if not await self._settle_some(retrying=ready):
+                    return
+        finally:
+            self._fresh.extendleft(reversed(self._under_way))  # cancelled: nobody knows what came of these
+            self._under_way = ()
+            self._task = None  # at once: the next outcome may come before the task is done
 
     async def _settle_some(self, *, retrying: bool) -> bool:
         """Settles one batch; False when it failed, and is not to be tried again."""

@@ -521,7 +521,7 @@ async def test_publishes_wait_for_subscriptions_that_open(server: Server) -> Non
 
 
 async def test_subscription_that_never_opens(server: Server) -> None:
-    """A publish waits for a subscription that hangs in opening until publish_timeout; it was not sent then."""
+    """A publish waits for a subscription that hangs in opening until publish_timeout; nothing was sent."""
     clock = VirtualClock()
     gate = server.faults["open"] = Gate()
     async with running_remote_bus(server, clock, publish_timeout="2s") as bus:
