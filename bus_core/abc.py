@@ -266,7 +266,8 @@ class Adapter(AdapterBase, Protocol):
     async def backlog(self, spec: SubscriptionSpec) -> int:
         """How many messages the subscription has not settled, in all instances together.
 
-        Those that nobody received, those that are owned, and those that wait for a retry.
+        Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
+        for several subscriptions at once.
         """
         ...
 
