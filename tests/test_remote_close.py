@@ -27,7 +27,7 @@ from bus_core import (
 )
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, state_of, until
-from support.remote import ALL, Entry, Server, make_remote_bus, remote_plugin, running_remote_bus
+from support.remote import Entry, Server, make_remote_bus, remote_plugin, running_remote_bus
 
 GRACE = 0.5
 """Seconds after the shutdown timeout by which a bus has to be closed, whatever the server does."""
@@ -504,7 +504,6 @@ def test_sync_bus(server: Server) -> None:
     assert sorted(seen) == [*range(61)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_fork(server: Server) -> None:
     """A bus in a forked child refuses to publish by the short way, too."""
     with open_sync(server) as bus:
@@ -577,4 +576,3 @@ async def test_first_adapter_works(server: Server) -> None:
     async with bus:
         await bus.publish(HAPPENED, happened())
     assert len(server.log) == 1
-    assert ALL.durable
