@@ -75,27 +75,11 @@ class Link:
         and the connection is closed. Raises nothing but cancellation, which closes it as well: nobody
         would read what is still to come.
         """
-        replies: list[Any] = []
-        if not self.is_open:
-            failure = RedisFailure(Kind.LOST, str(self.address), uncertain=False)
-            return [failure for _ in commands]
-        self._in_step = False
-        try:
-            packed = b"".join([pack_command(tuple(command)) for command in commands])
-            await self._send(packed)
-            for command in commands:
-                replies.append(await self._read(command))
-            self._in_step = True
-        except asyncio.CancelledError:
-            self.abort()
-            raise
-        except Exception as error:
-            self.abort()
-            for command in commands[len(replies) :]:
-                failure = translate(error, self.address, command=_name(command))
-                failure.__cause__ = error
-                replies.append(failure)
-        return replies
+
+        def pack() -> bytes:
+            return b"".join([pack_command(tuple(command)) for command in commands])
+
+        return await self._exchange(pack, commands, None)
 
     async def _send(self, packed: bytes) -> None:
         """What redis-py does without ``wait_for``, which on CPython 3.11 may swallow a cancellation."""
@@ -109,24 +93,30 @@ class Link:
 
     async def send(self, packed: bytes, names: Sequence[str], patience: float) -> list[Any]:
         """Like ``call_many`` for commands that are packed already, all of it within ``patience`` seconds."""
+        return await self._exchange(lambda: packed, [(name,) for name in names], patience)
+
+    async def _exchange(
+        self, pack: Callable[[], bytes], commands: Sequence[Sequence[Any]], patience: float | None
+    ) -> list[Any]:
         replies: list[Any] = []
         if not self.is_open:
             failure = RedisFailure(Kind.LOST, str(self.address), uncertain=False)
-            return [failure for _ in names]
+            return [failure for _ in commands]
         self._in_step = False
         try:
+            packed = pack()
             async with asyncio.timeout(patience):
                 await self._send(packed)
-                for name in names:
-                    replies.append(await self._read((name,)))
+                for command in commands:
+                    replies.append(await self._read(command))
             self._in_step = True
         except asyncio.CancelledError:
             self.abort()
             raise
         except Exception as error:
             self.abort()
-            for name in names[len(replies) :]:
-                failure = translate(error, self.address, command=name)
+            for command in commands[len(replies) :]:
+                failure = translate(error, self.address, command=_name(command))
                 failure.__cause__ = error
                 replies.append(failure)
         return replies

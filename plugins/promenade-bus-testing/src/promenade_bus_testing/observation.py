@@ -209,6 +209,12 @@ class Observation:
         ids = [str(event.event_id) for event in events] or list(dict.fromkeys(map(id_of, steps)))
         return flows_of(ids, steps)
 
+    def _too_few(self, selection: Selection, count: int, timeout: float) -> AssertionError:
+        """What ``wait_for`` raises when it has waited in vain."""
+        found = len(selection.events(self.steps))
+        expected, waited = f"{count} events {selection}", f" within {timeout:g} s"
+        return AssertionError(self._instead(selection, expected, found, waited))
+
     def _instead(self, selection: Selection, expected: str, found: int, waited: str = "") -> str:
         unfinished = [
             f"{name} is at attempt {attempt} of {shown(event)}"

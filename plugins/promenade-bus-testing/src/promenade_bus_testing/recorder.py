@@ -75,9 +75,7 @@ class Recorder(Observation):
                     changed.clear()
                 return found
         except TimeoutError:
-            found = selection.events(self.steps)
-            expected, waited = f"{count} events {selection}", f" within {timeout:g} s"
-            raise AssertionError(self._instead(selection, expected, len(found), waited)) from None
+            raise self._too_few(selection, count, timeout) from None
         finally:
             self._listeners.remove(listener)
 
@@ -125,8 +123,7 @@ class SyncRecorder(Observation):
                 if not self._changed.wait(deadline - time.monotonic()):
                     break
         if len(found) < count:
-            expected, waited = f"{count} events {selection}", f" within {timeout:g} s"
-            raise AssertionError(self._instead(selection, expected, len(found), waited))
+            raise self._too_few(selection, count, timeout)
         return found
 
 
