@@ -305,11 +305,15 @@ class BusMachine(RuleBasedStateMachine):
             self.runner.close()
 
     def check_the_end(self) -> None:
-        """Closing within three seconds does what can be done in them, and reports the rest."""
-        report = self.run(lambda: self.until_done(self.bus.close(3)))
+        """Closing does what can be done within its timeout, and reports the rest.
+
+        Nothing is due at its very end: whether that is handled still depends on the machine's speed.
+        """
+        timeout = 3.125
+        report = self.run(lambda: self.until_done(self.bus.close(timeout)))
         self.closed = True
         elapsed = self.clock.monotonic() - self.model.now
-        assert elapsed == 3 or (report.completed and elapsed < 3)
+        assert elapsed == timeout or (report.completed and elapsed < timeout)
         self.model.advance(elapsed)
         left = Counter(each.name for each in self.model.subscriptions for _ in each.jobs)
         assert Counter(item.subscription for item in report.abandoned) == left

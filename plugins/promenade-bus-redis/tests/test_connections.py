@@ -276,6 +276,23 @@ async def test_a_cancelled_call_ends_its_connection(
         assert proxy.counts["connections"] == 2
 
 
+async def test_a_cancelled_exchange_ends_its_link(start_server: StartServer, start_proxy: StartProxy) -> None:
+    """A link on which a reply is still to come is never used again, whoever holds it."""
+    proxy = start_proxy(start_server())
+    async with connected(addr=proxy.address) as connections:
+        (address,) = await connections.topology.primaries()
+        link = await connections.open_to(address)
+        proxy.use(Stall("replies"))
+        call = asyncio.create_task(link.call_many([("GET", "key")]))
+        await asyncio.to_thread(proxy.wait_for, lambda counts: counts["stalled"] == 1, "holds the reply")
+        assert not link.is_usable
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        proxy.heal()
+        assert not link.is_usable
+
+
 # --- the pool ---------------------------------------------------------------------------------------------
 
 
