@@ -266,7 +266,8 @@ class Adapter(AdapterBase, Protocol):
     async def backlog(self, spec: SubscriptionSpec) -> int:
         """How many messages the subscription has not settled, in all instances together.
 
-        Those that nobody received, those that are owned, and those that wait for a retry.
+        Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
+        for several subscriptions at once.
         """
         ...
 
@@ -274,16 +275,20 @@ class Adapter(AdapterBase, Protocol):
 class Consumer(Protocol):
     """One open subscription of one instance.
 
-    The engine never cancels a call: a message that is on its way would be stranded. ``receive`` and
-    ``settle`` may be under way at the same time, each of them once.
+    The engine never cancels a call: a message that is on its way would be stranded. Where a program cancels
+    every task there is, the next call follows as after an error. ``receive`` and ``settle`` may be under way
+    at the same time, each of them once.
+
+    Of an ordered subscription one consumer receives, in all instances; others stand by until it is closed.
     """
 
     @property
     def longest_hold(self) -> float:
         """Up to how many seconds the engine may keep a message while its retry is not due.
 
-        Longer delays are handed back with the outcome ``retry``. ``math.inf`` where the adapter cannot
-        wait by itself (``features.delayed`` is false), or must not let others overtake (``ordered``).
+        Longer delays are handed back with the outcome ``retry``, and shorter ones where too many are held
+        already. It counts only where the adapter is durable and can delay, and the subscription is a group
+        and not ordered: otherwise the engine keeps every retry.
         """
         ...
 

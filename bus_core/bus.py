@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -81,6 +82,9 @@ R = TypeVar("R")
 
 logger = logging.getLogger("promenade.bus")
 
+_UNWIND = 0.1
+"""Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
+
 NOTHING_TO_DRAIN = DrainReport(True, (), 0.0)
 """What closing a bus comes to that was never started."""
 
@@ -143,6 +147,7 @@ class Bus:
         # Only routes that ``publish`` may use without a further look. Whatever makes a further look
         # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
         self._direct: dict[Topic[Any] | str, Route] = {}
+        self._onward: dict[Topic[Any] | str, Route] = {}  # the same, to an adapter outside of the process
         self._indirections = 0
         self._routes = Routes()
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
@@ -286,7 +291,7 @@ class Bus:
                 started.append(probe)
             self._check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
-            await _close_each(reversed(started))
+            await _close_each(reversed(started), self._config.shutdown_timeout)
             self._adapter, self._degraded = self._parts.adapter, None
             self._state = _State.NEW
             raise
@@ -364,7 +369,7 @@ class Bus:
     async def _close(self, timeout: float) -> DrainReport:
         report = await self._carried.stop([*self._lanes, *self._leaving], timeout)
         self._state = _State.CLOSED
-        await _close_each([*self._parts.probes.values(), self._adapter])
+        await _close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
         return report
 
     async def __aenter__(self) -> Self:
@@ -419,8 +424,10 @@ class Bus:
         """
         try:
             route = self._direct[topic]
-        except (KeyError, TypeError):
-            pass
+        except KeyError:
+            onward = self._onward.get(topic)
+        except TypeError:
+            onward = None
         else:
             if headers is None and event.__class__ is route.event_class:
                 buffer = self._buffer
@@ -431,9 +438,14 @@ class Bus:
                     queue.append((port, event, None))  # type: ignore[arg-type]  # it has one
                     port.accepted += 1  # type: ignore[union-attr]
                     return
+            onward = None
+        if onward is not None and headers is None and event.__class__ is onward.event_class:
+            self._check_loop("publish")
+            await self._carried.accept(onward, event, NO_HEADERS)
+            return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
-            await self._send(item)
+            await self._way_of(item)
 
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
@@ -582,8 +594,14 @@ class Bus:
         raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
 
     async def _send(self, item: HeldEvent) -> None:
-        chain = self._route(item.topic).chain
-        await chain(Envelope(item.topic.name, item.event, dict(item.headers)))
+        await self._way_of(item)
+
+    def _way_of(self, item: HeldEvent) -> Awaitable[None]:
+        """What is left to do for a checked event: its middleware, if there is any, and the adapter."""
+        route = self._route(item.topic)
+        if self._publish_middleware:
+            return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
+        return self._carried.accept(route, item.event, item.headers)
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
         event = checked_event(route.topic, envelope.event)
@@ -598,8 +616,11 @@ class Bus:
             self._routes.add(route, declared=declared)
         self._carried.renew(route)
         may_be_direct = self._state is _State.OPEN and not self._indirections
-        if may_be_direct and declared and route.port is not None:
-            self._direct[route.topic] = self._direct[route.topic.name] = route
+        if may_be_direct and declared:
+            if route.port is not None:
+                self._direct[route.topic] = self._direct[route.topic.name] = route
+            elif not (self._publish_middleware or self._adapter.features.in_process):
+                self._onward[route.topic] = self._onward[route.topic.name] = route
         return route
 
     # --- subscribe ----------------------------------------------------------------------------------------
@@ -892,10 +913,12 @@ class Bus:
     def _routes_changed(self) -> None:
         """Every route has to ask the adapter again, when it is used next."""
         self._direct = {}
+        self._onward = {}
 
     def _look_closer(self) -> None:
         """From now on every publish takes the longer way, with all checks."""
         self._direct = {}
+        self._onward = {}
         self._indirections += 1
 
     def _look_less_closely(self) -> None:
@@ -932,10 +955,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-async def _close_each(parts: Iterable[HealthProbe | AnyAdapter]) -> None:
-    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it."""
+async def _close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) -> None:
+    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it.
+
+    What takes longer than ``seconds`` of real time, all in all, is cancelled and left behind.
+    """
+    over_at = time.monotonic() + max(_UNWIND, seconds)
     for part in parts:
-        try:
-            await part.close()
-        except Exception:
-            logger.exception("closing %r failed", part)
+        closing = asyncio.ensure_future(_close_one(part))
+        await asyncio.wait((closing,), timeout=max(_UNWIND, over_at - time.monotonic()))
+        if not closing.done():
+            closing.cancel()
+            logger.error("closing %s did not end in time: it was left behind", type(part).__name__)
+
+
+async def _close_one(part: HealthProbe | AnyAdapter) -> None:
+    try:
+        await part.close()
+    except Exception:
+        logger.exception("closing %r failed", part)

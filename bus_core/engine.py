@@ -325,7 +325,8 @@ class Engine:
             mark.add(unit)
             marked.append((port, payload, counter or unit))
         self.buffer.extend(marked)
-        for job in [*self._follow_up.waiting, *(job for lane in lanes for job in lane.held_jobs())]:
+        in_lanes = [job for lane in lanes for job in (*lane.held_jobs(), *lane.settler.settling)]
+        for job in [*self._follow_up.waiting, *in_lanes]:
             job.unit = job.unit or Unit(1)
             mark.add(job.unit)
 

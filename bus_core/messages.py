@@ -161,7 +161,8 @@ class Outcome:
     ack           forgets the message for this subscription
     dead_letter   stores ``letter`` and forgets the message, both or neither
     retry         hands it out again to this subscription, on any instance, in ``delay`` seconds
-    release       hands it out again to this subscription, on any instance, at once
+    release       hands it out again to this subscription, on any instance, at once, and before what was
+                  stored after it
     hold          nothing: the engine keeps it and tries again by itself. An adapter that can notes
                   ``attempt`` and ``history``, so that they survive the process
     ============  ==========================================================================================

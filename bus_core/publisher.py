@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextvars import Context
+from types import coroutine
 
 from bus_core.abc import Adapter
 from bus_core.clock import Clock, TimerHandle, expiry
 from bus_core.errors import BusClosed, PublishError, PublishFailed, PublishUncertain
 from bus_core.messages import Message
-from bus_core.outcomes import place_of
+from bus_core.troubles import Trouble, raised_by_itself
 
 __all__ = ["Publisher"]
-
-logger = logging.getLogger("promenade.bus")
 
 MOST_AT_ONCE = 1000
 """Messages in one batch."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-"""Seconds before a batch is tried again of which something failed that may well succeed later."""
+"""Seconds before what failed, and may well succeed later, is tried again."""
 
 
 class _Waiting:
@@ -37,142 +36,224 @@ class _Waiting:
         self.failure: PublishFailed | None = None  # the last one, where the bus tries again
 
 
+@coroutine
+def _give_way() -> Generator[None, None, None]:
+    yield
+
+
 class Publisher:
     """Hands messages to an adapter, one batch after the other, and tells each caller what came of his.
 
     While a batch is under way the next one gathers, so that round trips are shared by as many calls as
     there are. A caller that is cancelled takes back what was not sent yet, and changes nothing for others.
-    Failures that are definite and transient are tried again until ``timeout`` seconds on the clock are over.
+    Failures that are definite and transient are tried again until ``timeout`` seconds on the clock are over;
+    meanwhile others are sent, unless nothing gets through at all.
     """
 
     def __init__(self, adapter: Adapter, clock: Clock, timeout: float) -> None:
         self._adapter = adapter
         self._clock = clock
         self._timeout = timeout
+        self._trouble = Trouble(f"the adapter {adapter.name!r}")
         self._waiting: deque[_Waiting] = deque()
+        self._again: list[_Waiting] = []  # what failed, and is tried again
+        self._due = 0.0  # when that is
+        self._pause = _FIRST_PAUSE
+        self._blocked = False  # nothing gets through: others wait as well
         self._sent: Sequence[_Waiting] = ()
         self._sending: asyncio.Task[None] | None = None
+        self._sleeper: asyncio.Future[None] | None = None
         self._timer: TimerHandle | None = None
         self._closed = False
 
-    async def publish(self, message: Message) -> None:
-        """Returns when it is stored; raises ``PublishFailed``, ``PublishUncertain`` or ``BusClosed``."""
+    @property
+    def problem(self) -> str | None:
+        """What keeps publishers waiting; None when all that is published gets through."""
+        waiting = [item for item in self._again if not item.done.done()]
+        if not waiting:
+            return None
+        kind = type(waiting[0].failure).__name__
+        return f"the adapter {self._adapter.name!r} refuses {len(waiting)} events for now: {kind}"
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """A future that is done when it is stored; raises ``PublishFailed``, ``PublishUncertain``.
+
+        Raises ``BusClosed`` at once.
+        """
         if self._closed:
             raise BusClosed("publish")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Waiting(message, self._clock.monotonic() + self._timeout, done))
+        if self._timer is None:  # otherwise there is somebody with an earlier deadline
+            self._timer = self._clock.call_later(self._timeout, self._look_at_deadlines)
         if self._sending is None:
-            self._sending = loop.create_task(self._send_all(), name="promenade-publish")
-        await done
+            # In a context of its own: it serves everybody, and may outlive who happened to be the first.
+            self._sending = loop.create_task(self._send_all(), name="promenade-publish", context=Context())
+        elif self._sleeper is not None and not self._blocked:
+            self._wake()
+        return done
 
     async def close(self) -> None:
         """Takes nothing more; returns when what was taken is sent, or has failed."""
         self._closed = True
+        self._wake()
         if self._sending is not None:
             await asyncio.wait((self._sending,))
 
+    def abort(self) -> None:
+        """Tells everybody who waits still that the bus is closed, and cancels even a call under way."""
+        self._closed = True
+        if self._sending is not None:
+            self._sending.cancel()
+        self._fail_all("the bus was closed")
+
     async def _send_all(self) -> None:
         try:
-            pause = _FIRST_PAUSE
-            while self._waiting:
-                batch = self._next_batch()
-                if not batch:
+            while self._waiting or self._again:
+                rest = self._due - self._clock.monotonic()
+                ready = rest <= 0 or self._closed
+                if not ready and (self._blocked or not self._waiting):
+                    await self._sleep(rest)
                     continue
-                self._sent = batch
-                self._watch()
-                again = self._told(batch, await self._results([item.message for item in batch]))
-                self._sent = ()
-                if again:
-                    self._waiting.extendleft(reversed(again))
-                    await self._pause(pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
-                else:
-                    pause = _FIRST_PAUSE
+                batch = self._next_batch(retrying=ready)
+                if batch:
+                    self._sent = batch
+                    results = await self._results([item.message for item in batch])
+                    self._sent = ()
+                    self._tell(batch, results, retried=ready)
+                    await _give_way()  # to those who were told: they may have more
+        except GeneratorExit:
+            raise  # the loop is gone, and with it whoever waited
+        except BaseException as error:  # such as a cancellation, by a program that cancels all tasks
+            self._fail_all(f"sending was ended by {type(error).__name__}")
+            raise
         finally:
             self._sending = None
-            self._end_watch()
-            for item in (*self._sent, *self._waiting):  # the loop is being closed
-                if not item.done.done():
-                    item.done.cancel()
+            self._sent = ()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self, *, retrying: bool) -> list[_Waiting]:
+        """What is to be sent now; who has been told already, or has given up, is left out."""
         batch: list[_Waiting] = []
+        if retrying:
+            batch = [item for item in self._again[:MOST_AT_ONCE] if not item.done.done()]
+            del self._again[:MOST_AT_ONCE]
         while self._waiting and len(batch) < MOST_AT_ONCE:
             item = self._waiting.popleft()
-            if not item.done.done():  # otherwise its caller has given up
+            if not item.done.done():
                 batch.append(item)
         return batch
 
     async def _results(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
         try:
-            results = await self._adapter.publish(messages)
+            results: Sequence[object] = [*await self._adapter.publish(messages)]
+            if len(results) != len(messages):
+                raise RuntimeError(f"the adapter told {len(results)} results for {len(messages)} messages")
+        except asyncio.CancelledError as error:
+            if not raised_by_itself(error):
+                raise
+            broken: BaseException = error
         except Exception as error:
-            logger.error("the adapter failed to publish: %s at %s", type(error).__name__, place_of(error))
-            return [_uncertain(error) for _ in messages]
-        if len(results) != len(messages):
-            broken = RuntimeError(f"the adapter told {len(results)} results for {len(messages)} messages")
-            return [_uncertain(broken) for _ in messages]
-        return results
+            broken = error
+        else:
+            self._trouble.over()
+            return [
+                each if each is None or isinstance(each, PublishError) else _uncertain(_as_error(each))
+                for each in results
+            ]
+        self._trouble.failed("tell what came of a publish", broken)
+        return [_uncertain(broken) for _ in messages]
 
-    def _told(self, batch: Sequence[_Waiting], results: Sequence[PublishError | None]) -> list[_Waiting]:
-        """Tells the callers; returns what is to be tried again."""
+    def _tell(
+        self, batch: Sequence[_Waiting], results: Sequence[PublishError | None], *, retried: bool
+    ) -> None:
+        """Tells the callers, and keeps what is to be tried again."""
         again: list[_Waiting] = []
+        stored = False
         for item, result in zip(batch, results, strict=True):
-            if item.done.done():
-                continue
             if result is None:
-                item.done.set_result(None)
+                stored = True
+                if not item.done.done():
+                    item.done.set_result(None)
+            elif item.done.done():
+                continue  # cancelled, or too late
             elif isinstance(result, PublishFailed) and result.transient and not self._closed:
                 item.failure = result
                 again.append(item)
             else:
                 item.done.set_exception(result)
-        return again
+        self._blocked = bool(again) and not stored
+        if again:
+            self._again += again
+            if retried:
+                self._due = self._clock.monotonic() + self._pause
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        elif retried:
+            self._due, self._pause = 0.0, _FIRST_PAUSE
 
     # --- time limits --------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """Sees to it that nobody waits beyond his deadline: one timer for all of them."""
-        if self._timer is None:
-            earliest = min(item.deadline for item in (*self._sent, *self._waiting))
-            self._timer = self._clock.call_later(
-                max(0.0, earliest - self._clock.monotonic()), self._look_at_deadlines
-            )
-
-    def _end_watch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _pending(self) -> list[_Waiting]:
+        return [item for item in (*self._sent, *self._again, *self._waiting) if not item.done.done()]
 
     def _look_at_deadlines(self) -> None:
+        """Sees to it that nobody waits beyond his deadline: one timer for all of them."""
         self._timer = None
         now = self._clock.monotonic()
         seconds = f"within publish_timeout ({self._timeout:g} s)"
-        for item in self._sent:
-            if item.deadline <= now and not item.done.done():
-                item.done.set_exception(PublishUncertain(f"the adapter did not answer {seconds}"))
-        for item in self._waiting:
-            if item.deadline <= now and not item.done.done():
-                failed = PublishFailed(
-                    f"could not be sent {seconds}" + (f"; last: {item.failure}" if item.failure else "")
-                )
-                failed.__cause__ = item.failure
-                item.done.set_exception(failed)
-        if any(not item.done.done() for item in (*self._sent, *self._waiting)):
-            self._watch()
+        _fail(
+            (item for item in self._pending() if item.deadline <= now),
+            self._sent,
+            f"the adapter did not answer {seconds}",
+            f"could not be sent {seconds}",
+        )
+        pending = self._pending()
+        if pending:
+            earliest = min(item.deadline for item in pending)
+            self._timer = self._clock.call_later(max(0.0, earliest - now), self._look_at_deadlines)
 
-    async def _pause(self, seconds: float) -> None:
-        """Waits on the clock; meanwhile deadlines are kept."""
-        self._watch()
-        over, timer = expiry(self._clock, seconds)
+    def _fail_all(self, why: str) -> None:
+        _fail(self._pending(), self._sent, f"{why} before the adapter answered", f"{why} before it was sent")
+        self._waiting.clear()
+        self._again.clear()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something wakes it, or so many seconds on the clock are over."""
+        self._sleeper, timer = expiry(self._clock, seconds)
         try:
-            await over
+            await self._sleeper
         finally:
             timer.cancel()
+            self._sleeper = None
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
 
-def _uncertain(error: Exception) -> PublishUncertain:
+def _fail(items: Iterable[_Waiting], sent: Sequence[_Waiting], uncertain: str, failed: str) -> None:
+    """Tells callers that it is over: whether their message is stored is known unless it was being sent."""
+    under_way = set(sent)
+    for item in items:
+        error: PublishError
+        if item in under_way:
+            error = PublishUncertain(uncertain)
+        else:
+            error = PublishFailed(failed + (f"; last: {item.failure}" if item.failure is not None else ""))
+            error.__cause__ = item.failure
+        item.done.set_exception(error)
+
+
+def _as_error(answer: object) -> BaseException:
+    if isinstance(answer, BaseException):
+        return answer
+    return TypeError(f"a {type(answer).__name__} is no result")
+
+
+def _uncertain(error: BaseException) -> PublishUncertain:
     uncertain = PublishUncertain(f"the adapter failed while it published: {type(error).__name__}: {error}")
     uncertain.__cause__ = error
     return uncertain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -11,24 +12,31 @@ from bus_core.abc import Adapter, HealthStatus
 from bus_core.carriers import Codec
 from bus_core.clock import expiry
 from bus_core.engine import Abandoned, DrainReport, Engine, abandoned
-from bus_core.errors import BusError
+from bus_core.errors import PublishFailed
 from bus_core.events import Event
+from bus_core.intake import Intake
 from bus_core.lanes import Lane
-from bus_core.outcomes import place_of
 from bus_core.publisher import Publisher
 from bus_core.pump import Pump
 from bus_core.routes import Route
+from bus_core.troubles import Trouble
 
 __all__ = ["RemoteCarrier"]
 
 logger = logging.getLogger("promenade.bus")
 
-_FIRST_PAUSE = 0.005
-_LONGEST_PAUSE = 0.25
+_FIRST_LOOK = 0.005
+_LONGEST_LOOK = 0.25
 """Seconds of real time between two looks at the backlog, while a drain waits for other instances."""
 
-_UNWIND = 0.25
-"""Seconds of real time that calls of the adapter get to end when the shutdown timeout is over."""
+_LOOKS_AT_ONCE = 10
+"""Of how many subscriptions the backlog is asked for at once."""
+
+_GRACE = 0.35
+"""Seconds of real time, from the end of the shutdown timeout on, that calls of the adapter get to end."""
+
+_MOST_NAMED = 3
+"""How many subscriptions health names that have the same trouble at the same time."""
 
 
 class RemoteCarrier:
@@ -51,28 +59,37 @@ class RemoteCarrier:
         self._adapter = adapter
         self._engine = engine
         self._codec = codec
+        self._publish_timeout = publish_timeout
         self._check_accepting = check_accepting
         self._publisher = Publisher(adapter, engine.clock, publish_timeout)
+        self._published = 0
+        self._intake = Intake(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
         self._opening: dict[Pump, None] = {}
-        self._starved: set[Pump] = set()
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
-        """Every subscription that cannot receive at the moment."""
-        failing = [pump.failing for pump in self._pumps.values() if pump.failing is not None]
-        return (HealthStatus.UNHEALTHY, "; ".join(failing)) if failing else None
+        """What cannot be done at the moment."""
+        found = [problem for pump in self._pumps.values() if (problem := pump.problem) is not None]
+        if found:
+            more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
+            return HealthStatus.UNHEALTHY, "; ".join([*found[:_MOST_NAMED], *more])
+        refused = self._publisher.problem
+        return None if refused is None else (HealthStatus.DEGRADED, refused)
 
     # --- subscriptions ------------------------------------------------------------------------------------
 
     def attach(self, lane: Lane) -> None:
-        pump = Pump(lane, self._adapter, self._engine, self._starved)
+        pump = Pump(lane, self._adapter, self._engine, self._intake)
         lane.settler = self._pumps[lane] = pump
         self._opening[pump] = None
         pump.start()
 
     def detach(self, lane: Lane) -> None:
-        self._pumps[lane].stop()
+        pump = self._pumps[lane]
+        self._opening.pop(pump, None)
+        pump.stop()
+        pump.begin_to_close(lambda: self._pumps.pop(lane, None))
 
     def pause_changed(self, lane: Lane) -> None:
         self._pumps[lane].look_again()
@@ -84,7 +101,6 @@ class RemoteCarrier:
         pump = self._pumps.get(lane)
         if pump is not None:
             await pump.close()
-            self._pumps.pop(lane, None)
 
     # --- publishing ---------------------------------------------------------------------------------------
 
@@ -95,16 +111,29 @@ class RemoteCarrier:
         """Publishes the event; waits for the bus's own subscriptions that are opening, lest they miss it."""
         message = self._codec.encode(route.topic, event, headers)
         if self._opening:
-            await self._all_opened()
+            await self._all_tried()
             self._check_accepting()
         await self._publisher.publish(message)
+        self._published += 1
         route.counted += 1
 
-    async def _all_opened(self) -> None:
-        for pump in [*self._opening]:
-            # One that fails to open is not waited for again: it begins with what is retained.
-            await pump.first_try()
-            self._opening.pop(pump, None)
+    async def _all_tried(self) -> None:
+        """Waits for those that are opening, but not for one that has failed to: it may fail for long.
+
+        Raises ``PublishFailed``.
+        """
+        expired, timer = expiry(self._engine.clock, self._publish_timeout)
+        try:
+            for pump in [*self._opening]:
+                await asyncio.wait((pump.first_try, expired), return_when=asyncio.FIRST_COMPLETED)
+                if not pump.first_try.done():
+                    raise PublishFailed(
+                        f"the subscription {pump.lane.spec.name!r} of this bus, which would miss the event, "
+                        f"was not open within publish_timeout ({self._publish_timeout:g} s)"
+                    )
+                self._opening.pop(pump, None)
+        finally:
+            timer.cancel()
 
     # --- drain and stop -----------------------------------------------------------------------------------
 
@@ -113,67 +142,91 @@ class RemoteCarrier:
 
         Other processes may publish all the time: it ends at the first moment at which all is settled.
         """
-        pause = _FIRST_PAUSE
+        pause = _FIRST_LOOK
+        trouble = Trouble("a drain")
+        quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile
         while True:
             await self._engine.drain(lanes)
-            if not self._engine.buffer.unsettled and not await self._has_backlog(lanes):
-                return
+            before = self._moved
+            if await self._nothing_left(lanes, trouble) and self._moved == before:
+                quiet += 1
+                # The backlogs are looked at one after the other, and a handler elsewhere may have caused an
+                # event on a topic that was looked at already: twice, where there are several.
+                if quiet == 2 or len(lanes) < 2:
+                    return
+                continue
+            quiet = 0
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _LONGEST_LOOK)
 
-    async def _has_backlog(self, lanes: Sequence[Lane]) -> bool:
+    @property
+    def _moved(self) -> tuple[int, int]:
+        return self._intake.arrived, self._published
+
+    async def _nothing_left(self, lanes: Sequence[Lane], trouble: Trouble) -> bool:
+        if self._engine.buffer.unsettled:
+            return False
         try:
-            for lane in lanes:
-                if await self._adapter.backlog(lane.spec):
-                    return True
-        except BusError as error:
-            logger.warning("the backlog cannot be read: %s at %s", type(error).__name__, place_of(error))
-            return True
-        return False
+            for some in range(0, len(lanes), _LOOKS_AT_ONCE):
+                looks = [self._adapter.backlog(lane.spec) for lane in lanes[some : some + _LOOKS_AT_ONCE]]
+                if any(await asyncio.gather(*looks)):
+                    return False
+        except Exception as error:
+            trouble.failed("read the backlog", error)
+            return False
+        trouble.over()
+        return True
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Receives nothing more, gives back what no handler has begun, and finishes what runs."""
         clock = self._engine.clock
         began = clock.monotonic()
+        over_at = 0.0
+
+        def rest() -> float:
+            return max(0.0, timeout - (clock.monotonic() - began))
+
+        def note_the_time() -> None:
+            nonlocal over_at
+            over_at = time.monotonic()
+
         pumps = [*self._pumps.values()]
         for pump in pumps:
             pump.stop()
         for pump in pumps:
             if pump.releases:
                 pump.release_unstarted(self._engine.take_unstarted(pump.lane))
-
-        def rest() -> float:
-            return max(0.0, timeout - (clock.monotonic() - began))
-
         # What arrives late where nothing can be given back is to be handled as well.
-        await self._within(rest(), [pump.stopped() for pump in pumps if not pump.releases])
-        report = await self._engine.stop(lanes, rest(), lambda: None)
-        undecided = await self._close_pumps(pumps, rest())
-        await self._within(max(rest(), _UNWIND), [self._publisher.close()])
+        await self._within([pump.stopped() for pump in pumps if not pump.releases], rest())
+        report = await self._engine.stop(lanes, rest(), note_the_time)
+        calls = [self._publisher.close(), *(pump.close() for pump in pumps)]
+        undecided: list[Abandoned] = []
+        if not await self._within(calls, rest(), max(0.05, over_at + _GRACE - time.monotonic())):
+            undecided = [abandoned((job.lane, job, "settling")) for pump in pumps for job in pump.settling]
+            logger.error("the adapter did not let go in time, and was left behind")
+        self._publisher.abort()
+        for pump in pumps:
+            pump.abort()
+        self._pumps.clear()
         left = (*report.abandoned, *undecided)
         return DrainReport(not left, left, clock.monotonic() - began)
 
-    async def _close_pumps(self, pumps: Sequence[Pump], timeout: float) -> list[Abandoned]:
-        """Lets outcomes be carried out for a little longer; reports those that were not."""
-        if await self._within(max(timeout, _UNWIND), [pump.close() for pump in pumps]):
-            left: list[Abandoned] = []
-        else:
-            left = [abandoned((job.lane, job, "settling")) for pump in pumps for job in pump.give_up()]
-            if not await self._within(_UNWIND, [pump.close() for pump in pumps]):
-                for pump in pumps:
-                    pump.abort()
-                logger.error("the adapter did not let go in time, and was left behind")
-        self._pumps.clear()
-        return left
+    async def _within(
+        self, calls: Sequence[Coroutine[Any, Any, None]], seconds: float, grace: float = 0.0
+    ) -> bool:
+        """Waits for all of them, for ``seconds`` on the clock and then for ``grace`` seconds of real time.
 
-    async def _within(self, seconds: float, calls: Sequence[Coroutine[Any, Any, None]]) -> bool:
-        """Waits for all of them, on the clock; what takes longer goes on, and False is returned."""
+        What takes longer goes on, and False is returned.
+        """
         if not calls:
             return True
+        done = asyncio.gather(*calls, return_exceptions=True)
         expired, timer = expiry(self._engine.clock, seconds)
-        done = asyncio.gather(*calls)
         try:
-            await asyncio.wait((done, expired), return_when=asyncio.FIRST_COMPLETED)
+            if seconds:
+                await asyncio.wait((done, expired), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done() and grace:
+                await asyncio.wait((done,), timeout=grace)
         finally:
             timer.cancel()
         return done.done()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from bus_core.abc import InProcessAdapter
@@ -18,6 +18,11 @@ class Settler(Protocol):
     @property
     def releases(self) -> bool:
         """Whether what is not settled can be given back, for another process or a later one."""
+        ...
+
+    @property
+    def settling(self) -> Sequence[Job]:
+        """The jobs of which is decided what becomes of them, while that is not carried out yet."""
         ...
 
     def acknowledge(self, job: Job) -> None:
@@ -48,6 +53,7 @@ class LocalSettler:
     """
 
     releases = False
+    settling: Sequence[Job] = ()
 
     def __init__(self, adapter: InProcessAdapter, finish: Callable[[Job], None]) -> None:
         self._adapter = adapter

@@ -8,24 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from typing import Any
 
 import attrs
 
 from bus_core import (
-    Adapter,
     Attempt,
-    BuildContext,
     Bus,
     BusError,
     Clock,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterNotFound,
-    Factory,
     Features,
     LeaseLost,
     Message,
@@ -35,14 +33,14 @@ from bus_core import (
     SubscriptionSpec,
     TopicPattern,
     UnknownSubscription,
-    hookimpl,
     open_bus,
 )
+from support.inline_plugins import adapter_plugin
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Entry:
-    """A message on its way to one group."""
+    """A message on its way to one group. ``number`` is its place in the order of what was stored."""
 
     message: Message
     stored_at: datetime
@@ -52,6 +50,7 @@ class Entry:
     owner_died: bool = False
     fault: str | None = None
     owner: Consumer | None = None
+    number: int = attrs.field(factory=count().__next__)
 
 
 @attrs.define
@@ -67,6 +66,11 @@ class Group:
 
     def __attrs_post_init__(self) -> None:
         self.pattern = TopicPattern(self.spec.topic)
+
+    def put_back(self, entry: Entry) -> None:
+        """Makes an entry the next one of those that were stored after it."""
+        behind = sum(1 for _ in takewhile(lambda other: other.number < entry.number, self.ready))
+        self.ready.insert(behind, entry)
 
     def changed(self) -> None:
         """Wakes those that wait for something to receive."""
@@ -122,7 +126,7 @@ class Server:
             entry.history += (died,)
             entry.attempt += 1
             entry.redelivered = entry.owner_died = True
-        group.ready.extendleft(reversed(lost))
+            group.put_back(entry)
         group.changed()
 
     def due(self) -> None:
@@ -196,7 +200,7 @@ class Consumer:
             self.group.parked.append((outcome.delay, entry))
         elif outcome.action == "release":
             entry.redelivered = True  # for all that the server knows a handler had begun
-            self.group.ready.appendleft(entry)
+            self.group.put_back(entry)
         elif outcome.letter is not None:
             self.server.letters[outcome.letter.id] = (outcome.letter, self.group, entry)
         self.group.changed()
@@ -208,6 +212,10 @@ class Consumer:
 
     async def close(self) -> None:
         self.closed = True
+        if self.group.spec.mode == "broadcast":
+            self.server.groups = {
+                key: group for key, group in self.server.groups.items() if group is not self.group
+            }
         self.group.changed()
 
 
@@ -302,6 +310,11 @@ class RemoteAdapter:
 ALL = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
 
 
+def remote_plugin(server: Server, features: Features = ALL, longest_hold: float = 5.0) -> object:
+    """A plugin that offers an adapter to the server."""
+    return adapter_plugin(RemoteAdapter(server, features, longest_hold))
+
+
 def make_remote_bus(
     server: Server,
     clock: Clock | None = None,
@@ -312,21 +325,9 @@ def make_remote_bus(
     **settings: Any,
 ) -> Bus:
     """A bus on the server, not started; ``settings`` are keys of ``bus``."""
-
-    @attrs.frozen
-    class Options:
-        pass
-
-    class Plugin:
-        @hookimpl
-        def promenade_bus_adapters(self) -> Mapping[str, Factory[Any, Adapter]]:
-            def build(_options: Options, _context: BuildContext) -> Adapter:
-                return RemoteAdapter(server, features, longest_hold)
-
-            return {"remote": Factory(options=Options, build=build)}
-
     config = {"app": {"name": "tests"}, "bus": {"adapter": "remote", **settings}}
-    return open_bus(config, plugins=[Plugin(), *plugins], installed=False, clock=clock)
+    offered = [remote_plugin(server, features, longest_hold), *plugins]
+    return open_bus(config, plugins=offered, installed=False, clock=clock)
 
 
 @asynccontextmanager

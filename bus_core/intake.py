@@ -1,0 +1,128 @@
+"""How much a pump may take from its adapter: what all pumps of a bus share, and what one of them may have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bus_core.buffer import Buffer
+from bus_core.lanes import Lane
+
+__all__ = ["Intake", "Share"]
+
+_FIRST_BATCH = 16
+_LARGEST_BATCH = 512
+_QUICK, _SLOW = 0.05, 0.25
+"""Seconds to settle a batch in: below the first more is taken at once, above the other less."""
+
+
+class Intake:
+    """The room in the buffer, and who waits for some. ``arrived`` counts all messages so far."""
+
+    def __init__(self, buffer: Buffer, workers: int) -> None:
+        self.arrived = 0
+        self.workers = workers
+        self.shares = 0
+        self.reserved = 0  # for messages that are on their way, as far as one can tell
+        self._buffer = buffer
+        self._hungry: dict[Share, None] = {}  # whoever has waited longest is first
+
+    @property
+    def size(self) -> int:
+        """How many messages there is room for when there are none."""
+        return self._buffer.size
+
+    @property
+    def room(self) -> int:
+        """For how many messages there is room now."""
+        return self._buffer.size - self._buffer.unsettled - self.reserved
+
+    def wait(self, share: Share) -> None:
+        """Wakes the share when there may be more room."""
+        self._hungry[share] = None
+
+    def changed(self) -> None:
+        """There may be more room: all who wait look again, the one that has waited longest first."""
+        hungry, self._hungry = self._hungry, {}
+        for share in hungry:
+            share.wake()
+
+
+class Share:
+    """What one pump may take. ``wake`` is called when that may have become more."""
+
+    def __init__(self, intake: Intake, lane: Lane, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        self._intake = intake
+        self._lane = lane
+        self._least = max(_FIRST_BATCH, intake.workers)
+        self._most = self._least
+        self._reserved = 0
+        self._more = False  # whether there was more where those came from
+        self._filled_at: float | None = None  # when they came, if there was
+        self._hurry = False
+        intake.shares += 1
+
+    def leave(self) -> None:
+        """It takes nothing any more."""
+        self._intake.shares -= 1
+
+    @property
+    def most_waiting(self) -> int:
+        """How many messages may wait here, for a retry or behind their key, beside those that are handled."""
+        return max(self._least, self._intake.size // (2 * max(1, self._intake.shares)))
+
+    def limit(self, unsettled: int, undecided: int) -> tuple[int, float | None]:
+        """How many messages may be taken now; if none, in how many seconds to look again.
+
+        None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
+        it does not know yet what becomes of them.
+        """
+        waiting = min(self._lane.waiting + self._lane.behind, self.most_waiting)
+        at_work = unsettled - waiting
+        own = self._most - at_work
+        if own <= 0:
+            return 0, None
+        room = self._intake.room
+        if at_work <= 0:
+            # One in any case: what others hold may be waiting for the very handler of this lane.
+            room = max(room, 1)
+        if room <= 0:
+            self._intake.wait(self)
+            return 0, None
+        if own * 2 < self._most and not self._hurry:
+            # Not one by one while others are handled: batches are what makes it cheap. But no worker shall be
+            # without work because others are held up.
+            idle = undecided - waiting < self._intake.workers and own * 8 >= self._most
+            if not idle:
+                self._hurry = True
+                return 0, _QUICK
+        self._hurry = False
+        self._adapt()
+        return min(own, room, self._most if self._more else self._least), None
+
+    def _adapt(self) -> None:
+        """Takes more at once where handlers are fast, and less where others could handle it meanwhile."""
+        if self._filled_at is None:
+            return
+        seconds = time.monotonic() - self._filled_at
+        self._filled_at = None
+        if seconds < _QUICK:
+            self._most = max(self._least, min(self._most * 2, _LARGEST_BATCH))
+        elif seconds > _SLOW:
+            self._most = max(self._most // 2, self._least)
+
+    def taking(self, limit: int) -> None:
+        """So many were asked for. Room is kept for them where they are likely to be there."""
+        self._reserved = limit if self._more else 0
+        self._intake.reserved += self._reserved
+
+    def took(self, limit: int, count: int) -> None:
+        """So many came."""
+        self._intake.reserved -= self._reserved
+        self._reserved = 0
+        self._intake.arrived += count
+        self._more = count >= limit
+        self._filled_at = time.monotonic() if self._more else None
+        if not self._more:
+            self._intake.changed()

@@ -1,0 +1,235 @@
+"""The way back of one consumer: outcomes are carried out in batches, and what fails is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from itertools import chain
+
+from bus_core.abc import Consumer
+from bus_core.errors import LeaseLost
+from bus_core.jobs import Job
+from bus_core.messages import Outcome
+from bus_core.outcomes import place_of
+from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
+
+__all__ = ["Settled", "Settlement", "resolve"]
+
+logger = logging.getLogger("promenade.bus")
+
+LARGEST_BATCH = 512
+"""Outcomes that are handed to a consumer at once."""
+
+_Item = tuple["Job | None", Outcome]
+
+Settled = tuple["Job | None", Outcome, bool]
+"""What came to its end: the job that the engine still counts, its outcome, and whether it was too late."""
+
+
+class Settlement:
+    """Hands outcomes to a consumer, one batch after the other, until each of them is carried out.
+
+    What fails waits, with growing pauses, and holds up nothing else, unless nothing gets through at all.
+    ``done`` is called with what came to its end.
+    """
+
+    def __init__(self, name: str, consumer: Consumer, done: Callable[[Sequence[Settled]], None]) -> None:
+        self.trouble = Trouble(f"the subscription {name!r}")
+        self.calling_since: float | None = None
+        self._name = name
+        self._consumer = consumer
+        self._done = done
+        self._fresh: deque[_Item] = deque()
+        self._notes: dict[Job, Outcome] = {}  # of what is held: only the latest says anything
+        self._failed: list[_Item] = []
+        self._due = 0.0  # when what failed is tried again
+        self._pause = FIRST_PAUSE
+        self._blocked = False  # nothing gets through: what is fresh waits as well
+        self._under_way: Sequence[_Item] = ()  # without notes
+        self._task: asyncio.Task[None] | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+        self._giving_up = False
+        self._aborted = False
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that are decided, but not carried out."""
+        items = chain(self._under_way, self._failed, self._fresh)
+        return [job for job, _ in items if job is not None]
+
+    def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
+        """Asks for an outcome. ``counted`` says that the engine waits for its end."""
+        self._notes.pop(job, None)  # what was to be noted of it is outdated
+        self._fresh.append((job if counted else None, outcome))
+        self._go_on()
+
+    def put_back(self, outcome: Outcome) -> None:
+        """Asks for an outcome of what never became a job."""
+        self._fresh.append((None, outcome))
+        self._go_on()
+
+    def note(self, job: Job, outcome: Outcome) -> None:
+        """Asks once for a ``hold``: should it fail, the next one may get through."""
+        self._notes[job] = outcome
+        self._go_on()
+
+    async def close(self) -> None:
+        """Returns when all is carried out, or was given up."""
+        while self._task is not None:
+            await asyncio.wait((self._task,))
+
+    def give_up(self) -> None:
+        """Tries what has failed only once more."""
+        self._giving_up = True
+        self._due = 0.0
+        self._wake()
+
+    def abort(self) -> None:
+        """Cancels even a call that is under way."""
+        self._aborted = True
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        if self._task is None:
+            self._start()
+        elif not self._blocked:
+            self._wake()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(
+            self._settle_all(), name=f"promenade-settle-{self._name}", context=Context()
+        )
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It goes on although it was cancelled: a program may cancel every task there is."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical(
+                "an error in the engine ended a pump: %s at %s (subscription=%s)",
+                type(error).__name__,
+                place_of(error),
+                self._name,
+            )
+        if self._task is None and (self._fresh or self._failed) and not (self._giving_up or self._aborted):
+            # Not at once: when the loop is being closed, nothing of it may be left.
+            task.get_loop().call_later(FIRST_PAUSE, self._revive)
+
+    def _revive(self) -> None:
+        if self._task is None and not self._aborted:
+            self._start()
+
+    async def _settle_all(self) -> None:
+        try:
+            while self._fresh or self._notes or self._failed:
+                now = time.monotonic()
+                ready = now >= self._due
+                if not ready and (self._blocked or not (self._fresh or self._notes)):
+                    await self._sleep(self._due - now)
+                    continue
+                if not await self._settle_some(retrying=ready):
+                    return
+        finally:
+            self._fresh.extendleft(reversed(self._under_way))  # cancelled: nobody knows what came of these
+            self._under_way = ()
+            self._task = None  # at once: the next outcome may come before the task is done
+
+    async def _settle_some(self, *, retrying: bool) -> bool:
+        """Settles one batch; False when it failed, and is not to be tried again."""
+        items = self._failed[:LARGEST_BATCH] if retrying else []
+        del self._failed[: len(items)]
+        again = len(items)
+        while self._fresh and len(items) < LARGEST_BATCH:
+            items.append(self._fresh.popleft())
+        notes, self._notes = self._notes, {}
+        self._under_way = items
+        results = await self._results([*(outcome for _, outcome in items), *notes.values()])
+        self._under_way = ()
+        error = next((each for each in results if each is not None and not isinstance(each, LeaseLost)), None)
+        failed = self._tell(items, results)
+        self._failed += failed
+        if error is None:
+            self._blocked = False
+            if retrying:
+                self._due, self._pause = 0.0, FIRST_PAUSE
+            if not self._failed:
+                self.trouble.over()
+            return True
+        self.trouble.failed("settle", error)
+        nothing = all(each is not None and not isinstance(each, LeaseLost) for each in results)
+        self._blocked = nothing and again < len(results)
+        if retrying:
+            self._due = time.monotonic() + self._pause
+            self._pause = grown(self._pause)
+        return not (self._giving_up and failed)
+
+    async def _results(self, outcomes: Sequence[Outcome]) -> Sequence[BaseException | None]:
+        self.calling_since = time.monotonic()
+        try:
+            results: Sequence[object] = [*await self._consumer.settle(outcomes)]
+            if len(results) != len(outcomes):
+                raise RuntimeError(f"the adapter told {len(results)} results for {len(outcomes)} outcomes")
+        except asyncio.CancelledError as error:
+            if not raised_by_itself(error):
+                raise
+            return [error for _ in outcomes]
+        except Exception as error:
+            return [error for _ in outcomes]
+        finally:
+            self.calling_since = None
+        return [
+            each if each is None or isinstance(each, BaseException) else TypeError(f"{each!r} is no result")
+            for each in results
+        ]
+
+    def _tell(self, items: Sequence[_Item], results: Sequence[BaseException | None]) -> list[_Item]:
+        """Tells what came to its end; returns what is to be tried again."""
+        failed: list[_Item] = []
+        ended: list[Settled] = []
+        late = 0
+        for item, result in zip(items, results, strict=False):  # the notes behind them are of no interest
+            if result is None:
+                ended.append((*item, False))
+            elif isinstance(result, LeaseLost):
+                ended.append((*item, True))
+                late += 1
+            else:
+                failed.append(item)
+        if late:
+            logger.warning(
+                "%d messages were settled too late: other consumers own them (subscription=%s)",
+                late,
+                self._name,
+            )
+        if ended:
+            self._done(ended)
+        return failed
+
+    # --- waiting ------------------------------------------------------------------------------------------
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something wakes it, or so many seconds of real time are over."""
+        loop = asyncio.get_running_loop()
+        self._sleeper = sleeper = loop.create_future()
+        timer = loop.call_later(max(0.0, seconds), resolve, sleeper)
+        try:
+            await sleeper
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None:
+            resolve(self._sleeper)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Makes a future done, unless it is."""
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,68 @@
+"""What keeps failing: said once in the log, and to health for as long as it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from bus_core.outcomes import place_of
+
+__all__ = ["FIRST_PAUSE", "Trouble", "grown", "raised_by_itself"]
+
+logger = logging.getLogger("promenade.bus")
+
+FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+"""Seconds of real time between two tries of something that fails."""
+
+_QUIET = 10.0
+"""Seconds between two reports of the same part: one that fails and works in turn must not fill the log."""
+
+
+def grown(pause: float) -> float:
+    """The pause after the next failure in a row."""
+    return min(pause * 2, _LONGEST_PAUSE)
+
+
+class Trouble:
+    """What a part of the bus cannot do at the moment; ``text`` is None while it can.
+
+    ``subject`` names the part: ``the subscription 'welcome-mail'``.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.text: str | None = None
+        self._subject = subject
+        self._logged = ""  # what the log says at the moment; empty when it says that all is well
+        self._logged_at = -_QUIET
+
+    def failed(self, doing: str, error: BaseException) -> None:
+        """It was tried, and is going to be tried again."""
+        kind = type(error).__name__
+        self.text = f"{self._subject} cannot {doing}: {kind}"
+        now = time.monotonic()
+        if self.text != self._logged and now - self._logged_at >= _QUIET:
+            self._logged, self._logged_at = self.text, now
+            logger.error(
+                "%s cannot %s: %s at %s; trying again until it can",
+                self._subject,
+                doing,
+                kind,
+                place_of(error if error.__traceback__ is not None else error.__cause__ or error),
+            )
+
+    def over(self) -> None:
+        """It works; harmless when it always did."""
+        if self.text is None:
+            return
+        self.text = None
+        if self._logged:
+            self._logged = ""
+            logger.warning("%s works again", self._subject)
+
+
+def raised_by_itself(_: asyncio.CancelledError) -> bool:
+    """Whether what was awaited raised it although nobody cancelled the current task: a failure, then."""
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()

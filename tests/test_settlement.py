@@ -1,0 +1,241 @@
+"""Outcomes on their way back to an adapter: failures, lost leases, what is held up and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bus_core import BusError, HealthStatus, LeaseLost, Outcome
+from support.buses import HAPPENED, Happened, happened, state_of, until
+from support.remote import Server, make_remote_bus, running_remote_bus
+
+
+class Unreachable(BusError):
+    """What the server raises in these tests."""
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+async def ignore(event: Happened) -> None:
+    pass
+
+
+def settled(server: Server) -> bool:
+    return not any((*group.ready, *group.owned, *group.parked) for group in server.groups.values())
+
+
+def calls(server: Server, call: str) -> int:
+    return sum(each == call for each, _ in server.calls)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def raises(outcomes: object) -> Any:
+    raise Unreachable("secret")
+
+
+def raises_anything(outcomes: object) -> Any:
+    raise ValueError("secret")
+
+
+def raises_cancelled(outcomes: object) -> Any:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        raises,
+        raises_anything,
+        raises_cancelled,
+        lambda _: 7,
+        lambda outcomes: [None] * (len(outcomes) + 1),
+        lambda outcomes: [],
+        lambda outcomes: [False for _ in outcomes],
+        lambda outcomes: [Unreachable("secret") for _ in outcomes],
+    ],
+)
+async def test_settling_fails(server: Server, caplog: pytest.LogCaptureFixture, fault: Any) -> None:
+    """Whatever `settle` answers, outcomes are asked for until they are carried out, and counted once."""
+    seen: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        seen.append(event.number)
+
+    async with running_remote_bus(server) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        server.faults["settle"] = fault
+        for number in range(3):
+            await bus.publish(HAPPENED, happened(number))
+        await until(lambda: calls(server, "settle") >= 4)
+        check = (await bus.health()).checks["bus"]
+        assert check.status is HealthStatus.UNHEALTHY
+        assert check.summary.startswith("the subscription 'h' cannot settle: ")
+        assert bus.state().unsettled == 3
+        with pytest.raises(TimeoutError):
+            await bus.drain(0.05)
+        server.faults.clear()
+        await bus.drain()
+        assert seen == [0, 1, 2]
+        state = state_of(bus)
+        assert (state.handled, state.late, state.queued, state.running) == (3, 0, 0, 0)
+        assert bus.state().unsettled == 0
+        assert (await bus.health()).status is HealthStatus.HEALTHY
+    assert settled(server)
+    assert len(warnings(caplog)) == 2, caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_one_outcome_fails_for_long(server: Server) -> None:
+    """An outcome that cannot be carried out holds up no other, and is tried with growing pauses."""
+    broken = True
+
+    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
+        consumer = server.consumers[0]
+        return [
+            Unreachable("no") if broken and each.action == "dead_letter" else consumer._settle(each)
+            for each in outcomes
+        ]
+
+    async def handler(event: Happened) -> None:
+        if event.number == 0:
+            raise ValueError("no")
+
+    async with running_remote_bus(server, retry_attempts=1) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        server.faults["settle"] = fail_dead_letters
+        await bus.publish(HAPPENED, happened(0))
+        await until(lambda: calls(server, "settle") >= 3)
+        began = time.monotonic()
+        for number in range(1, 1001):
+            await bus.publish(HAPPENED, happened(number))
+        await until(lambda: bus.state().unsettled == 1)
+        assert time.monotonic() - began < 8
+        tries = [outcomes for call, outcomes in server.calls if call == "settle"]
+        assert sum(any(o.action == "dead_letter" for o in outcomes) for outcomes in tries) < 15
+        assert await bus.dead_letters.list() == []
+        broken = False
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+        assert letter.reason == "retries exhausted after 1 attempt"
+        assert state_of(bus).dead_lettered == 1
+    assert settled(server)
+
+
+async def test_lost_leases(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """What was settled too late belongs to somebody else: it is counted, once, and reported in one line."""
+    server.faults["settle"] = lambda outcomes: [LeaseLost("somebody else owns it") for _ in outcomes]
+    gate = asyncio.Event()
+
+    async def handler(event: Happened) -> None:
+        await gate.wait()
+
+    async with running_remote_bus(server) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        for number in range(10):
+            await bus.publish(HAPPENED, happened(number))
+        await until(lambda: state_of(bus).running == 10)
+        gate.set()
+        await until(lambda: bus.state().unsettled == 0)
+        assert state_of(bus).late == 10
+        assert (await bus.health()).status is HealthStatus.HEALTHY
+        server.groups.clear()
+    lines = warnings(caplog)
+    assert sum(int(line.split()[0]) for line in lines) == 10
+    assert len(lines) <= 3
+    assert all(line.endswith("settled too late: other consumers own them (subscription=h)") for line in lines)
+
+
+async def test_outcomes_share_batches(server: Server) -> None:
+    """Outcomes that come while a call is under way go together with the next one."""
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def held_up(outcomes: object) -> None:
+        await gate
+
+    async with running_remote_bus(server) as bus:
+        await bus.subscribe(HAPPENED, ignore, name="h").ready()
+        server.faults["settle"] = held_up
+        await bus.publish(HAPPENED, happened())
+        await until(lambda: calls(server, "settle"))
+        for _ in range(10):
+            await bus.publish(HAPPENED, happened())
+        await until(lambda: state_of(bus).handled == 11)
+        server.faults.clear()
+        gate.set_result(None)
+        await bus.drain()
+    assert [len(outcomes) for call, outcomes in server.calls if call == "settle"] == [1, 10]
+
+
+async def test_close_while_settling_is_slow(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Closing waits for what was handled a moment before, and calls nothing of it lost."""
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def held_up(outcomes: object) -> None:
+        await gate
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, ignore, name="h")
+    await bus.start()
+    server.faults["settle"] = held_up
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: calls(server, "settle"))
+    closing = asyncio.ensure_future(bus.close(10))
+    await until(lambda: bus.status == "closing")
+    await asyncio.sleep(0)
+    assert not closing.done()
+    gate.set_result(None)
+    assert (await closing).completed
+    assert settled(server)
+    assert warnings(caplog) == []
+
+
+async def test_close_while_settling_hangs(server: Server) -> None:
+    """What was handled, but could not be told to the adapter in time, is reported as such."""
+
+    async def hangs(outcomes: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, ignore, name="h")
+    await bus.start()
+    server.faults["settle"] = hangs
+    first, second = happened(), happened()
+    await bus.publish(HAPPENED, first)
+    await until(lambda: calls(server, "settle"))
+    await bus.publish(HAPPENED, second)
+    await until(lambda: state_of(bus).handled == 2)
+    began = time.monotonic()
+    report = await bus.close(0.1)
+    assert time.monotonic() - began < 0.1 + 0.5
+    assert not report.completed
+    assert [(each.event_id, each.state) for each in report.abandoned] == [
+        (str(first.event_id), "settling"),
+        (str(second.event_id), "settling"),
+    ]
+
+
+async def test_close_while_settling_fails(server: Server) -> None:
+    """While the server refuses, closing ends in time and reports what it could not settle."""
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, ignore, name="h")
+    await bus.start()
+    server.faults["settle"] = raises
+    for number in range(5):
+        await bus.publish(HAPPENED, happened(number))
+    await until(lambda: calls(server, "settle") >= 3)
+    began = time.monotonic()
+    report = await bus.close(0.2)
+    assert time.monotonic() - began < 0.2 + 0.5
+    assert {each.state for each in report.abandoned} == {"settling"}
+    assert len(report.abandoned) == 5
