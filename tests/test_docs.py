@@ -418,8 +418,10 @@ ON_CALL = DOCS / "how-to" / "on-call.md"
 
 
 def logged_formats() -> Iterator[str]:
-    """What the core and the memory adapter log, as format strings."""
-    files = [*(ROOT / "bus_core").glob("*.py"), *(ROOT / "plugins/promenade-bus-memory/src").rglob("*.py")]
+    """What the core and its adapters log, as format strings."""
+    files = [*(ROOT / "bus_core").glob("*.py")]
+    for adapter in ("memory", "redis"):
+        files += (ROOT / f"plugins/promenade-bus-{adapter}/src").rglob("*.py")
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if (
@@ -434,7 +436,7 @@ def logged_formats() -> Iterator[str]:
 
 
 def test_every_line_that_is_logged_is_explained() -> None:
-    """The page for people on call has a row for every message of the bus and of memory, and no other."""
+    """The page for people on call has a row for every message of the bus and its adapters, and no other."""
     rows = set(rows_of(sections_of(ON_CALL)["What the log says"]))
     patterns = {text: ".+?".join(map(re.escape, re.split("%[dsr]", text))) for text in logged_formats()}
     explained = {

@@ -14,7 +14,7 @@ from redis_support.fixtures import SharedServer
 class TestRedis(AdapterContract):
     """The Redis adapter keeps the contract on streams, on every server that is found."""
 
-    features = Features(durable=True, groups=True, delayed=True, replay=True)
+    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
     plugins = (promenade_bus_redis,)
 
     @pytest.fixture(autouse=True)
@@ -32,3 +32,9 @@ class TestRedis(AdapterContract):
     async def inject(self, place: Place, topic: str, body: bytes) -> None:
         key = f"{self.server.prefix}:{place.name}:{{{topic}}}"
         self.server.ask("XADD", key, "*", "body", body)
+
+    async def interrupt(self, place: Place) -> None:
+        for line in self.server.ask("CLIENT", "LIST").splitlines():
+            client = dict(part.partition("=")[::2] for part in line.split())
+            if client["name"].rpartition(":")[2] in ("publish", "commands", "wait"):
+                self.server.ask("CLIENT", "KILL", "ID", client["id"])

@@ -22,18 +22,20 @@ from bus_core import (
 )
 from bus_core.topics import is_pattern
 from promenade_bus_redis.backlog import count_backlog
+from promenade_bus_redis.broadcast import BroadcastConsumer
 from promenade_bus_redis.checks import ServerFacts, check_servers
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.connections import Connections, make_connections
 from promenade_bus_redis.consumer import GroupConsumer
 from promenade_bus_redis.dead_letters import RedisDeadLetters
 from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.leases import Leases
+from promenade_bus_redis.leases import Leases, Lock
 from promenade_bus_redis.ledger import Ledger
 from promenade_bus_redis.pipe import Pipe
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.publishing import RedisPublisher
 from promenade_bus_redis.registry import Registry
+from promenade_bus_redis.scripts import STAY
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.target import resolve_target
 from promenade_bus_redis.upkeep import Upkeep
@@ -48,7 +50,7 @@ class StreamsAdapter:
     """Implements ``bus_core.Adapter`` on streams."""
 
     name = "redis"
-    features = Features(durable=True, groups=True, delayed=True, replay=True)
+    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
 
     def __init__(self, options: RedisOptions, context: BuildContext) -> None:
         self._options = options
@@ -116,6 +118,7 @@ class StreamsAdapter:
             wakeups=wakeups,
             ledger=self._ledger,
             inherited=f"{configured}." if configured else "",
+            name_lock=Lock(self._keys.name_lock(configured)) if configured else None,
         )
         services.upkeep = Upkeep(services)
         registry.entered = services.upkeep.topic_found
@@ -145,6 +148,8 @@ class StreamsAdapter:
         await services.upkeep.close()
         await services.wakeups.close()
         await services.leases.close()
+        if (lock := services.name_lock) is not None and lock.token:
+            await services.pipe.call_many([(lock.key, STAY.command([lock.key], [lock.token, 0]))])
         if self._publisher is not None:
             await self._publisher.close()
         await services.pipe.close()
@@ -165,9 +170,11 @@ class StreamsAdapter:
         topics = [spec.topic]
         if pattern is not None:
             topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
+        if spec.mode == "broadcast":
+            return await self._open_broadcast(spec, topics)
         # On a cluster one read cannot wait for several slots.
         link = None
-        if pattern is None or not services.places.is_cluster:
+        if not spec.ordered and (pattern is None or not services.places.is_cluster):
             link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
         consumer = GroupConsumer(services, spec, link)
         try:
@@ -178,9 +185,26 @@ class StreamsAdapter:
         services.upkeep.look_after(consumer)
         return consumer
 
+    async def _open_broadcast(self, spec: SubscriptionSpec, topics: Sequence[str]) -> Consumer:
+        services = self._running
+        consumer = BroadcastConsumer(services, spec)
+        try:
+            await consumer.open(topics)
+        except BaseException:
+            await consumer.close()
+            raise
+        services.upkeep.look_after(consumer)
+        return consumer
+
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        """What the group has not settled, on all of its topics; raises ``RedisFailure``."""
-        return await count_backlog(self._running, spec)
+        """What the group has not settled, on all of its topics; raises ``RedisFailure``.
+
+        For a broadcast subscription: what this instance has not read. The others have theirs.
+        """
+        services = self._running
+        if spec.mode == "broadcast":
+            return sum([await each.count_unread() for each in services.broadcasts if each.spec == spec])
+        return await count_backlog(services, spec)
 
     @property
     def _running(self) -> Services:

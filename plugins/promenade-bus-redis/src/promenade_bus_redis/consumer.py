@@ -7,6 +7,7 @@ pending without anybody here knowing of it (a reply that was lost), and what oth
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -17,10 +18,11 @@ from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.recovery import Recovery
-from promenade_bus_redis.scripts import LEAVE, READ
+from promenade_bus_redis.scripts import LEAVE, NOTE, READ, YIELD
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.settling import settle
 from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.turns import Turn, fenced_by
 from promenade_bus_redis.waiting import WaitingLink
 from promenade_bus_redis.wire import State, read_entry
 
@@ -29,6 +31,9 @@ __all__ = ["GroupConsumer"]
 _STREAMS_AT_ONCE: Final = 1000
 """Streams in one read."""
 
+_STANDBY: Final = 1.0
+"""Seconds after which an instance that stands by looks whether it is its turn."""
+
 _CLOSING: Final = 2.0
 """Seconds that leaving a group may take."""
 
@@ -36,7 +41,8 @@ _CLOSING: Final = 2.0
 class GroupConsumer:
     """Implements ``bus_core.Consumer`` for a subscription of a group, on any number of topics.
 
-    ``link`` is a connection of its own for reads that wait; without one it waits together with others.
+    ``link`` is a connection of its own for reads that wait; without one it waits together with others. An
+    ordered group always does: what it reads must be refused when another instance became active meanwhile.
     """
 
     def __init__(self, services: Services, spec: SubscriptionSpec, link: WaitingLink | None) -> None:
@@ -49,6 +55,9 @@ class GroupConsumer:
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
         self._recovery = Recovery(services, self)
+        self._turn = Turn(services, services.keys.active(spec.group) if spec.ordered else None)
+        self._turn_number = 0
+        self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
 
@@ -56,7 +65,9 @@ class GroupConsumer:
 
     @property
     def longest_hold(self) -> float:
-        """Longer waits are parked: what is held has to be renewed all the time."""
+        """Longer waits are parked: what is held has to be renewed all the time. Order forbids parking."""
+        if self.spec.ordered:
+            return math.inf
         return self._services.options.lease / 3
 
     async def receive(self, limit: int) -> Sequence[Received]:
@@ -72,15 +83,37 @@ class GroupConsumer:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Carries outcomes out; see ``bus_core.Consumer``."""
-        results, parked = await settle(self._services.pipe, self._services.name, outcomes)
+        stays = self.spec.ordered and not self._stopped
+        in_place = (NOTE if stays else YIELD) if self.spec.ordered else None
+        results, parked = await settle(self._services.pipe, self._services.name, outcomes, in_place)
         for outcome, result in zip(outcomes, results, strict=True):
             held: Held = outcome.receipt
-            if outcome.action != "hold" and (result is None or not isinstance(result, RedisFailure)):
-                self._recovery.settled(held)
+            if outcome.action == "hold":
+                self._recovery.cleared(held)
+                continue
+            if isinstance(result, RedisFailure):
+                continue
+            if result is None and stays and outcome.action in ("release", "retry"):
+                self._recovery.cleared(held)
+                self._hand_out_again(held, outcome.delay)
+                continue
+            self._recovery.settled(held)
         if parked is not None:
             feeds = {outcome.receipt.source.feed for outcome in outcomes if outcome.action == "retry"}
             self._services.upkeep.parked(feeds, parked)
         return results
+
+    def _hand_out_again(self, held: Held, delay: float) -> None:
+        """An ordered group has no other place for what is released than where it is."""
+        received = self._received(held, redelivered=True)
+
+        def hand_out() -> None:
+            self._later.pop(timer, None)
+            self._ready.appendleft(received)
+            self.wake()
+
+        timer = asyncio.get_running_loop().call_later(delay, hand_out)
+        self._later[timer] = received
 
     def stop(self) -> None:
         """From now on nothing is received."""
@@ -95,6 +128,7 @@ class GroupConsumer:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
                 await self._leave()
+                await self._turn.give_back()
         except (RedisFailure, TimeoutError):
             pass  # others find out that it is gone
         for feed in self.feeds.values():
@@ -110,6 +144,11 @@ class GroupConsumer:
         if self._link is not None:
             self._link.interrupt()
         self._watch.wake()
+
+    def look_for_dead(self, feed: Feed) -> None:
+        """Looks through a feed for what the dead held. Of an ordered group all was taken over at first."""
+        if not self.spec.ordered:
+            feed.claim_due = True
 
     def add_topic(self, topic: str) -> None:
         """Reads this topic as well, from the next read on."""
@@ -131,8 +170,13 @@ class GroupConsumer:
     # --- reading ------------------------------------------------------------------------------------------
 
     async def _fill(self, limit: int) -> None:
-        await self._recovery.look_after(limit)
+        if not await self._may_read():
+            return
+        await self._recovery.look_after(limit, self._turn)
         if self._ready or self._stopped:
+            return
+        if self._turn.is_ordered and self._recovery.is_busy:
+            await self._recovery.pause()  # first what is older
             return
         if not self.feeds:
             await self._watch.wait(self._services.options.block)
@@ -146,6 +190,21 @@ class GroupConsumer:
             if failure.kind is not Kind.NO_GROUP:
                 raise
             await self._recovery.regroup()
+
+    async def _may_read(self) -> bool:
+        """Whether it is this instance's turn; waits a while when it is not."""
+        if self._turn.is_taken:
+            return True
+        if not await self._turn.take():
+            self._watch.woken.clear()
+            await self._watch.wait(_STANDBY)
+            return False
+        if self._turn_number != self._turn.number:
+            self._turn_number = self._turn.number
+            for feed in self.feeds.values():
+                feed.claim_due = True
+                self._unread[feed] = None
+        return not self._stopped
 
     def _distrust(self, failure: RedisFailure) -> None:
         """After a failure something may have been handed out to us that never arrived."""
@@ -187,12 +246,15 @@ class GroupConsumer:
         bundles = self._bundles()
         for bundle in bundles:
             keys = [source.key for feed in bundle for source in feed.sources]
-            arguments = [self.spec.group, self._services.name, limit, ""]
+            arguments = [self.spec.group, self._services.name, limit, self._turn.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
+                continue
+            if (token := fenced_by(reply)) is not None:
+                self._turn.lost_to(token)
                 continue
             found, last = reply
             if found:
@@ -208,7 +270,8 @@ class GroupConsumer:
     def _bundles(self) -> list[list[Feed]]:
         """Feeds that one command can read."""
         feeds = [*self._unread]
-        size = 1 if self._services.places.is_cluster else _STREAMS_AT_ONCE
+        alone = self._services.places.is_cluster or self._turn.is_ordered
+        size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 
     def arrived(self, reply: Sequence[Any], since: float) -> None:
@@ -232,26 +295,33 @@ class GroupConsumer:
         content = read_entry(source.feed.topic, entry_id, fields)
         known = content.state if state is None else state
         held = Held(source, entry_id, content.message, content.published_at, until, known)
+        held.fault = content.fault
         source.held[entry_id] = held
-        self._ready.append(
-            Received(
-                message=content.message,
-                receipt=held,
-                published_at=content.published_at,
-                attempt=known.attempt,
-                redelivered=source.is_inbox or state is not None,
-                owner_died=state is not None and known.owner_died,
-                fault=content.fault,
-                history=known.history,
-            )
-        )
+        self._ready.append(self._received(held, redelivered=source.is_inbox or state is not None))
         return held
+
+    @staticmethod
+    def _received(held: Held, *, redelivered: bool) -> Received:
+        return Received(
+            message=held.message,
+            receipt=held,
+            published_at=held.published_at,
+            attempt=held.state.attempt,
+            redelivered=redelivered,
+            owner_died=held.state.owner_died,
+            fault=held.fault,
+            history=held.state.history,
+        )
 
     # --- leaving ------------------------------------------------------------------------------------------
 
     async def _give_back(self) -> None:
         """Releases what was received and never handed to the engine."""
         left, self._ready = self._ready, deque()
+        for timer, received in self._later.items():
+            timer.cancel()
+            left.append(received)
+        self._later.clear()
         if left:
             await self.settle(
                 [Outcome("release", each.receipt, 0.0, each.attempt, each.history) for each in left]

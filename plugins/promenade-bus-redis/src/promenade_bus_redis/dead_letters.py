@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from bus_core import DeadLetter, DeadLetterFilter, DeadLetterNotFound, UnknownSubscription
+from promenade_bus_redis.broadcast import instance_of
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.registry import Registry
@@ -21,6 +22,9 @@ from promenade_bus_redis.wire import read_fields, read_letter
 __all__ = ["RedisDeadLetters"]
 
 _AT_ONCE: Final = 100
+_EXPIRY: Final = 86_400_000
+"""Milliseconds for which what goes back to one instance is kept; it is read at once."""
+
 _ID: Final = re.compile(r"([A-Za-z0-9_.-]{1,200})/(\d{1,20}-\d{1,20})")
 
 
@@ -64,7 +68,8 @@ class RedisDeadLetters:
         for group, letter in letters:
             dead = self._keys.dead(letter.topic)
             entry_id = letter.id.rpartition("/")[2]
-            script = REDRIVE.command([dead, self._keys.inbox(letter.topic, group)], [entry_id, group])
+            expiry = _EXPIRY if instance_of(group) else ""
+            script = REDRIVE.command([dead, self._keys.inbox(letter.topic, group)], [entry_id, group, expiry])
             commands.append((dead, script))
         moved = 0
         for first in range(0, len(commands), _AT_ONCE):
@@ -132,16 +137,24 @@ class RedisDeadLetters:
 
     async def _check_groups(self, groups: dict[tuple[str, str], str]) -> None:
         """Raises ``UnknownSubscription`` unless each group is there."""
+        instances = self._keys.instances
+        time = await self._pipe.call("TIME") if any(instance_of(group) for _, group in groups) else (0, 0)
+        now = int(time[0]) * 1000
         commands: list[Routed] = []
         for topic, group in groups:
             inbox = self._keys.inbox(topic, group)
-            commands.append((inbox, ("XINFO", "GROUPS", inbox)))
+            if name := instance_of(group):
+                commands.append((instances, ("ZSCORE", instances, name)))
+            else:
+                commands.append((inbox, ("XINFO", "GROUPS", inbox)))
         replies = await self._pipe.call_many(commands)
         for ((topic, group), subscription), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.ends_connection or reply.is_transient:
                     raise reply
                 known = False  # there is no such key
+            elif instance_of(group):
+                known = reply is not None and float(reply) > now
             else:
                 known = any(group.encode() in info for info in reply)
             if not known:

@@ -24,6 +24,7 @@ class Held:
 
     __slots__ = (
         "entry_id",
+        "fault",
         "message",
         "noted",
         "published_at",
@@ -49,6 +50,7 @@ class Held:
         self.published_at = published_at
         self.until = until
         self.state = state
+        self.fault: str | None = None  # why it cannot be understood
         self.noted = False  # whether there is a note of its attempts
         self.suspect = False  # whether it was taken over from one that died
         self.tried = False  # whether settling it was tried, and may have been done

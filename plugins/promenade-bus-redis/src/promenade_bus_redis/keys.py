@@ -9,7 +9,9 @@ key                          type       what it holds
 ``p:{topic}:notes:group``    hash       for what is pending and was tried before: its attempts so far
 ``p:{topic}:dead``           stream     dead letters of all groups
 ``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
+``p:{topic}:trimmed``          string     how many entries the bus itself has trimmed
 ``p:active:group``           string     the instance that is active (ordered), until its lease ends
+``p:consumer:name``          string     the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
 ``p:instances``              zset       instances by the server's time until which their lease lasts
 ``p:due``                    zset       hints: which groups have something parked, and when it is due
@@ -55,6 +57,10 @@ class Keys:
     def fence(self, topic: str, group: str) -> str:
         """Who may read for an ordered group."""
         return f"{self.prefix}:{{{topic}}}:fence:{group}"
+
+    def trimmed(self, topic: str) -> str:
+        """How many entries were trimmed by the bus."""
+        return f"{self.prefix}:{{{topic}}}:trimmed"
 
     def active(self, group: str) -> str:
         """The lock of an ordered group."""

@@ -18,10 +18,10 @@ from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.places import Places
-from promenade_bus_redis.scripts import ALIVE, RENEW
+from promenade_bus_redis.scripts import ALIVE, RENEW, STAY
 from promenade_bus_redis.translate import RedisFailure
 
-__all__ = ["Leases", "lease_clock"]
+__all__ = ["Leases", "Lock", "lease_clock"]
 
 logger = logging.getLogger("promenade.bus.redis")
 
@@ -39,6 +39,20 @@ _CLOSING: Final = 2.0
 def lease_clock() -> float:
     """Seconds that also pass while the process, or the machine, sleeps."""
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+class Lock:
+    """A key that one instance has at a time. ``token`` is empty while it is not this one.
+
+    ``until`` is when others may take it, on the clock of this module. ``greatest_seen`` is a token that
+    somebody else had.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.token = ""
+        self.until = 0.0
+        self.greatest_seen = 0
 
 
 class Leases:
@@ -61,7 +75,7 @@ class Leases:
         self.milliseconds = max(1, round(lease * 1000))
         self.beats = 0
         self.dead: frozenset[str] = frozenset()  # instances whose lease has ended
-        self.tasks: list[Callable[[Pipe], object]] = []
+        self.locks: dict[Lock, None] = {}  # renewed as well
         self._make_connections = make_connections
         self._keys = keys
         self._interval = interval
@@ -157,12 +171,16 @@ class Leases:
         for source, batch in renewals:
             ids = [held.entry_id for held in batch]
             commands.append((source.key, RENEW.command([source.key], [source.group, self.name, *ids])))
+        locks = [(lock, token) for lock in self.locks.copy() if (token := lock.token)]
+        for lock, token in locks:
+            commands.append((lock.key, STAY.command([lock.key], [token, self.milliseconds])))
         replies = await pipe.call_many(commands)
         self._learn_alive(replies[0])
-        for (_source, batch), reply in zip(renewals, replies[1:], strict=True):
+        for (_source, batch), reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
             self._learn_renewed(batch, reply, since)
-        for task in self.tasks:
-            await task(pipe)  # type: ignore[misc]
+        for (lock, token), reply in zip(locks, replies[1 + len(renewals) :], strict=True):
+            if reply in (0, 1) and lock.token == token:
+                lock.until = self.until(since) if reply else 0.0
         self.beats += 1
 
     def _learn_alive(self, reply: object) -> None:

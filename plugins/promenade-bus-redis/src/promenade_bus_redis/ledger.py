@@ -34,6 +34,16 @@ class Ledger:
                 group,
             )
 
+    def miss(self, count: int, topic: str, group: str) -> None:
+        """Entries that were trimmed before a broadcast subscription had read them."""
+        self.lost += count
+        logger.error(
+            "missed %d events: they were trimmed before they were read (topic=%s subscription=%s)",
+            count,
+            topic,
+            group,
+        )
+
     def reset(self, topic: str, group: str) -> None:
         """A group was gone, and was made again at the beginning of what there is."""
         self.reset_groups[f"{group} on {topic}"] += 1

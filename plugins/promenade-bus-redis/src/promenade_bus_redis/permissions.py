@@ -85,11 +85,12 @@ _STREAMS: Final = (
     _of("smembers", "{key}"),
     _of("sadd", "{key}", "a"),
     _of("time"),
-    _of("client|id"),
-    _of("client|unblock", 0),
     _of("xackdel", "{key}", "g", "KEEPREF", "IDS", 1, "0-1", newer=True, needed=False),
     _of("xdelex", "{key}", "KEEPREF", "IDS", 1, "0-1", newer=True, needed=False),
 )
+
+_CONVENIENCES: Final = ("client|setname", "client|id", "client|unblock")
+"""Names for connections, and an early end for reads that wait: without these it asks more often."""
 
 _PUBSUB: Final = (_of("subscribe", "{channel}"), _of("unsubscribe", "{channel}"))
 
@@ -125,7 +126,7 @@ def acl_rules(
     names = [
         *(item.name for item in permissions if item.is_needed and item.name not in unknown),
         *more,
-        "client|setname",
+        *_CONVENIENCES,
     ]
     if db:
         names.append("select")

@@ -13,6 +13,7 @@ from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import CLAIM
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.turns import Turn, fenced_by
 from promenade_bus_redis.wire import State
 
 if TYPE_CHECKING:
@@ -68,11 +69,16 @@ class Recovery:
             del source.held[held.entry_id]
         if self._settled is not None:
             self._settled.add((source, held.entry_id))
+        self.cleared(held)
+
+    def cleared(self, held: Held) -> None:
+        """An entry of the dead was handled, however that went: it does not kill who handles it."""
         if held.suspect:
+            held.suspect = False
             self._suspects.discard(held)
             self._changed.set()
 
-    async def look_after(self, limit: int) -> None:
+    async def look_after(self, limit: int, turn: Turn) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
         feeds = [*self._consumer.feeds.values()]
         if any(not feed.is_open for feed in feeds):
@@ -80,10 +86,11 @@ class Recovery:
         try:
             if sweeping := [feed for feed in feeds if feed.must_sweep]:
                 await self._sweep(sweeping)
-            if len(self._suspects) < min(_MOST_SUSPECTS, limit) and (
+            if len(self._suspects) < _MOST_SUSPECTS and (
                 claiming := [feed for feed in feeds if feed.claim_due]
             ):
-                await self._claim(claiming, min(_MOST_SUSPECTS, limit))
+                most = min(_MOST_SUSPECTS, len(self._suspects) + limit)
+                await self._claim(claiming, most, turn)
         except RedisFailure as failure:
             if failure.kind is not Kind.NO_GROUP:
                 raise
@@ -178,17 +185,20 @@ class Recovery:
 
     # --- what belonged to the dead ------------------------------------------------------------------------
 
-    async def _claim(self, feeds: Sequence[Feed], most: int) -> None:
+    async def _claim(self, feeds: Sequence[Feed], most: int, turn: Turn) -> None:
         for feed in feeds:
             left = False
             for source in feed.sources:
-                left = await self._claim_source(source, most) or left
+                left = await self._claim_source(source, most, turn) or left
                 if len(self._suspects) >= most:
                     return  # this feed comes again
             feed.claim_due = left
 
-    async def _claim_source(self, source: Source, most: int) -> bool:
-        """Takes over what belonged to the dead; tells whether something was left for later."""
+    async def _claim_source(self, source: Source, most: int, turn: Turn) -> bool:
+        """Takes over what belonged to the dead; tells whether something was left for later.
+
+        Of an ordered group whoever's turn it is takes everything, in order: nobody else may hold anything.
+        """
         begin: Any = "-"
         while True:
             since = lease_clock()
@@ -196,23 +206,32 @@ class Recovery:
             arguments = [
                 source.group,
                 self._services.name,
-                self._services.leases.milliseconds,
+                0 if turn.is_ordered else self._services.leases.milliseconds,
                 begin,
                 _WINDOW,
                 most - taken,
                 taken,
                 source.notes_prefix,
-                "",
+                turn.token,
                 self._services.inherited,
             ]
             keys = [source.key, source.notes, source.feed.fence]
-            begin, picked, gone, left = await self._services.pipe.run(CLAIM, keys, *arguments)
+            reply = await self._services.pipe.run(CLAIM, keys, *arguments)
+            if (token := fenced_by(reply)) is not None:
+                turn.lost_to(token)
+                return True
+            begin, picked, gone, left = reply
             self._services.ledger.lose(len(gone), source.feed.topic, source.group)
             for entry_id, fields, text in picked:
                 until = self._services.leases.until(since)
+                if entry_id in source.held:  # it was ours, and is again: a handler has it here
+                    source.held[entry_id].until = until
+                    continue
                 held = self._consumer.take(source, entry_id, fields, until, _state(text))
-                held.noted = held.suspect = True
-                self._suspects.add(held)
+                held.noted = bool(text)
+                if held.state.owner_died:
+                    held.suspect = True
+                    self._suspects.add(held)
             if left:
                 return True
             if not begin:

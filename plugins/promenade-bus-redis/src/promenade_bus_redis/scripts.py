@@ -15,6 +15,8 @@ import attrs
 
 __all__ = [
     "ACK",
+    "ACTIVATE",
+    "AHEAD",
     "ALIVE",
     "BACKLOG",
     "CLAIM",
@@ -27,6 +29,9 @@ __all__ = [
     "READ",
     "REDRIVE",
     "RENEW",
+    "STAY",
+    "TAIL",
+    "YIELD",
     "Script",
     "source_of",
 ]
@@ -61,6 +66,8 @@ def source_of(digest: str) -> str:
 
 
 ACK: Final = _load("ack")
+ACTIVATE: Final = _load("activate")
+AHEAD: Final = _load("ahead")
 ALIVE: Final = _load("alive")
 BACKLOG: Final = _load("backlog")
 CLAIM: Final = _load("claim")
@@ -73,3 +80,6 @@ NOTE: Final = _load("note")
 READ: Final = _load("read")
 REDRIVE: Final = _load("redrive")
 RENEW: Final = _load("renew")
+STAY: Final = _load("stay")
+TAIL: Final = _load("tail")
+YIELD: Final = _load("yield")

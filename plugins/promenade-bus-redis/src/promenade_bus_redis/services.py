@@ -8,7 +8,7 @@ import attrs
 
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.leases import Leases
+from promenade_bus_redis.leases import Leases, Lock
 from promenade_bus_redis.ledger import Ledger
 from promenade_bus_redis.pipe import Pipe
 from promenade_bus_redis.places import Places
@@ -17,6 +17,7 @@ from promenade_bus_redis.waiting import WaitingLink
 from promenade_bus_redis.wakeups import Wakeups
 
 if TYPE_CHECKING:
+    from promenade_bus_redis.broadcast import BroadcastConsumer
     from promenade_bus_redis.upkeep import Upkeep
 
 __all__ = ["Services"]
@@ -30,7 +31,7 @@ class Services:
     """Made when the adapter starts.
 
     ``name`` is the consumer of this instance in all groups. Consumers whose names begin with ``inherited``
-    were earlier instances of the same configured name, and are over.
+    were earlier instances of the same configured name: they are over, for ``name_lock`` is this one's.
     """
 
     options: RedisOptions
@@ -43,7 +44,9 @@ class Services:
     wakeups: Wakeups
     ledger: Ledger
     inherited: str = ""
+    name_lock: Lock | None = None
     upkeep: Upkeep = attrs.field(init=False)
+    broadcasts: set[BroadcastConsumer] = attrs.field(factory=set)
     own_links: set[WaitingLink] = attrs.field(factory=set)
 
     def lend_link(self, key: str) -> WaitingLink | None:

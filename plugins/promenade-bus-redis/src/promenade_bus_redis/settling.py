@@ -6,6 +6,7 @@ then on, and for everything that moves an entry elsewhere, a script checks the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from bus_core import BusError, LeaseLost, Outcome
 from promenade_bus_redis.feeds import Held, Source
 from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import ACK, MOVE, NOTE
+from promenade_bus_redis.scripts import ACK, MOVE, NOTE, Script
 from promenade_bus_redis.translate import RedisFailure, translate
 from promenade_bus_redis.wire import State, letter_fields, returning_fields
 
@@ -31,10 +32,14 @@ Judge = Callable[[Any], list[Result]]
 
 
 class Settlement:
-    """The commands that carry out some outcomes, and what their replies mean."""
+    """The commands that carry out some outcomes, and what their replies mean.
 
-    def __init__(self, consumer: str) -> None:
+    ``trusts_leases``: nobody takes anything over before its lease has ended.
+    """
+
+    def __init__(self, consumer: str, *, trusts_leases: bool) -> None:
         self._consumer = consumer
+        self._trusts_leases = trusts_leases
         self._commands: list[Routed] = []
         self._judges: list[tuple[Sequence[int], Sequence[Held], Judge]] = []
 
@@ -42,7 +47,7 @@ class Settlement:
 
     def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
         """Forgets entries for the group."""
-        now = lease_clock()
+        now = lease_clock() if self._trusts_leases else math.inf
         sure = [pair for pair in zip(indices, held, strict=True) if pair[1].until > now]
         if len(sure) != len(held):
             unsure = [pair for pair in zip(indices, held, strict=True) if pair[1].until <= now]
@@ -106,16 +111,12 @@ class Settlement:
             _each,
         )
 
-    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
-        """Writes down the states of entries that stay where they are."""
+    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held], script: Script) -> None:
+        """Writes down the states of entries that stay where they are, by ``NOTE`` or ``YIELD``."""
         arguments: list[Any] = [source.group, self._consumer, source.notes_prefix]
         for each in held:
             arguments += [each.entry_id, each.state.encode()]
-        self._add(source.key, NOTE.command([source.key, source.notes], arguments), indices, held, _each)
-
-    def add(self, key: str, command: Sequence[Any], index: int, judge: Judge) -> None:
-        """Any other command that carries out one outcome."""
-        self._add(key, command, (index,), (), judge)
+        self._add(source.key, script.command([source.key, source.notes], arguments), indices, held, _each)
 
     def _add(
         self,
@@ -201,12 +202,19 @@ def _each(reply: Any) -> list[Result]:
     return results
 
 
-async def settle(pipe: Pipe, consumer: str, outcomes: Sequence[Outcome]) -> tuple[list[Result], float | None]:
-    """Carries out what becomes of entries of groups; also tells the shortest delay that was parked."""
+async def settle(
+    pipe: Pipe, consumer: str, outcomes: Sequence[Outcome], in_place: Script | None = None
+) -> tuple[list[Result], float | None]:
+    """Carries out what becomes of entries of groups; also tells the shortest delay that was parked.
+
+    ``in_place`` is what is done with what is released where it must stay in its order: ``NOTE`` when this
+    consumer hands it out again, ``YIELD`` when another one is to take it over.
+    """
     results: list[Result] = [None] * len(outcomes)
-    settlement = Settlement(consumer)
+    # Of an ordered group whoever is active takes everything over, whatever leases say.
+    settlement = Settlement(consumer, trusts_leases=in_place is None)
     acks: dict[Source, tuple[list[int], list[Held]]] = {}
-    notes: dict[Source, tuple[list[int], list[Held]]] = {}
+    notes: dict[tuple[Source, Script], tuple[list[int], list[Held]]] = {}
     moves: dict[tuple[Source, str, str], list[tuple[int, Held, float, list[Any]]]] = {}
     soonest: float | None = None
     for index, outcome in enumerate(outcomes):
@@ -225,9 +233,10 @@ async def settle(pipe: Pipe, consumer: str, outcomes: Sequence[Outcome]) -> tupl
             moves.setdefault(place, []).append((index, held, 0.0, fields))
             continue
         held.state = State(outcome.attempt, 0, outcome.history)
-        if action == "hold":
+        if action == "hold" or in_place is not None:
             held.noted = True
-            indices, entries = notes.setdefault(source, ([], []))
+            script = NOTE if action == "hold" or in_place is None else in_place
+            indices, entries = notes.setdefault((source, script), ([], []))
             indices.append(index)
             entries.append(held)
             continue
@@ -240,8 +249,8 @@ async def settle(pipe: Pipe, consumer: str, outcomes: Sequence[Outcome]) -> tupl
         moves.setdefault(place, []).append((index, held, outcome.delay, fields))
     for source, (indices, entries) in acks.items():
         settlement.acknowledge(source, indices, entries)
-    for source, (indices, entries) in notes.items():
-        settlement.note(source, indices, entries)
+    for (source, script), (indices, entries) in notes.items():
+        settlement.note(source, indices, entries, script)
     for (source, target, kind), batch in moves.items():
         settlement.move(source, target, kind, batch)
     await settlement.carry_out(pipe, results)

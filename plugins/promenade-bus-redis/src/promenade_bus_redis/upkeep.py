@@ -53,6 +53,10 @@ class Wakeable(Protocol):
         """Takes this one as well."""
         ...
 
+    def look_for_dead(self, feed: Feed) -> None:
+        """Claims what the dead held, before it reads again."""
+        ...
+
     def wake(self) -> None:
         """Ends its wait."""
         ...
@@ -225,7 +229,7 @@ class Upkeep:
                 self._dead_beats = 0
             for consumer in self._consumers:
                 for feed in consumer.feeds.values():
-                    feed.claim_due = True
+                    consumer.look_for_dead(feed)
                 consumer.wake()
         self._dead = leases.dead
 
@@ -243,7 +247,7 @@ class Upkeep:
         consumer, feed = self._looking.pop()
         if consumer not in self._consumers or not feed.is_open:
             return
-        feed.claim_due = True
+        consumer.look_for_dead(feed)
         await self._hand_on([feed])
         if self._rounds % _FORGOTTEN_AFTER == 0:
             arguments = [feed.group, "", round(_FORGOTTEN_AFTER * lease * 1000)]

@@ -146,8 +146,10 @@ def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
 
 def read_fields(fields: Sequence[bytes]) -> dict[bytes, bytes]:
     """Flat fields as a mapping; of a name that comes twice the first counts."""
-    pairs = list(zip(fields[::2], fields[1::2], strict=True))
-    return dict(reversed(pairs))
+    found: dict[bytes, bytes] = {}
+    for name, value in zip(fields[::2], fields[1::2], strict=True):
+        found.setdefault(name, value)
+    return found
 
 
 def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Content:

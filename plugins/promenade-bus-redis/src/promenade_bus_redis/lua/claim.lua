@@ -5,13 +5,14 @@
 -- An entry that outlived two owners or more is taken alone, so that it cannot ruin others a second time.
 -- What belongs to "~" was released: nobody died.
 -- Answers: where to go on ("" at the end), {id, fields, state} of each one that was taken, ids of those that
--- are gone from the stream, and whether some were left for later. Or "fenced".
+-- are gone from the stream, and whether some were left for later. Or "fenced" and the token
+-- of another instance that was active since.
 local stream, notes = KEYS[1], KEYS[2]
 local group, consumer, lease, start, window = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local room, taken, prefix, token, inherited = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
 if token ~= '' then
   local highest = redis.call('GET', KEYS[3])
-  if highest and tonumber(highest) > tonumber(token) then return 'fenced' end
+  if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
   if highest ~= token then redis.call('SET', KEYS[3], token) end
 end
 local time = redis.call('TIME')

@@ -2,11 +2,12 @@
 -- more can begin there.
 -- KEYS: the streams, and the fence of the first one. ARGV: group, consumer, how many, token of the active
 -- instance (ordered groups; else empty).
--- Answers: what XREADGROUP does, and the last ids of the streams ({} when there may be more). Or "fenced".
+-- Answers: what XREADGROUP does, and the last ids of the streams ({} when there may be more). Or "fenced"
+-- and the token of another instance that was active since.
 local streams = #KEYS - 1
 if ARGV[4] ~= '' then
   local highest = redis.call('GET', KEYS[#KEYS])
-  if highest and tonumber(highest) > tonumber(ARGV[4]) then return 'fenced' end
+  if highest and tonumber(highest) > tonumber(ARGV[4]) then return 'fenced ' .. highest end
   if highest ~= ARGV[4] then redis.call('SET', KEYS[#KEYS], ARGV[4]) end
 end
 local arguments = {'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS'}

@@ -1,15 +1,16 @@
 -- Moves a dead letter to the inbox of the group that failed, once; attempts start again, the history stays.
--- KEYS: dead letters, the inbox. ARGV: the id of the letter, group.
+-- KEYS: dead letters, the inbox. ARGV: the id of the letter, group, and for what goes back to one instance of
+-- a broadcast subscription, which has no group: after how many milliseconds it may be forgotten; else empty.
 -- Answers: 1 moved, 0 there is no such letter, -1 there is no such group.
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
-if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
-local known = false
-for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
+local known = ARGV[3] ~= ''
+if not known and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
+if not known then for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
   for index = 1, #info, 2 do
     if info[index] == 'name' and info[index + 1] == ARGV[2] then known = true end
   end
-end
+end end
 if not known then return -1 end
 local fields, history = {}, ''
 local kept = {id = true, key = true, headers = true, body = true, published = true}
@@ -25,5 +26,6 @@ end
 fields[#fields + 1] = 'state'
 fields[#fields + 1] = '1 0' .. history
 redis.call('XADD', KEYS[2], '*', unpack(fields))
+if ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 redis.call('XDEL', KEYS[1], ARGV[1])
 return 1

@@ -1,0 +1,244 @@
+"""The consumer of a broadcast subscription: each instance reads everything, from the moment it subscribed.
+
+There is no group: a cursor for each topic, in this process only. Retries wait in the process as well. What
+was trimmed before it was read is counted. A dead letter that is redriven comes back to this instance, as
+long as it lives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
+from bus_core.topics import is_pattern
+from promenade_bus_redis.feeds import Feed, Held, Source
+from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.scripts import AHEAD, TAIL
+from promenade_bus_redis.services import Services
+from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.wire import letter_fields, read_entry
+
+__all__ = ["BroadcastConsumer", "instance_of"]
+
+_FEEDS_AT_ONCE: Final = 500
+_COUNTED_AT_ONCE: Final = 1000
+_SIGN: Final = "@"
+
+
+def instance_of(group: str) -> str | None:
+    """The instance that a dead letter of a broadcast subscription goes back to; None for a group."""
+    return group.rpartition(_SIGN)[2] if _SIGN in group else None
+
+
+class _Cursor:
+    """How far a topic was read. ``position`` counts the entries up to there, where that is known."""
+
+    __slots__ = ("feed", "inbox", "main", "position")
+
+    def __init__(self, feed: Feed, main: bytes, position: int | None) -> None:
+        self.feed = feed
+        self.main = main
+        self.inbox = b"0-0"
+        self.position = position
+
+
+class BroadcastConsumer:
+    """Implements ``bus_core.Consumer`` for one instance of a broadcast subscription."""
+
+    longest_hold = math.inf
+
+    def __init__(self, services: Services, spec: SubscriptionSpec) -> None:
+        self.spec = spec
+        self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
+        self.feeds: dict[str, Feed] = {}
+        self._services = services
+        self._group = f"{spec.group}{_SIGN}{services.name}"
+        self._cursors: dict[Feed, _Cursor] = {}
+        self._by_key: dict[str, Feed] = {}
+        self._unread: dict[Feed, None] = {}
+        self._opened_at = b"0-0"
+        self._ready: deque[Received] = deque()
+        self._watch = services.wakeups.watch()
+        self._stopped = False
+
+    # --- what the engine calls ----------------------------------------------------------------------------
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
+        if not self._ready and not self._stopped:
+            if not self._unread:
+                await self._watch.wait(self._services.options.block)
+            woken, self._watch.woken = self._watch.woken, set()
+            for key in woken:
+                self._unread[self._by_key[key]] = None
+            if self._unread and not self._stopped:
+                await self._look(limit)
+        ready = self._ready
+        return [ready.popleft() for _ in range(min(limit, len(ready)))]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """Stores dead letters, and deletes what was redriven to this instance; nothing else was noted."""
+        results: list[BusError | None] = [None] * len(outcomes)
+        commands: list[Routed] = []
+        judged: list[int] = []
+        for index, outcome in enumerate(outcomes):
+            held: Held = outcome.receipt
+            source = held.source
+            if outcome.action == "dead_letter" and outcome.letter is not None:
+                fields = letter_fields(outcome.letter, held.message, held.published_at, self._group)
+                commands.append((source.key, ("XADD", source.feed.dead, "*", *fields)))
+                judged.append(index)
+            if source.is_inbox and outcome.action in ("ack", "dead_letter"):
+                commands.append((source.key, ("XDEL", source.key, held.entry_id)))
+                judged.append(index)
+        if commands:
+            replies = await self._services.pipe.call_many(commands)
+            for index, reply in zip(judged, replies, strict=True):
+                if isinstance(reply, RedisFailure):
+                    results[index] = reply
+        return results
+
+    def stop(self) -> None:
+        """From now on nothing is received."""
+        self._stopped = True
+        self.wake()
+
+    async def close(self) -> None:
+        """Forgets its cursors, and what was redriven to it."""
+        self._stopped = True
+        self._services.upkeep.forget(self)
+        self._services.broadcasts.discard(self)
+        self._watch.close()
+        inboxes = [feed.inbox.key for feed in self._cursors]
+        if inboxes:
+            await self._services.pipe.call_many([(key, ("DEL", key)) for key in inboxes])
+
+    # --- what the upkeep calls ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Ends a wait."""
+        self._watch.wake()
+
+    def look_for_dead(self, feed: Feed) -> None:
+        """Nobody else's events are this instance's."""
+
+    def add_topic(self, topic: str) -> None:
+        """Reads this topic as well, as far as it was published to since the subscription was opened."""
+        if topic not in self.feeds:
+            self._add(topic, self._opened_at, None)
+
+    def _add(self, topic: str, cursor: bytes, position: int | None) -> None:
+        feed = Feed(self._services.keys, topic, self._group)
+        self.feeds[topic] = feed
+        self._cursors[feed] = _Cursor(feed, cursor, position)
+        for source in feed.sources:
+            self._by_key[source.key] = feed
+        self._unread[feed] = None
+
+    async def open(self, topics: Iterable[str]) -> None:
+        """Begins behind everything that there is. Raises ``RedisFailure``."""
+        services = self._services
+        seconds, microseconds = await services.pipe.call("TIME")
+        before = int(seconds) * 1000 + int(microseconds) // 1000 - 1
+        services.broadcasts.add(self)
+        self._opened_at = f"{before}-{2**64 - 1}".encode()
+        names = [*topics]
+        for failure in (await services.registry.know(names)).values():
+            raise failure
+        replies = await services.pipe.call_many(
+            [(key, ("XINFO", "STREAM", key)) for key in map(services.keys.stream, names)]
+        )
+        for topic, reply in zip(names, replies, strict=True):
+            if isinstance(reply, RedisFailure):
+                if reply.ends_connection or reply.is_transient:
+                    raise reply
+                self._add(topic, b"0-0", 0)  # there is no such stream yet
+            else:
+                facts = dict(zip(reply[::2], reply[1::2], strict=True))
+                self._add(topic, facts[b"last-generated-id"], facts.get(b"entries-added"))
+
+    async def count_unread(self) -> int:
+        """How many entries it has not handed to the engine; raises ``RedisFailure``."""
+        total = len(self._ready)
+        counting = [
+            (source.key, begin)
+            for feed, cursor in self._cursors.items()
+            for source, begin in ((feed.main, cursor.main), (feed.inbox, cursor.inbox))
+        ]
+        while counting:
+            commands = [(key, AHEAD.command([key], [begin, _COUNTED_AT_ONCE])) for key, begin in counting]
+            following: list[tuple[str, bytes]] = []
+            for (key, _), reply in zip(counting, await self._services.pipe.call_many(commands), strict=True):
+                if isinstance(reply, RedisFailure):
+                    raise reply
+                total += reply[0]
+                if reply[1]:
+                    following.append((key, reply[1]))
+            counting = following
+        return total
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    async def _look(self, limit: int) -> None:
+        feeds = [*self._unread]
+        size = 1 if self._services.places.is_cluster else _FEEDS_AT_ONCE
+        bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)]
+        commands: list[Routed] = []
+        for bundle in bundles:
+            keys: list[str] = []
+            trimmed: list[str] = []
+            begins: list[bytes] = []
+            for feed in bundle:
+                cursor = self._cursors[feed]
+                keys += [feed.main.key, feed.inbox.key]
+                trimmed += [self._services.keys.trimmed(feed.topic)] * 2
+                begins += [cursor.main, cursor.inbox]
+            commands.append((keys[0], TAIL.command([*keys, *trimmed], [limit, *begins])))
+        failure: RedisFailure | None = None
+        for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure):
+                failure = failure or reply
+            else:
+                self._arrived(bundle, reply[0] or (), reply[1][::2])
+        if failure is not None:
+            raise failure
+
+    def _arrived(self, feeds: Sequence[Feed], reply: Sequence[Any], facts: Sequence[Sequence[int]]) -> None:
+        found = {key.decode(): entries for key, entries in reply}
+        for feed, (added, length, trimmed) in zip(feeds, facts, strict=True):
+            cursor = self._cursors[feed]
+            entries = found.get(feed.main.key, ())
+            removed = added - length if added >= 0 else trimmed
+            if cursor.position is not None and entries and removed > cursor.position:
+                self._services.ledger.miss(removed - cursor.position, feed.topic, self.spec.group)
+                cursor.position = removed
+            if cursor.position is not None:
+                cursor.position += len(entries)
+            for entry_id, fields in entries:
+                self._take(feed.main, entry_id, fields)
+                cursor.main = entry_id
+            for entry_id, fields in found.get(feed.inbox.key, ()):
+                self._take(feed.inbox, entry_id, fields)
+                cursor.inbox = entry_id
+            if not entries and feed.inbox.key not in found:
+                cursor.position = removed + length
+                del self._unread[feed]
+                self._watch.arm({feed.main.key: cursor.main, feed.inbox.key: cursor.inbox})
+
+    def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:
+        content = read_entry(source.feed.topic, entry_id, fields)
+        held = Held(source, entry_id, content.message, content.published_at, 0.0, content.state)
+        self._ready.append(
+            Received(
+                message=content.message,
+                receipt=held,
+                published_at=content.published_at,
+                attempt=content.state.attempt,
+                redelivered=source.is_inbox,
+                fault=content.fault,
+                history=content.state.history,
+            )
+        )

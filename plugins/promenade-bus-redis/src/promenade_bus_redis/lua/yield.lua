@@ -1,0 +1,19 @@
+-- Lets go of entries that the consumer owns, and leaves them where they are, in their order: they belong to
+-- "~" until another instance takes them over.
+-- KEYS: the stream, notes. ARGV: group, consumer, prefix of notes, and then for each entry: id, state.
+-- Answers for each id: 1 done, 0 nobody owns it, -1 somebody else does.
+local results = {}
+for index = 4, #ARGV, 2 do
+  local id = ARGV[index]
+  local found = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  if not found then
+    results[#results + 1] = 0
+  elseif found[2] ~= ARGV[2] then
+    results[#results + 1] = -1
+  else
+    redis.call('HSET', KEYS[2], ARGV[3] .. id, ARGV[index + 1])
+    redis.call('XCLAIM', KEYS[1], ARGV[1], '~', 0, id, 'JUSTID')
+    results[#results + 1] = 1
+  end
+end
+return results

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import asyncio
+import math
+
+from bus_core import LeaseLost, Outcome
+from redis_support.fixtures import SharedServer
+from redis_support.streams import TOPIC, acks, die, numbers, place_on, receive, spec
+
+QUICK = {"lease": "600ms", "block": "200ms"}
+
+
+async def test_one_instance_is_active(redis_server: SharedServer) -> None:
+    """Of an ordered group one instance receives everything; another one follows at once when it leaves."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        one = await first.open_consumer(spec(ordered=True))
+        await place.publish(1)
+        assert one.longest_hold == math.inf
+        batch = await receive(one, 1)
+        other = await second.open_consumer(spec(ordered=True))
+        await place.publish(2, 3)
+        assert await other.receive(10) == []
+        batch += await receive(one, 2)
+        assert numbers(batch) == [1, 2, 3]
+        await one.settle(acks(batch[:1]))
+        one.stop()
+        await one.settle([Outcome("release", each.receipt, attempt=each.attempt) for each in batch[1:]])
+        await one.close()
+        following = await receive(other, 2)
+        assert [(each.attempt, each.redelivered) for each in following] == [(1, True)] * 2
+        assert numbers(following) == [2, 3]
+        await place.publish(4)
+        assert numbers(await receive(other, 1)) == [4]
+        await other.close()
+
+
+async def test_take_over_keeps_the_order(redis_server: SharedServer) -> None:
+    """Who takes over from the dead receives what was pending, in order, before anything new."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        publisher = await place.adapter()
+        one = await first.open_consumer(spec(ordered=True))
+        await place.publish(*range(40))
+        await receive(one, 40)
+        place.adapters[0] = publisher
+        await die(first)
+        await place.publish(*range(40, 50))
+        other = await second.open_consumer(spec(ordered=True))
+        got: list[int] = []
+        attempts: list[int] = []
+        while len(got) < 50:
+            batch = await receive(other, 1)
+            batch += await other.receive(100) if len(got) + 1 < 50 and other._ready else []  # type: ignore[attr-defined]
+            got += numbers(batch)
+            attempts += [received.attempt for received in batch]
+            assert await other.settle(acks(batch)) == [None] * len(batch)
+        assert got == [*range(50)]
+        assert attempts == [2] * 40 + [1] * 10
+        assert await second.backlog(spec(ordered=True)) == 0
+        await other.close()
+
+
+async def test_a_zombie_reads_nothing(redis_server: SharedServer) -> None:
+    """An instance that was active, and does not know that it is no more, is refused by the server."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        zombie = await first.open_consumer(spec(ordered=True))
+        await place.publish(1)
+        batch = await receive(zombie, 1)
+        (lock,) = first._services.leases.locks  # type: ignore[union-attr]
+        first._services.leases.locks.clear()  # type: ignore[union-attr]
+        owner = await second.open_consumer(spec(ordered=True))
+        (taken,) = await receive(owner, 1)
+        assert taken.attempt == 2
+        lock.until = math.inf
+        await place.publish(2)
+        zombie._unread = dict.fromkeys(zombie.feeds.values())  # type: ignore[attr-defined]
+        assert await zombie.receive(10) == []
+        assert numbers(await receive(owner, 1)) == [2]
+        (late,) = await zombie.settle(acks(batch))
+        assert isinstance(late, LeaseLost)
+        await zombie.close()
+        await owner.close()
+
+
+async def test_a_release_stays_here(redis_server: SharedServer) -> None:
+    """What an active instance releases is handed out to it again, after the delay, with its attempts."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        consumer = await adapter.open_consumer(spec(ordered=True))
+        await place.publish(1)
+        (received,) = await receive(consumer, 1)
+        assert await consumer.settle([Outcome("release", received.receipt, 0.1, 3)]) == [None]
+        assert len(place.pending()) == 1
+        (again,) = await receive(consumer, 1)
+        assert (again.attempt, again.redelivered, numbers([again])) == (3, True, [1])
+        await consumer.settle(acks([again]))
+        assert await adapter.backlog(spec(ordered=True)) == 0
+        await consumer.close()
+
+
+async def test_order_over_many_instances(redis_server: SharedServer) -> None:
+    """While instances come and go, events are received in their order, and each of them once."""
+    async with place_on(redis_server) as place:
+        publisher = await place.adapter()
+
+        async def publish() -> None:
+            for number in range(300):
+                await place.publish(number)
+
+        publishing = asyncio.ensure_future(publish())
+        consumers = [await (await place.adapter(**QUICK)).open_consumer(spec(ordered=True)) for _ in range(4)]
+        got: list[int] = []
+        while consumers:
+            batch = await consumers[0].receive(50)
+            got += numbers(batch)
+            await consumers[0].settle(acks(batch))
+            if len(got) >= 300 or (batch and len(consumers) > 1 and len(got) > 60 * (5 - len(consumers))):
+                await consumers.pop(0).close()
+        await publishing
+        assert got == [*range(300)]
+        assert await publisher.backlog(spec(ordered=True)) == 0
+        assert place.pending(TOPIC) == []

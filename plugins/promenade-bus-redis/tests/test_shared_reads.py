@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bus_core import TopicPattern
+from redis_support.binaries import ServerBinary
+from redis_support.clusters import Cluster
+from redis_support.fixtures import StartServer
+from redis_support.streams import Place, acks, message, numbers, place_on, receive, spec
+
+
+def _connections(place: Place) -> int:
+    """How many the server has, but for the one that asks."""
+    return len(place.ask("CLIENT", "LIST").splitlines()) - 1
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+async def test_an_idle_worker_is_quiet(binary: ServerBinary, start_server: StartServer, count: int) -> None:
+    """An idle worker has few connections and sends few commands, however many subscriptions it has."""
+    server = start_server(binary)
+    async with place_on(server) as place:
+        adapter = await place.adapter()
+        specs = [spec(f"tests.topic{index % 50}.happened", name=f"s{index}") for index in range(count)]
+        consumers = [await adapter.open_consumer(each) for each in specs]
+        stop = False
+
+        async def drive(consumer: Any) -> None:
+            while not stop:
+                await consumer.receive(10)
+
+        tasks = [asyncio.ensure_future(drive(consumer)) for consumer in consumers]
+        await adapter.publish([message(0, "tests.nobody.happened")])
+
+        def clock() -> float:
+            seconds, micros = server.ask("TIME")
+            return float(seconds) + float(micros) / 1e6
+
+        def commands() -> int:
+            lines = server.ask("INFO", "stats").splitlines()
+            return int(next(line for line in lines if line.startswith("total_commands")).partition(":")[2])
+
+        async def rate() -> float:
+            """Commands a second over some seconds of the server's clock, without those that ask."""
+            began, before, asked = clock(), commands(), 3
+            while clock() - began < 5:
+                asked += 1
+                await asyncio.sleep(0.25)
+            return (commands() - before - asked) / (clock() - began)
+
+        async with asyncio.timeout(60):  # at first everything is looked through once
+            while await rate() > 10:
+                pass
+        assert _connections(place) <= 8
+        stop = True
+        for consumer in consumers:
+            consumer.stop()
+        await asyncio.gather(*tasks)
+        for consumer in consumers:
+            await consumer.close()
+
+
+async def test_many_wait_together(start_server: StartServer) -> None:
+    """Beyond a few, subscriptions wait together, and each gets its own events soon after they are stored."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter(block="60s")
+        topics = [f"tests.topic{index}.happened" for index in range(20)]
+        consumers = [await adapter.open_consumer(spec(topic, name=topic[:9])) for topic in topics]
+        for turn in range(3):
+            reads = [asyncio.ensure_future(receive(consumer, 1)) for consumer in consumers]
+            await adapter.publish([message(turn * 100 + index, topic) for index, topic in enumerate(topics)])
+            for index, (consumer, read) in enumerate(zip(consumers, reads, strict=True)):
+                batch = await read
+                assert numbers(batch) == [turn * 100 + index]
+                assert await consumer.settle(acks(batch)) == [None]
+        for consumer in consumers:
+            await consumer.close()
+
+
+async def test_a_cluster(binary: ServerBinary) -> None:
+    """On a cluster topics lie on all nodes; patterns, retries, and the backlog work over them."""
+    with Cluster(binary) as cluster:
+        place = Place(cluster.servers[0], "bus", cluster.addresses[0])
+        adapter = await place.adapter(cluster=True, topic_refresh="100ms")
+        try:
+            topics = [f"tests.topic{index}.happened" for index in range(12)]
+            owners = {cluster.owner_of(place.keys.stream(topic)).port for topic in topics}
+            assert len(owners) == 3
+            everything = spec("tests.#", name="pattern")
+            consumers = [await adapter.open_consumer(spec(topic, name="one")) for topic in topics[:7]]
+            pattern = await adapter.open_consumer(everything)
+            batch = [message(index, topic) for index, topic in enumerate(topics)]
+            assert await adapter.publish(batch) == [None] * 12
+            assert TopicPattern("tests.#").matches(topics[0])
+            received = await receive(pattern, 12)
+            assert sorted(numbers(received)) == [*range(12)]
+            assert await adapter.backlog(everything) == 12
+            assert await pattern.settle(acks(received)) == [None] * 12
+            for index, consumer in enumerate(consumers):
+                assert numbers(await receive(consumer, 1)) == [index]
+                await consumer.close()
+            assert await adapter.backlog(everything) == 0
+            await pattern.close()
+        finally:
+            await adapter.close()
