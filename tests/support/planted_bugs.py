@@ -139,13 +139,15 @@ def cancel_the_whole_batch(patch: MonkeyPatch) -> None:
             await asyncio.sleep(0)
         return await send(adapter, messages)
 
-    async def dragging(publisher: Publisher, message: Message) -> None:
-        try:
-            await publish(publisher, message)
-        except asyncio.CancelledError:
-            for item in (*publisher._sent, *publisher._waiting):
-                item.done.cancel()
-            raise
+    def dragging(publisher: Publisher, message: Message) -> asyncio.Future[None]:
+        def drag(done: asyncio.Future[None]) -> None:
+            if done.cancelled():
+                for item in (*publisher._sent, *publisher._waiting):
+                    item.done.cancel()
+
+        done = publish(publisher, message)
+        done.add_done_callback(drag)
+        return done
 
     patch.setattr(Publisher, "publish", dragging)
     patch.setattr(RemoteAdapter, "publish", sending)

@@ -56,6 +56,13 @@ Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
+def pytester(pytester: pytest.Pytester) -> pytest.Pytester:
+    """Has a configuration of its own: pytest would look for one upwards, into what others leave there."""
+    pytester.makeini("[pytest]")
+    return pytester
+
+
+@pytest.fixture
 def run(pytester: pytest.Pytester) -> Run:
     """Runs a test file, with the events and handlers of the prelude, in this process."""
 

@@ -216,7 +216,7 @@ class PublishingTests:
         bus = await harness.bus()
         listener = await harness.listen(bus)
         publishers = [asyncio.ensure_future(bus.publish(THING, happened(number))) for number in range(60)]
-        to_cancel = [range(3 * moment, 60, 9) for moment in range(3)]
+        to_cancel = [range(3 * moment, 60, 24) for moment in range(8)]
         for numbers in to_cancel:  # before they begin, while they are gathered, while they are sent
             for number in numbers:
                 publishers[number].cancel()
