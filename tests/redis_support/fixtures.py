@@ -3,6 +3,7 @@
 - ``redis_server``: a server that is shared by the tests of a process, with a key prefix of the test's own;
   once for every server that is found, or the one that ``REDIS_URL`` names.
 - ``binary``: once for every server that is found; for tests that start servers of their own.
+  ``TEST_SERVERS=newest`` leaves one server for both.
 - ``start_server``, ``start_proxy``: make such servers, and proxies, and end them after the test.
 - ``certificates``: for TLS.
 """
@@ -21,12 +22,13 @@ import pytest
 import redis
 import redis.asyncio
 
-from redis_support.binaries import NONE_FOUND, ServerBinary, find_binaries
+from redis_support.binaries import NONE_FOUND, ServerBinary, find_binaries, newest_binary
 from redis_support.certificates import Certificates
 from redis_support.proxy import FaultProxy
 from redis_support.servers import Server, async_client_options, client_options
 
 GIVEN = "REDIS_URL"
+SERVERS = "TEST_SERVERS"
 NONE = "none"
 
 StartServer = Callable[..., Server]
@@ -63,7 +65,13 @@ class SharedServer:
 
 
 def _own_binaries() -> list[str]:
-    return [binary.id for binary in find_binaries()] or [NONE]
+    wanted = os.environ.get(SERVERS, "all")
+    if wanted not in ("all", "newest"):
+        raise pytest.UsageError(f"{SERVERS} is {wanted!r}; it can be 'all' or 'newest'")
+    found = find_binaries()
+    if found and wanted == "newest":
+        found = (newest_binary(),)
+    return [binary.id for binary in found] or [NONE]
 
 
 def _binary(name: str) -> ServerBinary:

@@ -48,6 +48,17 @@ def test_none_found_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         fixtures._binary(name)
 
 
+def test_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server is enough where the tests are about the Python; a misspelt wish is not taken for another."""
+    monkeypatch.setenv("TEST_SERVERS", "newest")
+    assert fixtures._own_binaries() == [binaries.newest_binary().id]
+    monkeypatch.setenv("TEST_SERVERS", "all")
+    assert len(fixtures._own_binaries()) == len(find_binaries())
+    monkeypatch.setenv("TEST_SERVERS", "latest")
+    with pytest.raises(pytest.UsageError, match="'latest'; it can be 'all' or 'newest'"):
+        fixtures._own_binaries()
+
+
 def test_a_file_that_does_not_run_here_is_passed_over(tmp_path: Path) -> None:
     """A binary of another system, or of something else, is no server."""
     broken = tmp_path / "redis-server"
