@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import count, groupby, islice, takewhile
-from operator import length_hint
+from collections.abc import Iterable
+from itertools import count, groupby, takewhile
 
-from bus_core.bursts import Burst
+from bus_core.bursts import Batch, Burst
 from bus_core.errors import BufferFull, BusClosed
-from bus_core.jobs import Entry, Unit
+from bus_core.events import Event
+from bus_core.jobs import Entry, Job, Port, Unit
 
 __all__ = ["Buffer"]
 
@@ -26,10 +26,11 @@ class _Waiter(asyncio.Future[None]):
 class Buffer:
     """Counts accepted events until they are settled, and holds those that no worker has begun.
 
-    It has two halves: ``queue``, which ``publish`` appends to, and a stack of batches: iterators over a
-    former queue, or over what a worker that is held up has left to the others. Workers take bursts from
-    the topmost batch, so that nothing is popped per event. A batch holds either plain entries or such
-    that have a counter.
+    The newest of them are two open columns, ``ports`` and ``payloads``: all that ``publish`` does for a
+    plain event is to append to both. Before them come batches, from the first of which workers take their
+    bursts, so that nothing is popped per event. The open columns become the last batch when they are next,
+    when an entry with a counter follows, or when somebody asks for numbers: then their events are counted,
+    too. A batch holds either plain entries or such that have a counter.
     """
 
     def __init__(self, size: int, overflow_size: int) -> None:
@@ -37,13 +38,13 @@ class Buffer:
         self.overflow_size = overflow_size
         self.overflowed = 0
         self.asleep = True
-        # How many entries may stand in ``queue``; 0 while every worker is asleep: one comparison with the
-        # length of the queue asks for both, and counts the event that is appended then.
+        # How long the open columns may get; 0 while every worker is asleep: one comparison with their
+        # length asks for both, and counts the event that is appended then.
         self.limit = 0
-        self.queue: list[Entry] = []
-        self._besides = 0  # the unsettled events, less one for each entry of ``queue``
-        self._mixed = False  # whether ``queue`` has entries with a counter
-        self._batches: list[tuple[Iterator[Entry], bool]] = []
+        self.ports: list[Port] = []
+        self.payloads: list[Event | Job] = []
+        self._besides = 0  # the unsettled events, less those in the open columns
+        self._batches: deque[Batch] = deque()
         self._bursts: set[Burst] = set()
         self._publishers: deque[_Waiter] = deque()
         self._places = count()
@@ -53,10 +54,10 @@ class Buffer:
     # --- entries ------------------------------------------------------------------------------------------
 
     def has_entries(self) -> bool:
-        """Whether there is an entry that no worker has begun or has before it in its burst."""
-        while self._batches and not length_hint(self._batches[-1][0]):
-            self._batches.pop()
-        return bool(self._batches or self.queue)
+        """Whether there is an entry that no worker has begun."""
+        while self._batches and self._batches[0].used_up:
+            self._batches.popleft()
+        return bool(self._batches or self.ports or any(burst.left for burst in self._bursts))
 
     def begin(self, most: int) -> Burst:
         """The next entries, at most so many; ask ``has_entries`` before. ``end`` has to follow."""
@@ -64,20 +65,17 @@ class Buffer:
             for other in self._bursts:  # of workers that are held up: what they have left comes first
                 self._recall(other)
         if not self._batches:
-            self._turn_queue()
-        batch, plain = self._batches[-1]
-        burst = Burst([*islice(batch, most)], plain=plain)
+            self.seal()
+        burst = self._batches[0].take(most)
         self._bursts.add(burst)
         return burst
 
     def end(self, burst: Burst) -> None:
         """The worker is through with all that it has begun; others get the rest."""
         self._bursts.discard(burst)
-        left = length_hint(burst.walk)
-        if left:
-            self._put_first(burst.cut(), plain=burst.plain)
-        finished = len(burst.entries) - burst.counted
-        if finished and burst.plain:
+        self._put_first(burst.cut())
+        finished = burst.count(burst.begun)
+        if finished:
             self._settled(finished)
 
     def single_out(self, burst: Burst) -> None:
@@ -88,7 +86,7 @@ class Buffer:
 
     def _recall(self, burst: Burst) -> None:
         """Takes back what the worker has not begun."""
-        self._put_first(burst.cut(), plain=burst.plain)
+        self._put_first(burst.cut())
         self._finished(burst)
 
     def _finished(self, burst: Burst) -> None:
@@ -97,49 +95,56 @@ class Buffer:
         if finished:
             self._settled(finished)
 
-    def _turn_queue(self) -> None:
-        """Makes batches of the queue, which is empty then."""
-        queue, self.queue = self.queue, []
-        self._count(len(queue))
-        if self._mixed:
-            self._mixed = False
-            batches = [([*entries], plain) for plain, entries in groupby(queue, key=_is_plain)]
-            for entries, plain in reversed(batches):
-                self._put_first(entries, plain=plain)
+    def seal(self) -> None:
+        """Makes a batch of the open columns, and counts their events as accepted by the ports."""
+        ports = self.ports
+        if not ports:
+            return
+        self._batches.append(Batch(ports, self.payloads))
+        self.ports, self.payloads = [], []
+        self._count(len(ports))
+        first = ports[0]
+        if ports.count(first) == len(ports):
+            first.accepted += len(ports)
         else:
-            self._put_first(queue, plain=True)
+            for port in ports:
+                port.accepted += 1
 
-    def _put_first(self, entries: list[Entry], *, plain: bool) -> None:
-        if entries:
-            self._batches.append((iter(entries), plain))
+    def _put_first(self, batch: Batch | None) -> None:
+        if batch is not None:
+            self._batches.appendleft(batch)
 
     def put_first(self, entry: Entry) -> None:
         """Puts an entry with a counter in front of all others."""
-        self._put_first([entry], plain=False)
+        self._batches.appendleft(Batch.of([entry]))
+
+    def append_plain(self, port: Port, event: Event) -> None:
+        """Puts an event that was accepted behind all others."""
+        self.ports.append(port)
+        self.payloads.append(event)
+        self._count(-1)
 
     def append(self, entry: Entry) -> None:
-        """Puts an entry of an event that was accepted behind all others."""
-        self.queue.append(entry)
-        self._count(-1)
-        self._mixed = self._mixed or not _is_plain(entry)
+        """Puts an entry with a counter, of an event that was accepted, behind all others."""
+        self.seal()
+        last = self._batches[-1] if self._batches else None
+        if last is None or last.counters is None or last.taken:  # for ever appended to, it would grow
+            self._batches.append(Batch.of([entry]))
+        else:
+            last.append(entry)
 
-    def extend(self, entries: Iterable[Entry]) -> None:
-        """Puts entries of events that were accepted behind all others."""
-        before = len(self.queue)
-        self.queue += entries
-        self._count(before - len(self.queue))
-        self._mixed = self._mixed or not all(map(_is_plain, self.queue[before:]))
+    def put_back(self, entries: Iterable[Entry]) -> None:
+        """Puts entries that ``take_all`` returned behind all others."""
+        self.seal()
+        self._batches += [Batch.of([*alike]) for _, alike in groupby(entries, key=_is_plain)]
 
     def take_all(self) -> list[Entry]:
         """Empties the queue, and returns its entries in order."""
         for burst in self._bursts:
             self._recall(burst)
-        entries = [entry for batch, _ in reversed(self._batches) for entry in batch]
-        entries += self.queue
+        self.seal()
+        entries = [entry for batch in self._batches for entry in batch]
         self._batches.clear()
-        self._count(len(self.queue))
-        self.queue = []
-        self._mixed = False
         return entries
 
     def fall_asleep(self) -> None:
@@ -159,7 +164,7 @@ class Buffer:
         """How many events are accepted and not settled; counts what the workers have finished by now."""
         for burst in self._bursts:
             self._finished(burst)
-        return self._besides + len(self.queue)
+        return self._besides + len(self.ports)
 
     def accepted(self) -> None:
         """One more event is unsettled."""

@@ -431,12 +431,11 @@ class Bus:
         else:
             if headers is None and event.__class__ is route.event_class:
                 buffer = self._buffer
-                queue = buffer.queue
-                if len(queue) < buffer.limit or self._engine.wake_for_room():
+                ports = buffer.ports
+                if len(ports) < buffer.limit or self._engine.wake_for_room():
                     # Engine.put for the plain case, without the price of a call.
-                    port = route.port
-                    queue.append((port, event, None))  # type: ignore[arg-type]  # it has one
-                    port.accepted += 1  # type: ignore[union-attr]
+                    ports.append(route.port)  # type: ignore[arg-type]  # it has one
+                    buffer.payloads.append(event)
                     return
             onward = None
         if onward is not None and headers is None and event.__class__ is onward.event_class:
@@ -467,12 +466,11 @@ class Bus:
         except (KeyError, TypeError):
             return False
         buffer = self._buffer
-        queue = buffer.queue
-        if event.__class__ is not route.event_class or len(queue) >= buffer.limit:
+        ports = buffer.ports
+        if event.__class__ is not route.event_class or len(ports) >= buffer.limit:
             return False
-        port = route.port
-        queue.append((port, event, None))  # type: ignore[arg-type]  # it has one
-        port.accepted += 1  # type: ignore[union-attr]
+        ports.append(route.port)  # type: ignore[arg-type]  # it has one
+        buffer.payloads.append(event)
         return True
 
     @overload

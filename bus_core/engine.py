@@ -193,10 +193,11 @@ class Engine:
         self.buffer.accepted()
         if plain and event is not None:
             port = self.port_for(plain)
-            self.buffer.append((port, event, unit))
             if unit is None:
-                port.accepted += 1
+                self.buffer.append_plain(port, event)
                 port.reported += 1  # by the route that it came by, which may be another bus's
+            else:
+                self.buffer.append((port, event, unit))
         for lane in others:
             lane.accept(
                 Job(
@@ -291,7 +292,7 @@ class Engine:
                     kept.append((self.port_for(rest), payload, unit))
             else:
                 kept.append((port, payload, counter))
-        self.buffer.extend(kept)
+        self.buffer.put_back(kept)
         return jobs
 
     def adopt_running(self, lane: Lane) -> None:
@@ -324,7 +325,7 @@ class Engine:
             unit = port.take_apart(counter)
             mark.add(unit)
             marked.append((port, payload, counter or unit))
-        self.buffer.extend(marked)
+        self.buffer.put_back(marked)
         in_lanes = [job for lane in lanes for job in (*lane.held_jobs(), *lane.settler.settling)]
         for job in [*self._follow_up.waiting, *in_lanes]:
             job.unit = job.unit or Unit(1)
@@ -392,11 +393,13 @@ class Engine:
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
         entries = buffer.take_all()
-        buffer.extend(entries)
+        buffer.put_back(entries)
         queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
         running = Counter(worker.lane for worker in at_work)
         plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
-        plain.update(worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain)
+        plain.update(
+            worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain is not None
+        )
         return EngineState(
             running_handlers=len(at_work),
             worker_pool_size=self.worker_pool_size,

@@ -62,6 +62,7 @@ class Route:
 
     def _ask_port(self) -> None:
         if self.port is not None:
+            self.port.lane.engine.buffer.seal()  # which counts what it has accepted
             self.counted += self.port.accepted - self.port.reported
             self.port.reported = self.port.accepted
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
 from types import coroutine
@@ -265,10 +265,10 @@ class WorkerPool:
                 await _give_way()
                 continue
             worker.burst = burst = buffer.begin(self._between_time_checks)
-            if burst.plain:
-                unchanged = await self._handle_plain(worker, burst)
+            if burst.plain is not None:
+                unchanged = await self._handle_plain(worker, burst.plain)
             else:
-                unchanged = await self._handle_counted(worker, burst)
+                unchanged = await self._handle_counted(worker, burst.entries)
             was_cancelled = worker.held_up and worker.cancelled
             worker.burst = None
             buffer.end(burst)
@@ -276,14 +276,14 @@ class WorkerPool:
             if not unchanged or was_cancelled:
                 return self._replace(worker)
 
-    async def _handle_plain(self, worker: Worker, burst: Burst) -> bool:
+    async def _handle_plain(self, worker: Worker, entries: Iterator[tuple[Port, Event | Job]]) -> bool:
         """Handles a burst of plain entries; False when a handler changed the context variables.
 
         The walk ends early where a handler is held up: whoever notices has the rest of the burst taken back.
         """
         context, base = worker.context, worker.base
         unchanged = True
-        for port, payload, _ in burst.walk:
+        for port, payload in entries:
             try:
                 call = port.call  # CPython 3.11 looks a slot up faster than it calls one
                 await call(payload)
@@ -300,9 +300,9 @@ class WorkerPool:
             self._settle(worker)
         return unchanged
 
-    async def _handle_counted(self, worker: Worker, burst: Burst) -> bool:
+    async def _handle_counted(self, worker: Worker, entries: Iterator[Entry]) -> bool:
         """Handles a burst of entries that have a counter; like ``_handle_plain``."""
-        for entry in burst.walk:
+        for entry in entries:
             worker.entry = entry
             port, payload, _ = entry
             try:
