@@ -2,13 +2,15 @@
 #
 #   make test PYTHONS=3.12 ARGS="-k outcome"    one Python, some tests
 #   make demo PYTHON=/path/to/python3           this Python
+#   make chaos ONLY=3,5                         some scenarios
 
 .POSIX:
-.PHONY: help demo test check bench flake lock clean
+.PHONY: help demo test check bench chaos flake lock clean
 
 PYTHON =
 PYTHONS =
 ARGS =
+ONLY =
 COUNT = 50
 FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-python
 
@@ -31,6 +33,11 @@ bench: ## the engine against a bare loop and against its peers
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run.py $(ARGS)
+
+chaos: ## what can go wrong with Redis, with real processes, at full length: about half an hour
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' $(ARGS)
 
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

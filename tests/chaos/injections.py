@@ -1,0 +1,375 @@
+"""The faults. Each is a value that is called with the stage, and returns when it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+
+import attrs
+
+from chaos.crew import Post
+from chaos.scenario import Injection, Size
+from chaos.stage import Stage
+from redis_support.faults import CutAtReply, Fault
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Kill:
+    """SIGKILL to one process after the other; each is replaced at once. Noted as ``kills``."""
+
+    who: str
+    every: float
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in stage.ticks(self.seconds, self.every):
+            posts = stage.crew.consumers if self.who == "consumers" else stage.crew.producers
+            stage.crew.kill(stage.random.choice(posts))
+            stage.notes["kills"] += 1
+
+
+@attrs.frozen(kw_only=True)
+class RollingRestart:
+    """SIGTERM to one consumer after the other; the next one comes when it has been replaced.
+
+    Noted as ``restarts``.
+    """
+
+    times: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for number in range(int(stage.size(self.times))):
+            post = stage.crew.consumers[number % len(stage.crew.consumers)]
+            stage.crew.end(post)
+            stage.crew.replace(post)
+            stage.crew.wait_ready(post)
+            stage.notes["restarts"] += 1
+
+
+@attrs.frozen(kw_only=True)
+class StandStill:
+    """SIGSTOP to a consumer for some leases, then SIGCONT. Noted as ``stops``."""
+
+    leases: float
+    times: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for number in range(int(stage.size(self.times))):
+            post = stage.crew.consumers[number % len(stage.crew.consumers)]
+            with _stopped(post):
+                stage.notes["stops"] += 1
+                time.sleep(self.leases * stage.size(stage.scenario.load.lease))
+            time.sleep(stage.size(stage.scenario.load.lease) / 2)
+
+
+@contextlib.contextmanager
+def _stopped(post: Post) -> Iterator[None]:
+    post.member.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        post.member.signal(signal.SIGCONT)
+
+
+@attrs.frozen(kw_only=True)
+class StepClocks:
+    """The clocks of all consumers go an hour forward, then back. Noted as ``steps``."""
+
+    times: int = 1
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in range(self.times):
+            for post in stage.crew.consumers:
+                post.member.signal(signal.SIGUSR1)
+            stage.notes["steps"] += 1
+            time.sleep(0.2)
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """Nothing goes wrong for a while: what the handlers do is the fault."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        time.sleep(stage.size(self.seconds))
+
+
+@attrs.frozen(kw_only=True)
+class UntilPublished:
+    """Waits until the producers, which have a limit, have published all of it."""
+
+    timeout: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for post in stage.crew.producers:
+            post.member.wait(stage.size(self.timeout))
+
+
+# --- the way to the server --------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class OnTheWay:
+    """Faults of the proxy, for some time. What they count is noted: ``resets``, ``lost_replies``."""
+
+    faults: tuple[Fault, ...]
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.proxy.use(*self.faults)
+        time.sleep(stage.size(self.seconds))
+        stage.one.proxy.heal()
+
+
+@attrs.frozen(kw_only=True)
+class CutReplies:
+    """Every so many seconds the reply to the next command of that name is lost, and its connection reset."""
+
+    command: str
+    every: float
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in stage.ticks(self.seconds, self.every):
+            stage.one.proxy.use(CutAtReply(self.command))
+        stage.one.proxy.heal()
+
+
+@attrs.frozen(kw_only=True)
+class HalfClose:
+    """The connections that exist are half closed, as seen by the clients."""
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.proxy.half_close()
+        time.sleep(0.5)
+
+
+# --- the server -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ClientKill:
+    """CLIENT KILL of all connections but its own, again and again. Noted as ``client_kills``."""
+
+    every: float
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        with stage.one.server.client() as client:
+            for _ in stage.ticks(self.seconds, self.every):
+                client.client_kill_filter(_type="normal", skipme=True)
+                stage.notes["client_kills"] += 1
+
+
+@attrs.frozen(kw_only=True)
+class ClientPause:
+    """CLIENT PAUSE. Noted as ``pauses``."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.server.ask("CLIENT", "PAUSE", round(stage.size(self.seconds) * 1000), "ALL")
+        stage.notes["pauses"] += 1
+        time.sleep(stage.size(self.seconds))
+
+
+@attrs.frozen(kw_only=True)
+class StopServer:
+    """SIGSTOP to the server, then SIGCONT. Noted as ``pauses``."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.server.pause()
+        stage.notes["pauses"] += 1
+        try:
+            time.sleep(stage.size(self.seconds))
+        finally:
+            stage.one.server.resume()
+
+
+@attrs.frozen(kw_only=True)
+class KillServer:
+    """SIGKILL to the server, and a restart on the same data. Noted as ``server_kills``."""
+
+    times: Size
+    every: float
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in range(int(stage.size(self.times))):
+            stage.one.server.kill()
+            stage.notes["server_kills"] += 1
+            stage.one.server.restart()
+            time.sleep(self.every)
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """One command, by an operator who should not have. Noted by its name."""
+
+    words: tuple[str | int, ...]
+    then: float = 1.0
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.server.ask(*self.words)
+        stage.notes[str(self.words[0]).lower()] += 1
+        time.sleep(self.then)
+
+
+@attrs.frozen(kw_only=True)
+class DestroyGroup:
+    """XGROUP DESTROY of a group that is in use. Noted as ``destroyed``: how many events begin again."""
+
+    then: float = 1.0
+
+    def __call__(self, stage: Stage) -> None:
+        ((topic, group),) = stage.groups
+        stream = stage.site.keys.stream(topic)
+        stage.notes["destroyed"] += int(stage.one.server.ask("XLEN", stream))
+        stage.one.server.ask("XGROUP", "DESTROY", stream, group)
+        time.sleep(self.then)
+
+
+@attrs.frozen(kw_only=True)
+class RestartWithoutData:
+    """The server is killed, and comes back empty. Noted as ``emptied``."""
+
+    then: float = 1.0
+
+    def __call__(self, stage: Stage) -> None:
+        stage.one.server.kill()
+        stage.notes["emptied"] += 1
+        stage.one.server.restart()
+        time.sleep(self.then)
+
+
+@attrs.frozen(kw_only=True)
+class FillMemory:
+    """maxmemory falls to what is used, and some time later there is room again."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        server = stage.one.server
+        used = int(server.info("memory")["used_memory"])
+        server.ask("CONFIG", "SET", "maxmemory", used + 200_000)
+        time.sleep(stage.size(self.seconds))
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        stage.notes["fillings"] += 1
+
+
+@attrs.frozen(kw_only=True)
+class BlockDeadLetters:
+    """There is something of another type where the dead letters go; later it is taken away."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        ((topic, _group),) = stage.groups
+        server = stage.one.server
+        before = server.info("stats")["total_commands_processed"]
+        time.sleep(stage.size(self.seconds))
+        spent = server.info("stats")["total_commands_processed"] - before
+        stage.notes["commands_while_down"] = int(spent / stage.size(self.seconds))
+        stage.notes["held_while_down"] = stage.left()
+        server.ask("DEL", stage.site.keys.dead(topic))
+
+
+_NO_EVENTS = (
+    b"\x00\xff no event {",
+    b"[" * 100_000,
+    b'{"specversion": "1.0", "id": NaN}',
+    b'{"specversion": "1.0", "data": "%s"}' % (b"x" * 10_000_000),
+    b'{"specversion": "1.0", "data": {"number": "\\ud800"}}',
+)
+
+
+@attrs.frozen(kw_only=True)
+class Strangers:
+    """Entries that somebody else puts into the stream, and that are no events. Noted as ``strangers``."""
+
+    count: int
+
+    def __call__(self, stage: Stage) -> None:
+        ((topic, _group),) = stage.groups
+        stream = stage.site.keys.stream(topic)
+        for _ in range(self.count):
+            number = stage.notes["strangers"]
+            event_id = f"0190a0a0-0000-7000-8000-{number:012x}"
+            stage.journal.write("attempted", topic=topic, event_id=event_id)
+            body = _NO_EVENTS[number % len(_NO_EVENTS)]
+            stage.one.server.ask("XADD", stream, "*", "id", event_id, "body", body)
+            stage.journal.write("acknowledged", topic=topic, event_id=event_id)
+            stage.notes["strangers"] += 1
+
+
+# --- several servers --------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class FailOver:
+    """SIGKILL to the primary; a replica takes over, and the old one comes back as a replica.
+
+    Noted as ``failovers``.
+    """
+
+    times: Size
+
+    def __call__(self, stage: Stage) -> None:
+        group = stage.sentinels.group
+        for _ in range(int(stage.size(self.times))):
+            old = group.primary()
+            old.kill()
+            stage.notes["failovers"] += 1
+            group.wait_failed_over(old)
+            time.sleep(0.5)
+            group.rejoin(old)
+
+
+@attrs.frozen(kw_only=True)
+class KillNode:
+    """SIGKILL to the node of the first topic, and some time later a restart. Noted as ``server_kills``."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        cluster = stage.cluster.cluster
+        node = cluster.owner_of(stage.site.keys.stream(stage.groups[0][0]))
+        node.kill()
+        stage.notes["server_kills"] += 1
+        time.sleep(stage.size(self.seconds))
+        node.restart()
+
+
+@attrs.frozen(kw_only=True)
+class MoveSlot:
+    """The slot of the second topic moves to another node while it is in use. Noted as ``moves``."""
+
+    then: float = 1.0
+
+    def __call__(self, stage: Stage) -> None:
+        cluster = stage.cluster.cluster
+        key = stage.site.keys.stream(stage.groups[1][0])
+        source = cluster.owner_of(key)
+        target = next(server for server in cluster.primaries if server is not source)
+        cluster.move_slot(cluster.slot_of(key), source, target)
+        stage.notes["moves"] += 1
+        time.sleep(self.then)
+
+
+@attrs.frozen(kw_only=True)
+class AnyOf:
+    """One of several faults after the other, by chance, for some time."""
+
+    faults: tuple[Injection, ...]
+    seconds: Size
+    pause: float = 0.5
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in stage.ticks(self.seconds, self.pause):
+            stage.random.choice(self.faults)(stage)

@@ -1,0 +1,109 @@
+"""Runs one scenario: load, faults, healing, draining, account."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bus_core import DeadLetter, open_bus
+from chaos.crew import Crew, bus_config
+from chaos.findings import Findings
+from chaos.scenario import Scenario
+from chaos.sites import Site
+from chaos.stage import Stage
+from promenade_bus_testing import Account, Journal
+from redis_support.nursery import wait_until
+
+_EVERY_LETTER = 1_000_000
+
+
+def run(scenario: Scenario, *, full: bool = False, bug: str = "", keep: Path | None = None) -> Findings:
+    """Runs it. ``bug`` is planted into the consumers; ``keep`` is where journals and logs stay."""
+    directory = keep or Path(tempfile.mkdtemp(prefix="promenade-chaos-"))
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.mkdir(parents=True)
+    try:
+        return _Run(scenario, directory, full=full, bug=bug).findings()
+    finally:
+        if keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Run:
+    def __init__(self, scenario: Scenario, directory: Path, *, full: bool, bug: str) -> None:
+        self.scenario = scenario
+        self.directory = directory
+        self.full = full
+        self.bug = bug
+
+    def findings(self) -> Findings:
+        began = time.monotonic()
+        with self.scenario.site() as site, Journal(self.directory / "journals", "runner") as journal:
+            crew = Crew(site, self.scenario, self.directory, full=self.full, bug=self.bug)
+            stage = Stage(self.scenario, site, crew, journal, full=self.full)
+            try:
+                self._act(stage)
+                letters = self._settle(stage)
+            finally:
+                crew.end_all()
+            return self._sum_up(stage, letters, time.monotonic() - began)
+
+    def _act(self, stage: Stage) -> None:
+        for injection in self.scenario.before:
+            injection(stage)
+        stage.crew.start_consumers()
+        stage.crew.start_producers()
+        time.sleep(stage.size(self.scenario.calm))
+        for injection in self.scenario.faults:
+            injection(stage)
+        stage.site.heal()
+        stage.journal.mark("healed")
+        time.sleep(stage.size(self.scenario.calm))
+        stage.crew.check_alive()
+
+    def _settle(self, stage: Stage) -> Sequence[DeadLetter]:
+        """Ends the producers, waits until nothing is left, and ends the consumers."""
+        # A publish that cannot succeed takes publish_timeout.
+        patience = self.scenario.load.publish_timeout + 10.0
+        running = [post for post in stage.crew.producers if post.member.poll() is None]
+        stage.crew.end(*running, timeout=patience)
+        try:
+            wait_until(lambda: stage.left() == 0, "everything is settled", self.scenario.patience)
+        except TimeoutError:
+            stage.journal.stuck(stage.left(), "unread, pending, or waiting for a retry")
+        letters = asyncio.run(_letters(stage.site))
+        stage.journal.dead_letters(letters)
+        stage.crew.end(*stage.crew.consumers)
+        return letters
+
+    def _sum_up(self, stage: Stage, letters: Sequence[DeadLetter], seconds: float) -> Findings:
+        notes = stage.notes
+        if hasattr(stage.site, "proxy"):
+            notes.update({name: stage.one.proxy.counts[name] for name in ("resets", "lost_replies")})
+        allowed = sum(notes[what] * each for what, each in self.scenario.duplicates.items())
+        return Findings(
+            scenario=self.scenario,
+            full=self.full,
+            seconds=seconds,
+            directory=self.directory,
+            account=Account.of(self.directory / "journals", duplicates=allowed),
+            allowed_duplicates=allowed,
+            notes=notes,
+            samples={
+                path.stem: stage.crew.samples(path.stem) for path in (self.directory / "samples").glob("*")
+            },
+            logs={path.stem: path.read_text(errors="replace") for path in self.directory.glob("*.log")},
+            exits=stage.crew.exits,
+            letters=letters,
+            strange=stage.crew.strange,
+        )
+
+
+async def _letters(site: Site) -> Sequence[DeadLetter]:
+    async with open_bus(bus_config(site)) as bus:
+        return await bus.dead_letters.list(limit=_EVERY_LETTER)

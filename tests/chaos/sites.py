@@ -1,0 +1,140 @@
+"""Where the scenarios take place: the servers, the way to them, and a look at what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from promenade_bus_redis.keys import Keys
+from redis_support.clusters import Cluster
+from redis_support.proxy import FaultProxy
+from redis_support.sentinels import SentinelGroup
+from redis_support.servers import Server, Setting
+
+PREFIX = "bus"
+
+
+class Site:
+    """Servers that are started when it is entered, and ended when it is left."""
+
+    def __init__(self) -> None:
+        self.keys = Keys(PREFIX)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self.open(self._stack)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def open(self, stack: ExitStack) -> None:
+        """Starts everything."""
+        raise NotImplementedError
+
+    def options(self, *, proxied: bool) -> dict[str, Any]:
+        """Where the servers are, as options of the adapter."""
+        raise NotImplementedError
+
+    def server_for(self, key: str) -> Server:
+        """Which of the servers has a key at the moment."""
+        raise NotImplementedError
+
+    def heal(self) -> None:
+        """Ends whatever is still wrong."""
+
+    # --- looking on, apart from the adapter ---------------------------------------------------------------
+
+    def left(self, topic: str, group: str) -> int:
+        """How much a group has not settled: unread, pending, come back, or waiting for a retry."""
+        stream, inbox = self.keys.stream(topic), self.keys.inbox(topic, group)
+        with self.server_for(stream).client() as client:
+            total = int(client.zcard(self.keys.parked(topic, group)))  # type: ignore[arg-type]
+            return total + self._left_on(client, stream, group) + self._left_on(client, inbox, group)
+
+    @staticmethod
+    def _left_on(client: redis.Redis, stream: str, group: str) -> int:
+        try:
+            groups: Any = client.xinfo_groups(stream)
+        except redis.ResponseError:  # there is no such stream
+            return 0
+        found = [facts for facts in groups if facts["name"] == group]
+        if not found:
+            return int(client.xlen(stream))  # type: ignore[arg-type]
+        unread: Any = client.xrange(stream, f"({found[0]['last-delivered-id']}", "+", 10_000)
+        return int(found[0]["pending"]) + len(unread)
+
+
+class OneServer(Site):
+    """One server, and a proxy before it. ``settings`` are directives of its configuration."""
+
+    def __init__(self, settings: Mapping[str, Setting] | None = None) -> None:
+        super().__init__()
+        self._settings = settings
+        self.server: Server
+        self.proxy: FaultProxy
+
+    def open(self, stack: ExitStack) -> None:
+        self.server = stack.enter_context(Server(settings=self._settings))
+        self.proxy = stack.enter_context(FaultProxy((self.server.host, self.server.port)))
+
+    def options(self, *, proxied: bool) -> dict[str, Any]:
+        return {"addr": self.proxy.address if proxied else self.server.address}
+
+    def server_for(self, key: str) -> Server:
+        return self.server
+
+    def heal(self) -> None:
+        self.proxy.heal()
+        if not self.server.is_running:
+            self.server.restart()
+
+
+class Sentinels(Site):
+    """A primary with a replica, and three sentinels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group: SentinelGroup
+
+    def open(self, stack: ExitStack) -> None:
+        self.group = stack.enter_context(SentinelGroup(replicas=2))
+
+    def options(self, *, proxied: bool) -> dict[str, Any]:
+        return {"sentinel": {"addresses": self.group.addresses, "service": self.group.service}}
+
+    def server_for(self, key: str) -> Server:
+        return self.group.primary()
+
+
+class OfCluster(Site):
+    """Three primaries that share the slots, which keep them over a restart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster: Cluster
+
+    def open(self, stack: ExitStack) -> None:
+        self.cluster = stack.enter_context(Cluster(settings={"appendonly": "yes"}))
+
+    def options(self, *, proxied: bool) -> dict[str, Any]:
+        return {"cluster": self.cluster.addresses}
+
+    def server_for(self, key: str) -> Server:
+        return self.cluster.owner_of(key)
+
+    def heal(self) -> None:
+        for server in self.cluster.servers:
+            if not server.is_running:
+                server.restart()

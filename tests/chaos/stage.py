@@ -1,0 +1,66 @@
+"""What injections act on: the servers, the processes, and a note of what was done."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from chaos.crew import SERVICE, Crew
+from chaos.events import topic
+from chaos.scenario import Scenario, Size
+from chaos.sites import OfCluster, OneServer, Sentinels, Site
+from promenade_bus_testing import Journal
+
+
+class Stage:
+    """One run. ``notes`` counts what was done, and other figures of the run."""
+
+    def __init__(self, scenario: Scenario, site: Site, crew: Crew, journal: Journal, *, full: bool) -> None:
+        self.scenario = scenario
+        self.site = site
+        self.crew = crew
+        self.journal = journal
+        self.full = full
+        self.notes: Counter[str] = Counter()
+        self.random = random.Random(scenario.number)
+
+    def size(self, size: Size) -> float:
+        """A number that depends on the length."""
+        return size.of(self.full)
+
+    @property
+    def one(self) -> OneServer:
+        """The site, for injections that are made for one server."""
+        assert isinstance(self.site, OneServer), "this fault needs a site of one server"
+        return self.site
+
+    @property
+    def sentinels(self) -> Sentinels:
+        """The site, for injections that are made for sentinels."""
+        assert isinstance(self.site, Sentinels), "this fault needs a site with sentinels"
+        return self.site
+
+    @property
+    def cluster(self) -> OfCluster:
+        """The site, for injections that are made for a cluster."""
+        assert isinstance(self.site, OfCluster), "this fault needs a cluster"
+        return self.site
+
+    def ticks(self, seconds: Size, every: float) -> Iterator[None]:
+        """Yields every so many seconds, for some time."""
+        deadline = time.monotonic() + self.size(seconds)
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(every, left))
+            yield
+
+    @property
+    def groups(self) -> list[tuple[str, str]]:
+        """The topics, each with the group that handles it."""
+        count = self.scenario.load.topics
+        return [(topic(index).name, f"{SERVICE}.worker{index}") for index in range(count)]
+
+    def left(self) -> int:
+        """How much is not settled."""
+        return sum(self.site.left(name, group) for name, group in self.groups)
