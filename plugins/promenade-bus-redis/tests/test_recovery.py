@@ -129,6 +129,33 @@ async def test_a_living_owner_is_not_robbed(redis_server: SharedServer) -> None:
             await each.close()
 
 
+async def test_a_reply_that_is_read_too_late(redis_server: SharedServer) -> None:
+    """What was handed out while the loop was blocked, and was claimed by others, is not received any more."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(lease="300ms", block="10s")
+        await place.publish()
+        consumer = await adapter.open_consumer(spec())
+        receiving = asyncio.ensure_future(receive(consumer, 1))
+        stream = place.keys.stream(TOPIC)
+        publisher = await place.adapter()
+
+        def waits() -> bool:
+            return any(fields["cmd"] == "xreadgroup" for fields in redis_server.client().client_list())
+
+        await until(waits, "the read waits at the server")
+        stored = message(1)
+        claimed = place.ask("XADD", stream, "*", "id", stored.id, "body", stored.body)
+        deadline = time.monotonic() + 5
+        while not place.pending() and time.monotonic() < deadline:
+            pass  # the loop is blocked: it cannot read the reply
+        time.sleep(0.3)  # noqa: ASYNC251 - a handler that blocks the loop for a lease
+        place.ask("XCLAIM", stream, GROUP, "rival", 0, claimed)
+        assert await publisher.publish([message(2)]) == [None]
+        assert numbers(await receiving) == [2]
+        assert {owner for entry, owner in place.pending() if entry == claimed} == {"rival"}
+        await consumer.close()
+
+
 async def test_a_former_owner_does_not_steal_back(redis_server: SharedServer) -> None:
     """Who lost its lease does not renew it; whatever it settles later is not done, and told to be late."""
     async with place_on(redis_server) as place:

@@ -275,9 +275,17 @@ class GroupConsumer:
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 
     def arrived(self, reply: Sequence[Any], since: float) -> None:
-        """Takes entries over that were handed out to this consumer, or were not heard of so far."""
+        """Takes entries over that were handed out to this consumer, or were not heard of so far.
+
+        What is noticed so late that others may have claimed it is asked for again: a blocked event loop does
+        not read replies, and nobody renews what it has not read.
+        """
         until = self._services.leases.until(since)
+        is_late = self._services.leases.is_late(since)
         for key, entries in reply:
+            if is_late:
+                self._sources[key].feed.must_sweep = True
+                continue
             source = self._sources[key]
             for entry_id, fields in entries:
                 if fields is not None:

@@ -114,6 +114,10 @@ class Leases:
         """Up to when nobody can take over what was delivered, or renewed, at ``since`` or later."""
         return since + self.lease * _SAFE
 
+    def is_late(self, since: float) -> bool:
+        """Whether others may have taken over what was delivered at ``since``, and was not renewed."""
+        return lease_clock() > self.until(since)
+
     def watch(self, feed: Feed) -> None:
         """Renews what is held of a feed from now on."""
         self._feeds[feed] = None

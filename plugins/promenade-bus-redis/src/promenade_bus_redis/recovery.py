@@ -146,6 +146,8 @@ class Recovery:
             since = lease_clock()
             command = ("XREADGROUP", "GROUP", group, name, "COUNT", _SWEEP, "STREAMS", source.key, begin)
             reply = await pipe.call(*command, key=source.key)
+            if self._services.leases.is_late(since):
+                continue  # others may have claimed it meanwhile
             entries = reply[0][1] if reply else []
             unknown = [each for each in entries if self._is_unknown(source, each[0])]
             gone = [entry_id for entry_id, fields in unknown if fields is None]
@@ -222,6 +224,9 @@ class Recovery:
                 return True
             begin, picked, gone, left = reply
             self._services.ledger.lose(len(gone), source.feed.topic, source.group)
+            if self._services.leases.is_late(since):
+                source.feed.must_sweep = True
+                return True
             for entry_id, fields, text in picked:
                 until = self._services.leases.until(since)
                 if entry_id in source.held:  # it was ours, and is again: a handler has it here
