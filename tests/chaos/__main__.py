@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--only", type=_numbers, default=set(), help="numbers, such as 3,5; all by default")
     parser.add_argument("--short", action="store_true", help="the short form, as in the tests")
+    parser.add_argument("--scale", type=float, default=1.0, help="how long the faults last: 0.1 is a tenth")
     parser.add_argument("--bug", choices=BUGS, default="", help="plant a bug that must be found")
     parser.add_argument("--results", type=Path, default=Path("build/chaos"), help="where JSON and logs go")
     options = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> int:
     done: list[Findings] = []
     for scenario in chosen:
         keep = options.results / f"{scenario.number:02}"
-        findings = run(scenario, full=not options.short, bug=options.bug, keep=keep)
+        findings = run(scenario, full=not options.short, bug=options.bug, scale=options.scale, keep=keep)
         done.append(findings)
         print("\n".join([*report.lines(findings), ""]), flush=True)
         report.write(findings, options.results)

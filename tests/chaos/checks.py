@@ -31,6 +31,14 @@ def attempts_are_first(findings: Findings) -> Iterator[str]:
         yield f"{later} attempts were not the first, {repeated} events were begun more than once"
 
 
+def begun_once(findings: Findings) -> Iterator[str]:
+    """Every event was begun once, whoever it was handed to before."""
+    begun = Counter((record.subscription, record.event_id) for record in findings.records("begun"))
+    repeated = sum(count > 1 for count in begun.values())
+    if repeated:
+        yield f"{repeated} events were begun more than once"
+
+
 @attrs.frozen
 class EndsWithin:
     """Processes that were asked to end did so within some seconds."""

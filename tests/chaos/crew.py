@@ -67,17 +67,21 @@ class Crew:
             self.wait_ready(post)
 
     def start_producers(self) -> None:
-        """Starts all of them."""
+        """Starts all of them, and waits until they publish."""
         for index in range(self._scenario.load.producers):
             self.producers.append(self._post("producer", index))
+        for post in self.producers:
+            self.wait_ready(post)
 
     def wait_ready(self, post: Post, timeout: float = 30.0) -> None:
         """Waits until a process works."""
 
         def ready() -> bool:
+            if any("ready" in sample for sample in self.samples(post.name)):
+                return True
             if (status := post.member.poll()) is not None:
                 raise RuntimeError(f"{post.name} ended with status {status}:\n{post.member.log_text()}")
-            return any("ready" in sample for sample in self.samples(post.name))
+            return False
 
         wait_until(ready, f"{post.name} is ready", timeout)
 
@@ -108,6 +112,7 @@ class Crew:
             filling=load.filling,
             limit=None if load.limit is None else int(load.limit.of(self._full)) // load.producers,
             threads=load.threads if kind == "producer" else 0,
+            insists=load.insists,
             bug=self._bug if kind == "consumer" else "",
         )
         return shared_forkserver().start(attrs.asdict(role), self.directory / f"{name}.log")

@@ -13,6 +13,7 @@ from chaos.crew import Post
 from chaos.scenario import Injection, Size
 from chaos.stage import Stage
 from redis_support.faults import CutAtReply, Fault
+from redis_support.nursery import wait_until
 
 # --- processes --------------------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ class RollingRestart:
     times: Size
 
     def __call__(self, stage: Stage) -> None:
-        for number in range(int(stage.size(self.times))):
+        for number in range(stage.times(self.times)):
             post = stage.crew.consumers[number % len(stage.crew.consumers)]
             stage.crew.end(post)
             stage.crew.replace(post)
@@ -52,18 +53,22 @@ class RollingRestart:
 
 @attrs.frozen(kw_only=True)
 class StandStill:
-    """SIGSTOP to a consumer for some leases, then SIGCONT. Noted as ``stops``."""
+    """SIGSTOP to a consumer for some leases, then SIGCONT.
+
+    Noted as ``stops``, and what was pending for it as ``held_by_stopped``.
+    """
 
     leases: float
     times: Size
 
     def __call__(self, stage: Stage) -> None:
-        for number in range(int(stage.size(self.times))):
+        for number in range(stage.times(self.times)):
             post = stage.crew.consumers[number % len(stage.crew.consumers)]
             with _stopped(post):
                 stage.notes["stops"] += 1
-                time.sleep(self.leases * stage.size(stage.scenario.load.lease))
-            time.sleep(stage.size(stage.scenario.load.lease) / 2)
+                stage.notes["held_by_stopped"] += stage.held_by(post)
+                time.sleep(self.leases * stage.lease)
+            time.sleep(stage.lease / 2)
 
 
 @contextlib.contextmanager
@@ -115,13 +120,14 @@ class UntilPublished:
 
 @attrs.frozen(kw_only=True)
 class OnTheWay:
-    """Faults of the proxy, for some time. What they count is noted: ``resets``, ``lost_replies``."""
+    """Faults of the proxy, for some time. Noted as ``cuts``, besides what the proxy counts itself."""
 
     faults: tuple[Fault, ...]
     seconds: Size
 
     def __call__(self, stage: Stage) -> None:
         stage.one.proxy.use(*self.faults)
+        stage.notes["cuts"] += 1
         time.sleep(stage.size(self.seconds))
         stage.one.proxy.heal()
 
@@ -142,10 +148,11 @@ class CutReplies:
 
 @attrs.frozen(kw_only=True)
 class HalfClose:
-    """The connections that exist are half closed, as seen by the clients."""
+    """The connections that exist are half closed, as seen by the clients. Noted as ``cuts``."""
 
     def __call__(self, stage: Stage) -> None:
         stage.one.proxy.half_close()
+        stage.notes["cuts"] += 1
         time.sleep(0.5)
 
 
@@ -201,7 +208,7 @@ class KillServer:
     every: float
 
     def __call__(self, stage: Stage) -> None:
-        for _ in range(int(stage.size(self.times))):
+        for _ in range(stage.times(self.times)):
             stage.one.server.kill()
             stage.notes["server_kills"] += 1
             stage.one.server.restart()
@@ -322,7 +329,7 @@ class FailOver:
 
     def __call__(self, stage: Stage) -> None:
         group = stage.sentinels.group
-        for _ in range(int(stage.size(self.times))):
+        for _ in range(stage.times(self.times)):
             old = group.primary()
             old.kill()
             stage.notes["failovers"] += 1
@@ -344,6 +351,9 @@ class KillNode:
         stage.notes["server_kills"] += 1
         time.sleep(stage.size(self.seconds))
         node.restart()
+        wait_until(
+            lambda: "cluster_state:ok" in node.ask("CLUSTER", "INFO"), "the node serves its slots", 30.0
+        )
 
 
 @attrs.frozen(kw_only=True)

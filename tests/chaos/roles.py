@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from bus_core import Bus, BusError, FixedRetry, Topic, open_bus, open_sync_bus
+from bus_core import Bus, BusError, FixedRetry, PublishUncertain, Topic, open_bus, open_sync_bus
 from chaos.events import Task, key, topic
 from chaos.plans import Effect
 from chaos.planted import plant
@@ -33,6 +33,7 @@ class Role:
     ``config`` is that of its bus. Consumers handle ``topics`` topics with ``concurrency`` handlers that take
     ``work``; producers publish ``rate`` events a second, of which at most ``in_flight`` are on their way,
     ``mix`` gives plans to a share of them, ``limit`` ends it. ``threads`` publish through a sync bus.
+    ``insists`` publishes the same event again for as long as it is not known to be stored.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Role:
     filling: int = 0
     limit: int | None = None
     threads: int = 0
+    insists: bool = False
     sample_every: float = 0.2
     bug: str = ""
 
@@ -202,10 +204,15 @@ async def _produce_until(role: Role, told: asyncio.Event) -> None:
     publishing: set[asyncio.Task[None]] = set()
 
     async def publish(place: Topic[Task], event: Task) -> None:
-        try:
-            await journal.publish(bus, place, event)
-        except BusError:
-            pass  # the journal has it; the caller was told
+        while True:
+            try:
+                await journal.publish(bus, place, event)
+            except PublishUncertain:
+                if role.insists:
+                    continue
+            except BusError:
+                pass  # the journal has it; the caller was told
+            return
 
     async with bus:
         samples.write(ready=True)

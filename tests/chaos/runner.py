@@ -21,31 +21,37 @@ from redis_support.nursery import wait_until
 _EVERY_LETTER = 1_000_000
 
 
-def run(scenario: Scenario, *, full: bool = False, bug: str = "", keep: Path | None = None) -> Findings:
-    """Runs it. ``bug`` is planted into the consumers; ``keep`` is where journals and logs stay."""
+def run(
+    scenario: Scenario, *, full: bool = False, bug: str = "", scale: float = 1.0, keep: Path | None = None
+) -> Findings:
+    """Runs it. ``bug`` is planted into the consumers; ``keep`` is where journals and logs stay.
+
+    ``scale`` shortens, or lengthens, the time in which faults happen.
+    """
     directory = keep or Path(tempfile.mkdtemp(prefix="promenade-chaos-"))
     if keep is not None:
         shutil.rmtree(keep, ignore_errors=True)
         keep.mkdir(parents=True)
     try:
-        return _Run(scenario, directory, full=full, bug=bug).findings()
+        return _Run(scenario, directory, full=full, bug=bug, scale=scale).findings()
     finally:
         if keep is None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Run:
-    def __init__(self, scenario: Scenario, directory: Path, *, full: bool, bug: str) -> None:
+    def __init__(self, scenario: Scenario, directory: Path, *, full: bool, bug: str, scale: float) -> None:
         self.scenario = scenario
         self.directory = directory
         self.full = full
         self.bug = bug
+        self.scale = scale
 
     def findings(self) -> Findings:
         began = time.monotonic()
         with self.scenario.site() as site, Journal(self.directory / "journals", "runner") as journal:
             crew = Crew(site, self.scenario, self.directory, full=self.full, bug=self.bug)
-            stage = Stage(self.scenario, site, crew, journal, full=self.full)
+            stage = Stage(self.scenario, site, crew, journal, full=self.full, scale=self.scale)
             try:
                 self._act(stage)
                 letters = self._settle(stage)

@@ -47,6 +47,9 @@ class Load:
     lease: Size = Size(1.5, 1.5)
     shutdown_timeout: float = 5.0
     publish_timeout: float = 10.0
+    insists: bool = False
+    """Whether a producer publishes the same event again when it is not sure."""
+
     durability: Literal["server", "fsync", "replicated"] = "server"
     more: Mapping[str, object] = attrs.field(factory=dict)
     """Further options of the adapter."""

@@ -7,21 +7,34 @@ from __future__ import annotations
 from chaos import checks
 from chaos.events import topic
 from chaos.injections import (
+    AnyOf,
     BlockDeadLetters,
     ClientKill,
+    ClientPause,
     Command,
+    CutReplies,
+    DestroyGroup,
+    FailOver,
+    FillMemory,
+    HalfClose,
     Kill,
+    KillNode,
     KillServer,
+    MoveSlot,
     OnTheWay,
+    RestartWithoutData,
     RollingRestart,
     StandStill,
+    StepClocks,
+    StopServer,
     Strangers,
+    UntilPublished,
     Wait,
 )
 from chaos.scenario import Load, Scenario, Size
-from chaos.sites import PREFIX, OneServer
+from chaos.sites import PREFIX, OfCluster, OneServer, Sentinels
 from promenade_bus_redis.keys import Keys
-from redis_support.faults import LoseReplies
+from redis_support.faults import Drop, LoseReplies, SlowBytes
 
 _DEAD = Keys(PREFIX).dead(topic(0).name)
 
@@ -40,7 +53,7 @@ PROCESSES = (
         name="kill consumers",
         story="SIGKILL to a consumer every 200 ms",
         faults=(Kill(who="consumers", every=0.2, seconds=Size(60, 2)),),
-        duplicates={"kills": _IN_HAND},
+        duplicates={"kills": 16},
         checks=(checks.Happened("kills", 5),),
     ),
     Scenario(
@@ -64,7 +77,7 @@ PROCESSES = (
         story="SIGSTOP to a consumer for three leases, then SIGCONT",
         load=Load(work=0.05, consumers=Size(8, 3)),
         faults=(StandStill(leases=3, times=Size(5, 1)),),
-        duplicates={"stops": _IN_HAND},
+        duplicates={"held_by_stopped": 1},
         checks=(checks.late_is_counted,),
     ),
     Scenario(
@@ -77,7 +90,38 @@ PROCESSES = (
     ),
 )
 
+HANDLERS = (
+    Scenario(
+        number=4,
+        name="end while waiting",
+        story="SIGTERM while retries wait, and while handlers hang",
+        load=Load(
+            mix=(("fail:1", 0.03), ("hang", 0.002)), rate=Size(1_000, 300), delay=3.0, shutdown_timeout=1.0
+        ),
+        faults=(RollingRestart(times=Size(30, 3)),),
+        checks=(checks.EndsWithin(1.5), checks.Happened("restarts", 3)),
+    ),
+    Scenario(
+        number=7,
+        name="blocking handler",
+        story="handlers that block the thread of the event loop for three leases",
+        load=Load(rate=Size(100, 40), mix=(("block:3", 0.03),), limit=Size(1_000, 100), lease=Size(1.5, 0.6)),
+        faults=(UntilPublished(timeout=Size(60, 30)),),
+        checks=(checks.begun_once, checks.Told("the event loop was blocked")),
+    ),
+)
+
 NETWORK = (
+    Scenario(
+        number=8,
+        name="lost publishes",
+        story="the reply to a publish is lost, and its connection reset; the publisher tries again",
+        load=Load(producers=4, in_flight=1, insists=True, rate=Size(2_000, 400)),
+        proxied="producers",
+        faults=(CutReplies(command="XADD", every=0.1, seconds=Size(60, 3)),),
+        duplicates={"lost_replies": 1},
+        checks=(checks.Happened("lost_replies", 5),),
+    ),
     Scenario(
         number=9,
         name="lost reads",
@@ -85,6 +129,19 @@ NETWORK = (
         proxied="consumers",
         faults=(OnTheWay(faults=(LoseReplies(0.05, 9, ("XREADGROUP", "EVALSHA")),), seconds=Size(60, 3)),),
         checks=(checks.Happened("lost_replies", 3),),
+    ),
+    Scenario(
+        number=10,
+        name="half-open connections",
+        story="one byte every 100 ms, half-closed connections, and a black hole for 30 s",
+        proxied="consumers",
+        faults=(
+            OnTheWay(faults=(SlowBytes(0.1),), seconds=Size(20, 1)),
+            HalfClose(),
+            OnTheWay(faults=(Drop(),), seconds=Size(30, 2)),
+        ),
+        duplicates={"cuts": 4 * _IN_HAND},
+        checks=(checks.RecoversWithin(5.0), checks.QuietLogs()),
     ),
 )
 
@@ -98,6 +155,14 @@ SERVERS = (
         checks=(checks.Happened("client_kills", 10), checks.Flat(memory=12e6)),
     ),
     Scenario(
+        number=12,
+        name="paused server",
+        story="CLIENT PAUSE for 8 s, then SIGSTOP of the server for 12 s",
+        faults=(ClientPause(seconds=Size(8, 2)), StopServer(seconds=Size(12, 2.5))),
+        duplicates={"pauses": 4 * _IN_HAND},
+        checks=(checks.RecoversWithin(5.0), checks.QuietLogs()),
+    ),
+    Scenario(
         number=13,
         name="kill the server",
         story="SIGKILL to the server, which writes its file to the disk every second",
@@ -105,6 +170,90 @@ SERVERS = (
         faults=(KillServer(times=Size(10, 2), every=2.0),),
         duplicates={"server_kills": 4 * _IN_HAND},
         checks=(checks.Happened("server_kills", 2), checks.RecoversWithin(2.0)),
+    ),
+)
+
+LOSSES = (
+    Scenario(
+        number=15,
+        name="lost groups",
+        story="FLUSHALL, a restart without persistence, and XGROUP DESTROY",
+        faults=(
+            Command(words=("FLUSHALL",)),
+            RestartWithoutData(),
+            Wait(seconds=Size(20, 0.5)),
+            DestroyGroup(),
+        ),
+        duplicates={"destroyed": 1},
+        checks=(
+            checks.RecoversWithin(2.0),
+            checks.QuietLogs(),
+            checks.Told("consumer groups were lost on the server"),
+        ),
+        losses_are_told=True,
+    ),
+    Scenario(
+        number=16,
+        name="failover",
+        story="SIGKILL to the primary; sentinels put a replica in charge",
+        site=Sentinels,
+        load=Load(durability="replicated", rate=Size(1_000, 300), more={"wait_timeout": 1.0}),
+        faults=(FailOver(times=Size(10, 1)),),
+        duplicates={"failovers": 4 * _IN_HAND},
+        checks=(checks.Happened("failovers"),),
+    ),
+    Scenario(
+        number=17,
+        name="cluster",
+        story="a node of a cluster is killed and comes back, and a slot moves to another node",
+        site=OfCluster,
+        load=Load(topics=6, publish_timeout=1.0, rate=Size(1_000, 300)),
+        faults=(KillNode(seconds=Size(10, 3)), MoveSlot()),
+        duplicates={"server_kills": 4 * _IN_HAND},
+        checks=(checks.refused_some, checks.Happened("moves")),
+    ),
+    Scenario(
+        number=18,
+        name="full memory",
+        story="maxmemory is reached, and later there is room again",
+        load=Load(filling=2_000, publish_timeout=1.0),
+        faults=(FillMemory(seconds=Size(20, 3)),),
+        checks=(checks.refused_some, checks.RecoversWithin(3.0)),
+    ),
+)
+
+SOAKS = (
+    Scenario(
+        number=25,
+        name="soak",
+        story="an hour of faults by chance, clocks that step, and publishers that are threads",
+        load=Load(rate=Size(300, 200), threads=4, producers=2),
+        proxied="consumers",
+        faults=(
+            AnyOf(
+                faults=(
+                    Kill(who="consumers", every=0.2, seconds=Size(0.4, 0.4)),
+                    RollingRestart(times=Size(1, 1)),
+                    StepClocks(),
+                    ClientKill(every=0.1, seconds=Size(0.5, 0.5)),
+                    OnTheWay(faults=(LoseReplies(0.05, 25),), seconds=Size(1, 1)),
+                    StopServer(seconds=Size(1, 1)),
+                ),
+                seconds=Size(3_600, 5),
+            ),
+        ),
+        duplicates={"kills": _IN_HAND, "client_kills": 1, "lost_replies": 1, "pauses": 4 * _IN_HAND},
+        checks=(checks.Flat(memory=20e6),),
+        patience=120.0,
+    ),
+    Scenario(
+        number=26,
+        name="a million events",
+        story="memory, descriptors and tasks of a worker over a million events",
+        load=Load(rate=Size(4_000, 1_000), limit=Size(1_000_000, 3_000), consumers=Size(1, 1), in_flight=512),
+        faults=(UntilPublished(timeout=Size(1_800, 30)),),
+        checks=(checks.attempts_are_first, checks.Flat(memory=4e6)),
+        patience=600.0,
     ),
 )
 
@@ -143,4 +292,8 @@ OUTCOMES = (
     ),
 )
 
-SCENARIOS = tuple(sorted((*PROCESSES, *NETWORK, *SERVERS, *OUTCOMES), key=lambda each: each.number))
+SCENARIOS = tuple(
+    sorted(
+        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *OUTCOMES, *SOAKS), key=lambda each: each.number
+    )
+)

@@ -63,6 +63,15 @@ class Site:
             total = int(client.zcard(self.keys.parked(topic, group)))  # type: ignore[arg-type]
             return total + self._left_on(client, stream, group) + self._left_on(client, inbox, group)
 
+    def held(self, topic: str, group: str, pid: int) -> int:
+        """How much of a group is pending for the process with that id."""
+        total = 0
+        for stream in (self.keys.stream(topic), self.keys.inbox(topic, group)):
+            with self.server_for(stream).client() as client:
+                consumers: Any = client.xinfo_consumers(stream, group)
+                total += sum(each["pending"] for each in consumers if f"-{pid}-" in each["name"])
+        return total
+
     @staticmethod
     def _left_on(client: redis.Redis, stream: str, group: str) -> int:
         try:

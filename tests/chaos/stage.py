@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from chaos.crew import SERVICE, Crew
+from chaos.crew import SERVICE, Crew, Post
 from chaos.events import topic
 from chaos.scenario import Scenario, Size
 from chaos.sites import OfCluster, OneServer, Sentinels, Site
@@ -17,18 +17,30 @@ from promenade_bus_testing import Journal
 class Stage:
     """One run. ``notes`` counts what was done, and other figures of the run."""
 
-    def __init__(self, scenario: Scenario, site: Site, crew: Crew, journal: Journal, *, full: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, site: Site, crew: Crew, journal: Journal, *, full: bool, scale: float = 1.0
+    ) -> None:
         self.scenario = scenario
         self.site = site
         self.crew = crew
         self.journal = journal
         self.full = full
+        self.scale = scale
         self.notes: Counter[str] = Counter()
         self.random = random.Random(scenario.number)
 
     def size(self, size: Size) -> float:
-        """A number that depends on the length."""
-        return size.of(self.full)
+        """How long, or how often, in a run of this length."""
+        return size.of(self.full) * self.scale
+
+    def times(self, size: Size) -> int:
+        """How often, and once at least."""
+        return max(1, round(self.size(size)))
+
+    @property
+    def lease(self) -> float:
+        """The lease of this run."""
+        return self.scenario.load.lease.of(self.full)
 
     @property
     def one(self) -> OneServer:
@@ -64,3 +76,7 @@ class Stage:
     def left(self) -> int:
         """How much is not settled."""
         return sum(self.site.left(name, group) for name, group in self.groups)
+
+    def held_by(self, post: Post) -> int:
+        """How much is pending for a consumer process."""
+        return sum(self.site.held(name, group, post.member.pid) for name, group in self.groups)
