@@ -184,7 +184,7 @@ class Engine:
             key = self._codec.key_of(topic, event)
         if self.buffer.asleep:
             self._pool.rouse()
-        unit = Unit(len(lanes)) if others or self._marks else None
+        unit = Unit(len(lanes)) if len(others) > 1 or (others and plain) or self._marks else None
         causing = current_worker.get(None)
         cause = causing.entry[2] if causing is not None and causing.entry is not None else None
         if unit is not None and cause is not None:

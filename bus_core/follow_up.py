@@ -90,16 +90,14 @@ class FollowUp:
             self._tell(job, error, decision)
         if decision.action != "postpone" and job.doomed is None:
             lane.failed_attempts += 1
-            job.history += (Attempt(job.attempt, self._clock.now(), describe_error(error)),)
+            job.note(Attempt(job.attempt, self._clock.now(), describe_error(error)))
         log = partial(_log_failure, job, type(error).__name__, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
             self._bury(job, decision.reason)
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
-        job.redelivered = True
-        if decision.action == "retry":
-            job.attempt += 1
+        job.comes_again(job.attempt + (decision.action == "retry"))
         if lane.settler.keeps(job, decision.delay):
             self._waiting[job] = self._clock.call_later(
                 decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bus_core.events import Event
@@ -53,24 +53,41 @@ class Unit:
         self.marks: tuple[DrainMark, ...] = ()
 
 
-class Job:
-    """What is known of one message on its way to one subscription, beyond the event itself."""
+class _Past:
+    """What makes a job more than a fresh event: that it was tried before, or came from outside."""
 
-    __slots__ = (
-        "accepted_at",
-        "attempt",
-        "doomed",
-        "event",
-        "headers",
-        "history",
-        "key",
-        "lane",
-        "message",
-        "receipt",
-        "redelivered",
-        "topic",
-        "unit",
-    )
+    __slots__ = ("attempt", "doomed", "history", "key", "message", "receipt", "redelivered")
+
+    def __init__(
+        self,
+        *,
+        message: Message | None = None,
+        key: str = "",
+        history: tuple[Attempt, ...] = (),
+        attempt: int = 1,
+        redelivered: bool = False,
+        receipt: object = None,
+        doomed: str | None = None,
+    ) -> None:
+        self.message = message
+        self.key = key
+        self.history = history
+        self.attempt = attempt
+        self.redelivered = redelivered
+        self.receipt = receipt
+        self.doomed = doomed
+
+
+_NO_PAST = _Past()
+
+
+class Job:
+    """What is known of one message on its way to one subscription, beyond the event itself.
+
+    Most wait for their first attempt, and are many: what they have in common is kept once.
+    """
+
+    __slots__ = ("_accepted", "_past", "event", "headers", "lane", "topic", "unit")
 
     def __init__(
         self,
@@ -92,16 +109,78 @@ class Job:
         self.lane = lane
         self.topic = topic
         self.unit = unit
-        self.accepted_at = accepted_at
+        self._accepted = accepted_at.timestamp()  # half as large, and exact to the microsecond
         self.event = event
-        self.message = message
         self.headers = headers
-        self.key = key
-        self.history = history
-        self.attempt = attempt
-        self.redelivered = redelivered
-        self.receipt = receipt  # the adapter's, of what was received
-        self.doomed = doomed  # why it goes to the dead letters without being handled
+        fresh = message is None and not key and not redelivered and not history and receipt is None
+        self._past = (
+            _NO_PAST
+            if fresh
+            else _Past(
+                message=message,
+                key=key,
+                history=history,
+                attempt=attempt,
+                redelivered=redelivered,
+                receipt=receipt,
+                doomed=doomed,
+            )
+        )
+
+    @property
+    def accepted_at(self) -> datetime:
+        """When the adapter accepted it."""
+        return datetime.fromtimestamp(self._accepted, UTC)
+
+    @property
+    def message(self) -> Message | None:
+        """What arrived, where events are serialized."""
+        return self._past.message
+
+    @property
+    def key(self) -> str:
+        """What orders it, where something does."""
+        return self._past.key
+
+    @property
+    def history(self) -> tuple[Attempt, ...]:
+        """The attempts so far."""
+        return self._past.history
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that it is at, from 1."""
+        return self._past.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been handled before."""
+        return self._past.redelivered
+
+    @property
+    def receipt(self) -> object:
+        """The adapter's, of what was received."""
+        return self._past.receipt
+
+    @property
+    def doomed(self) -> str | None:
+        """Why it goes to the dead letters without being handled."""
+        return self._past.doomed
+
+    def note(self, attempt: Attempt) -> None:
+        """Adds an attempt to the history."""
+        self._changed_past().history += (attempt,)
+
+    def comes_again(self, attempt: int) -> None:
+        """The next time that it is handled, it is handled again: with this number."""
+        past = self._changed_past()
+        past.redelivered = True
+        past.attempt = attempt
+
+    def _changed_past(self) -> _Past:
+        if self._past is _NO_PAST:
+            self._past = _Past()
+        return self._past
 
     @property
     def payload(self) -> Event | Message:

@@ -231,7 +231,7 @@ def forget_attempts(patch: MonkeyPatch) -> None:
     resume_job = Lane.resume_job
 
     def forgetful(lane: Lane, job: Job) -> None:
-        job.attempt = 1
+        job.comes_again(1)
         resume_job(lane, job)
 
     patch.setattr(Lane, "resume_job", forgetful)
@@ -633,12 +633,12 @@ def redeliver_changed(patch: MonkeyPatch, change: Callable[[Job], None]) -> None
 
 @bug("a redrive forgets the history", "test_redriven_event_fails_again")
 def forget_history(patch: MonkeyPatch) -> None:
-    redeliver_changed(patch, lambda job: setattr(job, "history", ()))
+    redeliver_changed(patch, lambda job: setattr(job._past, "history", ()))
 
 
 @bug("a redrive goes on counting", "test_redriven_event_fails_again", "test_redrive_goes_to_who_failed")
 def go_on_counting(patch: MonkeyPatch) -> None:
-    redeliver_changed(patch, lambda job: setattr(job, "attempt", len(job.history) + 1))
+    redeliver_changed(patch, lambda job: job.comes_again(len(job.history) + 1))
 
 
 @bug("letters are listed newest first", "test_letters_are_listed")
@@ -902,10 +902,4 @@ def claim_more(patch: MonkeyPatch) -> None:
 
 @bug("a delivery gives the wrong time", "test_delivery_tells")
 def naive_times(patch: MonkeyPatch) -> None:
-    init = Job.__init__
-
-    def naive(job: Job, *arguments: Any, **options: Any) -> None:
-        init(job, *arguments, **options)
-        job.accepted_at = datetime.now(UTC).replace(tzinfo=None)
-
-    patch.setattr(Job, "__init__", naive)
+    patch.setattr(Job, "accepted_at", property(lambda _: datetime.now(UTC).replace(tzinfo=None)))
