@@ -39,6 +39,8 @@ MODULE_ORDER = [
     "messages",
     "retry",
     "abc",
+    "records",
+    "storage",
     "hookspecs",
     "json_values",
     "json_shapes",

@@ -1,0 +1,345 @@
+"""A base for adapters over a storage that can be asked and does not call: a database, a directory of files.
+
+The protocols ``Adapter``, ``Consumer`` and ``DeadLetterStore`` are kept here, over records: a record is a
+text, and belongs to an owner until a time. What is left to an author is to store them. Nothing of the bus
+needs this module; import it from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+from bus_core.abc import Features, SubscriptionSpec
+from bus_core.errors import (
+    AdapterError,
+    BusError,
+    ConsumerDied,
+    DeadLetterNotFound,
+    LeaseLost,
+    PublishError,
+    PublishFailed,
+)
+from bus_core.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
+from bus_core.records import DEAD, NOBODY, Claim, Record, State, matches
+
+__all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
+
+_LONGEST_WAIT = 2.0
+"""Seconds of real time after which ``receive`` returns although there is nothing."""
+
+_PAUSES = (0.005, 0.1)
+"""Seconds of real time between two looks for what is due: after one that found something, and at most."""
+
+_SHARE = 10
+"""How many times as long as a look took it rests at least, so that looks leave time for the rest."""
+
+
+class StorageAdapter(ABC):
+    """Implements ``Adapter`` and ``DeadLetterStore``. A subclass has a ``name`` and ``features``, and defines
+    the methods that store records.
+
+    They are called on the event loop of the bus, each within a ``transaction``, except for ``open`` and
+    ``shut``. What a transaction did stays done as ``features`` promise.
+
+    Claim neither ``broadcast`` nor ``ordered``: leases decide here who gets a message.
+    """
+
+    name: str
+    features: Features
+
+    lease: float = 30.0
+    """Seconds after which what a process owns comes free, when it has died or hangs."""
+
+    lost = 0
+    degraded: str | None = None
+
+    # --- to be defined ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Gets ready. ``shut`` follows in any case, also when this raised."""
+
+    @abstractmethod
+    async def shut(self) -> None:
+        """Gives back what ``open`` took."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[object]:
+        """Surrounds calls of the methods below: all of them are done, or none where something is raised."""
+
+    @abstractmethod
+    async def add(self, topic: str, text: str) -> None:
+        """Adds a record to every subscription whose pattern ``matches`` the topic.
+
+        It is kept for later subscriptions, too, where ``features`` have ``replay``.
+        """
+
+    @abstractmethod
+    async def subscribe(self, subscription: str, pattern: str, replay: bool) -> None:
+        """From now on the subscription gets records. Nothing is done when it exists already.
+
+        Where ``replay`` is true it gets everything that was added before, too, in order.
+        """
+
+    @abstractmethod
+    async def claim(
+        self, subscription: str, owner: str, now: float, until: float, limit: int
+    ) -> Sequence[Claim]:
+        """Gives the first records that are due at ``now`` to the owner, due ``until``; in order of adding."""
+
+    @abstractmethod
+    async def renew(self, subscription: str, owner: str, until: float) -> None:
+        """Makes everything that the owner owns of the subscription due at ``until``."""
+
+    @abstractmethod
+    async def change(self, key: Any, owner: str, record: Record | None) -> bool:
+        """Replaces a record, or deletes it for None, if the owner owns it still; tells whether he did."""
+
+    @abstractmethod
+    async def pending(self) -> Sequence[tuple[str, int, float]]:
+        """For each subscription how many records it has that are not ``DEAD``, and when the first is due.
+
+        Subscriptions without any are left out.
+        """
+
+    @abstractmethod
+    async def dead(self) -> Sequence[tuple[Any, str]]:
+        """The key and the text of every record that is ``DEAD``."""
+
+    # --- Adapter ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        self._waiting: dict[str, StorageConsumer] = {}
+        self._news = asyncio.Event()
+        try:
+            with self.translated("be opened"):
+                await self.open()
+        except BaseException:
+            with suppress(Exception):  # there may be nothing to give back
+                await self.shut()
+            raise
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        self._watching.cancel()
+        await asyncio.wait({self._watching})
+        with self.translated("be closed"):
+            await self.shut()
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        now = datetime.now(UTC)
+        try:
+            with self.translated("add messages"), self.transaction():
+                for each in messages:
+                    await self.add(each.topic, State(each, now).text())
+        except BusError as error:
+            failure = PublishFailed(str(error), transient=True)
+            failure.__cause__ = error
+            return [failure for _ in messages]
+        self._news.set()
+        return [None for _ in messages]
+
+    async def open_consumer(self, spec: SubscriptionSpec) -> StorageConsumer:
+        with self.translated("add a subscription"), self.transaction():
+            await self.subscribe(_id(spec), spec.topic, self.features.replay and spec.start != "latest")
+        return StorageConsumer(self, _id(spec), self._waiting)
+
+    async def backlog(self, spec: SubscriptionSpec) -> int:
+        with self.translated("count records"), self.transaction():
+            return next((count for name, count, _ in await self.pending() if name == _id(spec)), 0)
+
+    async def _watch(self) -> None:
+        """Looks again and again for what is due, for all consumers that wait for something."""
+        shortest, longest = _PAUSES
+        pause = shortest
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+                    pause = shortest
+            self._news.clear()
+            began = time.monotonic()
+            found = False
+            try:
+                with self.transaction():
+                    pending = await self.pending() if self._waiting else ()
+                self.degraded = None
+            except Exception as error:
+                pending = ()
+                self.degraded = f"its storage cannot be read: {type(error).__name__}"
+            now = time.time()
+            for subscription, _, due in pending:
+                consumer = self._waiting.get(subscription)
+                if consumer is not None and due <= now:
+                    found = True
+                    consumer.look()
+            pause = shortest if found else min(pause * 2, longest)
+            await asyncio.sleep(_SHARE * (time.monotonic() - began))
+
+    @contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        """Makes an ``AdapterError`` of what the storage raises."""
+        try:
+            yield
+        except BusError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            raise AdapterError(f"the storage of {self.name!r} cannot {what}: {kind}: {error}") from error
+
+    # --- DeadLetterStore ----------------------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> StorageAdapter:
+        return self
+
+    async def _letters(self) -> dict[str, tuple[Any, State, DeadLetter]]:
+        """The dead letters by their id, the oldest first: their ids sort by time."""
+        found = [(key, State.of(text)) for key, text in await self.dead()]
+        letters = [(key, state, state.letter) for key, state in found if state.letter is not None]
+        return {letter.id: (key, state, letter) for key, state, letter in sorted(letters, key=_letter_id)}
+
+    async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        with self.translated("list dead letters"), self.transaction():
+            letters = await self._letters()
+        return [letter for _, _, letter in letters.values() if where.selects(letter)][:limit]
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        with self.translated("find a dead letter"), self.transaction():
+            found = (await self._letters()).get(letter_id)
+        if found is None:
+            raise DeadLetterNotFound(letter_id)
+        return found[2]
+
+    async def redrive(self, letter_ids: Sequence[str]) -> int:
+        moved = 0
+        with self.translated("redrive dead letters"), self.transaction():
+            letters = await self._letters()
+            for key, state, letter in (letters[each] for each in letter_ids if each in letters):
+                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None)
+                moved += await self.change(key, DEAD, Record(again.text()))
+        return moved
+
+    async def purge(self, where: DeadLetterFilter) -> int:
+        deleted = 0
+        with self.translated("purge dead letters"), self.transaction():
+            for key, _, letter in (await self._letters()).values():
+                if where.selects(letter):
+                    deleted += await self.change(key, DEAD, None)
+        return deleted
+
+
+class StorageConsumer:
+    """Implements ``Consumer``. It has a lease of its own, which ends with it."""
+
+    def __init__(
+        self, adapter: StorageAdapter, subscription: str, waiting: dict[str, StorageConsumer]
+    ) -> None:
+        self.longest_hold = adapter.lease / 3
+        self._adapter = adapter
+        self._subscription = subscription
+        self._waiting = waiting
+        self._owner = uuid4().hex
+        self._due = asyncio.Event()
+        self._stopped = False
+        self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        adapter = self._adapter
+        while True:
+            await asyncio.sleep(adapter.lease / 3)
+            try:
+                with adapter.transaction():
+                    await adapter.renew(self._subscription, self._owner, self._until)
+                adapter.degraded = None
+            except Exception as error:
+                adapter.degraded = f"its leases cannot be renewed: {type(error).__name__}"
+
+    @property
+    def _until(self) -> float:
+        return time.time() + self._adapter.lease
+
+    def look(self) -> None:
+        """There may be something to receive."""
+        self._due.set()
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        self._due.clear()
+        received = await self._claim(limit)
+        if not received and not self._stopped:
+            self._waiting[self._subscription] = self
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_WAIT):
+                    await self._due.wait()
+            del self._waiting[self._subscription]
+            received = await self._claim(limit)
+        return received
+
+    async def _claim(self, limit: int) -> Sequence[Received]:
+        if self._stopped:
+            return []
+        adapter = self._adapter
+        with adapter.translated("claim records"), adapter.transaction():
+            claimed = await adapter.claim(self._subscription, self._owner, time.time(), self._until, limit)
+            return [await self._received(*each) for each in claimed]
+
+    async def _received(self, key: Any, text: str, lapsed: bool) -> Received:
+        state = State.of(text)
+        if lapsed:
+            died = Attempt(state.attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
+            history = (*state.history, died)
+            state = attrs.evolve(state, attempt=state.attempt + 1, history=history, redelivered=True)
+            await self._adapter.change(key, self._owner, Record(state.text(), self._owner, self._until))
+        return Received(
+            message=state.message,
+            receipt=(key, state),
+            published_at=state.published_at,
+            attempt=state.attempt,
+            redelivered=state.redelivered,
+            owner_died=bool(lapsed),
+            history=state.history,
+        )
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        lost = LeaseLost("somebody else owns the message, or it was settled before")
+        with self._adapter.translated("settle"), self._adapter.transaction():
+            return [None if await self._settle(each) else lost for each in outcomes]
+
+    async def _settle(self, outcome: Outcome) -> bool:
+        key, state = outcome.receipt
+        record: Record | None = None
+        if outcome.action == "dead_letter":
+            dead = attrs.evolve(state, redelivered=True, letter=outcome.letter)
+            record = Record(dead.text(), DEAD, math.inf)
+        elif outcome.action != "ack":
+            again = attrs.evolve(state, attempt=outcome.attempt, history=outcome.history, redelivered=True)
+            held = outcome.action == "hold"
+            owner, due = (self._owner, self._until) if held else (NOBODY, time.time() + outcome.delay)
+            record = Record(again.text(), owner, due)
+        return await self._adapter.change(key, self._owner, record)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._due.set()
+
+    async def close(self) -> None:
+        self._renewing.cancel()
+        await asyncio.wait({self._renewing})
+
+
+def _id(spec: SubscriptionSpec) -> str:
+    return f"{spec.group} {spec.topic}"
+
+
+def _letter_id(found: tuple[Any, State, DeadLetter]) -> str:
+    return found[2].id
