@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 import attrs
 
-from bus_core import Bus, Clock, Delivery, DrainReport, Subscription, SyncBus, Topic, open_bus, open_sync_bus
+from bus_core import (
+    Bus,
+    Clock,
+    Delivery,
+    DrainReport,
+    EngineState,
+    Subscription,
+    SyncBus,
+    Topic,
+    open_bus,
+    open_sync_bus,
+)
 from promenade_bus_testing.contract.clock import ContractClock
 from promenade_bus_testing.contract.events import THING, Happened, happened
 from promenade_bus_testing.contract.places import Place
@@ -30,6 +42,9 @@ HORIZON = 120.0
 
 FAR = 3600.0
 """Seconds of virtual time that never pass by themselves: for limits that shall not be reached."""
+
+_MOST_SHOWN = 10
+"""How many subscriptions a failure shows of each bus."""
 
 Act = Callable[["Call"], Awaitable[None] | None]
 """What a listener does with a call after it has noted it."""
@@ -118,6 +133,7 @@ class Harness:
         self.place = place
         self.clock = ContractClock()
         self.progress = 0
+        self._time_passes = True
         self.buses: list[Bus] = []
         self._settings = dict(suite.settings(place))
         self._exits = AsyncExitStack()
@@ -252,13 +268,22 @@ class Harness:
                 raise AssertionError(self._stuck(what))
             elif busy and not patience:
                 continue
-            elif moment - quiet_since >= patience and self.clock.jump(horizon):
+            elif self._time_passes and moment - quiet_since >= patience and self.clock.jump(horizon):
                 quiet_since = moment
             else:
                 await asyncio.sleep(0.001)  # for what happens outside of the loop
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """No virtual time passes by itself inside: for what must happen before something that is due soon."""
+        self._time_passes = False
+        try:
+            yield
+        finally:
+            self._time_passes = True
+
     def _stuck(self, what: str) -> str:
-        states = "".join(f"\n  {bus!r}: {bus.state()}" for bus in self.buses if bus.status == "open")
+        states = "".join(f"\n  {bus!r}: {_busy_part(bus)}" for bus in self.buses if bus.status == "open")
         return (
             f"nothing has moved for {self.suite.deadline:g} s, and it never came to this: {what}\n"
             f"  timers due in {self.clock.timers} s{states}"
@@ -286,6 +311,13 @@ class Harness:
     def scale(self, fast: int, stress: int) -> int:
         """How many: in a run of seconds, or in one of minutes."""
         return stress if self.place.stress else fast
+
+
+def _busy_part(bus: Bus) -> EngineState:
+    """The state of a bus without the subscriptions that hold nothing: there may be a thousand of them."""
+    state = bus.state()
+    busy = (each for each in state.subscriptions if each.queued or each.running or each.waiting_retries)
+    return attrs.evolve(state, subscriptions=tuple(islice(busy, _MOST_SHOWN)))
 
 
 async def _take_turn() -> bool:
