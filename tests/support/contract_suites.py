@@ -69,3 +69,6 @@ class OnRemote(AdapterContract):
 
     async def inject(self, place: Place, topic: str, body: bytes) -> None:
         self.remote.servers[place.name].store(Message(str(uuid4()), topic, "", body))
+
+    async def interrupt(self, place: Place) -> None:
+        self.remote.servers[place.name].cut()

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from bus_core import (
+    AdapterError,
     Attempt,
     Bus,
     BusError,
@@ -79,6 +80,13 @@ class Group:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def cut(self, error: BusError) -> None:
+        """Breaks off the calls that wait for something to receive."""
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
+
     async def change(self) -> None:
         """Returns when something may be there to receive."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,6 +136,27 @@ class Server:
             entry.redelivered = entry.owner_died = True
             group.put_back(entry)
         group.changed()
+
+    def cut(self) -> None:
+        """Cuts every connection, once: calls that wait break off, and the next of the others does, too.
+
+        Of the latter nobody knows what came of them: a message is stored all the same, and not its answer.
+        """
+        broken = AdapterError("the connection was cut")
+
+        def once(call: str) -> Callable[[Any], None]:
+            def fail(argument: Any) -> None:
+                del self.faults[call]
+                if call == "publish":
+                    for message in argument:
+                        self.store(message)
+                raise broken
+
+            return fail
+
+        self.faults |= {call: once(call) for call in ("publish", "settle", "backlog")}
+        for group in self.groups.values():
+            group.cut(broken)
 
     def due(self) -> None:
         """Makes everything that is parked due."""
