@@ -2,6 +2,7 @@
 #
 #   make test PYTHONS=3.12 ARGS="-k outcome"    one Python, some tests
 #   make demo PYTHON=/path/to/python3           this Python
+#   make demo ADAPTER=redis                      on a server, with several processes
 #   make chaos ONLY=3,5                         some scenarios
 
 .POSIX:
@@ -10,6 +11,7 @@
 PYTHON =
 PYTHONS =
 ARGS =
+ADAPTER =
 ONLY =
 COUNT = 50
 FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-python
@@ -17,9 +19,14 @@ FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-pyth
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
-demo: ## three contexts, one bus, and an account that nothing was lost
-	@python=$$($(FIND)) && "$$python" tools/make_venv.py .venv requirements/runtime.txt
-	@.venv/bin/promenade-bus demo $(ARGS)
+demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=redis: with several processes
+	@case '$(ADAPTER)' in \
+		'' | memory) environment=.venv requirements=runtime.txt ;; \
+		redis) environment=.venv-redis requirements=demo-redis.txt ;; \
+		*) echo "ADAPTER is '$(ADAPTER)'; it can be memory or redis" >&2; exit 2 ;; \
+	esac \
+		&& python=$$($(FIND)) && "$$python" tools/make_venv.py "$$environment" "requirements/$$requirements" \
+		&& "$$environment/bin/promenade-bus" demo $(ADAPTER:%=--adapter %) $(ARGS)
 
 test: ## the checks once, then the whole suite on each CPython that is found
 	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/run-tests $(ARGS)
@@ -51,5 +58,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-bench .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from crm.customer import Customers, DealPipeline, ReferenceData, Sales
 from crm.identity import MailGateway, Registration, WelcomeMail
 from crm.journal import Journal, JournaledBus
 from crm.shared import ReferenceDataPublisher
+from crm.shelf import MemoryShelf, Shelf
 
 __all__ = ["Application", "build", "default_config", "make_bus"]
 
@@ -46,14 +47,20 @@ def build(
     *,
     seed: int = 1,
     plugins: Iterable[object] = (),
+    shelf: Shelf | None = None,
+    journaled_by: Callable[[Bus, Journal], JournaledBus] = JournaledBus,
 ) -> Application:
-    """Opens the bus and lets every context subscribe; see ``bus_core.open_bus`` for errors."""
+    """Opens the bus and lets every context subscribe; see ``bus_core.open_bus`` for errors.
+
+    ``shelf`` is where the contexts remember things: processes that share the work share a shelf.
+    """
     bus = open_bus(default_config() if config is None else config, plugins=plugins)
     journal = Journal()
-    journaled = JournaledBus(bus, journal)
-    gateway = MailGateway(seed=seed)
+    journaled = journaled_by(bus, journal)
+    shelf = shelf or MemoryShelf()
+    gateway = MailGateway(seed=seed, shelf=shelf)
     WelcomeMail(journaled, gateway)
-    reference = ReferenceData()
+    reference = ReferenceData(shelf)
     reference.follow(journaled)
     return Application(
         bus=bus,
@@ -62,9 +69,9 @@ def build(
         registration=Registration(journaled),
         mail_gateway=gateway,
         reference_data=reference,
-        customers=Customers(journaled, reference, seed=seed),
+        customers=Customers(journaled, reference, seed=seed, shelf=shelf),
         sales=Sales(journaled, reference, seed=seed),
-        pipeline=DealPipeline(journaled, seed=seed),
+        pipeline=DealPipeline(journaled, seed=seed, shelf=shelf),
         audit=AuditTrail(journaled),
     )
 

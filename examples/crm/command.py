@@ -15,7 +15,7 @@ import click
 from bus_core import BusError
 from crm.demo import Outcome, run_demo
 from crm.progress import LiveTable, PlainLines, Progress, Silent
-from crm.report import print_outcome, wide_console
+from crm.report import print_outcome, print_several, wide_console
 
 __all__ = ["CannotRun", "demo"]
 
@@ -29,29 +29,80 @@ class CannotRun(click.ClickException):
 @click.command()
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same people and events.")
 @click.option(
-    "--users", default=3000, show_default=True, type=click.IntRange(min=1), help="How many people register."
+    "--users",
+    type=click.IntRange(min=1),
+    help="How many people register.  [default: 3000, and 1000 on Redis]",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="Configuration of the bus.  [default: config/app.sqlite-dev.yaml of the checkout]",
 )
+@click.option(
+    "--adapter",
+    type=click.Choice(["memory", "redis"]),
+    help="redis: on a server that is started for it, with several processes.  [default: as configured]",
+)
+@click.option(
+    "--workers", default=3, show_default=True, type=click.IntRange(min=1), help="Workers, on Redis only."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the account as JSON, and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the last line, and what is wrong.")
-def demo(seed: int, users: int, config: Path | None, as_json: bool, quiet: bool) -> None:
+def demo(
+    seed: int,
+    users: int | None,
+    config: Path | None,
+    adapter: str | None,
+    workers: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Run three contexts and an audit on one bus, and account for every event.
 
     Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
     """
+    if adapter == "redis":
+        _demo_on_redis(seed, users or 1000, config, workers, as_json=as_json, quiet=quiet)
+        return
     try:
         with _progress(silent=quiet or as_json) as progress:
-            outcome = asyncio.run(run_demo(config, seed=seed, users=users, progress=progress))
+            outcome = asyncio.run(run_demo(config, seed=seed, users=users or 3000, progress=progress))
     except BusError as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:
         click.echo(json.dumps(_as_json(outcome), indent=2))
     else:
         _show(outcome, quiet=quiet)
+    sys.exit(0 if outcome.adds_up else 1)
+
+
+def _demo_on_redis(
+    seed: int, users: int, config: Path | None, workers: int, *, as_json: bool, quiet: bool
+) -> None:
+    """Several processes, of which one is killed."""
+    if config is not None:
+        raise click.UsageError("--adapter redis brings a configuration of its own; leave --config out")
+    from crm.server import CannotStart, redis_server
+    from crm.several import redis_config, run_several
+
+    try:
+        with _progress(silent=quiet or as_json) as progress, redis_server() as address:
+            progress.step(f"a server listens at {address}")
+            running = run_several(
+                redis_config(address), seed=seed, users=users, workers=workers, progress=progress
+            )
+            outcome = asyncio.run(running)
+    except (BusError, CannotStart) as error:
+        raise CannotRun(f"{type(error).__name__}: {error}") from error
+    if as_json:
+        data = outcome.account.as_data()
+        click.echo(json.dumps({**data, "facts": dict(outcome.facts), "redriven": outcome.redriven}, indent=2))
+    else:
+        if not quiet:
+            print_several(wide_console(), outcome)
+        for fault in outcome.account.faults:
+            click.echo(fault, err=True)
+        click.echo(f"lost: {outcome.lost}")
     sys.exit(0 if outcome.adds_up else 1)
 
 

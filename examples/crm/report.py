@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +13,10 @@ from bus_core import HealthReport, HealthStatus
 from crm.account import Account, TopicAccount
 from crm.demo import Outcome
 
-__all__ = ["print_outcome", "wide_console"]
+if TYPE_CHECKING:
+    from crm.several import SeveralOutcome
+
+__all__ = ["print_outcome", "print_several", "wide_console"]
 
 _STYLES = {HealthStatus.HEALTHY: "green", HealthStatus.DEGRADED: "yellow", HealthStatus.UNHEALTHY: "red"}
 _PLAIN_WIDTH = 110
@@ -58,6 +63,28 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
                 f"({total.handled / max(outcome.seconds, 1e-9):,.0f} deliveries/s)"
             )
         )
+
+
+def print_several(console: Console, outcome: SeveralOutcome) -> None:
+    """Prints the account per subscription, over the journals of all processes, and the health report."""
+    account = outcome.account
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("subscription", overflow="fold")
+    for heading in ("ex-\npected", "hand-\nled", "failed", "cut\nshort", "dead-\nlettered", "twice", "lost"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for line in account.subscriptions:
+        figures = (line.expected, line.handled, line.failed, line.interrupted, line.dead_lettered)
+        table.add_row(line.name, *map(str, (*figures, line.duplicated, line.lost)))
+    console.print(table)
+    console.print(Text(", ".join(f"{what} {count:,}" for what, count in outcome.facts.items()), style="dim"))
+    console.print(_health(outcome.health))
+    handled = account.total("handled")
+    console.print(
+        Text(
+            f"{account.acknowledged:,} events, {handled:,} deliveries in {outcome.seconds:.1f} s "
+            f"({handled / max(outcome.seconds, 1e-9):,.0f} deliveries/s)"
+        )
+    )
 
 
 def _account(account: Account, width: int) -> Table:

@@ -59,7 +59,8 @@ class Site:
     def left(self, topic: str, group: str) -> int:
         """How much a group has not settled: unread, pending, come back, or waiting for a retry."""
         stream, inbox = self.keys.stream(topic), self.keys.inbox(topic, group)
-        with self.server_for(stream).client() as client:
+        # What is in the streams need not be text.
+        with self.server_for(stream).client(decode_responses=False) as client:
             total = int(client.zcard(self.keys.parked(topic, group)))  # type: ignore[arg-type]
             return total + self._left_on(client, stream, group) + self._left_on(client, inbox, group)
 
@@ -78,11 +79,15 @@ class Site:
             groups: Any = client.xinfo_groups(stream)
         except redis.ResponseError:  # there is no such stream
             return 0
-        found = [facts for facts in groups if facts["name"] == group]
+        found = [facts for facts in groups if facts["name"] == group.encode()]
         if not found:
             return int(client.xlen(stream))  # type: ignore[arg-type]
-        unread: Any = client.xrange(stream, f"({found[0]['last-delivered-id']}", "+", 10_000)
-        return int(found[0]["pending"]) + len(unread)
+        unread = found[0].get("lag")
+        if unread is None:
+            begin = b"(" + found[0]["last-delivered-id"]
+            entries: Any = client.xrange(stream, begin, "+", 1000)
+            unread = len(entries)
+        return int(found[0]["pending"]) + int(unread)
 
 
 class OneServer(Site):

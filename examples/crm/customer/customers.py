@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 from crm.customer.reference import ReferenceData
 from crm.journal import JournaledBus
+from crm.shelf import MemoryShelf, Shelf
 from promenade_customer import (
     CUSTOMER_CHURNED,
     CUSTOMER_CREATED,
@@ -65,12 +66,15 @@ def visible_name(name: str) -> str:
 class Customers:
     """Follows the accounts of ``identity``, each in the order of its events."""
 
-    def __init__(self, bus: JournaledBus, reference: ReferenceData, *, seed: int) -> None:
+    def __init__(
+        self, bus: JournaledBus, reference: ReferenceData, *, seed: int, shelf: Shelf | None = None
+    ) -> None:
         self._bus = bus
         self._reference = reference
         self._seed = seed
-        self._open: set[UUID] = set()
-        self.salutations: dict[UUID, str] = {}
+        shelf = shelf or MemoryShelf()
+        self._open = shelf.table("open customers")
+        self.salutations = shelf.table("salutations")
         self.salutation_of: Callable[[str], str] = first_word
         bus.subscribe("identity.user.*", self.follow, name="customer.accounts", ordered=True)
         bus.subscribe(CONTACT_UPDATED, self.update, name="customer.master-data")
@@ -121,7 +125,7 @@ class Customers:
             language=self._reference.language_of(locale),
             timezone=self._reference.timezone_of(country),
         )
-        self._open.add(event.aggregate_id)
+        self._open[event.aggregate_id] = True
         await self._bus.publish(CUSTOMER_CREATED, created)
 
     async def _hand_over(self, event: UserSuspended) -> None:
@@ -135,7 +139,7 @@ class Customers:
         await self._bus.publish(CUSTOMER_REASSIGNED, handed_over)
 
     async def _let_go(self, event: UserDeleted) -> None:
-        self._open.discard(event.aggregate_id)
+        self._open.pop(event.aggregate_id, None)
         left = CustomerChurned(aggregate_id=customer_id(event.aggregate_id), reason=ChurnReason.OTHER)
         await self._bus.publish(CUSTOMER_CHURNED, left)
 

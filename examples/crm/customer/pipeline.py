@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from crm.journal import JournaledBus
+from crm.shelf import MemoryShelf, Shelf
 from promenade_customer import (
     CUSTOMER_CONVERTED,
     CUSTOMER_TIER_CHANGED,
@@ -24,6 +25,7 @@ from promenade_customer import (
     DealWon,
     LossReason,
 )
+from promenade_shared import Money
 
 __all__ = ["DealPipeline"]
 
@@ -33,11 +35,12 @@ _NEXT_STAGE = dict(zip(DealStage, [*DealStage][1:], strict=False))
 class DealPipeline:
     """Follows the events of deals, each deal in their order: a stage is left before the next one begins."""
 
-    def __init__(self, bus: JournaledBus, *, seed: int) -> None:
+    def __init__(self, bus: JournaledBus, *, seed: int, shelf: Shelf | None = None) -> None:
         self._bus = bus
         self._seed = seed
-        self._values: dict[UUID, DealValue] = {}
-        self._paying: set[UUID] = set()
+        shelf = shelf or MemoryShelf()
+        self._values = shelf.table("values of deals")
+        self._paying = shelf.table("paying customers")
         self.won = 0
         self.lost = 0
         bus.subscribe("customer.deal.*", self.follow, name="customer.pipeline", ordered=True)
@@ -46,15 +49,17 @@ class DealPipeline:
         """Takes the next step of a deal."""
         match event:
             case DealCreated():
-                self._values[event.aggregate_id] = event.value
+                self._values[event.aggregate_id] = [event.value.amount_minor, event.value.currency]
                 await self._advance(event.aggregate_id, event.customer_id, event.stage)
             case DealStageChanged():
                 await self._advance(event.aggregate_id, event.customer_id, event.to_stage)
             case DealWon():
                 self.won += 1
+                self._values.pop(event.aggregate_id, None)
                 await self._convert(event)
             case DealLost():
                 self.lost += 1
+                self._values.pop(event.aggregate_id, None)
             case _:
                 pass
 
@@ -66,10 +71,9 @@ class DealPipeline:
                 aggregate_id=deal,
                 customer_id=customer,
                 reason=random.choice(tuple(LossReason)),
-                value=self._values.get(deal),
+                value=self._value(deal),
             )
             await self._bus.publish(DEAL_LOST, lost)
-            self._values.pop(deal, None)
         elif following is not None:
             moved = DealStageChanged(
                 aggregate_id=deal,
@@ -80,13 +84,17 @@ class DealPipeline:
             )
             await self._bus.publish(DEAL_STAGE_CHANGED, moved)
         else:
-            won = DealWon(aggregate_id=deal, customer_id=customer, value=self._values[deal])
+            won = DealWon(aggregate_id=deal, customer_id=customer, value=self._value(deal))
             await self._bus.publish(DEAL_WON, won)
-            self._values.pop(deal)
+
+    def _value(self, deal: UUID) -> DealValue:
+        """What it is worth. It is known until the deal has ended: a step may be taken twice."""
+        amount, currency = self._values[deal]
+        return Money(amount_minor=amount, currency=currency)
 
     async def _convert(self, event: DealWon) -> None:
         if event.customer_id not in self._paying:
-            self._paying.add(event.customer_id)
+            self._paying[event.customer_id] = True
             converted = CustomerConverted(
                 aggregate_id=event.customer_id, deal_id=event.aggregate_id, value=event.value
             )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from crm.journal import JournaledBus
+from crm.shelf import MemoryShelf, Shelf
 from promenade_shared import (
     CountryCreated,
     CountryUpdated,
@@ -28,22 +27,21 @@ class UnknownCurrency(ValueError):
         super().__init__(f"no currency {code!r} is known")
 
 
-@attrs.define
 class ReferenceData:
-    """What may be chosen. It changes only by events, each code in the order of its events."""
+    """What may be chosen. It changes only by events, each code in the order of its events.
 
-    countries: dict[str, str] = attrs.field(factory=dict)
-    """Names by ISO 3166-1 alpha-2 code."""
+    ``countries`` are names by ISO 3166-1 alpha-2 code, ``currencies`` decimal digits of the minor unit by ISO
+    4217 code, ``languages`` names by ISO 639-3 code; ``timezones`` has the names of zones.
+    """
 
-    currencies: dict[str, int | None] = attrs.field(factory=dict)
-    """Decimal digits of the minor unit by ISO 4217 code."""
-
-    languages: dict[str, str] = attrs.field(factory=dict)
-    """Names by ISO 639-3 code."""
-
-    timezones: set[str] = attrs.field(factory=set)
-    _language_of_two_letters: dict[str, str] = attrs.field(factory=dict)
-    _zone_of_country: dict[str, str] = attrs.field(factory=dict)
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        shelf = shelf or MemoryShelf()
+        self.countries = shelf.table("countries")
+        self.currencies = shelf.table("currencies")
+        self.languages = shelf.table("languages")
+        self.timezones = shelf.table("timezones")
+        self._language_of_two_letters = shelf.table("languages of two letters")
+        self._zone_of_country = shelf.table("zones of countries")
 
     def follow(self, bus: JournaledBus) -> None:
         """Learns from the bus from now on."""
@@ -66,11 +64,11 @@ class ReferenceData:
             case LanguageDeactivated():
                 self.languages.pop(event.code, None)
             case TimezoneCreated():
-                self.timezones.add(event.name)
+                self.timezones[event.name] = True
                 for country in event.countries:
                     self._zone_of_country.setdefault(country, event.name)
             case TimezoneDeactivated():
-                self.timezones.discard(event.name)
+                self.timezones.pop(event.name, None)
             case _:
                 pass
 
@@ -91,7 +89,7 @@ class ReferenceData:
 
     def minor_units(self, currency: str) -> int:
         """Decimal digits of a currency that can be paid in; raises ``UnknownCurrency``."""
-        digits = self.currencies.get(currency)
+        digits: int | None = self.currencies.get(currency)
         if digits is None:
             raise UnknownCurrency(currency)
         return digits

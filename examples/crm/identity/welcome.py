@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 from uuid import UUID
 
 from crm.journal import JournaledBus
+from crm.shelf import MemoryShelf, Shelf
 from promenade_identity import USER_REGISTERED, UserRegistered
 
 __all__ = ["GatewayUnavailable", "MailGateway", "WelcomeMail"]
@@ -22,18 +22,18 @@ class MailGateway:
     Which ones follows from the seed and the recipient, so that a run can be repeated.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, shelf: Shelf | None = None) -> None:
         self._seed = seed
-        self._tries: Counter[UUID] = Counter()
+        self._tries = (shelf or MemoryShelf()).table("tries of mails")
         self.sent = 0
         self.refused = 0
 
     async def send(self, user_id: UUID, address: str, text: str) -> None:
         """Sends a mail; raises ``GatewayUnavailable``."""
-        self._tries[user_id] += 1
+        tries = self._tries[user_id] = self._tries.get(user_id, 0) + 1
         luck = Random(f"mail {self._seed} {user_id}").random()
         outages = 0 if luck >= 0.04 else 1 if luck >= 0.01 else 2
-        if self._tries[user_id] <= outages:
+        if tries <= outages:
             self.refused += 1
             raise GatewayUnavailable("the mail gateway answered 451, try again later")
         self.sent += 1
