@@ -6,18 +6,45 @@ Exit status 1 when one of them has failed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 
 from chaos import report
+from chaos.cuts import run_cuts
 from chaos.findings import Findings
 from chaos.planted import BUGS
 from chaos.runner import run
 from chaos.scenarios import SCENARIOS
+from redis_support.servers import Server
+
+_CUTS = 23
 
 
 def _numbers(text: str) -> set[int]:
     return {int(part) for part in text.split(",") if part.strip()}
+
+
+def _cut_everywhere(results: Path, count: int) -> list[int]:
+    """Scenario 23, which has no load: its number, if it has failed."""
+    began = time.monotonic()
+    print(f"== {_CUTS}. kill between steps: a consumer dies between every pair of its steps")
+    faults: list[str] = []
+    with Server() as server:
+        try:
+            tally = run_cuts(server, count)
+        except AssertionError as error:
+            faults = [str(error)]
+        else:
+            counts = ", ".join(f"{what} {number:,}" for what, number in sorted(tally.counts.items()))
+            cuts = ", ".join(f"after {step} {number:,}" for step, number in sorted(tally.cut_at.items()))
+            print(f"{counts} in {time.monotonic() - began:.1f} s; kills {cuts}")
+            data = {"number": _CUTS, "name": "kill between steps", **tally.counts, "kills": tally.cut_at}
+            results.mkdir(parents=True, exist_ok=True)
+            (results / f"{_CUTS}-kill-between-steps.json").write_text(json.dumps(data, indent=2) + "\n")
+    print("\n".join([*(f"   wrong: {fault}" for fault in faults or ()), ""]), flush=True)
+    return [_CUTS] if faults else []
 
 
 def main() -> int:
@@ -29,7 +56,7 @@ def main() -> int:
     parser.add_argument("--bug", choices=BUGS, default="", help="plant a bug that must be found")
     parser.add_argument("--results", type=Path, default=Path("build/chaos"), help="where JSON and logs go")
     options = parser.parse_args()
-    unknown = options.only - {scenario.number for scenario in SCENARIOS}
+    unknown = options.only - {scenario.number for scenario in SCENARIOS} - {_CUTS}
     if unknown:
         parser.error(f"there are no scenarios {sorted(unknown)}")
     chosen = [each for each in SCENARIOS if not options.only or each.number in options.only]
@@ -40,8 +67,11 @@ def main() -> int:
         done.append(findings)
         print("\n".join([*report.lines(findings), ""]), flush=True)
         report.write(findings, options.results)
-    print("\n".join(report.table(done)))
     failed = [findings.scenario.number for findings in done if findings.faults]
+    if not options.only or _CUTS in options.only:
+        failed += _cut_everywhere(options.results, 40 if options.short else 1_000)
+    if done:
+        print("\n".join(report.table(done)))
     print(f"failed: {', '.join(map(str, failed))}" if failed else "every account is as it must be")
     return 1 if failed else 0
 

@@ -1,0 +1,28 @@
+"""The page about hazards and what it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from chaos.scenarios import SCENARIOS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "reference" / "redis-hazards.md").read_text(encoding="utf-8")
+
+
+def test_every_scenario_is_on_the_page() -> None:
+    """Each scenario stands beside the hazard that it provokes, and the page names no others."""
+    named: set[int] = set()
+    for found in re.findall(r"scenarios? ((?:\d+(?:, | and )?)+)", PAGE):
+        named |= {int(number) for number in re.findall(r"\d+", found)}
+    assert named == {scenario.number for scenario in SCENARIOS} | {23}
+
+
+def test_every_test_on_the_page_exists() -> None:
+    """A test that the page names is one of the adapter's."""
+    tests = ROOT / "plugins" / "promenade-bus-redis" / "tests"
+    source = "".join(path.read_text(encoding="utf-8") for path in tests.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert len(named) > 20
+    assert {name for name in named if f"def {name}(" not in source} == set()
