@@ -72,7 +72,7 @@ class Told:
 
 @attrs.frozen
 class QuietLogs:
-    """No process logs more than so many errors within a second."""
+    """No process logs more than so many errors within a second, besides one for each attempt that failed."""
 
     errors_per_second: int = 5
 
@@ -81,7 +81,7 @@ class QuietLogs:
             seconds: Counter[int] = Counter()
             for line in log.splitlines():
                 at, _, rest = line.partition(" ")
-                if rest.startswith(("ERROR ", "CRITICAL ")):
+                if rest.startswith(("ERROR ", "CRITICAL ")) and " attempt " not in rest:
                     seconds[int(float(at))] += 1
             if seconds and max(seconds.values()) > self.errors_per_second:
                 yield f"{name} logged {max(seconds.values())} errors in one second"

@@ -282,7 +282,8 @@ class BlockDeadLetters:
         before = server.info("stats")["total_commands_processed"]
         time.sleep(stage.size(self.seconds))
         spent = server.info("stats")["total_commands_processed"] - before
-        stage.notes["commands_while_down"] = int(spent / stage.size(self.seconds))
+        published = stage.scenario.load.rate.of(stage.full) * stage.size(self.seconds)
+        stage.notes["commands_per_event_while_down"] = round(spent / published)
         stage.notes["held_while_down"] = stage.left()
         server.ask("DEL", stage.site.keys.dead(topic))
 
