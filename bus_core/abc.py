@@ -63,11 +63,14 @@ class BuildContext:
 
     ``sections`` holds the foreign sections of the configuration file that the factory named, by their
     path, expanded (``{"database.redis": {...}}``); a section that is absent from the file is absent here.
+    ``adapter`` is that of the bus, not started yet, for health probes, which are built after it; None for
+    everything else.
     """
 
     service: str
     clock: Clock
     sections: Mapping[str, Any] = attrs.field(factory=FrozenMapping, repr=False)
+    adapter: AnyAdapter | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen

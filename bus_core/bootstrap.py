@@ -120,10 +120,11 @@ class _Assembly:
         for catalogue, origin in plugins.catalogues:
             registry.add_catalogue(catalogue, origin)
         serializer = self._build(plugins.serializers, config.serializer)
+        adapter = self._adapter(config.adapter)
         return BusParts(
             config=config,
             plugins=plugins,
-            adapter=self._adapter(config.adapter),
+            adapter=adapter,
             fallback=self._fallback(),
             codec=Codec(serializer, registry, config.service),
             registry=registry,
@@ -131,7 +132,7 @@ class _Assembly:
             policy_for=self._policies(),
             consume_middleware=self._chain(config.middleware.consume),
             publish_middleware=self._chain(config.middleware.publish),
-            probes=self._probes(),
+            probes=self._probes(adapter),
         )
 
     # --- the parts one by one -----------------------------------------------------------------------------
@@ -173,9 +174,9 @@ class _Assembly:
     def _chain(self, choices: Sequence[PluginChoice]) -> tuple[Middleware, ...]:
         return tuple(self._build(self._plugins.middleware, choice) for choice in choices)
 
-    def _probes(self) -> Mapping[str, HealthProbe]:
+    def _probes(self, adapter: AnyAdapter) -> Mapping[str, HealthProbe]:
         return {
-            choice.name: self._build(self._plugins.health_probes, choice)
+            choice.name: self._build(self._plugins.health_probes, choice, adapter)
             for choice in self.config.health.probes
         }
 
@@ -208,13 +209,23 @@ class _Assembly:
         found = {name: self.config.section(name) for name in offer.value.sections}
         return {name: section for name, section in found.items() if section is not None}
 
-    def _build(self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice) -> T:
+    def _build(
+        self,
+        registry: NamedRegistry[Factory[Any, T]],
+        choice: PluginChoice,
+        adapter: AnyAdapter | None = None,
+    ) -> T:
         offer = registry.select(choice.name)
         faults: list[str] = []
         options = read_choice(offer.value.options, choice, faults)
         if faults:
             raise ConfigError(self.config.source, faults)
-        context = BuildContext(service=self.config.service, clock=self._clock, sections=self._sections(offer))
+        context = BuildContext(
+            service=self.config.service,
+            clock=self._clock,
+            sections=self._sections(offer),
+            adapter=adapter,
+        )
         try:
             return offer.value.build(options, context)
         except BusError:

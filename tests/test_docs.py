@@ -47,6 +47,7 @@ from promenade_bus_cli.main import cli
 from promenade_bus_health import EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_redis import ProbeOptions
 from promenade_bus_testing.config import ChaosOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -306,6 +307,7 @@ SETTINGS = {
     "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
+    "Health probe `redis`": ProbeOptions,
 }
 _WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
 _ELSEWHERE = {"hub"}  # can be given in code only

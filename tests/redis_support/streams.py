@@ -132,6 +132,8 @@ async def die(adapter: StreamsAdapter) -> None:
     adapter._services = None
     for consumer in [*services.upkeep._consumers]:
         consumer.stop()  # type: ignore[attr-defined]
+    if adapter._retention is not None:
+        await adapter._retention.stop()
     await services.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it does not say good-bye
     await services.leases.close()

@@ -1,29 +1,36 @@
 """The Redis adapter of Promenade Bus: events outlive the process and are shared by all instances."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from bus_core import Adapter, BuildContext, Factory, UnsupportedFeature, hookimpl
-from promenade_bus_redis.config import RedisOptions
+from bus_core import Adapter, Factory, HealthProbe, hookimpl
+from promenade_bus_redis import factories
+from promenade_bus_redis.config import ProbeOptions, RedisOptions
 
-__all__ = ["RedisOptions", "promenade_bus_adapters"]
-
-
-def _build(options: RedisOptions, context: BuildContext) -> Adapter:
-    if options.mode == "pubsub":
-        raise UnsupportedFeature("redis", ["mode: pubsub is not there yet; use mode: streams"])
-    from promenade_bus_redis.adapter import StreamsAdapter
-
-    return StreamsAdapter(options, context)
-
-
-def _check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
-    from promenade_bus_redis.target import check_options
-
-    return check_options(options, sections)
+__all__ = [
+    "ProbeOptions",
+    "RedisOptions",
+    "promenade_bus_adapters",
+    "promenade_bus_commands",
+    "promenade_bus_health_probes",
+]
 
 
 @hookimpl
 def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:
     """Offers ``redis``."""
-    return {"redis": Factory(options=RedisOptions, build=_build, sections=("database.redis",), check=_check)}
+    sections = ("database.redis",)
+    build, check = factories.build_adapter, factories.check
+    return {"redis": Factory(options=RedisOptions, build=build, sections=sections, check=check)}
+
+
+@hookimpl
+def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
+    """Offers ``redis``."""
+    return {"redis": Factory(options=ProbeOptions, build=factories.build_probe)}
+
+
+@hookimpl
+def promenade_bus_commands() -> Mapping[str, Any]:
+    """Offers ``promenade-bus groups``."""
+    return {"groups": factories.load_groups_command}

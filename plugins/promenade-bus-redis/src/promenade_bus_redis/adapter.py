@@ -23,11 +23,14 @@ from bus_core import (
 from bus_core.topics import is_pattern
 from promenade_bus_redis.backlog import count_backlog
 from promenade_bus_redis.broadcast import BroadcastConsumer
+from promenade_bus_redis.census import Census
 from promenade_bus_redis.checks import ServerFacts, check_servers
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.connections import Connections, make_connections
 from promenade_bus_redis.consumer import GroupConsumer
 from promenade_bus_redis.dead_letters import RedisDeadLetters
+from promenade_bus_redis.epoch import Epoch
+from promenade_bus_redis.groups import RedisGroups
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.leases import Leases, Lock
 from promenade_bus_redis.ledger import Ledger
@@ -35,6 +38,7 @@ from promenade_bus_redis.pipe import Pipe
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.publishing import RedisPublisher
 from promenade_bus_redis.registry import Registry
+from promenade_bus_redis.retention import Retention
 from promenade_bus_redis.scripts import STAY
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.target import resolve_target
@@ -53,6 +57,7 @@ class StreamsAdapter:
     features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
 
     def __init__(self, options: RedisOptions, context: BuildContext) -> None:
+        self.options = options
         self._options = options
         self._target = resolve_target(options, context.sections)
         self._service = context.service
@@ -63,6 +68,7 @@ class StreamsAdapter:
         self._services: Services | None = None
         self._publisher: RedisPublisher | None = None
         self._dead_letters: RedisDeadLetters | None = None
+        self._retention: Retention | None = None
 
     # --- what it says of itself ---------------------------------------------------------------------------
 
@@ -81,6 +87,30 @@ class StreamsAdapter:
         """What subscriptions gave up on."""
         assert self._dead_letters is not None, "the adapter is not started"
         return self._dead_letters
+
+    @property
+    def running(self) -> Services | None:
+        """What its parts share, while it is started; for the health probe."""
+        return self._services
+
+    @property
+    def groups(self) -> RedisGroups:
+        """The groups on the server. Raises ``AdapterError`` when the adapter is not started."""
+        return RedisGroups(self._running)
+
+    def loss_figures(self) -> dict[str, int | bool]:
+        """The counters of what was lost, or removed, for health."""
+        ledger, services = self._ledger, self._services
+        figures: dict[str, int | bool] = {
+            "data_losses": ledger.ended_epochs,
+            "lost_groups": sum(ledger.reset_groups.values()),
+            "dropped_by_cap": sum(ledger.dropped_by_cap.values()),
+            "trimmed_by_others": sum(ledger.foreign_trims.values()),
+            "trimmed": 0 if self._retention is None else self._retention.trimmed,
+        }
+        if services is not None:
+            figures["foreign_trims_detectable"] = services.counts_gaps
+        return figures
 
     # --- its life -----------------------------------------------------------------------------------------
 
@@ -117,16 +147,27 @@ class StreamsAdapter:
             leases=leases,
             wakeups=wakeups,
             ledger=self._ledger,
+            census=Census(pipe, self._keys, self._service, self._options.retention),
+            epoch=Epoch(pipe, self._keys),
             inherited=f"{configured}." if configured else "",
             name_lock=Lock(self._keys.name_lock(configured)) if configured else None,
         )
         services.upkeep = Upkeep(services)
         registry.entered = services.upkeep.topic_found
-        self._services = services
         self._publisher = RedisPublisher(places, registry, self._keys, self._options, self._uses_waitaof)
         self._dead_letters = RedisDeadLetters(pipe, self._keys, registry)
+        self._retention = Retention(services)
+        try:
+            await services.epoch.has_ended()
+            await services.census.begin()
+        except BaseException:
+            await pipe.close()
+            await connections.close()
+            raise
+        self._services = services
         leases.start()
         services.upkeep.start()
+        self._retention.start()
 
     def _uses_waitaof(self) -> bool:
         return any(facts.fsync == "waitaof" for facts in self.facts)
@@ -145,6 +186,8 @@ class StreamsAdapter:
         services, self._services = self._services, None
         if services is None:
             return
+        if self._retention is not None:
+            await self._retention.close()
         await services.upkeep.close()
         await services.wakeups.close()
         await services.leases.close()
@@ -178,6 +221,7 @@ class StreamsAdapter:
             link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
         consumer = GroupConsumer(services, spec, link)
         try:
+            await services.census.enter(spec)
             await consumer.open(topics, spec.start or "earliest")
         except BaseException:
             await consumer.close()

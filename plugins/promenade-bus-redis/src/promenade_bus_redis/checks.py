@@ -24,7 +24,7 @@ from promenade_bus_redis.permissions import acl_rules, permissions_for
 from promenade_bus_redis.target import Target
 from promenade_bus_redis.translate import Kind, RedisFailure
 
-__all__ = ["ServerFacts", "UnfitServer", "check_servers", "parse_info"]
+__all__ = ["ServerFacts", "UnfitServer", "check_servers", "evicts_events", "parse_info"]
 
 _EVICTS_ANY_KEY: Final = "allkeys-"
 _MOST_NODES: Final = 1_000
@@ -80,6 +80,11 @@ def parse_info(reply: bytes) -> dict[str, str]:
     """The lines ``name:value`` of INFO."""
     lines = reply.decode("utf-8", "replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+def evicts_events(policy: str | None) -> bool:
+    """Whether a server with this maxmemory-policy deletes any key when its memory is full."""
+    return policy is not None and policy.startswith(_EVICTS_ANY_KEY)
 
 
 class _Check:
@@ -161,7 +166,7 @@ class _Check:
         return True
 
     def _check_policy(self, policy: str | None) -> None:
-        if policy is not None and policy.startswith(_EVICTS_ANY_KEY):
+        if evicts_events(policy):
             self._add(
                 f"{self._address} deletes any key when its memory is full (maxmemory-policy {policy}), and "
                 "so loses events that were accepted; set it to noeviction (CONFIG SET maxmemory-policy "

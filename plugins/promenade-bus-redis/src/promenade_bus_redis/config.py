@@ -18,6 +18,7 @@ from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, pars
 
 __all__ = [
     "DatabaseSection",
+    "ProbeOptions",
     "RedisOptions",
     "RetentionOptions",
     "SentinelOptions",
@@ -152,13 +153,21 @@ class RetentionOptions:
 
     Settled events stay for ``min_age``; those of topics that nobody subscribes to for
     ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever
-    their state, and counts them as lost.
+    their state, and counts as lost what a group had not read. Dead letters stay until they are redriven or
+    purged, or for ``dead_letters_max_age``. A group that no instance has wanted for ``orphaned_after`` is
+    reported, as it keeps events for ever.
     """
 
     min_age: Annotated[float, DURATION] = 3_600.0
     unsubscribed_max_age: Annotated[float, DURATION] = 7 * 86_400.0
     max_length: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    dead_letters_max_age: Annotated[float | None, DURATION] = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
+    )
+    orphaned_after: Annotated[float, DURATION] = attrs.field(
+        default=86_400.0, validator=attrs.validators.gt(0)
     )
 
 
@@ -240,6 +249,32 @@ class RedisOptions:
         The default is above the second or two that a disk takes with ``appendfsync everysec``.
         """
         return 3.0 if self.wait_timeout is None else self.wait_timeout
+
+
+def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class ProbeOptions:
+    """The thresholds of the health probe ``redis``. Times are seconds.
+
+    - ``slow``: degraded when PING takes that long.
+    - ``read_age``: unhealthy when no read has succeeded for that long although no handler runs.
+    - ``pending_age``: degraded when an event that was stored that long ago is not settled.
+    - ``lag``: degraded when so many events wait for one group.
+    - ``memory_fill``: degraded from this share of the server's ``maxmemory`` on.
+    - ``loss_window``: unhealthy for that long after the server lost groups or all of its data, and degraded
+      from then on.
+    """
+
+    slow: Annotated[float, DURATION] = attrs.field(default=0.1, validator=_POSITIVE)
+    read_age: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_POSITIVE)
+    pending_age: Annotated[float, DURATION] = attrs.field(default=600.0, validator=_POSITIVE)
+    lag: int = attrs.field(default=10_000, validator=_POSITIVE)
+    memory_fill: float = attrs.field(default=0.9, validator=_share)
+    loss_window: Annotated[float, DURATION] = attrs.field(default=60.0, validator=_POSITIVE)
 
 
 def _read_databases(value: Any, path: str, faults: list[str]) -> int | None:

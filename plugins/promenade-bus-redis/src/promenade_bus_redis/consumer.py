@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -34,6 +35,12 @@ _STREAMS_AT_ONCE: Final = 1000
 _STANDBY: Final = 1.0
 """Seconds after which an instance that stands by looks whether it is its turn."""
 
+_AWAY: Final = 0.05
+"""Seconds between two reads after which something may have been trimmed that was there meanwhile."""
+
+_MOST_COUNTED: Final = 16
+"""Topics of a subscription up to which each is looked at before a read; of more, retention looks at them."""
+
 _CLOSING: Final = 2.0
 """Seconds that leaving a group may take."""
 
@@ -59,6 +66,8 @@ class GroupConsumer:
         self._turn_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
+        self._read_at = 0.0
+        self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
 
     # --- what the engine calls ----------------------------------------------------------------------------
@@ -78,6 +87,7 @@ class GroupConsumer:
             except RedisFailure as failure:
                 self._distrust(failure)
                 raise
+            self._read_at = self._services.read_at = time.monotonic()
         ready = self._ready
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
@@ -124,6 +134,7 @@ class GroupConsumer:
         """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
         self._stopped = True
         self._services.upkeep.forget(self)
+        self._services.census.leave(self.spec.group)
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
@@ -172,6 +183,9 @@ class GroupConsumer:
     async def _fill(self, limit: int) -> None:
         if not await self._may_read():
             return
+        if self._link is None and self._may_have_missed:
+            for feed in self._unread:
+                feed.must_count = True
         await self._recovery.look_after(limit, self._turn)
         if self._ready or self._stopped:
             return
@@ -212,6 +226,13 @@ class GroupConsumer:
             for feed in self.feeds.values():
                 feed.must_sweep = True
 
+    @property
+    def _may_have_missed(self) -> bool:
+        """Whether there was, or may have been, something to read that somebody has trimmed since."""
+        if not self._services.counts_gaps or len(self.feeds) > _MOST_COUNTED:
+            return False
+        return self._is_behind or time.monotonic() - self._read_at > _AWAY
+
     async def _read_and_wait(self, limit: int) -> None:
         """On a connection of its own: the latency of one round trip."""
         assert self._link is not None
@@ -220,7 +241,14 @@ class GroupConsumer:
         command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self._services.name, "COUNT", limit]
         if not self._recovery.is_busy:
             command += ["BLOCK", self._link.milliseconds]
-        reply = await self._link.call([*command, "STREAMS", *keys, *[">"] * len(keys)])
+        command += ["STREAMS", *keys, *[">"] * len(keys)]
+        if self._may_have_missed:
+            feeds = [*self.feeds.values()]
+            found, reply = await self._link.call_both(self._recovery.gap_command(feeds), command)
+            self._recovery.learn_gaps(feeds, found)
+        else:
+            reply = await self._link.call(command)
+        self._is_behind = bool(reply) and sum(len(entries) for _, entries in reply) >= limit
         if reply:
             self.arrived(reply, since)
         elif self._recovery.is_busy:
@@ -258,6 +286,7 @@ class GroupConsumer:
                 continue
             found, last = reply
             if found:
+                self._is_behind = sum(len(entries) for _, entries in found) >= limit
                 self.arrived(found, since)
                 continue
             keys = [source.key for feed in bundle for source in feed.sources]

@@ -92,6 +92,9 @@ class Feed:
         self.was_open = False
         self.must_sweep = False  # whether something may be pending that nobody here knows of
         self.claim_due = True
+        self.trimmed = keys.trimmed(topic)
+        self.must_count = True  # whether something may have been trimmed since it was last read
+        self.foreign: int | None = None  # how many entries somebody else had removed then
 
     @property
     def sources(self) -> tuple[Source, Source]:

@@ -10,6 +10,7 @@ key                          type       what it holds
 ``p:{topic}:dead``           stream     dead letters of all groups
 ``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
 ``p:{topic}:trimmed``          string     how many entries the bus itself has trimmed
+``p:{topic}:fence``            string     the highest token of an instance that has trimmed
 ``p:active:group``           string     the instance that is active (ordered), until its lease ends
 ``p:consumer:name``          string     the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
@@ -62,6 +63,10 @@ class Keys:
         """How many entries were trimmed by the bus."""
         return f"{self.prefix}:{{{topic}}}:trimmed"
 
+    def trim_fence(self, topic: str) -> str:
+        """Who may trim."""
+        return f"{self.prefix}:{{{topic}}}:fence"
+
     def active(self, group: str) -> str:
         """The lock of an ordered group."""
         return f"{self.prefix}:active:{group}"
@@ -84,3 +89,33 @@ class Keys:
     def due(self) -> str:
         """Hints about what is parked."""
         return f"{self.prefix}:due"
+
+    @property
+    def groups(self) -> str:
+        """The groups that are wanted."""
+        return f"{self.prefix}:groups"
+
+    @property
+    def seen(self) -> str:
+        """When groups were last wanted."""
+        return f"{self.prefix}:seen"
+
+    @property
+    def services(self) -> str:
+        """For how long services want events to be kept."""
+        return f"{self.prefix}:services"
+
+    @property
+    def losses(self) -> str:
+        """How many events were lost."""
+        return f"{self.prefix}:losses"
+
+    @property
+    def epoch(self) -> str:
+        """When the data of the server began."""
+        return f"{self.prefix}:epoch"
+
+    @property
+    def upkeep(self) -> str:
+        """The lock of whoever trims."""
+        return f"{self.prefix}:upkeep"

@@ -1,32 +1,57 @@
-"""What went wrong so far, for health and logs: lost events, and groups that were lost."""
+"""What went wrong so far, for health and logs: lost events, lost groups, lost data.
+
+Error lines are bounded: five a second. What the bus loses is counted here for this process, and the upkeep
+adds it to the counts on the server, where every instance can read them.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final
 
 __all__ = ["Ledger"]
 
 logger = logging.getLogger("promenade.bus.redis")
 
-_QUIET = 1.0
+_QUIET: Final = 1.0
 """Seconds between two log lines of one kind about one thing."""
+
+_LINES: Final = 5
+"""Lines in a second."""
+
+_MOST_NAMES: Final = 5
 
 
 class Ledger:
-    """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again."""
+    """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again.
+
+    ``ended_epochs`` is how often the data of the server were gone, and ``last_loss`` when that was, on the
+    monotonic clock. ``unsaid`` are log lines that were not written, because there were too many.
+    """
 
     def __init__(self) -> None:
         self.lost = 0
-        self.late = 0
+        self.unsaid = 0
+        self.ended_epochs = 0
+        self.last_loss: float | None = None
         self.reset_groups: Counter[str] = Counter()
+        self.dropped_by_cap: Counter[str] = Counter()
+        self.foreign_trims: Counter[str] = Counter()
+        self._unstored: Counter[str] = Counter()
         self._said: dict[tuple[str, str], float] = {}
+        self._lines: deque[float] = deque()
+
+    # --- events -------------------------------------------------------------------------------------------
 
     def lose(self, count: int, topic: str, group: str) -> None:
         """Entries that are pending, and gone from their stream: somebody trimmed or deleted them."""
-        if count:
-            self.lost += count
+        if not count:
+            return
+        self._add(count, topic, group)
+        if self._has_room():
             logger.error(
                 "lost %d events: they were deleted before they were handled (topic=%s group=%s)",
                 count,
@@ -34,20 +59,64 @@ class Ledger:
                 group,
             )
 
+    def lose_unread(self, count: int, topic: str, group: str) -> None:
+        """Entries that were removed before a group had read them."""
+        if not count:
+            return
+        self._add(count, topic, group)
+        if self._has_room():
+            logger.error(
+                "lost %d events: they were trimmed before they were read (topic=%s group=%s)",
+                count,
+                topic,
+                group,
+            )
+
     def miss(self, count: int, topic: str, group: str) -> None:
-        """Entries that were trimmed before a broadcast subscription had read them."""
+        """Entries that were trimmed, or dropped, before a broadcast subscription had read them."""
         self.lost += count
-        logger.error(
-            "missed %d events: they were trimmed before they were read (topic=%s subscription=%s)",
-            count,
-            topic,
-            group,
-        )
+        if self._has_room():
+            logger.error(
+                "missed %d events: they were trimmed before they were read (topic=%s subscription=%s)",
+                count,
+                topic,
+                group,
+            )
+
+    def dropped(self, count: int, topic: str) -> None:
+        """Entries that gave way because of ``max_length``, whether or not somebody had read them."""
+        self.dropped_by_cap[topic] += count
+        if self._may_say("dropped", topic):
+            logger.warning(
+                "dropped %d events: the topic is longer than retention.max_length (topic=%s)", count, topic
+            )
+
+    def foreign(self, count: int, topic: str) -> None:
+        """Entries that somebody else has removed, whether or not somebody had read them."""
+        self.foreign_trims[topic] += count
+        if self._may_say("foreign", topic):
+            logger.warning("somebody else has removed %d events (topic=%s)", count, topic)
+
+    def _add(self, count: int, topic: str, group: str) -> None:
+        self.lost += count
+        self._unstored[f"{topic} {group}"] += count
+
+    def take_unstored(self) -> Mapping[str, int]:
+        """What has to be added to the counts on the server; from now on it is the caller's to do so."""
+        taken, self._unstored = self._unstored, Counter()
+        return taken
+
+    def put_back(self, name: str, count: int) -> None:
+        """It could not be added."""
+        self._unstored[name] += count
+
+    # --- groups and data ----------------------------------------------------------------------------------
 
     def reset(self, topic: str, group: str) -> None:
         """A group was gone, and was made again at the beginning of what there is."""
         self.reset_groups[f"{group} on {topic}"] += 1
-        if self._may_say("reset", f"{topic} {group}"):
+        self.last_loss = time.monotonic()
+        if self._may_say("reset", f"{topic} {group}") and self._has_room():
             logger.error(
                 "the consumer group was gone and was made again; it begins with what is there"
                 " (topic=%s group=%s)",
@@ -55,16 +124,49 @@ class Ledger:
                 group,
             )
 
+    def epoch_ended(self) -> None:
+        """Everything that was on the server is gone."""
+        self.ended_epochs += 1
+        self.last_loss = time.monotonic()
+        logger.error(
+            "the server has lost its data: what was not handled is lost, and so are dead letters; "
+            "groups are made again"
+        )
+
     @property
     def degraded(self) -> str | None:
         """For health."""
-        if not self.reset_groups:
-            return None
-        names = ", ".join(sorted(self.reset_groups)[:5])
-        return (
-            f"consumer groups were lost on the server, and made again: {names}; what they had not handled may"
-            " be lost with their streams"
-        )
+        problems: list[str] = []
+        if self.ended_epochs:
+            problems.append(
+                f"the server has lost its data, {self.ended_epochs} times since the start: what was not "
+                "handled then is lost, and so are dead letters; see what happened there, and check its "
+                "persistence"
+            )
+        elif self.reset_groups:
+            problems.append(
+                f"consumer groups were lost on the server, and made again: {_names(self.reset_groups)}; what "
+                "they had not handled may be lost with their streams"
+            )
+        if self.foreign_trims:
+            problems.append(
+                f"somebody else removes events from {_names(self.foreign_trims)} "
+                f"({sum(self.foreign_trims.values()):,} so far): leave trimming to the bus"
+            )
+        return "; ".join(problems) or None
+
+    # --- lines --------------------------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        """Whether another error line may be written now; counts it as written, or as not."""
+        now = time.monotonic()
+        while self._lines and now - self._lines[0] >= 1.0:
+            self._lines.popleft()
+        if len(self._lines) >= _LINES:
+            self.unsaid += 1
+            return False
+        self._lines.append(now)
+        return True
 
     def _may_say(self, kind: str, about: str) -> bool:
         now = time.monotonic()
@@ -72,3 +174,8 @@ class Ledger:
             return False
         self._said[kind, about] = now
         return True
+
+
+def _names(found: Counter[str]) -> str:
+    more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+    return ", ".join(sorted(found)[:_MOST_NAMES]) + more

@@ -63,6 +63,7 @@ _STREAMS: Final = (
     _of("xgroup|create", "{key}", "g", "0"),
     _of("xgroup|destroy", "{key}", "g"),
     _of("xgroup|delconsumer", "{key}", "g", "c"),
+    _of("xgroup|setid", "{key}", "g", "0"),
     _of("xinfo|stream", "{key}"),
     _of("xinfo|groups", "{key}"),
     _of("xinfo|consumers", "{key}", "g"),
@@ -77,6 +78,7 @@ _STREAMS: Final = (
     _of("zrangebyscore", "{key}", 0, 0),
     _of("zremrangebyscore", "{key}", 0, 0),
     _of("hset", "{key}", "a", ""),  # makes the key, which the next ones remove
+    _of("hincrby", "{key}", "a", 1),
     _of("hdel", "{key}", "a"),
     _of("hget", "{key}", "a"),
     _of("hmget", "{key}", "a"),

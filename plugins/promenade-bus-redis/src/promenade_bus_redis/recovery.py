@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import CLAIM
+from promenade_bus_redis.scripts import CLAIM, GAP
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.translate import Kind, RedisFailure
 from promenade_bus_redis.turns import Turn, fenced_by
@@ -84,6 +84,8 @@ class Recovery:
         if any(not feed.is_open for feed in feeds):
             await self.open_groups("0")
         try:
+            if counting := [feed for feed in feeds if feed.must_count]:
+                await self._count_gaps(counting)
             if sweeping := [feed for feed in feeds if feed.must_sweep]:
                 await self._sweep(sweeping)
             if len(self._suspects) < _MOST_SUSPECTS and (
@@ -117,14 +119,47 @@ class Recovery:
 
     async def regroup(self) -> None:
         """A group is gone: makes those that are missing, and gives up after some times in a row."""
+        self._services.upkeep.suspect_loss()
         now = time.monotonic()
         self._regrouped = [at for at in self._regrouped if now - at < _REGROUPINGS_WITHIN]
         self._regrouped.append(now)
         for feed in self._consumer.feeds.values():
             feed.is_open = False
+            feed.must_count = True
         if len(self._regrouped) > _REGROUPINGS:
             await asyncio.sleep(_PAUSE * len(self._regrouped))
         await self.open_groups("0")
+
+    async def _count_gaps(self, feeds: Sequence[Feed]) -> None:
+        """Counts what was trimmed before this group had read it, before it reads on."""
+        if self._services.counts_gaps:
+            commands = [(feed.main.key, self.gap_command([feed])) for feed in feeds]
+            replies = await self._services.pipe.call_many(commands)
+            for feed, reply in zip(feeds, replies, strict=True):
+                if isinstance(reply, RedisFailure):
+                    raise reply
+                self.learn_gaps([feed], reply)
+        for feed in feeds:
+            feed.must_count = False
+
+    def gap_command(self, feeds: Sequence[Feed]) -> Sequence[Any]:
+        """Asks what was trimmed unread."""
+        keys = [key for feed in feeds for key in (feed.main.key, feed.trimmed)]
+        known = ["" if feed.foreign is None else feed.foreign for feed in feeds]
+        return GAP.command(keys, [self._consumer.spec.group, *known])
+
+    def learn_gaps(self, feeds: Sequence[Feed], reply: object) -> None:
+        """Counts what ``gap_command`` found; without an answer it is asked again."""
+        if not isinstance(reply, list):
+            for feed in feeds:
+                feed.must_count = True
+            return
+        for feed, (lost, foreign) in zip(feeds, reply, strict=True):
+            if foreign == -1 and lost == -1:
+                self._services.counts_gaps = False
+                continue
+            feed.foreign = foreign
+            self._services.ledger.lose_unread(lost, feed.topic, feed.group)
 
     # --- what is ours, and was never heard of --------------------------------------------------------------
 

@@ -21,6 +21,8 @@ __all__ = [
     "BACKLOG",
     "CLAIM",
     "DUE",
+    "FORGET",
+    "GAP",
     "HINT",
     "HINTS",
     "LEAVE",
@@ -29,8 +31,12 @@ __all__ = [
     "READ",
     "REDRIVE",
     "RENEW",
+    "SEEN",
     "STAY",
+    "SURVEY",
     "TAIL",
+    "TRIM",
+    "UNSEEN",
     "YIELD",
     "Script",
     "source_of",
@@ -53,8 +59,10 @@ class Script:
 _known: Final[dict[str, str]] = {}
 
 
-def _load(name: str) -> Script:
-    source = files("promenade_bus_redis").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+def _load(name: str, *preludes: str) -> Script:
+    directory = files("promenade_bus_redis").joinpath("lua")
+    parts = [directory.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*preludes, name)]
+    source = "".join(parts)
     digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     _known[digest] = source
     return Script(name, source, digest)
@@ -72,6 +80,8 @@ ALIVE: Final = _load("alive")
 BACKLOG: Final = _load("backlog")
 CLAIM: Final = _load("claim")
 DUE: Final = _load("due")
+FORGET: Final = _load("forget", "ids")
+GAP: Final = _load("gap", "ids")
 HINT: Final = _load("hint")
 HINTS: Final = _load("hints")
 LEAVE: Final = _load("leave")
@@ -80,6 +90,10 @@ NOTE: Final = _load("note")
 READ: Final = _load("read")
 REDRIVE: Final = _load("redrive")
 RENEW: Final = _load("renew")
+SEEN: Final = _load("seen")
 STAY: Final = _load("stay")
+SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail")
+TRIM: Final = _load("trim", "ids")
+UNSEEN: Final = _load("unseen")
 YIELD: Final = _load("yield")

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from promenade_bus_redis.census import Census
 from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.epoch import Epoch
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.leases import Leases, Lock
 from promenade_bus_redis.ledger import Ledger
@@ -43,11 +45,17 @@ class Services:
     leases: Leases
     wakeups: Wakeups
     ledger: Ledger
+    census: Census
+    epoch: Epoch
     inherited: str = ""
     name_lock: Lock | None = None
     upkeep: Upkeep = attrs.field(init=False)
     broadcasts: set[BroadcastConsumer] = attrs.field(factory=set)
     own_links: set[WaitingLink] = attrs.field(factory=set)
+    counts_gaps: bool = True
+    """Whether the server knows how many entries were ever added to a stream, as far as it was asked."""
+    read_at: float | None = None
+    """When a read was last answered, on the monotonic clock."""
 
     def lend_link(self, key: str) -> WaitingLink | None:
         """A connection for reads that wait, as long as there are not too many of them."""

@@ -31,6 +31,9 @@ logger = logging.getLogger("promenade.bus.redis")
 _TURN: Final = 1.0
 """Seconds between two turns of what is not urgent, at the most."""
 
+_LOOK: Final = 3.0
+"""Seconds between two looks through a feed, at least: each is several commands, of an idle worker too."""
+
 _DUE_AT_ONCE: Final = 100
 _HINTS_AT_ONCE: Final = 100
 _TOLD_AGAIN: Final = 5.0
@@ -75,6 +78,7 @@ class Upkeep:
         self._topics_at = 0.0
         self._hints_at = 0.0
         self._look_at = 0.0
+        self._epoch_at = 0.0
         self._looking: list[tuple[Wakeable, Feed]] = []
         self._dead: frozenset[str] = frozenset()
         self._dead_beats = 0
@@ -101,6 +105,16 @@ class Upkeep:
     def forget(self, consumer: Wakeable) -> None:
         """A consumer is being closed."""
         self._consumers.pop(consumer, None)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics of the groups of this instance, sorted."""
+        return tuple(sorted({topic for consumer in self._consumers for topic in consumer.feeds}))
+
+    def suspect_loss(self) -> None:
+        """Something was gone from the server: looks whether everything is."""
+        self._epoch_at = 0.0
+        self._changed.set()
 
     def parked(self, feeds: Iterable[Feed], delay: float) -> None:
         """Something was parked that is due after so many seconds."""
@@ -145,13 +159,17 @@ class Upkeep:
                 pass
 
     def _pause(self) -> float:
-        soonest = min(self._topics_at, self._hints_at, self._look_at)
+        soonest = min(self._topics_at, self._hints_at, self._look_at, self._epoch_at)
         if self._timers:
             soonest = min(soonest, self._timers[0][0])
         return min(_TURN, max(0.005, soonest - time.monotonic()))
 
     async def _take_turn(self) -> None:
         now = time.monotonic()
+        if now >= self._epoch_at:
+            self._epoch_at = now + self._services.options.topic_refresh
+            if await self._services.epoch.has_ended():
+                await self._begin_again()
         due: dict[Feed, None] = {}
         while self._timers and self._timers[0][0] <= now:
             due[heapq.heappop(self._timers)[2]] = None
@@ -163,6 +181,8 @@ class Upkeep:
         if now >= self._topics_at:
             self._topics_at = now + self._services.options.topic_refresh / 2
             await self._find_topics()
+        await self._services.census.say_again()
+        await self._store_losses()
         self._notice_deaths()
         if now >= self._look_at:
             await self._look_at_next()
@@ -174,6 +194,30 @@ class Upkeep:
         ):
             for topic in await self._services.registry.refresh():
                 self.topic_found(topic)
+
+    # --- what was lost ------------------------------------------------------------------------------------
+
+    async def _begin_again(self) -> None:
+        """The server has lost its data: says again what is wanted, and makes groups anew."""
+        self._services.ledger.epoch_ended()
+        self._topics_at = 0.0
+        for consumer in self._consumers:
+            for feed in consumer.feeds.values():
+                feed.is_open = False
+            consumer.wake()
+        await self._services.census.say_again(all_of_it=True)
+
+    async def _store_losses(self) -> None:
+        """Adds what was counted here to the counts that everybody can read."""
+        key, ledger = self._services.keys.losses, self._services.ledger
+        counts = ledger.take_unstored()
+        if not counts:
+            return
+        commands: list[Routed] = [(key, ("HINCRBY", key, name, count)) for name, count in counts.items()]
+        replies = await self._services.pipe.call_many(commands)
+        for (name, count), reply in zip(counts.items(), replies, strict=True):
+            if isinstance(reply, RedisFailure) and not reply.is_uncertain:
+                ledger.put_back(name, count)
 
     # --- what is parked -----------------------------------------------------------------------------------
 
@@ -241,7 +285,7 @@ class Upkeep:
                 (consumer, feed) for consumer in self._consumers for feed in consumer.feeds.values()
             ]
         lease = self._services.options.lease
-        self._look_at = time.monotonic() + max(_TURN, lease / 3 / max(1, len(self._looking)))
+        self._look_at = time.monotonic() + max(_LOOK, lease / 3 / max(1, len(self._looking)))
         if not self._looking:
             return
         consumer, feed = self._looking.pop()

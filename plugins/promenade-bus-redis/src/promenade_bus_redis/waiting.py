@@ -40,18 +40,30 @@ class WaitingLink:
 
     async def call(self, command: Sequence[Any]) -> Any:
         """The reply; raises ``RedisFailure``. One call at a time."""
+        return (await self._call_many([command]))[-1]
+
+    async def call_both(self, first: Sequence[Any], command: Sequence[Any]) -> tuple[Any, Any]:
+        """The replies to a command that answers at once, and to one that waits, sent together.
+
+        That of the former may be a ``RedisFailure``. Raises ``RedisFailure`` for the latter.
+        """
+        found, reply = await self._call_many([first, command])
+        return found, reply
+
+    async def _call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         link = await self._usable_link()
         self._is_waiting = True
         try:
-            reply = (await link.call_many([command]))[0]
+            replies = await link.call_many(commands)
         finally:
             self._is_waiting = False
+        reply = replies[-1]
         if isinstance(reply, RedisFailure):
             self._places.learn(reply)
             if reply.questions_place:
                 link.abort()
             raise reply
-        return reply
+        return replies
 
     async def _usable_link(self) -> Link:
         link = self._link

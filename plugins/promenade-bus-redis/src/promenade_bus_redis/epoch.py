@@ -1,0 +1,33 @@
+"""Notices that the server has lost its data: after FLUSHALL, or a restart without persistence.
+
+A key says when the data began. It never changes while they are there; when it is gone, or another one, so is
+everything else that was there. On a cluster it speaks for the node that has it.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.pipe import Pipe
+
+__all__ = ["Epoch"]
+
+
+class Epoch:
+    """The key, and what it was when this instance started."""
+
+    def __init__(self, pipe: Pipe, keys: Keys) -> None:
+        self._pipe = pipe
+        self._key = keys.epoch
+        self._known: bytes | None = None
+
+    async def has_ended(self) -> bool:
+        """Whether the data are not those that were there before. Raises ``RedisFailure``."""
+        found = await self._pipe.call("GET", self._key, key=self._key)
+        if found is None:
+            mine = secrets.token_hex(8)
+            await self._pipe.call("SET", self._key, mine, "NX", key=self._key)
+            found = await self._pipe.call("GET", self._key, key=self._key)
+        before, self._known = self._known, found
+        return before is not None and found != before

@@ -1,0 +1,143 @@
+"""``promenade-bus groups``: the groups on a Redis server, and how one is forgotten.
+
+click belongs to the command line, which loads this; the adapter itself does without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from bus_core import BusError, UnknownSubscription, open_bus
+from bus_core.settings import format_duration
+from promenade_bus_redis.adapter import StreamsAdapter
+from promenade_bus_redis.groups import GroupInUse, GroupReport, RedisGroups
+
+__all__ = ["groups_command"]
+
+T = TypeVar("T")
+
+
+def groups_command() -> Any:
+    """Makes the command."""
+    import click
+
+    config_option = click.option(
+        "--config",
+        metavar="FILE",
+        envvar="PROMENADE_BUS_CONFIG",
+        show_envvar=True,
+        required=True,
+        help="The configuration file.",
+    )
+    json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+    @click.group("groups")
+    def groups() -> None:
+        """List the consumer groups on a Redis server, and forget those that nobody wants any more."""
+
+    @groups.command("list")
+    @config_option
+    @json_option
+    def list_groups(config: str, as_json: bool) -> None:
+        """List every group, how much it has left to do, and who serves it."""
+        found = _run(config, lambda all_groups: all_groups.list(count=True))
+        if as_json:
+            click.echo(json.dumps([_as_data(report) for report in found], indent=2))
+            return
+        for line in as_lines(found):
+            click.echo(line)
+
+    @groups.command()
+    @click.argument("group")
+    @click.option(
+        "--force", is_flag=True, help="Forget it although it is served, or has something left to do."
+    )
+    @config_option
+    def forget(group: str, force: bool, config: str) -> None:
+        """Forget GROUP, such as shop.welcome-mail, on all of its topics.
+
+        What it has not settled is not handled any more, and does not hold back events from being removed.
+        Its dead letters stay. Exit status: 1 when it is refused.
+        """
+        try:
+            report = _run(config, lambda all_groups: all_groups.forget(group, force=force))
+        except (GroupInUse, UnknownSubscription) as error:
+            raise click.ClickException(str(error)) from error
+        lost = f"; {report.backlog:,} events were not settled" if report.backlog else ""
+        click.echo(f"forgot {group} on {len(report.topics)} topics{lost}")
+
+    return groups
+
+
+def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
+    async def run() -> T:
+        bus = open_bus(config)
+        adapter = bus.adapter
+        if not isinstance(adapter, StreamsAdapter):
+            raise BusError(
+                f"{config} does not keep its events in Redis streams, but runs on {adapter.name!r}: it has "
+                "no groups on a server"
+            )
+        await adapter.start()
+        try:
+            return await use(adapter.groups)
+        finally:
+            await adapter.close()
+
+    return asyncio.run(run())
+
+
+def as_lines(reports: Sequence[GroupReport]) -> list[str]:
+    """A table for people."""
+    if not reports:
+        return ["there is no group on the server"]
+    rows = [["GROUP", "TOPIC", "STATE", "INSTANCES", "BACKLOG", "PENDING", "OLDEST", "LOST", "UNSEEN"]]
+    rows += [
+        [
+            report.name,
+            report.wanted_topic or ", ".join(topic.topic for topic in report.topics),
+            report.state,
+            str(len(report.instances)),
+            f"{report.backlog or 0:,}",
+            f"{report.pending:,}",
+            _age(report.oldest_pending),
+            f"{report.lost:,}",
+            "-" if report.instances else _age(report.unseen),
+        ]
+        for report in reports
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    if orphans := [report.name for report in reports if report.state == "orphaned"]:
+        lines.append(
+            f"orphaned: {', '.join(orphans)}. They keep events from being removed; if nobody needs them any "
+            "more: promenade-bus groups forget GROUP"
+        )
+    return lines
+
+
+def _age(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(float(round(seconds)))
+
+
+def _as_data(report: GroupReport) -> dict[str, Any]:
+    return {
+        "group": report.name,
+        "subscription": report.subscription,
+        "topic": report.wanted_topic,
+        "state": report.state,
+        "instances": list(report.instances),
+        "backlog": report.backlog,
+        "pending": report.pending,
+        "oldest_pending_s": report.oldest_pending,
+        "lost": report.lost,
+        "unseen_s": report.unseen,
+        "topics": [
+            {"topic": each.topic, "pending": each.pending, "unread": each.unread} for each in report.topics
+        ],
+    }

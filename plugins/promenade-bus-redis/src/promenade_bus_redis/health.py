@@ -1,0 +1,247 @@
+"""The health probe ``redis``: does the server answer, keep what it is given, and do the groups keep up?"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
+from bus_core.settings import format_duration
+from promenade_bus_redis.adapter import StreamsAdapter
+from promenade_bus_redis.checks import evicts_events, parse_info
+from promenade_bus_redis.config import ProbeOptions
+from promenade_bus_redis.groups import TopicReport
+from promenade_bus_redis.services import Services
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["RedisProbe"]
+
+_Problem = tuple[HealthStatus, str]
+_DEGRADED: Final = HealthStatus.DEGRADED
+_UNHEALTHY: Final = HealthStatus.UNHEALTHY
+
+_MOST_TOPICS: Final = 200
+"""Topics that one check looks at; the next check looks at the next ones."""
+
+_MOST_NAMES: Final = 5
+
+
+@attrs.frozen(kw_only=True)
+class _Findings:
+    """What one check found. Times are seconds."""
+
+    round_trip: float
+    info: Mapping[str, str]
+    groups: Mapping[str, tuple[TopicReport, ...]]
+    orphans: tuple[str, ...]
+    lost_by_all: int
+    unread_for: float | None
+
+
+class RedisProbe(HealthProbe):
+    """Asks the server, and compares what it says with the thresholds; every problem, the worst first."""
+
+    def __init__(self, options: ProbeOptions, adapter: AnyAdapter | None) -> None:
+        self._options = options
+        self._adapter = adapter
+        self._next_topic = 0
+        self._groups: dict[str, dict[str, TopicReport]] = {}
+
+    async def check(self, state: EngineState) -> CheckResult:
+        adapter = self._adapter
+        if not isinstance(adapter, StreamsAdapter):
+            name = "another adapter" if adapter is None else repr(adapter.name)
+            return CheckResult(
+                HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis streams: nothing to see"
+            )
+        services = adapter.running
+        if services is None:
+            return CheckResult(_DEGRADED, "the bus does not use Redis at the moment, but its fallback")
+        try:
+            found = await self._look(adapter, services)
+        except RedisFailure as failure:
+            return CheckResult(_UNHEALTHY, str(failure), self._own_figures(adapter))
+        problems = sorted(self._problems(adapter, services, state, found), key=lambda each: -each[0].severity)
+        figures = FrozenMapping({**self._own_figures(adapter), **_figures(adapter, found)})
+        if not problems:
+            return CheckResult(HealthStatus.HEALTHY, _all_well(adapter, found), figures)
+        return CheckResult(problems[0][0], ". ".join(text for _, text in problems), figures)
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    async def _look(self, adapter: StreamsAdapter, services: Services) -> _Findings:
+        key = services.keys.epoch
+        began = time.perf_counter()
+        await services.pipe.call("PING", key=key)
+        round_trip = time.perf_counter() - began
+        info = parse_info(await services.pipe.call("INFO", key=key))
+        groups = await self._own_groups(adapter, services)
+        unseen = await services.census.unseen(adapter.options.retention.orphaned_after)
+        losses = await adapter.groups.losses()
+        return _Findings(
+            round_trip=round_trip,
+            info=info,
+            groups=groups,
+            orphans=tuple(sorted(unseen)),
+            lost_by_all=sum(losses.values()),
+            unread_for=None if services.read_at is None else time.monotonic() - services.read_at,
+        )
+
+    async def _own_groups(
+        self, adapter: StreamsAdapter, services: Services
+    ) -> Mapping[str, tuple[TopicReport, ...]]:
+        """How far the groups of this instance are; of very many topics some at each check."""
+        topics = services.upkeep.topics
+        if len(topics) > _MOST_TOPICS:
+            begin = self._next_topic % len(topics)
+            self._next_topic += _MOST_TOPICS
+            part = [*itertools.islice(itertools.cycle(topics), begin, begin + _MOST_TOPICS)]
+        else:
+            part = [*topics]
+        own = frozenset(services.census.own)
+        for name, reports in (await adapter.groups.survey(part, instances=False)).items():
+            if name in own:
+                self._groups.setdefault(name, {}).update({report.topic: report for report in reports})
+        return {name: tuple(self._groups[name].values()) for name in sorted(own & self._groups.keys())}
+
+    # --- judging ------------------------------------------------------------------------------------------
+
+    def _problems(
+        self, adapter: StreamsAdapter, services: Services, state: EngineState, found: _Findings
+    ) -> Iterator[_Problem]:
+        yield from self._server(adapter, found)
+        yield from self._losses(services, found)
+        yield from self._reading(state, found)
+        yield from self._progress(found)
+        if found.orphans:
+            yield (
+                _DEGRADED,
+                f"no instance has wanted {_names(found.orphans)} for "
+                f"{format_duration(adapter.options.retention.orphaned_after)}, and events are kept for it; "
+                "start its service, or: promenade-bus groups forget GROUP",
+            )
+
+    def _server(self, adapter: StreamsAdapter, found: _Findings) -> Iterator[_Problem]:
+        info, options = found.info, adapter.options
+        policy = info.get("maxmemory_policy")
+        if evicts_events(policy):
+            yield (
+                _UNHEALTHY,
+                f"the server deletes events when its memory is full (maxmemory-policy {policy}); set it to "
+                "noeviction",
+            )
+        used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+        if most and used >= most:
+            yield _UNHEALTHY, "the memory of the server is full (maxmemory): publish fails"
+        elif most and used >= self._options.memory_fill * most:
+            yield (
+                _DEGRADED,
+                f"the server uses {used / most:.0%} of its maxmemory; when it is full, publish fails",
+            )
+        for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
+            if info.get(name, "ok") != "ok":
+                yield _DEGRADED, f"the server cannot write its data to disk ({name} is {info[name]})"
+        replicas = int(info.get("connected_slaves", 0))
+        if options.wanted_replicas > replicas:
+            yield (
+                _UNHEALTHY,
+                f"durability: replicated waits for {options.wanted_replicas} replicas, and {replicas} are "
+                "connected: publish raises PublishUncertain",
+            )
+        if found.round_trip >= self._options.slow:
+            yield _DEGRADED, f"the server took {found.round_trip * 1000:.0f} ms to answer PING"
+
+    def _losses(self, services: Services, found: _Findings) -> Iterator[_Problem]:
+        ledger = services.ledger
+        if ledger.last_loss is not None and ledger.degraded is not None:
+            recent = time.monotonic() - ledger.last_loss < self._options.loss_window
+            yield _UNHEALTHY if recent else _DEGRADED, ledger.degraded
+        elif ledger.degraded is not None:
+            yield _DEGRADED, ledger.degraded
+        if ledger.lost:
+            yield _DEGRADED, f"{ledger.lost:,} events were lost since the start; the log names their topics"
+        if ledger.dropped_by_cap:
+            yield (
+                _DEGRADED,
+                f"retention.max_length dropped {sum(ledger.dropped_by_cap.values()):,} events of "
+                f"{_names(ledger.dropped_by_cap)}",
+            )
+
+    def _reading(self, state: EngineState, found: _Findings) -> Iterator[_Problem]:
+        waits = any(not each.paused for each in state.subscriptions) and not state.running_handlers
+        if waits and found.unread_for is not None and found.unread_for >= self._options.read_age:
+            yield _UNHEALTHY, f"no read has succeeded for {found.unread_for:.0f} s"
+
+    def _progress(self, found: _Findings) -> Iterator[_Problem]:
+        for name, reports in found.groups.items():
+            oldest = _oldest(reports)
+            if oldest is not None and oldest >= self._options.pending_age:
+                yield (
+                    _DEGRADED,
+                    f"an event of {name!r} was stored {format_duration(float(round(oldest)))} ago, and is "
+                    "not settled: see what its handler waits for",
+                )
+            lag = _lag(reports)
+            if lag is not None and lag >= self._options.lag:
+                yield (
+                    _DEGRADED,
+                    f"{lag:,} events wait for {name!r}: make its handler faster, or start more instances",
+                )
+
+    # --- figures ------------------------------------------------------------------------------------------
+
+    def _own_figures(self, adapter: StreamsAdapter) -> Mapping[str, Any]:
+        return FrozenMapping(
+            {"lost": adapter.lost, "durability": adapter.options.durability, **adapter.loss_figures()}
+        )
+
+
+def _figures(adapter: StreamsAdapter, found: _Findings) -> dict[str, float | int | str | bool]:
+    info = found.info
+    figures: dict[str, float | int | str | bool] = {
+        "round_trip_ms": round(found.round_trip * 1000, 3),
+        "lost_by_all": found.lost_by_all,
+        "orphaned_groups": len(found.orphans),
+        "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
+        "append_only_file": info.get("aof_enabled") == "1",
+        "replicas": int(info.get("connected_slaves", 0)),
+    }
+    if found.unread_for is not None:
+        figures["last_read_s"] = round(found.unread_for, 3)
+    every = [oldest for reports in found.groups.values() if (oldest := _oldest(reports)) is not None]
+    figures["oldest_pending_s"] = round(max(every, default=0.0), 3)
+    for name, reports in found.groups.items():
+        figures[f"pending {name}"] = sum(report.pending for report in reports)
+        lag = _lag(reports)
+        if lag is not None:
+            figures[f"lag {name}"] = lag
+    return figures
+
+
+def _oldest(reports: tuple[TopicReport, ...]) -> float | None:
+    return max((age for each in reports if (age := each.oldest_pending) is not None), default=None)
+
+
+def _lag(reports: tuple[TopicReport, ...]) -> int | None:
+    """How many events nobody has read; None where the server does not tell (before 7.0)."""
+    known = [report.unread for report in reports if report.unread is not None]
+    return sum(known) if len(known) == len(reports) else None
+
+
+def _all_well(adapter: StreamsAdapter, found: _Findings) -> str:
+    pending = sum(report.pending for reports in found.groups.values() for report in reports)
+    kept = "with" if found.info.get("aof_enabled") == "1" else "without"
+    return (
+        f"answers in {found.round_trip * 1000:.1f} ms, {pending:,} events pending, nothing lost; "
+        f"durability {adapter.options.durability}, {kept} an append-only file"
+    )
+
+
+def _names(names: Any) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
+    return ", ".join(map(repr, listed[:_MOST_NAMES])) + more

@@ -1,0 +1,111 @@
+-- Removes what every group of a topic has settled and what is old enough, some at once; and counts what was
+-- removed before a group had read it, by whomever.
+-- KEYS: the stream, the count of what the bus has trimmed, the fence. ARGV: token of the instance whose turn it
+-- is, how long settled entries stay, how long those of a topic without groups do (both in milliseconds), the
+-- hard cap or 0, how many entries to remove at once, how many to drop at once, groups that must be there.
+-- Answers: how many were removed, how many of them because of the cap, whether there is more to do, the last
+-- id, how many entries somebody else has removed so far (-1 where the server does not know), a group and a number
+-- for each group that lost unread entries, and groups that are there and not among those that must be. Or
+-- "fenced" and the token of another instance.
+local stream, counter, fence = KEYS[1], KEYS[2], KEYS[3]
+local token, cap, at_once = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
+local highest = redis.call('GET', fence)
+if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
+if highest ~= token then redis.call('SET', fence, token) end
+if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, '0-0', -1, {}, {}} end
+
+local info = facts_of(redis.call('XINFO', 'STREAM', stream))
+local length, last, added = tonumber(info['length']), info['last-generated-id'], info['entries-added']
+local first = info['first-entry'] and info['first-entry'][1]
+local groups, lost, missing, strangers = {}, {}, {}, {}
+for index = 7, #ARGV do missing[ARGV[index]] = true end
+for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local group = facts_of(each)
+  if not missing[group['name']] then strangers[#strangers + 1] = group['name'] end
+  missing[group['name']] = nil
+  groups[#groups + 1] = group
+end
+
+local function lose(name, count)
+  lost[#lost + 1] = name
+  lost[#lost + 1] = count
+end
+
+-- What was removed between where a group stands and what is there now, it has not read. Its count of what it
+-- has read is set to the head of the stream, so that the same is not counted twice.
+local function set_position(group, position)
+  redis.call('XGROUP', 'SETID', stream, group['name'], group['last-delivered-id'], 'ENTRIESREAD', position)
+  group['entries-read'] = position
+end
+if added then
+  local removed = added - length
+  for _, group in ipairs(groups) do
+    local position, delivered = group['entries-read'], group['last-delivered-id']
+    if not position then
+      if delivered == '0-0' then
+        set_position(group, removed)
+      elseif delivered == last then
+        set_position(group, added)
+      end
+    elseif is_after(last, delivered) and (not first or is_after(first, delivered)) and removed > position then
+      lose(group['name'], removed - position)
+      set_position(group, removed)
+    end
+  end
+end
+
+local removed, dropped, more = 0, 0, 0
+if first then
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local age = tonumber(ARGV[2])
+  if #groups == 0 then age = tonumber(ARGV[3]) end
+  local bound = string.format('%.0f-0', math.max(0, now - age))
+  for _, group in ipairs(groups) do
+    local settled = group['last-delivered-id']
+    local moment, number = string.match(settled, '^(%d+)-(%d+)$')
+    -- Its own last entry may go as well, unless its number is one that Lua cannot add to.
+    if #number < 15 then settled = moment .. '-' .. string.format('%.0f', tonumber(number) + 1) end
+    if is_after(bound, settled) then bound = settled end
+    if tonumber(group['pending']) > 0 then
+      local lowest = redis.call('XPENDING', stream, group['name'])[2]
+      if lowest and is_after(bound, lowest) then bound = lowest end
+    end
+  end
+  if next(missing) == nil and is_after(bound, first) then
+    -- Whole nodes cost next to nothing; what is left below the bound is in a single one.
+    removed = redis.call('XTRIM', stream, 'MINID', '~', bound, 'LIMIT', ARGV[5])
+    if removed > 0 then
+      more = 1
+    else
+      removed = redis.call('XTRIM', stream, 'MINID', bound)
+    end
+  end
+  length = length - removed
+  if cap > 0 and length > cap then
+    local doomed = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(at_once, length - cap))
+    for _, group in ipairs(groups) do
+      local count = 0
+      for _, entry in ipairs(doomed) do
+        if is_after(entry[1], group['last-delivered-id']) then count = count + 1 end
+      end
+      -- What is pending may still be handled; when it cannot, its owner finds it gone, and counts it.
+      if count > 0 then
+        lose(group['name'], count)
+        if group['entries-read'] then set_position(group, group['entries-read'] + count) end
+      end
+    end
+    for name in pairs(missing) do lose(name, #doomed) end
+    dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #doomed)
+    length = length - dropped
+    if length > cap then more = 1 end
+  end
+end
+local trimmed = tonumber(redis.call('GET', counter) or 0)
+if removed + dropped > 0 then
+  trimmed = trimmed + removed + dropped
+  redis.call('SET', counter, string.format('%.0f', trimmed))
+end
+local foreign = -1
+if added then foreign = added - length - trimmed end
+return {removed + dropped, dropped, more, last, foreign, lost, strangers}

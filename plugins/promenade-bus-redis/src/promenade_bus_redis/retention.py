@@ -1,0 +1,247 @@
+"""Trims topics, one instance for all: what every group has settled, when it is old enough.
+
+Each topic is looked at by one script, which does a little and says whether there is more. A topic that is
+used is looked at often, one that is not ever more seldom, so that an idle bus is quiet. The same look counts
+what somebody else has removed before it was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from bus_core import AdapterError
+from promenade_bus_redis.census import KeepFor, Member
+from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.scripts import TRIM
+from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.turns import Turn, fenced_by
+
+if TYPE_CHECKING:
+    from promenade_bus_redis.services import Services
+
+__all__ = ["Retention"]
+
+logger = logging.getLogger("promenade.bus.redis")
+
+_TOPICS_AT_ONCE: Final = 10
+_REMOVED_AT_ONCE: Final = 1000
+_DROPPED_AT_ONCE: Final = 100
+_STEPS: Final = 20
+"""Steps within one call: a backlog of old entries does not keep the rest of the upkeep waiting for long."""
+
+_FIRST: Final = 0.5
+"""Seconds until it begins: what starts for a moment, such as a command, has nothing to do with it."""
+
+_STANDBY: Final = 5.0
+_SHORTEST: Final = 0.05
+_SOONEST: Final = 0.2
+_OFTEN: Final = 30.0
+_SELDOM: Final = 900.0
+_QUIET: Final = 2.0
+"""Seconds for each topic that nobody uses, at least, so that many of them are not many commands."""
+
+_READ_AGAIN: Final = 30.0
+"""Seconds after which it is read anew who wants what; those who begin are protected before they read."""
+
+
+class Retention:
+    """The job, and its task. ``trimmed`` counts what this instance has removed."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._turn = Turn(services, services.keys.upkeep)
+        self._due: list[tuple[float, str]] = []
+        self._pauses: dict[str, float] = {}
+        self._last_ids: dict[str, bytes] = {}
+        self._foreign: dict[str, int] = {}
+        self._members: Mapping[str, Member] = {}
+        self._keep = KeepFor(0.0, 0.0, None)
+        self._wanted: dict[str, tuple[str, ...]] = {}
+        self._read_at = 0.0
+        self._server_ahead = 0.0
+        self._noticed: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._visiting = asyncio.Lock()
+        self.trimmed = 0
+        self.expired_letters = 0
+
+    def start(self) -> None:
+        """Begins."""
+        self._task = asyncio.get_running_loop().create_task(self._go_on(), name="promenade-redis-retention")
+
+    async def close(self) -> None:
+        """Ends, and lets another instance have its turn."""
+        await self.stop()
+        await self._turn.give_back()
+
+    async def stop(self) -> None:
+        """Ends."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _go_on(self) -> None:
+        await asyncio.sleep(_FIRST)
+        while True:
+            try:
+                await self.visit()
+            except AdapterError as failure:
+                logger.debug("retention failed: %s", getattr(failure, "kind", type(failure).__name__))
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        if not self._turn.is_taken:
+            return _STANDBY
+        soonest = min(self._read_at, self._due[0][0] if self._due else self._read_at)
+        return min(_STANDBY, max(_SHORTEST, soonest - time.monotonic()))
+
+    async def visit(self) -> None:
+        """Does what is due, if it is this instance's turn. Raises ``RedisFailure``."""
+        async with self._visiting:
+            await self._visit()
+
+    async def _visit(self) -> None:
+        now = time.monotonic()
+        if not self._turn.is_taken and not await self._turn.take():
+            return
+        if now >= self._read_at:
+            await self._read()
+            refresh = self._services.options.topic_refresh
+            self._read_at = now + min(_READ_AGAIN, max(_SOONEST, refresh, self._keep.settled / 10))
+        busy = self._take_due(time.monotonic())
+        for _ in range(_STEPS):
+            if not busy or not self._turn.is_taken:
+                break
+            busy = await self._trim(busy)
+        for topic in busy:
+            self._plan(topic, 0.0)
+
+    async def _read(self) -> None:
+        """Reads what topics there are, and who wants them."""
+        topics = await self._services.registry.refresh()
+        self._members, self._keep = await self._services.census.read()
+        seconds, microseconds = await self._services.pipe.call("TIME")
+        self._server_ahead = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+        self._wanted.clear()
+        for topic in topics - self._pauses.keys():
+            self._plan(topic, 0.0)
+        for topic in self._pauses.keys() - topics:
+            del self._pauses[topic]
+
+    def _wanted_on(self, topic: str) -> tuple[str, ...]:
+        groups = self._wanted.get(topic)
+        if groups is None:
+            found = (member.group for member in self._members.values() if member.covers(topic))
+            groups = self._wanted[topic] = tuple(found)
+        return groups
+
+    # --- when ---------------------------------------------------------------------------------------------
+
+    def _take_due(self, now: float) -> list[str]:
+        topics: dict[str, None] = {}
+        while self._due and self._due[0][0] <= now and len(topics) < _TOPICS_AT_ONCE:
+            topic = heapq.heappop(self._due)[1]
+            if topic in self._pauses:
+                topics[topic] = None
+        return [*topics]
+
+    def _plan(self, topic: str, pause: float) -> None:
+        self._pauses[topic] = pause
+        heapq.heappush(self._due, (time.monotonic() + pause, topic))
+
+    def _plan_next(self, topic: str, last_id: bytes) -> None:
+        """Soon where there was something new, and later every time where there was not."""
+        often = min(_OFTEN, max(_SOONEST, self._keep.settled / 10))
+        before, self._last_ids[topic] = self._last_ids.get(topic), last_id
+        if before is not None and before != last_id:
+            self._plan(topic, often)
+            return
+        longest = max(often, min(_SELDOM, self._keep.settled / 4))
+        pause = max(often, self._pauses[topic] * 2, min(longest, _QUIET * len(self._pauses)))
+        self._plan(topic, min(longest, pause))
+
+    # --- doing it -----------------------------------------------------------------------------------------
+
+    async def _trim(self, topics: Sequence[str]) -> list[str]:
+        """One step on each topic; tells where there is more to do."""
+        commands = [self._trimming(topic) for topic in topics]
+        if self._keep.letters is not None:
+            commands += self._expiry(topics, self._keep.letters)
+        replies = await self._services.pipe.call_many(commands)
+        self._count_expired(replies[len(topics) :])
+        again: list[str] = []
+        strangers: set[str] = set()
+        failure: RedisFailure | None = None
+        for topic, reply in zip(topics, replies, strict=False):
+            if isinstance(reply, RedisFailure):
+                self._plan(topic, _OFTEN)
+                if reply.kind is not Kind.WRONG_TYPE:  # somebody else's key has the name of a topic
+                    failure = reply
+            elif (token := fenced_by(reply)) is not None:
+                self._turn.lost_to(token)
+                self._plan(topic, _SOONEST)
+            else:
+                strangers.update(name.decode(errors="replace") for name in reply[6])
+                if self._learn(topic, reply):
+                    again.append(topic)
+        try:
+            if failure is not None:
+                raise failure
+            if new := strangers - self._noticed:
+                await self._services.census.notice(sorted(new))
+                self._noticed |= new
+        except RedisFailure:
+            for topic in again:
+                self._plan(topic, _SOONEST)
+            raise
+        return again
+
+    def _trimming(self, topic: str) -> Routed:
+        keys, keep = self._services.keys, self._keep
+        names = [keys.stream(topic), keys.trimmed(topic), keys.trim_fence(topic)]
+        arguments = [
+            self._turn.token,
+            round(keep.settled * 1000),
+            round(keep.unsubscribed * 1000),
+            self._services.options.retention.max_length or 0,
+            _REMOVED_AT_ONCE,
+            _DROPPED_AT_ONCE,
+            *self._wanted_on(topic),
+        ]
+        return names[0], TRIM.command(names, arguments)
+
+    def _learn(self, topic: str, reply: Sequence[Any]) -> bool:
+        """Counts; tells whether there is more to do."""
+        removed, dropped, more, last_id, foreign, lost, _strangers = reply
+        ledger = self._services.ledger
+        self.trimmed += removed
+        if dropped:
+            ledger.dropped(dropped, topic)
+        for group, count in zip(lost[::2], lost[1::2], strict=True):
+            ledger.lose_unread(count, topic, group.decode(errors="replace"))
+        before = self._foreign.get(topic)
+        if foreign >= 0:
+            self._foreign[topic] = foreign
+            if before is not None and foreign > before:
+                ledger.foreign(foreign - before, topic)
+        if not more:
+            self._plan_next(topic, last_id)
+        return bool(more)
+
+    def _expiry(self, topics: Iterable[str], age: float) -> list[Routed]:
+        """The commands that remove dead letters which nobody wants to keep any longer."""
+        bound = round((time.monotonic() + self._server_ahead - age) * 1000)
+        places = [self._services.keys.dead(topic) for topic in topics]
+        return [(place, ("XTRIM", place, "MINID", max(0, bound))) for place in places]
+
+    def _count_expired(self, replies: Iterable[Any]) -> None:
+        count = sum(reply for reply in replies if isinstance(reply, int))
+        if count:
+            self.expired_letters += count
+            logger.info("removed %d dead letters that were older than dead_letters_max_age", count)
