@@ -52,7 +52,7 @@ class Codec:
             topic=topic.name,
             key=key_of(topic, event),
             body=body,
-            headers=FrozenMapping(headers),
+            headers=headers if type(headers) is FrozenMapping else FrozenMapping(headers),
         )
 
     def encode_named(self, topic: str, event: Event) -> Message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import attrs
@@ -145,15 +146,24 @@ class JsonReader:
         return document
 
 
+def _text_writer() -> Callable[[Any], str]:
+    """Compact and strict. ``JSONEncoder.encode`` makes its encoder in C again for each value."""
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+    )
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without it
+        return encoder.encode
+    chunks = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
 class JsonWriter:
     """Writes JSON that a ``JsonReader`` of the same limits reads."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        encoder = json.JSONEncoder(
-            ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
-        )
-        self.text = encoder.encode
+        self.text = _text_writer()
 
     def bounded(self, text: str) -> bytes:
         """The bytes of a document; raises ``JsonTextError`` when no reader would take it."""

@@ -197,7 +197,7 @@ READERS: dict[Any, tuple[str, Reader]] = {
 def write_datetime(value: datetime) -> str:
     """RFC 3339. An offset that is no whole number of minutes has no such form: then the time is in UTC."""
     if value.tzinfo is UTC:
-        return value.replace(tzinfo=None).isoformat() + "Z"
+        return value.isoformat()[:-6] + "Z"  # in place of +00:00
     text = value.isoformat()
     if text[-6] in "+-":
         return text

@@ -14,11 +14,12 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from hiredis import pack_command
+from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from bus_core import AdapterError
 from promenade_bus_redis.addresses import Address
@@ -30,6 +31,11 @@ __all__ = ["Connector", "Link", "make_tls_context"]
 _LITTLE: Final = 65_536
 """Up to so many bytes may wait in a socket's buffer while the reply is waited for."""
 
+_CHUNK: Final = 65_536
+"""Bytes that are read at once."""
+
+_INCOMPLETE: Final = object()
+
 _NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
 
 
@@ -40,6 +46,13 @@ class Link:
         self.connection = connection
         self.address = address
         self._in_step = True
+        # The parser of redis-py, which the handshake uses, takes one reply at a time with a time limit of its
+        # own, and that costs more than everything else that is done for an event.
+        self._replies = Reader(
+            protocolError=InvalidResponse,
+            replyError=connection._parser.parse_error,
+            notEnoughData=_INCOMPLETE,
+        )
 
     @property
     def is_open(self) -> bool:
@@ -57,7 +70,7 @@ class Link:
         if not self.is_open:
             return True
         try:
-            return bool(await self.connection.can_read())
+            return self._replies.has_data() or bool(await self.connection.can_read())
         except (RedisError, OSError):
             return True
 
@@ -91,9 +104,9 @@ class Link:
             async with asyncio.timeout(self.connection.socket_timeout):
                 await writer.drain()
 
-    async def send(self, packed: bytes, names: Sequence[str], patience: float) -> list[Any]:
+    async def send(self, packed: bytes, commands: Sequence[Sequence[Any]], patience: float) -> list[Any]:
         """Like ``call_many`` for commands that are packed already, all of it within ``patience`` seconds."""
-        return await self._exchange(lambda: packed, [(name,) for name in names], patience)
+        return await self._exchange(lambda: packed, commands, patience)
 
     async def _exchange(
         self, pack: Callable[[], bytes], commands: Sequence[Sequence[Any]], patience: float | None
@@ -107,9 +120,8 @@ class Link:
             packed = pack()
             async with asyncio.timeout(patience):
                 await self._send(packed)
-                for command in commands:
-                    replies.append(await self._read(command))
-            self._in_step = True
+                await self._read(commands, replies)
+            self._in_step = not self._replies.has_data()
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -121,15 +133,33 @@ class Link:
                 replies.append(failure)
         return replies
 
-    async def _read(self, command: Sequence[Any]) -> Any:
-        try:
-            return await self.connection.read_response(disconnect_on_error=False)
-        except Exception as error:
-            if not is_reply(error):
-                raise
-            failure = translate(error, self.address, command=_name(command))
-            failure.__cause__ = error
-            return failure
+    async def _read(self, commands: Sequence[Sequence[Any]], replies: list[Any]) -> None:
+        """Appends the reply to each command as it comes."""
+        next_reply = self._replies.gets
+        for command in commands:
+            reply = next_reply()
+            if reply is _INCOMPLETE:
+                reply = await self._wait_for_reply()
+            if isinstance(reply, Exception):
+                if not is_reply(reply):
+                    raise reply
+                failure = translate(reply, self.address, command=_name(command))
+                failure.__cause__ = reply
+                reply = failure
+            replies.append(reply)
+
+    async def _wait_for_reply(self) -> Any:
+        """The reply of which the end has not arrived, within the time that one may take."""
+        async with asyncio.timeout(self.connection.socket_timeout):
+            while True:
+                reader = self.connection._reader
+                data = await reader.read(_CHUNK) if reader is not None else b""
+                if not data:
+                    raise RedisConnectionError("the connection was closed")
+                self._replies.feed(data)
+                reply: Any = self._replies.gets()
+                if reply is not _INCOMPLETE:
+                    return reply
 
     async def close(self) -> None:
         """Ends the connection in good order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hiredis import pack_command
@@ -42,19 +42,14 @@ class RedisPublisher:
     async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
         """One result for each message: None, or what ``publish_error`` says."""
         results: list[PublishError | None] = [None] * len(messages)
-        refused = await self._registry.know([*{message.topic: None for message in messages}])
         batches: dict[Address, list[int]] = {}
+        batch_of = await self._batches([*{message.topic: None for message in messages}], batches)
         for index, message in enumerate(messages):
-            failure = refused.get(message.topic) if refused else None
-            if failure is None:
-                try:
-                    address = await self._places.find(self._keys.stream(message.topic))
-                except RedisFailure as error:
-                    failure = error
-                else:
-                    batches.setdefault(address, []).append(index)
-                    continue
-            results[index] = publish_error(failure)
+            batch = batch_of[message.topic]
+            if isinstance(batch, RedisFailure):
+                results[index] = publish_error(batch)
+            else:
+                batch.append(index)
         calls = [
             self._publish_to(address, indices, messages, results) for address, indices in batches.items()
         ]
@@ -64,6 +59,25 @@ class RedisPublisher:
             await asyncio.gather(*calls)
         return results
 
+    async def _batches(
+        self, topics: Sequence[str], batches: dict[Address, list[int]]
+    ) -> Mapping[str, list[int] | RedisFailure]:
+        """For each topic the batch of its server, or why its events cannot be sent."""
+        refused = await self._registry.know(topics)
+        found: dict[str, list[int] | RedisFailure] = {}
+        for topic in topics:
+            failure = refused.get(topic)
+            if failure is None:
+                try:
+                    address = await self._places.find(self._keys.stream(topic))
+                except RedisFailure as error:
+                    failure = error
+                else:
+                    found[topic] = batches.setdefault(address, [])
+                    continue
+            found[topic] = failure
+        return found
+
     async def _publish_to(
         self,
         address: Address,
@@ -71,9 +85,9 @@ class RedisPublisher:
         messages: Sequence[Message],
         results: list[PublishError | None],
     ) -> None:
-        stream = self._keys.stream
+        streams = {topic: self._keys.stream(topic) for topic in {message.topic for message in messages}}
         commands: list[tuple[Any, ...]] = [
-            ("XADD", stream(message.topic), "*", *message_fields(message))
+            ("XADD", streams[message.topic], "*", *message_fields(message))
             for message in map(messages.__getitem__, indices)
         ]
         if waiting := self._waiting():
@@ -139,7 +153,7 @@ class RedisPublisher:
                 self._places.learn(failure)
                 return [failure for _ in commands]
         packed = b"".join([pack_command(command) for command in commands])
-        return await link.send(packed, [command[0] for command in commands], self._patience)
+        return await link.send(packed, commands, self._patience)
 
     async def close(self) -> None:
         """Closes the connections."""
