@@ -56,7 +56,14 @@ from bus_core.events import Event
 from bus_core.fallback import start_one_of
 from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
-from bus_core.holding import HeldEvent, HeldEvents, open_block, raise_failures, result_of
+from bus_core.holding import (
+    HeldEvent,
+    HeldEvents,
+    open_block,
+    publish_in_order,
+    raise_failures,
+    result_of,
+)
 from bus_core.lanes import Lane
 from bus_core.messages import NO_HEADERS, Delivery, Envelope
 from bus_core.outcomes import AttemptFailure
@@ -451,13 +458,34 @@ class Bus:
 
         Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed. No
         type checker can tell whether the pairs fit when topics differ: an ``EventTypeMismatch`` tells.
+
+        Where the adapter is outside of the process many are under way at the same time: what it refuses for
+        a while, and takes when it is asked again, may come behind later ones.
         """
-        raise_failures(
-            [
+        if self._adapter.features.in_process:
+            results = [
                 None if self._accepted_at_once(topic, event) else await result_of(self.publish(topic, event))
                 for topic, event in items
             ]
-        )
+        else:
+            results = await publish_in_order(items, self._handed_over, self._publish_item)
+        raise_failures(results)
+
+    async def _publish_item(self, item: tuple[Any, Event]) -> None:
+        topic, event = item
+        await self.publish(topic, event)
+
+    def _handed_over(self, item: tuple[Topic[Any] | str, Event]) -> asyncio.Future[None] | None:
+        """What ``publish`` does for an adapter outside of the process, where nothing has to be waited for."""
+        topic, event = item
+        try:
+            onward = self._onward.get(topic)
+        except TypeError:
+            return None
+        if onward is None or event.__class__ is not onward.event_class:
+            return None
+        self._check_loop("publish")
+        return self._carried.hand_over(onward, event, NO_HEADERS)
 
     def _accepted_at_once(self, topic: Any, event: Any) -> bool:
         """What ``publish`` does first. There it is spelt out: a call would be felt."""
@@ -564,7 +592,13 @@ class Bus:
         if outer is not None:
             outer.items += block.items
             return
-        raise_failures([await result_of(self._send(item)) for item in block.items])
+
+        def hand_over(item: HeldEvent) -> asyncio.Future[None] | None:
+            if self._publish_middleware:  # it may wait, and then others would come first
+                return None
+            return self._carried.hand_over(self._route(item.topic), item.event, item.headers)
+
+        raise_failures(await publish_in_order(block.items, hand_over, self._send))
 
     def _hold(self, item: HeldEvent) -> bool:
         """Keeps an event for the end of the block that the caller is in, if it is in one."""

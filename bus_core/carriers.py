@@ -70,6 +70,16 @@ class Carrier(Protocol):
         """Hands a checked event over; returns when the adapter has accepted it."""
         ...
 
+    def hand_over(
+        self, route: Route, event: Event, headers: Mapping[str, str]
+    ) -> asyncio.Future[None] | None:
+        """Begins what ``accept`` does, behind what was handed over before; None where one has to wait first.
+
+        The future is done when the adapter has accepted the event; cancelling it takes back what was not
+        sent yet. Raises what ``accept`` does.
+        """
+        ...
+
     async def drain(self, lanes: Sequence[Lane]) -> None:
         """Waits until what was accepted so far, and what its handling causes, is settled."""
         ...
@@ -167,6 +177,12 @@ class InProcessCarrier:
         route.deliver(payload, headers)
         if granted is not None:
             granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
+
+    def hand_over(
+        self, route: Route, event: Event, headers: Mapping[str, str]
+    ) -> asyncio.Future[None] | None:
+        """There may be no room."""
+        return None
 
     def _full_engine(self, route: Route, leaving: Collection[Engine]) -> Engine | None:
         self.renew(route)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -11,7 +13,12 @@ from bus_core.errors import PublishManyError
 from bus_core.events import Event
 from bus_core.topics import Topic
 
-__all__ = ["HeldEvent", "HeldEvents", "open_block", "raise_failures", "result_of"]
+__all__ = ["HeldEvent", "HeldEvents", "open_block", "publish_in_order", "raise_failures", "result_of"]
+
+T = TypeVar("T")
+
+_MOST_UNDER_WAY: Final = 2000
+"""Events that are handed over and not waited for yet: enough for the adapter to be busy meanwhile."""
 
 
 @attrs.frozen
@@ -48,6 +55,53 @@ async def result_of(publishing: Awaitable[None]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+async def publish_in_order(
+    items: Iterable[T],
+    hand_over: Callable[[T], asyncio.Future[None] | None],
+    publish: Callable[[T], Awaitable[None]],
+) -> list[Exception | None]:
+    """Publishes items, and tells for each of them what came of it.
+
+    ``hand_over`` begins to publish an item behind those before, so that many are under way at the same
+    time. What it gives no future for is published by itself, after all those before. Whoever is cancelled
+    takes back what was not sent yet.
+    """
+    results: list[Exception | None] = []
+    under_way: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def finish(left: int) -> None:
+        while len(under_way) > left:
+            index, published = under_way[0]
+            results[index] = await result_of(published)
+            under_way.popleft()
+
+    try:
+        try:
+            for item in items:
+                results.append(None)
+                try:
+                    published = hand_over(item)
+                except Exception as error:
+                    results[-1] = error
+                    continue
+                if published is not None:
+                    under_way.append((len(results) - 1, published))
+                    if len(under_way) == _MOST_UNDER_WAY:
+                        await finish(_MOST_UNDER_WAY // 2)
+                else:
+                    await finish(0)
+                    results[-1] = await result_of(publish(item))
+        except Exception:  # of the items themselves: those before are published
+            await finish(0)
+            raise
+        await finish(0)
+    except asyncio.CancelledError:
+        for _, published in under_way:
+            published.cancel()
+        raise
+    return results
 
 
 def raise_failures(results: Sequence[Exception | None]) -> None:

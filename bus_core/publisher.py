@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextvars import Context
 from types import coroutine
+from typing import Protocol
 
 from bus_core.abc import Adapter
 from bus_core.clock import Clock, TimerHandle, expiry
@@ -24,13 +25,20 @@ _LONGEST_PAUSE = 1.0
 """Seconds before what failed, and may well succeed later, is tried again."""
 
 
+class Counts(Protocol):
+    """Counts what was published on a topic."""
+
+    counted: int
+
+
 class _Waiting:
     """A message whose publisher waits."""
 
-    __slots__ = ("deadline", "done", "failure", "message")
+    __slots__ = ("counts", "deadline", "done", "failure", "message")
 
-    def __init__(self, message: Message, deadline: float, done: asyncio.Future[None]) -> None:
+    def __init__(self, message: Message, counts: Counts, deadline: float, done: asyncio.Future[None]) -> None:
         self.message = message
+        self.counts = counts
         self.deadline = deadline
         self.done = done
         self.failure: PublishFailed | None = None  # the last one, where the bus tries again
@@ -51,6 +59,7 @@ class Publisher:
     """
 
     def __init__(self, adapter: Adapter, clock: Clock, timeout: float) -> None:
+        self.published = 0  # on all topics
         self._adapter = adapter
         self._clock = clock
         self._timeout = timeout
@@ -75,16 +84,16 @@ class Publisher:
         kind = type(waiting[0].failure).__name__
         return f"the adapter {self._adapter.name!r} refuses {len(waiting)} events for now: {kind}"
 
-    def publish(self, message: Message) -> asyncio.Future[None]:
+    def publish(self, message: Message, counts: Counts) -> asyncio.Future[None]:
         """A future that is done when it is stored; raises ``PublishFailed``, ``PublishUncertain``.
 
-        Raises ``BusClosed`` at once.
+        ``counts`` counts it as soon as the future is done. Raises ``BusClosed`` at once.
         """
         if self._closed:
             raise BusClosed("publish")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(_Waiting(message, self._clock.monotonic() + self._timeout, done))
+        self._waiting.append(_Waiting(message, counts, self._clock.monotonic() + self._timeout, done))
         if self._timer is None:  # otherwise there is somebody with an earlier deadline
             self._timer = self._clock.call_later(self._timeout, self._look_at_deadlines)
         if self._sending is None:
@@ -177,6 +186,8 @@ class Publisher:
             if result is None:
                 stored = True
                 if not item.done.done():
+                    self.published += 1
+                    item.counts.counted += 1
                     item.done.set_result(None)
             elif item.done.done():
                 continue  # cancelled, or too late

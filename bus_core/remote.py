@@ -62,7 +62,6 @@ class RemoteCarrier:
         self._publish_timeout = publish_timeout
         self._check_accepting = check_accepting
         self._publisher = Publisher(adapter, engine.clock, publish_timeout)
-        self._published = 0
         self._intake = Intake(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
         self._opening: dict[Pump, None] = {}
@@ -113,9 +112,15 @@ class RemoteCarrier:
         if self._opening:
             await self._all_tried()
             self._check_accepting()
-        await self._publisher.publish(message)
-        self._published += 1
-        route.counted += 1
+        await self._publisher.publish(message, route)
+
+    def hand_over(
+        self, route: Route, event: Event, headers: Mapping[str, str]
+    ) -> asyncio.Future[None] | None:
+        """Begins to publish, unless one of the bus's own subscriptions is opening."""
+        if self._opening:
+            return None
+        return self._publisher.publish(self._codec.encode(route.topic, event, headers), route)
 
     async def _all_tried(self) -> None:
         """Waits for those that are opening, but not for one that has failed to: it may fail for long.
@@ -161,7 +166,7 @@ class RemoteCarrier:
 
     @property
     def _moved(self) -> tuple[int, int]:
-        return self._intake.arrived, self._published
+        return self._intake.arrived, self._publisher.published
 
     async def _nothing_left(self, lanes: Sequence[Lane], trouble: Trouble) -> bool:
         if self._engine.buffer.unsettled:

@@ -388,6 +388,96 @@ async def test_publish_many_tells_each_result(server: Server) -> None:
     assert stored(server) == [0, 2]
 
 
+async def test_publish_many_shares_batches(server: Server) -> None:
+    """What `publish_many` gets reaches the adapter in order, in few batches, from any kind of iterable."""
+    async with running_remote_bus(server) as bus:
+        await bus.publish_many((HAPPENED, happened(n)) for n in range(2500))
+        assert bus.published() == {HAPPENED.name: 2500}
+    assert stored(server) == [*range(2500)]
+    assert len(batches(server)) <= 5
+
+
+async def test_publish_many_with_bad_items_between(server: Server) -> None:
+    """What cannot be published has its error, and all the others are stored in order."""
+    items: list[Any] = [
+        (HAPPENED, happened(0)),
+        (HAPPENED, BaseEvent("other", happened().aggregate_id)),
+        ([], happened(1)),
+        (HAPPENED, happened(2)),
+        ("test.thing.happened", happened(3)),
+    ]
+    async with running_remote_bus(server) as bus:
+        await bus.publish(HAPPENED, happened(-1))
+        with pytest.raises(PublishManyError) as caught:
+            await bus.publish_many(items)
+    kinds = [type(result) for result in caught.value.results]
+    assert kinds == [type(None), EventTypeMismatch, InvalidTopic, type(None), type(None)]
+    assert stored(server) == [-1, 0, 2, 3]
+
+
+async def test_publish_many_of_items_that_fail_to_come(server: Server) -> None:
+    """When the items themselves raise, those before are published, and the caller gets that error."""
+
+    def items() -> Any:
+        yield HAPPENED, happened(1)
+        yield HAPPENED, happened(2)
+        raise ZeroDivisionError
+
+    async with running_remote_bus(server) as bus:
+        await bus.publish(HAPPENED, happened(0))
+        with pytest.raises(ZeroDivisionError):
+            await bus.publish_many(items())
+        assert stored(server) == [0, 1, 2]
+
+
+async def test_a_cancelled_publish_many_takes_back_what_was_not_sent(server: Server) -> None:
+    """Cancelling it ends it at once; what is under way is sent, and what waits behind it is not."""
+    gate = Gate()
+    async with running_remote_bus(server) as bus:
+        await bus.publish(HAPPENED, happened(0))
+        server.faults["publish"] = gate
+        first = asyncio.create_task(bus.publish(HAPPENED, happened(1)))
+        await until(lambda: len(gate.waiting) == 1)
+        many = asyncio.create_task(bus.publish_many([(HAPPENED, happened(n)) for n in (2, 3)]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        many.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        gate.open()
+        await first
+        await bus.publish(HAPPENED, happened(4))
+        assert stored(server) == [0, 1, 4]
+        assert bus.published() == {HAPPENED.name: 3}
+
+
+async def test_publish_many_waits_for_an_opening_subscription(server: Server) -> None:
+    """None of its events is missed by a subscription of the same bus that is still being opened."""
+    seen: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        seen.append(event.number)
+
+    async with running_remote_bus(server) as bus:
+        await bus.publish(HAPPENED, happened(0))
+        bus.subscribe(HAPPENED, handler, name="late", start="latest")
+        await bus.publish_many([(HAPPENED, happened(n)) for n in (1, 2, 3)])
+        await bus.drain()
+    assert seen == [1, 2, 3]
+
+
+async def test_after_commit_shares_batches(server: Server) -> None:
+    """What a block held leaves in order, and not one by one."""
+    async with running_remote_bus(server) as bus:
+        await bus.publish(HAPPENED, happened(0))
+        before = len(batches(server))
+        async with bus.after_commit():
+            for number in range(1, 51):
+                await bus.publish(HAPPENED, happened(number))
+        assert len(batches(server)) - before <= 3
+    assert stored(server) == [*range(51)]
+
+
 async def test_after_commit(server: Server) -> None:
     """What is published in a block is sent when it ends well, and dropped when it raises."""
     async with running_remote_bus(server) as bus:

@@ -139,13 +139,13 @@ def cancel_the_whole_batch(patch: MonkeyPatch) -> None:
             await asyncio.sleep(0)
         return await send(adapter, messages)
 
-    def dragging(publisher: Publisher, message: Message) -> asyncio.Future[None]:
+    def dragging(publisher: Publisher, message: Message, counts: Any) -> asyncio.Future[None]:
         def drag(done: asyncio.Future[None]) -> None:
             if done.cancelled():
                 for item in (*publisher._sent, *publisher._waiting):
                     item.done.cancel()
 
-        done = publish(publisher, message)
+        done = publish(publisher, message, counts)
         done.add_done_callback(drag)
         return done
 
