@@ -288,7 +288,8 @@ class GroupConsumer:
             if found:
                 self._is_behind = sum(len(entries) for _, entries in found) >= limit
                 self.arrived(found, since)
-                continue
+            if not last:
+                continue  # there may be more
             keys = [source.key for feed in bundle for source in feed.sources]
             self._watch.arm(dict(zip(keys, last, strict=True)))
             for feed in bundle:

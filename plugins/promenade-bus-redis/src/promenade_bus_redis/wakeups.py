@@ -29,6 +29,9 @@ _LONGEST_PAUSE: Final = 1.0
 _POLL: Final = 0.05
 """Seconds between two looks on a cluster."""
 
+_BACK: Final = 0.002
+"""Seconds that the next read waits for those who were woken by the last one: mostly they are back before."""
+
 _FEW: Final = 256
 _PER_STREAM: Final = 10e-6
 """Of more than a few streams each costs so many seconds: a read of thousands is not begun at every event."""
@@ -90,6 +93,8 @@ class Wakeups:
         self._link: WaitingLink | None = None
         self._watches: dict[str, dict[Watch, None]] = {}
         self._begin: dict[str, bytes] = {}  # where the read begins
+        self._away: set[Watch] = set()  # who were woken, and look for themselves
+        self._all_back: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -102,6 +107,7 @@ class Wakeups:
 
     def arm(self, watch: Watch, places: Mapping[str, bytes]) -> None:
         """Watches streams from these entries on."""
+        self._is_back(watch)
         for key, place in places.items():
             self._watches.setdefault(key, {})[watch] = None
             known = self._begin.get(key)
@@ -119,6 +125,7 @@ class Wakeups:
 
     def disarm(self, watch: Watch, places: Mapping[str, bytes]) -> None:
         """Watches these streams no more for somebody."""
+        self._is_back(watch)
         for key in places:
             watches = self._watches.get(key)
             if watches is None:
@@ -144,7 +151,7 @@ class Wakeups:
     async def _read_all(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while self._begin and not self._closed:
+            while (self._begin or self._away) and not self._closed:
                 if self._places.is_cluster:
                     await asyncio.sleep(_POLL)
                     self._wake_all()
@@ -162,7 +169,21 @@ class Wakeups:
         finally:
             self._task = None
 
+    def _is_back(self, watch: Watch) -> None:
+        self._away.discard(watch)
+        if not self._away and self._all_back is not None and not self._all_back.done():
+            self._all_back.set_result(None)
+
+    async def _wait_for_the_woken(self) -> None:
+        """A read that is begun without them would have to be ended for them at once."""
+        if self._away:
+            self._all_back = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._all_back,), timeout=_BACK)
+            self._all_back = None
+            self._away.clear()
+
     async def _read(self) -> None:
+        await self._wait_for_the_woken()
         if self._pace:
             await asyncio.sleep(self._pace)
         if self._timer is not None:
@@ -180,6 +201,7 @@ class Wakeups:
     def _wake(self, key: str) -> None:
         self._begin.pop(key, None)
         for watch in self._watches.pop(key, {}):
+            self._away.add(watch)
             watch.wake(key)
 
     def _wake_all(self) -> None:
