@@ -21,6 +21,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("middleware", "chaos"): "promenade-bus-testing",
     ("middleware", "logging"): "promenade-bus-middleware",
     ("middleware", "timeout"): "promenade-bus-middleware",
+    ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
 }

@@ -1,0 +1,21 @@
+"""A faster serializer for Promenade Bus: the same CloudEvents JSON as the built-in one, by msgspec."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bus_core import BuildContext, Factory, Serializer, hookimpl
+from bus_core.serialization import JsonOptions
+
+__all__ = ["promenade_bus_serializers"]
+
+
+def _build(options: JsonOptions, context: BuildContext) -> Serializer:
+    from promenade_bus_msgspec.serializer import MsgspecSerializer
+
+    return MsgspecSerializer(options)
+
+
+@hookimpl
+def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:
+    """Offers ``msgspec``."""
+    return {"msgspec": Factory(options=JsonOptions, build=_build)}
