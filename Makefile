@@ -6,7 +6,7 @@
 #   make chaos ONLY=3,5                         some scenarios
 
 .POSIX:
-.PHONY: help demo test check bench chaos flake lock clean
+.PHONY: help demo test check bench bench-redis chaos flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -17,7 +17,7 @@ COUNT = 50
 FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-python
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=redis: with several processes
 	@case '$(ADAPTER)' in \
@@ -45,6 +45,11 @@ chaos: ## what can go wrong with Redis, with real processes, at full length: abo
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' $(ARGS)
+
+bench-redis: ## the Redis adapter against redis-py by hand, and against a peer
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& .venv-bench/bin/python benchmarks/run_redis.py $(ARGS)
 
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

@@ -9,7 +9,7 @@ from promenade_benchmarks.chart import lines, rows
 from promenade_benchmarks.figures import Figure
 from promenade_benchmarks.suite import Effort, Results
 
-__all__ = ["as_json", "plots", "table"]
+__all__ = ["as_json", "figure_lines", "machine_lines", "plots", "table"]
 
 
 def as_json(results: Results, effort: Effort, ran: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def table(results: Results, effort: Effort, ran: Mapping[str, Any]) -> str:
         [
             *_what_ran(effort, ran),
             "",
-            *_figures([figure for figure in results.figures if figure.verdict]),
+            *figure_lines([figure for figure in results.figures if figure.verdict]),
             "",
-            *_figures([figure for figure in results.figures if not figure.verdict]),
+            *figure_lines([figure for figure in results.figures if not figure.verdict]),
             "",
             *_rates(results),
         ]
@@ -50,14 +50,8 @@ def table(results: Results, effort: Effort, ran: Mapping[str, Any]) -> str:
 
 
 def _what_ran(effort: Effort, ran: Mapping[str, Any]) -> Iterator[str]:
-    python, machine = ran["python"], ran["machine"]
-    kind = "debug" if python["debug"] else "optimized" if python["optimized"] else "plain"
-    yield (
-        f"{python['implementation']} {python['version']} ({kind} build, {python['compiler']}), "
-        f"{machine['system']} {machine['architecture']}, {machine['cores']} cores, "
-        f"load {machine['load'][0]:g}"
-    )
-    yield ", ".join(f"{name} {number}" for name, number in {**ran["versions"], **ran["peers"]}.items())
+    yield from machine_lines(ran)
+    python = ran["python"]
     flags = python["flags"]
     yield (
         f"{effort.rounds} segments of up to {effort.deliveries:,} deliveries each, in turn; processor time; "
@@ -66,7 +60,20 @@ def _what_ran(effort: Effort, ran: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _figures(figures: list[Figure]) -> Iterator[str]:
+def machine_lines(ran: Mapping[str, Any]) -> Iterator[str]:
+    """The interpreter, the machine, and the versions of what took part."""
+    python, machine = ran["python"], ran["machine"]
+    kind = "debug" if python["debug"] else "optimized" if python["optimized"] else "plain"
+    yield (
+        f"{python['implementation']} {python['version']} ({kind} build, {python['compiler']}), "
+        f"{machine['system']} {machine['architecture']}, {machine['cores']} cores, "
+        f"load {machine['load'][0]:g}"
+    )
+    yield ", ".join(f"{name} {number}" for name, number in {**ran["versions"], **ran["peers"]}.items())
+
+
+def figure_lines(figures: list[Figure]) -> Iterator[str]:
+    """The figures as a table, with what is required of each."""
     yield f"{'':<72}{'by min':>8}{'by median':>11}  {'required':<9} verdict".rstrip()
     for figure in figures:
         unit = "" if figure.unit == "ratio" else f", {figure.unit}"

@@ -13,17 +13,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Contender", "Timing", "take_turns"]
+__all__ = ["Contender", "Timing", "take_turns", "take_turns_by"]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to measure. One call of ``segment`` makes so many ``deliveries``, and waits for the last."""
+    """Something to measure. One call of ``segment`` makes so many ``deliveries``, and waits for the last.
+
+    ``prepare`` comes before each of them, and is not measured.
+    """
 
     name: str
     title: str
     deliveries: int
     segment: Callable[[], Awaitable[None]]
+    prepare: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,35 @@ class Timing:
 
 async def take_turns(contenders: Sequence[Contender], rounds: int) -> Mapping[str, Timing]:
     """Runs every contender once unmeasured, then ``rounds`` times, each round beginning with another one."""
-    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for contender in contenders:
+    (taken,) = await take_turns_by([time.process_time_ns], contenders, rounds)
+    return taken
+
+
+async def take_turns_by(
+    clocks: Sequence[Callable[[], int]], contenders: Sequence[Contender], rounds: int
+) -> list[Mapping[str, Timing]]:
+    """The same by several clocks of nanoseconds at once; what each of them says."""
+    taken: list[dict[str, list[float]]] = [{contender.name: [] for contender in contenders} for _ in clocks]
+
+    async def run(contender: Contender) -> list[float]:
+        if contender.prepare is not None:
+            await contender.prepare()
+        began = [clock() for clock in clocks]
         await contender.segment()
+        return [(clock() - first) / contender.deliveries for clock, first in zip(clocks, began, strict=True)]
+
+    for contender in contenders:
+        await run(contender)
     gc.collect()
     for turn in range(rounds):
         first = turn % len(contenders)
         for contender in [*contenders[first:], *contenders[:first]]:
-            began = time.process_time_ns()
-            await contender.segment()
-            taken[contender.name].append((time.process_time_ns() - began) / contender.deliveries)
-    return {
-        contender.name: Timing(contender.title, contender.deliveries, tuple(taken[contender.name]))
-        for contender in contenders
-    }
+            for found, nanoseconds in zip(taken, await run(contender), strict=True):
+                found[contender.name].append(nanoseconds)
+    return [
+        {
+            contender.name: Timing(contender.title, contender.deliveries, tuple(found[contender.name]))
+            for contender in contenders
+        }
+        for found in taken
+    ]

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -16,12 +17,15 @@ from promenade_benchmarks.peers import peer_versions
 __all__ = ["surroundings"]
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(
+    distributions: Sequence[str] = ("promenade-bus", "promenade-bus-memory", "attrs"),
+    peers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The versions, the build of the interpreter, its flags, and how busy the machine is."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("promenade-bus", "promenade-bus-memory", "attrs")},
-        "peers": peer_versions(),
+        "versions": {name: version(name) for name in distributions},
+        "peers": peer_versions() if peers is None else dict(peers),
         "python": {
             "version": platform.python_version(),
             "implementation": platform.python_implementation(),
