@@ -130,7 +130,8 @@ class RemoteCarrier:
         expired, timer = expiry(self._engine.clock, self._publish_timeout)
         try:
             for pump in [*self._opening]:
-                await asyncio.wait((pump.first_try, expired), return_when=asyncio.FIRST_COMPLETED)
+                if not pump.first_try.done():  # many publishers may wait for many subscriptions
+                    await asyncio.wait((pump.first_try, expired), return_when=asyncio.FIRST_COMPLETED)
                 if not pump.first_try.done():
                     raise PublishFailed(
                         f"the subscription {pump.lane.spec.name!r} of this bus, which would miss the event, "

@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.errors import InvalidTopic
+from bus_core.topics import is_pattern
 from promenade_bus_redis.config import RetentionOptions
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.scripts import SEEN, UNSEEN
 from promenade_bus_redis.translate import RedisFailure
 
-__all__ = ["Census", "KeepFor", "Member"]
+__all__ = ["Census", "Demand", "KeepFor", "Member"]
 
 _SAID_AGAIN: Final = 60.0
 """Seconds after which an instance says again which groups it wants."""
@@ -39,12 +41,24 @@ class Member:
     subscription: str
     topic: str
 
-    def covers(self, topic: str) -> bool:
-        """Whether it gets the events of a topic."""
-        try:
-            return TopicPattern(self.topic).matches(topic)
-        except InvalidTopic:
-            return False
+
+class Demand:
+    """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
+
+    def __init__(self, members: Iterable[Member] = ()) -> None:
+        self._by_name: dict[str, list[str]] = {}
+        self._by_pattern: list[tuple[TopicPattern, str]] = []
+        for member in members:
+            if not is_pattern(member.topic):
+                self._by_name.setdefault(member.topic, []).append(member.group)
+                continue
+            with suppress(InvalidTopic):  # somebody else's
+                self._by_pattern.append((TopicPattern(member.topic), member.group))
+
+    def groups_on(self, topic: str) -> tuple[str, ...]:
+        """The groups that want a topic."""
+        by_pattern = (group for pattern, group in self._by_pattern if pattern.matches(topic))
+        return (*self._by_name.get(topic, ()), *by_pattern)
 
 
 @attrs.frozen

@@ -11,11 +11,11 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from promenade_bus_redis.census import KeepFor, Member
+from promenade_bus_redis.census import Demand, KeepFor
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import TRIM
 from promenade_bus_redis.translate import Kind, RedisFailure
@@ -59,9 +59,8 @@ class Retention:
         self._pauses: dict[str, float] = {}
         self._last_ids: dict[str, bytes] = {}
         self._foreign: dict[str, int] = {}
-        self._members: Mapping[str, Member] = {}
+        self._demand = Demand()
         self._keep = KeepFor(0.0, 0.0, None)
-        self._wanted: dict[str, tuple[str, ...]] = {}
         self._read_at = 0.0
         self._server_ahead = 0.0
         self._noticed: set[str] = set()
@@ -125,21 +124,14 @@ class Retention:
     async def _read(self) -> None:
         """Reads what topics there are, and who wants them."""
         topics = await self._services.registry.refresh()
-        self._members, self._keep = await self._services.census.read()
+        members, self._keep = await self._services.census.read()
+        self._demand = Demand(members.values())
         seconds, microseconds = await self._services.pipe.call("TIME")
         self._server_ahead = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
-        self._wanted.clear()
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
         for topic in self._pauses.keys() - topics:
             del self._pauses[topic]
-
-    def _wanted_on(self, topic: str) -> tuple[str, ...]:
-        groups = self._wanted.get(topic)
-        if groups is None:
-            found = (member.group for member in self._members.values() if member.covers(topic))
-            groups = self._wanted[topic] = tuple(found)
-        return groups
 
     # --- when ---------------------------------------------------------------------------------------------
 
@@ -212,7 +204,7 @@ class Retention:
             self._services.options.retention.max_length or 0,
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
-            *self._wanted_on(topic),
+            *self._demand.groups_on(topic),
         ]
         return names[0], TRIM.command(names, arguments)
 
