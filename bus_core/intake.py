@@ -72,15 +72,15 @@ class Share:
         """How many messages may wait here, for a retry or behind their key, beside those that are handled."""
         return max(self._least, self._intake.size // (2 * max(1, self._intake.shares)))
 
-    def limit(self, unsettled: int, undecided: int) -> tuple[int, float | None]:
+    def limit(self, unsettled: int, undecided: int, failed: int) -> tuple[int, float | None]:
         """How many messages may be taken now; if none, in how many seconds to look again.
 
         None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
-        it does not know yet what becomes of them.
+        it does not know yet what becomes of them, and of ``failed`` ones it could not be carried out.
         """
         waiting = min(self._lane.waiting + self._lane.behind, self.most_waiting)
         at_work = unsettled - waiting
-        own = self._most - at_work
+        own = self._most - (at_work - failed)  # what cannot be settled holds up others when room runs out
         if own <= 0:
             return 0, None
         room = self._intake.room

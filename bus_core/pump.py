@@ -254,7 +254,10 @@ class Pump:
                 pause = grown(pause)
 
     def _limit(self) -> tuple[int, float | None]:
-        return (0, None) if self.lane.paused else self._share.limit(self._unsettled, len(self._held))
+        if self.lane.paused:
+            return 0, None
+        failed = 0 if self._settlement is None else self._settlement.failed
+        return self._share.limit(self._unsettled, len(self._held), failed)
 
     async def _open(self) -> None:
         self._calling_since = time.monotonic()

@@ -61,6 +61,11 @@ class Settlement:
         items = chain(self._under_way, self._failed, self._fresh)
         return [job for job, _ in items if job is not None]
 
+    @property
+    def failed(self) -> int:
+        """How many outcomes have failed, and wait to be tried again."""
+        return len(self._failed)
+
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
         """Asks for an outcome. ``counted`` says that the engine waits for its end."""
         self._notes.pop(job, None)  # what was to be noted of it is outdated
@@ -164,7 +169,9 @@ class Settlement:
             return True
         self.trouble.failed("settle", error)
         nothing = all(each is not None and not isinstance(each, LeaseLost) for each in results)
-        self._blocked = nothing and again < len(results)
+        # A dead letter may fail for a reason of its own: it says nothing about others that are fresh.
+        others = bool(notes) or any(outcome.action != "dead_letter" for _, outcome in items[again:])
+        self._blocked = nothing and others
         if retrying:
             self._due = time.monotonic() + self._pause
             self._pause = grown(self._pause)

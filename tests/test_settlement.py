@@ -132,6 +132,64 @@ async def test_one_outcome_fails_for_long(server: Server) -> None:
     assert settled(server)
 
 
+async def test_dead_letters_fail_for_long(server: Server) -> None:
+    """While no dead letter can be stored, as when their place is full, good events are handled as ever."""
+    broken = True
+
+    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
+        consumer = server.consumers[0]
+        return [
+            Unreachable("no") if broken and each.action == "dead_letter" else consumer._settle(each)
+            for each in outcomes
+        ]
+
+    async def handler(event: Happened) -> None:
+        if event.number % 3 == 0:
+            raise ValueError("no")
+
+    async with running_remote_bus(server, retry_attempts=1) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        server.faults["settle"] = fail_dead_letters
+        for number in range(2000):
+            await bus.publish(HAPPENED, happened(number))
+        await until(lambda: state_of(bus).handled == 1333)
+        await until(lambda: bus.state().unsettled == 667)
+        assert (await bus.health()).status is HealthStatus.UNHEALTHY
+        broken = False
+        await bus.drain()
+        assert len(await bus.dead_letters.list(limit=1000)) == 667
+    assert settled(server)
+
+
+async def test_a_dead_letter_that_fails_says_nothing_of_others(server: Server) -> None:
+    """What is settled next does not wait until the dead letter is tried again."""
+
+    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
+        consumer = server.consumers[0]
+        return [
+            Unreachable("no") if each.action == "dead_letter" else consumer._settle(each) for each in outcomes
+        ]
+
+    def tried() -> list[list[str]]:
+        return [[each.action for each in outcomes] for call, outcomes in server.calls if call == "settle"]
+
+    async def handler(event: Happened) -> None:
+        if event.number < 2:
+            raise ValueError("no")
+
+    async with running_remote_bus(server, retry_attempts=1) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        server.faults["settle"] = fail_dead_letters
+        await bus.publish(HAPPENED, happened(0))
+        await until(lambda: len(tried()) == 6)  # from now on it is tried every few seconds
+        await bus.publish(HAPPENED, happened(1))
+        await until(lambda: len(tried()) == 7)
+        await bus.publish(HAPPENED, happened(2))
+        await until(lambda: len(tried()) == 8)
+        assert tried()[6:] == [["dead_letter"], ["ack"]]
+        del server.faults["settle"]
+
+
 async def test_lost_leases(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """What was settled too late belongs to somebody else: it is counted, once, and reported in one line."""
     server.faults["settle"] = lambda outcomes: [LeaseLost("somebody else owns it") for _ in outcomes]
