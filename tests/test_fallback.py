@@ -117,7 +117,7 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         open_bus({"bus": {"adapter": "memry", "serializer": "xml", "middleware": ["loging"]}})
     text = str(caught.value)
     assert "unknown adapter 'memry'; did you mean 'memory'? installed: memory @ $.bus.adapter" in text
-    assert "unknown serializer 'xml'; installed: json @ $.bus.serializer" in text
+    assert "unknown serializer 'xml'; installed: json, msgspec @ $.bus.serializer" in text
     assert (
         "unknown middleware 'loging'; did you mean 'logging'? installed: chaos, logging, timeout "
         "@ $.bus.middleware[0]" in text

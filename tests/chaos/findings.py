@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,21 +12,21 @@ from bus_core import DeadLetter
 from chaos.crew import Exit
 from chaos.scenario import Scenario
 from promenade_bus_testing import Account
-from promenade_bus_testing.journal import Record, read_journal
+from promenade_bus_testing.journal import Record
 
 
 @attrs.frozen(kw_only=True)
 class Findings:
     """A run that is over.
 
-    ``samples`` are what each process told about itself, ``logs`` what it logged, ``strange`` sentences about
-    processes that ended otherwise than they were told to.
+    ``journal`` has the records of all processes, ``samples`` are what each told about itself, ``logs`` what it
+    logged, ``strange`` sentences about processes that ended otherwise than they were told to.
     """
 
     scenario: Scenario
     full: bool
     seconds: float
-    directory: Path
+    journal: Sequence[Record]
     account: Account
     allowed_duplicates: int
     notes: Counter[str]
@@ -68,10 +67,7 @@ class Findings:
 
     def records(self, *kinds: str) -> Iterator[Record]:
         """The records of the journals, of some kinds."""
-        for path in sorted((self.directory / "journals").glob("*.jsonl")):
-            for record in read_journal(path):
-                if isinstance(record, Record) and record.kind in kinds:
-                    yield record
+        return (record for record in self.journal if record.kind in kinds)
 
     def last(self, name: str) -> int:
         """The sum of a counter over all processes, as they last told it."""

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bus_core import DeadLetter, open_bus
@@ -16,6 +16,7 @@ from chaos.scenario import Scenario
 from chaos.sites import Site
 from chaos.stage import Stage
 from promenade_bus_testing import Account, Journal
+from promenade_bus_testing.journal import Record, read_journal
 from redis_support.nursery import wait_until
 
 _EVERY_LETTER = 1_000_000
@@ -96,7 +97,7 @@ class _Run:
             scenario=self.scenario,
             full=self.full,
             seconds=seconds,
-            directory=self.directory,
+            journal=[*self._records()],
             account=Account.of(self.directory / "journals", duplicates=allowed),
             allowed_duplicates=allowed,
             notes=notes,
@@ -108,6 +109,10 @@ class _Run:
             letters=letters,
             strange=stage.crew.strange,
         )
+
+    def _records(self) -> Iterator[Record]:
+        for path in sorted((self.directory / "journals").glob("*.jsonl")):
+            yield from (record for record in read_journal(path) if isinstance(record, Record))
 
 
 async def _letters(site: Site) -> Sequence[DeadLetter]:

@@ -189,7 +189,7 @@ LOSSES = (
         checks=(
             checks.RecoversWithin(2.0),
             checks.QuietLogs(),
-            checks.Told("consumer groups were lost on the server"),
+            checks.Told("the server has lost its data"),
         ),
         losses_are_told=True,
     ),
