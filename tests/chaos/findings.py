@@ -19,8 +19,8 @@ from promenade_bus_testing.journal import Record
 class Findings:
     """A run that is over.
 
-    ``journal`` has the records of all processes, ``samples`` are what each told about itself, ``logs`` what it
-    logged, ``strange`` sentences about processes that ended otherwise than they were told to.
+    ``journal`` has the records of all processes, ``samples`` are what each told about itself, ``logs`` what
+    it logged, ``strange`` sentences about processes that ended otherwise than they were told to.
     """
 
     scenario: Scenario
