@@ -237,8 +237,9 @@ class DestroyGroup:
     def __call__(self, stage: Stage) -> None:
         ((topic, group),) = stage.groups
         stream = stage.site.keys.stream(topic)
-        stage.notes["destroyed"] += int(stage.one.server.ask("XLEN", stream))
         stage.one.server.ask("XGROUP", "DESTROY", stream, group)
+        # Counted afterwards: what was handled until the group was gone is among it.
+        stage.notes["destroyed"] += int(stage.one.server.ask("XLEN", stream))
         time.sleep(self.then)
 
 
