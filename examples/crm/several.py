@@ -79,10 +79,9 @@ async def run_several(
     """Runs the story with so many workers besides this process, and makes the account of all journals."""
     with tempfile.TemporaryDirectory(prefix="promenade-demo-") as directory:
         part = Part(config, directory, seed)
-        app, file = join(part, "main")
         crew = _Crew(part)
         try:
-            with file:
+            with join(part, "main") as (app, file):
                 return await _Story(app, file, crew, part, progress).run(users, workers)
         finally:
             crew.kill_all()

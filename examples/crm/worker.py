@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,23 @@ class Part:
     mended: bool = False
 
 
-def join(part: Part, name: str) -> tuple[Application, FileJournal]:
-    """The application, as one of several processes; the bus is not started yet."""
-    file = FileJournal(Path(part.directory) / "journals", name)
-    app = build(
-        part.config,
-        seed=part.seed,
-        shelf=FileShelf(Path(part.directory) / "shelf.sqlite3"),
-        journaled_by=lambda bus, journal: FiledBus(bus, journal, file),
-    )
-    if part.mended:
-        app.customers.salutation_of = visible_name
-    return app, file
+@contextmanager
+def join(part: Part, name: str) -> Iterator[tuple[Application, FileJournal]]:
+    """The application, as one of several processes, and its journal; the bus is not started yet."""
+    directory = Path(part.directory)
+    with (
+        FileJournal(directory / "journals", name) as file,
+        closing(FileShelf(directory / "shelf.sqlite3")) as shelf,
+    ):
+        app = build(
+            part.config,
+            seed=part.seed,
+            shelf=shelf,
+            journaled_by=lambda bus, journal: FiledBus(bus, journal, file),
+        )
+        if part.mended:
+            app.customers.salutation_of = visible_name
+        yield app, file
 
 
 async def _work(part: Part) -> None:
@@ -66,8 +72,7 @@ async def _work(part: Part) -> None:
             pass  # it has ended already
 
     threading.Thread(target=watch_parent, daemon=True).start()
-    app, file = join(part, "worker")
-    with file:
+    with join(part, "worker") as (app, file):
         async with app.bus:
             for subscription in app.bus.subscriptions:
                 await subscription.ready()
