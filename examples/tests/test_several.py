@@ -89,6 +89,8 @@ def test_shelves(tmp_path: Path, kind: str) -> None:
         del table[key]
     assert [*table] == ["text"]
     assert len(shelf.table("others")) == 0
+    if isinstance(shelf, FileShelf):
+        shelf.close()
 
 
 def test_a_file_is_shared(tmp_path: Path) -> None:
