@@ -10,7 +10,7 @@ from redis_support.faults import CutAtReply
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
 from redis_support.nursery import wait_until
 from redis_support.servers import Replica
-from redis_support.streams import TOPIC, message, place_on
+from redis_support.streams import TOPIC, message, place_on, until
 
 OTHER = "tests.other.happened"
 
@@ -117,3 +117,29 @@ async def test_disks_are_waited_for(binary: ServerBinary, start_server: StartSer
         adapter = await place.adapter(durability="fsync")
         assert await adapter.publish([message(1), message(2)]) == [None, None]
         assert adapter.facts[0].fsync == ("waitaof" if binary.at_least((7, 2)) else "always")
+
+
+async def test_closing_without_time(
+    binary: ServerBinary, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there is no time to close in good order no connection is left all the same."""
+    server = start_server(binary)
+    begun = asyncio.Event()
+
+    async def hangs() -> None:
+        begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    async with place_on(server) as place:
+        adapter = await place.adapter()
+        assert await adapter.publish([message(1)]) == [None]
+        assert adapter.running is not None
+        monkeypatch.setattr(adapter.running.pipe, "close", hangs)
+        closing = asyncio.ensure_future(adapter.close())
+        await begun.wait()
+        assert len(place.ask("CLIENT", "LIST").splitlines()) > 1
+        closing.cancel()
+        await asyncio.wait((closing,))
+        await until(
+            lambda: len(place.ask("CLIENT", "LIST").splitlines()) == 1, "only the one that asks is left"
+        )

@@ -186,6 +186,13 @@ class StreamsAdapter:
         services, self._services = self._services, None
         if services is None:
             return
+        try:
+            await self._close(services)
+        finally:  # also when there was no time for all of it
+            if self._connections is not None:
+                self._connections.abort()
+
+    async def _close(self, services: Services) -> None:
         if self._retention is not None:
             await self._retention.close()
         await services.upkeep.close()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions, TlsOptions
@@ -32,6 +33,7 @@ class Connections:
         self._limit = limit
         self._lent: set[Link] = set()
         self._idle: deque[Link] = deque()  # the one that was used last is at the right
+        self._opened: WeakSet[Link] = WeakSet()
         self._closed = False
 
     async def open(self, key: str = "", *, purpose: str = "", blocks: float = 0.0) -> Link:
@@ -50,6 +52,7 @@ class Connections:
         except RedisFailure as failure:
             self.topology.learn(failure)
             raise
+        self._opened.add(link)
         try:
             await self.topology.verify(link)
         except BaseException:
@@ -130,6 +133,12 @@ class Connections:
             link.abort()
         while self._idle:
             await self._idle.popleft().close()
+
+    def abort(self) -> None:
+        """Ends whatever is open still, also what others have opened, without waiting for anything."""
+        self._closed = True
+        for link in [*self._opened]:
+            link.abort()
 
 
 def make_connections(target: Target, options: RedisOptions, *, name: str = "") -> Connections:
