@@ -131,9 +131,12 @@ async def test_a_server_that_changes_its_mind(binary: ServerBinary, start_server
         found = await probe(bus)
         assert found.status is HealthStatus.UNHEALTHY
         assert "the memory of the server is full" in found.summary
-        used = server.info("memory")["used_memory"]
-        server.ask("CONFIG", "SET", "maxmemory", int(used * 1.05))
-        found = await probe(bus)
+        for _ in range(20):  # what is in use goes up and down with the buffers of connections
+            used = server.info("memory")["used_memory"]
+            server.ask("CONFIG", "SET", "maxmemory", int(used * 1.05))
+            found = await probe(bus)
+            if found.status is HealthStatus.DEGRADED:
+                break
         assert found.status is HealthStatus.DEGRADED
         assert "of its maxmemory; when it is full, publish fails" in found.summary
 
