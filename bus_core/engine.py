@@ -32,7 +32,7 @@ from bus_core.clock import Clock, expiry
 from bus_core.errors import BusClosed
 from bus_core.events import Event
 from bus_core.follow_up import EventCodec, FollowUp
-from bus_core.jobs import DrainMark, Entry, Job, Port, Unit, unit_of
+from bus_core.jobs import DrainMark, Entry, Job, Past, Port, Unit, unit_of
 from bus_core.lanes import Lane
 from bus_core.messages import NO_HEADERS, DeadLetter, Message, Received
 from bus_core.outcomes import AttemptFailure
@@ -199,18 +199,8 @@ class Engine:
             else:
                 self.buffer.append((port, event, unit))
         for lane in others:
-            lane.accept(
-                Job(
-                    lane,
-                    topic,
-                    unit,
-                    self.clock.now(),
-                    event=event,
-                    message=message,
-                    headers=headers,
-                    key=key,
-                )
-            )
+            past = Past(message=message, key=key) if message is not None or key else None
+            lane.accept(Job(lane, topic, unit, self.clock.now(), event=event, headers=headers, past=past))
 
     def has_room(self) -> bool:
         """Whether an event can be accepted now; see ``Buffer.has_room``."""
@@ -233,11 +223,8 @@ class Engine:
                 None,
                 self.clock.now(),
                 event=event,
-                message=message,
                 headers=letter.headers,
-                key=letter.key,
-                history=letter.attempts,
-                redelivered=True,
+                past=Past(message=message, key=letter.key, history=letter.attempts, redelivered=True),
             )
         )
 
@@ -250,14 +237,16 @@ class Engine:
             message.topic,
             None,
             received.published_at,
-            message=message,
             headers=message.headers,
-            key=message.key,
-            history=received.history,
-            attempt=received.attempt,
-            redelivered=received.redelivered,
-            receipt=received.receipt,
-            doomed=doomed,
+            past=Past(
+                message=message,
+                key=message.key,
+                history=received.history,
+                attempt=received.attempt,
+                redelivered=received.redelivered,
+                receipt=received.receipt,
+                doomed=doomed,
+            ),
         )
         lane.accept(job)
         return job

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bus_core.lanes import Lane
 
-__all__ = ["DrainMark", "Entry", "Job", "Port", "Unit", "unit_of"]
+__all__ = ["DrainMark", "Entry", "Job", "Past", "Port", "Unit", "unit_of"]
 
 
 class DrainMark:
@@ -53,8 +53,12 @@ class Unit:
         self.marks: tuple[DrainMark, ...] = ()
 
 
-class _Past:
-    """What makes a job more than a fresh event: that it was tried before, or came from outside."""
+class Past:
+    """What makes a job more than a fresh event: that it was tried before, has a key, or came from outside.
+
+    ``receipt`` is the adapter's, of what was received; ``doomed`` is why it goes to the dead letters without
+    being handled.
+    """
 
     __slots__ = ("attempt", "doomed", "history", "key", "message", "receipt", "redelivered")
 
@@ -78,13 +82,13 @@ class _Past:
         self.doomed = doomed
 
 
-_NO_PAST = _Past()
+_NO_PAST = Past()
 
 
 class Job:
     """What is known of one message on its way to one subscription, beyond the event itself.
 
-    Most wait for their first attempt, and are many: what they have in common is kept once.
+    Most wait for their first attempt, and are many: they share one past.
     """
 
     __slots__ = ("_accepted", "_past", "event", "headers", "lane", "topic", "unit")
@@ -97,14 +101,8 @@ class Job:
         accepted_at: datetime,
         *,
         event: Event | None = None,
-        message: Message | None = None,
         headers: Mapping[str, str],
-        key: str = "",
-        history: tuple[Attempt, ...] = (),
-        attempt: int = 1,
-        redelivered: bool = False,
-        receipt: object = None,
-        doomed: str | None = None,
+        past: Past | None = None,
     ) -> None:
         self.lane = lane
         self.topic = topic
@@ -112,20 +110,7 @@ class Job:
         self._accepted = accepted_at.timestamp()  # half as large, and exact to the microsecond
         self.event = event
         self.headers = headers
-        fresh = message is None and not key and not redelivered and not history and receipt is None
-        self._past = (
-            _NO_PAST
-            if fresh
-            else _Past(
-                message=message,
-                key=key,
-                history=history,
-                attempt=attempt,
-                redelivered=redelivered,
-                receipt=receipt,
-                doomed=doomed,
-            )
-        )
+        self._past = past or _NO_PAST
 
     @property
     def accepted_at(self) -> datetime:
@@ -177,9 +162,9 @@ class Job:
         past.redelivered = True
         past.attempt = attempt
 
-    def _changed_past(self) -> _Past:
+    def _changed_past(self) -> Past:
         if self._past is _NO_PAST:
-            self._past = _Past()
+            self._past = Past()
         return self._past
 
     @property
