@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.topics import is_pattern
-from promenade_bus_redis.pipe import Routed
+from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.scripts import BACKLOG
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.translate import RedisFailure
 
-__all__ = ["count_backlog"]
+__all__ = ["COUNTED_AT_ONCE", "count_backlog", "count_in_steps"]
 
-_COUNTED_AT_ONCE: Final = 1000
+COUNTED_AT_ONCE: Final = 1000
+"""How many entries a script counts at most: no one waits for the server meanwhile."""
+
+K = TypeVar("K")
 
 
 async def count_backlog(services: Services, spec: SubscriptionSpec) -> int:
@@ -23,20 +27,31 @@ async def count_backlog(services: Services, spec: SubscriptionSpec) -> int:
         topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
     else:
         topics = [spec.topic]
+    keys = services.keys
+
+    def counting(topic: str, begin: bytes) -> Routed:
+        names = [keys.stream(topic), keys.inbox(topic, spec.group), keys.parked(topic, spec.group)]
+        return names[0], BACKLOG.command(names, [spec.group, begin, COUNTED_AT_ONCE])
+
+    return await count_in_steps(services.pipe, dict.fromkeys(topics, b""), counting)
+
+
+async def count_in_steps(
+    pipe: Pipe, begins: Mapping[K, bytes], counting: Callable[[K, bytes], Routed]
+) -> int:
+    """The sum of what scripts count, from the ``begins`` on, for as long as they say where to go on.
+
+    Raises ``RedisFailure``.
+    """
     total = 0
-    counting = [(topic, b"") for topic in topics]
-    while counting:
-        commands: list[Routed] = []
-        for topic, begin in counting:
-            keys = services.keys
-            names = [keys.stream(topic), keys.inbox(topic, spec.group), keys.parked(topic, spec.group)]
-            commands.append((names[0], BACKLOG.command(names, [spec.group, begin, _COUNTED_AT_ONCE])))
-        following: list[tuple[str, bytes]] = []
-        for (topic, _), reply in zip(counting, await services.pipe.call_many(commands), strict=True):
+    while begins:
+        replies = await pipe.call_many([counting(key, begin) for key, begin in begins.items()])
+        following: dict[K, bytes] = {}
+        for key, reply in zip(begins, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply
             total += reply[0]
             if reply[1]:
-                following.append((topic, reply[1]))
-        counting = following
+                following[key] = reply[1]
+        begins = following
     return total

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.topics import is_pattern
+from promenade_bus_redis.backlog import COUNTED_AT_ONCE, count_in_steps
 from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import AHEAD, TAIL
@@ -24,7 +25,6 @@ from promenade_bus_redis.wire import letter_fields, read_entry
 __all__ = ["BroadcastConsumer", "instance_of"]
 
 _FEEDS_AT_ONCE: Final = 500
-_COUNTED_AT_ONCE: Final = 1000
 _SIGN: Final = "@"
 
 
@@ -162,23 +162,16 @@ class BroadcastConsumer:
 
     async def count_unread(self) -> int:
         """How many entries it has not handed to the engine; raises ``RedisFailure``."""
-        total = len(self._ready)
-        counting = [
-            (source.key, begin)
+        begins = {
+            source.key: begin
             for feed, cursor in self._cursors.items()
             for source, begin in ((feed.main, cursor.main), (feed.inbox, cursor.inbox))
-        ]
-        while counting:
-            commands = [(key, AHEAD.command([key], [begin, _COUNTED_AT_ONCE])) for key, begin in counting]
-            following: list[tuple[str, bytes]] = []
-            for (key, _), reply in zip(counting, await self._services.pipe.call_many(commands), strict=True):
-                if isinstance(reply, RedisFailure):
-                    raise reply
-                total += reply[0]
-                if reply[1]:
-                    following.append((key, reply[1]))
-            counting = following
-        return total
+        }
+
+        def counting(key: str, begin: bytes) -> Routed:
+            return key, AHEAD.command([key], [begin, COUNTED_AT_ONCE])
+
+        return len(self._ready) + await count_in_steps(self._services.pipe, begins, counting)
 
     # --- reading ------------------------------------------------------------------------------------------
 
