@@ -19,7 +19,7 @@ from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.recovery import Recovery
-from promenade_bus_redis.scripts import LEAVE, NOTE, READ, YIELD
+from promenade_bus_redis.scripts import LEAVE, NOBODY, READ
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.settling import settle
 from promenade_bus_redis.translate import Kind, RedisFailure
@@ -94,7 +94,7 @@ class GroupConsumer:
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Carries outcomes out; see ``bus_core.Consumer``."""
         stays = self.spec.ordered and not self._stopped
-        in_place = (NOTE if stays else YIELD) if self.spec.ordered else None
+        in_place = ("" if stays else NOBODY) if self.spec.ordered else None
         results, parked = await settle(self._services.pipe, self._services.name, outcomes, in_place)
         for outcome, result in zip(outcomes, results, strict=True):
             held: Held = outcome.receipt

@@ -27,6 +27,7 @@ __all__ = [
     "HINTS",
     "LEAVE",
     "MOVE",
+    "NOBODY",
     "NOTE",
     "READ",
     "REDRIVE",
@@ -37,7 +38,6 @@ __all__ = [
     "TAIL",
     "TRIM",
     "UNSEEN",
-    "YIELD",
     "Script",
     "source_of",
 ]
@@ -73,6 +73,9 @@ def source_of(digest: str) -> str:
     return _known[digest]
 
 
+NOBODY: Final = "~"
+"""Whom entries belong to that were let go of where they are."""
+
 ACK: Final = _load("ack")
 ACTIVATE: Final = _load("activate")
 AHEAD: Final = _load("ahead")
@@ -96,4 +99,3 @@ SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail")
 TRIM: Final = _load("trim", "ids")
 UNSEEN: Final = _load("unseen")
-YIELD: Final = _load("yield")

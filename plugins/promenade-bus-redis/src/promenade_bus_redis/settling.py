@@ -16,7 +16,7 @@ from bus_core import BusError, LeaseLost, Outcome
 from promenade_bus_redis.feeds import Held, Source
 from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import ACK, MOVE, NOTE, Script
+from promenade_bus_redis.scripts import ACK, MOVE, NOTE
 from promenade_bus_redis.translate import RedisFailure, translate
 from promenade_bus_redis.wire import State, letter_fields, returning_fields
 
@@ -111,12 +111,12 @@ class Settlement:
             _each,
         )
 
-    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held], script: Script) -> None:
-        """Writes down the states of entries that stay where they are, by ``NOTE`` or ``YIELD``."""
-        arguments: list[Any] = [source.group, self._consumer, source.notes_prefix]
+    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held], owner: str) -> None:
+        """Writes down the states of entries that stay where they are; see ``settle`` for ``owner``."""
+        arguments: list[Any] = [source.group, self._consumer, source.notes_prefix, owner]
         for each in held:
             arguments += [each.entry_id, each.state.encode()]
-        self._add(source.key, script.command([source.key, source.notes], arguments), indices, held, _each)
+        self._add(source.key, NOTE.command([source.key, source.notes], arguments), indices, held, _each)
 
     def _add(
         self,
@@ -203,18 +203,18 @@ def _each(reply: Any) -> list[Result]:
 
 
 async def settle(
-    pipe: Pipe, consumer: str, outcomes: Sequence[Outcome], in_place: Script | None = None
+    pipe: Pipe, consumer: str, outcomes: Sequence[Outcome], in_place: str | None = None
 ) -> tuple[list[Result], float | None]:
     """Carries out what becomes of entries of groups; also tells the shortest delay that was parked.
 
-    ``in_place`` is what is done with what is released where it must stay in its order: ``NOTE`` when this
-    consumer hands it out again, ``YIELD`` when another one is to take it over.
+    Where what is released must stay in its order, ``in_place`` is whom it belongs to then: "" when this
+    consumer hands it out again, ``NOBODY`` when another one is to take it over.
     """
     results: list[Result] = [None] * len(outcomes)
     # Of an ordered group whoever is active takes everything over, whatever leases say.
     settlement = Settlement(consumer, trusts_leases=in_place is None)
     acks: dict[Source, tuple[list[int], list[Held]]] = {}
-    notes: dict[tuple[Source, Script], tuple[list[int], list[Held]]] = {}
+    notes: dict[tuple[Source, str], tuple[list[int], list[Held]]] = {}
     moves: dict[tuple[Source, str, str], list[tuple[int, Held, float, list[Any]]]] = {}
     soonest: float | None = None
     for index, outcome in enumerate(outcomes):
@@ -235,8 +235,8 @@ async def settle(
         held.state = State(outcome.attempt, 0, outcome.history)
         if action == "hold" or in_place is not None:
             held.noted = True
-            script = NOTE if action == "hold" or in_place is None else in_place
-            indices, entries = notes.setdefault((source, script), ([], []))
+            owner = "" if action == "hold" or in_place is None else in_place
+            indices, entries = notes.setdefault((source, owner), ([], []))
             indices.append(index)
             entries.append(held)
             continue
@@ -249,8 +249,8 @@ async def settle(
         moves.setdefault(place, []).append((index, held, outcome.delay, fields))
     for source, (indices, entries) in acks.items():
         settlement.acknowledge(source, indices, entries)
-    for (source, script), (indices, entries) in notes.items():
-        settlement.note(source, indices, entries, script)
+    for (source, owner), (indices, entries) in notes.items():
+        settlement.note(source, indices, entries, owner)
     for (source, target, kind), batch in moves.items():
         settlement.move(source, target, kind, batch)
     await settlement.carry_out(pipe, results)
