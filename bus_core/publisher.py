@@ -13,7 +13,7 @@ from bus_core.abc import Adapter
 from bus_core.clock import Clock, TimerHandle, expiry
 from bus_core.errors import BusClosed, PublishError, PublishFailed, PublishUncertain
 from bus_core.messages import Message
-from bus_core.troubles import Trouble, raised_by_itself
+from bus_core.troubles import Trouble, answers_to
 
 __all__ = ["Publisher"]
 
@@ -157,24 +157,15 @@ class Publisher:
         return batch
 
     async def _results(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        try:
-            results: Sequence[object] = [*await self._adapter.publish(messages)]
-            if len(results) != len(messages):
-                raise RuntimeError(f"the adapter told {len(results)} results for {len(messages)} messages")
-        except asyncio.CancelledError as error:
-            if not raised_by_itself(error):
-                raise
-            broken: BaseException = error
-        except Exception as error:
-            broken = error
-        else:
-            self._trouble.over()
-            return [
-                each if each is None or isinstance(each, PublishError) else _uncertain(_as_error(each))
-                for each in results
-            ]
-        self._trouble.failed("tell what came of a publish", broken)
-        return [_uncertain(broken) for _ in messages]
+        answers = await answers_to(self._adapter.publish, messages, "messages")
+        if isinstance(answers, BaseException):
+            self._trouble.failed("tell what came of a publish", answers)
+            return [_uncertain(answers) for _ in messages]
+        self._trouble.over()
+        return [
+            each if each is None or isinstance(each, PublishError) else _uncertain(_as_error(each))
+            for each in answers
+        ]
 
     def _tell(
         self, batch: Sequence[_Waiting], results: Sequence[PublishError | None], *, retried: bool

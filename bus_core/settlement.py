@@ -15,7 +15,7 @@ from bus_core.errors import LeaseLost
 from bus_core.jobs import Job
 from bus_core.messages import Outcome
 from bus_core.outcomes import place_of
-from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
+from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
 __all__ = ["Settled", "Settlement", "resolve"]
 
@@ -180,20 +180,14 @@ class Settlement:
     async def _results(self, outcomes: Sequence[Outcome]) -> Sequence[BaseException | None]:
         self.calling_since = time.monotonic()
         try:
-            results: Sequence[object] = [*await self._consumer.settle(outcomes)]
-            if len(results) != len(outcomes):
-                raise RuntimeError(f"the adapter told {len(results)} results for {len(outcomes)} outcomes")
-        except asyncio.CancelledError as error:
-            if not raised_by_itself(error):
-                raise
-            return [error for _ in outcomes]
-        except Exception as error:
-            return [error for _ in outcomes]
+            answers = await answers_to(self._consumer.settle, outcomes, "outcomes")
         finally:
             self.calling_since = None
+        if isinstance(answers, BaseException):
+            return [answers for _ in outcomes]
         return [
             each if each is None or isinstance(each, BaseException) else TypeError(f"{each!r} is no result")
-            for each in results
+            for each in answers
         ]
 
     def _tell(self, items: Sequence[_Item], results: Sequence[BaseException | None]) -> list[_Item]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from bus_core.outcomes import place_of
 
-__all__ = ["FIRST_PAUSE", "Trouble", "grown", "raised_by_itself"]
+__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "grown", "raised_by_itself"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("promenade.bus")
 
@@ -66,3 +70,23 @@ def raised_by_itself(_: asyncio.CancelledError) -> bool:
     """Whether what was awaited raised it although nobody cancelled the current task: a failure, then."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()
+
+
+async def answers_to(
+    call: Callable[[Sequence[T]], Awaitable[Iterable[object]]], asked: Sequence[T], kind: str
+) -> Sequence[object] | BaseException:
+    """What an adapter answers to a batch of some kind, one for each, or why there is no such answer.
+
+    A cancellation of the current task is raised.
+    """
+    try:
+        answers = [*await call(asked)]
+        if len(answers) != len(asked):
+            raise RuntimeError(f"the adapter told {len(answers)} results for {len(asked)} {kind}")
+    except asyncio.CancelledError as error:
+        if not raised_by_itself(error):
+            raise
+        return error
+    except Exception as error:
+        return error
+    return answers
