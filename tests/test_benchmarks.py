@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.benchmarks import check_quick_run
 
 FIGURES = {
     "engine_vs_bare_loop",
@@ -38,14 +36,7 @@ FIGURES = {
 @pytest.mark.skipif(sys.platform == "win32", reason="the processor time of children is not told there")
 def test_a_quick_run_yields_every_figure(tmp_path: Path) -> None:
     """A quick run prints every figure as a positive number, and writes them and the plots."""
-    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--json", "--output", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    figures = document["figures"]
-    assert set(figures) >= FIGURES
-    assert {name for name, figure in figures.items() if not (figure["value"] > 0 < figure["median"])} == set()
-    assert json.loads((tmp_path / "figures.json").read_text()) == document
+    check_quick_run("run.py", output=tmp_path, figures=FIGURES)
     plots = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
     assert set(plots) == {"one-subscriber.svg", "ten-subscribers.svg", "scales.svg"}
     assert all(text.startswith("<svg ") and text.endswith("</svg>\n") for text in plots.values())

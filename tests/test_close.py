@@ -33,6 +33,7 @@ from bus_core import (
 )
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
+from support.handlers import outlast_cancellation
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -489,11 +490,7 @@ async def test_what_swallows_its_cancellation(
         ended: list[object] = []
 
         async def swallow(event: Happened) -> None:
-            while not gate.is_set():
-                try:
-                    await gate.wait()
-                except asyncio.CancelledError:
-                    pass
+            await outlast_cancellation(gate)
             try:
                 await bus.publish(CAUSED, happened())
             except BusClosed as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.benchmarks import check_quick_run
 
 FIGURES = {
     "publish_json_vs_tasks",
@@ -35,11 +33,4 @@ FIGURES = {
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no server for it")
 def test_a_quick_run_yields_every_figure(tmp_path: Path) -> None:
     """A quick run prints every figure as a positive number, and writes them."""
-    command = [sys.executable, ROOT / "benchmarks" / "run_redis.py", "--quick", "--soak", "1000", "--json"]
-    done = subprocess.run([*command, "--output", tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    figures = document["figures"]
-    assert set(figures) >= FIGURES
-    assert {name for name, figure in figures.items() if not (figure["value"] > 0 < figure["median"])} == set()
-    assert json.loads((tmp_path / "figures.json").read_text()) == document
+    check_quick_run("run_redis.py", "--soak", "1000", output=tmp_path, figures=FIGURES)

@@ -27,6 +27,7 @@ from bus_core import (
 )
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, state_of, until
+from support.handlers import outlast_cancellation
 from support.remote import Entry, Server, make_remote_bus, remote_plugin, running_remote_bus
 
 GRACE = 0.5
@@ -129,11 +130,7 @@ async def test_handler_that_swallows_its_cancellation(server: Server) -> None:
     end = asyncio.Event()
 
     async def handler(event: Happened) -> None:
-        while not end.is_set():
-            try:
-                await end.wait()
-            except asyncio.CancelledError:
-                continue
+        await outlast_cancellation(end)
 
     bus = make_remote_bus(server)
     bus.subscribe(HAPPENED, handler, name="h")
@@ -335,11 +332,7 @@ async def test_close_while_the_server_is_down(
     end = asyncio.Event()
 
     async def handler(event: Happened) -> None:
-        while not end.is_set():
-            try:
-                await end.wait()
-            except asyncio.CancelledError:
-                continue
+        await outlast_cancellation(end)
 
     bus = make_remote_bus(server)
     await bus.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -50,6 +50,18 @@ def raises_anything(outcomes: object) -> Any:
 
 def raises_cancelled(outcomes: object) -> Any:
     raise asyncio.CancelledError
+
+
+def dead_letters_fail(server: Server) -> Callable[[Sequence[Outcome]], list[BusError | None]]:
+    """A fault of ``settle``: everything is carried out, but for dead letters."""
+
+    def settle(outcomes: Sequence[Outcome]) -> list[BusError | None]:
+        consumer = server.consumers[0]
+        return [
+            Unreachable("no") if each.action == "dead_letter" else consumer._settle(each) for each in outcomes
+        ]
+
+    return settle
 
 
 @pytest.mark.parametrize(
@@ -98,14 +110,6 @@ async def test_settling_fails(server: Server, caplog: pytest.LogCaptureFixture, 
 
 async def test_one_outcome_fails_for_long(server: Server) -> None:
     """An outcome that cannot be carried out holds up no other, and is tried with growing pauses."""
-    broken = True
-
-    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
-        consumer = server.consumers[0]
-        return [
-            Unreachable("no") if broken and each.action == "dead_letter" else consumer._settle(each)
-            for each in outcomes
-        ]
 
     async def handler(event: Happened) -> None:
         if event.number == 0:
@@ -113,7 +117,7 @@ async def test_one_outcome_fails_for_long(server: Server) -> None:
 
     async with running_remote_bus(server, retry_attempts=1) as bus:
         await bus.subscribe(HAPPENED, handler, name="h").ready()
-        server.faults["settle"] = fail_dead_letters
+        server.faults["settle"] = dead_letters_fail(server)
         await bus.publish(HAPPENED, happened(0))
         await until(lambda: calls(server, "settle") >= 3)
         began = time.monotonic()
@@ -124,7 +128,7 @@ async def test_one_outcome_fails_for_long(server: Server) -> None:
         tries = [outcomes for call, outcomes in server.calls if call == "settle"]
         assert sum(any(o.action == "dead_letter" for o in outcomes) for outcomes in tries) < 15
         assert await bus.dead_letters.list() == []
-        broken = False
+        del server.faults["settle"]
         await bus.drain()
         (letter,) = await bus.dead_letters.list()
         assert letter.reason == "retries exhausted after 1 attempt"
@@ -134,14 +138,6 @@ async def test_one_outcome_fails_for_long(server: Server) -> None:
 
 async def test_dead_letters_fail_for_long(server: Server) -> None:
     """While no dead letter can be stored, as when their place is full, good events are handled as ever."""
-    broken = True
-
-    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
-        consumer = server.consumers[0]
-        return [
-            Unreachable("no") if broken and each.action == "dead_letter" else consumer._settle(each)
-            for each in outcomes
-        ]
 
     async def handler(event: Happened) -> None:
         if event.number % 3 == 0:
@@ -149,13 +145,13 @@ async def test_dead_letters_fail_for_long(server: Server) -> None:
 
     async with running_remote_bus(server, retry_attempts=1) as bus:
         await bus.subscribe(HAPPENED, handler, name="h").ready()
-        server.faults["settle"] = fail_dead_letters
+        server.faults["settle"] = dead_letters_fail(server)
         for number in range(2000):
             await bus.publish(HAPPENED, happened(number))
         await until(lambda: state_of(bus).handled == 1333)
         await until(lambda: bus.state().unsettled == 667)
         assert (await bus.health()).status is HealthStatus.UNHEALTHY
-        broken = False
+        del server.faults["settle"]
         await bus.drain()
         assert len(await bus.dead_letters.list(limit=1000)) == 667
     assert settled(server)
@@ -163,12 +159,6 @@ async def test_dead_letters_fail_for_long(server: Server) -> None:
 
 async def test_a_dead_letter_that_fails_says_nothing_of_others(server: Server) -> None:
     """What is settled next does not wait until the dead letter is tried again."""
-
-    def fail_dead_letters(outcomes: Sequence[Outcome]) -> list[BusError | None]:
-        consumer = server.consumers[0]
-        return [
-            Unreachable("no") if each.action == "dead_letter" else consumer._settle(each) for each in outcomes
-        ]
 
     def tried() -> list[list[str]]:
         return [[each.action for each in outcomes] for call, outcomes in server.calls if call == "settle"]
@@ -179,7 +169,7 @@ async def test_a_dead_letter_that_fails_says_nothing_of_others(server: Server) -
 
     async with running_remote_bus(server, retry_attempts=1) as bus:
         await bus.subscribe(HAPPENED, handler, name="h").ready()
-        server.faults["settle"] = fail_dead_letters
+        server.faults["settle"] = dead_letters_fail(server)
         await bus.publish(HAPPENED, happened(0))
         await until(lambda: len(tried()) == 6)  # from now on it is tried every few seconds
         await bus.publish(HAPPENED, happened(1))

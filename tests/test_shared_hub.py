@@ -13,7 +13,7 @@ from bus_core import Bus, BusClosed, ConfigError, Factory, Topic, WrongEventLoop
 from promenade_bus_memory import MemoryHub, MemoryOptions
 from promenade_bus_memory.adapter import MemoryAdapter
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, until
-from support.handlers import Collecting, ignore
+from support.handlers import Collecting, ignore, outlast_cancellation
 from support.inline_plugins import plugin
 
 
@@ -178,11 +178,7 @@ async def test_publishing_while_another_bus_gives_up() -> None:
 
     async def stubborn(event: Happened) -> None:
         begun.set()
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
+        await outlast_cancellation(release)
 
     async with Buses() as buses:
         one, two = await buses.open(), await buses.open()

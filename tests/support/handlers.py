@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from bus_core import Bus, Event, Topic
@@ -31,3 +32,12 @@ def listen(bus: Bus, topic: Topic[Any] | str = HAPPENED, name: str = "listener")
 
     bus.subscribe(topic, collect, name=name)
     return received
+
+
+async def outlast_cancellation(gate: asyncio.Event) -> None:
+    """Waits for the gate, and swallows whatever cancels it meanwhile."""
+    while not gate.is_set():
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            continue

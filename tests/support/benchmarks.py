@@ -1,0 +1,30 @@
+"""Quick runs of the benchmarks: they are run, and how fast anything is matters to no test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def check_quick_run(script: str, *arguments: str, output: Path, figures: set[str]) -> None:
+    """A quick run prints every figure as a positive number, and writes them to ``output``."""
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / script,
+        "--quick",
+        *arguments,
+        "--json",
+        "--output",
+        output,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    found = document["figures"]
+    assert set(found) >= figures
+    assert {name for name, figure in found.items() if not (figure["value"] > 0 < figure["median"])} == set()
+    assert json.loads((output / "figures.json").read_text()) == document
