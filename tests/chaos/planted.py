@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from bus_core import Outcome, Received
 from promenade_bus_redis.consumer import GroupConsumer
 
-Receive = Callable[[GroupConsumer, int], Any]
+Batch = Sequence[Received]
 
 
 def plant(bug: str) -> None:
-    """Changes the adapter of this process."""
-    GroupConsumer.receive = _BUGS[bug](GroupConsumer.receive)  # type: ignore[method-assign]
+    """Changes what the adapter of this process receives."""
+    change, receive = _BUGS[bug], GroupConsumer.receive
+
+    async def receive_changed(self: GroupConsumer, limit: int) -> Batch:
+        batch = await receive(self, limit)
+        return await change(self, batch) if batch else batch
+
+    GroupConsumer.receive = receive_changed  # type: ignore[method-assign]
 
 
-def _acknowledge_first(receive: Receive) -> Receive:
+_first = iter([True])  # of the batches of this process
+
+
+async def _acknowledge_first(consumer: GroupConsumer, batch: Batch) -> Batch:
     """An event is forgotten by the server before its handler has begun."""
-
-    async def hasty(self: GroupConsumer, limit: int) -> Sequence[Received]:
-        batch: Sequence[Received] = await receive(self, limit)
-        await self.settle([Outcome("ack", received.receipt) for received in batch])
-        return batch
-
-    return hasty
+    await consumer.settle([Outcome("ack", received.receipt) for received in batch])
+    return batch
 
 
-def _drop_one(receive: Receive) -> Receive:
+async def _drop_one(consumer: GroupConsumer, batch: Batch) -> Batch:
     """One event never reaches its handler."""
-    dropped = False
-
-    async def careless(self: GroupConsumer, limit: int) -> Sequence[Received]:
-        nonlocal dropped
-        batch: Sequence[Received] = await receive(self, limit)
-        if batch and not dropped:
-            dropped = True
-            await self.settle([Outcome("ack", batch[0].receipt)])
-            batch = batch[1:]
+    if not next(_first, False):
         return batch
+    await consumer.settle([Outcome("ack", batch[0].receipt)])
+    return batch[1:]
 
-    return careless
 
-
-def _deliver_twice(receive: Receive) -> Receive:
+async def _deliver_twice(_consumer: GroupConsumer, batch: Batch) -> Batch:
     """One event reaches its handler twice."""
-    repeated = False
-
-    async def eager(self: GroupConsumer, limit: int) -> Sequence[Received]:
-        nonlocal repeated
-        batch: Sequence[Received] = await receive(self, limit)
-        if batch and not repeated:
-            repeated = True
-            batch = [batch[0], *batch]
-        return batch
-
-    return eager
+    return [batch[0], *batch] if next(_first, False) else batch
 
 
-_BUGS: dict[str, Callable[[Receive], Receive]] = {
+_BUGS: dict[str, Callable[[GroupConsumer, Batch], Awaitable[Batch]]] = {
     "ack-first": _acknowledge_first,
     "drop-one": _drop_one,
     "deliver-twice": _deliver_twice,

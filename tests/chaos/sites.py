@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import redis
 
@@ -14,34 +13,17 @@ from redis_support.clusters import Cluster
 from redis_support.proxy import FaultProxy
 from redis_support.sentinels import SentinelGroup
 from redis_support.servers import Server, Setting
+from redis_support.stacked import Stacked
 
 PREFIX = "bus"
 
 
-class Site:
-    """Servers that are started when it is entered, and ended when it is left."""
+class Site(Stacked):
+    """The servers of a run."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.keys = Keys(PREFIX)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        with self._stack:
-            self.open(self._stack)
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def open(self, stack: ExitStack) -> None:
-        """Starts everything."""
-        raise NotImplementedError
 
     def options(self, *, proxied: bool) -> dict[str, Any]:
         """Where the servers are, as options of the adapter."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Final
 
 from redis_support.binaries import ServerBinary, newest_binary
 from redis_support.nursery import wait_until
 from redis_support.servers import START_TIMEOUT, Server, Setting
+from redis_support.stacked import Stacked
 
 SLOTS: Final = 16384
 
 
-class Cluster:
+class Cluster(Stacked):
     """Primaries that share the slots evenly; ``replicas`` more servers follow each of them."""
 
     def __init__(
@@ -27,9 +27,9 @@ class Cluster:
         settings: Mapping[str, Setting] | None = None,
         password: str = "",
     ) -> None:
+        super().__init__()
         self.binary = binary or newest_binary()
         self._replicas = replicas
-        self._stack = ExitStack()
         options: dict[str, Setting] = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -43,24 +43,14 @@ class Cluster:
         ]
         self.primaries = self.servers[:primaries]
 
-    def __enter__(self) -> Cluster:
-        with self._stack:
-            for server in self.servers:
-                self._stack.callback(server.close)
-                server.launch()
-            for server in self.servers:
-                server.wait_ready()
-            self._join()
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def open(self, stack: ExitStack) -> None:
+        """Starts the servers, and makes one cluster of them."""
+        for server in self.servers:
+            stack.callback(server.close)
+            server.launch()
+        for server in self.servers:
+            server.wait_ready()
+        self._join()
 
     @property
     def addresses(self) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Final
 
 from redis_support.binaries import ServerBinary, newest_binary
 from redis_support.nursery import wait_until
 from redis_support.servers import START_TIMEOUT, Replica, Server, Setting
+from redis_support.stacked import Stacked
 
 SERVICE: Final = "promenade"
 
@@ -51,7 +51,7 @@ class Sentinel(Server):
         return {name: value for name, value in super()._defaults().items() if name in kept}
 
 
-class SentinelGroup:
+class SentinelGroup(Stacked):
     """One primary, ``replicas`` of it and three sentinels, of which two must agree on a failover.
 
     ``settings`` and ``password`` are those of the data servers. ``down_after`` are the seconds of silence
@@ -70,46 +70,37 @@ class SentinelGroup:
         password: str = "",
         sentinel_password: str = "",
     ) -> None:
+        super().__init__()
         self.binary = binary or newest_binary()
         self._replicas = replicas
         self._settings = settings or {}
         self._password = password
         self._sentinel_password = sentinel_password
         self._down_after = down_after
-        self._stack = ExitStack()
         self.servers: list[Server] = []
         self.sentinels: list[Sentinel] = []
 
-    def __enter__(self) -> SentinelGroup:
-        with self._stack:
-            primary = Server(self.binary, settings=self._settings, password=self._password)
-            self._open(primary)
-            self.servers = [primary]
-            for _ in range(self._replicas):
-                replica = Replica(primary, settings=self._settings)
-                self._open(replica)
-                self.servers.append(replica)
-            for _ in range(3):
-                sentinel = Sentinel(
-                    primary, quorum=2, down_after=self._down_after, password=self._sentinel_password
-                )
-                self._open(sentinel)
-                self.sentinels.append(sentinel)
-            self.wait_complete()
-            self._stack = self._stack.pop_all()
-        return self
+    def open(self, stack: ExitStack) -> None:
+        """Starts a primary, its replicas and the sentinels, and waits until these know all of them."""
 
-    def _open(self, server: Server) -> None:
-        self._stack.callback(server.close)
-        server.start()
+        def start(server: Server) -> None:
+            stack.callback(server.close)
+            server.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+        primary = Server(self.binary, settings=self._settings, password=self._password)
+        start(primary)
+        self.servers = [primary]
+        for _ in range(self._replicas):
+            replica = Replica(primary, settings=self._settings)
+            start(replica)
+            self.servers.append(replica)
+        for _ in range(3):
+            sentinel = Sentinel(
+                primary, quorum=2, down_after=self._down_after, password=self._sentinel_password
+            )
+            start(sentinel)
+            self.sentinels.append(sentinel)
+        self.wait_complete()
 
     @property
     def addresses(self) -> list[str]:
