@@ -104,7 +104,7 @@ class Buffer:
         self.ports, self.payloads = [], []
         self._count(len(ports))
         first = ports[0]
-        if ports.count(first) == len(ports):
+        if ports[-1] is first and ports.count(first) == len(ports):
             first.accepted += len(ports)
         else:
             for port in ports:
