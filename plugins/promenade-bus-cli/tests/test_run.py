@@ -153,14 +153,17 @@ def test_a_sync_bus_is_a_worker_too(start: Start, module: Module) -> None:
     """A SyncBus of a synchronous application runs and drains like any bus."""
     source = """
     import threading
+    from bus_core import BusNotStarted
     bus = open_sync_bus(CONFIG)
     @bus.subscribe(ORDER_PLACED, name="packing")
     def pack(event):
         print("packed", event.number, flush=True)
     def place():
-        while bus.bus.status != "open":
-            threading.Event().wait(0.01)
-        bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=7))
+        while True:
+            try:
+                return bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=7))
+            except BusNotStarted:
+                threading.Event().wait(0.01)
     threading.Thread(target=place, daemon=True).start()
     """
     worker = start("run", f"{module(source)}:bus")
