@@ -57,6 +57,17 @@ def late_is_counted(findings: Findings) -> Iterator[str]:
         yield "no process counted an outcome that came too late"
 
 
+def losses_are_exact(findings: Findings) -> Iterator[str]:
+    """Some events were lost, and the counts of the processes, and that on the server, are that number."""
+    lost = findings.account.total("lost")
+    if not lost:
+        yield "nothing was lost: nothing is shown"
+    counts = {"the processes": findings.account.counted_lost, "the server": findings.notes["lost_on_server"]}
+    for who, counted in counts.items():
+        if counted != lost:
+            yield f"{who} counted {counted} events as lost, and {lost} were"
+
+
 @attrs.frozen
 class Told:
     """Health of some process said so at some time, in words that hold ``text``."""

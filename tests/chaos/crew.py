@@ -113,7 +113,7 @@ class Crew:
             limit=None if load.limit is None else int(load.limit.of(self._full)) // load.producers,
             threads=load.threads if kind == "producer" else 0,
             insists=load.insists,
-            bug=self._bug if kind == "consumer" else "",
+            bug=self._bug,
         )
         return shared_forkserver().start(attrs.asdict(role), self.directory / f"{name}.log")
 

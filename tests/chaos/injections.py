@@ -81,6 +81,23 @@ def _stopped(post: Post) -> Iterator[None]:
 
 
 @attrs.frozen(kw_only=True)
+class WithoutConsumers:
+    """All consumers are ended by SIGTERM; what else goes wrong does so before others take their places."""
+
+    faults: tuple[Injection, ...]
+
+    def __call__(self, stage: Stage) -> None:
+        consumers = stage.crew.consumers
+        stage.crew.end(*consumers)
+        for fault in self.faults:
+            fault(stage)
+        for post in consumers:
+            stage.crew.replace(post)
+        for post in consumers:
+            stage.crew.wait_ready(post)
+
+
+@attrs.frozen(kw_only=True)
 class StepClocks:
     """The clocks of all consumers go an hour forward, then back. Noted as ``steps``."""
 
@@ -241,6 +258,18 @@ class DestroyGroup:
         # Counted afterwards: what was handled until the group was gone is among it.
         stage.notes["destroyed"] += int(stage.one.server.ask("XLEN", stream))
         time.sleep(self.then)
+
+
+@attrs.frozen(kw_only=True)
+class TrimByHand:
+    """XTRIM to so many entries, by an operator who should not have. Noted as ``trimmed_by_hand``."""
+
+    keep: int
+
+    def __call__(self, stage: Stage) -> None:
+        ((topic, _group),) = stage.groups
+        removed = stage.one.server.ask("XTRIM", stage.site.keys.stream(topic), "MAXLEN", self.keep)
+        stage.notes["trimmed_by_hand"] += int(removed)
 
 
 @attrs.frozen(kw_only=True)

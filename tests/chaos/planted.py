@@ -1,18 +1,25 @@
-"""Bugs, planted into a consumer process: a scenario that does not find them shows nothing."""
+"""Bugs, planted into the processes of a run: a scenario that does not find them shows nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from bus_core import Outcome, Received
 from promenade_bus_redis.consumer import GroupConsumer
+from promenade_bus_redis.ledger import Ledger
 
 Batch = Sequence[Received]
 
 
 def plant(bug: str) -> None:
-    """Changes what the adapter of this process receives."""
-    change, receive = _BUGS[bug], GroupConsumer.receive
+    """Changes the adapter of this process."""
+    _BUGS[bug]()
+
+
+def _change_batches(change: Callable[[GroupConsumer, Batch], Awaitable[Batch]]) -> None:
+    """Changes what is received."""
+    receive = GroupConsumer.receive
 
     async def receive_changed(self: GroupConsumer, limit: int) -> Batch:
         batch = await receive(self, limit)
@@ -43,9 +50,20 @@ async def _deliver_twice(_consumer: GroupConsumer, batch: Batch) -> Batch:
     return [batch[0], *batch] if next(_first, False) else batch
 
 
-_BUGS: dict[str, Callable[[GroupConsumer, Batch], Awaitable[Batch]]] = {
-    "ack-first": _acknowledge_first,
-    "drop-one": _drop_one,
-    "deliver-twice": _deliver_twice,
+def _overlook_one() -> None:
+    """Of the events that were trimmed before they were read one is not counted."""
+    lose_unread = Ledger.lose_unread
+
+    def lose_one_less(self: Ledger, count: int, topic: str, group: str) -> None:
+        lose_unread(self, max(0, count - 1), topic, group)
+
+    Ledger.lose_unread = lose_one_less  # type: ignore[method-assign]
+
+
+_BUGS: dict[str, Callable[[], None]] = {
+    "ack-first": partial(_change_batches, _acknowledge_first),
+    "drop-one": partial(_change_batches, _drop_one),
+    "deliver-twice": partial(_change_batches, _deliver_twice),
+    "overlook-one": _overlook_one,
 }
 BUGS = tuple(_BUGS)

@@ -240,6 +240,7 @@ async def _produce_until(role: Role, told: asyncio.Event) -> None:
         if publishing:
             await asyncio.wait(publishing)
         await samples.look(bus)
+    journal.counted_lost(bus.state().lost)
 
 
 def _produce_from_threads(role: Role) -> None:

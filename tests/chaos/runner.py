@@ -15,6 +15,7 @@ from chaos.findings import Findings
 from chaos.scenario import Scenario
 from chaos.sites import Site
 from chaos.stage import Stage
+from promenade_bus_redis.adapter import StreamsAdapter
 from promenade_bus_testing import Account, Journal
 from promenade_bus_testing.journal import Record, read_journal
 from redis_support.nursery import wait_until
@@ -25,7 +26,7 @@ _EVERY_LETTER = 1_000_000
 def run(
     scenario: Scenario, *, full: bool = False, bug: str = "", scale: float = 1.0, keep: Path | None = None
 ) -> Findings:
-    """Runs it. ``bug`` is planted into the consumers; ``keep`` is where journals and logs stay.
+    """Runs it. ``bug`` is planted into every process; ``keep`` is where journals and logs stay.
 
     ``scale`` shortens, or lengthens, the time in which faults happen.
     """
@@ -83,7 +84,7 @@ class _Run:
             wait_until(lambda: stage.left() == 0, "everything is settled", self.scenario.patience)
         except TimeoutError:
             stage.journal.stuck(stage.left(), "unread, pending, or waiting for a retry")
-        letters = asyncio.run(_letters(stage.site))
+        letters, stage.notes["lost_on_server"] = asyncio.run(_look_back(stage.site))
         stage.journal.dead_letters(letters)
         stage.crew.end(*stage.crew.consumers)
         return letters
@@ -115,6 +116,9 @@ class _Run:
             yield from (record for record in read_journal(path) if isinstance(record, Record))
 
 
-async def _letters(site: Site) -> Sequence[DeadLetter]:
+async def _look_back(site: Site) -> tuple[Sequence[DeadLetter], int]:
+    """The dead letters, and how many events were counted as lost, as the server has it."""
     async with open_bus(bus_config(site)) as bus:
-        return await bus.dead_letters.list(limit=_EVERY_LETTER)
+        assert isinstance(bus.adapter, StreamsAdapter)
+        losses = await bus.adapter.groups.losses()
+        return await bus.dead_letters.list(limit=_EVERY_LETTER), sum(losses.values())

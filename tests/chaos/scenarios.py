@@ -28,8 +28,10 @@ from chaos.injections import (
     StepClocks,
     StopServer,
     Strangers,
+    TrimByHand,
     UntilPublished,
     Wait,
+    WithoutConsumers,
 )
 from chaos.scenario import Load, Scenario, Size
 from chaos.sites import PREFIX, OfCluster, OneServer, Sentinels
@@ -223,6 +225,21 @@ LOSSES = (
     ),
 )
 
+TRIMS = (
+    Scenario(
+        number=19,
+        name="trims",
+        story="while no consumer runs, retention.max_length drops events, and somebody trims the topic",
+        load=Load(rate=Size(2_000, 200), more={"retention": {"min_age": "2s", "max_length": 500}}),
+        faults=(WithoutConsumers(faults=(Wait(seconds=Size(20, 7)), TrimByHand(keep=40))),),
+        checks=(
+            checks.Happened("trimmed_by_hand"),
+            checks.losses_are_exact,
+            checks.Told("events or dead letters were lost", kind="producer"),
+        ),
+    ),
+)
+
 SOAKS = (
     Scenario(
         number=25,
@@ -295,6 +312,7 @@ OUTCOMES = (
 
 SCENARIOS = tuple(
     sorted(
-        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *OUTCOMES, *SOAKS), key=lambda each: each.number
+        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *TRIMS, *OUTCOMES, *SOAKS),
+        key=lambda each: each.number,
     )
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from chaos import report
+from chaos import checks, report
 from chaos.findings import Findings
-from chaos.injections import Kill
+from chaos.injections import Kill, TrimByHand, Wait, WithoutConsumers
 from chaos.runner import run
 from chaos.scenario import Load, Scenario, Size
 from chaos.scenarios import SCENARIOS
@@ -26,6 +26,16 @@ DYING = Scenario(
     load=attrs.evolve(_SHORT, work=0.2, lease=Size(0.6, 0.6)),
     faults=(Kill(who="consumers", every=0.4, seconds=Size(0.8, 0.8)),),
     duplicates={"kills": 32},
+)
+
+
+TRIMMED = Scenario(
+    number=0,
+    name="trimmed",
+    story="somebody trims the topic while no consumer runs",
+    load=_SHORT,
+    faults=(WithoutConsumers(faults=(Wait(seconds=Size(0.5, 0.5)), TrimByHand(keep=20))),),
+    checks=(checks.losses_are_exact,),
 )
 
 
@@ -60,6 +70,13 @@ def test_an_acknowledgement_before_the_handler_is_found() -> None:
     findings = run(DYING, bug="ack-first")
     assert fails_with(findings, " lost: worker0")
     assert findings.account.total("lost") > 0
+
+
+def test_a_loss_that_is_not_counted_is_found() -> None:
+    """Of the events that somebody trimmed one is counted too few."""
+    assert not run(TRIMMED).faults
+    findings = run(TRIMMED, bug="overlook-one")
+    assert fails_with(findings, f"counted {findings.account.total('lost') - 1} events as lost")
 
 
 def test_a_run_that_shows_nothing_fails() -> None:

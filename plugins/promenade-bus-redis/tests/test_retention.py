@@ -218,6 +218,11 @@ async def test_trimmed_while_nobody_read(binary: ServerBinary, start_server: Sta
         assert adapter._running.counts_gaps == (expected > 0)
         await consumer.close()
         assert adapter.lost == expected
+        # What was counted is stored at the latest when the instance ends.
+        place.adapters.remove(adapter)
+        await adapter.close()
+        stored = place.ask("HGETALL", place.keys.losses)
+        assert stored == ([f"{TOPIC} {GROUP}", str(expected)] if expected else [])
 
 
 @pytest.mark.parametrize("others", [0, 4])

@@ -92,11 +92,12 @@ class Upkeep:
         self._task = asyncio.get_running_loop().create_task(self._go_on(), name="promenade-redis-upkeep")
 
     async def close(self) -> None:
-        """Ends."""
+        """Ends, when what was counted is stored."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait((task, *self._hinting))
+            await self._store_losses()
 
     def look_after(self, consumer: Wakeable) -> None:
         """A consumer was opened."""
