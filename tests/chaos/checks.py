@@ -68,6 +68,13 @@ def losses_are_exact(findings: Findings) -> Iterator[str]:
             yield f"{who} counted {counted} events as lost, and {lost} were"
 
 
+def nothing_was_lost(findings: Findings) -> Iterator[str]:
+    """No event was lost, and none was counted as lost."""
+    lost, counted = findings.account.total("lost"), findings.account.counted_lost
+    if lost or counted:
+        yield f"{lost} events were lost, and {counted} counted as lost"
+
+
 @attrs.frozen
 class Told:
     """Health of some process said so at some time, in words that hold ``text``."""

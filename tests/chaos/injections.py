@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from chaos.scenario import Injection, Size
 from chaos.stage import Stage
 from redis_support.faults import CutAtReply, Fault
 from redis_support.nursery import wait_until
+from redis_support.servers import Server
 
 # --- processes --------------------------------------------------------------------------------------------
 
@@ -230,6 +232,50 @@ class KillServer:
             stage.notes["server_kills"] += 1
             stage.one.server.restart()
             time.sleep(self.every)
+
+
+@attrs.frozen(kw_only=True)
+class LosePower:
+    """The machine of the server loses its power: what was not on its disk yet is gone.
+
+    The server says when its file is on the disk, and writes it there every second. Beyond what it had then,
+    the file is cut where no second write was over when the server died. Noted as ``power_failures``, and how
+    much was cut as ``cut_bytes``.
+    """
+
+    seconds: float
+    times: Size
+    then: float = 1.0
+
+    def __call__(self, stage: Stage) -> None:
+        for _ in range(stage.times(self.times)):
+            kept = None
+            while kept is None:
+                kept = self._die_with_unsynced_data(stage.one.server)
+            file = stage.one.server.append_only_file
+            stage.notes["cut_bytes"] += file.stat().st_size - kept
+            os.truncate(file, kept)
+            stage.notes["power_failures"] += 1
+            stage.one.server.restart()
+            time.sleep(self.then)
+
+    def _die_with_unsynced_data(self, server: Server) -> int | None:
+        """Kills the server; returns how many bytes of its file were on the disk, or None: it was too late."""
+        with server.client() as first, server.client() as second:
+            first.execute_command("INCR", "probe")
+            first.execute_command("WAITAOF", 1, 0, 5_000)
+            kept = server.append_only_file.stat().st_size
+            # As soon as this is answered more of the file is on the disk.
+            second.execute_command("INCR", "probe")
+            connection = second.connection_pool.get_connection()
+            connection.send_command("WAITAOF", 1, 0, 5_000)
+            time.sleep(self.seconds)
+            server.pause()
+            if connection.can_read(timeout=0.05):
+                server.resume()
+                return None
+        server.kill()
+        return kept
 
 
 @attrs.frozen(kw_only=True)

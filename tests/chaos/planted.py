@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from bus_core import Outcome, Received
+from promenade_bus_redis.accepted import Accepted
 from promenade_bus_redis.consumer import GroupConsumer
 from promenade_bus_redis.ledger import Ledger
 
@@ -60,10 +61,20 @@ def _overlook_one() -> None:
     Ledger.lose_unread = lose_one_less  # type: ignore[method-assign]
 
 
+def _forget_accepted() -> None:
+    """What was stored is not remembered."""
+
+    def note(_self: Accepted, _topics: object, _ids: object) -> None:
+        pass
+
+    Accepted.note = note  # type: ignore[method-assign]
+
+
 _BUGS: dict[str, Callable[[], None]] = {
     "ack-first": partial(_change_batches, _acknowledge_first),
     "drop-one": partial(_change_batches, _drop_one),
     "deliver-twice": partial(_change_batches, _deliver_twice),
     "overlook-one": _overlook_one,
+    "forget-accepted": _forget_accepted,
 }
 BUGS = tuple(_BUGS)

@@ -20,6 +20,7 @@ from chaos.injections import (
     Kill,
     KillNode,
     KillServer,
+    LosePower,
     MoveSlot,
     OnTheWay,
     RestartWithoutData,
@@ -225,6 +226,35 @@ LOSSES = (
     ),
 )
 
+_POWER_FAILURE = WithoutConsumers(
+    faults=(Wait(seconds=Size(1.5, 1.5)), LosePower(seconds=0.4, times=Size(10, 1)))
+)
+
+POWER = (
+    Scenario(
+        number=14,
+        name="power failure",
+        story="while no consumer runs, the server loses what was not on its disk",
+        site=_with_append_only_file,
+        load=Load(rate=Size(2_000, 200)),
+        faults=(_POWER_FAILURE,),
+        checks=(
+            checks.Happened("cut_bytes", 4_000),
+            checks.losses_are_exact,
+            checks.Told("events or dead letters were lost", kind="producer"),
+        ),
+    ),
+    Scenario(
+        number=27,
+        name="power failure, and durability",
+        story="the same with durability: fsync",
+        site=_with_append_only_file,
+        load=Load(rate=Size(2_000, 400), in_flight=512, durability="fsync", more={"wait_timeout": 1.8}),
+        faults=(_POWER_FAILURE,),
+        checks=(checks.Happened("cut_bytes", 4_000), checks.nothing_was_lost),
+    ),
+)
+
 TRIMS = (
     Scenario(
         number=19,
@@ -312,7 +342,7 @@ OUTCOMES = (
 
 SCENARIOS = tuple(
     sorted(
-        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *TRIMS, *OUTCOMES, *SOAKS),
+        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *POWER, *TRIMS, *OUTCOMES, *SOAKS),
         key=lambda each: each.number,
     )
 )

@@ -79,6 +79,12 @@ def test_a_loss_that_is_not_counted_is_found() -> None:
     assert fails_with(findings, f"counted {findings.account.total('lost') - 1} events as lost")
 
 
+def test_a_forgotten_loss_is_found() -> None:
+    """A publisher that does not remember what was stored does not notice that the server forgot it."""
+    (scenario,) = (each for each in SCENARIOS if each.number == 14)
+    assert fails_with(run(scenario, bug="forget-accepted"), "the processes counted 0 events as lost")
+
+
 def test_a_run_that_shows_nothing_fails() -> None:
     """A scenario in which next to nothing is published fails, although its account adds up."""
     findings = run(attrs.evolve(STEADY, load=attrs.evolve(_SHORT, rate=Size(4, 4))))

@@ -134,6 +134,7 @@ async def die(adapter: StreamsAdapter) -> None:
         consumer.stop()  # type: ignore[attr-defined]
     if adapter._retention is not None:
         await adapter._retention.stop()
+    services.ledger.take_unstored()
     await services.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it does not say good-bye
     await services.leases.close()

@@ -21,6 +21,7 @@ from bus_core import (
     TopicPattern,
 )
 from bus_core.topics import is_pattern
+from promenade_bus_redis.accepted import Accepted
 from promenade_bus_redis.backlog import count_backlog
 from promenade_bus_redis.broadcast import BroadcastConsumer
 from promenade_bus_redis.census import Census
@@ -104,6 +105,7 @@ class StreamsAdapter:
         figures: dict[str, int | bool] = {
             "data_losses": ledger.ended_epochs,
             "lost_groups": sum(ledger.reset_groups.values()),
+            "forgotten_by_server": sum(ledger.forgotten_events.values()),
             "dropped_by_cap": sum(ledger.dropped_by_cap.values()),
             "trimmed_by_others": sum(ledger.foreign_trims.values()),
             "trimmed": 0 if self._retention is None else self._retention.trimmed,
@@ -149,12 +151,16 @@ class StreamsAdapter:
             ledger=self._ledger,
             census=Census(pipe, self._keys, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
+            accepted=Accepted(pipe, self._keys, self._ledger),
             inherited=f"{configured}." if configured else "",
             name_lock=Lock(self._keys.name_lock(configured)) if configured else None,
         )
         services.upkeep = Upkeep(services)
         registry.entered = services.upkeep.topic_found
-        self._publisher = RedisPublisher(places, registry, self._keys, self._options, self._uses_waitaof)
+        services.accepted.suspected = services.upkeep.suspect_loss
+        self._publisher = RedisPublisher(
+            places, registry, self._keys, self._options, self._uses_waitaof, services.accepted
+        )
         self._dead_letters = RedisDeadLetters(pipe, self._keys, registry)
         self._retention = Retention(services)
         try:

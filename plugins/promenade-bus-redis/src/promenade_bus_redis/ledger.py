@@ -40,6 +40,7 @@ class Ledger:
         self.reset_groups: Counter[str] = Counter()
         self.dropped_by_cap: Counter[str] = Counter()
         self.foreign_trims: Counter[str] = Counter()
+        self.forgotten_events: Counter[str] = Counter()
         self._unstored: Counter[str] = Counter()
         self._said: dict[tuple[str, str], float] = {}
         self._lines: deque[float] = deque()
@@ -97,6 +98,23 @@ class Ledger:
         if self._may_say("foreign", topic):
             logger.warning("somebody else has removed %d events (topic=%s)", count, topic)
 
+    def forgotten(self, count: int, topic: str, *, is_all: bool) -> None:
+        """Entries that the server had stored, and does not have any more, whether or not they were handled.
+
+        ``is_all``: it is known that there are no more of them that this instance has published.
+        """
+        self.forgotten_events[topic] += count
+        self.last_loss = time.monotonic()
+        self._add(count, topic, "*")
+        if self._has_room():
+            logger.error(
+                "the server does not have %s%d events any more that it had stored; those that nobody had "
+                "handled are lost (topic=%s)",
+                "" if is_all else "at least ",
+                count,
+                topic,
+            )
+
     def _add(self, count: int, topic: str, group: str) -> None:
         self.lost += count
         self._unstored[f"{topic} {group}"] += count
@@ -147,6 +165,12 @@ class Ledger:
             problems.append(
                 f"consumer groups were lost on the server, and made again: {_names(self.reset_groups)}; what "
                 "they had not handled may be lost with their streams"
+            )
+        if self.forgotten_events:
+            problems.append(
+                f"the server came back without {sum(self.forgotten_events.values()):,} events of "
+                f"{_names(self.forgotten_events)} that it had stored; those that nobody had handled are "
+                "lost; check its persistence, or see 'durability'"
             )
         if self.foreign_trims:
             problems.append(

@@ -68,6 +68,7 @@ _STREAMS: Final = (
     _of("xinfo|groups", "{key}"),
     _of("xinfo|consumers", "{key}", "g"),
     _of("xrange", "{key}", "-", "+", "COUNT", 1),
+    _of("xrevrange", "{key}", "+", "-", "COUNT", 1),
     _of("xlen", "{key}"),
     _of("xtrim", "{key}", "MINID", "0-1"),
     _of("xdel", "{key}", "0-1"),

@@ -9,6 +9,7 @@ from typing import Any
 from hiredis import pack_command
 
 from bus_core import Message, PublishError, PublishUncertain
+from promenade_bus_redis.accepted import Accepted
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.keys import Keys
@@ -27,9 +28,16 @@ class RedisPublisher:
     """Stores messages. ``uses_waitaof`` tells whether servers are asked to sync after each batch."""
 
     def __init__(
-        self, places: Places, registry: Registry, keys: Keys, options: RedisOptions, uses_waitaof: Fsync
+        self,
+        places: Places,
+        registry: Registry,
+        keys: Keys,
+        options: RedisOptions,
+        uses_waitaof: Fsync,
+        accepted: Accepted,
     ) -> None:
         self._places = places
+        self._accepted = accepted
         self._registry = registry
         self._keys = keys
         self._uses_waitaof = uses_waitaof
@@ -94,11 +102,35 @@ class RedisPublisher:
             commands.append(waiting)
         replies = await self._replies(address, commands)
         shortage = self._shortage(replies.pop()) if waiting else None
+        refused = 0
         for index, command, reply in zip(indices, commands, replies, strict=False):
             if isinstance(reply, RedisFailure):
+                refused += 1
                 results[index] = await self._judge(messages[index], command, reply)
             else:
                 results[index] = shortage
+        if shortage is None and refused < len(replies):
+            self._note(indices, messages, streams, replies, refused)
+
+    def _note(
+        self,
+        indices: Sequence[int],
+        messages: Sequence[Message],
+        streams: Mapping[str, str],
+        replies: Sequence[Any],
+        refused: int,
+    ) -> None:
+        """Remembers what is stored."""
+        topics: str | list[str]
+        if len(streams) == 1:
+            (topics,) = streams
+        else:
+            topics = [messages[index].topic for index in indices]
+        if refused:
+            stored = [place for place, reply in enumerate(replies) if not isinstance(reply, RedisFailure)]
+            replies = [replies[place] for place in stored]
+            topics = topics if isinstance(topics, str) else [topics[place] for place in stored]
+        self._accepted.note(topics, replies)
 
     def _waiting(self) -> tuple[Any, ...] | None:
         """The command that waits for replicas, or disks."""
@@ -152,6 +184,7 @@ class RedisPublisher:
             except RedisFailure as failure:
                 self._places.learn(failure)
                 return [failure for _ in commands]
+            self._accepted.opened(link)
         packed = b"".join([pack_command(command) for command in commands])
         return await link.send(packed, commands, self._patience)
 

@@ -38,6 +38,7 @@ __all__ = [
     "TAIL",
     "TRIM",
     "UNSEEN",
+    "UPTO",
     "Script",
     "source_of",
 ]
@@ -99,3 +100,4 @@ SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail")
 TRIM: Final = _load("trim", "ids")
 UNSEEN: Final = _load("unseen")
+UPTO: Final = _load("upto", "ids")

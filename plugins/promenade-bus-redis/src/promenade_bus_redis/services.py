@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from promenade_bus_redis.accepted import Accepted
 from promenade_bus_redis.census import Census
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.epoch import Epoch
@@ -47,6 +48,7 @@ class Services:
     ledger: Ledger
     census: Census
     epoch: Epoch
+    accepted: Accepted
     inherited: str = ""
     name_lock: Lock | None = None
     upkeep: Upkeep = attrs.field(init=False)

@@ -168,9 +168,7 @@ class Upkeep:
     async def _take_turn(self) -> None:
         now = time.monotonic()
         if now >= self._epoch_at:
-            self._epoch_at = now + self._services.options.topic_refresh
-            if await self._services.epoch.has_ended():
-                await self._begin_again()
+            await self._look_for_losses(now)
         due: dict[Feed, None] = {}
         while self._timers and self._timers[0][0] <= now:
             due[heapq.heappop(self._timers)[2]] = None
@@ -198,9 +196,20 @@ class Upkeep:
 
     # --- what was lost ------------------------------------------------------------------------------------
 
+    async def _look_for_losses(self, now: float) -> None:
+        """Whether the server has everything that it had."""
+        refresh = self._services.options.topic_refresh
+        self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
+        if await self._services.epoch.has_ended():
+            await self._begin_again()
+        await self._services.accepted.look()
+        if self._epoch_at == again:  # nothing was suspected meanwhile
+            self._epoch_at = now + refresh
+
     async def _begin_again(self) -> None:
         """The server has lost its data: says again what is wanted, and makes groups anew."""
         self._services.ledger.epoch_ended()
+        self._services.accepted.forget()
         self._topics_at = 0.0
         for consumer in self._consumers:
             for feed in consumer.feeds.values():

@@ -1,0 +1,156 @@
+"""What this instance was told is stored, and whether the server has it still.
+
+A server may come back with less than it had: the end of its append-only file was not on the disk when the
+power failed, or a replica took over that did not have the last events. It says nothing of it, and goes on
+from there. Whoever published knows what it was told: after each reconnection it looks up to where the server
+has it.
+
+Events are stored in order, so what is missing is everything from some entry on: only the last entry up to the
+newest that was told is looked for. What is published afterwards comes later, and is judged for itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.ledger import Ledger
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.pipe import Pipe, Routed
+from promenade_bus_redis.scripts import UPTO
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["Accepted"]
+
+_MOST: Final = 50_000
+"""Events that are remembered, the youngest ones: some 4 MB."""
+
+_Batch = tuple[str | Sequence[str], Sequence[bytes]]
+"""The topic of all, or that of each, and the ids of their entries."""
+
+
+class Accepted:
+    """Remembers what was stored over each connection. ``suspected`` is called when a look is due."""
+
+    def __init__(self, pipe: Pipe, keys: Keys, ledger: Ledger) -> None:
+        self.suspected: Callable[[], None] | None = None
+        self._pipe = pipe
+        self._keys = keys
+        self._ledger = ledger
+        self._links: list[Link] = []
+        # What came over one connection after the other; the last one is in use.
+        self._spells: deque[deque[_Batch]] = deque([deque()])
+        self._count = 0
+        self._cut_short: set[str] = set()  # topics of which something is not remembered any more
+        self._must_look = False
+
+    # --- what the publisher calls -------------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        """Events go over this connection from now on."""
+        self._links = [each for each in self._links if each.is_usable]
+        self._links.append(link)
+        self._suspect()
+
+    def note(self, topics: str | Sequence[str], ids: Sequence[bytes]) -> None:
+        """Entries were stored: of one topic, or each of its own."""
+        self._spells[-1].append((topics, ids))
+        self._count += len(ids)
+        if self._count > _MOST:
+            self._shed()
+
+    def _shed(self) -> None:
+        while self._count > _MOST:
+            while len(self._spells) > 1 and not self._spells[0]:
+                self._spells.popleft()
+            if not self._spells[0]:
+                return  # the rest is being looked for
+            topics, ids = self._spells[0].popleft()
+            self._count -= len(ids)
+            self._cut_short.update((topics,) if isinstance(topics, str) else topics)
+
+    def _suspect(self) -> None:
+        if self._count:
+            if self._spells[-1]:
+                self._spells.append(deque())
+            self._must_look = True
+            if self.suspected is not None:
+                self.suspected()
+
+    # --- what the upkeep calls ----------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """The server has lost everything, which is told otherwise."""
+        self._spells, self._count = deque([deque()]), 0
+        self._cut_short.clear()
+        self._must_look = False
+
+    async def look(self) -> None:
+        """Counts what the server does not have any more, if a connection broke; raises ``RedisFailure``."""
+        if not all(link.is_usable for link in self._links):
+            self._links = [link for link in self._links if link.is_usable]
+            self._suspect()
+        if not self._must_look:
+            return
+        self._must_look = False
+        taken = [by_topic for spell in [*self._spells][:-1] if (by_topic := _sorted(spell))]
+        self._spells = deque([self._spells[-1]])
+        looked_at = self._spells
+        try:
+            ends = await self._ends([(topic, ids[-1]) for spell in taken for topic, ids in spell.items()])
+        except BaseException:
+            if looked_at is self._spells:
+                self._spells.extendleft(deque(spell.items()) for spell in reversed(taken))
+                self._must_look = True
+            raise
+        if looked_at is not self._spells:
+            return  # everything was forgotten meanwhile
+        left: deque[_Batch] = deque()
+        places = ((topic, ids) for spell in taken for topic, ids in spell.items())
+        for (topic, ids), end in zip(places, ends, strict=True):
+            if kept := self._judge(topic, ids, end):
+                left.append((topic, kept))
+        self._spells.appendleft(left)
+
+    async def _ends(self, newest: Sequence[tuple[str, bytes]]) -> list[bytes]:
+        """The last entry of each topic that the server has up to one."""
+        commands: list[Routed] = []
+        for topic, entry_id in newest:
+            keys = [self._keys.stream(topic), self._keys.trimmed(topic)]
+            commands.append((keys[0], UPTO.command(keys, [entry_id])))
+        replies = await self._pipe.call_many(commands)
+        for reply in replies:
+            if isinstance(reply, RedisFailure):
+                raise reply
+        return replies
+
+    def _judge(self, topic: str, ids: Sequence[bytes], end: bytes) -> Sequence[bytes]:
+        """Counts what is missing; returns what is there."""
+        if ids[-1] == end:
+            return ids
+        bound = _order(end)
+        kept = [entry_id for entry_id in ids if _order(entry_id) <= bound]
+        missing = len(ids) - len(kept)
+        if missing:
+            self._count -= missing
+            self._ledger.forgotten(missing, topic, is_all=bool(kept) or topic not in self._cut_short)
+        return kept
+
+
+def _sorted(spell: Sequence[_Batch]) -> Mapping[str, list[bytes]]:
+    """The entries of each topic, in order."""
+    by_topic: dict[str, list[bytes]] = {}
+    for topics, ids in spell:
+        if isinstance(topics, str):
+            by_topic.setdefault(topics, []).extend(ids)
+            continue
+        for topic, entry_id in zip(topics, ids, strict=True):
+            by_topic.setdefault(topic, []).append(entry_id)
+    return by_topic
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    moment, _, number = entry_id.partition(b"-")
+    return int(moment), int(number)
