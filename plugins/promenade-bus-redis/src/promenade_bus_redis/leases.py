@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bus_core.troubles import FIRST_PAUSE, grown
 from promenade_bus_redis.connections import Connections
 from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.keys import Keys
@@ -84,7 +85,7 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
-        self._has_failed = False
+        self.problem: str | None = None  # for health
 
     # --- on the loop of the bus ---------------------------------------------------------------------------
 
@@ -129,10 +130,14 @@ class Leases:
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            asyncio.run(self._beat_until_stopped())
-        except Exception as error:
-            logger.critical("the thread that renews leases ended: %s", type(error).__name__)
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._beat_until_stopped())
+            except (Exception, asyncio.CancelledError) as error:
+                self._failed(type(error).__name__)
+                self._stop.wait(pause)
+                pause = grown(pause)
 
     async def _beat_until_stopped(self) -> None:
         self._woken = asyncio.Event()
@@ -191,7 +196,7 @@ class Leases:
         if isinstance(reply, RedisFailure):
             self._failed(reply.kind)
         elif isinstance(reply, list):
-            self._has_failed = False
+            self.problem = None
             self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
 
     def _learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
@@ -201,6 +206,6 @@ class Leases:
             held.until = self.until(since) if renewed == 1 else 0.0
 
     def _failed(self, kind: object) -> None:
-        if not self._has_failed:
-            self._has_failed = True
+        if self.problem is None:
             logger.error("leases cannot be renewed: %s; trying again until they can", kind)
+        self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
