@@ -12,7 +12,7 @@ import pytest
 from promenade_bus_redis import leases, retention, upkeep, wakeups
 from promenade_bus_redis.adapter import StreamsAdapter
 from promenade_bus_redis.pipe import _Lane
-from redis_support.fixtures import SharedServer
+from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import message, numbers, place_on, receive, spec, until
 
 
@@ -98,6 +98,30 @@ async def test_a_fault_in_a_shared_connection(
             replies = await asyncio.gather(pipe.call("PING"), return_exceptions=True)
         assert isinstance(replies[0], KeyError) or replies == [b"PONG"]
         assert await pipe.call("PING") == b"PONG"
+
+
+@pytest.mark.parametrize("opens_anew", [False, True], ids=["beating", "connecting"])
+async def test_the_thread_ends_when_closing_is_cut_short(start_server: StartServer, opens_anew: bool) -> None:
+    """A close that has no time left ends the thread, although the server does not answer."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter(command_timeout="30s", connect_timeout="30s", lease="600ms")
+        leases = adapter._running.leases
+        thread = leases._thread
+        assert thread is not None
+        await until(lambda: leases.beats, "it renews")
+        if opens_anew:
+            server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        server.pause()
+        try:
+            closing = asyncio.create_task(adapter.close())
+            await until(lambda: adapter._services is None, "closing has begun")
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            await until(lambda: not thread.is_alive(), "the thread has ended", 2.0)
+        finally:
+            server.resume()
 
 
 async def test_the_thread_that_renews_goes_on(

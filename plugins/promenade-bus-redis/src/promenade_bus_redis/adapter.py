@@ -197,6 +197,7 @@ class StreamsAdapter:
         try:
             await self._close(services)
         finally:  # also when there was no time for all of it
+            services.leases.abort()
             if self._connections is not None:
                 self._connections.abort()
 

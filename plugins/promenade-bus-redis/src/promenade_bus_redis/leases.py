@@ -85,6 +85,8 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
+        self._beating: asyncio.Task[object] | None = None
+        self._is_aborted = False
         self.problem: str | None = None  # for health
 
     # --- on the loop of the bus ---------------------------------------------------------------------------
@@ -92,6 +94,7 @@ class Leases:
     def start(self) -> None:
         """Starts the thread."""
         self._stop.clear()
+        self._is_aborted = False
         self._thread = threading.Thread(target=self._run, name="promenade-redis-leases", daemon=True)
         self._thread.start()
 
@@ -101,15 +104,25 @@ class Leases:
         if thread is None:
             return
         self._stop.set()
-        loop, woken = self._loop, self._woken
-        if loop is not None and woken is not None:
-            try:
-                loop.call_soon_threadsafe(woken.set)
-            except RuntimeError:
-                pass  # it ended by itself
+        self._tell(self._wake)
         deadline = time.monotonic() + 2 * _CLOSING
         while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
             await asyncio.sleep(0.002)
+
+    def abort(self) -> None:
+        """Ends the thread without waiting for it, nor it for the server; harmless when it has ended."""
+        self._is_aborted = True
+        self._stop.set()
+        self._tell(self._cut)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Has something done in the thread."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(what)
+            except RuntimeError:
+                pass  # it ended by itself
 
     def until(self, since: float) -> float:
         """Up to when nobody can take over what was delivered, or renewed, at ``since`` or later."""
@@ -135,12 +148,24 @@ class Leases:
             try:
                 asyncio.run(self._beat_until_stopped())
             except (Exception, asyncio.CancelledError) as error:
+                if self._stop.is_set():
+                    return
                 self._failed(type(error).__name__)
                 self._stop.wait(pause)
                 pause = grown(pause)
 
+    def _wake(self) -> None:
+        if self._woken is not None:
+            self._woken.set()
+
+    def _cut(self) -> None:
+        """Nothing is waited for any more, neither the server nor a connection that is being opened."""
+        if self._beating is not None:
+            self._beating.cancel()
+
     async def _beat_until_stopped(self) -> None:
         self._woken = asyncio.Event()
+        self._beating = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         connections = self._make_connections()
         pipe = Pipe(Places(connections))
@@ -164,8 +189,11 @@ class Leases:
                 pass  # its lease ends by itself
         finally:
             self._loop = None
-            await pipe.close()
-            await connections.close()
+            if self._is_aborted:
+                connections.abort()
+            else:
+                await pipe.close()
+                await connections.close()
 
     async def _beat(self, pipe: Pipe) -> None:
         since = lease_clock()
