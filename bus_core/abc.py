@@ -130,6 +130,8 @@ class Features:
     - ``delayed``: a retry or a postponement may wait without holding a worker.
     - ``replay``: a new subscription can start at the earliest retained event.
     - ``in_process``: events are handed over as they are, in the process that publishes them.
+
+    ``remedy`` says in a sentence what to do where something else is needed; errors repeat it.
     """
 
     durable: bool = False
@@ -139,6 +141,7 @@ class Features:
     delayed: bool = False
     replay: bool = False
     in_process: bool = False
+    remedy: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -314,7 +317,11 @@ class Consumer(Protocol):
         ...
 
     def stop(self) -> None:
-        """From now on nothing is received: a ``receive`` that waits ends soon, with what it has."""
+        """From now on nothing is received: a ``receive`` that waits ends soon, with what it has.
+
+        Where nothing can be given back, because the adapter is not durable or the subscription is a
+        broadcast, ``receive`` is called on until its answer is empty: it hands out what had arrived.
+        """
         ...
 
     async def close(self) -> None:

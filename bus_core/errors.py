@@ -179,13 +179,18 @@ class InvalidPlugin(PluginError):
 
 
 class UnsupportedFeature(BusError):
-    """The adapter cannot do what subscriptions or topics need; ``mismatches`` lists all of it."""
+    """The adapter cannot do what subscriptions or topics need; ``mismatches`` lists all of it.
 
-    def __init__(self, adapter: str, mismatches: Sequence[str]) -> None:
+    ``remedy`` is what the adapter says can be done about it; empty where it says nothing.
+    """
+
+    def __init__(self, adapter: str, mismatches: Sequence[str], remedy: str = "") -> None:
         self.adapter = adapter
         self.mismatches = tuple(mismatches)
+        self.remedy = remedy
         lines = "".join(f"\n  - {item}" for item in self.mismatches)
-        super().__init__(f"the adapter {adapter!r} cannot do what is asked for:{lines}")
+        advice = f"\n{remedy}" if remedy else ""
+        super().__init__(f"the adapter {adapter!r} cannot do what is asked for:{lines}{advice}")
 
 
 class BusStateError(BusError):

@@ -21,7 +21,7 @@ from bus_core.jobs import Job
 from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Outcome, Received
 from bus_core.outcomes import decide, place_of
-from bus_core.settlement import Settled, Settlement, resolve
+from bus_core.settlement import LARGEST_BATCH, Settled, Settlement, resolve
 from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
 
 __all__ = ["Pump"]
@@ -252,6 +252,23 @@ class Pump:
                 await self._sleep(pause)
                 self._failing = False
                 pause = grown(pause)
+        if self._consumer is not None and not self.releases:
+            await self._receive_rest(self._consumer)
+
+    async def _receive_rest(self, consumer: Consumer) -> None:
+        """Takes what has arrived and cannot be given back, however much is held already: it was accepted."""
+        while True:
+            self._calling_since = time.monotonic()
+            try:
+                batch = await consumer.receive(LARGEST_BATCH)
+            except Exception as error:
+                self._trouble.failed("receive", error)
+                return
+            finally:
+                self._calling_since = None
+            if not batch:
+                return
+            self._accept_all(batch)
 
     def _limit(self) -> tuple[int, float | None]:
         if self.lane.paused:

@@ -17,7 +17,7 @@ from bus_core.messages import Outcome
 from bus_core.outcomes import place_of
 from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
-__all__ = ["Settled", "Settlement", "resolve"]
+__all__ = ["LARGEST_BATCH", "Settled", "Settlement", "resolve"]
 
 logger = logging.getLogger("promenade.bus")
 

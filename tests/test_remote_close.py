@@ -301,6 +301,27 @@ async def test_nothing_can_be_given_back(server: Server) -> None:
     assert seen == [*range(10)]
 
 
+async def test_what_is_behind_the_limit_is_handled(server: Server) -> None:
+    """Where nothing can be given back, closing takes over what was accepted, however much that is."""
+    seen: list[int] = []
+    gate = asyncio.Event()
+
+    async def handler(event: Happened) -> None:
+        await gate.wait()
+        seen.append(event.number)
+
+    bus = make_remote_bus(server, features=Features(broadcast=True), buffer_size=20, worker_pool_size=1)
+    bus.subscribe(HAPPENED, handler, name="h", mode="broadcast")
+    await bus.start()
+    await bus.publish_many([(HAPPENED, happened(number)) for number in range(100)])
+    await until(lambda: state_of(bus).running)
+    closing = asyncio.ensure_future(closed_within(bus, 5))
+    await asyncio.sleep(0)
+    gate.set()
+    assert (await closing).completed
+    assert seen == [*range(100)]
+
+
 async def test_unsubscribing_hangs_at_the_end(server: Server) -> None:
     """Callers of unsubscribe are told when the bus is closed before their subscription was through."""
 

@@ -411,7 +411,7 @@ async def test_concurrency() -> None:
 # --- what the adapter cannot do ---------------------------------------------------------------------------
 
 
-def limited(**features: bool) -> MemoryWith:
+def limited(**features: Any) -> MemoryWith:
     return MemoryWith("limited", Features(in_process=True, **features))
 
 
@@ -434,6 +434,15 @@ async def test_unsupported_at_start() -> None:
     )
     with pytest.raises(BusNotStarted):
         await bus.publish(HAPPENED, happened())
+
+
+async def test_an_adapter_says_what_to_do() -> None:
+    """What an adapter says is to be done where it does not fit stands in the error, at the end."""
+    bus = make_bus(plugins=[adapter_plugin(limited(remedy="use another mode"))], adapter="limited")
+    bus.subscribe(HAPPENED, ignore, name="one")
+    with pytest.raises(UnsupportedFeature, match=r"needs mode='group'\nuse another mode$") as caught:
+        await bus.start()
+    assert caught.value.remedy == "use another mode"
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ class Consumer:
             return answer  # type: ignore[no-any-return]
         while not self.stopped and (self.dead or not self.group.ready or not self._is_active()):
             await self.group.change()
-        if self.stopped:
+        if self.stopped and self.group.spec.mode != "broadcast":  # what cannot be given back is handed out
             return []
         entries = [self.group.ready.popleft() for _ in range(min(limit, len(self.group.ready)))]
         for entry in entries:
