@@ -283,8 +283,10 @@ async def test_a_full_server(binary: ServerBinary, start_server: StartServer) ->
 def test_the_rules_of_the_documentation() -> None:
     """The README gives the rules that the checks find to be the smallest."""
     text = README.read_text(encoding="utf-8")
-    (given,) = re.findall(r"ACL SETUSER bus on >password (.*?)\n```", text, re.DOTALL)
-    assert given.split() == acl_rules(permissions_for("streams"), prefix="bus").split()
+    users: dict[str, Literal["streams", "pubsub"]] = {"bus": "streams", "bus-pubsub": "pubsub"}
+    for user, mode in users.items():
+        (given,) = re.findall(rf"ACL SETUSER {user} on >password (.*?)\n```", text, re.DOTALL)
+        assert given.split() == acl_rules(permissions_for(mode), prefix="bus").split()
     durabilities: tuple[Literal["fsync", "replicated"], ...] = ("fsync", "replicated")
     for durability in durabilities:
         more = {item.name for item in permissions_for("streams", durability)} - {

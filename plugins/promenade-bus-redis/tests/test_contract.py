@@ -38,3 +38,24 @@ class TestRedis(AdapterContract):
             client = dict(part.partition("=")[::2] for part in line.split())
             if client["name"].rpartition(":")[2] in ("publish", "commands", "wait"):
                 self.server.ask("CLIENT", "KILL", "ID", client["id"])
+
+
+class TestRedisPubsub(AdapterContract):
+    """What is left of the contract for events that are stored nowhere is kept by ``mode: pubsub``."""
+
+    features = Features(broadcast=True, delayed=True)
+    plugins = (promenade_bus_redis,)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: SharedServer) -> None:
+        self.server = redis_server
+
+    def settings(self, place: Place) -> Mapping[str, Any]:
+        options = {"url": self.server.url, "prefix": self._prefix(place), "mode": "pubsub"}
+        return {"adapter": "redis", "redis": options}
+
+    def _prefix(self, place: Place) -> str:
+        return f"{self.server.prefix}:{place.name}"
+
+    async def inject(self, place: Place, topic: str, body: bytes) -> None:
+        self.server.ask("PUBLISH", f"{self._prefix(place)}:pubsub:{topic}", body)

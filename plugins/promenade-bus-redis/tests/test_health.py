@@ -173,7 +173,7 @@ async def test_another_adapter() -> None:
     async with open_bus(config) as bus:
         found = await probe(bus)
         assert found.status is HealthStatus.HEALTHY
-        assert "runs on 'memory', not on Redis streams" in found.summary
+        assert "runs on 'memory', not on Redis:" in found.summary
 
 
 @pytest.mark.parametrize("fault", [{"memory_fill": 2}, {"slow": 0}, {"lag": 0}])

@@ -64,7 +64,10 @@ class _Explanation:
         return {
             "service": self._bus.service,
             "config": self._config.source,
-            "adapter": self._part("adapter", self._plugins.adapters, self._config.adapter_choice()),
+            "adapter": {
+                **self._part("adapter", self._plugins.adapters, self._config.adapter_choice()),
+                "remedy": self._bus.adapter.features.remedy,
+            },
             "serializer": self._part("serializer", self._plugins.serializers, self._config.serializer),
             "publish_middleware": self._middleware(self._config.middleware.publish),
             "consume_middleware": self._middleware(self._config.middleware.consume),
@@ -190,6 +193,8 @@ def _given_retry(policy: RetryPolicy) -> dict[str, Any]:
 def _print(found: dict[str, Any]) -> None:
     click.echo(f"service     {found['service']}, configured by {found['config']}")
     click.echo(f"adapter     {_part_line(found['adapter'])}")
+    if found["adapter"]["remedy"]:
+        click.echo(f"            {found['adapter']['remedy']}")
     click.echo(f"serializer  {_part_line(found['serializer'])}")
     click.echo(
         f"workers     {found['worker_pool_size']:,} handlers at once, "

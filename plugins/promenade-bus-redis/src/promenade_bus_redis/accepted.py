@@ -69,10 +69,7 @@ class Accepted:
                 return  # the rest is being looked for
             topics, ids = self._spells[0].popleft()
             self._count -= len(ids)
-            if isinstance(topics, str):
-                self._cut_short.add(topics)
-            else:
-                self._cut_short.update(topics)
+            self._cut_short.update((topics,) if isinstance(topics, str) else topics)
 
     def _suspect(self) -> None:
         if self._count:

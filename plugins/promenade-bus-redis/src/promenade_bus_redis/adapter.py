@@ -137,9 +137,7 @@ class StreamsAdapter:
             lease=self._options.lease,
             interval=self._options.heartbeat_interval,
         )
-        self._ledger.ailments["leases"] = lambda: leases.problem
-        waiting = self._ledger.trouble("the read that waits for many subscriptions")
-        wakeups = Wakeups(places, pipe, self._options.block, waiting)
+        wakeups = Wakeups(places, pipe, self._options.block)
         configured = self._options.consumer
         services = Services(
             options=self._options,
@@ -197,7 +195,6 @@ class StreamsAdapter:
         try:
             await self._close(services)
         finally:  # also when there was no time for all of it
-            services.leases.abort()
             if self._connections is not None:
                 self._connections.abort()
 

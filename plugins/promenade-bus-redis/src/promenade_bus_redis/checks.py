@@ -223,7 +223,8 @@ class _Check:
     async def _try_commands(self, link: Link) -> set[str]:
         """Which optional commands there are; reports what is missing or forbidden, all of it together."""
         place = await self._unused_place()
-        attempts = [item.fill(place, place) for item in self._permissions]
+        every = f"{self._options.prefix}:*"
+        attempts = [item.fill(place, place, every) for item in self._permissions]
         replies = await link.call_many(attempts)
         found: set[str] = set()
         unknown: list[str] = []
@@ -235,7 +236,7 @@ class _Check:
                 unknown.append(item.name)
             elif kind is Kind.FORBIDDEN:
                 if reply.detail.startswith("the keys"):
-                    sign = "&" if "{channel}" in item.attempt else "~"
+                    sign = "&" if item.is_about_channels else "~"
                     patterns.append(f"{sign}{self._options.prefix}:*")
                 elif item.is_needed:
                     forbidden.append(f"+{item.name}")

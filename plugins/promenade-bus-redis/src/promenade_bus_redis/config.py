@@ -15,6 +15,7 @@ from bus_core.expansion import UNREADABLE
 from bus_core.masking import Secret
 from bus_core.settings import DURATION, SECRET, Reader
 from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, parse_url
+from promenade_bus_redis.pubsub.options import PubsubOptions
 
 __all__ = [
     "DatabaseSection",
@@ -181,7 +182,8 @@ class RedisOptions:
     - Where: ``url``, or ``addr`` with ``username``, ``password``, ``db``; ``tls``; ``sentinel`` or
       ``cluster`` (true, or a list of addresses to begin with). ``pool_size`` bounds the connections for
       everything but publishing and blocking reads.
-    - ``mode``: ``streams`` stores events; ``pubsub`` hands them to who listens at the moment.
+    - ``mode``: ``streams`` stores events; ``pubsub`` passes them to those who listen at the moment, and may
+      drop them. ``pubsub`` has what the latter has of its own.
     - ``prefix`` begins every key. ``consumer`` names this instance; by default host, process and chance.
     - ``lease``: how long an instance that is gone keeps its events from the others; renewed every
       ``heartbeat``, by default a sixth of it.
@@ -228,6 +230,7 @@ class RedisOptions:
     )
 
     retention: RetentionOptions = attrs.field(factory=RetentionOptions)
+    pubsub: PubsubOptions = attrs.field(factory=PubsubOptions)
     topic_refresh: Annotated[float, DURATION] = attrs.field(
         default=5.0, validator=[attrs.validators.ge(0.01), attrs.validators.le(60.0)]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bus_core import Adapter, BuildContext, HealthProbe, UnsupportedFeature
+from bus_core import Adapter, BuildContext, HealthProbe
 from promenade_bus_redis.config import ProbeOptions, RedisOptions
 
 __all__ = ["build_adapter", "build_probe", "check", "load_groups_command"]
@@ -14,7 +14,9 @@ __all__ = ["build_adapter", "build_probe", "check", "load_groups_command"]
 def build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
     """The adapter for the mode."""
     if options.mode == "pubsub":
-        raise UnsupportedFeature("redis", ["mode: pubsub is not there yet; use mode: streams"])
+        from promenade_bus_redis.pubsub.adapter import PubsubAdapter
+
+        return PubsubAdapter(options, context)
     from promenade_bus_redis.adapter import StreamsAdapter
 
     return StreamsAdapter(options, context)

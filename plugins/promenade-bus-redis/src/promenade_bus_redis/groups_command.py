@@ -14,6 +14,7 @@ from bus_core import BusError, UnknownSubscription, open_bus
 from bus_core.settings import format_duration
 from promenade_bus_redis.adapter import StreamsAdapter
 from promenade_bus_redis.groups import GroupInUse, GroupReport, RedisGroups
+from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 
 __all__ = ["groups_command"]
 
@@ -77,9 +78,10 @@ def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T
         bus = open_bus(config)
         adapter = bus.adapter
         if not isinstance(adapter, StreamsAdapter):
+            how = " with mode: pubsub" if isinstance(adapter, PubsubAdapter) else ""
             raise BusError(
-                f"{config} does not keep its events in Redis streams, but runs on {adapter.name!r}: it has "
-                "no groups on a server"
+                f"{config} does not keep its events in Redis streams, but runs on {adapter.name!r}{how}: it "
+                "has no groups on a server"
             )
         await adapter.start()
         try:

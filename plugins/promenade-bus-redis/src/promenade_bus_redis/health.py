@@ -15,6 +15,8 @@ from promenade_bus_redis.adapter import StreamsAdapter
 from promenade_bus_redis.checks import evicts_events, parse_info
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.groups import TopicReport
+from promenade_bus_redis.pubsub.adapter import PubsubAdapter
+from promenade_bus_redis.pubsub.health import check_pubsub
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.translate import RedisFailure
 
@@ -53,11 +55,11 @@ class RedisProbe(HealthProbe):
 
     async def check(self, state: EngineState) -> CheckResult:
         adapter = self._adapter
+        if isinstance(adapter, PubsubAdapter):
+            return await check_pubsub(adapter, self._options, state)
         if not isinstance(adapter, StreamsAdapter):
             name = "another adapter" if adapter is None else repr(adapter.name)
-            return CheckResult(
-                HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis streams: nothing to see"
-            )
+            return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis: nothing to see")
         services = adapter.running
         if services is None:
             return CheckResult(_DEGRADED, "the bus does not use Redis at the moment, but its fallback")

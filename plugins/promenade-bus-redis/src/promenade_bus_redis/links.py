@@ -161,6 +161,48 @@ class Link:
                 if reply is not _INCOMPLETE:
                     return reply
 
+    # --- where replies come unasked -----------------------------------------------------------------------
+
+    def write(self, *command: Any) -> None:
+        """Sends a command of which ``read`` brings the reply, among whatever else comes.
+
+        From now on the connection is for ``write`` and ``read`` alone. Raises ``RedisFailure``.
+        """
+        self._in_step = False
+        writer = self.connection._writer
+        if writer is None or writer.transport.is_closing():
+            raise RedisFailure(Kind.LOST, str(self.address), command=_name(command), uncertain=False)
+        writer.write(pack_command(command))
+
+    async def read(self, seconds: float) -> list[Any]:
+        """What came, in order, within so many seconds, and empty if nothing did; refusals are failures.
+
+        Raises ``RedisFailure`` when the connection fails.
+        """
+        replies: list[Any] = []
+        reader = self.connection._reader
+        try:
+            data = b""
+            if reader is not None:
+                try:
+                    async with asyncio.timeout(seconds):
+                        data = await reader.read(_CHUNK)
+                except TimeoutError:
+                    return replies
+            if not data:
+                raise RedisConnectionError("the connection was closed")
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not _INCOMPLETE:
+                if isinstance(reply, Exception):
+                    if not is_reply(reply):
+                        raise reply
+                    reply = translate(reply, self.address)
+                replies.append(reply)
+        except (RedisError, OSError) as error:
+            self.abort()
+            raise translate(error, self.address) from error
+        return replies
+
     async def close(self) -> None:
         """Ends the connection in good order."""
         with contextlib.suppress(RedisError, OSError):

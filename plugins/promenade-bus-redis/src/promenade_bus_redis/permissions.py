@@ -21,8 +21,9 @@ Word = str | int
 class Permission:
     """A command by the name that an ACL gives it, and a call of it that changes nothing.
 
-    ``{key}`` and ``{channel}`` stand for a key and a channel of the bus that nobody uses. ``is_newer``
-    marks what older servers do not know, and ``is_needed`` what a user must be allowed where they do.
+    ``{key}`` and ``{channel}`` stand for a key and a channel of the bus that nobody uses, ``{channels}`` for
+    the pattern of all its channels. ``is_newer`` marks what older servers do not know, and ``is_needed`` what
+    a user must be allowed where they do.
     """
 
     name: str
@@ -30,9 +31,14 @@ class Permission:
     is_newer: bool = False
     is_needed: bool = True
 
-    def fill(self, key: str, channel: str) -> list[Word]:
-        """The attempt for a key and a channel."""
-        places = {"{key}": key, "{channel}": channel}
+    @property
+    def is_about_channels(self) -> bool:
+        """Whether it takes a channel, or a pattern of channels."""
+        return "{channel}" in self.attempt or "{channels}" in self.attempt
+
+    def fill(self, key: str, channel: str, channels: str) -> list[Word]:
+        """The attempt for a key, a channel, and a pattern of channels."""
+        places = {"{key}": key, "{channel}": channel, "{channels}": channels}
         return [places.get(word, word) if isinstance(word, str) else word for word in self.attempt]
 
 
@@ -43,10 +49,13 @@ def _of(name: str, *words: Word, newer: bool = False, needed: bool = True) -> Pe
 _COMMON: Final = (
     _of("ping"),
     _of("info", "server"),
+    _of("publish", "{channel}", ""),
+)
+
+_SCRIPTS_AND_KEYS: Final = (
     _of("script|load", "return 1"),
     # The digest of that script.
     _of("evalsha", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", 0),
-    _of("publish", "{channel}", ""),
     _of("set", "{key}", "", "XX"),
     _of("get", "{key}"),
     _of("del", "{key}"),
@@ -95,7 +104,13 @@ _STREAMS: Final = (
 _CONVENIENCES: Final = ("client|setname", "client|id", "client|unblock")
 """Names for connections, and an early end for reads that wait: without these it asks more often."""
 
-_PUBSUB: Final = (_of("subscribe", "{channel}"), _of("unsubscribe", "{channel}"))
+_PUBSUB: Final = (
+    _of("subscribe", "{channel}"),
+    _of("unsubscribe", "{channel}"),
+    # Side by side: what is published in between would look like their replies.
+    _of("psubscribe", "{channels}"),
+    _of("punsubscribe", "{channels}"),
+)
 
 _WAITING: Final = {
     "server": (),
@@ -110,7 +125,7 @@ def permissions_for(
     """What a mode needs. Subscribing comes last: afterwards a connection takes no other commands."""
     if mode == "pubsub":
         return (*_COMMON, *_PUBSUB)
-    return (*_STREAMS, *_WAITING[durability], *_COMMON)
+    return (*_STREAMS, *_WAITING[durability], *_COMMON, *_SCRIPTS_AND_KEYS)
 
 
 def acl_rules(

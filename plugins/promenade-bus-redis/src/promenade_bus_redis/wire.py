@@ -27,6 +27,7 @@ __all__ = [
     "Content",
     "State",
     "letter_fields",
+    "look_inside",
     "message_fields",
     "read_entry",
     "read_fields",
@@ -159,7 +160,7 @@ def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Con
         faults.append("the entry has no field 'body'")
         body = b"\n".join(name + b": " + value for name, value in fields.items())
     headers = _read_headers(fields.get(b"headers"), faults)
-    inside = {} if b"id" in fields else _look_inside(body)
+    inside = {} if b"id" in fields else look_inside(body)
     event_id = _text(fields, b"id", faults) or inside.get("id") or entry_id.decode()
     key = _text(fields, b"key", faults) or inside.get("subject", "")
     state, published_at = FRESH, time_of_entry(entry_id)
@@ -193,7 +194,7 @@ def _read_headers(text: bytes | None, faults: list[str]) -> FrozenMapping[str, s
     return NO_HEADERS
 
 
-def _look_inside(body: bytes) -> dict[str, str]:
+def look_inside(body: bytes) -> dict[str, str]:
     """The id and the subject of a CloudEvents document, if it is one."""
     found = _parse(body) if len(body) <= _LARGEST_LOOK_INSIDE else None
     if not isinstance(found, dict):

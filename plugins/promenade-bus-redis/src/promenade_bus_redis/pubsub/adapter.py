@@ -1,0 +1,178 @@
+"""The adapter of ``mode: pubsub``: what the bus calls, and what is started and closed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from bus_core import (
+    AdapterError,
+    BuildContext,
+    Consumer,
+    DeadLetterStore,
+    Features,
+    Message,
+    PublishError,
+    SubscriptionSpec,
+)
+from promenade_bus_redis.checks import ServerFacts, check_servers
+from promenade_bus_redis.config import RedisOptions
+from promenade_bus_redis.connections import Connections, make_connections
+from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.pubsub.channels import Channels, may_narrow
+from promenade_bus_redis.pubsub.consumer import PubsubConsumer
+from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
+from promenade_bus_redis.pubsub.misses import Misses
+from promenade_bus_redis.pubsub.publishing import PubsubPublisher
+from promenade_bus_redis.pubsub.subscriber import Subscriber
+from promenade_bus_redis.target import resolve_target
+
+__all__ = ["PubsubAdapter", "Running"]
+
+
+@attrs.frozen(eq=False)
+class Running:
+    """What there is while the adapter is started."""
+
+    places: Places
+    pipe: Pipe
+    channels: Channels
+    publisher: PubsubPublisher
+    subscriber: Subscriber
+    letters: ProcessDeadLetters
+
+
+class PubsubAdapter:
+    """Implements ``bus_core.Adapter``: at most once, to those who listen at the moment. It may drop."""
+
+    name = "redis"
+    features = Features(
+        broadcast=True,
+        delayed=True,
+        remedy=(
+            "mode: pubsub passes events to every instance that listens at the moment, may drop them, and "
+            "stores nothing: subscribe with mode='broadcast', or use mode: streams @ $.bus.redis.mode"
+        ),
+    )
+
+    def __init__(self, options: RedisOptions, context: BuildContext) -> None:
+        self.options = options
+        self.misses = Misses()
+        self.facts: tuple[ServerFacts, ...] = ()
+        self.running: Running | None = None
+        self._service = context.service
+        self._clock = context.clock
+        self._target = resolve_target(options, context.sections)
+        self._connections: Connections | None = None
+        self._lost_letters = 0
+
+    # --- what it says of itself ---------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> int:
+        """Events that subscriptions here are known to have missed, and dead letters that gave way."""
+        letters = self.running.letters.dropped if self.running is not None else 0
+        return self.misses.total + self._lost_letters + letters
+
+    degraded: str | None = None
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """What subscriptions of this instance gave up on."""
+        return self._started.letters
+
+    @property
+    def _started(self) -> Running:
+        if self.running is None:
+            raise AdapterError("the Redis adapter is not started")
+        return self.running
+
+    # --- its life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connects, and looks whether the server will do."""
+        options = self.options
+        connections = make_connections(self._target, options, name=self._service)
+        channels = Channels(options.prefix)
+        try:
+            self.facts = await check_servers(connections, options, self._target)
+            channels = Channels(options.prefix, await may_narrow(connections, channels))
+        except BaseException:
+            await connections.close()
+            raise
+        places = Places(connections)
+        pipe = Pipe(places)
+        subscriber = Subscriber(
+            places,
+            channels,
+            self.misses,
+            self._clock,
+            patience=options.block,
+            limit=options.command_timeout,
+        )
+        publisher = PubsubPublisher(
+            places,
+            pipe,
+            channels,
+            self._clock,
+            announce=options.pubsub.announce,
+            patience=options.command_timeout,
+        )
+        publisher.start()
+
+        def find(spec: SubscriptionSpec) -> PubsubConsumer | None:
+            return next(subscriber.consumers_of(spec), None)
+
+        letters = ProcessDeadLetters(options.pubsub.dead_letters, find)
+        self._connections = connections
+        self.running = Running(places, pipe, channels, publisher, subscriber, letters)
+
+    async def close(self) -> None:
+        """Gives back what ``start`` took."""
+        running, self.running = self.running, None
+        if running is None:
+            return
+        self._lost_letters += running.letters.dropped
+        connections = self._connections
+        assert connections is not None, "it was started"
+        try:
+            await running.subscriber.close()
+            await running.publisher.close()
+            await running.pipe.close()
+            await connections.close()
+        finally:  # also when there was no time for all of it
+            connections.abort()
+
+    # --- what the engine calls ----------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        """Passes messages on; one result for each. None says that the server did, to whoever listens."""
+        return await self._started.publisher.publish(messages)
+
+    async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
+        """Opens a subscription; raises ``RedisFailure``."""
+        running, options = self._started, self.options
+        consumer = PubsubConsumer(
+            spec,
+            running.subscriber,
+            running.letters,
+            self.misses,
+            room=options.pubsub.buffer,
+            patience=options.block,
+        )
+        await running.subscriber.join(consumer)
+        return consumer
+
+    async def backlog(self, spec: SubscriptionSpec) -> int:
+        """What was published until now and is not handed to the engine of this instance.
+
+        Raises ``RedisFailure``.
+        """
+        subscriber = self._started.subscriber
+        consumers = [*subscriber.consumers_of(spec)]
+        if not consumers:
+            return 0
+        await subscriber.fence()
+        return sum(consumer.held for consumer in consumers)

@@ -1,0 +1,166 @@
+"""The consumer of a subscription: what was heard for it waits here, as long as there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from bus_core import Attempt, BusError, Outcome, Received, SubscriptionSpec, TopicPattern
+from bus_core.topics import is_pattern
+from promenade_bus_redis.pubsub.envelope import Arrival
+from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
+from promenade_bus_redis.pubsub.misses import Misses
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["Listening", "PubsubConsumer"]
+
+
+class Listening(Protocol):
+    """What a consumer needs of whoever listens for it."""
+
+    def stop_for(self, consumer: PubsubConsumer) -> None:
+        """What was published until now still comes; then ``consumer.end`` is called."""
+        ...
+
+    def leave(self, consumer: PubsubConsumer) -> None:
+        """It is not interested any more."""
+        ...
+
+
+class PubsubConsumer:
+    """Implements ``bus_core.Consumer``. ``room`` is how many bytes may wait in it."""
+
+    longest_hold = math.inf
+
+    def __init__(
+        self,
+        spec: SubscriptionSpec,
+        listening: Listening,
+        letters: ProcessDeadLetters,
+        misses: Misses,
+        *,
+        room: int,
+        patience: float,
+    ) -> None:
+        self.spec = spec
+        self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
+        self.joined = 0
+        """The number of the connection on which it began to listen."""
+        self.failure: RedisFailure | None = None
+        """Why nothing can be heard at the moment."""
+        self._listening = listening
+        self._letters = letters
+        self._misses = misses
+        self._room = room
+        self._patience = patience
+        self._waiting: deque[Arrival] = deque()
+        self._back: deque[Received] = deque()
+        self._stopped = False
+        self._ended = False
+        self._sleeper: asyncio.Future[None] | None = None
+
+    # --- what the subscriber calls --------------------------------------------------------------------------
+
+    def offer(self, arrival: Arrival) -> None:
+        """An event came. Where there is no room for it, it is missed: nobody can hold up the others."""
+        size = arrival.size
+        if self._room < size and self._waiting:
+            self._misses.add(1, arrival.message.topic, self.spec.name, "buffer full")
+            return
+        self._room -= size
+        self._waiting.append(arrival)
+        self._wake()
+
+    def fail(self, failure: RedisFailure) -> None:
+        """Nothing can be heard until ``recover``; also each time that it was tried again."""
+        self.failure = failure
+        self._wake()
+
+    def recover(self) -> None:
+        """It listens again."""
+        self.failure = None
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._ended = True
+        self._wake()
+
+    @property
+    def held(self) -> int:
+        """How much has not been handed to the engine."""
+        return len(self._waiting) + len(self._back)
+
+    def take_back(self, arrival: Arrival, history: tuple[Attempt, ...]) -> None:
+        """A dead letter was redriven."""
+        self._back.append(_received(arrival, redelivered=True, history=history))
+        self._wake()
+
+    # --- what the engine calls ----------------------------------------------------------------------------
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """What has come, or will within a few seconds; see ``bus_core.Consumer``.
+
+        Raises ``RedisFailure`` as long as nothing can be heard.
+        """
+        if not self.held and not self._ended:
+            await self._wait()
+        if not self.held and self.failure is not None and not self._stopped:
+            raise self.failure.with_traceback(None)
+        batch = [self._back.popleft() for _ in range(min(limit, len(self._back)))]
+        for _ in range(min(limit - len(batch), len(self._waiting))):
+            arrival = self._waiting.popleft()
+            self._room += arrival.size
+            batch.append(_received(arrival))
+        return batch
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sleeper = sleeper = loop.create_future()
+        timer = loop.call_later(self._patience, _resolve, sleeper)
+        try:
+            await sleeper
+        finally:
+            self._sleeper = None
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None:
+            _resolve(self._sleeper)
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """Keeps dead letters; nothing else was noted anywhere."""
+        for outcome in outcomes:
+            if outcome.action == "dead_letter" and outcome.letter is not None:
+                self._letters.add(outcome.letter, outcome.receipt, self.spec)
+        return [None] * len(outcomes)
+
+    def stop(self) -> None:
+        """What was published until now is handed out still."""
+        if not self._stopped:
+            self._stopped = True
+            self._listening.stop_for(self)
+
+    async def close(self) -> None:
+        """Lets go of its channel."""
+        self._stopped = True
+        self._listening.leave(self)
+        self.end()
+
+
+def _received(arrival: Arrival, *, redelivered: bool = False, history: tuple[Attempt, ...] = ()) -> Received:
+    return Received(
+        message=arrival.message,
+        receipt=arrival,
+        published_at=arrival.published_at,
+        redelivered=redelivered,
+        fault=arrival.fault,
+        history=history,
+    )
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

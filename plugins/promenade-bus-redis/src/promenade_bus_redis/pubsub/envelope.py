@@ -1,0 +1,115 @@
+"""How an event looks on a channel, and what a publisher announces there.
+
+A payload is a line and then the body, as the serializer made it: ``promenade/1 {...}``, a JSON object on one
+line, with ``publisher`` (an instance of the bus), ``number`` (of the event, counted from 1 by this publisher
+on this topic), ``published`` (milliseconds), ``id`` (of the event), ``key`` (the ordering key), ``headers``
+(absent when empty). An announcement has ``publisher`` and ``latest``, the number of its latest event.
+
+What does not begin like that is a body alone, which anybody may send with PUBLISH; nobody has numbered it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+
+from bus_core import Message
+from bus_core.messages import NO_HEADERS
+from bus_core.primitives import FrozenMapping
+from promenade_bus_redis.wire import look_inside
+
+__all__ = ["Announcement", "Arrival", "encode_announcement", "encode_event", "read_payload"]
+
+_BEGIN: Final = b"promenade/1 "
+_NOTED: Final = 512
+"""Bytes that the notes about an event take in memory, at most, beside its payload."""
+
+
+@attrs.define(slots=True)
+class Arrival:
+    """An event that came. ``number`` is 0 where nobody has numbered it; ``fault``: why it cannot be read."""
+
+    message: Message
+    published_at: datetime
+    publisher: str = ""
+    number: int = 0
+    fault: str | None = None
+    size: int = 0
+
+
+@attrs.frozen
+class Announcement:
+    """A publisher says that its latest event on a topic had this number."""
+
+    publisher: str
+    latest: int
+
+
+def encode_event(message: Message, publisher: str, number: int, published: int) -> bytes:
+    """The payload of an event; raises ``UnicodeEncodeError``. ``published`` is when, in milliseconds."""
+    facts: dict[str, Any] = {
+        "publisher": publisher,
+        "number": number,
+        "published": published,
+        "id": message.id,
+        "key": message.key,
+    }
+    if message.headers:
+        facts["headers"] = dict(message.headers)
+    return (
+        _BEGIN + json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" + message.body
+    )
+
+
+def encode_announcement(publisher: str, latest: int) -> bytes:
+    """The payload of an announcement."""
+    facts = {"publisher": publisher, "latest": latest}
+    return _BEGIN + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+
+
+def read_payload(topic: str, payload: bytes, now: datetime) -> Arrival | Announcement:
+    """What came on the channel of a topic; never raises, whatever it is. ``now`` is when it came."""
+    if not payload.startswith(_BEGIN):
+        inside = look_inside(payload)
+        message = Message(inside.get("id", ""), topic, inside.get("subject", ""), payload, NO_HEADERS)
+        return Arrival(message, now, size=len(payload) + _NOTED)
+    line, _, body = payload.partition(b"\n")
+    try:
+        return _read(topic, json.loads(line[len(_BEGIN) :]), body, len(payload))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError) as error:
+        message = Message("", topic, "", payload, NO_HEADERS)
+        fault = f"its first line is none of the bus ({type(error).__name__})"
+        return Arrival(message, now, fault=fault, size=len(payload) + _NOTED)
+
+
+def _read(topic: str, facts: object, body: bytes, size: int) -> Arrival | Announcement:
+    if not isinstance(facts, dict):
+        raise TypeError("not an object")
+    publisher = _text(facts["publisher"])
+    if "latest" in facts:
+        return Announcement(publisher, _count(facts["latest"]))
+    headers = facts.get("headers")
+    found = NO_HEADERS
+    if headers is not None:
+        if not isinstance(headers, dict):
+            raise TypeError("not an object")
+        found = FrozenMapping({_text(name): _text(value) for name, value in headers.items()})
+    message = Message(_text(facts["id"]), topic, _text(facts["key"]), body, found)
+    published_at = datetime.fromtimestamp(_count(facts["published"]) / 1000, UTC)
+    return Arrival(message, published_at, publisher, _count(facts["number"]), size=size + _NOTED)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # a lone surrogate would fail later, where it hurts
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 < value < 2**63:
+        raise TypeError("not a number")
+    return value

@@ -1,0 +1,71 @@
+"""What subscriptions missed: counted for health, and told in the log, one line a second for each of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Final, Literal
+
+__all__ = ["Misses"]
+
+logger = logging.getLogger("promenade.bus.redis")
+
+_QUIET: Final = 1.0
+"""Seconds between two log lines about one subscription."""
+
+_MOST: Final = 1_000
+"""Pairs of a topic and a subscription that are counted apart; beyond that they are counted as ``others``."""
+
+Cause = Literal["not sent", "buffer full"]
+
+_WORDS: Final[dict[str, str]] = {
+    "not sent": "the server had dropped them, or the connection was away",
+    "buffer full": "its handlers are too slow, and its buffer was full",
+}
+
+
+class Misses:
+    """Counts. ``strange`` are payloads on channels that cannot be a topic's."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.strange = 0
+        self.by_cause: Counter[str] = Counter()
+        self.by_subscription: Counter[tuple[str, str]] = Counter()
+        self._untold: Counter[tuple[str, str, str]] = Counter()
+        self._told_at: dict[tuple[str, str, str], float] = {}
+
+    def add(self, count: int, topic: str, subscription: str, cause: Cause) -> None:
+        """A subscription has missed events of a topic."""
+        self.total += count
+        self.by_cause[cause] += count
+        pair: tuple[str, str] = (topic, subscription)
+        if pair not in self.by_subscription and len(self.by_subscription) >= _MOST:
+            pair = ("others", "others")
+        self.by_subscription[pair] += count
+        about: tuple[str, str, str] = (pair[0], pair[1], cause)
+        self._untold[about] += count
+        if time.monotonic() - self._told_at.get(about, -_QUIET) >= _QUIET:
+            self._tell(about)
+
+    def tell(self, *, everything: bool = False) -> None:
+        """Tells what was not told yet, where the last line was long enough ago."""
+        now = time.monotonic()
+        for about in [*self._untold]:
+            if everything or now - self._told_at.get(about, -_QUIET) >= _QUIET:
+                self._tell(about)
+
+    def _tell(self, about: tuple[str, str, str]) -> None:
+        count = self._untold.pop(about)
+        self._told_at[about] = time.monotonic()
+        topic, subscription, cause = about
+        logger.error(
+            "missed %d events: %s (topic=%s subscription=%s)", count, _WORDS[cause], topic, subscription
+        )
+
+    def strange_channel(self) -> None:
+        """Something came on a channel of which the name is no topic's; it goes to nobody."""
+        self.strange += 1
+        if self.strange == 1:
+            logger.warning("something was published on a channel whose name is no topic; it is left alone")

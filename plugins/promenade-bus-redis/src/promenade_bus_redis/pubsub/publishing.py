@@ -1,0 +1,210 @@
+"""Publishing: one pipelined batch per call, each event with its number; and announcements where it is quiet.
+
+What the server answers to PUBLISH is to how many connections it has passed the event on. That is no promise
+of anything: an event that nobody listened to is accepted like any other, and counted as ``unheard``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import attrs
+from hiredis import pack_command
+
+from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
+from promenade_bus_redis.addresses import Address
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.pipe import Pipe, Routed
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.pubsub.channels import Channels
+from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
+from promenade_bus_redis.translate import RedisFailure
+
+__all__ = ["PubsubPublisher"]
+
+_TIMES: Final = 7
+"""How often a publisher says which number its latest event had, each time after twice as long."""
+
+_AT_ONCE: Final = 500
+
+
+@attrs.define
+class _Quiet:
+    """A topic on which this publisher has been quiet since its event of that number."""
+
+    latest: int
+    due: float
+    pause: float
+    left: int = _TIMES
+
+
+class PubsubPublisher:
+    """Publishes. ``announce`` is the first pause before an announcement, ``patience`` bounds a batch."""
+
+    def __init__(
+        self,
+        places: Places,
+        pipe: Pipe,
+        channels: Channels,
+        clock: Clock,
+        *,
+        announce: float,
+        patience: float,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.published = 0
+        self.unheard = 0
+        self._places = places
+        self._pipe = pipe
+        self._channels = channels
+        self._clock = clock
+        self._announce = announce
+        self._patience = patience
+        self._numbers: dict[str, int] = {}
+        self._quiet: dict[str, _Quiet] = {}
+        self._published_some = asyncio.Event()
+        self._link: Link | None = None
+        self._announcing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to announce."""
+        self._announcing = asyncio.get_running_loop().create_task(
+            self._announce_all(), name="promenade-redis-announce"
+        )
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
+        """One result for each message, as ``bus_core.Adapter`` says."""
+        results: list[PublishError | None] = [None] * len(messages)
+        now = int(self._clock.now().timestamp() * 1000)
+        sent: list[int] = []
+        numbers: list[int] = []
+        commands: list[tuple[Any, ...]] = []
+        for index, message in enumerate(messages):
+            number = self._numbers.get(message.topic, 0) + 1
+            try:
+                payload = encode_event(message, self.id, number, now)
+            except UnicodeEncodeError:
+                results[index] = PublishFailed(
+                    "the event was not sent: its key, or its headers, hold text that cannot be encoded"
+                )
+                continue
+            self._numbers[message.topic] = number
+            sent.append(index)
+            numbers.append(number)
+            commands.append(("PUBLISH", self._channels.of(message.topic), payload))
+        replies = await self._replies(commands) if commands else []
+        self._take_back_numbers([messages[index].topic for index in sent], replies)
+        for index, number, reply in zip(sent, numbers, replies, strict=True):
+            if isinstance(reply, RedisFailure):
+                results[index] = _publish_error(reply)
+            else:
+                self._was_published(messages[index].topic, number, reply)
+        return results
+
+    def _take_back_numbers(self, topics: Sequence[str], replies: Sequence[Any]) -> None:
+        """Numbers of events that were definitely not sent are given to others, lest they look like a gap."""
+        done: set[str] = set()
+        for topic, reply in zip(reversed(topics), reversed(replies), strict=True):
+            if topic in done:
+                continue
+            if isinstance(reply, RedisFailure) and not reply.is_uncertain:
+                self._numbers[topic] -= 1
+            else:
+                done.add(topic)
+
+    def _was_published(self, topic: str, number: int, receivers: int) -> None:
+        self.published += 1
+        self.unheard += not receivers
+        due = asyncio.get_running_loop().time() + self._announce
+        quiet = self._quiet.get(topic)
+        if quiet is None:
+            self._quiet[topic] = _Quiet(number, due, self._announce)
+            self._published_some.set()
+        else:
+            quiet.latest, quiet.due, quiet.pause, quiet.left = number, due, self._announce, _TIMES
+
+    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            link = await self._usable_link()
+        except RedisFailure as failure:
+            self._places.learn(failure)
+            return [failure for _ in commands]
+        packed = b"".join([pack_command(command) for command in commands])
+        replies = await link.send(packed, commands, self._patience)
+        for reply in replies:
+            if isinstance(reply, RedisFailure):
+                self._places.learn(reply)
+                if reply.questions_place:
+                    link.abort()
+        return replies
+
+    async def _usable_link(self) -> Link:
+        address: Address = await self._places.find(self._channels.place)
+        link = self._link
+        if link is None or not link.is_usable or link.address != address:
+            if link is not None:
+                link.abort()
+            self._link = None
+            link = self._link = await self._places.connections.open_to(address, purpose="publish")
+        return link
+
+    # --- announcements ------------------------------------------------------------------------------------
+
+    async def _announce_all(self) -> None:
+        while True:
+            if not self._quiet:
+                self._published_some.clear()
+                await self._published_some.wait()
+            await asyncio.sleep(self._announce / 2)
+            now = asyncio.get_running_loop().time()
+            due = [topic for topic, quiet in self._quiet.items() if quiet.due <= now]
+            for first in range(0, len(due), _AT_ONCE):
+                await self._announce_some(due[first : first + _AT_ONCE])
+
+    async def _announce_some(self, topics: Sequence[str]) -> None:
+        said = [self._quiet[topic].latest for topic in topics]
+        replies = await self._pipe.call_many([self._announcement(topic) for topic in topics])
+        now = asyncio.get_running_loop().time()
+        for topic, latest, reply in zip(topics, said, replies, strict=True):
+            quiet = self._quiet[topic]
+            if isinstance(reply, RedisFailure) or quiet.latest != latest:
+                continue  # it is said again, or something newer is
+            quiet.left -= 1
+            quiet.pause *= 2
+            quiet.due = now + quiet.pause
+            if not quiet.left:
+                del self._quiet[topic]
+
+    def _announcement(self, topic: str) -> Routed:
+        payload = encode_announcement(self.id, self._quiet[topic].latest)
+        return self._channels.place, ("PUBLISH", self._channels.of(topic), payload)
+
+    async def close(self) -> None:
+        """Says a last time which numbers the latest events had, and closes the connection."""
+        task, self._announcing = self._announcing, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if link.is_usable:
+            topics = [*self._quiet]
+            commands = [self._announcement(topic)[1] for topic in topics]
+            for first in range(0, len(commands), _AT_ONCE):
+                await link.call_many(commands[first : first + _AT_ONCE])
+        await link.close()
+
+
+def _publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
+    """What the publisher of an event is told."""
+    if failure.is_uncertain:
+        return PublishUncertain(f"{failure}; the event may have been passed on")
+    return PublishFailed(f"{failure}; the event was not passed on", transient=failure.is_transient)

@@ -1,0 +1,307 @@
+"""The connection that listens for all subscriptions of an adapter, and is made again when it breaks.
+
+It reads whatever comes, at once, and hands it to the consumers; it never waits for one of them. When this
+process does not get to read, the server's buffer for the connection grows up to its
+client-output-buffer-limit; then the server closes it. What was lost with it shows in the numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import attrs
+
+from bus_core import Clock, SubscriptionSpec
+from promenade_bus_redis.links import Link
+from promenade_bus_redis.places import Places
+from promenade_bus_redis.pubsub.channels import Channels
+from promenade_bus_redis.pubsub.consumer import PubsubConsumer
+from promenade_bus_redis.pubsub.misses import Misses
+from promenade_bus_redis.pubsub.sources import Source
+from promenade_bus_redis.translate import Kind, RedisFailure, translate
+
+__all__ = ["Subscriber"]
+
+_PAUSES: Final = (0.05, 1.0)
+"""Seconds between two attempts to connect: after the first failure, and at most."""
+
+Answer = Callable[[RedisFailure | None], None]
+"""What is done when a command was carried out, or was not."""
+
+
+@attrs.frozen
+class _Asked:
+    """A command that is not answered yet."""
+
+    at: float
+    answer: Answer
+
+
+class Subscriber:
+    """Listens. ``patience`` is how many seconds without any sign of life are normal; ``limit``, how many a
+    reply may take besides.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        channels: Channels,
+        misses: Misses,
+        clock: Clock,
+        *,
+        patience: float,
+        limit: float,
+    ) -> None:
+        self.connections = 0
+        """How many connections there were, which numbers them."""
+        self.read_at: float | None = None
+        """When something came from the server, on the monotonic clock."""
+        self._places = places
+        self._channels = channels
+        self._misses = misses
+        self._clock = clock
+        self._patience = patience
+        self._limit = limit
+        self._sources: dict[tuple[bool, bytes], Source] = {}
+        self._of: dict[PubsubConsumer, Source] = {}
+        self._link: Link | None = None
+        self._asked: deque[_Asked] = deque()
+        self._fencing: list[Answer] = []
+        self._pinged_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- who listens --------------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection at the moment."""
+        return self._link is not None
+
+    @property
+    def has_consumers(self) -> bool:
+        """Whether anybody listens, or wants to."""
+        return bool(self._of)
+
+    def consumers_of(self, spec: SubscriptionSpec) -> Iterator[PubsubConsumer]:
+        """The consumers of a subscription: one, as long as it is open."""
+        return (consumer for consumer in self._of if consumer.spec == spec)
+
+    async def join(self, consumer: PubsubConsumer) -> None:
+        """Returns when the consumer misses nothing any more. Raises ``RedisFailure``."""
+        topic = consumer.spec.topic
+        is_glob = consumer.pattern is not None
+        name = self._channels.glob(topic) if is_glob else self._channels.of(topic)
+        key = (is_glob, name.encode())
+        source = self._sources.get(key)
+        if source is None:
+            source = self._sources[key] = Source(
+                name, is_glob=is_glob, channels=self._channels, misses=self._misses
+            )
+        self._of[consumer] = source
+        done = source.joining[consumer] = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            self._start()
+        elif source.connection:
+            # What was published before, and is on its way, is not for this one.
+            self._fence(partial(self._admit, source, consumer))
+        elif self._link is not None and not source.is_asked:
+            self._subscribe(source)
+        try:
+            await done
+        except BaseException:
+            self.leave(consumer)
+            raise
+
+    def _admit(self, source: Source, consumer: PubsubConsumer, failure: RedisFailure | None) -> None:
+        if failure is None:
+            source.admit(consumer)
+        else:
+            source.refuse(consumer, failure)
+
+    def stop_for(self, consumer: PubsubConsumer) -> None:
+        """What was published until now still comes; then the consumer is told that this was all."""
+
+        def ended(_: RedisFailure | None) -> None:
+            self.leave(consumer)
+            consumer.end()
+
+        if self._link is None:
+            ended(None)
+        else:
+            self._fence(ended)
+
+    def leave(self, consumer: PubsubConsumer) -> None:
+        """It listens no more; harmless when it did not."""
+        source = self._of.pop(consumer, None)
+        if source is None:
+            return
+        source.remove(consumer)
+        key = (source.is_glob, source.name.encode())
+        if source.is_wanted or self._sources.get(key) is not source:
+            return
+        del self._sources[key]
+        if source.is_asked and self._link is not None:
+            self._ask(_ignore, "PUNSUBSCRIBE" if source.is_glob else "UNSUBSCRIBE", source.name)
+
+    async def fence(self) -> None:
+        """Returns when all that was published until now is with its consumers. Raises ``RedisFailure``."""
+        if self._task is None:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def passed(failure: RedisFailure | None) -> None:
+            if done.done():
+                return
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+
+        self._fence(passed)
+        await done
+
+    def _fence(self, answer: Answer) -> None:
+        """The server answers in order: behind its answer to PING there is nothing that was sent before."""
+        if not self._fencing:
+            asyncio.get_running_loop().call_soon(self._send_fence)
+        self._fencing.append(answer)
+
+    def _send_fence(self) -> None:
+        waiting, self._fencing = self._fencing, []
+
+        def answer(failure: RedisFailure | None) -> None:
+            for each in waiting:
+                each(failure)
+
+        self._ask(answer, "PING")
+
+    # --- the connection -----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self._closed:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name="promenade-redis-subscriber"
+            )
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It goes on although it was cancelled: a program may cancel every task there is."""
+        if not self._closed:
+            self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
+            # Not at once: when the loop is being closed, nothing of it may be left.
+            task.get_loop().call_later(_PAUSES[0], self._start)
+
+    async def _run(self) -> None:
+        shortest, longest = _PAUSES
+        pause = shortest
+        while True:
+            before = self.read_at
+            try:
+                await self._listen()
+            except Exception as error:
+                failure = translate(error, "the server")
+                self._places.learn(failure)
+                self._cut(failure)
+            if self.read_at != before:
+                pause = shortest
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _listen(self) -> None:
+        """Listens until the connection fails, and then raises why."""
+        address = await self._places.find(self._channels.place)
+        link = await self._places.connections.open_to(address, purpose="listen")
+        self._link = link
+        self.connections += 1
+        try:
+            self._pinged_at = time.monotonic()
+            for source in [*self._sources.values()]:
+                self._subscribe(source)
+            while True:
+                replies = await link.read(self._patience)
+                if replies:
+                    self.read_at = time.monotonic()
+                    self._take(replies)
+                self._look_after(link, idle=not replies)
+        finally:
+            self._link = None
+            link.abort()
+
+    def _look_after(self, link: Link, *, idle: bool) -> None:
+        now = time.monotonic()
+        if idle and self._asked and now - self._asked[0].at > self._limit:
+            raise RedisFailure(Kind.TIMED_OUT, str(link.address), command="PING")
+        if now - self._pinged_at < self._patience:
+            return
+        self._pinged_at = now
+        self._ask(_ignore, "PING")
+        for source in [*self._sources.values()]:
+            if not source.is_asked:  # it was refused: perhaps somebody has given the permission meanwhile
+                self._subscribe(source)
+        self._misses.tell()
+
+    def _subscribe(self, source: Source) -> None:
+        def answer(failure: RedisFailure | None) -> None:
+            if failure is None:
+                source.opened(self.connections)
+            else:
+                source.failed(failure)
+
+        source.is_asked = True
+        self._ask(answer, "PSUBSCRIBE" if source.is_glob else "SUBSCRIBE", source.name)
+
+    def _ask(self, answer: Answer, *command: Any) -> None:
+        """Sends a command; ``answer`` is called when the reply to it has come, or cannot come any more."""
+        try:
+            if self._link is None:
+                raise RedisFailure(Kind.LOST, "the server", command=str(command[0]), uncertain=False)
+            self._link.write(*command)
+        except RedisFailure as failure:
+            answer(failure)
+        else:
+            self._asked.append(_Asked(time.monotonic(), answer))
+
+    def _take(self, replies: list[Any]) -> None:
+        now = self._clock.now()
+        for reply in replies:
+            kind = reply[0] if isinstance(reply, list) and reply else None
+            if kind == b"message":
+                source = self._sources.get((False, reply[1]))
+                if source is not None:
+                    source.take(reply[1], reply[2], now)
+            elif kind == b"pmessage":
+                source = self._sources.get((True, reply[1]))
+                if source is not None:
+                    source.take(reply[2], reply[3], now)
+            elif self._asked:
+                self._asked.popleft().answer(reply if isinstance(reply, RedisFailure) else None)
+
+    def _cut(self, failure: RedisFailure) -> None:
+        """The connection is gone, or could not be made: whoever waits for something is told."""
+        asked, self._asked = self._asked, deque()
+        for each in asked:
+            each.answer(failure)
+        for source in [*self._sources.values()]:
+            source.failed(failure)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        self._closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
+        self._misses.tell(everything=True)
+
+
+def _ignore(_: RedisFailure | None) -> None:
+    """Nobody waits for it."""
