@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bus_core.abc import AnyAdapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
-from bus_core.bus import Bus, BusParts
+from bus_core.bus import Bus
 from bus_core.clock import Clock, SystemClock
 from bus_core.codec import Codec
 from bus_core.config import BusConfig, PluginChoice, read_choice, read_config
 from bus_core.errors import BusError, ConfigError, PluginError
 from bus_core.outcomes import describe_error
+from bus_core.parts import BusParts
 from bus_core.plugins import NamedRegistry, Offer, Plugins, discover
 from bus_core.sync import SyncBus
 from bus_core.topics import TopicRegistry

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
-from enum import Enum
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
-
-import attrs
 
 from bus_core.abc import (
     Adapter,
@@ -27,100 +20,36 @@ from bus_core.abc import (
     Middleware,
     RetryPolicy,
     Seconds,
-    SubscriptionSpec,
-    SubscriptionState,
     is_in_process,
 )
-from bus_core.arguments import as_seconds, checked_event, checked_headers, described
-from bus_core.carriers import Carrier, Codec, InProcessCarrier, may_wait
-from bus_core.clock import Clock
+from bus_core.arguments import as_seconds
+from bus_core.carriers import Carrier, InProcessCarrier
 from bus_core.config import BusConfig
 from bus_core.dead_letters import DeadLetters
-from bus_core.engine import DrainReport, Engine, current_engine
-from bus_core.errors import (
-    BusClosed,
-    BusForked,
-    BusNotStarted,
-    BusStateError,
-    CalledFromHandler,
-    DuplicateSubscription,
-    InvalidHandler,
-    InvalidTopic,
-    PublishFailed,
-    PublishUncertain,
-    UnknownSubscription,
-    UnsupportedFeature,
-    WrongEventLoop,
-)
+from bus_core.engine import DrainReport, Engine
+from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events import Event
 from bus_core.fallback import start_one_of
-from bus_core.handlers import inspect_handler
 from bus_core.health import HealthReport, run_probes
-from bus_core.holding import (
-    HeldEvent,
-    HeldEvents,
-    open_block,
-    publish_in_order,
-    raise_failures,
-    result_of,
-)
-from bus_core.lanes import Lane
-from bus_core.messages import NO_HEADERS, Delivery, Envelope
+from bus_core.holding import HeldEvents
+from bus_core.lifecycle import Lifecycle, Stage
+from bus_core.messages import NO_HEADERS, Delivery
+from bus_core.outbound import Outbound
 from bus_core.outcomes import AttemptFailure
-from bus_core.pipeline import compose
-from bus_core.plugins import Plugins
-from bus_core.primitives import FrozenMapping
+from bus_core.parts import BusParts, close_each
 from bus_core.remote import RemoteCarrier
-from bus_core.routes import Route, Routes
-from bus_core.subscriptions import (
-    CheckedOptions,
-    SubscribeDecorator,
-    SubscribeOptions,
-    Subscription,
-    default_name,
-)
+from bus_core.roster import Roster
+from bus_core.subscriptions import CheckedOptions, SubscribeDecorator, SubscribeOptions, Subscription
 from bus_core.timeouts import call_within
-from bus_core.topics import Topic, TopicPattern, TopicRegistry, is_pattern, patterns_overlap
+from bus_core.topics import Topic
 
-__all__ = ["NOTHING_TO_DRAIN", "Bus", "BusParts"]
+__all__ = ["NOTHING_TO_DRAIN", "Bus"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
-logger = logging.getLogger("promenade.bus")
-
-_UNWIND = 0.1
-"""Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
-
 NOTHING_TO_DRAIN = DrainReport(True, (), 0.0)
 """What closing a bus comes to that was never started."""
-
-
-class _State(Enum):
-    """The life of a bus. Steps go downwards only, except that a start that failed goes back to NEW."""
-
-    NEW = "not started"
-    STARTING = "starting"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-@attrs.frozen(kw_only=True)
-class BusParts:
-    """What a bus is assembled from; see ``bus_core.bootstrap.open_bus``."""
-
-    config: BusConfig
-    plugins: Plugins
-    adapter: AnyAdapter
-    codec: Codec
-    registry: TopicRegistry
-    clock: Clock
-    policy_for: Callable[[str], RetryPolicy]
-    consume_middleware: tuple[Middleware, ...] = ()
-    publish_middleware: tuple[Middleware, ...] = ()
-    probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
-    fallback: AnyAdapter | None = None
 
 
 class Bus:
@@ -133,10 +62,7 @@ class Bus:
     def __init__(self, parts: BusParts) -> None:
         self._parts = parts
         self._config = parts.config
-        self._registry = parts.registry
         self._adapter = parts.adapter
-        self._consume_middleware = parts.consume_middleware
-        self._publish_middleware = parts.publish_middleware
         self._degraded: str | None = None  # what health has to say of the adapter that is used
         self._carrier: Carrier | None = None  # from start on
         self._engine = Engine(
@@ -147,24 +73,16 @@ class Bus:
             overflow_size=parts.config.overflow_size,
         )
         self._buffer = self._engine.buffer
-        self._state = _State.NEW
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: list[Lane] = []
-        self._leaving: dict[Lane, asyncio.Future[None]] = {}
-        # Only routes that ``publish`` may use without a further look. Whatever makes a further look
-        # necessary (a change of subscriptions, a drain, after_commit, closing, a fork) empties it.
-        self._direct: dict[Topic[Any] | str, Route] = {}
-        self._onward: dict[Topic[Any] | str, Route] = {}  # the same, to an adapter outside of the process
-        self._indirections = 0
-        self._routes = Routes()
-        self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
+        self._life = Lifecycle(self._engine)
+        self._outbound = Outbound(parts, self._engine, self._life, lambda: self._adapter)
+        self._direct, self._onward = self._outbound.direct, self._outbound.onward
+        self._roster = Roster(parts, self._engine, self._life, lambda: self._adapter, self._outbound.declared)
         self._closing: asyncio.Future[DrainReport] | None = None
-        self._forked = False
-        self._dead_letters = DeadLetters(lambda: self._adapter, self._check_open, self._has_subscription)
+        self._dead_letters = DeadLetters(lambda: self._adapter, self._life.check_open, self._roster.has)
         _every_bus.add(self)
 
     def __repr__(self) -> str:
-        return f"<Bus {self.service!r} on {self._adapter.name!r}, {self._state.value}>"
+        return f"<Bus {self.service!r} on {self._adapter.name!r}, {self.status}>"
 
     # --- what it is ---------------------------------------------------------------------------------------
 
@@ -191,12 +109,12 @@ class Bus:
     @property
     def topics(self) -> Mapping[str, Topic[Any]]:
         """Every known topic by name: of installed catalogues, and those used so far."""
-        return self._registry.as_mapping()
+        return self._parts.registry.as_mapping()
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
         """The subscriptions of this bus, in the order in which they were made."""
-        return tuple(Subscription(self, lane) for lane in self._lanes)
+        return self._roster.subscriptions
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -206,7 +124,7 @@ class Bus:
     @property
     def status(self) -> str:
         """``not started``, ``starting``, ``open``, ``closing`` or ``closed``."""
-        return self._state.value
+        return self._life.stage.value
 
     @property
     def threads_at_work(self) -> int:
@@ -216,21 +134,21 @@ class Bus:
     @property
     def in_handler(self) -> bool:
         """Whether the caller is a handler of this bus, or was started by one."""
-        return current_engine() is self._engine
+        return self._life.in_handler
 
     @property
     def forked(self) -> bool:
         """Whether this process inherited the bus by a fork, so that it cannot be used."""
-        return self._forked
+        return self._life.forked
 
     def state(self) -> EngineState:
         """A snapshot of queues and counters."""
-        return self._state_of([*self._lanes, *self._leaving])
-
-    def _state_of(self, lanes: Sequence[Lane]) -> EngineState:
-        routes = self._routes
+        routes = self._outbound.routes
         return self._engine.state(
-            lanes, published=routes.published, unrouted=routes.unrouted, lost=self._adapter.lost
+            self._roster.lanes,
+            published=routes.published,
+            unrouted=routes.unrouted,
+            lost=self._adapter.lost,
         )
 
     def published(self) -> Mapping[str, int]:
@@ -238,7 +156,7 @@ class Bus:
 
         Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
         """
-        return {route.topic.name: route.published for route in self._routes}
+        return {route.topic.name: route.published for route in self._outbound.routes}
 
     def instrument(
         self,
@@ -256,17 +174,15 @@ class Bus:
 
         Raises ``BusStateError`` once the bus was started, and ``BusForked``.
         """
-        self._check_fork("instrument")
-        if self._state is not _State.NEW:
+        self._life.check_fork("instrument")
+        if self._life.stage is not Stage.NEW:
             raise BusStateError(
-                f"cannot instrument: the bus is {self._state.value}; do it before the bus is started"
+                f"cannot instrument: the bus is {self.status}; do it before the bus is started"
             )
         if consume is not None:
-            self._consume_middleware = (consume, *self._consume_middleware)
-            for lane in self._lanes:
-                lane.instrument(consume)
+            self._roster.instrument(consume)
         if publish is not None:
-            self._publish_middleware = (*self._publish_middleware, publish)
+            self._outbound.instrument(publish)
         if failure is not None:
             self._engine.observe_failures(failure)
 
@@ -278,17 +194,18 @@ class Bus:
         Raises ``UnsupportedFeature`` with everything that the adapter cannot do for the subscriptions,
         whatever the adapter raises when it cannot work, ``BusClosed``, and ``BusForked``.
         """
-        self._check_fork("start")
-        if self._state is _State.OPEN:
-            self._check_loop("start")
+        life = self._life
+        life.check_fork("start")
+        if life.stage is Stage.OPEN:
+            life.check_loop("start")
             return
-        if self._state is _State.STARTING:
+        if life.stage is Stage.STARTING:
             raise BusStateError("cannot start: the bus is being started already")
-        if self._state is not _State.NEW:
+        if life.stage is not Stage.NEW:
             raise BusClosed("start")
         if self._parts.fallback is None:
-            self._check_features()  # before anything is opened
-        self._state = _State.STARTING
+            self._roster.check_features()  # before anything is opened
+        life.stage = Stage.STARTING
         started: list[HealthProbe | AnyAdapter] = []
         try:
             self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
@@ -296,19 +213,18 @@ class Bus:
             for probe in self._parts.probes.values():
                 await probe.start()
                 started.append(probe)
-            self._check_features()  # again: a fallback may have taken the adapter's place
+            self._roster.check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
-            await _close_each(reversed(started), self._config.shutdown_timeout)
+            await close_each(reversed(started), self._config.shutdown_timeout)
             self._adapter, self._degraded = self._parts.adapter, None
-            self._state = _State.NEW
+            life.stage = Stage.NEW
             raise
-        self._loop = asyncio.get_running_loop()
+        life.loop = asyncio.get_running_loop()
         self._carrier = self._new_carrier()
         self._engine.start()
-        self._state = _State.OPEN
-        for lane in self._lanes:
-            self._carrier.attach(lane)
-        self._routes_changed()
+        life.stage = Stage.OPEN
+        self._roster.open(self._carrier)
+        self._outbound.open(self._carrier)
 
     def _new_carrier(self) -> Carrier:
         adapter, codec = self._adapter, self._parts.codec
@@ -317,16 +233,16 @@ class Bus:
                 adapter,
                 self._engine,
                 codec,
-                direct=not self._publish_middleware,
-                changed=self._routes_changed,
-                check_accepting=self._check_accepting,
+                direct=not self._outbound.middleware,
+                changed=self._outbound.routes_changed,
+                check_accepting=self._life.check_accepting,
             )
         return RemoteCarrier(
             cast(Adapter, adapter),  # the other kind of two
             self._engine,
             codec,
             publish_timeout=self._config.publish_timeout,
-            check_accepting=self._check_accepting,
+            check_accepting=self._life.check_accepting,
         )
 
     @property
@@ -334,24 +250,17 @@ class Bus:
         assert self._carrier is not None, "the bus was started"
         return self._carrier
 
-    def _has_subscription(self, name: str) -> bool:
-        return any(lane.spec.name == name for lane in self._lanes)
-
-    def _check_features(self) -> None:
-        mismatches = [fault for lane in self._lanes for fault in self._mismatches(lane.spec)]
-        if mismatches:
-            raise UnsupportedFeature(self._adapter.name, mismatches, self._adapter.features.remedy)
-
     async def close(self, timeout: Seconds | None = None) -> DrainReport:
         """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and reports what it abandoned.
 
         Never raises for abandoned work. Calling it again, also at the same time, gives the same report.
         Raises ``CalledFromHandler`` from inside a handler.
         """
-        if self._forked:
-            self._state = _State.CLOSED
+        life = self._life
+        if life.forked:
+            life.stage = Stage.CLOSED
             return NOTHING_TO_DRAIN
-        if self.in_handler:
+        if life.in_handler:
             raise CalledFromHandler("close the bus")
         seconds = self._config.shutdown_timeout if timeout is None else as_seconds(timeout)
         loop = asyncio.get_running_loop()
@@ -359,24 +268,24 @@ class Bus:
             if not self._closing.done() and self._closing.get_loop() is not loop:
                 raise WrongEventLoop("close")
             return await asyncio.shield(self._closing)
-        if self._state is _State.STARTING:
+        if life.stage is Stage.STARTING:
             raise BusStateError("cannot close: the bus is being started")
-        if self._state is _State.NEW:
-            self._state = _State.CLOSED
+        if life.stage is Stage.NEW:
+            life.stage = Stage.CLOSED
             self._closing = loop.create_future()
             self._closing.set_result(NOTHING_TO_DRAIN)
             return self._closing.result()
-        self._check_loop("close")
-        self._state = _State.CLOSING
-        self._look_closer()
+        life.check_loop("close")
+        life.stage = Stage.CLOSING
+        self._outbound.look_closer()
         # A task of its own: whoever waits for it may be cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
         return await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> DrainReport:
-        report = await self._carried.stop([*self._lanes, *self._leaving], timeout)
-        self._state = _State.CLOSED
-        await _close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
+        report = await self._carried.stop(self._roster.lanes, timeout)
+        self._life.stage = Stage.CLOSED
+        await close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
         return report
 
     async def __aenter__(self) -> Self:
@@ -394,12 +303,12 @@ class Bus:
         Retries that wait for their time count. Events published meanwhile for other reasons do not.
         Raises ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
         """
-        self._check_open("drain")
+        self._life.check_open("drain")
         if self.in_handler:
             raise CalledFromHandler("drain the bus")
-        lanes = [*self._lanes, *self._leaving]
+        lanes = self._roster.lanes
         seconds = None if timeout is None else as_seconds(timeout)
-        with _Indirection(self):
+        with self._outbound.looking_closer():
             if seconds is None:
                 await self._carried.drain(lanes)
             else:
@@ -446,12 +355,10 @@ class Bus:
                     return
             onward = None
         if onward is not None and headers is None and event.__class__ is onward.event_class:
-            self._check_loop("publish")
+            self._life.check_loop("publish")
             await self._carried.accept(onward, event, NO_HEADERS)
             return
-        item = self._checked(topic, event, headers)
-        if not self._hold(item):
-            await self._way_of(item)
+        await self._outbound.publish(topic, event, headers)
 
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
@@ -462,44 +369,7 @@ class Bus:
         Where the adapter is outside of the process many are under way at the same time: what it refuses for
         a while, and takes when it is asked again, may come behind later ones.
         """
-        if self._adapter.features.in_process:
-            results = [
-                None if self._accepted_at_once(topic, event) else await result_of(self.publish(topic, event))
-                for topic, event in items
-            ]
-        else:
-            results = await publish_in_order(items, self._handed_over, self._publish_item)
-        raise_failures(results)
-
-    async def _publish_item(self, item: tuple[Any, Event]) -> None:
-        topic, event = item
-        await self.publish(topic, event)
-
-    def _handed_over(self, item: tuple[Topic[Any] | str, Event]) -> asyncio.Future[None] | None:
-        """What ``publish`` does for an adapter outside of the process, where nothing has to be waited for."""
-        topic, event = item
-        try:
-            onward = self._onward.get(topic)
-        except TypeError:
-            return None
-        if onward is None or event.__class__ is not onward.event_class:
-            return None
-        self._check_loop("publish")
-        return self._carried.hand_over(onward, event, NO_HEADERS)
-
-    def _accepted_at_once(self, topic: Any, event: Any) -> bool:
-        """What ``publish`` does first. There it is spelt out: a call would be felt."""
-        try:
-            route = self._direct[topic]
-        except (KeyError, TypeError):
-            return False
-        buffer = self._buffer
-        ports = buffer.ports
-        if event.__class__ is not route.event_class or len(ports) >= buffer.limit:
-            return False
-        ports.append(route.port)  # type: ignore[arg-type]  # it has one
-        buffer.payloads.append(event)
-        return True
+        await self._outbound.publish_many(items, self.publish)
 
     @overload
     def publish_nowait(
@@ -515,34 +385,7 @@ class Bus:
         Exists on in-process adapters only, elsewhere it raises ``UnsupportedFeature``. Inside of
         ``after_commit`` the event is held like any other.
         """
-        if headers is None and self._accepted_at_once(topic, event):
-            return
-        if not self._adapter.features.in_process:
-            raise UnsupportedFeature(
-                self._adapter.name, ["publish_nowait needs an in-process adapter; await publish()"]
-            )
-        item = self._checked(topic, event, headers)
-        if self._hold(item):
-            return
-        route = self._route(item.topic)
-        accepted_before = route.published
-        sending = self._send(item)
-        token = may_wait.set(False)
-        try:
-            sending.send(None)
-        except StopIteration:
-            return
-        finally:
-            may_wait.reset(token)
-            sending.close()
-        if route.published == accepted_before:
-            raise PublishFailed(
-                f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
-            )
-        raise PublishUncertain(
-            f"publish_nowait: a publish middleware waited on topic {item.topic.name!r} after the event was "
-            "accepted, and was stopped; await publish()"
-        )
+        self._outbound.publish_nowait(topic, event, headers)
 
     @asynccontextmanager
     async def after_commit(self) -> AsyncIterator[None]:
@@ -562,98 +405,22 @@ class Bus:
                 block.items.clear()
                 raise
             finally:
-                self._look_less_closely()
-        await self.release(block)
+                self._outbound.look_less_closely()
+        await self._outbound.release(block)
 
     async def begin_block(self) -> None:
         """The first part of ``after_commit``; for ``SyncBus``, of which the others run in another thread."""
-        self._check_open("open after_commit")
-        self._look_closer()
+        self._life.check_open("open after_commit")
+        self._outbound.look_closer()
 
-    @contextmanager
-    def holding(self) -> Iterator[HeldEvents]:
+    def holding(self) -> AbstractContextManager[HeldEvents]:
         """Holds in a new block what is published in this context, until the block ends, well or not."""
-        block = HeldEvents(self._block.get())
-        token = self._block.set(block)
-        try:
-            yield block
-        finally:
-            block.over = True
-            self._block.reset(token)
+        return self._outbound.holding()
 
     async def end_block(self, block: HeldEvents) -> None:
         """The last part of ``after_commit``; see ``begin_block``."""
-        self._look_less_closely()
-        await self.release(block)
-
-    async def release(self, block: HeldEvents) -> None:
-        """Publishes what a block held, or hands it to the block around it."""
-        outer = open_block(block)
-        if outer is not None:
-            outer.items += block.items
-            return
-
-        def hand_over(item: HeldEvent) -> asyncio.Future[None] | None:
-            if self._publish_middleware:  # it may wait, and then others would come first
-                return None
-            return self._carried.hand_over(self._route(item.topic), item.event, item.headers)
-
-        raise_failures(await publish_in_order(block.items, hand_over, self._send))
-
-    def _hold(self, item: HeldEvent) -> bool:
-        """Keeps an event for the end of the block that the caller is in, if it is in one."""
-        block = open_block(self._block.get())
-        if block is None:
-            return False
-        if self._carried.encodes:
-            # Encoded for the error only: before the commit there is still something that can be undone.
-            self._parts.codec.encode(item.topic, item.event, item.headers)
-        block.items.append(item)
-        return True
-
-    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
-        """Everything that can be wrong with a publish before it is sent."""
-        self._check_accepting()
-        declared = self._declared(topic)
-        checked = checked_event(declared, event)
-        return HeldEvent(declared, checked, NO_HEADERS if headers is None else checked_headers(headers))
-
-    def _declared(self, topic: object) -> Topic[Any]:
-        if isinstance(topic, Topic):
-            return self._registry.declare(topic)
-        if isinstance(topic, str):
-            return self._registry.find(topic)
-        raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
-
-    async def _send(self, item: HeldEvent) -> None:
-        await self._way_of(item)
-
-    def _way_of(self, item: HeldEvent) -> Awaitable[None]:
-        """What is left to do for a checked event: its middleware, if there is any, and the adapter."""
-        route = self._route(item.topic)
-        if self._publish_middleware:
-            return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
-        return self._carried.accept(route, item.event, item.headers)
-
-    async def _accept(self, route: Route, envelope: Envelope) -> None:
-        event = checked_event(route.topic, envelope.event)
-        await self._carried.accept(route, event, checked_headers(envelope.headers))
-
-    def _route(self, topic: Topic[Any]) -> Route:
-        declared = topic.name in self._registry
-        route = self._routes.get(topic.name, declared=declared)
-        if route is None:
-            route = Route(topic)
-            route.chain = compose(self._publish_middleware, partial(self._accept, route))
-            self._routes.add(route, declared=declared)
-        self._carried.renew(route)
-        may_be_direct = self._state is _State.OPEN and not self._indirections
-        if may_be_direct and declared:
-            if route.port is not None:
-                self._direct[route.topic] = self._direct[route.topic.name] = route
-            elif not (self._publish_middleware or self._adapter.features.in_process):
-                self._onward[route.topic] = self._onward[route.topic.name] = route
-        return route
+        self._outbound.look_less_closely()
+        await self._outbound.release(block)
 
     # --- subscribe ----------------------------------------------------------------------------------------
 
@@ -718,89 +485,13 @@ class Bus:
             where=where,
         )
         if handler is not None:
-            return self._subscribe(topic, handler, options)
+            return self._roster.add(topic, handler, options)
 
         def decorate(decorated: Callable[..., R]) -> Callable[..., R]:
-            self._subscribe(topic, decorated, options)
+            self._roster.add(topic, decorated, options)
             return decorated
 
         return decorate
-
-    def _subscribe(
-        self, topic: Topic[Any] | str, handler: Callable[..., Any], options: CheckedOptions
-    ) -> Subscription:
-        self._check_usable("subscribe")
-        text = self._subscribed_text(topic)
-        shape = inspect_handler(handler)
-        spec = SubscriptionSpec(
-            name=(name := self._free_name(options.name, shape.qualified_name, text)),
-            group=f"{self.service}.{name}",
-            topic=text,
-            mode=options.mode,
-            ordered=options.ordered,
-            start=options.start,
-        )
-        # Those that were made before start are compared with the adapter all together, at start.
-        mismatches = self._mismatches(spec) if self._state is not _State.NEW else []
-        if mismatches:
-            raise UnsupportedFeature(self._adapter.name, mismatches, self._adapter.features.remedy)
-        retry = options.retry
-        lane = Lane(
-            self._engine,
-            spec,
-            handler,
-            shape,
-            policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
-            middleware=self._consume_middleware,
-            give_up_on=options.give_up_on,
-            timeout=options.timeout,
-            concurrency=options.concurrency,
-            where=options.where,
-        )
-        self._lanes.append(lane)
-        if self._state is _State.OPEN:
-            self._carried.attach(lane)
-        return Subscription(self, lane)
-
-    def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
-        """The name of a new subscription; raises ``DuplicateSubscription``."""
-        if given is None:
-            if self._adapter.features.durable:
-                raise InvalidHandler(
-                    f"the subscription to {topic!r} needs a name=: on the durable adapter "
-                    f"{self._adapter.name!r} it names the group that outlives this process"
-                )
-            return default_name(qualified_name, lambda name: self._clash(name, topic) is not None)
-        other = self._clash(given, topic)
-        if other is not None:
-            raise DuplicateSubscription(given, topic, other)
-        return given
-
-    def _subscribed_text(self, topic: object) -> str:
-        if isinstance(topic, str) and (is_pattern(topic) or not topic):
-            return TopicPattern(topic).text
-        return self._declared(topic).name
-
-    def _clash(self, name: str, topic: str) -> str | None:
-        """What a subscription of that name listens to already, if it overlaps the topic."""
-        for lane in self._lanes:
-            if lane.spec.name == name and patterns_overlap(lane.spec.topic, topic):
-                return lane.spec.topic
-        return None
-
-    def _mismatches(self, spec: SubscriptionSpec) -> list[str]:
-        features = self._adapter.features
-        needs = [
-            ("ordered", spec.ordered, "needs ordered=True"),
-            ("broadcast", spec.mode == "broadcast", "needs mode='broadcast'"),
-            ("groups", spec.mode == "group", "needs mode='group'"),
-            ("replay", spec.start == "earliest", "needs start='earliest', and nothing is retained to replay"),
-        ]
-        return [
-            f"subscription {spec.name!r} to {spec.topic!r} {words}"
-            for feature, needed, words in needs
-            if needed and not getattr(features, feature)
-        ]
 
     async def unsubscribe(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
         """Removes the subscriptions of this handler to this topic or pattern, and no other.
@@ -808,64 +499,7 @@ class Bus:
         Returns when what they accepted is settled; see ``Subscription.unsubscribe``. Raises
         ``UnknownSubscription`` when there is none.
         """
-        self._check_usable("unsubscribe")
-        text = topic.name if isinstance(topic, Topic) else topic
-        lanes = [lane for lane in self._lanes if lane.spec.topic == text and lane.handler == handler]
-        if not lanes:
-            raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
-        leaving = [(lane, self._begin_to_leave(lane)) for lane in lanes]
-        for lane, left in leaving:
-            await self._until_left(lane, left)
-
-    async def subscription_ready(self, lane: Lane) -> None:
-        """See ``Subscription.ready``."""
-        self._check_open("wait for a subscription")
-        self._check_subscribed(lane)
-        await self._carried.opened(lane)
-
-    def _check_subscribed(self, lane: Lane) -> None:
-        if lane not in self._lanes:
-            raise UnknownSubscription(f"the subscription {lane.spec.name!r} was unsubscribed")
-
-    def subscription_state(self, lane: Lane) -> SubscriptionState:
-        """See ``Subscription.state``."""
-        return self._state_of([lane]).subscriptions[0]
-
-    def set_paused(self, lane: Lane, *, paused: bool) -> None:
-        """See ``Subscription.pause`` and ``Subscription.resume``."""
-        self._check_usable("pause a subscription" if paused else "resume a subscription")
-        self._check_subscribed(lane)
-        if lane.paused is paused:
-            return
-        if paused:
-            lane.pause()
-        else:
-            lane.resume()
-        if self._carrier is not None:
-            self._carrier.pause_changed(lane)
-
-    async def leave(self, lane: Lane) -> None:
-        """See ``Subscription.unsubscribe``."""
-        if self._state is not _State.CLOSED or self._forked:
-            self._check_usable("unsubscribe")
-            await self._until_left(lane, self._begin_to_leave(lane))
-
-    def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
-        """Takes a lane out of routing; None when there is nothing to wait for."""
-        if lane not in self._lanes:
-            return self._leaving.get(lane)
-        self._lanes.remove(lane)
-        if self._state is not _State.OPEN:
-            return None
-        self._carried.detach(lane)
-        left = self._leaving[lane] = lane.leave()
-        left.add_done_callback(lambda _: self._leaving.pop(lane))
-        return left
-
-    async def _until_left(self, lane: Lane, left: asyncio.Future[None] | None) -> None:
-        if left is not None and not self.in_handler:
-            await asyncio.shield(left)
-            await self._carried.left(lane)
+        await self._roster.remove(topic, handler)
 
     # --- health -------------------------------------------------------------------------------------------
 
@@ -883,9 +517,9 @@ class Bus:
 
     def unusable_report(self) -> HealthReport | None:
         """The report of a bus that is not open; None when it is. Safe from any thread."""
-        if not self._forked and self._state is _State.OPEN:
+        if not self._life.forked and self._life.stage is Stage.OPEN:
             return None
-        text = "inherited by a fork" if self._forked else self._state.value
+        text = "inherited by a fork" if self._life.forked else self.status
         return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, f"the bus is {text}")})
 
     def _own_check(self, state: EngineState) -> CheckResult:
@@ -910,69 +544,10 @@ class Bus:
             return CheckResult(HealthStatus.DEGRADED, degraded, figures)
         return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
 
-    # --- checks -------------------------------------------------------------------------------------------
-
-    def _check_fork(self, doing: str) -> None:
-        if self._forked:
-            raise BusForked(doing)
-
-    def _check_usable(self, doing: str) -> None:
-        """For what may be done before start as well."""
-        self._check_fork(doing)
-        if self._state in (_State.CLOSING, _State.CLOSED):
-            raise BusClosed(doing)
-        if self._state is _State.OPEN:
-            self._check_loop(doing)
-
-    def _check_accepting(self) -> None:
-        """While the bus is closing it takes events of its own handlers only, and handles them still."""
-        if self._state is _State.CLOSING and self.in_handler and not self._engine.abandoning:
-            return
-        self._check_open("publish")
-
-    def _check_loop(self, doing: str) -> None:
-        if asyncio._get_running_loop() is not self._loop:
-            raise WrongEventLoop(doing)
-
-    def _check_open(self, doing: str) -> None:
-        self._check_fork(doing)
-        if self._state in (_State.CLOSING, _State.CLOSED):
-            raise BusClosed(doing)
-        if self._state is not _State.OPEN:
-            raise BusNotStarted(doing)
-        self._check_loop(doing)
-
-    def _routes_changed(self) -> None:
-        """Every route has to ask the adapter again, when it is used next."""
-        self._direct = {}
-        self._onward = {}
-
-    def _look_closer(self) -> None:
-        """From now on every publish takes the longer way, with all checks."""
-        self._direct = {}
-        self._onward = {}
-        self._indirections += 1
-
-    def _look_less_closely(self) -> None:
-        self._indirections -= 1
-
     def mark_forked(self) -> None:
         """This process is a forked child: from now on every call raises ``BusForked``."""
-        self._forked = True
-        self._look_closer()
-
-
-class _Indirection:
-    """A block in which no publish may take the direct way."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-
-    def __enter__(self) -> None:
-        self._bus._look_closer()
-
-    def __exit__(self, *_: object) -> None:
-        self._bus._look_less_closely()
+        self._life.forked = True
+        self._outbound.look_closer()
 
 
 _every_bus: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -985,24 +560,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-async def _close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) -> None:
-    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it.
-
-    What takes longer than ``seconds`` of real time, all in all, is cancelled and left behind.
-    """
-    over_at = time.monotonic() + max(_UNWIND, seconds)
-    for part in parts:
-        closing = asyncio.ensure_future(_close_one(part))
-        await asyncio.wait((closing,), timeout=max(_UNWIND, over_at - time.monotonic()))
-        if not closing.done():
-            closing.cancel()
-            logger.error("closing %s did not end in time: it was left behind", type(part).__name__)
-
-
-async def _close_one(part: HealthProbe | AnyAdapter) -> None:
-    try:
-        await part.close()
-    except Exception:
-        logger.exception("closing %r failed", part)

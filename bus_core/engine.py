@@ -26,7 +26,7 @@ from typing import Literal, cast
 
 import attrs
 
-from bus_core.abc import EngineState
+from bus_core.abc import EngineState, SubscriptionState
 from bus_core.buffer import Buffer
 from bus_core.clock import Clock, expiry
 from bus_core.errors import BusClosed
@@ -381,14 +381,6 @@ class Engine:
         buffer = self.buffer
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
-        entries = buffer.take_all()
-        buffer.put_back(entries)
-        queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
-        running = Counter(worker.lane for worker in at_work)
-        plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
-        plain.update(
-            worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain is not None
-        )
         return EngineState(
             running_handlers=len(at_work),
             worker_pool_size=self.worker_pool_size,
@@ -405,8 +397,20 @@ class Engine:
             published=published,
             unrouted=unrouted,
             lost=self._pool.lost + self._follow_up.lost + lost,
-            subscriptions=tuple(
-                lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0)
-                for lane in lanes
-            ),
+            subscriptions=self.states_of(lanes),
+        )
+
+    def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
+        """A snapshot of the counters of each lane."""
+        at_work = self._pool.at_work
+        entries = self.buffer.take_all()
+        self.buffer.put_back(entries)
+        queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
+        running = Counter(worker.lane for worker in at_work)
+        plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
+        plain.update(
+            worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain is not None
+        )
+        return tuple(
+            lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0) for lane in lanes
         )

@@ -17,8 +17,8 @@ from bus_core.events import Event
 from bus_core.messages import Delivery
 
 if TYPE_CHECKING:
-    from bus_core.bus import Bus
     from bus_core.lanes import Lane
+    from bus_core.roster import Roster
 
 __all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "Subscription", "default_name"]
 
@@ -54,10 +54,10 @@ class SubscribeDecorator(Protocol[E]):
 class Subscription:
     """A handler bound to a topic or a pattern under a name."""
 
-    __slots__ = ("_bus", "_lane")
+    __slots__ = ("_lane", "_roster")
 
-    def __init__(self, bus: Bus, lane: Lane) -> None:
-        self._bus = bus
+    def __init__(self, roster: Roster, lane: Lane) -> None:
+        self._roster = roster
         self._lane = lane
 
     def __repr__(self) -> str:
@@ -120,22 +120,22 @@ class Subscription:
     @property
     def state(self) -> SubscriptionState:
         """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values."""
-        return self._bus.subscription_state(self._lane)
+        return self._roster.state_of(self._lane)
 
     async def ready(self) -> None:
         """Returns when the subscription is open on the adapter. Raises ``BusNotStarted`` or ``BusClosed``."""
-        await self._bus.subscription_ready(self._lane)
+        await self._roster.ready(self._lane)
 
     def pause(self) -> None:
         """Begins no further handler until ``resume``; events go on being accepted and held.
 
         Raises ``UnknownSubscription`` after ``unsubscribe``.
         """
-        self._bus.set_paused(self._lane, paused=True)
+        self._roster.set_paused(self._lane, paused=True)
 
     def resume(self) -> None:
         """Undoes ``pause``; harmless when the subscription is not paused."""
-        self._bus.set_paused(self._lane, paused=False)
+        self._roster.set_paused(self._lane, paused=False)
 
     async def unsubscribe(self) -> None:
         """Takes no further event, and returns when those that were accepted are settled.
@@ -144,7 +144,7 @@ class Subscription:
         subscription is resumed for what it holds. On a durable adapter the group stays. Harmless when
         it is called again.
         """
-        await self._bus.leave(self._lane)
+        await self._roster.leave(self._lane)
 
 
 def default_name(qualified_name: str, taken: Callable[[str], bool]) -> str:

@@ -3,7 +3,7 @@
 - ``redis_server``: a server that is shared by the tests of a process, with a key prefix of the test's own;
   once for every server that is found, or the one that ``REDIS_URL`` names.
 - ``binary``: once for every server that is found; for tests that start servers of their own.
-  ``TEST_SERVERS=newest`` leaves one server for both.
+  ``TEST_SERVERS=newest`` leaves one server for both, and ``TEST_SERVERS=2/3`` the second of three parts.
 - ``start_server``, ``start_proxy``: make such servers, and proxies, and end them after the test.
 - ``certificates``: for TLS.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from redis_support.servers import Server, async_client_options, client_options
 GIVEN = "REDIS_URL"
 SERVERS = "TEST_SERVERS"
 NONE = "none"
+PART = re.compile(r"([1-9])/([1-9])")
 
 StartServer = Callable[..., Server]
 StartProxy = Callable[..., FaultProxy]
@@ -65,13 +67,21 @@ class SharedServer:
 
 
 def _own_binaries() -> list[str]:
-    wanted = os.environ.get(SERVERS, "all")
-    if wanted not in ("all", "newest"):
-        raise pytest.UsageError(f"{SERVERS} is {wanted!r}; it can be 'all' or 'newest'")
-    found = find_binaries()
-    if found and wanted == "newest":
-        found = (newest_binary(),)
-    return [binary.id for binary in found] or [NONE]
+    return [binary.id for binary in _wanted_binaries(os.environ.get(SERVERS, "all"))] or [NONE]
+
+
+def _wanted_binaries(wanted: str) -> list[ServerBinary]:
+    found = [*find_binaries()]
+    if wanted == "all" or not found:
+        return found
+    if wanted == "newest":
+        return [newest_binary()]
+    if (match := PART.fullmatch(wanted)) is None:
+        raise pytest.UsageError(f"{SERVERS} is {wanted!r}; it can be 'all', 'newest' or a part such as '2/3'")
+    part, parts = map(int, match.groups())
+    # The last part has the last one: older ones may be missing where that part is tried.
+    last_first = enumerate(reversed(found))
+    return [binary for index, binary in last_first if max(1, parts - index) == part] or [newest_binary()]
 
 
 def _binary(name: str) -> ServerBinary:

@@ -55,8 +55,21 @@ def test_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_SERVERS", "all")
     assert len(fixtures._own_binaries()) == len(find_binaries())
     monkeypatch.setenv("TEST_SERVERS", "latest")
-    with pytest.raises(pytest.UsageError, match="'latest'; it can be 'all' or 'newest'"):
+    with pytest.raises(pytest.UsageError, match="'latest'; it can be 'all', 'newest' or"):
         fixtures._own_binaries()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_parts_are_all_together(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    """Each server is in one of the parts, the last one in the last part, and no part is without any."""
+    named = []
+    for part in range(1, parts + 1):
+        monkeypatch.setenv("TEST_SERVERS", f"{part}/{parts}")
+        named.append(fixtures._own_binaries())
+    found = [binary.id for binary in find_binaries()]
+    assert {name for names in named for name in names} == set(found)
+    assert all(named)
+    assert found[-1] in named[-1]
 
 
 def test_a_file_that_does_not_run_here_is_passed_over(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
-from bus_core.bus import BusParts
 from bus_core.codec import Codec
 from bus_core.events import event_type_of, event_version_of, hints_of
 from bus_core.json_text import JsonReader, JsonTextError
+from bus_core.parts import BusParts
 from bus_core.serialization import JsonOptions, JsonSerializer
 from bus_core.topics import nearest_names
 from promenade_bus_cli.contracts import has_text_form, names_of

@@ -69,7 +69,10 @@ class Accepted:
                 return  # the rest is being looked for
             topics, ids = self._spells[0].popleft()
             self._count -= len(ids)
-            self._cut_short.update((topics,) if isinstance(topics, str) else topics)
+            if isinstance(topics, str):
+                self._cut_short.add(topics)
+            else:
+                self._cut_short.update(topics)
 
     def _suspect(self) -> None:
         if self._count:

@@ -137,7 +137,9 @@ class StreamsAdapter:
             lease=self._options.lease,
             interval=self._options.heartbeat_interval,
         )
-        wakeups = Wakeups(places, pipe, self._options.block)
+        self._ledger.ailments["leases"] = lambda: leases.problem
+        waiting = self._ledger.trouble("the read that waits for many subscriptions")
+        wakeups = Wakeups(places, pipe, self._options.block, waiting)
         configured = self._options.consumer
         services = Services(
             options=self._options,
@@ -195,6 +197,7 @@ class StreamsAdapter:
         try:
             await self._close(services)
         finally:  # also when there was no time for all of it
+            services.leases.abort()
             if self._connections is not None:
                 self._connections.abort()
 

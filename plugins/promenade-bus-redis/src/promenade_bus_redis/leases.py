@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bus_core.troubles import FIRST_PAUSE, grown
 from promenade_bus_redis.connections import Connections
 from promenade_bus_redis.feeds import Feed, Held, Source
 from promenade_bus_redis.keys import Keys
@@ -84,13 +85,16 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
-        self._has_failed = False
+        self._beating: asyncio.Task[object] | None = None
+        self._is_aborted = False
+        self.problem: str | None = None  # for health
 
     # --- on the loop of the bus ---------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts the thread."""
         self._stop.clear()
+        self._is_aborted = False
         self._thread = threading.Thread(target=self._run, name="promenade-redis-leases", daemon=True)
         self._thread.start()
 
@@ -100,15 +104,25 @@ class Leases:
         if thread is None:
             return
         self._stop.set()
-        loop, woken = self._loop, self._woken
-        if loop is not None and woken is not None:
-            try:
-                loop.call_soon_threadsafe(woken.set)
-            except RuntimeError:
-                pass  # it ended by itself
+        self._tell(self._wake)
         deadline = time.monotonic() + 2 * _CLOSING
         while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
             await asyncio.sleep(0.002)
+
+    def abort(self) -> None:
+        """Ends the thread without waiting for it, nor it for the server; harmless when it has ended."""
+        self._is_aborted = True
+        self._stop.set()
+        self._tell(self._cut)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Has something done in the thread."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(what)
+            except RuntimeError:
+                pass  # it ended by itself
 
     def until(self, since: float) -> float:
         """Up to when nobody can take over what was delivered, or renewed, at ``since`` or later."""
@@ -129,13 +143,29 @@ class Leases:
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            asyncio.run(self._beat_until_stopped())
-        except Exception as error:
-            logger.critical("the thread that renews leases ended: %s", type(error).__name__)
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._beat_until_stopped())
+            except (Exception, asyncio.CancelledError) as error:
+                if self._stop.is_set():
+                    return
+                self._failed(type(error).__name__)
+                self._stop.wait(pause)
+                pause = grown(pause)
+
+    def _wake(self) -> None:
+        if self._woken is not None:
+            self._woken.set()
+
+    def _cut(self) -> None:
+        """Nothing is waited for any more, neither the server nor a connection that is being opened."""
+        if self._beating is not None:
+            self._beating.cancel()
 
     async def _beat_until_stopped(self) -> None:
         self._woken = asyncio.Event()
+        self._beating = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         connections = self._make_connections()
         pipe = Pipe(Places(connections))
@@ -159,8 +189,11 @@ class Leases:
                 pass  # its lease ends by itself
         finally:
             self._loop = None
-            await pipe.close()
-            await connections.close()
+            if self._is_aborted:
+                connections.abort()
+            else:
+                await pipe.close()
+                await connections.close()
 
     async def _beat(self, pipe: Pipe) -> None:
         since = lease_clock()
@@ -191,7 +224,7 @@ class Leases:
         if isinstance(reply, RedisFailure):
             self._failed(reply.kind)
         elif isinstance(reply, list):
-            self._has_failed = False
+            self.problem = None
             self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
 
     def _learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
@@ -201,6 +234,6 @@ class Leases:
             held.until = self.until(since) if renewed == 1 else 0.0
 
     def _failed(self, kind: object) -> None:
-        if not self._has_failed:
-            self._has_failed = True
+        if self.problem is None:
             logger.error("leases cannot be renewed: %s; trying again until they can", kind)
+        self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"

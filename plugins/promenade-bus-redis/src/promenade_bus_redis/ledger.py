@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
+
+from bus_core.troubles import Trouble
 
 __all__ = ["Ledger"]
 
@@ -28,8 +30,9 @@ _MOST_NAMES: Final = 5
 class Ledger:
     """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again.
 
-    ``ended_epochs`` is how often the data of the server were gone, and ``last_loss`` when that was, on the
-    monotonic clock. ``unsaid`` are log lines that were not written, because there were too many.
+    ``ailments`` are asked what the parts of the adapter cannot do at the moment. ``ended_epochs`` is how
+    often the data of the server were gone, and ``last_loss`` when that was, on the monotonic clock.
+    ``unsaid`` are log lines that were not written, because there were too many.
     """
 
     def __init__(self) -> None:
@@ -41,9 +44,16 @@ class Ledger:
         self.dropped_by_cap: Counter[str] = Counter()
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
+        self.ailments: dict[str, Callable[[], str | None]] = {}
         self._unstored: Counter[str] = Counter()
         self._said: dict[tuple[str, str], float] = {}
         self._lines: deque[float] = deque()
+
+    def trouble(self, subject: str) -> Trouble:
+        """Keeps what a part of the adapter cannot do at the moment, for the log and for health."""
+        trouble = Trouble(subject)
+        self.ailments[subject] = lambda: trouble.text
+        return trouble
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -177,6 +187,7 @@ class Ledger:
                 f"somebody else removes events from {_names(self.foreign_trims)} "
                 f"({sum(self.foreign_trims.values()):,} so far): leave trimming to the bus"
             )
+        problems += [text for ask in self.ailments.values() if (text := ask()) is not None]
         return "; ".join(problems) or None
 
     # --- lines --------------------------------------------------------------------------------------------

@@ -135,6 +135,14 @@ class _Lane:
                         done.set_result(replies[begin : begin + len(group)])
                     begin += len(group)
                 batch = []
+        except Exception as error:  # a fault of the adapter: whoever waits is told of it, and may try again
+            if self._link is not None:
+                self._link.abort()
+            waiting, self._waiting = [*batch, *self._waiting], []
+            batch = []
+            for _, done in waiting:
+                if not done.done():
+                    done.set_exception(error)
         finally:
             self._sending = None
             for _, done in (*batch, *self._waiting):  # the loop is being closed

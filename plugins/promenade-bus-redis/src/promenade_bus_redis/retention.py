@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
+from bus_core.troubles import FIRST_PAUSE, grown, raised_by_itself
 from promenade_bus_redis.census import Demand, KeepFor
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import TRIM
@@ -66,6 +67,7 @@ class Retention:
         self._noticed: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._visiting = asyncio.Lock()
+        self._trouble = services.ledger.trouble("the retention of the Redis adapter")
         self.trimmed = 0
         self.expired_letters = 0
 
@@ -87,11 +89,27 @@ class Retention:
 
     async def _go_on(self) -> None:
         await asyncio.sleep(_FIRST)
+        pause = FIRST_PAUSE
         while True:
+            fault: BaseException | None = None
             try:
                 await self.visit()
             except AdapterError as failure:
                 logger.debug("retention failed: %s", getattr(failure, "kind", type(failure).__name__))
+            except asyncio.CancelledError as error:
+                if not raised_by_itself(error):
+                    raise
+                fault = error
+            except Exception as error:
+                fault = error
+            else:
+                self._trouble.over()
+                pause = FIRST_PAUSE
+            if fault is not None:
+                self._trouble.failed("trim", fault)
+                await asyncio.sleep(pause)
+                pause = grown(pause)
+                continue
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bus_core import TopicPattern
+from bus_core.troubles import FIRST_PAUSE, grown, raised_by_itself
 from promenade_bus_redis.feeds import Feed
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import DUE, HINT, HINTS, LEAVE
@@ -84,6 +85,7 @@ class Upkeep:
         self._dead_beats = 0
         self._rounds = 0
         self._hinting: set[asyncio.Task[object]] = set()
+        self._trouble = services.ledger.trouble("the upkeep of the Redis adapter")
 
     # --- what others tell it ------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class Upkeep:
         if task is not None:
             task.cancel()
             await asyncio.wait((task, *self._hinting))
-            await self._store_losses()
+            await self._store_losses(time.monotonic())
 
     def look_after(self, consumer: Wakeable) -> None:
         """A consumer was opened."""
@@ -146,12 +148,21 @@ class Upkeep:
     # --- its task -----------------------------------------------------------------------------------------
 
     async def _go_on(self) -> None:
+        pause = FIRST_PAUSE
         while True:
             try:
-                await self._take_turn()
+                fault = await self._take_turn()
             except RedisFailure as failure:
                 # The consumers find out for themselves, and say so.
                 logger.debug("the upkeep failed: %s", failure.kind)
+            else:
+                if fault is None:
+                    self._trouble.over()
+                    pause = FIRST_PAUSE
+                else:
+                    self._trouble.failed("do all that is due", fault)
+                    await asyncio.sleep(pause)
+                    pause = grown(pause)
             self._changed.clear()
             try:
                 async with asyncio.timeout(self._pause()):
@@ -165,10 +176,36 @@ class Upkeep:
             soonest = min(soonest, self._timers[0][0])
         return min(_TURN, max(0.005, soonest - time.monotonic()))
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self) -> BaseException | None:
+        """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
+
+        Raises ``RedisFailure``: then the rest would fail as well.
+        """
         now = time.monotonic()
-        if now >= self._epoch_at:
-            await self._look_for_losses(now)
+        steps = (
+            self._look_for_losses,
+            self._hand_on_what_is_due,
+            self._find_topics,
+            self._say_again,
+            self._store_losses,
+            self._notice_deaths,
+            self._look_at_next,
+        )
+        fault: BaseException | None = None
+        for step in steps:
+            try:
+                await step(now)
+            except RedisFailure:
+                raise
+            except asyncio.CancelledError as error:
+                if not raised_by_itself(error):
+                    raise
+                fault = error
+            except Exception as error:
+                fault = error
+        return fault
+
+    async def _hand_on_what_is_due(self, now: float) -> None:
         due: dict[Feed, None] = {}
         while self._timers and self._timers[0][0] <= now:
             due[heapq.heappop(self._timers)[2]] = None
@@ -177,16 +214,14 @@ class Upkeep:
             due.update(dict.fromkeys(await self._hinted()))
         if due:
             await self._hand_on([*due])
-        if now >= self._topics_at:
-            self._topics_at = now + self._services.options.topic_refresh / 2
-            await self._find_topics()
-        await self._services.census.say_again()
-        await self._store_losses()
-        self._notice_deaths()
-        if now >= self._look_at:
-            await self._look_at_next()
 
-    async def _find_topics(self) -> None:
+    async def _say_again(self, _now: float) -> None:
+        await self._services.census.say_again()
+
+    async def _find_topics(self, now: float) -> None:
+        if now < self._topics_at:
+            return
+        self._topics_at = now + self._services.options.topic_refresh / 2
         if (
             any(consumer.pattern is not None for consumer in self._consumers)
             or self._services.registry.has_own
@@ -198,6 +233,8 @@ class Upkeep:
 
     async def _look_for_losses(self, now: float) -> None:
         """Whether the server has everything that it had."""
+        if now < self._epoch_at:
+            return
         refresh = self._services.options.topic_refresh
         self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
         if await self._services.epoch.has_ended():
@@ -217,7 +254,7 @@ class Upkeep:
             consumer.wake()
         await self._services.census.say_again(all_of_it=True)
 
-    async def _store_losses(self) -> None:
+    async def _store_losses(self, _now: float) -> None:
         """Adds what was counted here to the counts that everybody can read."""
         key, ledger = self._services.keys.losses, self._services.ledger
         counts = ledger.take_unstored()
@@ -273,7 +310,7 @@ class Upkeep:
 
     # --- the dead -----------------------------------------------------------------------------------------
 
-    def _notice_deaths(self) -> None:
+    async def _notice_deaths(self, _now: float) -> None:
         """Looks everywhere when an instance is seen to have died, and once more a heartbeat later."""
         leases = self._services.leases
         if leases.dead - self._dead:
@@ -287,8 +324,10 @@ class Upkeep:
                 consumer.wake()
         self._dead = leases.dead
 
-    async def _look_at_next(self) -> None:
+    async def _look_at_next(self, now: float) -> None:
         """One feed after the other: what belonged to the dead, what is parked, who has left."""
+        if now < self._look_at:
+            return
         if not self._looking:
             self._rounds += 1
             self._looking = [

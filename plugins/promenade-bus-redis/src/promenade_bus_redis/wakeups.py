@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bus_core.troubles import Trouble, raised_by_itself
 from promenade_bus_redis.pipe import Pipe
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.translate import RedisFailure
@@ -86,10 +87,11 @@ class Watch:
 class Wakeups:
     """Wakes consumers when one of their streams has more; one connection for all of them."""
 
-    def __init__(self, places: Places, pipe: Pipe, block: float) -> None:
+    def __init__(self, places: Places, pipe: Pipe, block: float, trouble: Trouble) -> None:
         self._places = places
         self._pipe = pipe
         self._block = block
+        self._trouble = trouble
         self._link: WaitingLink | None = None
         self._watches: dict[str, dict[Watch, None]] = {}
         self._begin: dict[str, bytes] = {}  # where the read begins
@@ -160,12 +162,20 @@ class Wakeups:
                     await self._read()
                 except RedisFailure as failure:
                     logger.debug("the read that waits for all failed: %s", failure.kind)
-                    # Each of them finds out for itself what is wrong, and says so.
-                    self._wake_all()
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+                except asyncio.CancelledError as error:
+                    if not raised_by_itself(error):
+                        raise
+                    self._trouble.failed("wait", error)
+                except Exception as error:
+                    self._trouble.failed("wait", error)
                 else:
+                    self._trouble.over()
                     pause = _FIRST_PAUSE
+                    continue
+                # Each of them finds out for itself what is wrong, and says so.
+                self._wake_all()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             self._task = None
 

@@ -1,0 +1,265 @@
+"""The way of an event from a call of ``publish`` to the carrier: checks, blocks, middleware, routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from bus_core.abc import AnyAdapter, Middleware
+from bus_core.arguments import checked_event, checked_headers, described
+from bus_core.carriers import Carrier, may_wait
+from bus_core.engine import Engine
+from bus_core.errors import InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
+from bus_core.events import Event
+from bus_core.holding import (
+    HeldEvent,
+    HeldEvents,
+    open_block,
+    publish_in_order,
+    raise_failures,
+    result_of,
+)
+from bus_core.lifecycle import Lifecycle, Stage
+from bus_core.messages import NO_HEADERS, Envelope
+from bus_core.parts import BusParts
+from bus_core.pipeline import compose
+from bus_core.routes import Route, Routes
+from bus_core.topics import Topic
+
+__all__ = ["Outbound"]
+
+
+class Outbound:
+    """Publishes for a bus.
+
+    ``direct`` and ``onward`` hold only routes that a publish may use without a further look, to the queue
+    of this process or to an adapter outside of it. Whatever makes a further look necessary (a change of
+    subscriptions, a drain, after_commit, closing, a fork) empties both. They stay the same dictionaries:
+    ``Bus.publish`` looks into them.
+    """
+
+    def __init__(
+        self, parts: BusParts, engine: Engine, life: Lifecycle, adapter: Callable[[], AnyAdapter]
+    ) -> None:
+        self.direct: dict[Topic[Any] | str, Route] = {}
+        self.onward: dict[Topic[Any] | str, Route] = {}
+        self.routes = Routes()
+        self.middleware = parts.publish_middleware
+        self._registry = parts.registry
+        self._codec = parts.codec
+        self._buffer = engine.buffer
+        self._life = life
+        self._adapter = adapter
+        self._carrier: Carrier | None = None
+        self._indirections = 0
+        self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
+
+    def instrument(self, middleware: Middleware) -> None:
+        """Puts one more middleware inside of all others. Only before the bus is open."""
+        self.middleware = (*self.middleware, middleware)
+
+    def open(self, carrier: Carrier) -> None:
+        """The bus is open: from now on events have somewhere to go."""
+        self._carrier = carrier
+        self.routes_changed()
+
+    @property
+    def carried(self) -> Carrier:
+        """The carrier of a bus that was started."""
+        assert self._carrier is not None, "the bus was started"
+        return self._carrier
+
+    # --- the longer and the shorter way -------------------------------------------------------------------
+
+    def routes_changed(self) -> None:
+        """Every route has to ask the adapter again, when it is used next."""
+        self.direct.clear()
+        self.onward.clear()
+
+    def look_closer(self) -> None:
+        """From now on every publish takes the longer way, with all checks, until ``look_less_closely``."""
+        self.routes_changed()
+        self._indirections += 1
+
+    def look_less_closely(self) -> None:
+        """Undoes one ``look_closer``."""
+        self._indirections -= 1
+
+    @contextmanager
+    def looking_closer(self) -> Iterator[None]:
+        """A block in which no publish takes the shorter way."""
+        self.look_closer()
+        try:
+            yield
+        finally:
+            self.look_less_closely()
+
+    # --- one event ----------------------------------------------------------------------------------------
+
+    def accept_at_once(self, topic: Any, event: Any) -> bool:
+        """What ``Bus.publish`` does first. There it is spelt out: a call would be felt."""
+        try:
+            route = self.direct[topic]
+        except (KeyError, TypeError):
+            return False
+        buffer = self._buffer
+        ports = buffer.ports
+        if event.__class__ is not route.event_class or len(ports) >= buffer.limit:
+            return False
+        ports.append(route.port)  # type: ignore[arg-type]  # it has one
+        buffer.payloads.append(event)
+        return True
+
+    async def publish(self, topic: object, event: object, headers: Mapping[str, str] | None = None) -> None:
+        """The longer way, with all checks; see ``Bus.publish``."""
+        item = self._checked(topic, event, headers)
+        if not self._hold(item):
+            await self._way_of(item)
+
+    def publish_nowait(self, topic: Any, event: Any, headers: Mapping[str, str] | None) -> None:
+        """See ``Bus.publish_nowait``."""
+        if headers is None and self.accept_at_once(topic, event):
+            return
+        adapter = self._adapter()
+        if not adapter.features.in_process:
+            raise UnsupportedFeature(
+                adapter.name, ["publish_nowait needs an in-process adapter; await publish()"]
+            )
+        item = self._checked(topic, event, headers)
+        if self._hold(item):
+            return
+        route = self._route(item.topic)
+        accepted_before = route.published
+        sending = self._send(item)
+        token = may_wait.set(False)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        finally:
+            may_wait.reset(token)
+            sending.close()
+        if route.published == accepted_before:
+            raise PublishFailed(
+                f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
+            )
+        raise PublishUncertain(
+            f"publish_nowait: a publish middleware waited on topic {item.topic.name!r} after the event was "
+            "accepted, and was stopped; await publish()"
+        )
+
+    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
+        """Everything that can be wrong with a publish before it is sent."""
+        self._life.check_accepting()
+        declared = self.declared(topic)
+        checked = checked_event(declared, event)
+        return HeldEvent(declared, checked, NO_HEADERS if headers is None else checked_headers(headers))
+
+    def declared(self, topic: object) -> Topic[Any]:
+        """The topic that is meant; raises ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``."""
+        if isinstance(topic, Topic):
+            return self._registry.declare(topic)
+        if isinstance(topic, str):
+            return self._registry.find(topic)
+        raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
+
+    async def _send(self, item: HeldEvent) -> None:
+        await self._way_of(item)
+
+    def _way_of(self, item: HeldEvent) -> Awaitable[None]:
+        """What is left to do for a checked event: its middleware, if there is any, and the adapter."""
+        route = self._route(item.topic)
+        if self.middleware:
+            return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
+        return self.carried.accept(route, item.event, item.headers)
+
+    async def _accept(self, route: Route, envelope: Envelope) -> None:
+        event = checked_event(route.topic, envelope.event)
+        await self.carried.accept(route, event, checked_headers(envelope.headers))
+
+    def _route(self, topic: Topic[Any]) -> Route:
+        declared = topic.name in self._registry
+        route = self.routes.get(topic.name, declared=declared)
+        if route is None:
+            route = Route(topic)
+            route.chain = compose(self.middleware, partial(self._accept, route))
+            self.routes.add(route, declared=declared)
+        self.carried.renew(route)
+        may_be_direct = self._life.stage is Stage.OPEN and not self._indirections
+        if may_be_direct and declared:
+            if route.port is not None:
+                self.direct[route.topic] = self.direct[route.topic.name] = route
+            elif not (self.middleware or self._adapter().features.in_process):
+                self.onward[route.topic] = self.onward[route.topic.name] = route
+        return route
+
+    # --- several ------------------------------------------------------------------------------------------
+
+    async def publish_many(
+        self,
+        items: Iterable[tuple[Topic[Any] | str, Event]],
+        publish: Callable[[Any, Any], Awaitable[None]],
+    ) -> None:
+        """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
+        if self._adapter().features.in_process:
+            results = [
+                None if self.accept_at_once(topic, event) else await result_of(publish(topic, event))
+                for topic, event in items
+            ]
+        else:
+            results = await publish_in_order(items, self._handed_over, lambda item: publish(*item))
+        raise_failures(results)
+
+    def _handed_over(self, item: tuple[Topic[Any] | str, Event]) -> asyncio.Future[None] | None:
+        """What ``Bus.publish`` does for an adapter outside of the process, where nothing is waited for."""
+        topic, event = item
+        try:
+            onward = self.onward.get(topic)
+        except TypeError:
+            return None
+        if onward is None or event.__class__ is not onward.event_class:
+            return None
+        self._life.check_loop("publish")
+        return self.carried.hand_over(onward, event, NO_HEADERS)
+
+    # --- blocks of after_commit ---------------------------------------------------------------------------
+
+    @contextmanager
+    def holding(self) -> Iterator[HeldEvents]:
+        """Holds in a new block what is published in this context, until the block ends, well or not."""
+        block = HeldEvents(self._block.get())
+        token = self._block.set(block)
+        try:
+            yield block
+        finally:
+            block.over = True
+            self._block.reset(token)
+
+    def _hold(self, item: HeldEvent) -> bool:
+        """Keeps an event for the end of the block that the caller is in, if it is in one."""
+        block = open_block(self._block.get())
+        if block is None:
+            return False
+        if self.carried.encodes:
+            # Encoded for the error only: before the commit there is still something that can be undone.
+            self._codec.encode(item.topic, item.event, item.headers)
+        block.items.append(item)
+        return True
+
+    async def release(self, block: HeldEvents) -> None:
+        """Publishes what a block held, or hands it to the block around it."""
+        outer = open_block(block)
+        if outer is not None:
+            outer.items += block.items
+            return
+
+        def hand_over(item: HeldEvent) -> asyncio.Future[None] | None:
+            if self.middleware:  # it may wait, and then others would come first
+                return None
+            return self.carried.hand_over(self._route(item.topic), item.event, item.headers)
+
+        raise_failures(await publish_in_order(block.items, hand_over, self._send))

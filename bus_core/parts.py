@@ -1,0 +1,63 @@
+"""What a bus is assembled from, and how the parts that were started are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from bus_core.abc import AnyAdapter, HealthProbe, Middleware, RetryPolicy
+from bus_core.carriers import Codec
+from bus_core.clock import Clock
+from bus_core.config import BusConfig
+from bus_core.plugins import Plugins
+from bus_core.primitives import FrozenMapping
+from bus_core.topics import TopicRegistry
+
+__all__ = ["BusParts", "close_each"]
+
+logger = logging.getLogger("promenade.bus")
+
+_UNWIND = 0.1
+"""Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
+
+
+@attrs.frozen(kw_only=True)
+class BusParts:
+    """What a bus is assembled from; see ``bus_core.bootstrap.open_bus``."""
+
+    config: BusConfig
+    plugins: Plugins
+    adapter: AnyAdapter
+    codec: Codec
+    registry: TopicRegistry
+    clock: Clock
+    policy_for: Callable[[str], RetryPolicy]
+    consume_middleware: tuple[Middleware, ...] = ()
+    publish_middleware: tuple[Middleware, ...] = ()
+    probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
+    fallback: AnyAdapter | None = None
+
+
+async def close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) -> None:
+    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it.
+
+    What takes longer than ``seconds`` of real time, all in all, is cancelled and left behind.
+    """
+    over_at = time.monotonic() + max(_UNWIND, seconds)
+    for part in parts:
+        closing = asyncio.ensure_future(_close_one(part))
+        await asyncio.wait((closing,), timeout=max(_UNWIND, over_at - time.monotonic()))
+        if not closing.done():
+            closing.cancel()
+            logger.error("closing %s did not end in time: it was left behind", type(part).__name__)
+
+
+async def _close_one(part: HealthProbe | AnyAdapter) -> None:
+    try:
+        await part.close()
+    except Exception:
+        logger.exception("closing %r failed", part)

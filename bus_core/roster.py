@@ -1,0 +1,236 @@
+"""The subscriptions of one bus: who joins, pauses and leaves, and what they need of the adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bus_core.abc import AnyAdapter, Features, Middleware, SubscriptionSpec, SubscriptionState
+from bus_core.carriers import Carrier
+from bus_core.engine import Engine
+from bus_core.errors import (
+    DuplicateSubscription,
+    InvalidHandler,
+    UnknownSubscription,
+    UnsupportedFeature,
+)
+from bus_core.handlers import inspect_handler
+from bus_core.lanes import Lane
+from bus_core.lifecycle import Lifecycle, Stage
+from bus_core.parts import BusParts
+from bus_core.subscriptions import CheckedOptions, Subscription, default_name
+from bus_core.topics import Topic, TopicPattern, is_pattern, patterns_overlap
+
+__all__ = ["Roster"]
+
+
+class Roster:
+    """Implements what a ``Subscription`` asks of its bus.
+
+    Before the bus is open its lanes only stand here; ``open`` attaches them to the carrier.
+    """
+
+    def __init__(
+        self,
+        parts: BusParts,
+        engine: Engine,
+        life: Lifecycle,
+        adapter: Callable[[], AnyAdapter],
+        declared: Callable[[object], Topic[Any]],
+    ) -> None:
+        self._parts = parts
+        self._engine = engine
+        self._life = life
+        self._declared = declared
+        self._adapter = adapter
+        self._carrier: Carrier | None = None
+        self._middleware = parts.consume_middleware
+        self._lanes: list[Lane] = []
+        self._leaving: dict[Lane, asyncio.Future[None]] = {}
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Those that did not leave, in the order in which they were made."""
+        return tuple(Subscription(self, lane) for lane in self._lanes)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All lanes that may hold events: those that are leaving as well."""
+        return [*self._lanes, *self._leaving]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a subscription of that name."""
+        return any(lane.spec.name == name for lane in self._lanes)
+
+    def instrument(self, middleware: Middleware) -> None:
+        """Puts one more middleware around all others, of subscriptions to come as well."""
+        self._middleware = (middleware, *self._middleware)
+        for lane in self._lanes:
+            lane.instrument(middleware)
+
+    def check_features(self) -> None:
+        """Raises ``UnsupportedFeature`` with all that the adapter cannot do for the subscriptions."""
+        self._check_features([lane.spec for lane in self._lanes])
+
+    def _check_features(self, specs: Iterable[SubscriptionSpec]) -> None:
+        adapter = self._adapter()
+        mismatches = [fault for spec in specs for fault in _mismatches_of(spec, adapter.features)]
+        if mismatches:
+            raise UnsupportedFeature(adapter.name, mismatches, adapter.features.remedy)
+
+    def open(self, carrier: Carrier) -> None:
+        """The bus is open: from now on a subscription gets events as soon as it is made."""
+        self._carrier = carrier
+        for lane in self._lanes:
+            carrier.attach(lane)
+
+    # --- join ---------------------------------------------------------------------------------------------
+
+    def add(
+        self, topic: Topic[Any] | str, handler: Callable[..., Any], options: CheckedOptions
+    ) -> Subscription:
+        """Subscribes a handler; see ``Bus.subscribe``."""
+        self._life.check_usable("subscribe")
+        text = self._subscribed_text(topic)
+        shape = inspect_handler(handler)
+        name = self._free_name(options.name, shape.qualified_name, text)
+        spec = SubscriptionSpec(
+            name=name,
+            group=f"{self._parts.config.service}.{name}",
+            topic=text,
+            mode=options.mode,
+            ordered=options.ordered,
+            start=options.start,
+        )
+        if self._life.stage is not Stage.NEW:  # at start all those before are compared together
+            self._check_features([spec])
+        retry = options.retry
+        lane = Lane(
+            self._engine,
+            spec,
+            handler,
+            shape,
+            policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
+            middleware=self._middleware,
+            give_up_on=options.give_up_on,
+            timeout=options.timeout,
+            concurrency=options.concurrency,
+            where=options.where,
+        )
+        self._lanes.append(lane)
+        if self._life.stage is Stage.OPEN:
+            self._carried.attach(lane)
+        return Subscription(self, lane)
+
+    def _subscribed_text(self, topic: object) -> str:
+        if isinstance(topic, str) and (is_pattern(topic) or not topic):
+            return TopicPattern(topic).text
+        return self._declared(topic).name
+
+    def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
+        """The name of a new subscription; raises ``DuplicateSubscription``."""
+        if given is None:
+            adapter = self._adapter()
+            if adapter.features.durable:
+                raise InvalidHandler(
+                    f"the subscription to {topic!r} needs a name=: on the durable adapter "
+                    f"{adapter.name!r} it names the group that outlives this process"
+                )
+            return default_name(qualified_name, lambda name: self._clash(name, topic) is not None)
+        other = self._clash(given, topic)
+        if other is not None:
+            raise DuplicateSubscription(given, topic, other)
+        return given
+
+    def _clash(self, name: str, topic: str) -> str | None:
+        """What a subscription of that name listens to already, if it overlaps the topic."""
+        for lane in self._lanes:
+            if lane.spec.name == name and patterns_overlap(lane.spec.topic, topic):
+                return lane.spec.topic
+        return None
+
+    # --- for a subscription -------------------------------------------------------------------------------
+
+    def state_of(self, lane: Lane) -> SubscriptionState:
+        """See ``Subscription.state``."""
+        return self._engine.states_of([lane])[0]
+
+    async def ready(self, lane: Lane) -> None:
+        """See ``Subscription.ready``."""
+        self._life.check_open("wait for a subscription")
+        self._check_member(lane)
+        await self._carried.opened(lane)
+
+    def set_paused(self, lane: Lane, *, paused: bool) -> None:
+        """See ``Subscription.pause`` and ``Subscription.resume``."""
+        self._life.check_usable("pause a subscription" if paused else "resume a subscription")
+        self._check_member(lane)
+        if lane.paused is paused:
+            return
+        if paused:
+            lane.pause()
+        else:
+            lane.resume()
+        if self._carrier is not None:
+            self._carrier.pause_changed(lane)
+
+    def _check_member(self, lane: Lane) -> None:
+        if lane not in self._lanes:
+            raise UnknownSubscription(f"the subscription {lane.spec.name!r} was unsubscribed")
+
+    # --- leave --------------------------------------------------------------------------------------------
+
+    async def remove(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
+        """See ``Bus.unsubscribe``."""
+        self._life.check_usable("unsubscribe")
+        text = topic.name if isinstance(topic, Topic) else topic
+        lanes = [lane for lane in self._lanes if lane.spec.topic == text and lane.handler == handler]
+        if not lanes:
+            raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
+        leaving = [(lane, self._begin_to_leave(lane)) for lane in lanes]
+        for lane, left in leaving:
+            await self._until_left(lane, left)
+
+    async def leave(self, lane: Lane) -> None:
+        """See ``Subscription.unsubscribe``."""
+        if self._life.stage is not Stage.CLOSED or self._life.forked:
+            self._life.check_usable("unsubscribe")
+            await self._until_left(lane, self._begin_to_leave(lane))
+
+    def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
+        """Takes a lane out of routing; None when there is nothing to wait for."""
+        if lane not in self._lanes:
+            return self._leaving.get(lane)
+        self._lanes.remove(lane)
+        if self._life.stage is not Stage.OPEN:
+            return None
+        self._carried.detach(lane)
+        left = self._leaving[lane] = lane.leave()
+        left.add_done_callback(lambda _: self._leaving.pop(lane))
+        return left
+
+    async def _until_left(self, lane: Lane, left: asyncio.Future[None] | None) -> None:
+        if left is not None and not self._life.in_handler:
+            await asyncio.shield(left)
+            await self._carried.left(lane)
+
+    @property
+    def _carried(self) -> Carrier:
+        assert self._carrier is not None, "the bus was started"
+        return self._carrier
+
+
+def _mismatches_of(spec: SubscriptionSpec, features: Features) -> list[str]:
+    """What a subscription needs that an adapter cannot do, in words."""
+    needs = [
+        ("ordered", spec.ordered, "needs ordered=True"),
+        ("broadcast", spec.mode == "broadcast", "needs mode='broadcast'"),
+        ("groups", spec.mode == "group", "needs mode='group'"),
+        ("replay", spec.start == "earliest", "needs start='earliest', and nothing is retained to replay"),
+    ]
+    return [
+        f"subscription {spec.name!r} to {spec.topic!r} {words}"
+        for feature, needed, words in needs
+        if needed and not getattr(features, feature)
+    ]
