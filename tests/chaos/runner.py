@@ -30,7 +30,8 @@ def run(
 
     ``scale`` shortens, or lengthens, the time in which faults happen.
     """
-    directory = keep or Path(tempfile.mkdtemp(prefix="promenade-chaos-"))
+    # Absolute: the processes have another working directory.
+    directory = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="promenade-chaos-"))
     if keep is not None:
         shutil.rmtree(keep, ignore_errors=True)
         keep.mkdir(parents=True)

@@ -91,9 +91,10 @@ def test_a_run_that_shows_nothing_fails() -> None:
     assert fails_with(findings, "nothing is shown")
 
 
-def test_reports(tmp_path: Path) -> None:
-    """The account is a table for people, and a JSON document."""
-    findings = run(STEADY, keep=tmp_path / "kept")
+def test_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account is a table for people, and a JSON document; what stays may lie beside the caller."""
+    monkeypatch.chdir(tmp_path)
+    findings = run(STEADY, keep=Path("kept"))
     text = "\n".join([*report.lines(findings), *report.table([findings])])
     assert "as it must be" in text
     assert f"{findings.account.acknowledged} acknowledged, 0 stuck" in text
