@@ -49,6 +49,9 @@ from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
 from promenade_bus_redis import ProbeOptions
 from promenade_bus_testing.config import ChaosOptions
+from redis_support.fixtures import StartServer, start_server
+
+__all__ = ["start_server"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -156,7 +159,9 @@ def environment() -> dict[str, str]:
     return {**kept, "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
 
 
-def run(arguments: list[str], directory: Path, given: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], directory: Path, given: str = "", server: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -164,9 +169,16 @@ def run(arguments: list[str], directory: Path, given: str = "") -> subprocess.Co
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment(),
+        env={**environment(), **server},
         check=False,
     )
+
+
+@pytest.fixture
+def server(page: Path, start_server: StartServer) -> Mapping[str, str]:
+    """The variable that names a server, for a page whose configuration asks for it."""
+    asks = any("${REDIS_ADDR" in block.text for block in blocks_of(page) if block.file)
+    return {"REDIS_ADDR": start_server().address} if asks else {}
 
 
 def write_files(page: Path, directory: Path) -> None:
@@ -187,7 +199,9 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=of_page)
-def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
+def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
+    page: Path, tmp_path: Path, server: Mapping[str, str]
+) -> None:
     """The python blocks of a page run from top to bottom, and print what the page says."""
     write_files(page, tmp_path)
     blocks = blocks_of(page)
@@ -197,7 +211,7 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(page: Path
         if block.language == "python"
     ]
 
-    done = run(["-W", "error", "-c", _DRIVER], tmp_path, json.dumps(programs))
+    done = run(["-W", "error", "-c", _DRIVER], tmp_path, json.dumps(programs), server)
 
     assert done.returncode == 0, done.stderr
     printed = iter(json.loads(done.stdout))
@@ -210,7 +224,9 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(page: Path
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=of_page)
-def test_every_command_of_a_page_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
+def test_every_command_of_a_page_prints_what_stands_below_it(
+    page: Path, tmp_path: Path, server: Mapping[str, str]
+) -> None:
     """A command of a page runs, and prints the lines that the page shows, in this order."""
     write_files(page, tmp_path)
     for command in commands_of(page):
@@ -218,7 +234,7 @@ def test_every_command_of_a_page_prints_what_stands_below_it(page: Path, tmp_pat
         if arguments is None:
             continue
 
-        done = run(arguments, tmp_path)
+        done = run(arguments, tmp_path, server=server)
 
         place = f"{of_page(page)}:{command.line}\n{done.stdout}{done.stderr}"
         assert done.returncode == 0, place

@@ -49,7 +49,6 @@ def _of(name: str, *words: Word, newer: bool = False, needed: bool = True) -> Pe
 _COMMON: Final = (
     _of("ping"),
     _of("info", "server"),
-    _of("publish", "{channel}", ""),
 )
 
 _SCRIPTS_AND_KEYS: Final = (
@@ -105,6 +104,7 @@ _CONVENIENCES: Final = ("client|setname", "client|id", "client|unblock")
 """Names for connections, and an early end for reads that wait: without these it asks more often."""
 
 _PUBSUB: Final = (
+    _of("publish", "{channel}", ""),
     _of("subscribe", "{channel}"),
     _of("unsubscribe", "{channel}"),
     # Side by side: what is published in between would look like their replies.
@@ -148,7 +148,6 @@ def acl_rules(
     ]
     if db:
         names.append("select")
+    channels = [f"&{prefix}:*"] if any(item.is_about_channels for item in permissions) else []
     # Before 7.0 a new user may use every channel, and no pattern is accepted on top of that.
-    return " ".join(
-        [f"~{prefix}:*", "resetchannels", f"&{prefix}:*", "-@all", *(f"+{name}" for name in names)]
-    )
+    return " ".join([f"~{prefix}:*", "resetchannels", *channels, "-@all", *(f"+{name}" for name in names)])
