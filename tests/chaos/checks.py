@@ -88,6 +88,27 @@ class Told:
             yield f"health of no {self.kind} said {self.text!r}; it said {told}"
 
 
+def missed_is_counted(findings: Findings) -> Iterator[str]:
+    """Each process counted exactly what did not come to it, and something did not."""
+    lost, counted = findings.account.total("lost"), findings.account.counted_lost
+    if counted != lost:
+        yield f"the processes counted {counted} events as missed, and {lost} were"
+    if not lost:
+        yield "nothing was missed: nothing is shown"
+
+
+@attrs.frozen
+class Logged:
+    """A process of a kind logged a line that holds ``text``."""
+
+    text: str
+    kind: str = "consumer"
+
+    def __call__(self, findings: Findings) -> Iterator[str]:
+        if not any(self.text in log for name, log in findings.logs.items() if name.startswith(self.kind)):
+            yield f"no {self.kind} logged {self.text!r}"
+
+
 @attrs.frozen
 class QuietLogs:
     """No process logs more than so many errors within a second, besides one for each attempt that failed."""

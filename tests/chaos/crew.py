@@ -103,6 +103,7 @@ class Crew:
             work=load.work,
             lease=load.lease.of(self._full),
             ordered=load.ordered,
+            broadcast=load.broadcast,
             delay=load.delay,
             attempts=load.attempts,
             rate=load.rate.of(self._full) / load.producers,

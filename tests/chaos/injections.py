@@ -73,6 +73,18 @@ class StandStill:
             time.sleep(stage.lease / 2)
 
 
+@attrs.frozen(kw_only=True)
+class Freeze:
+    """SIGSTOP to one consumer for some seconds, then SIGCONT. Noted as ``freezes``."""
+
+    seconds: Size
+
+    def __call__(self, stage: Stage) -> None:
+        with _stopped(stage.crew.consumers[0]):
+            stage.notes["freezes"] += 1
+            time.sleep(stage.size(self.seconds))
+
+
 @contextlib.contextmanager
 def _stopped(post: Post) -> Iterator[None]:
     post.member.signal(signal.SIGSTOP)

@@ -47,6 +47,7 @@ class Role:
     work: float = 0.002
     lease: float = 1.5
     ordered: bool = False
+    broadcast: bool = False
     delay: float | None = None
     attempts: int = 10
     rate: float = 100.0
@@ -146,8 +147,11 @@ async def _consume_until(role: Role, told: asyncio.Event) -> None:
     options: dict[str, Any] = {"concurrency": role.concurrency, "ordered": role.ordered}
     if role.delay is not None:
         options["retry"] = FixedRetry(attempts=role.attempts, delay=role.delay)
+    own = ""
+    if role.broadcast:
+        options["mode"], own = "broadcast", f"-{role.name}"
     for index in range(role.topics):
-        journal.subscribe(bus, topic(index), effect.handle, name=f"worker{index}", **options)
+        journal.subscribe(bus, topic(index), effect.handle, name=f"worker{index}{own}", **options)
     await bus.start()
     for subscription in bus.subscriptions:
         await subscription.ready()

@@ -42,6 +42,9 @@ class Load:
     concurrency: int = 16
     work: float = 0.002
     ordered: bool = False
+    broadcast: bool = False
+    """Whether each consumer process gets every event; its subscriptions have names of their own then."""
+
     delay: float | None = 0.05
     attempts: int = 10
     lease: Size = Size(1.5, 1.5)

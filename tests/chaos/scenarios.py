@@ -16,6 +16,7 @@ from chaos.injections import (
     DestroyGroup,
     FailOver,
     FillMemory,
+    Freeze,
     HalfClose,
     Kill,
     KillNode,
@@ -270,6 +271,33 @@ TRIMS = (
     ),
 )
 
+PUBSUB = (
+    Scenario(
+        number=20,
+        name="slow broadcast subscriber",
+        story="mode: pubsub, slow handlers, and SIGSTOP until the server cuts the connection",
+        site=lambda: OneServer({"client-output-buffer-limit": "pubsub 1mb 0 0"}),
+        load=Load(
+            broadcast=True,
+            consumers=Size(4, 2),
+            rate=Size(500, 400),
+            filling=20_000,
+            work=0.08,
+            more={"mode": "pubsub", "pubsub": {"buffer": 1_000_000}},
+        ),
+        faults=(Freeze(seconds=Size(5, 3)), Wait(seconds=Size(10, 1)), Freeze(seconds=Size(5, 1))),
+        calm=Size(5.0, 1.5),
+        checks=(
+            checks.Happened("freezes", 2),
+            checks.missed_is_counted,
+            checks.Logged("the server had dropped them, or the connection was away"),
+            checks.Logged("its handlers are too slow, and its buffer was full"),
+            checks.Told("were lost"),
+            checks.QuietLogs(),
+        ),
+    ),
+)
+
 SOAKS = (
     Scenario(
         number=25,
@@ -342,7 +370,7 @@ OUTCOMES = (
 
 SCENARIOS = tuple(
     sorted(
-        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *POWER, *TRIMS, *OUTCOMES, *SOAKS),
+        (*PROCESSES, *HANDLERS, *NETWORK, *SERVERS, *LOSSES, *POWER, *TRIMS, *OUTCOMES, *PUBSUB, *SOAKS),
         key=lambda each: each.number,
     )
 )

@@ -85,6 +85,14 @@ def test_a_forgotten_loss_is_found() -> None:
     assert fails_with(run(scenario, bug="forget-accepted"), "the processes counted 0 events as lost")
 
 
+def test_a_miss_that_is_not_counted_is_found() -> None:
+    """Of the events that the server dropped for a slow subscriber each process counts one too few."""
+    (scenario,) = (each for each in SCENARIOS if each.number == 20)
+    findings = run(scenario, bug="miss-one-less")
+    assert findings.account.counted_lost < findings.account.total("lost")
+    assert fails_with(findings, f"the processes counted {findings.account.counted_lost} events as missed")
+
+
 def test_a_run_that_shows_nothing_fails() -> None:
     """A scenario in which next to nothing is published fails, although its account adds up."""
     findings = run(attrs.evolve(STEADY, load=attrs.evolve(_SHORT, rate=Size(4, 4))))

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import Final, Literal
 
-__all__ = ["Misses"]
+__all__ = ["Cause", "Misses"]
 
 logger = logging.getLogger("promenade.bus.redis")
 
