@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -26,6 +27,9 @@ from bus_core import (
 )
 from promenade_bus_redis.checks import UnfitServer
 from promenade_bus_redis.permissions import acl_rules, permissions_for
+from promenade_bus_redis.pubsub.publishing import PubsubPublisher
+from promenade_bus_redis.pubsub.sources import Source
+from promenade_bus_redis.translate import RedisFailure
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.fixtures import SharedServer, StartServer
@@ -356,6 +360,46 @@ async def test_nothing_is_left_behind(redis_server: SharedServer) -> None:
     assert asyncio.all_tasks() == before
     clients = redis_server.ask("CLIENT", "LIST")
     assert not [line for line in clients.splitlines() if "name=tests:listen" in line]
+
+
+async def test_what_goes_on_in_the_background_goes_on(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Listening and announcing survive that every task is cancelled, and what nobody expected."""
+    async with air_on(redis_server) as air:
+        adapter = await air.adapter(pubsub={"announce": 0.05})
+        consumer = await adapter.open_consumer(EACH)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        left: list[BaseException] = [KeyError("secret"), KeyError("secret")]
+        take, announce = Source.take, PubsubPublisher._announce_some
+
+        def failing_take(self: Source, channel: bytes, payload: bytes, now: datetime) -> None:
+            if len(left) > 1:
+                raise left.pop()
+            take(self, channel, payload, now)
+
+        async def failing_announce(self: PubsubPublisher, topics: Sequence[str]) -> None:
+            if left:
+                raise left.pop()
+            await announce(self, topics)
+
+        monkeypatch.setattr(Source, "take", failing_take)
+        monkeypatch.setattr(PubsubPublisher, "_announce_some", failing_announce)
+        heard: list[int] = []
+        number = 0
+        async with asyncio.timeout(15):
+            while not (heard and not left and "adapter works again" in caplog.text):
+                number += 1
+                await adapter.publish([message(number)])
+                try:
+                    heard += numbers(await consumer.receive(100))
+                except RedisFailure:
+                    heard.clear()
+                await asyncio.sleep(0.1)
+        assert adapter.degraded is None
+        assert "the announcements of the Redis adapter cannot be made: KeyError at " in caplog.text
+        assert "secret" not in caplog.text
 
 
 async def test_connections_do_not_grow(binary: ServerBinary, start_server: StartServer) -> None:

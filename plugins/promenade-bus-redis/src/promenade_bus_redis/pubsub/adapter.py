@@ -76,7 +76,10 @@ class PubsubAdapter:
         letters = self.running.letters.dropped if self.running is not None else 0
         return self.misses.total + self._lost_letters + letters
 
-    degraded: str | None = None
+    @property
+    def degraded(self) -> str | None:
+        """What cannot be done at the moment, although events are passed on."""
+        return None if self.running is None else self.running.publisher.trouble.text
 
     @property
     def dead_letters(self) -> DeadLetterStore:

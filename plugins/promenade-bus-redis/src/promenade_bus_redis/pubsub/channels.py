@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 
-from bus_core.topics import is_pattern
 from promenade_bus_redis.connections import Connections
 from promenade_bus_redis.translate import Kind, RedisFailure
 
@@ -65,10 +64,6 @@ class Channels:
         except UnicodeDecodeError:
             return None
         return text[len(self.base) :] if text.startswith(self.base) else None
-
-    def selects_many(self, topic: str) -> bool:
-        """Whether a subscription is to a pattern."""
-        return is_pattern(topic)
 
 
 async def may_narrow(connections: Connections, channels: Channels) -> bool:

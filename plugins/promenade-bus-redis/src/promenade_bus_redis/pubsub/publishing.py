@@ -16,6 +16,7 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
+from bus_core.troubles import FIRST_PAUSE, Trouble
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.links import Link
 from promenade_bus_redis.pipe import Pipe, Routed
@@ -58,6 +59,7 @@ class PubsubPublisher:
         self.id = secrets.token_hex(8)
         self.published = 0
         self.unheard = 0
+        self.trouble = Trouble("the announcements of the Redis adapter")
         self._places = places
         self._pipe = pipe
         self._channels = channels
@@ -75,6 +77,17 @@ class PubsubPublisher:
         self._announcing = asyncio.get_running_loop().create_task(
             self._announce_all(), name="promenade-redis-announce"
         )
+        self._announcing.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It goes on although it was cancelled: a program may cancel every task there is."""
+        if self._announcing is task:
+            # Not at once: when the loop is being closed, nothing of it may be left.
+            task.get_loop().call_later(FIRST_PAUSE, self._go_on, task)
+
+    def _go_on(self, task: asyncio.Task[None]) -> None:
+        if self._announcing is task:
+            self.start()
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -164,8 +177,13 @@ class PubsubPublisher:
             await asyncio.sleep(self._announce / 2)
             now = asyncio.get_running_loop().time()
             due = [topic for topic, quiet in self._quiet.items() if quiet.due <= now]
-            for first in range(0, len(due), _AT_ONCE):
-                await self._announce_some(due[first : first + _AT_ONCE])
+            try:
+                for first in range(0, len(due), _AT_ONCE):
+                    await self._announce_some(due[first : first + _AT_ONCE])
+            except Exception as error:
+                self.trouble.failed("be made", error)
+            else:
+                self.trouble.over()
 
     async def _announce_some(self, topics: Sequence[str]) -> None:
         said = [self._quiet[topic].latest for topic in topics]
