@@ -41,6 +41,7 @@ MODULE_ORDER = [
     "abc",
     "records",
     "storage",
+    "letters",
     "hookspecs",
     "json_values",
     "json_shapes",

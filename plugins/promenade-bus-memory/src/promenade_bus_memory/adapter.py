@@ -54,7 +54,7 @@ class MemoryAdapter:
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
         """Keeps a dead letter until it is redriven or purged."""
-        self.dead_letters.add(letter, payload, inlet)
+        self.dead_letters.keep(letter, payload, inlet.spec)
 
     async def close(self) -> None:
         """Lets go of a shared hub."""

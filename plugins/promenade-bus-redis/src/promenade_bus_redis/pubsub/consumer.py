@@ -134,7 +134,7 @@ class PubsubConsumer:
         """Keeps dead letters; nothing else was noted anywhere."""
         for outcome in outcomes:
             if outcome.action == "dead_letter" and outcome.letter is not None:
-                self._letters.add(outcome.letter, outcome.receipt, self.spec)
+                self._letters.keep(outcome.letter, outcome.receipt, self.spec)
         return [None] * len(outcomes)
 
     def stop(self) -> None:

@@ -1,0 +1,104 @@
+"""A base for dead-letter stores of adapters that store nothing outside of the process.
+
+Nothing of the bus needs this module; import it from here.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import attrs
+
+from bus_core.abc import SubscriptionSpec
+from bus_core.errors import DeadLetterNotFound, UnknownSubscription
+from bus_core.messages import DeadLetter, DeadLetterFilter
+
+__all__ = ["KeptLetter", "LocalDeadLetters"]
+
+P = TypeVar("P")
+
+logger = logging.getLogger("promenade.bus")
+
+
+@attrs.frozen
+class KeptLetter(Generic[P]):
+    """A letter, and what its subscription is given when it is redriven."""
+
+    letter: DeadLetter
+    payload: P
+    spec: SubscriptionSpec
+
+
+class LocalDeadLetters(ABC, Generic[P]):
+    """Implements ``bus_core.DeadLetterStore`` for at most ``capacity`` letters.
+
+    The oldest one gives way to a new one; ``dropped`` counts those that did.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.dropped = 0
+        self._capacity = capacity
+        self._kept: dict[str, KeptLetter[P]] = {}
+
+    @abstractmethod
+    def way_back(self, kept: KeptLetter[P]) -> Callable[[], None] | None:
+        """What hands a letter to the subscription that gave up; None where that is not open here."""
+
+    def keep(self, letter: DeadLetter, payload: P, spec: SubscriptionSpec) -> None:
+        """Keeps a letter; when the store is full the oldest one is dropped, and counted."""
+        if letter.id not in self._kept and len(self._kept) >= self._capacity:
+            dropped = self._kept.pop(next(iter(self._kept))).letter
+            self.dropped += 1
+            logger.error(
+                "lost a dead letter: the store is full (capacity=%d topic=%s subscription=%s event_id=%s)",
+                self._capacity,
+                dropped.topic,
+                dropped.subscription,
+                dropped.event_id,
+            )
+        self._kept[letter.id] = KeptLetter(letter, payload, spec)
+
+    async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        """The oldest letters that the filter selects, at most ``limit``."""
+        selected = (kept.letter for kept in self._kept.values() if where.selects(kept.letter))
+        return [letter for letter, _ in zip(selected, range(limit), strict=False)]
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        """One letter; raises ``DeadLetterNotFound``."""
+        kept = self._kept.get(letter_id)
+        if kept is None:
+            raise DeadLetterNotFound(letter_id)
+        return kept.letter
+
+    async def redrive(self, letter_ids: Sequence[str]) -> int:
+        """Hands letters back to their subscription, each once; all or, when one has no subscription, none.
+
+        Raises ``UnknownSubscription``.
+        """
+        moving: list[tuple[str, Callable[[], None]]] = []
+        for letter_id in dict.fromkeys(letter_ids):
+            kept = self._kept.get(letter_id)
+            if kept is None:
+                continue
+            hand_back = self.way_back(kept)
+            if hand_back is None:
+                letter = kept.letter
+                raise UnknownSubscription(
+                    f"cannot redrive dead letter {letter.id}: no subscription {letter.subscription!r} to "
+                    f"{letter.topic!r} is open in this process; subscribe it first, or purge the letter"
+                )
+            moving.append((letter_id, hand_back))
+        for letter_id, hand_back in moving:
+            del self._kept[letter_id]
+            hand_back()
+        return len(moving)
+
+    async def purge(self, where: DeadLetterFilter) -> int:
+        """Deletes the letters that the filter selects; returns how many."""
+        doomed = [letter_id for letter_id, kept in self._kept.items() if where.selects(kept.letter)]
+        for letter_id in doomed:
+            del self._kept[letter_id]
+        return len(doomed)
