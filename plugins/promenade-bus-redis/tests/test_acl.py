@@ -48,7 +48,9 @@ async def adapter_of(place: Place, **options: Any) -> StreamsAdapter:
 
 
 def bus_of(place: Place, **options: Any) -> Bus:
-    return place.bus(**{**APP, **QUICK, **options}, bus={"health": {"probes": ["redis"]}})
+    # How fast the server answers is the machine's affair.
+    health = {"probes": [{"redis": {"slow": "1m"}}]}
+    return place.bus(**{**APP, **QUICK, **options}, bus={"health": health})
 
 
 async def publish(place: Place) -> None:
