@@ -130,6 +130,7 @@ def _serve(address: str) -> None:
                         listener.close()
                         connection.close()
                         _become(play, request)
+                    statuses.pop(pid, None)  # of an earlier process with that number
                     answer: Any = pid
                 case "signal":
                     answer = _poll(request["pid"], statuses) is None
