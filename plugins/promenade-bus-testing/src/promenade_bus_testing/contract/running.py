@@ -81,6 +81,10 @@ def contract(
     return decorate
 
 
+_STRESS = 10
+"""A stress run does many times as much in each test, in several processes at once."""
+
+
 async def _with_harness(
     suite: AdapterContract,
     place: Place,
@@ -89,7 +93,7 @@ async def _with_harness(
     kwargs: dict[str, Any],
 ) -> None:
     __tracebackhide__ = True
-    async with asyncio.timeout(suite.longest_test):
+    async with asyncio.timeout(suite.longest_test * (_STRESS if place.stress else 1)):
         try:
             async with Harness(suite, place) as harness:
                 await test(harness, *args, **kwargs)

@@ -55,7 +55,7 @@ class AdapterContract(
     """Seconds of real time without any progress after which what a test waits for is a failure."""
 
     longest_test: ClassVar[float] = 120.0
-    """Seconds of real time after which a test is stopped."""
+    """Seconds of real time after which a test is stopped; ten times as many in a stress run."""
 
     patience: ClassVar[float] = 0.05
     """Seconds of real time without progress after which virtual time passes. It is 0 in process."""
