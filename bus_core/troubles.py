@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bus_core.outcomes import place_of
 
-__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "grown", "raised_by_itself"]
+__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "fault_of", "grown", "raised_by_itself"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,19 @@ def raised_by_itself(_: asyncio.CancelledError) -> bool:
     return task is not None and not task.cancelling()
 
 
+async def fault_of(work: Awaitable[object]) -> BaseException | None:
+    """What a piece of work failed with, or None. A cancellation of the current task is raised."""
+    try:
+        await work
+    except asyncio.CancelledError as error:
+        if not raised_by_itself(error):
+            raise
+        return error
+    except Exception as error:
+        return error
+    return None
+
+
 async def answers_to(
     call: Callable[[Sequence[T]], Awaitable[Iterable[object]]], asked: Sequence[T], kind: str
 ) -> Sequence[object] | BaseException:
@@ -79,14 +92,12 @@ async def answers_to(
 
     A cancellation of the current task is raised.
     """
-    try:
-        answers = [*await call(asked)]
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.extend(await call(asked))
         if len(answers) != len(asked):
             raise RuntimeError(f"the adapter told {len(answers)} results for {len(asked)} {kind}")
-    except asyncio.CancelledError as error:
-        if not raised_by_itself(error):
-            raise
-        return error
-    except Exception as error:
-        return error
-    return answers
+
+    fault = await fault_of(ask())
+    return answers if fault is None else fault

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.troubles import FIRST_PAUSE, grown, raised_by_itself
+from bus_core.troubles import FIRST_PAUSE, fault_of, grown
 from promenade_bus_redis.census import Demand, KeepFor
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import TRIM
@@ -91,21 +91,13 @@ class Retention:
         await asyncio.sleep(_FIRST)
         pause = FIRST_PAUSE
         while True:
-            fault: BaseException | None = None
-            try:
-                await self.visit()
-            except AdapterError as failure:
-                logger.debug("retention failed: %s", getattr(failure, "kind", type(failure).__name__))
-            except asyncio.CancelledError as error:
-                if not raised_by_itself(error):
-                    raise
-                fault = error
-            except Exception as error:
-                fault = error
-            else:
+            fault = await fault_of(self.visit())
+            if fault is None:
                 self._trouble.over()
                 pause = FIRST_PAUSE
-            if fault is not None:
+            elif isinstance(fault, AdapterError):
+                logger.debug("retention failed: %s", getattr(fault, "kind", type(fault).__name__))
+            else:
                 self._trouble.failed("trim", fault)
                 await asyncio.sleep(pause)
                 pause = grown(pause)

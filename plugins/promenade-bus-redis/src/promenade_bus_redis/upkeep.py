@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.troubles import FIRST_PAUSE, grown, raised_by_itself
+from bus_core.troubles import FIRST_PAUSE, fault_of, grown
 from promenade_bus_redis.feeds import Feed
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import DUE, HINT, HINTS, LEAVE
@@ -193,16 +193,10 @@ class Upkeep:
         )
         fault: BaseException | None = None
         for step in steps:
-            try:
-                await step(now)
-            except RedisFailure:
-                raise
-            except asyncio.CancelledError as error:
-                if not raised_by_itself(error):
-                    raise
-                fault = error
-            except Exception as error:
-                fault = error
+            failure = await fault_of(step(now))
+            if isinstance(failure, RedisFailure):
+                raise failure
+            fault = fault if failure is None else failure
         return fault
 
     async def _hand_on_what_is_due(self, now: float) -> None:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus_core.troubles import Trouble, raised_by_itself
+from bus_core.troubles import Trouble, fault_of
 from promenade_bus_redis.pipe import Pipe
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.translate import RedisFailure
@@ -158,20 +158,15 @@ class Wakeups:
                     await asyncio.sleep(_POLL)
                     self._wake_all()
                     continue
-                try:
-                    await self._read()
-                except RedisFailure as failure:
-                    logger.debug("the read that waits for all failed: %s", failure.kind)
-                except asyncio.CancelledError as error:
-                    if not raised_by_itself(error):
-                        raise
-                    self._trouble.failed("wait", error)
-                except Exception as error:
-                    self._trouble.failed("wait", error)
-                else:
+                fault = await fault_of(self._read())
+                if fault is None:
                     self._trouble.over()
                     pause = _FIRST_PAUSE
                     continue
+                if isinstance(fault, RedisFailure):
+                    logger.debug("the read that waits for all failed: %s", fault.kind)
+                else:
+                    self._trouble.failed("wait", fault)
                 # Each of them finds out for itself what is wrong, and says so.
                 self._wake_all()
                 await asyncio.sleep(pause)
