@@ -64,7 +64,6 @@ class Bus:
         self._config = parts.config
         self._adapter = parts.adapter
         self._degraded: str | None = None  # what health has to say of the adapter that is used
-        self._carrier: Carrier | None = None  # from start on
         self._engine = Engine(
             codec=parts.codec,
             clock=parts.clock,
@@ -220,11 +219,11 @@ class Bus:
             life.stage = Stage.NEW
             raise
         life.loop = asyncio.get_running_loop()
-        self._carrier = self._new_carrier()
+        carrier = self._new_carrier()
         self._engine.start()
         life.stage = Stage.OPEN
-        self._roster.open(self._carrier)
-        self._outbound.open(self._carrier)
+        self._roster.open(carrier)
+        self._outbound.open(carrier)
 
     def _new_carrier(self) -> Carrier:
         adapter, codec = self._adapter, self._parts.codec
@@ -244,11 +243,6 @@ class Bus:
             publish_timeout=self._config.publish_timeout,
             check_accepting=self._life.check_accepting,
         )
-
-    @property
-    def _carried(self) -> Carrier:
-        assert self._carrier is not None, "the bus was started"
-        return self._carrier
 
     async def close(self, timeout: Seconds | None = None) -> DrainReport:
         """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and reports what it abandoned.
@@ -283,7 +277,7 @@ class Bus:
         return await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> DrainReport:
-        report = await self._carried.stop(self._roster.lanes, timeout)
+        report = await self._outbound.carried.stop(self._roster.lanes, timeout)
         self._life.stage = Stage.CLOSED
         await close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
         return report
@@ -310,13 +304,13 @@ class Bus:
         seconds = None if timeout is None else as_seconds(timeout)
         with self._outbound.looking_closer():
             if seconds is None:
-                await self._carried.drain(lanes)
+                await self._outbound.carried.drain(lanes)
             else:
 
                 def late() -> TimeoutError:
                     return TimeoutError(f"the bus was not drained within {seconds:g} s: {self.state()}")
 
-                await call_within(self._parts.clock, seconds, late, self._carried.drain, lanes)
+                await call_within(self._parts.clock, seconds, late, self._outbound.carried.drain, lanes)
 
     # --- publish ------------------------------------------------------------------------------------------
 
@@ -356,7 +350,7 @@ class Bus:
             onward = None
         if onward is not None and headers is None and event.__class__ is onward.event_class:
             self._life.check_loop("publish")
-            await self._carried.accept(onward, event, NO_HEADERS)
+            await self._outbound.carried.accept(onward, event, NO_HEADERS)
             return
         await self._outbound.publish(topic, event, headers)
 
@@ -536,7 +530,7 @@ class Bus:
                 f"{state.lost} events or dead letters were lost; the log names them (look for 'lost')",
                 figures,
             )
-        problem = None if self._carrier is None else self._carrier.problem
+        problem = self._outbound.carried.problem
         if problem is not None:
             return CheckResult(*problem, figures)
         degraded = self._degraded or self._adapter.degraded

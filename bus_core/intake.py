@@ -8,10 +8,10 @@ from collections.abc import Callable
 from bus_core.buffer import Buffer
 from bus_core.lanes import Lane
 
-__all__ = ["Intake", "Share"]
+__all__ = ["LARGEST_BATCH", "Intake", "Share"]
 
 _FIRST_BATCH = 16
-_LARGEST_BATCH = 512
+LARGEST_BATCH = 512
 _QUICK, _SLOW = 0.05, 0.25
 """Seconds to settle a batch in: below the first more is taken at once, above the other less."""
 
@@ -108,7 +108,7 @@ class Share:
         seconds = time.monotonic() - self._filled_at
         self._filled_at = None
         if seconds < _QUICK:
-            self._most = max(self._least, min(self._most * 2, _LARGEST_BATCH))
+            self._most = max(self._least, min(self._most * 2, LARGEST_BATCH))
         elif seconds > _SLOW:
             self._most = max(self._most // 2, self._least)
 

@@ -16,12 +16,12 @@ from typing import Literal
 from bus_core.abc import Adapter, Consumer
 from bus_core.engine import Engine, abandoned
 from bus_core.errors import ConsumerDied, UnknownSubscription
-from bus_core.intake import Intake, Share
+from bus_core.intake import LARGEST_BATCH, Intake, Share
 from bus_core.jobs import Job
 from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Outcome, Received
 from bus_core.outcomes import decide, place_of
-from bus_core.settlement import LARGEST_BATCH, Settled, Settlement, resolve
+from bus_core.settlement import Settled, Settlement, resolve
 from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
 
 __all__ = ["Pump"]

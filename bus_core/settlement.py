@@ -17,11 +17,11 @@ from bus_core.messages import Outcome
 from bus_core.outcomes import place_of
 from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
-__all__ = ["LARGEST_BATCH", "Settled", "Settlement", "resolve"]
+__all__ = ["Settled", "Settlement", "resolve"]
 
 logger = logging.getLogger("promenade.bus")
 
-LARGEST_BATCH = 512
+_LARGEST_BATCH = 512
 """Outcomes that are handed to a consumer at once."""
 
 _Item = tuple["Job | None", Outcome]
@@ -148,10 +148,10 @@ class Settlement:
 
     async def _settle_some(self, *, retrying: bool) -> bool:
         """Settles one batch; False when it failed, and is not to be tried again."""
-        items = self._failed[:LARGEST_BATCH] if retrying else []
+        items = self._failed[:_LARGEST_BATCH] if retrying else []
         del self._failed[: len(items)]
         again = len(items)
-        while self._fresh and len(items) < LARGEST_BATCH:
+        while self._fresh and len(items) < _LARGEST_BATCH:
             items.append(self._fresh.popleft())
         notes, self._notes = self._notes, {}
         self._under_way = items

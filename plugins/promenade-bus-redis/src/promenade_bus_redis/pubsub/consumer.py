@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus_core import Attempt, BusError, Outcome, Received, SubscriptionSpec, TopicPattern
+from bus_core.settlement import resolve
 from bus_core.topics import is_pattern
 from promenade_bus_redis.pubsub.envelope import Arrival
 from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
@@ -119,7 +120,7 @@ class PubsubConsumer:
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         self._sleeper = sleeper = loop.create_future()
-        timer = loop.call_later(self._patience, _resolve, sleeper)
+        timer = loop.call_later(self._patience, resolve, sleeper)
         try:
             await sleeper
         finally:
@@ -128,7 +129,7 @@ class PubsubConsumer:
 
     def _wake(self) -> None:
         if self._sleeper is not None:
-            _resolve(self._sleeper)
+            resolve(self._sleeper)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Keeps dead letters; nothing else was noted anywhere."""
@@ -159,8 +160,3 @@ def _received(arrival: Arrival, *, redelivered: bool = False, history: tuple[Att
         fault=arrival.fault,
         history=history,
     )
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
