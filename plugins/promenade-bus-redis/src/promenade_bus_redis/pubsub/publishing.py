@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.troubles import FIRST_PAUSE, Trouble
+from bus_core.troubles import Trouble
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.links import Link
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
+from promenade_bus_redis.pubsub.lasting import Lasting
 from promenade_bus_redis.translate import RedisFailure
 
 __all__ = ["PubsubPublisher"]
@@ -70,24 +70,11 @@ class PubsubPublisher:
         self._quiet: dict[str, _Quiet] = {}
         self._published_some = asyncio.Event()
         self._link: Link | None = None
-        self._announcing: asyncio.Task[None] | None = None
+        self._announcing = Lasting(self._announce_all, "promenade-redis-announce", cut=lambda: None)
 
     def start(self) -> None:
         """Begins to announce."""
-        self._announcing = asyncio.get_running_loop().create_task(
-            self._announce_all(), name="promenade-redis-announce"
-        )
-        self._announcing.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """It goes on although it was cancelled: a program may cancel every task there is."""
-        if self._announcing is task:
-            # Not at once: when the loop is being closed, nothing of it may be left.
-            task.get_loop().call_later(FIRST_PAUSE, self._go_on, task)
-
-    def _go_on(self, task: asyncio.Task[None]) -> None:
-        if self._announcing is task:
-            self.start()
+        self._announcing.start()
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -205,11 +192,7 @@ class PubsubPublisher:
 
     async def close(self) -> None:
         """Says a last time which numbers the latest events had, and closes the connection."""
-        task, self._announcing = self._announcing, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((task,))
+        await self._announcing.end()
         link, self._link = self._link, None
         if link is None:
             return

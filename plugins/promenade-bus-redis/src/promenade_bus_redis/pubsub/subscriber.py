@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from promenade_bus_redis.links import Link
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
+from promenade_bus_redis.pubsub.lasting import Lasting
 from promenade_bus_redis.pubsub.misses import Misses
 from promenade_bus_redis.pubsub.sources import Source
 from promenade_bus_redis.translate import Kind, RedisFailure, translate
@@ -74,8 +74,7 @@ class Subscriber:
         self._asked: deque[_Asked] = deque()
         self._fencing: list[Answer] = []
         self._pinged_at = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._listening = Lasting(self._run, "promenade-redis-subscriber", cut=self._cut_off)
 
     # --- who listens --------------------------------------------------------------------------------------
 
@@ -106,8 +105,8 @@ class Subscriber:
             )
         self._of[consumer] = source
         done = source.joining[consumer] = asyncio.get_running_loop().create_future()
-        if self._task is None:
-            self._start()
+        if not self._listening.is_started:
+            self._listening.start()
         elif source.connection:
             # What was published before, and is on its way, is not for this one.
             self._fence(partial(self._admit, source, consumer))
@@ -152,7 +151,7 @@ class Subscriber:
 
     async def fence(self) -> None:
         """Returns when all that was published until now is with its consumers. Raises ``RedisFailure``."""
-        if self._task is None:
+        if not self._listening.is_started:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -183,20 +182,6 @@ class Subscriber:
         self._ask(answer, "PING")
 
     # --- the connection -----------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        if not self._closed:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="promenade-redis-subscriber"
-            )
-            self._task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """It goes on although it was cancelled: a program may cancel every task there is."""
-        if not self._closed:
-            self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
-            # Not at once: when the loop is being closed, nothing of it may be left.
-            task.get_loop().call_later(_PAUSES[0], self._start)
 
     async def _run(self) -> None:
         shortest, longest = _PAUSES
@@ -291,15 +276,13 @@ class Subscriber:
         for source in [*self._sources.values()]:
             source.failed(failure)
 
+    def _cut_off(self) -> None:
+        self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
+
     async def close(self) -> None:
         """Ends the connection."""
-        self._closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((task,))
-        self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
+        await self._listening.end()
+        self._cut_off()
         self._misses.tell(everything=True)
 
 

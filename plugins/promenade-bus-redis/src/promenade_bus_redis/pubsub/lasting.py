@@ -1,0 +1,54 @@
+"""A task that lasts for as long as it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from bus_core.troubles import FIRST_PAUSE
+
+__all__ = ["Lasting"]
+
+
+class Lasting:
+    """Runs ``work``, which does not end by itself, until ``end``.
+
+    A program may cancel every task there is: then ``cut`` is called, and the work begins anew.
+    """
+
+    def __init__(
+        self, work: Callable[[], Coroutine[Any, Any, None]], name: str, *, cut: Callable[[], None]
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._cut = cut
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started, and is not over."""
+        return self._task is not None
+
+    def start(self) -> None:
+        """Begins the work; does nothing after ``end``."""
+        if not self._over:
+            self._task = asyncio.get_running_loop().create_task(self._work(), name=self._name)
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self._over:
+            self._cut()
+            # Not at once: when the loop is being closed, nothing of it may be left.
+            task.get_loop().call_later(FIRST_PAUSE, self.start)
+
+    async def end(self) -> None:
+        """Cancels the work, and returns when it has ended."""
+        self._over = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
