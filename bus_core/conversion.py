@@ -16,7 +16,8 @@ import attrs
 import cattrs
 
 from bus_core.field_checks import check_for
-from bus_core.json_shapes import SHAPES, Dump, Load, UnsupportedType, bare, is_record, member_of, name_of
+from bus_core.json_quick import Around, Field, Load, Quick, QuickRecord, offer_quick
+from bus_core.json_shapes import SHAPES, Dump, UnsupportedType, bare, is_record, member_of, name_of
 from bus_core.json_text import Limits
 from bus_core.json_values import READERS, Fault, Unfit, unfit, writers
 
@@ -34,7 +35,7 @@ class Record:
     attribute, key, and a hook or None where the value is already JSON.
     """
 
-    loads: list[tuple[str, str, Any, Load, bool]] = attrs.field(factory=list)
+    loads: list[Field] = attrs.field(factory=list)
     dumps: list[tuple[str, str, Dump | None]] = attrs.field(factory=list)
 
     def load(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +182,8 @@ def make_converter(limits: Limits) -> cattrs.Converter:
             except Exception:
                 raise unfit(f"a valid {hint.__name__}") from None
 
-        return load
+        quick = QuickRecord(hint, record.loads)
+        return offer_quick(load, lambda _hint, around: quick.compiled(around))
 
     def dump_record(hint: Any, made_by: cattrs.Converter) -> Dump:
         return nested(hint, made_by).dump
@@ -205,4 +207,7 @@ def _load_simple(simple: Any, read: Callable[[Any], Any]) -> Load:
             return member_of(hint, value)
         return hint(read(value))  # class Email(str)
 
-    return load
+    def quick(hint: Any, _around: Around) -> Quick:
+        return read if hint is simple else lambda value: load(value, hint)
+
+    return offer_quick(load, quick)

@@ -30,12 +30,12 @@ from bus_core.errors import InvalidEvent
 from bus_core.field_checks import Checks, Constraint, compile_checks, is_personal, shown
 from bus_core.primitives import FrozenMapping, deep_frozen, uuid7
 
-__all__ = ["BaseEvent", "Event", "event", "event_type_of", "event_version_of", "hints_of"]
+__all__ = ["NO_METADATA", "BaseEvent", "Event", "event", "event_type_of", "event_version_of", "hints_of"]
 
 T = TypeVar("T")
 
 _utc_now = partial(datetime.now, UTC)
-_NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
+NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
 
 
 def _frozen_metadata(value: Any) -> Any:
@@ -178,7 +178,7 @@ class Event:
     aggregate_id: UUID
     event_id: UUID = attrs.field(factory=uuid7)
     occurred_at: datetime = attrs.field(factory=_utc_now)
-    metadata: Mapping[str, str] = attrs.field(default=_NO_METADATA)
+    metadata: Mapping[str, str] = attrs.field(default=NO_METADATA)
 
     def __attrs_post_init__(self) -> None:
         checks = self.__event_checks__

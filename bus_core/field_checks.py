@@ -138,20 +138,38 @@ _SIMPLE: dict[Any, Check] = {
 }
 
 
-def _each(container: type, words: str, item_checks: tuple[Check, ...]) -> Check:
-    """Checks a container and every item of it (for mappings: every key and value)."""
-    is_mapping = issubclass(container, Mapping)
+_TEXTS = (str, bytes)
+
+
+def _each(container: Any, words: str, item_check: Check) -> Check:
+    """Checks a container and every item of it."""
 
     def check(value: Any) -> str | None:
-        if not isinstance(value, container) or isinstance(value, str | bytes):
+        if not isinstance(value, container) or isinstance(value, _TEXTS):
             return words
-        held: Any = value
-        parts: Iterable[tuple[Any, ...]] = held.items() if is_mapping else ((item,) for item in held)
-        for items in parts:
-            for item_check, item in zip(item_checks, items, strict=True):
-                wanted = item_check(item)
-                if wanted is not None:
-                    return f"{words} whose items are each {wanted}"
+        for item in value:
+            wanted = item_check(item)
+            if wanted is not None:
+                return f"{words} whose items are each {wanted}"
+        return None
+
+    return check
+
+
+def _each_pair(container: Any, words: str, key_check: Check, value_check: Check) -> Check:
+    """Checks a mapping, and every key and value of it."""
+    # Asking an abstract class is dear; most mappings are dicts.
+    containers = (dict, container) if issubclass(dict, container) else (container,)
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, containers):
+            return words
+        for key, item in value.items():
+            wanted = key_check(key)
+            if wanted is None:
+                wanted = value_check(item)
+            if wanted is not None:
+                return f"{words} whose items are each {wanted}"
         return None
 
     return check
@@ -239,12 +257,15 @@ def check_for(annotation: Any) -> Check | None:
         return _union_check([item for item in alternatives if item is not None])
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return _each(tuple, "a tuple", (check_for(arguments[0]) or _anything,))
+            return _each(tuple, "a tuple", check_for(arguments[0]) or _anything)
         return _fixed_tuple_check([check_for(argument) for argument in arguments])
     if isinstance(origin, type):
         words = f"a {origin.__name__}"
-        if issubclass(origin, Mapping) or (hasattr(origin, "__iter__") and len(arguments) == 1):
-            return _each(origin, words, tuple(check_for(argument) or _anything for argument in arguments))
+        if issubclass(origin, Mapping) and len(arguments) == 2:
+            key_check, value_check = (check_for(argument) or _anything for argument in arguments)
+            return _each_pair(origin, words, key_check, value_check)
+        if hasattr(origin, "__iter__") and len(arguments) == 1:
+            return _each(origin, words, check_for(arguments[0]) or _anything)
         return _instance_check(origin, words)
     if isinstance(annotation, type):
         if issubclass(annotation, enum.Enum):

@@ -19,12 +19,12 @@ import cattrs
 
 from bus_core.events import Event
 from bus_core.field_checks import check_for
+from bus_core.json_quick import Around, Load, Odd, Quick, offer_quick, quick_of
 from bus_core.json_values import READERS, Unfit, unfit
 from bus_core.primitives import FrozenMapping
 
-__all__ = ["SHAPES", "Dump", "Load", "UnsupportedType", "bare", "is_record", "member_of", "name_of"]
+__all__ = ["SHAPES", "Dump", "UnsupportedType", "bare", "is_record", "member_of", "name_of"]
 
-Load = Callable[[Any, Any], Any]
 Dump = Callable[[Any], Any]
 
 
@@ -41,13 +41,9 @@ def name_of(hint: Any) -> str:
 
 def bare(hint: Any) -> Any:
     """The type inside ``Annotated`` and ``NewType``."""
-    while True:
-        if get_origin(hint) is Annotated:
-            hint = get_args(hint)[0]
-        elif isinstance(hint, NewType):
-            hint = hint.__supertype__
-        else:
-            return hint
+    while _is_named(hint):
+        hint = _named(hint)
+    return hint
 
 
 _COLLECTIONS: dict[Any, Callable[[list[Any]], Any]] = {
@@ -73,6 +69,32 @@ def is_record(hint: Any) -> bool:
     """Whether values of the type are objects with named fields: an attrs class or a dataclass."""
     known = isinstance(hint, type) and (attrs.has(hint) or dataclasses.is_dataclass(hint))
     return known and not issubclass(hint, Event)
+
+
+# A type by another name, and with more to it.
+
+
+def _is_named(hint: Any) -> bool:
+    return get_origin(hint) is Annotated or isinstance(hint, NewType)
+
+
+def _named(hint: Any) -> Any:
+    return hint.__supertype__ if isinstance(hint, NewType) else get_args(hint)[0]
+
+
+def _load_named(hint: Any, converter: cattrs.Converter) -> Load:
+    inner = _named(hint)
+    hook: Load = converter.get_structure_hook(inner)
+
+    def load(value: Any, _hint: Any) -> Any:
+        return hook(value, inner)
+
+    return offer_quick(load, lambda _hint, around: quick_of(hook, inner, around))
+
+
+def _dump_named(hint: Any, converter: cattrs.Converter) -> Dump:
+    hook: Dump = converter.get_unstructure_hook(_named(hint))
+    return hook
 
 
 # Collections.
@@ -101,7 +123,17 @@ def _load_collection(hint: Any, converter: cattrs.Converter) -> Load:
             raise Unfit([(f"[{len(items)}]{path}", words) for path, words in error.faults]) from None
         return build(items)
 
-    return load
+    def quick(_hint: Any, around: Around) -> Quick:
+        read_item = quick_of(hook, item_hint, around)
+
+        def read(value: Any) -> Any:
+            if value.__class__ is not list:
+                raise Odd
+            return build([read_item(item) for item in value])
+
+        return read
+
+    return offer_quick(load, quick)
 
 
 def _dump_collection(hint: Any, converter: cattrs.Converter) -> Dump:
@@ -342,7 +374,16 @@ def _load_union(hint: Any, converter: cattrs.Converter) -> Load:
                 continue
         raise unfit(words)
 
-    return load_alternative
+    if len(arguments) != 2 or type(None) not in arguments:
+        return load_alternative
+    (other,) = (argument for argument in arguments if argument is not type(None))
+    load_other = converter.get_structure_hook(other)
+
+    def quick(_hint: Any, around: Around) -> Quick:
+        read_other = quick_of(load_other, other, around)
+        return lambda value: None if value is None else read_other(value)
+
+    return offer_quick(load_alternative, quick)
 
 
 def _dump_union(hint: Any, converter: cattrs.Converter) -> Dump:
@@ -364,6 +405,7 @@ def _dump_union(hint: Any, converter: cattrs.Converter) -> Dump:
 
 
 SHAPES: tuple[tuple[Callable[[Any], bool], Callable[..., Load], Callable[..., Dump]], ...] = (
+    (_is_named, _load_named, _dump_named),
     (_is_mapping, _load_mapping, _dump_mapping),
     (_is_collection, _load_collection, _dump_collection),
     (_is_fixed_tuple, _load_fixed_tuple, _dump_fixed_tuple),

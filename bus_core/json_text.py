@@ -112,12 +112,17 @@ class JsonReader:
                 raise JsonTextError("a number is too large for a float")
             return number
 
-        self._decode = json.JSONDecoder(
-            object_pairs_hook=_unique,
-            parse_int=read_int,
-            parse_float=read_float,
-            parse_constant=_no_constant,
-        ).decode
+        def decoder(parse_int: Callable[[str], int]) -> json.JSONDecoder:
+            return json.JSONDecoder(
+                object_pairs_hook=_unique,
+                parse_int=parse_int,
+                parse_float=read_float,
+                parse_constant=_no_constant,
+            )
+
+        self._decode = decoder(read_int).decode
+        # In a document that is shorter than the longest number no number is too long.
+        self._decode_short = decoder(int).raw_decode
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The object; raises ``JsonTextError`` and nothing else, whatever the bytes are."""
@@ -128,7 +133,7 @@ class JsonReader:
         if nesting_exceeds(body, self._limits.max_depth):
             raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
         try:
-            document = self._decode(body.decode())
+            document = self._scan(body.decode())
             if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
                 json.dumps(document, ensure_ascii=False).encode()  # only to see whether it can be encoded
         except JsonTextError:
@@ -144,6 +149,17 @@ class JsonReader:
         if type(document) is not dict:
             raise JsonTextError("the document must be a JSON object")
         return document
+
+    def _scan(self, text: str) -> Any:
+        if len(text) <= self._limits.max_digits:
+            try:
+                document, end = self._decode_short(text)
+            except json.JSONDecodeError:
+                pass  # there may be spaces before it
+            else:
+                if end == len(text):
+                    return document
+        return self._decode(text)
 
 
 def _text_writer() -> Callable[[Any], str]:

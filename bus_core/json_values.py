@@ -20,7 +20,20 @@ from uuid import UUID
 from bus_core.json_text import Limits
 from bus_core.primitives import uuid_of_int
 
-__all__ = ["READERS", "Unfit", "read_datetime", "read_uuid", "unfit", "write_datetime", "writers"]
+__all__ = [
+    "READERS",
+    "Fault",
+    "Unfit",
+    "read_bool",
+    "read_datetime",
+    "read_int",
+    "read_json",
+    "read_str",
+    "read_uuid",
+    "unfit",
+    "write_datetime",
+    "writers",
+]
 
 Fault = tuple[str, str]
 """Where, inside the value (``.street``, ``[3]``, or nothing), and what is wrong there."""
@@ -41,7 +54,6 @@ def unfit(wanted: str) -> Unfit:
 
 # --- reading ----------------------------------------------------------------------------------------------
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _DATETIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ](?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}"
     r"(?:\.[0-9]{1,64})?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
@@ -60,18 +72,21 @@ _DECIMAL_RANGE = 6144  # of IEEE 754 decimal128; without a bound a few character
 
 
 def read_str(value: Any) -> str:
+    """A text."""
     if type(value) is not str:
         raise unfit("a str")
     return value
 
 
 def read_bool(value: Any) -> bool:
+    """A bool."""
     if type(value) is not bool:
         raise unfit("a bool")
     return value
 
 
 def read_int(value: Any) -> int:
+    """A whole number, which a bool is not."""
     if type(value) is not int:
         raise unfit("an int")
     return value
@@ -94,10 +109,16 @@ def read_none(value: Any) -> None:
 
 
 def read_uuid(value: Any) -> UUID:
-    """A UUID in its canonical form. ``UUID(text)`` would also take braces, and is three times slower."""
-    if type(value) is not str or _UUID.fullmatch(value) is None:
+    """A UUID in its canonical form. ``UUID(text)`` would also take braces, and is four times slower."""
+    if type(value) is not str or len(value) != 36 or value[8:24:5] != "----":
         raise unfit("a UUID")
-    return uuid_of_int(int(value.replace("-", ""), 16))
+    try:
+        number = bytes.fromhex(value.replace("-", ""))
+    except ValueError:
+        raise unfit("a UUID") from None
+    if len(number) != 16:  # a dash, or a space, in place of a digit
+        raise unfit("a UUID")
+    return uuid_of_int(int.from_bytes(number))
 
 
 def read_datetime(value: Any) -> datetime:
@@ -169,6 +190,7 @@ def read_bytes(value: Any) -> bytes:
 
 
 def read_json(value: Any) -> Any:
+    """Whatever JSON holds."""
     return value
 
 

@@ -44,6 +44,7 @@ MODULE_ORDER = [
     "letters",
     "hookspecs",
     "json_values",
+    "json_quick",
     "json_shapes",
     "conversion",
     "serialization",
