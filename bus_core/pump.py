@@ -356,6 +356,7 @@ class Pump:
     # --- Settler ------------------------------------------------------------------------------------------
 
     def acknowledge(self, job: Job) -> None:
+        job.event = None  # what it was made of is there still; a whole batch of events would be in the way
         self._decide(job, Outcome("ack", job.receipt))
 
     def bury(self, job: Job, letter: DeadLetter) -> None:
@@ -403,9 +404,8 @@ class Pump:
 
     def _decide(self, job: Job, outcome: Outcome) -> bool:
         """Asks for an outcome; False when another one was decided before."""
-        if job not in self._held:
+        if self._held.pop(job, job) is job:
             return False
-        del self._held[job]
         self._way_back.put(job, outcome)
         if self._emptied is not None:
             self._look_at_held()

@@ -68,7 +68,8 @@ class Settlement:
 
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
         """Asks for an outcome. ``counted`` says that the engine waits for its end."""
-        self._notes.pop(job, None)  # what was to be noted of it is outdated
+        if self._notes:
+            self._notes.pop(job, None)  # what was to be noted of it is outdated
         self._fresh.append((job if counted else None, outcome))
         self._go_on()
 

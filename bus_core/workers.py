@@ -455,9 +455,7 @@ class WorkerPool:
     def _settle(self, worker: Worker) -> None:
         """Settles the delivery with a counter that a worker was at; it was handled."""
         assert worker.entry is not None, "it has a counter"
-        port = worker.entry[0]
-        if port is not port.lane.job_port:  # that one is counted by its lane
-            port.handled += 1
+        worker.entry[0].handled += 1
         self._delivered(worker.entry)
         worker.entry = None
 

@@ -28,7 +28,8 @@ _MOVES_AT_ONCE: Final = 50
 _BYTES_AT_ONCE: Final = 1_000_000
 
 Result = BusError | None
-Judge = Callable[[Any], list[Result]]
+Judge = Callable[[Any], "list[Result] | None"]
+"""What a reply says of each outcome; None when it says that all of them were carried out."""
 
 
 class Settlement:
@@ -136,9 +137,11 @@ class Settlement:
         replies = await pipe.call_many(self._commands)
         for (indices, held, judge), reply in zip(self._judges, replies, strict=True):
             if isinstance(reply, RedisFailure):
-                found: list[Result] = [_failed(reply) for _ in indices]
+                found: list[Result] | None = [_failed(reply) for _ in indices]
             else:
                 found = judge(reply)
+            if found is None:
+                continue
             for place, index in enumerate(indices):
                 result = found[place]
                 if held:
@@ -172,15 +175,17 @@ def _failed(failure: RedisFailure) -> BusError:
     return _gone() if failure.kind == "no group" else failure
 
 
-def _nothing(_reply: Any) -> list[Result]:
-    return []
+def _nothing(_reply: Any) -> None:
+    return None
 
 
 def _counted(count: int) -> Judge:
     """For XACK, which says how many it has forgotten, but not which: the first ones are taken for missing."""
 
-    def judge(reply: Any) -> list[Result]:
+    def judge(reply: Any) -> list[Result] | None:
         missing = count - int(reply)
+        if not missing:
+            return None
         return [_gone() if place < missing else None for place in range(count)]
 
     return judge

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -55,7 +56,12 @@ def from_microseconds(count: int) -> datetime:
 
 def time_of_entry(entry_id: bytes) -> datetime:
     """When the server stored an entry."""
-    return datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC)
+    return _moment(entry_id.partition(b"-")[0])
+
+
+@lru_cache(maxsize=16)  # under load many entries are of the same millisecond
+def _moment(milliseconds: bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
 
 
 # --- attempts ---------------------------------------------------------------------------------------------
