@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 import attrs
 import cattrs
 
-from bus_core.field_checks import check_for
+from bus_core.field_checks import Check, check_for, exact_types
 from bus_core.json_quick import Around, Field, Load, Quick, QuickRecord, offer_quick
 from bus_core.json_shapes import SHAPES, Dump, UnsupportedType, bare, is_record, member_of, name_of
 from bus_core.json_text import Limits
@@ -28,15 +28,30 @@ __all__ = ["Record", "make_converter", "record_of"]
 
 
 @attrs.frozen
+class _Dump:
+    """What writes a field: ``hook`` is None where its value is JSON already.
+
+    ``check`` says what the value must be, if that has to be looked at; a value of one of the types ``exact``
+    is as it must be.
+    """
+
+    name: str
+    key: str
+    hook: Dump | None
+    check: Check | None
+    exact: tuple[type[Any], ...]
+
+
+@attrs.frozen
 class Record:
     """The compiled plan of a class with named fields: what reads and what writes each of them.
 
-    ``loads`` holds key, constructor argument, type, hook, and whether it is required; ``dumps`` holds
-    attribute, key, and a hook or None where the value is already JSON.
+    ``loads`` holds key, constructor argument, type, hook, and whether it is required.
     """
 
     loads: list[Field] = attrs.field(factory=list)
-    dumps: list[tuple[str, str, Dump | None]] = attrs.field(factory=list)
+    dumps: list[_Dump] = attrs.field(factory=list)
+    _write: list[Callable[[Any], dict[str, Any]]] = attrs.field(factory=list, init=False)
 
     def load(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The constructor's arguments; raises ``Unfit`` with every fault. Unknown keys are passed over."""
@@ -58,18 +73,9 @@ class Record:
 
     def dump(self, record: Any) -> dict[str, Any]:
         """The JSON object of a value; raises ``Unfit`` at the first field that has none."""
-        data: dict[str, Any] = {}
-        for name, key, hook in self.dumps:
-            value = getattr(record, name)
-            if hook is not None:
-                try:
-                    value = hook(value)
-                except Unfit as error:
-                    raise Unfit([(f".{key}{path}", words) for path, words in error.faults]) from None
-                except Exception:
-                    raise Unfit([(f".{key}", "has a value that does not fit its type")]) from None
-            data[key] = value
-        return data
+        if not self._write:  # not earlier: the fields are known by now
+            self._write.append(_compile_dump(self.dumps))
+        return self._write[0](record)
 
 
 def record_of(
@@ -101,10 +107,9 @@ def record_of(
             ) from None
         if bare(hint) in (str, bool, type(None)):
             dump = None
-        if not trusted:
-            dump = _checked(dump, hint)
+        check = None if trusted else check_for(hint)
         record.loads.append((key, key, hint, load, required))
-        record.dumps.append((name, key, dump))
+        record.dumps.append(_Dump(name, key, dump, check, tuple(exact_types(hint) or ())))
     return record
 
 
@@ -120,18 +125,43 @@ def _fields_of(cls: type[Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _checked(dump: Dump | None, hint: Any) -> Dump | None:
-    check = check_for(hint)
-    if check is None:
-        return dump
+def _compile_dump(fields: Sequence[_Dump]) -> Callable[[Any], dict[str, Any]]:
+    """A function that makes the JSON object of a value. It is compiled from text, as readers are."""
+    keys = [field.key for field in fields]
+    names: dict[str, Any] = {"unfit": unfit, "inside": _inside, "keys": keys}
+    lines = ["def write(record):", "    try:", "        at = 0"]
+    for index, field in enumerate(fields):
+        value = f"value{index}"
+        lines += [f"        at = {index}", f"        {value} = record.{field.name}"]
+        if field.check is not None:
+            names[f"check{index}"] = field.check
+            names |= {f"type{index}_{place}": exact for place, exact in enumerate(field.exact)}
+            known = [f"{value}.__class__ is type{index}_{place}" for place in range(len(field.exact))]
+            lines += [
+                f"        if not ({' or '.join(known) or False}):",
+                f"            wanted = check{index}({value})",
+                "            if wanted is not None:",
+                "                raise unfit(wanted)",
+            ]
+        if field.hook is not None:
+            names[f"hook{index}"] = field.hook
+            lines.append(f"        {value} = hook{index}({value})")
+    made = ", ".join(f"{field.key!r}: value{index}" for index, field in enumerate(fields))
+    lines += [
+        "    except Exception as error:",
+        "        raise inside(keys[at], error) from None",
+        f"    return {{{made}}}",
+    ]
+    exec("\n".join(lines), names)
+    write: Callable[[Any], dict[str, Any]] = names["write"]
+    return write
 
-    def checked(value: Any) -> Any:
-        wanted = check(value)
-        if wanted is not None:
-            raise unfit(wanted)
-        return value if dump is None else dump(value)
 
-    return checked
+def _inside(key: str, error: Exception) -> Unfit:
+    """What is wrong with the field of that key, as a fault of the whole."""
+    if isinstance(error, Unfit):
+        return Unfit([(f".{key}{path}", words) for path, words in error.faults])
+    return Unfit([(f".{key}", "has a value that does not fit its type")])
 
 
 # --- the converter ----------------------------------------------------------------------------------------

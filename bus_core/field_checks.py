@@ -25,6 +25,7 @@ __all__ = [
     "Personal",
     "check_for",
     "compile_checks",
+    "exact_types",
     "is_personal",
     "shown",
 ]
@@ -303,15 +304,15 @@ class Checks:
     fits: Callable[[Any], bool]
 
 
-def _exact_types(annotation: Any) -> set[Any] | None:
+def exact_types(annotation: Any) -> set[Any] | None:
     """The types whose direct instances are all good values; None when there is more to the annotation."""
     if get_origin(annotation) is Union or isinstance(annotation, types.UnionType):
-        alternatives = [_exact_types(argument) for argument in get_args(annotation)]
+        alternatives = [exact_types(argument) for argument in get_args(annotation)]
         known = [alternative for alternative in alternatives if alternative is not None]
         return set().union(*known) if len(known) == len(alternatives) else None
     if get_origin(annotation) is Annotated:
         base, *extras = get_args(annotation)
-        return None if any(isinstance(extra, Constraint) for extra in extras) else _exact_types(base)
+        return None if any(isinstance(extra, Constraint) for extra in extras) else exact_types(base)
     if annotation in (str, bytes, bool, int, UUID, date, time_of_day, timedelta, types.NoneType):
         return {annotation}
     return {annotation} if isinstance(annotation, type) and issubclass(annotation, enum.Enum) else None
@@ -331,7 +332,7 @@ def compile_checks(hints: Mapping[str, Any], fields: Iterable[attrs.Attribute[An
         value = f"event.{field.name}"
         if field.name == "metadata":
             terms.append(f"{value}.__class__ is FrozenMapping")
-        exact = _exact_types(annotation)
+        exact = exact_types(annotation)
         names[f"check{index}"] = check
         if exact and len(exact) <= 3:
             names |= {f"type{index}_{number}": exact_type for number, exact_type in enumerate(exact)}
