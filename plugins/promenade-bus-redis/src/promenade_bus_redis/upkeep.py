@@ -72,6 +72,7 @@ class Upkeep:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._consumers: dict[Wakeable, None] = {}
+        self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
         self._timers: list[tuple[float, int, Feed]] = []  # what this instance has parked
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
@@ -104,10 +105,13 @@ class Upkeep:
     def look_after(self, consumer: Wakeable) -> None:
         """A consumer was opened."""
         self._consumers[consumer] = None
+        if consumer.pattern is not None:
+            self._patterns[consumer] = consumer.pattern
 
     def forget(self, consumer: Wakeable) -> None:
         """A consumer is being closed."""
         self._consumers.pop(consumer, None)
+        self._patterns.pop(consumer, None)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -130,12 +134,8 @@ class Upkeep:
 
     def topic_found(self, topic: str) -> None:
         """A topic that may be new, such as one that was just published to here."""
-        for consumer in self._consumers:
-            if (
-                consumer.pattern is not None
-                and topic not in consumer.feeds
-                and consumer.pattern.matches(topic)
-            ):
+        for consumer, pattern in self._patterns.items():
+            if topic not in consumer.feeds and pattern.matches(topic):
                 consumer.add_topic(topic)
                 consumer.wake()
 
@@ -216,10 +216,7 @@ class Upkeep:
         if now < self._topics_at:
             return
         self._topics_at = now + self._services.options.topic_refresh / 2
-        if (
-            any(consumer.pattern is not None for consumer in self._consumers)
-            or self._services.registry.has_own
-        ):
+        if self._patterns or self._services.registry.has_own:
             for topic in await self._services.registry.refresh():
                 self.topic_found(topic)
 
