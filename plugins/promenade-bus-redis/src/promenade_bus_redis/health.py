@@ -19,12 +19,17 @@ from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
 from promenade_bus_redis.services import Services
 from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.verdicts import (
+    DEGRADED,
+    NOT_IN_USE,
+    UNHEALTHY,
+    Figures,
+    Problem,
+    slow_answer,
+    verdict,
+)
 
 __all__ = ["RedisProbe"]
-
-_Problem = tuple[HealthStatus, str]
-_DEGRADED: Final = HealthStatus.DEGRADED
-_UNHEALTHY: Final = HealthStatus.UNHEALTHY
 
 _MOST_TOPICS: Final = 200
 """Topics that one check looks at; the next check looks at the next ones."""
@@ -62,16 +67,14 @@ class RedisProbe(HealthProbe):
             return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis: nothing to see")
         services = adapter.running
         if services is None:
-            return CheckResult(_DEGRADED, "the bus does not use Redis at the moment, but its fallback")
+            return NOT_IN_USE
         try:
             found = await self._look(adapter, services)
         except RedisFailure as failure:
-            return CheckResult(_UNHEALTHY, str(failure), self._own_figures(adapter))
-        problems = sorted(self._problems(adapter, services, state, found), key=lambda each: -each[0].severity)
-        figures = FrozenMapping({**self._own_figures(adapter), **_figures(adapter, found)})
-        if not problems:
-            return CheckResult(HealthStatus.HEALTHY, _all_well(adapter, found), figures)
-        return CheckResult(problems[0][0], ". ".join(text for _, text in problems), figures)
+            return CheckResult(UNHEALTHY, str(failure), self._own_figures(adapter))
+        problems = self._problems(adapter, services, state, found)
+        figures = {**self._own_figures(adapter), **_figures(adapter, found)}
+        return verdict(problems, _all_well(adapter, found), figures)
 
     # --- looking ------------------------------------------------------------------------------------------
 
@@ -114,83 +117,82 @@ class RedisProbe(HealthProbe):
 
     def _problems(
         self, adapter: StreamsAdapter, services: Services, state: EngineState, found: _Findings
-    ) -> Iterator[_Problem]:
+    ) -> Iterator[Problem]:
         yield from self._server(adapter, found)
         yield from self._losses(services, found)
         yield from self._reading(state, found)
         yield from self._progress(found)
         if found.orphans:
             yield (
-                _DEGRADED,
+                DEGRADED,
                 f"no instance has wanted {_names(found.orphans)} for "
                 f"{format_duration(adapter.options.retention.orphaned_after)}, and events are kept for it; "
                 "start its service, or: promenade-bus groups forget GROUP",
             )
 
-    def _server(self, adapter: StreamsAdapter, found: _Findings) -> Iterator[_Problem]:
+    def _server(self, adapter: StreamsAdapter, found: _Findings) -> Iterator[Problem]:
         info, options = found.info, adapter.options
         policy = info.get("maxmemory_policy")
         if evicts_events(policy):
             yield (
-                _UNHEALTHY,
+                UNHEALTHY,
                 f"the server deletes events when its memory is full (maxmemory-policy {policy}); set it to "
                 "noeviction",
             )
         used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
         if most and used >= most:
-            yield _UNHEALTHY, "the memory of the server is full (maxmemory): publish fails"
+            yield UNHEALTHY, "the memory of the server is full (maxmemory): publish fails"
         elif most and used >= self._options.memory_fill * most:
             yield (
-                _DEGRADED,
+                DEGRADED,
                 f"the server uses {used / most:.0%} of its maxmemory; when it is full, publish fails",
             )
         for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
             if info.get(name, "ok") != "ok":
-                yield _DEGRADED, f"the server cannot write its data to disk ({name} is {info[name]})"
+                yield DEGRADED, f"the server cannot write its data to disk ({name} is {info[name]})"
         replicas = int(info.get("connected_slaves", 0))
         if options.wanted_replicas > replicas:
             yield (
-                _UNHEALTHY,
+                UNHEALTHY,
                 f"durability: replicated waits for {options.wanted_replicas} replicas, and {replicas} are "
                 "connected: publish raises PublishUncertain",
             )
-        if found.round_trip >= self._options.slow:
-            yield _DEGRADED, f"the server took {found.round_trip * 1000:.0f} ms to answer PING"
+        yield from slow_answer(found.round_trip, self._options.slow)
 
-    def _losses(self, services: Services, found: _Findings) -> Iterator[_Problem]:
+    def _losses(self, services: Services, found: _Findings) -> Iterator[Problem]:
         ledger = services.ledger
         if ledger.last_loss is not None and ledger.degraded is not None:
             recent = time.monotonic() - ledger.last_loss < self._options.loss_window
-            yield _UNHEALTHY if recent else _DEGRADED, ledger.degraded
+            yield UNHEALTHY if recent else DEGRADED, ledger.degraded
         elif ledger.degraded is not None:
-            yield _DEGRADED, ledger.degraded
+            yield DEGRADED, ledger.degraded
         if ledger.lost:
-            yield _DEGRADED, f"{ledger.lost:,} events were lost since the start; the log names their topics"
+            yield DEGRADED, f"{ledger.lost:,} events were lost since the start; the log names their topics"
         if ledger.dropped_by_cap:
             yield (
-                _DEGRADED,
+                DEGRADED,
                 f"retention.max_length dropped {sum(ledger.dropped_by_cap.values()):,} events of "
                 f"{_names(ledger.dropped_by_cap)}",
             )
 
-    def _reading(self, state: EngineState, found: _Findings) -> Iterator[_Problem]:
+    def _reading(self, state: EngineState, found: _Findings) -> Iterator[Problem]:
         waits = any(not each.paused for each in state.subscriptions) and not state.running_handlers
         if waits and found.unread_for is not None and found.unread_for >= self._options.read_age:
-            yield _UNHEALTHY, f"no read has succeeded for {found.unread_for:.0f} s"
+            yield UNHEALTHY, f"no read has succeeded for {found.unread_for:.0f} s"
 
-    def _progress(self, found: _Findings) -> Iterator[_Problem]:
+    def _progress(self, found: _Findings) -> Iterator[Problem]:
         for name, reports in found.groups.items():
             oldest = _oldest(reports)
             if oldest is not None and oldest >= self._options.pending_age:
                 yield (
-                    _DEGRADED,
+                    DEGRADED,
                     f"an event of {name!r} was stored {format_duration(float(round(oldest)))} ago, and is "
                     "not settled: see what its handler waits for",
                 )
             lag = _lag(reports)
             if lag is not None and lag >= self._options.lag:
                 yield (
-                    _DEGRADED,
+                    DEGRADED,
                     f"{lag:,} events wait for {name!r}: make its handler faster, or start more instances",
                 )
 
@@ -202,7 +204,7 @@ class RedisProbe(HealthProbe):
         )
 
 
-def _figures(adapter: StreamsAdapter, found: _Findings) -> dict[str, float | int | str | bool]:
+def _figures(adapter: StreamsAdapter, found: _Findings) -> Figures:
     info = found.info
     figures: dict[str, float | int | str | bool] = {
         "round_trip_ms": round(found.round_trip * 1000, 3),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
-from bus_core import CheckResult, EngineState, FrozenMapping, HealthStatus
+from bus_core import CheckResult, EngineState, FrozenMapping
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter, Running
 from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.verdicts import (
+    DEGRADED,
+    NOT_IN_USE,
+    UNHEALTHY,
+    Figures,
+    Problem,
+    slow_answer,
+    verdict,
+)
 
 __all__ = ["check_pubsub"]
-
-_Problem = tuple[HealthStatus, str]
-_DEGRADED: Final = HealthStatus.DEGRADED
-_UNHEALTHY: Final = HealthStatus.UNHEALTHY
 
 _MOST_NAMES: Final = 5
 
@@ -24,46 +29,42 @@ async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: Eng
     """Looks once; every problem, the worst first."""
     running = adapter.running
     if running is None:
-        return CheckResult(_DEGRADED, "the bus does not use Redis at the moment, but its fallback")
+        return NOT_IN_USE
     began = time.perf_counter()
     try:
         await running.pipe.call("PING", key=running.channels.place)
     except RedisFailure as failure:
-        return CheckResult(_UNHEALTHY, str(failure), FrozenMapping(_figures(adapter, running)))
+        return CheckResult(UNHEALTHY, str(failure), FrozenMapping(_figures(adapter, running)))
     took = time.perf_counter() - began
-    problems = sorted(_problems(adapter, running, options, state, took), key=lambda each: -each[0].severity)
-    figures = FrozenMapping({"round_trip_ms": round(took * 1000, 3), **_figures(adapter, running)})
-    if problems:
-        return CheckResult(problems[0][0], ". ".join(text for _, text in problems), figures)
     summary = f"answers in {took * 1000:.1f} ms, nothing missed; mode pubsub: at most once, may drop"
-    return CheckResult(HealthStatus.HEALTHY, summary, figures)
+    figures = {"round_trip_ms": round(took * 1000, 3), **_figures(adapter, running)}
+    return verdict(_problems(adapter, running, options, state, took), summary, figures)
 
 
 def _problems(
     adapter: PubsubAdapter, running: Running, options: ProbeOptions, state: EngineState, took: float
-) -> Iterator[_Problem]:
-    if took >= options.slow:
-        yield _DEGRADED, f"the server took {took * 1000:.0f} ms to answer PING"
+) -> Iterator[Problem]:
+    yield from slow_answer(took, options.slow)
     subscriber = running.subscriber
     if subscriber.has_consumers:
         silent = None if subscriber.read_at is None else time.monotonic() - subscriber.read_at
         if not subscriber.is_connected:
-            yield _UNHEALTHY, "there is no connection that listens: what is published now is missed"
+            yield UNHEALTHY, "there is no connection that listens: what is published now is missed"
         elif silent is not None and silent >= options.read_age:
-            yield _UNHEALTHY, f"nothing was read for {silent:.0f} s"
+            yield UNHEALTHY, f"nothing was read for {silent:.0f} s"
     if missed := adapter.misses.total:
         worst = adapter.misses.by_subscription.most_common(_MOST_NAMES)
         named = ", ".join(f"{name!r} of {topic} {count:,}" for (topic, name), count in worst)
         yield (
-            _DEGRADED,
+            DEGRADED,
             f"{missed:,} events were missed since the start, as mode: pubsub may do ({named}): make handlers "
             "faster, raise the server's client-output-buffer-limit, or use mode: streams",
         )
     if dropped := running.letters.dropped:
-        yield _DEGRADED, f"{dropped:,} dead letters gave way to newer ones: redrive or purge them in time"
+        yield DEGRADED, f"{dropped:,} dead letters gave way to newer ones: redrive or purge them in time"
 
 
-def _figures(adapter: PubsubAdapter, running: Running) -> Mapping[str, float | int | str | bool]:
+def _figures(adapter: PubsubAdapter, running: Running) -> Figures:
     misses, publisher, subscriber = adapter.misses, running.publisher, running.subscriber
     figures: dict[str, float | int | str | bool] = {
         "mode": "pubsub",
