@@ -22,6 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -433,6 +434,20 @@ def test_the_architecture_names_every_module_of_the_core() -> None:
 # --- on call ----------------------------------------------------------------------------------------------
 
 ON_CALL = DOCS / "how-to" / "on-call.md"
+
+
+def test_the_readme_names_every_distribution() -> None:
+    """Whoever looks for a plugin finds it in the table; the example is none."""
+    projects = [
+        ROOT / "pyproject.toml",
+        *ROOT.glob("plugins/*/pyproject.toml"),
+        *ROOT.glob("contexts/*/pyproject.toml"),
+    ]
+    names = {tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects}
+    rows = re.findall(
+        r"^\| \[?`([a-z-]+)`\]?(?:\([^)]*\))? \| `", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(names)
 
 
 def logged_formats() -> Iterator[str]:
