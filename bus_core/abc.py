@@ -332,6 +332,27 @@ class Consumer(Protocol):
         ...
 
 
+@runtime_checkable
+class LeasingConsumer(Protocol):
+    """What a ``Consumer`` may offer besides, whose messages go to others when it does not renew its leases.
+
+    The engine asks before it begins what it holds, after a time in which the process may have stood still.
+    """
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a lease may have ended meanwhile. Asked often: an answer from memory."""
+        ...
+
+    async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
+        """Renews leases; tells for each message whether it is still this consumer's.
+
+        Of the others nothing follows: neither is a handler called, nor are they settled. Raises
+        ``BusError``; it is called again then, after a pause.
+        """
+        ...
+
+
 class InProcessAdapter(AdapterBase, Protocol):
     """A transport inside the process that publishes: ``features.in_process`` is true.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any, NoReturn, get_type_hints
 
 import attrs
@@ -44,10 +45,7 @@ class _Dump:
 
 @attrs.frozen
 class Record:
-    """The compiled plan of a class with named fields: what reads and what writes each of them.
-
-    ``loads`` holds key, constructor argument, type, hook, and whether it is required.
-    """
+    """The compiled plan of a class with named fields: what reads and what writes each of them."""
 
     loads: list[Field] = attrs.field(factory=list)
     dumps: list[_Dump] = attrs.field(factory=list)
@@ -57,7 +55,7 @@ class Record:
         """The constructor's arguments; raises ``Unfit`` with every fault. Unknown keys are passed over."""
         values: dict[str, Any] = {}
         faults: list[Fault] = []
-        for key, argument, hint, hook, required in self.loads:
+        for key, argument, hint, hook, default in self.loads:
             if key in data:
                 try:
                     values[argument] = hook(data[key], hint)
@@ -65,7 +63,7 @@ class Record:
                     faults += [(f".{key}{path}", words) for path, words in error.faults]
                 except Exception:  # a hook that was registered by the application
                     faults.append((f".{key}", f"must be a {name_of(hint)}"))
-            elif required:
+            elif default is attrs.NOTHING:
                 faults.append((f".{key}", "is missing"))
         if faults:
             raise Unfit(faults)
@@ -93,7 +91,7 @@ def record_of(
     """
     record = Record() if into is None else into
     skipped = set(leave_out)
-    for name, key, required in _fields_of(cls):
+    for name, key, default in _fields_of(cls):
         if name in skipped:
             continue
         hint = hints.get(name, Any)
@@ -108,31 +106,34 @@ def record_of(
         if bare(hint) in (str, bool, type(None)):
             dump = None
         check = None if trusted else check_for(hint)
-        record.loads.append((key, key, hint, load, required))
+        record.loads.append((key, key, hint, load, default))
         record.dumps.append(_Dump(name, key, dump, check, tuple(exact_types(hint) or ())))
     return record
 
 
-def _fields_of(cls: type[Any]) -> list[tuple[str, str, bool]]:
-    """Of each field that the constructor takes: attribute, argument, and whether it is required."""
+def _fields_of(cls: type[Any]) -> list[tuple[str, str, Any]]:
+    """Of each field that the constructor takes: attribute, argument, and default, as attrs has it."""
     if attrs.has(cls):
-        return [(f.name, f.alias or f.name, f.default is attrs.NOTHING) for f in attrs.fields(cls) if f.init]
-    missing = dataclasses.MISSING
-    return [
-        (f.name, f.name, f.default is missing and f.default_factory is missing)
-        for f in dataclasses.fields(cls)
-        if f.init
-    ]
+        return [(f.name, f.alias or f.name, f.default) for f in attrs.fields(cls) if f.init]
+    return [(f.name, f.name, _default_of(f)) for f in dataclasses.fields(cls) if f.init]
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return attrs.Factory(field.default_factory)
+    return attrs.NOTHING if field.default is dataclasses.MISSING else field.default
 
 
 def _compile_dump(fields: Sequence[_Dump]) -> Callable[[Any], dict[str, Any]]:
     """A function that makes the JSON object of a value. It is compiled from text, as readers are."""
     keys = [field.key for field in fields]
     names: dict[str, Any] = {"unfit": unfit, "inside": _inside, "keys": keys}
-    lines = ["def write(record):", "    try:", "        at = 0"]
+    lines = ["def write(record):", "    try:", "        at = 0"]  # the last one is for classes without fields
     for index, field in enumerate(fields):
         value = f"value{index}"
-        lines += [f"        at = {index}", f"        {value} = record.{field.name}"]
+        is_plain = field.name.isidentifier() and not iskeyword(field.name)
+        attribute = f"record.{field.name}" if is_plain else f"getattr(record, {field.name!r})"
+        lines += [f"        at = {index}", f"        {value} = {attribute}"]
         if field.check is not None:
             names[f"check{index}"] = field.check
             names |= {f"type{index}_{place}": exact for place, exact in enumerate(field.exact)}

@@ -129,7 +129,9 @@ class Engine:
             clock=clock,
             inside=self,
             failed=self._follow_up.attempt_failed,
+            stood_still=self._tell_of_standstill,
         )
+        self._standstill: list[Callable[[], None]] = []
         self._marks: set[DrainMark] = set()
 
     def finish(self, job: Job) -> None:
@@ -143,6 +145,23 @@ class Engine:
     def observe_failures(self, observer: Callable[[AttemptFailure], None]) -> None:
         """Calls ``observer`` with every failed attempt."""
         self._follow_up.observe(observer)
+
+    def observe_standstill(self, observer: Callable[[], None]) -> None:
+        """Calls ``observer`` before an entry is begun when none was for a while.
+
+        The process may have stood still. It may take entries out of the queue, as ``Lane.hold_back`` does.
+        """
+        self._standstill.append(observer)
+
+    def _tell_of_standstill(self) -> None:
+        for observer in self._standstill:
+            observer()
+
+    def disown(self, lane: Lane, jobs: Collection[Job]) -> None:
+        """Ends ``lane.hold_back``. Some of the jobs that wait there are others': nothing follows of them."""
+        lane.go_on(jobs)
+        for job in jobs:
+            self.buffer.delivery_settled(job.unit)
 
     @property
     def abandoning(self) -> bool:

@@ -200,7 +200,7 @@ class Port:
         self.accepted = 0  # plain entries
         self.reported = 0  # those of them that a route counts among what was published already
         self.apart = 0  # those of them that became entries with a counter, or were given up
-        self.handled = 0  # deliveries that were counted by themselves
+        self.handled = 0  # deliveries that were counted by themselves, and what a filter skipped
 
     def take_apart(self, counter: Unit | Job | None, remaining: int | None = None) -> Unit:
         """The unit that counts the deliveries of an entry of this port from now on, if none did yet."""

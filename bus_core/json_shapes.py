@@ -378,10 +378,19 @@ def _load_union(hint: Any, converter: cattrs.Converter) -> Load:
         return load_alternative
     (other,) = (argument for argument in arguments if argument is not type(None))
     load_other = converter.get_structure_hook(other)
+    classes = {cls for cls, kind in _KIND_OF.items() if kind in json_kinds(other)}
 
     def quick(_hint: Any, around: Around) -> Quick:
         read_other = quick_of(load_other, other, around)
-        return lambda value: None if value is None else read_other(value)
+
+        def read(value: Any) -> Any:
+            if value is None:
+                return None
+            if value.__class__ not in classes:
+                raise Odd
+            return read_other(value)
+
+        return read
 
     return offer_quick(load_alternative, quick)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Lane:
         "_chain",
         "_engine",
         "_held",
+        "_held_back",
         "_left",
         "_shape",
         "_where",
@@ -106,6 +107,7 @@ class Lane:
         self._active = 0
         self._backlog: deque[Job] = deque()
         self._held: dict[str, deque[Job] | None] = {}  # per key that is at work, what waits for it
+        self._held_back = False  # while it is not known to whom belongs what waits here
         self._left: asyncio.Future[None] | None = None
         self.waiting = 0  # for a retry that is not due
         self.behind = 0  # another event of their key
@@ -155,11 +157,17 @@ class Lane:
         self._admit(job)
 
     def _admit(self, job: Job) -> None:
-        if self.paused or (self.concurrency is not None and self._active >= self.concurrency):
-            self._backlog.append(job)
-        else:
+        if self._may_run:
             self._active += 1
             self._engine.push(job)
+        else:
+            self._backlog.append(job)
+
+    @property
+    def _may_run(self) -> bool:
+        """Whether one more job may go to the workers."""
+        has_room = self.concurrency is None or self._active < self.concurrency
+        return has_room and not self.paused and not self._held_back
 
     def step_done(self, job: Job, *, settled: bool) -> None:
         """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
@@ -173,15 +181,14 @@ class Lane:
                 self._held.pop(job.key, None)
         if self._backlog:
             self._feed()
+        self._look_whether_left()
+
+    def _look_whether_left(self) -> None:
         if self._left is not None and not self._outstanding and not self._left.done():
             self._left.set_result(None)
 
     def _feed(self) -> None:
-        while (
-            self._backlog
-            and not self.paused
-            and (self.concurrency is None or self._active < self.concurrency)
-        ):
+        while self._backlog and self._may_run:
             self._active += 1
             self._engine.push(self._backlog.popleft())
 
@@ -203,6 +210,33 @@ class Lane:
         """Undoes ``pause``."""
         self.paused = False
         self._feed()
+
+    def hold_back(self) -> None:
+        """Begins nothing that no worker has begun, until ``go_on``; ``held_jobs`` are those, then."""
+        self._held_back = True
+        self._take_back()
+
+    def go_on(self, without: Collection[Job] = ()) -> None:
+        """Undoes ``hold_back``, and forgets some of the jobs that wait here: they are others'."""
+        self._held_back = False
+        if without:
+            for key, behind in self._held.items():
+                if behind:
+                    self._held[key] = deque(job for job in behind if job not in without)
+            self._backlog = deque(each for job in self._backlog if (each := self._unless(job, without)))
+            self.behind = sum(len(behind) for behind in self._held.values() if behind)
+        self._feed()
+        self._look_whether_left()
+
+    def _unless(self, job: Job, without: Collection[Job]) -> Job | None:
+        """The job, or the next one of its key in place of one that is forgotten."""
+        if job not in without:
+            return job
+        behind = self._held.get(job.key)
+        if behind:
+            return behind.popleft()
+        self._held.pop(job.key, None)
+        return None
 
     def leave(self) -> asyncio.Future[None]:
         """A future that is done when all that was accepted is settled; nothing may be routed here by now."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextvars import Context
 from typing import Literal
 
-from bus_core.abc import Adapter, Consumer
+from bus_core.abc import Adapter, Consumer, LeasingConsumer
 from bus_core.engine import Engine, abandoned
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.intake import LARGEST_BATCH, Intake, Share
@@ -21,7 +21,9 @@ from bus_core.jobs import Job
 from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Outcome, Received
 from bus_core.outcomes import decide, place_of
-from bus_core.settlement import Settled, Settlement, resolve
+from bus_core.settlement import Settled, Settlement
+from bus_core.sleeping import Sleeper, resolve
+from bus_core.standstill import Doubt
 from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
 
 __all__ = ["Pump"]
@@ -56,6 +58,7 @@ class Pump:
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._calling_since: float | None = None
         self._consumer: Consumer | None = None
+        self._doubt: Doubt | None = None  # where what is held may become others'
         self._settlement: Settlement | None = None
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
@@ -65,7 +68,7 @@ class Pump:
         self._receiving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._emptied: asyncio.Future[None] | None = None
-        self._sleeper: asyncio.Future[None] | None = None
+        self._sleeper = Sleeper()
 
     # --- its life -----------------------------------------------------------------------------------------
 
@@ -128,8 +131,10 @@ class Pump:
         self._share.leave()
         if self._consumer is not None:
             self._consumer.stop()
+        if self._doubt is not None:
+            self._doubt.stop()
         self._has_tried()
-        self._wake()
+        self._sleeper.wake()
 
     async def stopped(self) -> None:
         """Returns when no further message can arrive."""
@@ -165,6 +170,8 @@ class Pump:
             await self._emptied
         if self._settlement is not None:
             await self._settlement.close()
+        if self._doubt is not None:
+            await self._doubt.ended()
         if self._consumer is not None:
             try:
                 await self._consumer.close()
@@ -180,6 +187,8 @@ class Pump:
         for task in (self._receiving, self._closing):
             if task is not None:
                 task.cancel()
+        if self._doubt is not None:
+            self._doubt.abort()
         if self._settlement is not None:
             self._settlement.abort()
 
@@ -196,7 +205,7 @@ class Pump:
     def look_again(self) -> None:
         """Something it may be waiting for has changed: room, or whether the lane is paused."""
         if not self._failing:
-            self._wake()
+            self._sleeper.wake()
 
     @property
     def is_open(self) -> bool:
@@ -211,6 +220,8 @@ class Pump:
         found = self._trouble.text or self._stalled(self._calling_since, call)
         if settlement is not None:
             found = found or settlement.trouble.text or self._stalled(settlement.calling_since, "settle")
+        if self._doubt is not None:
+            found = found or self._doubt.trouble.text
         return found
 
     def _stalled(self, since: float | None, call: str) -> str | None:
@@ -232,7 +243,7 @@ class Pump:
                 else:
                     limit, again_in = self._limit()
                     if not limit:
-                        await self._sleep(again_in)
+                        await self._sleeper.sleep(again_in)
                         continue
                     await self._receive(self._consumer, limit)
             except Exception as error:
@@ -249,7 +260,7 @@ class Pump:
             self._has_tried()
             if not self._stopping:
                 self._failing = True
-                await self._sleep(pause)
+                await self._sleeper.sleep(pause)
                 self._failing = False
                 pause = grown(pause)
         if self._consumer is not None and not self.releases:
@@ -284,6 +295,8 @@ class Pump:
             self._calling_since = None
         self._settlement = Settlement(self.lane.spec.name, consumer, self._settled)
         self._consumer = consumer
+        if isinstance(consumer, LeasingConsumer):
+            self._doubt = Doubt(self.lane, consumer, self._disown)
         if self._stopping:
             consumer.stop()
         elif self._opened is not None:
@@ -308,7 +321,7 @@ class Pump:
         if batch or time.monotonic() - began > _AFTER_NOTHING:
             self._after_nothing = _AFTER_NOTHING
         else:  # an adapter that does not wait must not keep the loop busy
-            await self._sleep(self._after_nothing)
+            await self._sleeper.sleep(self._after_nothing)
             self._after_nothing = min(self._after_nothing * 2, _LONGEST_AFTER_NOTHING)
 
     def _accept_all(self, batch: Sequence[Received]) -> None:
@@ -353,10 +366,35 @@ class Pump:
                 return f"consumer died; {decision.reason}"
         return None
 
+    # --- after a standstill -------------------------------------------------------------------------------
+
+    def look_at_leases(self) -> None:
+        """Begins nothing of what it holds before it is confirmed, if that may be others' by now."""
+        if self._held and self._doubt is not None:
+            self._doubt.look()
+
+    def _disown(self, lost: Set[Job]) -> None:
+        """Goes on without what others own."""
+        lost = {job for job in lost if job in self._held}  # not what was given back meanwhile
+        for job in lost:
+            del self._held[job]
+        self._unsettled -= len(lost)
+        self.lane.late += len(lost)
+        self._engine.disown(self.lane, lost)
+        if lost:
+            logger.warning(
+                "%d messages were not begun after a standstill: other consumers own them (subscription=%s)",
+                len(lost),
+                self.lane.spec.name,
+            )
+            self._intake.changed()
+            self.look_again()
+            self._look_at_held()
+
     # --- Settler ------------------------------------------------------------------------------------------
 
     def acknowledge(self, job: Job) -> None:
-        job.event = None  # what it was made of is there still; a whole batch of events would be in the way
+        job.event = None  # its message is there still, and a whole batch waits to be settled
         self._decide(job, Outcome("ack", job.receipt))
 
     def bury(self, job: Job, letter: DeadLetter) -> None:
@@ -421,24 +459,6 @@ class Pump:
                 self._engine.finish(job)
         self._intake.changed()
         self.look_again()
-
-    # --- waiting ------------------------------------------------------------------------------------------
-
-    async def _sleep(self, seconds: float | None) -> None:
-        """Until something wakes the pump, or so many seconds of real time are over."""
-        loop = asyncio.get_running_loop()
-        self._sleeper = sleeper = loop.create_future()
-        timer = None if seconds is None else loop.call_later(seconds, resolve, sleeper)
-        try:
-            await sleeper
-        finally:
-            self._sleeper = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._sleeper is not None:
-            resolve(self._sleeper)
 
 
 def _deaths(received: Received) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from threading import RLock
+from typing import Any, NoReturn, cast
 
 import attrs
 import cattrs
@@ -39,12 +40,16 @@ class JsonOptions(Limits):
 
 @attrs.frozen
 class _Plan:
-    """What is known of a class of events: its own fields, and the text that begins each of its documents."""
+    """What is known of a class of events: its own fields, and the text that begins each of its documents.
+
+    ``may_be_quick``: it is an event as usual, so that documents without metadata mean ``NO_METADATA``.
+    """
 
     cls: type[Event]
     name: str
     type: str
     fields: Record
+    may_be_quick: bool
     heads: dict[tuple[str, str, str], str] = attrs.field(factory=dict)
 
 
@@ -61,6 +66,7 @@ class JsonSerializer:
         self._reader = JsonReader(self.options)
         self._writer = JsonWriter(self.options)
         self._plans: dict[type[Event], _Plan] = {}
+        self._planning = RLock()
         self._makers: dict[type[Event], Callable[..., Event]] = {}  # of classes that were read
         self._readers = (
             ("id", "event_id", read_uuid, True),
@@ -150,14 +156,17 @@ class JsonSerializer:
             _refuse(plan, [f"{error}: {error.key!r}" if known else str(error)])
         except JsonTextError as error:
             _refuse(plan, [str(error)])
+        event = self._quick_event(plan, document)
+        if event is not None:
+            return event
         try:
-            return self._quick_event(plan, document) or self._event(plan, document)
+            return self._event(plan, document)
         except (RecursionError, MemoryError) as error:
             _refuse(plan, [f"it cannot be read ({type(error).__name__})"])
 
     def _quick_event(self, plan: _Plan, document: dict[str, Any]) -> Event | None:
         """The event, if there is nothing odd about the document."""
-        if "data_base64" in document or issubclass(plan.cls, BaseEvent):
+        if "data_base64" in document or not plan.may_be_quick:
             return None
         try:
             source = document["source"]
@@ -239,20 +248,23 @@ class JsonSerializer:
     # --- plans
 
     def _plan(self, cls: type[Event]) -> _Plan:
-        plan = self._plans.get(cls)
-        if plan is None:
-            name = cls.__qualname__.rpartition("<locals>.")[2]
-            if issubclass(cls, BaseEvent):
-                fields = Record()
-            else:
-                try:
-                    fields = record_of(
-                        self.converter, cls, hints_of(cls), leave_out=_BASE_FIELDS, trusted=True
-                    )
-                except (UnsupportedType, TypeError, RecursionError) as error:
-                    raise SerializationError(f"{name} cannot be encoded: {error}") from error
-            plan = self._plans[cls] = _Plan(cls, name, event_type_of(cls), fields)
-        return plan
+        # One at a time: what a thread has compiled in part is no plan for another one.
+        with self._planning:
+            plan = self._plans.get(cls)
+            if plan is None:
+                plan = self._plans[cls] = self._new_plan(cls)
+            return plan
+
+    def _new_plan(self, cls: type[Event]) -> _Plan:
+        name = cls.__qualname__.rpartition("<locals>.")[2]
+        fields = Record()
+        if not issubclass(cls, BaseEvent):
+            try:
+                fields = record_of(self.converter, cls, hints_of(cls), leave_out=_BASE_FIELDS, trusted=True)
+            except (UnsupportedType, TypeError, RecursionError) as error:
+                raise SerializationError(f"{name} cannot be encoded: {error}") from error
+        may_be_quick = attrs.fields_dict(cast(Any, cls))["metadata"].default is NO_METADATA
+        return _Plan(cls, name, event_type_of(cls), fields, may_be_quick and not issubclass(cls, BaseEvent))
 
     def _plan_to_decode(self, cls: type[Event]) -> _Plan:
         try:

@@ -15,9 +15,10 @@ from bus_core.errors import LeaseLost
 from bus_core.jobs import Job
 from bus_core.messages import Outcome
 from bus_core.outcomes import place_of
+from bus_core.sleeping import Sleeper
 from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
-__all__ = ["Settled", "Settlement", "resolve"]
+__all__ = ["Settled", "Settlement"]
 
 logger = logging.getLogger("promenade.bus")
 
@@ -51,7 +52,7 @@ class Settlement:
         self._blocked = False  # nothing gets through: what is fresh waits as well
         self._under_way: Sequence[_Item] = ()  # without notes
         self._task: asyncio.Task[None] | None = None
-        self._sleeper: asyncio.Future[None] | None = None
+        self._sleeper = Sleeper()
         self._giving_up = False
         self._aborted = False
 
@@ -92,7 +93,7 @@ class Settlement:
         """Tries what has failed only once more."""
         self._giving_up = True
         self._due = 0.0
-        self._wake()
+        self._sleeper.wake()
 
     def abort(self) -> None:
         """Cancels even a call that is under way."""
@@ -106,7 +107,7 @@ class Settlement:
         if self._task is None:
             self._start()
         elif not self._blocked:
-            self._wake()
+            self._sleeper.wake()
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,7 +139,7 @@ class Settlement:
                 now = time.monotonic()
                 ready = now >= self._due
                 if not ready and (self._blocked or not (self._fresh or self._notes)):
-                    await self._sleep(self._due - now)
+                    await self._sleeper.sleep(self._due - now)
                     continue
                 if not await self._settle_some(retrying=ready):
                     return
@@ -213,25 +214,3 @@ class Settlement:
         if ended:
             self._done(ended)
         return failed
-
-    # --- waiting ------------------------------------------------------------------------------------------
-
-    async def _sleep(self, seconds: float) -> None:
-        """Until something wakes it, or so many seconds of real time are over."""
-        loop = asyncio.get_running_loop()
-        self._sleeper = sleeper = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), resolve, sleeper)
-        try:
-            await sleeper
-        finally:
-            timer.cancel()
-
-    def _wake(self) -> None:
-        if self._sleeper is not None:
-            resolve(self._sleeper)
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    """Makes a future done, unless it is."""
-    if not future.done():
-        future.set_result(None)

@@ -34,6 +34,9 @@ SLICE = 0.002
 _MOST_BETWEEN_TIME_CHECKS = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
+_STANDSTILL = 1.0
+"""Seconds without any burst, after which one asks whether the process stood still."""
+
 _REVIVAL = 0.1
 """Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
 
@@ -133,7 +136,8 @@ class WorkerPool:
     """Runs what stands in a buffer in at most ``size`` workers.
 
     ``failed`` is called with each job whose attempt failed, and has to see it through. ``inside`` is what
-    ``current_worker().pool.inside`` tells a handler: the engine that it runs in.
+    ``current_worker().pool.inside`` tells a handler: the engine that it runs in. ``stood_still`` is called
+    before an entry is begun when none was for a while; it may take entries back.
     """
 
     def __init__(
@@ -144,8 +148,10 @@ class WorkerPool:
         clock: Clock,
         inside: object,
         failed: Callable[[Job, BaseException], None],
+        stood_still: Callable[[], None],
     ) -> None:
         self.inside = inside
+        self._stood_still = stood_still
         self.stopping = False
         self.lost = 0
         self._size = size
@@ -157,6 +163,7 @@ class WorkerPool:
         self._keeper: asyncio.Task[None] | None = None
         self._between_time_checks = 4
         self._turn_began = 0.0
+        self._began_at = 0.0  # when the latest burst did
         self._next_turn_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -359,8 +366,16 @@ class WorkerPool:
         self._wake_or_fall_asleep()
 
     def _begin_burst(self, worker: Worker) -> bool:
-        """Notes the time and plans the end of the turn; False when the workers' part of it is over."""
+        """Notes the time and plans the end of the turn.
+
+        False when the workers' part of it is over, or nothing is left to begin.
+        """
         now = time.monotonic()
+        since, self._began_at = self._began_at, now
+        if now - since > _STANDSTILL:
+            self._stood_still()
+            if not self._buffer.has_entries():
+                return False
         if not self._next_turn_planned:
             assert self._loop is not None, "workers run on a loop"
             self._next_turn_planned = True

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import threading
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, NewType, cast
 from uuid import UUID
 
@@ -36,6 +41,13 @@ class Leaf:
 class Tree:
     mark: Mark
     inner: tuple[Tree, ...] = ()
+
+
+@attrs.frozen
+class Parts:
+    first: str
+    mark: Mark
+    last: str
 
 
 @event
@@ -249,3 +261,158 @@ def test_nothing_else_may_follow_a_document(more: str) -> None:
     body = (json.dumps(DOCUMENT) + more).encode()
     with pytest.raises(DeserializationError, match="Extra data"):
         JsonSerializer().decode(body, event_class=ThingHappened)
+
+
+# --- where the two ways might part ------------------------------------------------------------------------
+
+
+def read_both(serializer: JsonSerializer, document: dict[str, Any], cls: type[Event]) -> tuple[Any, Any]:
+    """What the usual document gives, and what the same gives when it is read thoroughly."""
+
+    def read(given: dict[str, Any]) -> Any:
+        try:
+            return serializer.decode(json.dumps(given).encode(), event_class=cls)
+        except DeserializationError as error:
+            return str(error)
+
+    return read(document), read(thoroughly(document))
+
+
+def test_what_is_wrapped_around_a_hook_is_asked() -> None:
+    """A hook that was made with ``functools.wraps`` looks like the one inside, and is another one."""
+    serializer = JsonSerializer()
+    inside = serializer.converter.get_structure_hook(str)
+
+    @functools.wraps(inside)
+    def stripped(value: Any, hint: Any) -> Any:
+        return inside(value, hint).strip()
+
+    serializer.converter.register_structure_hook(str, stripped)
+    document = DOCUMENT | {"data": DOCUMENT["data"] | {"name": " y "}}
+    quickly, other = read_both(serializer, document, ThingHappened)
+    assert quickly.name == other.name == "y"
+
+
+def test_a_hook_of_an_optional_type_gets_its_kinds_only() -> None:
+    """A hook that takes more than its type has in JSON is not asked, however the rest looks."""
+    serializer = JsonSerializer()
+    serializer.converter.register_structure_hook(Decimal, lambda value, _: Decimal(str(value)))
+
+    @event
+    class Priced(Event):
+        price: Decimal | None
+
+    document = written(Priced(aggregate_id=UUID(int=1), price=Decimal("1.5")), serializer)
+    assert read_both(serializer, document, Priced)[0].price == Decimal("1.5")
+    document["data"]["price"] = 1.5
+    quickly, other = read_both(serializer, document, Priced)
+    assert quickly == other
+    assert "price must be null or Decimal" in quickly
+
+
+def test_an_event_need_not_be_true() -> None:
+    """Nobody asks an event whether it is true."""
+
+    @event
+    class Empty(Event):
+        def __bool__(self) -> bool:
+            raise TypeError
+
+    document = written(Empty(aggregate_id=UUID(int=1)), JsonSerializer())
+    quickly, other = read_both(JsonSerializer(), document, Empty)
+    assert quickly == other
+    assert type(quickly) is Empty
+
+
+def test_metadata_with_a_default_of_its_own() -> None:
+    """A class may say which metadata its events have when none is given."""
+
+    @event
+    class Traced(Event):
+        metadata: Mapping[str, str] = attrs.field(factory=lambda: {"trace": "none"})
+
+    document = written(Traced(aggregate_id=UUID(int=1)), JsonSerializer())
+    del document["metadata"]
+    quickly, other = read_both(JsonSerializer(), document, Traced)
+    assert quickly.metadata == other.metadata == {"trace": "none"}
+
+
+@attrs.frozen
+class Optionals:
+    plain: int = 3
+    made: list[int] = attrs.field(factory=lambda: [1])
+    of_others: int = attrs.field()
+
+    @of_others.default
+    def _of_plain(self) -> int:
+        return self.plain + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionalsToo:
+    plain: int = 3
+    made: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+
+@pytest.mark.parametrize("cls", [Optionals, OptionalsToo])
+@pytest.mark.parametrize("left_out", [["plain"], ["made"], ["of_others"], ["plain", "made", "of_others"]])
+def test_fields_that_are_left_out(cls: Any, left_out: list[str]) -> None:
+    """They get their defaults, each value one of its own, as when the constructor is called without them."""
+    kept = {"plain": 7, "made": [7], "of_others": 7}
+    if cls is OptionalsToo:
+        del kept["of_others"]
+    given = {name: value for name, value in kept.items() if name not in left_out}
+    Held: Any = event(type("Held", (Event,), {"__annotations__": {"value": cls}, "__module__": __name__}))
+    document = written(Held(aggregate_id=UUID(int=1), value=cls()), JsonSerializer())
+    document["data"]["value"] = given
+    serializer = JsonSerializer()
+    quickly, other = read_both(serializer, document, Held)
+    assert quickly == other
+    assert quickly.value == cls(**given)
+    if "made" in left_out:
+        assert read_both(serializer, document, Held)[0].value.made is not quickly.value.made
+
+
+def test_names_that_are_no_identifiers() -> None:
+    """A field may have a name that Python itself uses."""
+    plain: Any = {"eq": False, "order": False, "unsafe_hash": False, "repr": False}
+    fields = {"from": attrs.field(type=str, alias="from_")}
+    Route: Any = attrs.make_class("Route", fields, frozen=True, **plain)
+    Routed: Any = event(
+        type("Routed", (Event,), {"__annotations__": {"route": Route}, "__module__": __name__})
+    )
+    document = written(Routed(aggregate_id=UUID(int=1), route=Route(from_="x")), JsonSerializer())
+    assert document["data"] == {"route": {"from_": "x"}}
+    for read in read_both(JsonSerializer(), document, Routed):
+        assert getattr(read.route, "from") == "x"
+
+
+def test_threads_that_need_the_same_class_at_once() -> None:
+    """What one thread has compiled in part is nothing that another one uses."""
+    serializer = JsonSerializer()
+    half_way, go_on = threading.Event(), threading.Event()
+
+    def load_slowly(_hint: Any) -> Any:
+        half_way.set()
+        assert go_on.wait(20)
+        return lambda value, _: Mark(value)
+
+    serializer.converter.register_structure_hook_factory(lambda hint: hint is Mark, load_slowly)
+    serializer.converter.register_unstructure_hook(Mark, lambda mark: mark.text)
+    both = {"__module__": __name__}
+    First: Any = event(type("First", (Event,), {"__annotations__": {"parts": Parts}, **both}))
+    Second: Any = event(type("Second", (Event,), {"__annotations__": {"parts": Parts}, **both}))
+    first = threading.Thread(target=serializer.check, args=(First,))
+    first.start()
+    assert half_way.wait(20)
+    texts: list[dict[str, Any]] = []
+    made = Second(aggregate_id=UUID(int=1), parts=Parts("x", Mark("y"), "z"))
+    second = threading.Thread(target=lambda: texts.append(written(made, serializer)))
+    second.start()
+    second.join(0.05)  # it must not get far: there is nothing that it could use yet
+    go_on.set()
+    first.join()
+    second.join()
+    assert texts[0]["data"] == {"parts": {"first": "x", "mark": "y", "last": "z"}}
+    read = serializer.decode(json.dumps(texts[0]).encode(), event_class=Second)
+    assert (read.parts.first, read.parts.mark.text, read.parts.last) == ("x", "y", "z")

@@ -76,6 +76,7 @@ PUBLIC = [
     "InvalidPlugin",
     "InvalidTopic",
     "LeaseLost",
+    "LeasingConsumer",
     "Message",
     "Middleware",
     "NoRetry",

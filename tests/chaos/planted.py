@@ -82,6 +82,11 @@ def _miss_one_less() -> None:
     Misses.add = add_one_less  # type: ignore[method-assign]
 
 
+def _never_doubt() -> None:
+    """What is held is begun after a standstill, whoever owns it."""
+    GroupConsumer.in_doubt = False  # type: ignore[method-assign, assignment]
+
+
 _BUGS: dict[str, Callable[[], None]] = {
     "ack-first": partial(_change_batches, _acknowledge_first),
     "drop-one": partial(_change_batches, _drop_one),
@@ -89,5 +94,6 @@ _BUGS: dict[str, Callable[[], None]] = {
     "overlook-one": _overlook_one,
     "forget-accepted": _forget_accepted,
     "miss-one-less": _miss_one_less,
+    "never-doubt": _never_doubt,
 }
 BUGS = tuple(_BUGS)

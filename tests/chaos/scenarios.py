@@ -79,10 +79,10 @@ PROCESSES = (
         number=5,
         name="standstill",
         story="SIGSTOP to a consumer for three leases, then SIGCONT",
-        load=Load(work=0.05, consumers=Size(8, 3)),
+        load=Load(work=0.01, concurrency=4, consumers=Size(8, 3), rate=Size(3_400, 1_300)),
         faults=(StandStill(leases=3, times=Size(5, 1)),),
-        duplicates={"held_by_stopped": 1},
-        checks=(checks.late_is_counted,),
+        duplicates={"stops": 4},  # the handlers that were running
+        checks=(checks.late_is_counted, checks.Happened("held_by_stopped", 5)),
     ),
     Scenario(
         number=6,

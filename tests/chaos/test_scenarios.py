@@ -93,6 +93,12 @@ def test_a_miss_that_is_not_counted_is_found() -> None:
     assert fails_with(findings, f"the processes counted {findings.account.counted_lost} events as missed")
 
 
+def test_what_others_own_and_is_begun_is_found() -> None:
+    """A process that begins what it held before a standstill calls more handlers twice than were running."""
+    (scenario,) = (each for each in SCENARIOS if each.number == 5)
+    assert fails_with(run(scenario, bug="never-doubt"), " duplicated, 4 allowed")
+
+
 def test_a_run_that_shows_nothing_fails() -> None:
     """A scenario in which next to nothing is published fails, although its account adds up."""
     findings = run(attrs.evolve(STEADY, load=attrs.evolve(_SHORT, rate=Size(4, 4))))

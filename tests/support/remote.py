@@ -96,7 +96,8 @@ class Group:
 
 class Server:
     """Keeps groups and dead letters. `faults` maps a call (``publish``, ``open``, ``receive``, ``settle``,
-    ``backlog``) to what it is to do instead: a function of the call's argument, asked before each call.
+    ``confirm``, ``backlog``) to what it is to do instead: a function of the call's argument, asked before
+    each call.
     """
 
     def __init__(self) -> None:
@@ -167,13 +168,21 @@ class Server:
 
 
 class Consumer:
-    """Implements `bus_core.Consumer`."""
+    """Implements `bus_core.LeasingConsumer`."""
 
     def __init__(self, server: Server, group: Group, longest_hold: float) -> None:
         self.server = server
         self.group = group
         self.longest_hold = longest_hold
         self.stopped = self.closed = self.dead = False
+        self.in_doubt = False
+
+    async def confirm(self, receipts: Sequence[Entry]) -> Sequence[bool]:
+        answer = await self.server.fault("confirm", receipts)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
+        self.in_doubt = False
+        return [entry.owner is self for entry in receipts]
 
     async def receive(self, limit: int) -> Sequence[Received]:
         answer = await self.server.fault("receive", limit)

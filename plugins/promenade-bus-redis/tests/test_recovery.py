@@ -4,7 +4,11 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
+import pytest
+
 from bus_core import AdapterError, Attempt, LeaseLost, Outcome
+from promenade_bus_redis.leases import Leases, lease_clock
+from promenade_bus_redis.translate import RedisFailure
 from redis_support.faults import CutAtReply, LoseReplies
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
 from redis_support.streams import (
@@ -182,6 +186,70 @@ async def test_a_former_owner_does_not_steal_back(redis_server: SharedServer) ->
         assert await owner.settle(acks(taken)) == [None] * 3
         await zombie.close()
         await owner.close()
+
+
+async def stand_still(leases: Leases) -> None:
+    """As if the process had not run for a minute: the next beat comes too late."""
+    gaps = leases.gaps
+
+    def is_noticed() -> bool:
+        if leases.gaps == gaps:  # a beat that was under way may have said that all is well
+            leases._renewed_at = lease_clock() - 60
+        return leases.gaps > gaps
+
+    await until(is_noticed, "a beat notices that it is late")
+
+
+async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
+    """After beats that came too late a consumer is in doubt, until it has asked what it owns still."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        await place.publish(1, 2, 3, 4)
+        consumer = await first.open_consumer(spec())
+        batch = await receive(consumer, 4)
+        leases = first._services.leases  # type: ignore[union-attr]
+        leases.forget(consumer.feeds[TOPIC])  # type: ignore[attr-defined]
+        owner = await second.open_consumer(spec())
+        taken = await receive(owner, 2)
+        assert await owner.settle(acks(taken[:1])) == [None]
+        assert not consumer.in_doubt  # it beats in time
+
+        await stand_still(leases)
+        beats = leases.beats
+        await until(lambda: leases.beats > beats + 1, "it beats in time again")
+        assert consumer.in_doubt
+        lost = {received.message.id for received in taken}
+        owned = await consumer.confirm([received.receipt for received in batch])
+        assert [*owned] == [received.message.id not in lost for received in batch]
+        assert not consumer.in_doubt
+
+        rest = [received for received in batch if received.message.id not in lost]
+        assert await consumer.settle(acks(rest)) == [None, None]
+        assert await owner.settle(acks(taken[1:])) == [None]
+        assert await second.backlog(spec()) == 0
+        await consumer.close()
+        await owner.close()
+
+
+async def test_confirming_fails(redis_server: SharedServer) -> None:
+    """What the server does not answer is asked again: the consumer stays in doubt."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        await place.publish(1)
+        consumer = await adapter.open_consumer(spec())
+        (received,) = await receive(consumer, 1)
+        await stand_still(adapter._services.leases)  # type: ignore[union-attr]
+        stream = place.keys.stream(TOPIC)
+        place.ask("RENAME", stream, f"{stream}-elsewhere")
+        place.ask("SET", stream, "of another type")
+        with pytest.raises(RedisFailure, match="type"):
+            await consumer.confirm([received.receipt])
+        assert consumer.in_doubt
+        place.ask("RENAME", f"{stream}-elsewhere", stream)
+        assert await consumer.confirm([received.receipt]) == [True]
+        assert not consumer.in_doubt
+        assert await consumer.settle(acks([received])) == [None]
+        await consumer.close()
 
 
 async def test_consumers_of_the_dead_are_removed(redis_server: SharedServer) -> None:

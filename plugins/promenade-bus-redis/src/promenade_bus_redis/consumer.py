@@ -67,6 +67,7 @@ class GroupConsumer:
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
         self._read_at = 0.0
+        self._gaps = services.leases.gaps  # of which what is held is known to be owned still
         self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
 
@@ -124,6 +125,19 @@ class GroupConsumer:
 
         timer = asyncio.get_running_loop().call_later(delay, hand_out)
         self._later[timer] = received
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether others may own by now what was received here; see ``bus_core.LeasingConsumer``."""
+        leases = self._services.leases
+        return leases.has_gap or leases.gaps != self._gaps
+
+    async def confirm(self, receipts: Sequence[Held]) -> Sequence[bool]:
+        """Renews the leases; which entries are this instance's still. Raises ``RedisFailure``."""
+        gaps = self._services.leases.gaps
+        owned = await self._recovery.confirm(receipts)
+        self._gaps = gaps
+        return owned
 
     def stop(self) -> None:
         """From now on nothing is received."""

@@ -22,7 +22,7 @@ from promenade_bus_redis.places import Places
 from promenade_bus_redis.scripts import ALIVE, RENEW, STAY
 from promenade_bus_redis.translate import RedisFailure
 
-__all__ = ["Leases", "Lock", "lease_clock"]
+__all__ = ["IDS_AT_ONCE", "Leases", "Lock", "lease_clock"]
 
 logger = logging.getLogger("promenade.bus.redis")
 
@@ -31,7 +31,8 @@ _BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", None)
 _SAFE: Final = 0.75
 """The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
 
-_IDS_AT_ONCE: Final = 200
+IDS_AT_ONCE: Final = 200
+"""Entries that one script renews."""
 
 _CLOSING: Final = 2.0
 """Seconds that the thread may take to say good-bye to the server."""
@@ -75,6 +76,7 @@ class Leases:
         self.lease = lease
         self.milliseconds = max(1, round(lease * 1000))
         self.beats = 0
+        self.gaps = 0  # beats that came when a lease may have ended
         self.dead: frozenset[str] = frozenset()  # instances whose lease has ended
         self.locks: dict[Lock, None] = {}  # renewed as well
         self._make_connections = make_connections
@@ -88,6 +90,7 @@ class Leases:
         self._beating: asyncio.Task[object] | None = None
         self._is_aborted = False
         self.problem: str | None = None  # for health
+        self._renewed_at = lease_clock()  # everything that was held
 
     # --- on the loop of the bus ---------------------------------------------------------------------------
 
@@ -95,6 +98,7 @@ class Leases:
         """Starts the thread."""
         self._stop.clear()
         self._is_aborted = False
+        self._renewed_at = lease_clock()
         self._thread = threading.Thread(target=self._run, name="promenade-redis-leases", daemon=True)
         self._thread.start()
 
@@ -131,6 +135,11 @@ class Leases:
     def is_late(self, since: float) -> bool:
         """Whether others may have taken over what was delivered at ``since``, and was not renewed."""
         return lease_clock() > self.until(since)
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether others may have taken over what was held all the time since the last beat."""
+        return self.is_late(self._renewed_at)
 
     def watch(self, feed: Feed) -> None:
         """Renews what is held of a feed from now on."""
@@ -196,25 +205,28 @@ class Leases:
                 await connections.close()
 
     async def _beat(self, pipe: Pipe) -> None:
+        if self.has_gap:
+            self.gaps += 1
         since = lease_clock()
         renewals: list[tuple[Source, list[Held]]] = []
         for feed in [*self._feeds.copy()]:
             for source in feed.sources:
                 held = [*source.held.copy().values()]
-                for first in range(0, len(held), _IDS_AT_ONCE):
-                    renewals.append((source, held[first : first + _IDS_AT_ONCE]))
+                for first in range(0, len(held), IDS_AT_ONCE):
+                    renewals.append((source, held[first : first + IDS_AT_ONCE]))
         alive = ALIVE.command([self._keys.instances], [self.name, self.milliseconds, 10 * self.milliseconds])
         commands: list[Routed] = [(self._keys.instances, alive)]
         for source, batch in renewals:
-            ids = [held.entry_id for held in batch]
-            commands.append((source.key, RENEW.command([source.key], [source.group, self.name, *ids])))
+            commands.append(self.renewal(source, batch))
         locks = [(lock, token) for lock in self.locks.copy() if (token := lock.token)]
         for lock, token in locks:
             commands.append((lock.key, STAY.command([lock.key], [token, self.milliseconds])))
         replies = await pipe.call_many(commands)
         self._learn_alive(replies[0])
         for (_source, batch), reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
-            self._learn_renewed(batch, reply, since)
+            self.learn_renewed(batch, reply, since)
+        if not any(isinstance(reply, RedisFailure) for reply in replies[1 : 1 + len(renewals)]):
+            self._renewed_at = since
         for (lock, token), reply in zip(locks, replies[1 + len(renewals) :], strict=True):
             if reply in (0, 1) and lock.token == token:
                 lock.until = self.until(since) if reply else 0.0
@@ -227,7 +239,13 @@ class Leases:
             self.problem = None
             self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
 
-    def _learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
+    def renewal(self, source: Source, batch: Sequence[Held]) -> Routed:
+        """The command that renews entries, as far as this instance owns them."""
+        ids = [held.entry_id for held in batch]
+        return source.key, RENEW.command([source.key], [source.group, self.name, *ids])
+
+    def learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
+        """Notes what the answer to it says. ``since`` is when it was sent, or earlier."""
         if not isinstance(reply, list):
             return  # without a renewal every settlement asks for the owner
         for held, renewed in zip(batch, reply, strict=True):

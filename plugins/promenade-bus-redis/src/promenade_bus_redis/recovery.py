@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.leases import lease_clock
+from promenade_bus_redis.leases import IDS_AT_ONCE, lease_clock
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import CLAIM, GAP
 from promenade_bus_redis.services import Services
@@ -77,6 +77,28 @@ class Recovery:
             held.suspect = False
             self._suspects.discard(held)
             self._changed.set()
+
+    async def confirm(self, entries: Sequence[Held]) -> Sequence[bool]:
+        """Renews the leases of entries, and lets go of those that are not this consumer's any more.
+
+        Raises ``RedisFailure``.
+        """
+        batches: list[list[Held]] = []
+        for source in dict.fromkeys(held.source for held in entries):
+            own = [held for held in entries if held.source is source]
+            batches += [own[first : first + IDS_AT_ONCE] for first in range(0, len(own), IDS_AT_ONCE)]
+        since = lease_clock()
+        commands = [self._services.leases.renewal(batch[0].source, batch) for batch in batches]
+        renewed: set[Held] = set()
+        for batch, reply in zip(batches, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure):
+                raise reply
+            self._services.leases.learn_renewed(batch, reply, since)
+            renewed.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)
+        for held in entries:
+            if held not in renewed:
+                self.settled(held)
+        return [held in renewed for held in entries]
 
     async def look_after(self, limit: int, turn: Turn) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""

@@ -136,10 +136,7 @@ class Settlement:
         """Sends everything, and puts down what came of each outcome."""
         replies = await pipe.call_many(self._commands)
         for (indices, held, judge), reply in zip(self._judges, replies, strict=True):
-            if isinstance(reply, RedisFailure):
-                found: list[Result] | None = [_failed(reply) for _ in indices]
-            else:
-                found = judge(reply)
+            found = [_failed(reply) for _ in indices] if isinstance(reply, RedisFailure) else judge(reply)
             if found is None:
                 continue
             for place, index in enumerate(indices):

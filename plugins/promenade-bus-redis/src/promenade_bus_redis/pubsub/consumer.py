@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from bus_core import Attempt, BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.settlement import resolve
+from bus_core.sleeping import Sleeper
 from bus_core.topics import is_pattern
 from promenade_bus_redis.pubsub.envelope import Arrival
 from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
@@ -61,7 +60,7 @@ class PubsubConsumer:
         self._back: deque[Received] = deque()
         self._stopped = False
         self._ended = False
-        self._sleeper: asyncio.Future[None] | None = None
+        self._sleeper = Sleeper()
 
     # --- what the subscriber calls --------------------------------------------------------------------------
 
@@ -73,12 +72,12 @@ class PubsubConsumer:
             return
         self._room -= size
         self._waiting.append(arrival)
-        self._wake()
+        self._sleeper.wake()
 
     def fail(self, failure: RedisFailure) -> None:
         """Nothing can be heard until ``recover``; also each time that it was tried again."""
         self.failure = failure
-        self._wake()
+        self._sleeper.wake()
 
     def recover(self) -> None:
         """It listens again."""
@@ -87,7 +86,7 @@ class PubsubConsumer:
     def end(self) -> None:
         """Nothing comes any more."""
         self._ended = True
-        self._wake()
+        self._sleeper.wake()
 
     @property
     def held(self) -> int:
@@ -97,7 +96,7 @@ class PubsubConsumer:
     def take_back(self, arrival: Arrival, history: tuple[Attempt, ...]) -> None:
         """A dead letter was redriven."""
         self._back.append(_received(arrival, redelivered=True, history=history))
-        self._wake()
+        self._sleeper.wake()
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
@@ -107,7 +106,7 @@ class PubsubConsumer:
         Raises ``RedisFailure`` as long as nothing can be heard.
         """
         if not self.held and not self._ended:
-            await self._wait()
+            await self._sleeper.sleep(self._patience)
         if not self.held and self.failure is not None and not self._stopped:
             raise self.failure.with_traceback(None)
         batch = [self._back.popleft() for _ in range(min(limit, len(self._back)))]
@@ -116,20 +115,6 @@ class PubsubConsumer:
             self._room += arrival.size
             batch.append(_received(arrival))
         return batch
-
-    async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._sleeper = sleeper = loop.create_future()
-        timer = loop.call_later(self._patience, resolve, sleeper)
-        try:
-            await sleeper
-        finally:
-            self._sleeper = None
-            timer.cancel()
-
-    def _wake(self) -> None:
-        if self._sleeper is not None:
-            resolve(self._sleeper)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Keeps dead letters; nothing else was noted anywhere."""
