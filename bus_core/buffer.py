@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count, groupby, takewhile
 
 from bus_core.bursts import Batch, Burst
@@ -134,6 +134,11 @@ class Buffer:
         else:
             last.append(entry)
 
+    def append_jobs(self, port: Port, jobs: Sequence[Job]) -> None:
+        """Puts jobs, of events that were accepted, behind all others."""
+        self.seal()
+        self._batches.append(Batch([port] * len(jobs), [*jobs], [*jobs]))
+
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Puts entries that ``take_all`` returned behind all others."""
         self.seal()
@@ -173,9 +178,9 @@ class Buffer:
             self.overflowed += 1
         self._count(1)
 
-    def received(self) -> None:
-        """One more event is unsettled, which the adapter has asked for room for."""
-        self._count(1)
+    def received(self, number: int) -> None:
+        """So many more events are unsettled, which the adapter was asked for because there was room."""
+        self._count(number)
 
     def delivery_settled(self, unit: Unit | None) -> None:
         """One delivery has come to its end, good or bad. Without a unit it was the event's only one."""

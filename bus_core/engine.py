@@ -34,7 +34,7 @@ from bus_core.events import Event
 from bus_core.follow_up import EventCodec, FollowUp
 from bus_core.jobs import DrainMark, Entry, Job, Past, Port, Unit, unit_of
 from bus_core.lanes import Lane
-from bus_core.messages import NO_HEADERS, DeadLetter, Message, Received
+from bus_core.messages import NO_HEADERS, DeadLetter, Message
 from bus_core.outcomes import AttemptFailure
 from bus_core.threads import ThreadPool
 from bus_core.workers import Worker, WorkerPool, current_worker
@@ -231,6 +231,12 @@ class Engine:
         if self.buffer.asleep:
             self._pool.rouse()
 
+    def push_all(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Puts jobs of one lane into the queue of the workers."""
+        self.buffer.append_jobs(lane.job_port, jobs)
+        if self.buffer.asleep:
+            self._pool.rouse()
+
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
@@ -247,28 +253,10 @@ class Engine:
             )
         )
 
-    def receive(self, lane: Lane, received: Received, doomed: str | None) -> Job:
-        """Accepts a message from an adapter's consumer. ``doomed`` says why it is not to be handled."""
-        self.buffer.received()
-        message = received.message
-        job = Job(
-            lane,
-            message.topic,
-            None,
-            received.published_at,
-            headers=message.headers,
-            past=Past(
-                message=message,
-                key=message.key,
-                history=received.history,
-                attempt=received.attempt,
-                redelivered=received.redelivered,
-                receipt=received.receipt,
-                doomed=doomed,
-            ),
-        )
-        lane.accept(job)
-        return job
+    def receive(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Accepts what an adapter's consumer has handed out."""
+        self.buffer.received(len(jobs))
+        lane.accept_all(jobs)
 
     def take_unstarted(self, lane: Lane) -> list[Job]:
         """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""

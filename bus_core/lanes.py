@@ -152,6 +152,17 @@ class Lane:
             self._held[job.key] = None
         self._admit(job)
 
+    def accept_all(self, jobs: Sequence[Job]) -> None:
+        """Takes jobs, in order."""
+        if not jobs:
+            return
+        if self.spec.ordered or self.concurrency is not None or not self._may_run:
+            for job in jobs:
+                self.accept(job)
+        else:
+            self._active += len(jobs)
+            self._engine.push_all(self, jobs)
+
     def resume_job(self, job: Job) -> None:
         """Takes a job back whose retry is due. In an ordered lane its key was kept for it."""
         self._admit(job)

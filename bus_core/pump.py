@@ -17,11 +17,11 @@ from bus_core.abc import Adapter, Consumer, LeasingConsumer
 from bus_core.engine import Engine, abandoned
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.intake import LARGEST_BATCH, Intake, Share
-from bus_core.jobs import Job
+from bus_core.jobs import Job, Past
 from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Outcome, Received
 from bus_core.outcomes import decide, place_of
-from bus_core.settlement import Settled, Settlement
+from bus_core.settlement import Settlement
 from bus_core.sleeping import Sleeper, resolve
 from bus_core.standstill import Doubt
 from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
@@ -326,27 +326,43 @@ class Pump:
 
     def _accept_all(self, batch: Sequence[Received]) -> None:
         broken: Exception | None = None
+        jobs: list[Job] = []
         for received in batch:
             try:
-                self._accept(received)
+                if self._stopping and self.releases:
+                    self._put_back(received)
+                else:
+                    jobs.append(self._job_of(received))
             except Exception as error:  # not what was agreed on; the others must not be stranded by it
                 broken = error
+        self._unsettled += len(jobs)
+        self._held.update(dict.fromkeys(jobs))
+        self._engine.receive(self.lane, jobs)
+        if self._engine.abandoning:  # they came after everything else was reported
+            for job in jobs:
+                abandoned((self.lane, job, "queued"))
         if broken is not None:
             raise broken
 
-    def _accept(self, received: Received) -> None:
-        if self._stopping and self.releases:
-            back = Outcome("release", received.receipt, 0.0, received.attempt, received.history)
-            self._way_back.put_back(back)
-            self._unsettled += 1
-            return
+    def _put_back(self, received: Received) -> None:
+        back = Outcome("release", received.receipt, 0.0, received.attempt, received.history)
+        self._way_back.put_back(back)
+        self._unsettled += 1
+
+    def _job_of(self, received: Received) -> Job:
         if received.attempt > 1 and not received.owner_died:
             self.lane.retried += 1
-        job = self._engine.receive(self.lane, received, self._doom(received))
-        self._unsettled += 1
-        self._held[job] = None
-        if self._engine.abandoning:
-            abandoned((self.lane, job, "queued"))  # it came after everything else was reported
+        message = received.message
+        past = Past(
+            message=message,
+            key=message.key,
+            history=received.history,
+            attempt=received.attempt,
+            redelivered=received.redelivered,
+            receipt=received.receipt,
+            doomed=self._doom(received),
+        )
+        return Job(self.lane, message.topic, None, received.published_at, headers=message.headers, past=past)
 
     def _doom(self, received: Received) -> str | None:
         """Why a message is not to be handled, if it is not."""
@@ -449,12 +465,11 @@ class Pump:
             self._look_at_held()
         return True
 
-    def _settled(self, ended: Sequence[Settled]) -> None:
-        """Brings to an end what was carried out."""
-        self._unsettled -= len(ended)
-        for job, _, late in ended:
-            if late:
-                self.lane.late += 1
+    def _settled(self, jobs: Sequence[Job | None], late: int) -> None:
+        """Brings to an end what was carried out, or came too late."""
+        self._unsettled -= len(jobs)
+        self.lane.late += late
+        for job in jobs:
             if job is not None:
                 self._engine.finish(job)
         self._intake.changed()

@@ -18,7 +18,7 @@ from bus_core.outcomes import place_of
 from bus_core.sleeping import Sleeper
 from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
-__all__ = ["Settled", "Settlement"]
+__all__ = ["Done", "Settlement"]
 
 logger = logging.getLogger("promenade.bus")
 
@@ -27,8 +27,8 @@ _LARGEST_BATCH = 512
 
 _Item = tuple["Job | None", Outcome]
 
-Settled = tuple["Job | None", Outcome, bool]
-"""What came to its end: the job that the engine still counts, its outcome, and whether it was too late."""
+Done = Callable[[Sequence["Job | None"], int], None]
+"""Is told what came to its end: the jobs that the engine counts, None for others; how many were too late."""
 
 
 class Settlement:
@@ -38,7 +38,7 @@ class Settlement:
     ``done`` is called with what came to its end.
     """
 
-    def __init__(self, name: str, consumer: Consumer, done: Callable[[Sequence[Settled]], None]) -> None:
+    def __init__(self, name: str, consumer: Consumer, done: Done) -> None:
         self.trouble = Trouble(f"the subscription {name!r}")
         self.calling_since: float | None = None
         self._name = name
@@ -195,13 +195,13 @@ class Settlement:
     def _tell(self, items: Sequence[_Item], results: Sequence[BaseException | None]) -> list[_Item]:
         """Tells what came to its end; returns what is to be tried again."""
         failed: list[_Item] = []
-        ended: list[Settled] = []
+        ended: list[Job | None] = []
         late = 0
         for item, result in zip(items, results, strict=False):  # the notes behind them are of no interest
             if result is None:
-                ended.append((*item, False))
+                ended.append(item[0])
             elif isinstance(result, LeaseLost):
-                ended.append((*item, True))
+                ended.append(item[0])
                 late += 1
             else:
                 failed.append(item)
@@ -212,5 +212,5 @@ class Settlement:
                 self._name,
             )
         if ended:
-            self._done(ended)
+            self._done(ended, late)
         return failed

@@ -49,28 +49,24 @@ class Settlement:
     def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
         """Forgets entries for the group."""
         now = lease_clock() if self._trusts_leases else math.inf
-        sure = [pair for pair in zip(indices, held, strict=True) if pair[1].until > now]
-        if len(sure) != len(held):
-            unsure = [pair for pair in zip(indices, held, strict=True) if pair[1].until <= now]
-            ids = [each.entry_id for _, each in unsure]
+        doubtful = {place for place, each in enumerate(held) if each.until <= now}
+        if doubtful:
+            unsure = [held[place] for place in sorted(doubtful)]
+            ids = [each.entry_id for each in unsure]
             script = ACK.command(
                 [source.key, source.notes],
                 [source.group, self._consumer, source.deletes, source.notes_prefix, *ids],
             )
-            self._add(source.key, script, [index for index, _ in unsure], [each for _, each in unsure], _each)
-        if not sure:
+            self._add(source.key, script, [indices[place] for place in sorted(doubtful)], unsure, _each)
+            indices = [index for place, index in enumerate(indices) if place not in doubtful]
+            held = [each for place, each in enumerate(held) if place not in doubtful]
+        if not held:
             return
-        ids = [each.entry_id for _, each in sure]
-        self._add(
-            source.key,
-            ("XACK", source.key, source.group, *ids),
-            [index for index, _ in sure],
-            [each for _, each in sure],
-            _counted(len(ids)),
-        )
+        ids = [each.entry_id for each in held]
+        self._add(source.key, ("XACK", source.key, source.group, *ids), indices, held, _counted(len(ids)))
         if source.is_inbox:
             self._add(source.key, ("XDEL", source.key, *ids), (), (), _nothing)
-        if noted := [source.notes_prefix.encode() + each.entry_id for _, each in sure if each.noted]:
+        if noted := [source.notes_prefix.encode() + each.entry_id for each in held if each.noted]:
             self._add(source.key, ("HDEL", source.notes, *noted), (), (), _nothing)
 
     def move(
