@@ -424,7 +424,7 @@ class CheckResult:
 class SubscriptionState:
     """The counters of one subscription since the bus was opened, and what it holds now.
 
-    ``late`` counts what was settled here after another consumer had taken it over.
+    ``late`` counts what another consumer had taken over: before it was settled here, or even begun.
     """
 
     name: str

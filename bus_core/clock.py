@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "TimerHandle", "expiry"]
+__all__ = ["Clock", "SystemClock", "TimerHandle", "expiry", "lease_clock"]
 
 
 class TimerHandle(Protocol):
@@ -61,3 +61,11 @@ class SystemClock:
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         return asyncio.get_running_loop().call_later(delay, callback)
+
+
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def lease_clock() -> float:
+    """Seconds that also pass while the process, or the machine, sleeps: leases end meanwhile."""
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)

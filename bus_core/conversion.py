@@ -11,7 +11,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from keyword import iskeyword
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, Final, NoReturn, get_type_hints
 
 import attrs
 import cattrs
@@ -114,8 +114,22 @@ def record_of(
 def _fields_of(cls: type[Any]) -> list[tuple[str, str, Any]]:
     """Of each field that the constructor takes: attribute, argument, and default, as attrs has it."""
     if attrs.has(cls):
-        return [(f.name, f.alias or f.name, f.default) for f in attrs.fields(cls) if f.init]
-    return [(f.name, f.name, _default_of(f)) for f in dataclasses.fields(cls) if f.init]
+        found = [(f.name, f.alias or f.name, f.default) for f in attrs.fields(cls) if f.init]
+    else:
+        found = [(f.name, f.name, _default_of(f)) for f in dataclasses.fields(cls) if f.init]
+    if _is_generated(cls.__init__):
+        return found
+    return [(name, key, default if default is attrs.NOTHING else _ITS_OWN) for name, key, default in found]
+
+
+_ITS_OWN: Final = attrs.Factory(lambda _self: None, takes_self=True)
+"""The default of an argument of a constructor that somebody wrote: only leaving it out gives it."""
+
+
+def _is_generated(constructor: Any) -> bool:
+    """Whether a constructor is one that attrs or dataclasses made of the fields."""
+    file = getattr(getattr(constructor, "__code__", None), "co_filename", "")
+    return file == "<string>" or file.startswith("<attrs generated")
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

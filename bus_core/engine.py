@@ -157,9 +157,13 @@ class Engine:
         for observer in self._standstill:
             observer()
 
+    def unbegun(self, lane: Lane) -> list[Job]:
+        """Of a lane that is held back all that no worker is at: what waits for its turn, or for a retry."""
+        return [*lane.held_jobs(), *self._follow_up.of_lane(lane)]
+
     def disown(self, lane: Lane, jobs: Collection[Job]) -> None:
-        """Ends ``lane.hold_back``. Some of the jobs that wait there are others': nothing follows of them."""
-        lane.go_on(jobs)
+        """Ends ``lane.hold_back``. Some of what was ``unbegun`` is others': nothing follows of it."""
+        lane.go_on(jobs, self._follow_up.take(jobs))
         for job in jobs:
             self.buffer.delivery_settled(job.unit)
 
@@ -260,7 +264,7 @@ class Engine:
 
     def take_unstarted(self, lane: Lane) -> list[Job]:
         """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""
-        jobs = [*lane.take_all(), *self._follow_up.take(lane)]
+        jobs = [*lane.take_all(), *self._follow_up.take(self._follow_up.of_lane(lane))]
         for job in jobs:
             self.buffer.delivery_settled(job.unit)
         return jobs

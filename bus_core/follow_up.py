@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 from uuid import UUID
@@ -132,13 +132,17 @@ class FollowUp:
             job.lane.retried += 1
         job.lane.resume_job(job)
 
-    def take(self, lane: Lane) -> list[Job]:
-        """Gives up on the retries of a lane that are not due yet, and returns their jobs."""
-        jobs = [job for job in self._waiting if job.lane is lane]
-        for job in jobs:
+    def of_lane(self, lane: Lane) -> list[Job]:
+        """The jobs of a lane whose retry is not due yet."""
+        return [job for job in self._waiting if job.lane is lane]
+
+    def take(self, jobs: Iterable[Job]) -> list[Job]:
+        """Gives up on retries that are not due yet; returns those of the jobs that had one."""
+        taken = [job for job in jobs if job in self._waiting]
+        for job in taken:
             self._waiting.pop(job).cancel()
-            lane.waiting -= 1
-        return jobs
+            job.lane.waiting -= 1
+        return taken
 
     def _bury(self, job: Job, reason: str) -> None:
         lane = job.lane

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
@@ -227,14 +228,18 @@ class Lane:
         self._held_back = True
         self._take_back()
 
-    def go_on(self, without: Collection[Job] = ()) -> None:
-        """Undoes ``hold_back``, and forgets some of the jobs that wait here: they are others'."""
+    def go_on(self, without: Collection[Job] = (), waiting: Iterable[Job] = ()) -> None:
+        """Undoes ``hold_back``, and forgets some of the jobs: they are others'.
+
+        Those of them that are ``waiting`` have waited for a retry; the others wait here.
+        """
         self._held_back = False
         if without:
             for key, behind in self._held.items():
                 if behind:
                     self._held[key] = deque(job for job in behind if job not in without)
-            self._backlog = deque(each for job in self._backlog if (each := self._unless(job, without)))
+            heads = chain(waiting if self.spec.ordered else (), self._backlog)
+            self._backlog = deque(each for job in heads if (each := self._unless(job, without)))
             self.behind = sum(len(behind) for behind in self._held.values() if behind)
         self._feed()
         self._look_whether_left()

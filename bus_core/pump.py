@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from contextvars import Context
+from functools import partial
 from typing import Literal
 
 from bus_core.abc import Adapter, Consumer, LeasingConsumer
@@ -296,7 +297,8 @@ class Pump:
         self._settlement = Settlement(self.lane.spec.name, consumer, self._settled)
         self._consumer = consumer
         if isinstance(consumer, LeasingConsumer):
-            self._doubt = Doubt(self.lane, consumer, self._disown)
+            unbegun = partial(self._engine.unbegun, self.lane)
+            self._doubt = Doubt(self.lane, consumer, unbegun, self._disown)
         if self._stopping:
             consumer.stop()
         elif self._opened is not None:

@@ -3,58 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+import logging
+from collections.abc import Callable, Sequence, Set
 from contextvars import Context
 
 from bus_core.abc import LeasingConsumer
 from bus_core.jobs import Job
 from bus_core.lanes import Lane
+from bus_core.outcomes import place_of
 from bus_core.sleeping import Sleeper
 from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
 
 __all__ = ["Doubt"]
 
+logger = logging.getLogger("promenade.bus")
+
 
 class Doubt:
     """Holds a lane back while its consumer finds out what it owns still.
 
-    ``over`` is called with the jobs that it does not own, which may be none; it lets the lane go on.
+    ``unbegun`` gives the jobs that no handler is at. ``over`` is called with those of them that others own,
+    which may be none; it lets the lane go on.
     """
 
-    def __init__(self, lane: Lane, consumer: LeasingConsumer, over: Callable[[Set[Job]], None]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        consumer: LeasingConsumer,
+        unbegun: Callable[[], Sequence[Job]],
+        over: Callable[[Set[Job]], None],
+    ) -> None:
         self.trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._lane = lane
         self._consumer = consumer
+        self._unbegun = unbegun
         self._over = over
+        self._lost: Set[Job] = frozenset()
         self._task: asyncio.Task[None] | None = None
         self._sleeper = Sleeper()
         self._stopping = False
 
     def look(self) -> None:
         """Begins to ask, if there is a reason to."""
-        if self._task is None and not self._stopping and self._consumer.in_doubt:
+        if self._task is None and not self._stopping and self._is_in_doubt():
             self._lane.hold_back()
+            self._lost = frozenset()
             self._task = asyncio.get_running_loop().create_task(
                 self._ask(), name=f"promenade-confirm-{self._lane.spec.name}", context=Context()
             )
+            self._task.add_done_callback(self._ended)
+
+    def _is_in_doubt(self) -> bool:
+        try:
+            return self._consumer.in_doubt
+        except Exception as error:  # a worker asks, and must not end by this
+            self.trouble.failed("tell whether it is in doubt", error)
+            return True
 
     async def _ask(self) -> None:
-        lost: Set[Job] = frozenset()
         pause = FIRST_PAUSE
-        try:
-            while not self._stopping:
-                jobs = self._lane.held_jobs()
-                answers = await answers_to(self._consumer.confirm, [job.receipt for job in jobs], "messages")
-                if not isinstance(answers, BaseException):
-                    lost = {job for job, is_owned in zip(jobs, answers, strict=True) if not is_owned}
-                    self.trouble.over()
-                    break
-                self.trouble.failed("confirm what it holds", answers)
+        while not self._stopping:
+            jobs = self._unbegun()
+            answers = await answers_to(self._consumer.confirm, [job.receipt for job in jobs], "messages")
+            if not isinstance(answers, BaseException):
+                self._lost = {job for job, is_owned in zip(jobs, answers, strict=True) if not is_owned}
+                return
+            self.trouble.failed("confirm what it holds", answers)
+            if not self._stopping:
                 await self._sleeper.sleep(pause)
                 pause = grown(pause)
-        finally:
-            self._task = None
-            self._over(lost)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The lane goes on in any case, also when a program has cancelled every task there is."""
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical(
+                "an error in the engine ended a pump: %s at %s (subscription=%s)",
+                type(error).__name__,
+                place_of(error),
+                self._lane.spec.name,
+            )
+        self.trouble.over()
+        self._over(self._lost)
 
     def stop(self) -> None:
         """Asks no more; what is held is given back, or handled as it is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, ContextVar
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bus_core.buffer import Buffer
 from bus_core.bursts import Burst
-from bus_core.clock import Clock
+from bus_core.clock import Clock, lease_clock
 from bus_core.errors import WrongEventLoop
 from bus_core.events import Event
 from bus_core.jobs import Entry, Job, Port, Unit
@@ -370,7 +369,7 @@ class WorkerPool:
 
         False when the workers' part of it is over, or nothing is left to begin.
         """
-        now = time.monotonic()
+        now = lease_clock()
         since, self._began_at = self._began_at, now
         if now - since > _STANDSTILL:
             self._stood_still()

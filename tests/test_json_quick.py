@@ -341,11 +341,7 @@ def test_metadata_with_a_default_of_its_own() -> None:
 class Optionals:
     plain: int = 3
     made: list[int] = attrs.field(factory=lambda: [1])
-    of_others: int = attrs.field()
-
-    @of_others.default
-    def _of_plain(self) -> int:
-        return self.plain + 1
+    of_others: int = attrs.field(default=attrs.Factory(lambda made: made.plain + 1, takes_self=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,6 +367,36 @@ def test_fields_that_are_left_out(cls: Any, left_out: list[str]) -> None:
     assert quickly.value == cls(**given)
     if "made" in left_out:
         assert read_both(serializer, document, Held)[0].value.made is not quickly.value.made
+
+
+@attrs.frozen
+class Doubled:
+    plain: int
+    twice: int = 0
+
+    def __init__(self, plain: int, twice: int | None = None) -> None:
+        self.__attrs_init__(plain, 2 * plain if twice is None else twice)  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass
+class DoubledToo:
+    plain: int
+    twice: int = 0
+
+    def __init__(self, plain: int, twice: int | None = None) -> None:
+        self.plain = plain
+        self.twice = 2 * plain if twice is None else twice
+
+
+@pytest.mark.parametrize("cls", [Doubled, DoubledToo])
+def test_constructors_with_defaults_of_their_own(cls: Any) -> None:
+    """An argument that is left out is left to the constructor, where somebody wrote it."""
+    Held: Any = event(type("Held", (Event,), {"__annotations__": {"value": cls}, "__module__": __name__}))
+    document = written(Held(aggregate_id=UUID(int=1), value=cls(3)), JsonSerializer())
+    assert document["data"] == {"value": {"plain": 3, "twice": 6}}
+    del document["data"]["value"]["twice"]
+    for read in read_both(JsonSerializer(), document, Held):
+        assert (read.value.plain, read.value.twice) == (3, 6)
 
 
 def test_names_that_are_no_identifiers() -> None:
@@ -414,5 +440,5 @@ def test_threads_that_need_the_same_class_at_once() -> None:
     first.join()
     second.join()
     assert texts[0]["data"] == {"parts": {"first": "x", "mark": "y", "last": "z"}}
-    read = serializer.decode(json.dumps(texts[0]).encode(), event_class=Second)
+    read: Any = serializer.decode(json.dumps(texts[0]).encode(), event_class=Second)
     assert (read.parts.first, read.parts.mark.text, read.parts.last) == ("x", "y", "z")

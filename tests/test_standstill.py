@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from bus_core import BusError, HealthStatus
+from bus_core import BusError, HealthStatus, Postpone, SubscriptionSpec
 from bus_core.bus import Bus
+from bus_core.standstill import Doubt
 from support.buses import HAPPENED, Happened, happened, state_of, until
 from support.remote import Consumer, Entry, Server, running_remote_bus
 
@@ -36,9 +37,12 @@ class Held:
         self.server = server
         self.gate = asyncio.Event()
         self.begun: list[int] = []
+        self.postponed: Collection[int] = ()
 
     async def handle(self, event: Happened) -> None:
         self.begun.append(event.number)
+        if event.number in self.postponed:
+            raise Postpone(after=4.0)  # shorter than what the consumer lets it hold
         await self.gate.wait()
 
     @property
@@ -68,11 +72,18 @@ class Held:
 
 @asynccontextmanager
 async def holding(
-    server: Server, events: int, *, keys: dict[int, int] | None = None, size: int = 1, **options: Any
+    server: Server,
+    events: int,
+    *,
+    keys: dict[int, int] | None = None,
+    size: int = 1,
+    postponed: Collection[int] = (),
+    **options: Any,
 ) -> AsyncIterator[Held]:
     """A bus with so many events, of which a worker has begun the first. ``keys`` numbers their aggregates."""
     async with running_remote_bus(server, worker_pool_size=size) as bus:
         held = Held(bus, server)
+        held.postponed = postponed
         subscription = bus.subscribe(HAPPENED, held.handle, name="h", **options)
         await subscription.ready()
         subscription.pause()
@@ -122,6 +133,35 @@ async def test_order_is_kept(server: Server, lost: set[int]) -> None:
         assert of_second == [number for number in (4, 5, 8) if number not in lost - {4}]
         assert state_of(held.bus).late == len(lost)
         assert held.bus.state().unsettled == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"ordered": True}])
+async def test_retries_that_are_not_due(server: Server, options: dict[str, Any]) -> None:
+    """What waits for a retry is asked about as well; behind one that is lost its key goes on."""
+    keys = {0: 1, 1: 1, 2: 1, 3: 2}
+    async with holding(server, 4, keys=keys, size=2, postponed={0}, **options) as held:
+        await until(lambda: state_of(held.bus).waiting_retries == 1)
+        held.stands_still(lost={0})
+        held.gate.set()
+        await held.bus.publish(HAPPENED, happened(4, UUID(int=3)))
+        await held.bus.drain()
+        assert sorted(held.begun) == [0, 1, 2, 3, 4]
+        state = state_of(held.bus)
+        assert (state.handled, state.late, state.waiting_retries, state.queued) == (4, 1, 0, 0)
+        assert held.bus.state().unsettled == 0
+
+
+async def test_a_retry_that_is_owned_still(server: Server) -> None:
+    """It goes on to wait, and nothing is asked about it again."""
+    async with holding(server, 2, postponed={0}) as held:
+        await until(lambda: state_of(held.bus).waiting_retries == 1)
+        held.stands_still()
+        held.gate.set()
+        await held.bus.publish(HAPPENED, happened(2))
+        await until(lambda: state_of(held.bus).handled == 2)
+        state = state_of(held.bus)
+        assert (state.late, state.waiting_retries) == (0, 1)
+        assert any(0 in asked for asked in held.asked())
 
 
 async def test_nobody_asks_without_a_doubt(server: Server) -> None:
@@ -245,3 +285,68 @@ async def test_a_program_that_cancels_all_tasks(server: Server) -> None:
             task.cancel()
         await until(lambda: held.begun == [0, 1, 2])
         await held.bus.drain()
+
+
+# --- the doubt itself -------------------------------------------------------------------------------------
+
+
+class Lane:
+    """A lane that is held back, or not."""
+
+    spec = SubscriptionSpec(name="h", group="g", topic="a.b.c")
+    is_held_back = False
+
+    def hold_back(self) -> None:
+        self.is_held_back = True
+
+    def go_on(self, lost: Collection[Any]) -> None:
+        assert not lost
+        self.is_held_back = False
+
+
+class Confirming:
+    """A consumer that confirms everything, and may be unable to say whether it is in doubt."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.asked = 0
+
+    @property
+    def in_doubt(self) -> bool:
+        if self.fault is not None:
+            raise self.fault
+        return True
+
+    async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
+        self.asked += 1
+        return [True for _ in receipts]
+
+
+def doubt_of(lane: Any, consumer: Confirming) -> Doubt:
+    return Doubt(lane, consumer, list, lane.go_on)
+
+
+async def test_a_cancellation_before_it_has_begun() -> None:
+    """The lane goes on, and the next standstill is asked about again."""
+    lane, consumer = Lane(), Confirming()
+    doubt = doubt_of(lane, consumer)
+    doubt.look()
+    assert lane.is_held_back
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await until(lambda: not lane.is_held_back)
+    assert consumer.asked == 0
+    doubt.look()
+    await until(lambda: not lane.is_held_back)
+    assert consumer.asked == 1
+
+
+async def test_who_cannot_tell_is_in_doubt() -> None:
+    """What `in_doubt` raises ends nobody: it is asked what is owned."""
+    lane, consumer = Lane(), Confirming(Unreachable("secret"))
+    doubt = doubt_of(lane, consumer)
+    doubt.look()
+    assert doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable"
+    await until(lambda: not lane.is_held_back)
+    assert consumer.asked == 1
+    assert doubt.trouble.text is None

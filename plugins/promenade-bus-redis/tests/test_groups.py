@@ -36,6 +36,7 @@ async def test_what_is_listed(redis_server: SharedServer) -> None:
         await until(lambda: TOPIC in consumer.feeds, "the topic is found")  # type: ignore[attr-defined]
         held = await receive(consumer, 2)
         await consumer.settle([Outcome("retry", held[0].receipt, 60.0, 2)])
+        await until(lambda: adapter._running.leases.beats, "it has said that it lives")
         report = await only(place)
         assert (report.name, report.subscription, report.wanted_topic) == (
             GROUP, "listener", "tests.*.happened",

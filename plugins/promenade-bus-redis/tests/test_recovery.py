@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bus_core import AdapterError, Attempt, LeaseLost, Outcome
-from promenade_bus_redis.leases import Leases, lease_clock
+from bus_core import AdapterError, Attempt, Consumer, LeaseLost, Outcome, Received
+from bus_core.clock import lease_clock
+from promenade_bus_redis.consumer import GroupConsumer
+from promenade_bus_redis.leases import Leases
 from promenade_bus_redis.translate import RedisFailure
 from redis_support.faults import CutAtReply, LoseReplies
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
@@ -188,6 +190,12 @@ async def test_a_former_owner_does_not_steal_back(redis_server: SharedServer) ->
         await owner.close()
 
 
+def leasing(consumer: Consumer) -> GroupConsumer:
+    """The consumer, as what it is."""
+    assert isinstance(consumer, GroupConsumer)
+    return consumer
+
+
 async def stand_still(leases: Leases) -> None:
     """As if the process had not run for a minute: the next beat comes too late."""
     gaps = leases.gaps
@@ -205,10 +213,10 @@ async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         await place.publish(1, 2, 3, 4)
-        consumer = await first.open_consumer(spec())
+        consumer = leasing(await first.open_consumer(spec()))
         batch = await receive(consumer, 4)
         leases = first._services.leases  # type: ignore[union-attr]
-        leases.forget(consumer.feeds[TOPIC])  # type: ignore[attr-defined]
+        leases.forget(consumer.feeds[TOPIC])
         owner = await second.open_consumer(spec())
         taken = await receive(owner, 2)
         assert await owner.settle(acks(taken[:1])) == [None]
@@ -231,12 +239,57 @@ async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
         await owner.close()
 
 
+async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> None:
+    """What was received, and not handed out before a standstill, is not handed out when others own it."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        other = f"{TOPIC}.too"
+        await place.publish(1)
+        await place.publish(2, topic=other)
+        pattern = spec(topic=TOPIC.rpartition(".")[0] + ".#")
+        consumer = leasing(await first.open_consumer(pattern))
+        await receive(consumer, 1)
+        assert len(consumer._ready) == 1  # a read asks for so many of each topic
+        leases = first._services.leases  # type: ignore[union-attr]
+        for feed in consumer.feeds.values():
+            leases.forget(feed)
+        owner = await second.open_consumer(pattern)
+        taken: list[Received] = []
+        while len(taken) < 2:
+            taken += await receive(owner, 2)
+        for received in consumer._ready:
+            received.receipt.until = 0.0
+        consumer.stop()
+        assert await consumer.receive(10) == []
+        assert await owner.settle(acks(taken)) == [None, None]
+        await consumer.close()
+        await owner.close()
+
+
+async def test_a_group_that_is_gone_owns_nothing(redis_server: SharedServer) -> None:
+    """Nothing is held back for ever when the group is gone: what it held belongs to nobody."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        await place.publish(1, 2)
+        consumer = leasing(await adapter.open_consumer(spec()))
+        batch = await receive(consumer, 2)
+        leases = adapter._services.leases  # type: ignore[union-attr]
+        await stand_still(leases)
+        place.ask("DEL", place.keys.stream(TOPIC))
+        assert await consumer.confirm([received.receipt for received in batch]) == [False, False]
+        gaps, beats = leases.gaps, leases.beats
+        await until(lambda: leases.beats > beats + 2, "beats go on")
+        assert leases.gaps == gaps  # they renew all that there is
+        assert not consumer.in_doubt
+        await consumer.close()
+
+
 async def test_confirming_fails(redis_server: SharedServer) -> None:
     """What the server does not answer is asked again: the consumer stays in doubt."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         await place.publish(1)
-        consumer = await adapter.open_consumer(spec())
+        consumer = leasing(await adapter.open_consumer(spec()))
         (received,) = await receive(consumer, 1)
         await stand_still(adapter._services.leases)  # type: ignore[union-attr]
         stream = place.keys.stream(TOPIC)

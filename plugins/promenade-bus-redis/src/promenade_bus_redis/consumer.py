@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
+from bus_core.clock import lease_clock
 from bus_core.topics import is_pattern
 from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.recovery import Recovery
 from promenade_bus_redis.scripts import LEAVE, NOBODY, READ
@@ -82,6 +82,8 @@ class GroupConsumer:
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
+        if self._ready:
+            await self._confirm_ready()
         if not self._ready and not self._stopped:
             try:
                 await self._fill(limit)
@@ -141,6 +143,15 @@ class GroupConsumer:
         owned = await self._recovery.confirm(receipts)
         self._gaps = gaps
         return owned
+
+    async def _confirm_ready(self) -> None:
+        """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
+        now = lease_clock()
+        doubtful = [received.receipt for received in self._ready if received.receipt.until <= now]
+        if doubtful:
+            owned = await self._recovery.confirm(doubtful)
+            lost = {held for held, is_owned in zip(doubtful, owned, strict=True) if not is_owned}
+            self._ready = deque(received for received in self._ready if received.receipt not in lost)
 
     def stop(self) -> None:
         """From now on nothing is received."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bus_core.clock import lease_clock
 from bus_core.troubles import FIRST_PAUSE, grown
 from promenade_bus_redis.connections import Connections
 from promenade_bus_redis.feeds import Feed, Held, Source
@@ -20,13 +21,11 @@ from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.scripts import ALIVE, RENEW, STAY
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.translate import Kind, RedisFailure
 
-__all__ = ["IDS_AT_ONCE", "Leases", "Lock", "lease_clock"]
+__all__ = ["IDS_AT_ONCE", "Leases", "Lock"]
 
 logger = logging.getLogger("promenade.bus.redis")
-
-_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", None)
 
 _SAFE: Final = 0.75
 """The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
@@ -36,11 +35,6 @@ IDS_AT_ONCE: Final = 200
 
 _CLOSING: Final = 2.0
 """Seconds that the thread may take to say good-bye to the server."""
-
-
-def lease_clock() -> float:
-    """Seconds that also pass while the process, or the machine, sleeps."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 class Lock:
@@ -205,9 +199,9 @@ class Leases:
                 await connections.close()
 
     async def _beat(self, pipe: Pipe) -> None:
-        if self.has_gap:
-            self.gaps += 1
         since = lease_clock()
+        if since > self.until(self._renewed_at):
+            self.gaps += 1
         renewals: list[tuple[Source, list[Held]]] = []
         for feed in [*self._feeds.copy()]:
             for source in feed.sources:
@@ -225,7 +219,7 @@ class Leases:
         self._learn_alive(replies[0])
         for (_source, batch), reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
             self.learn_renewed(batch, reply, since)
-        if not any(isinstance(reply, RedisFailure) for reply in replies[1 : 1 + len(renewals)]):
+        if not any(map(_is_unknown, replies[1 : 1 + len(renewals)])):
             self._renewed_at = since
         for (lock, token), reply in zip(locks, replies[1 + len(renewals) :], strict=True):
             if reply in (0, 1) and lock.token == token:
@@ -255,3 +249,8 @@ class Leases:
         if self.problem is None:
             logger.error("leases cannot be renewed: %s; trying again until they can", kind)
         self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
+
+
+def _is_unknown(reply: object) -> bool:
+    """Whether it is not known what became of a renewal. Of a group that is gone nothing is owned."""
+    return isinstance(reply, RedisFailure) and reply.kind is not Kind.NO_GROUP

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from bus_core.clock import lease_clock
 from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.leases import IDS_AT_ONCE, lease_clock
+from promenade_bus_redis.leases import IDS_AT_ONCE
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import CLAIM, GAP
 from promenade_bus_redis.services import Services
@@ -87,11 +88,17 @@ class Recovery:
         for source in dict.fromkeys(held.source for held in entries):
             own = [held for held in entries if held.source is source]
             batches += [own[first : first + IDS_AT_ONCE] for first in range(0, len(own), IDS_AT_ONCE)]
-        since = lease_clock()
         commands = [self._services.leases.renewal(batch[0].source, batch) for batch in batches]
+        while True:
+            since = lease_clock()
+            replies = await self._services.pipe.call_many(commands)
+            if not self._services.leases.is_late(since):
+                break  # otherwise the answer is as old as what was to be found out
         renewed: set[Held] = set()
-        for batch, reply in zip(batches, await self._services.pipe.call_many(commands), strict=True):
+        for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, RedisFailure):
+                if reply.kind is Kind.NO_GROUP:
+                    continue  # without its group an entry belongs to nobody
                 raise reply
             self._services.leases.learn_renewed(batch, reply, since)
             renewed.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)

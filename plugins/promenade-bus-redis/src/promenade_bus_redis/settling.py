@@ -13,8 +13,8 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from bus_core import BusError, LeaseLost, Outcome
+from bus_core.clock import lease_clock
 from promenade_bus_redis.feeds import Held, Source
-from promenade_bus_redis.leases import lease_clock
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.scripts import ACK, MOVE, NOTE
 from promenade_bus_redis.translate import RedisFailure, translate

@@ -10,7 +10,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from bus_core import AdapterError
-from promenade_bus_redis.leases import Lock, lease_clock
+from bus_core.clock import lease_clock
+from promenade_bus_redis.leases import Lock
 from promenade_bus_redis.scripts import ACTIVATE, STAY
 from promenade_bus_redis.translate import RedisFailure
 
