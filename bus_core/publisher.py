@@ -99,6 +99,7 @@ class Publisher:
         if self._sending is None:
             # In a context of its own: it serves everybody, and may outlive who happened to be the first.
             self._sending = loop.create_task(self._send_all(), name="promenade-publish", context=Context())
+            self._sending.add_done_callback(self._ended)
         elif self._sleeper is not None and not self._blocked:
             self._wake()
         return done
@@ -138,11 +139,19 @@ class Publisher:
             self._fail_all(f"sending was ended by {type(error).__name__}")
             raise
         finally:
-            self._sending = None
-            self._sent = ()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_sending()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._sending is task:  # it was cancelled before its first step
+            self._fail_all("sending was ended by CancelledError")
+            self._stop_sending()
+
+    def _stop_sending(self) -> None:
+        self._sending = None
+        self._sent = ()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _next_batch(self, *, retrying: bool) -> list[_Waiting]:
         """What is to be sent now; who has been told already, or has given up, is left out."""

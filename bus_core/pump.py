@@ -21,11 +21,11 @@ from bus_core.intake import LARGEST_BATCH, Intake, Share
 from bus_core.jobs import Job, Past
 from bus_core.lanes import Lane
 from bus_core.messages import Attempt, DeadLetter, Outcome, Received
-from bus_core.outcomes import decide, place_of
+from bus_core.outcomes import decide
 from bus_core.settlement import Settlement
 from bus_core.sleeping import Sleeper, resolve
 from bus_core.standstill import Doubt
-from bus_core.troubles import FIRST_PAUSE, Trouble, grown, raised_by_itself
+from bus_core.troubles import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
 
 __all__ = ["Pump"]
 
@@ -86,14 +86,7 @@ class Pump:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A pump that ended although nobody stopped it goes on: a program may cancel every task there is."""
         self._calling_since = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            logger.critical(
-                "an error in the engine ended a pump: %s at %s (subscription=%s)",
-                type(error).__name__,
-                place_of(error),
-                self.lane.spec.name,
-            )
+        ended(task, self.lane.spec.name)
         if self._stopping:
             self._never_opens()
         else:
@@ -393,7 +386,7 @@ class Pump:
 
     def _disown(self, lost: Set[Job]) -> None:
         """Goes on without what others own."""
-        lost = {job for job in lost if job in self._held}  # not what was given back meanwhile
+        lost = self._held.keys() & lost  # not what was given back meanwhile
         for job in lost:
             del self._held[job]
         self._unsettled -= len(lost)

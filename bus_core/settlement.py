@@ -14,9 +14,8 @@ from bus_core.abc import Consumer
 from bus_core.errors import LeaseLost
 from bus_core.jobs import Job
 from bus_core.messages import Outcome
-from bus_core.outcomes import place_of
 from bus_core.sleeping import Sleeper
-from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
+from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, ended, grown
 
 __all__ = ["Done", "Settlement"]
 
@@ -69,8 +68,7 @@ class Settlement:
 
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
         """Asks for an outcome. ``counted`` says that the engine waits for its end."""
-        if self._notes:
-            self._notes.pop(job, None)  # what was to be noted of it is outdated
+        self._notes.pop(job, None)  # what was to be noted of it is outdated
         self._fresh.append((job if counted else None, outcome))
         self._go_on()
 
@@ -118,13 +116,9 @@ class Settlement:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """It goes on although it was cancelled: a program may cancel every task there is."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.critical(
-                "an error in the engine ended a pump: %s at %s (subscription=%s)",
-                type(error).__name__,
-                place_of(error),
-                self._name,
-            )
+        ended(task, self._name)
+        if self._task is task:  # it was cancelled before its first step
+            self._task = None
         if self._task is None and (self._fresh or self._failed) and not (self._giving_up or self._aborted):
             # Not at once: when the loop is being closed, nothing of it may be left.
             task.get_loop().call_later(FIRST_PAUSE, self._revive)

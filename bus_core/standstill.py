@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence, Set
 from contextvars import Context
 
 from bus_core.abc import LeasingConsumer
 from bus_core.jobs import Job
 from bus_core.lanes import Lane
-from bus_core.outcomes import place_of
 from bus_core.sleeping import Sleeper
-from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, grown
+from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, ended, grown
 
 __all__ = ["Doubt"]
-
-logger = logging.getLogger("promenade.bus")
 
 
 class Doubt:
@@ -76,13 +72,7 @@ class Doubt:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """The lane goes on in any case, also when a program has cancelled every task there is."""
         self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.critical(
-                "an error in the engine ended a pump: %s at %s (subscription=%s)",
-                type(error).__name__,
-                place_of(error),
-                self._lane.spec.name,
-            )
+        ended(task, self._lane.spec.name)
         self.trouble.over()
         self._over(self._lost)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bus_core.outcomes import place_of
 
-__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "fault_of", "grown", "raised_by_itself"]
+__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "grown", "raised_by_itself"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,17 @@ class Trouble:
         if self._logged:
             self._logged = ""
             logger.warning("%s works again", self._subject)
+
+
+def ended(task: asyncio.Task[None], subscription: str) -> None:
+    """Says so in the log when a task that serves a subscription ended by an error; nobody awaits it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical(
+            "an error in the engine ended a pump: %s at %s (subscription=%s)",
+            type(error).__name__,
+            place_of(error),
+            subscription,
+        )
 
 
 def raised_by_itself(_: asyncio.CancelledError) -> bool:

@@ -327,6 +327,20 @@ def raise_runtime_error(_: object) -> Any:
     raise RuntimeError("secret")
 
 
+async def test_cancelled_before_the_first_step(server: Server) -> None:
+    """When what sends is cancelled before it has begun, callers get an answer, and the next publish works."""
+    async with running_remote_bus(server) as bus:
+        publishing = asyncio.ensure_future(bus.publish(HAPPENED, happened(1)))
+        await asyncio.sleep(0)
+        (sending,) = (task for task in asyncio.all_tasks() if task.get_name() == "promenade-publish")
+        sending.cancel()
+        with pytest.raises(PublishFailed, match="sending was ended by CancelledError before it was sent"):
+            await publishing
+        assert batches(server) == []
+        await bus.publish(HAPPENED, happened(2))
+        assert stored(server) == [2]
+
+
 def raise_cancelled(_: object) -> Any:
     raise asyncio.CancelledError
 

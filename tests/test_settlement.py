@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bus_core import BusError, HealthStatus, LeaseLost, Outcome
+from bus_core.settlement import Settlement
 from support.buses import HAPPENED, Happened, happened, state_of, until
 from support.remote import Server, make_remote_bus, running_remote_bus
 
@@ -287,3 +289,20 @@ async def test_close_while_settling_fails(server: Server) -> None:
     assert time.monotonic() - began < 0.2 + 0.5
     assert {each.state for each in report.abandoned} == {"settling"}
     assert len(report.abandoned) == 5
+
+
+async def test_cancelled_before_the_first_step() -> None:
+    """When what settles is cancelled before it has begun, the outcome is carried out all the same."""
+    told: list[Any] = []
+    consumer: Any = SimpleNamespace(settle=answers_well)
+    settlement = Settlement("h", consumer, lambda jobs, _late: told.extend(jobs))
+    job: Any = object()
+    settlement.put(job, Outcome("ack", "receipt"))
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await until(lambda: told == [job])
+    await settlement.close()
+
+
+async def answers_well(outcomes: Sequence[Outcome]) -> list[None]:
+    return [None for _ in outcomes]
