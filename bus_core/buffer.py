@@ -126,8 +126,7 @@ class Buffer:
 
     def append(self, entry: Entry) -> None:
         """Puts an entry with a counter, of an event that was accepted, behind all others."""
-        if self.ports:
-            self.seal()
+        self.seal()
         last = self._batches[-1] if self._batches else None
         if last is None or last.counters is None or last.taken:  # for ever appended to, it would grow
             self._batches.append(Batch.of([entry]))

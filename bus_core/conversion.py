@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, get_type_hints
 import attrs
 import cattrs
 
-from bus_core.field_checks import Check, check_for, exact_types
+from bus_core.field_checks import Check, check_for, class_terms, exact_types
 from bus_core.json_quick import Around, Field, Load, Quick, QuickRecord, offer_quick
 from bus_core.json_shapes import SHAPES, Dump, UnsupportedType, bare, is_record, member_of, name_of
 from bus_core.json_text import Limits
@@ -40,16 +40,16 @@ class _Dump:
     key: str
     hook: Dump | None
     check: Check | None
-    exact: tuple[type[Any], ...]
+    exact: set[Any] | None
 
 
-@attrs.frozen
+@attrs.define
 class Record:
     """The compiled plan of a class with named fields: what reads and what writes each of them."""
 
     loads: list[Field] = attrs.field(factory=list)
     dumps: list[_Dump] = attrs.field(factory=list)
-    _write: list[Callable[[Any], dict[str, Any]]] = attrs.field(factory=list, init=False)
+    _write: Callable[[Any], dict[str, Any]] | None = attrs.field(default=None, init=False)
 
     def load(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The constructor's arguments; raises ``Unfit`` with every fault. Unknown keys are passed over."""
@@ -71,9 +71,9 @@ class Record:
 
     def dump(self, record: Any) -> dict[str, Any]:
         """The JSON object of a value; raises ``Unfit`` at the first field that has none."""
-        if not self._write:  # not earlier: the fields are known by now
-            self._write.append(_compile_dump(self.dumps))
-        return self._write[0](record)
+        if self._write is None:  # not earlier: the fields are known by now
+            self._write = _compile_dump(self.dumps)
+        return self._write(record)
 
 
 def record_of(
@@ -107,7 +107,7 @@ def record_of(
             dump = None
         check = None if trusted else check_for(hint)
         record.loads.append((key, key, hint, load, default))
-        record.dumps.append(_Dump(name, key, dump, check, tuple(exact_types(hint) or ())))
+        record.dumps.append(_Dump(name, key, dump, check, exact_types(hint)))
     return record
 
 
@@ -150,8 +150,7 @@ def _compile_dump(fields: Sequence[_Dump]) -> Callable[[Any], dict[str, Any]]:
         lines += [f"        at = {index}", f"        {value} = {attribute}"]
         if field.check is not None:
             names[f"check{index}"] = field.check
-            names |= {f"type{index}_{place}": exact for place, exact in enumerate(field.exact)}
-            known = [f"{value}.__class__ is type{index}_{place}" for place in range(len(field.exact))]
+            known = class_terms(value, field.exact, f"type{index}", names)
             lines += [
                 f"        if not ({' or '.join(known) or False}):",
                 f"            wanted = check{index}({value})",

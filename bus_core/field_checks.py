@@ -24,6 +24,7 @@ __all__ = [
     "FieldCheck",
     "Personal",
     "check_for",
+    "class_terms",
     "compile_checks",
     "exact_types",
     "is_personal",
@@ -304,6 +305,10 @@ class Checks:
     fits: Callable[[Any], bool]
 
 
+_MOST_TERMS = 3
+"""Of so many types asking for each of them is faster than the check itself."""
+
+
 def exact_types(annotation: Any) -> set[Any] | None:
     """The types whose direct instances are all good values; None when there is more to the annotation."""
     if get_origin(annotation) is Union or isinstance(annotation, types.UnionType):
@@ -316,6 +321,18 @@ def exact_types(annotation: Any) -> set[Any] | None:
     if annotation in (str, bytes, bool, int, UUID, date, time_of_day, timedelta, types.NoneType):
         return {annotation}
     return {annotation} if isinstance(annotation, type) and issubclass(annotation, enum.Enum) else None
+
+
+def class_terms(value: str, exact: set[Any] | None, name: str, names: dict[str, Any]) -> list[str]:
+    """Expressions of which one is true where ``value`` is directly of one of the types, if they are few.
+
+    The types are put into ``names``, which begin with ``name``.
+    """
+    if exact is None or len(exact) > _MOST_TERMS:
+        return []
+    named = {f"{name}_{number}": exact_type for number, exact_type in enumerate(exact)}
+    names |= named
+    return [f"{value}.__class__ is {each}" for each in named]
 
 
 def compile_checks(hints: Mapping[str, Any], fields: Iterable[attrs.Attribute[Any]]) -> Checks:
@@ -332,11 +349,9 @@ def compile_checks(hints: Mapping[str, Any], fields: Iterable[attrs.Attribute[An
         value = f"event.{field.name}"
         if field.name == "metadata":
             terms.append(f"{value}.__class__ is FrozenMapping")
-        exact = exact_types(annotation)
         names[f"check{index}"] = check
-        if exact and len(exact) <= 3:
-            names |= {f"type{index}_{number}": exact_type for number, exact_type in enumerate(exact)}
-            alternatives = [f"{value}.__class__ is type{index}_{number}" for number in range(len(exact))]
+        alternatives = class_terms(value, exact_types(annotation), f"type{index}", names)
+        if alternatives:
             terms.append(f"({' or '.join(alternatives)} or check{index}({value}) is None)")
         elif field.name != "occurred_at" or annotation is not datetime:
             terms.append(f"check{index}({value}) is None")

@@ -118,7 +118,7 @@ def compile_quick(
         else:
             names[f"type{index}"] = exact
             reading = [f"if {value}.__class__ is not type{index}:", "    raise Odd"]
-        absent = _default_of(default, f"default{index}", names)
+        absent = _default_text(default, f"default{index}", names)
         if absent is None:
             lines.append(f"    {value} = data[{key!r}]")
             lines += [f"    {line}" for line in reading]
@@ -133,7 +133,7 @@ def compile_quick(
     return made
 
 
-def _default_of(default: Any, name: str, names: dict[str, Any]) -> str | None:
+def _default_text(default: Any, name: str, names: dict[str, Any]) -> str | None:
     """What gives the default of a field, under that name; None where it has to be in the object."""
     if default is attrs.NOTHING or getattr(default, "takes_self", False):
         return None

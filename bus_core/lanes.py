@@ -191,8 +191,7 @@ class Lane:
                 self._backlog.append(held.popleft())  # behind the jobs of other keys that wait for room
             else:
                 self._held.pop(job.key, None)
-        if self._backlog:
-            self._feed()
+        self._feed()
         self._look_whether_left()
 
     def _look_whether_left(self) -> None:

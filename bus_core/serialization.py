@@ -257,14 +257,14 @@ class JsonSerializer:
 
     def _new_plan(self, cls: type[Event]) -> _Plan:
         name = cls.__qualname__.rpartition("<locals>.")[2]
-        fields = Record()
-        if not issubclass(cls, BaseEvent):
-            try:
-                fields = record_of(self.converter, cls, hints_of(cls), leave_out=_BASE_FIELDS, trusted=True)
-            except (UnsupportedType, TypeError, RecursionError) as error:
-                raise SerializationError(f"{name} cannot be encoded: {error}") from error
-        may_be_quick = attrs.fields_dict(cast(Any, cls))["metadata"].default is NO_METADATA
-        return _Plan(cls, name, event_type_of(cls), fields, may_be_quick and not issubclass(cls, BaseEvent))
+        if issubclass(cls, BaseEvent):
+            return _Plan(cls, name, event_type_of(cls), Record(), may_be_quick=False)
+        try:
+            fields = record_of(self.converter, cls, hints_of(cls), leave_out=_BASE_FIELDS, trusted=True)
+        except (UnsupportedType, TypeError, RecursionError) as error:
+            raise SerializationError(f"{name} cannot be encoded: {error}") from error
+        has_usual_metadata = attrs.fields_dict(cast(Any, cls))["metadata"].default is NO_METADATA
+        return _Plan(cls, name, event_type_of(cls), fields, may_be_quick=has_usual_metadata)
 
     def _plan_to_decode(self, cls: type[Event]) -> _Plan:
         try:

@@ -95,6 +95,17 @@ async def holding(
         yield held
 
 
+def withhold_answers(server: Server) -> asyncio.Future[None]:
+    """Whoever asks what it owns has to wait until this future is done."""
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def waits(_: object) -> None:
+        await asyncio.shield(answer)  # one caller that is cancelled does not answer another one
+
+    server.faults["confirm"] = waits
+    return answer
+
+
 @pytest.mark.parametrize("options", [{}, {"concurrency": 1}, {"ordered": True}])
 async def test_what_others_own_is_not_begun(
     server: Server, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
@@ -200,12 +211,7 @@ async def test_nothing_is_begun_before_the_answer(server: Server) -> None:
 
 async def test_what_comes_meanwhile_waits(server: Server) -> None:
     """New events wait for the answer as well, behind those that are asked about."""
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def waits(_: object) -> None:
-        await answer
-
-    server.faults["confirm"] = waits
+    answer = withhold_answers(server)
     async with holding(server, 3) as held:
         held.stands_still(lost={1})
         held.gate.set()
@@ -221,11 +227,7 @@ async def test_what_comes_meanwhile_waits(server: Server) -> None:
 @pytest.mark.parametrize("how", ["close", "unsubscribe"])
 async def test_leaving_meanwhile(server: Server, how: str) -> None:
     """Closing, or unsubscribing, gives back what nobody has begun, whatever the answer is."""
-
-    async def never(_: object) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    server.faults["confirm"] = never
+    withhold_answers(server)
     async with holding(server, 4) as held:
         held.stands_still()
         held.gate.set()
@@ -248,12 +250,7 @@ async def test_leaving_meanwhile(server: Server, how: str) -> None:
 
 async def test_a_pause_meanwhile_stays(server: Server) -> None:
     """A subscription that is paused while it asks begins nothing until it is resumed."""
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def waits(_: object) -> None:
-        await answer
-
-    server.faults["confirm"] = waits
+    answer = withhold_answers(server)
     async with holding(server, 3) as held:
         held.stands_still(lost={2})
         held.gate.set()
@@ -271,11 +268,7 @@ async def test_a_pause_meanwhile_stays(server: Server) -> None:
 
 async def test_a_program_that_cancels_all_tasks(server: Server) -> None:
     """It goes on without an answer: what is others' is refused when it is settled, as ever."""
-
-    async def never(_: object) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    server.faults["confirm"] = never
+    withhold_answers(server)
     async with holding(server, 3) as held:
         held.stands_still()
         held.gate.set()

@@ -101,9 +101,6 @@ class GroupConsumer:
         results, parked = await settle(self._services.pipe, self._services.name, outcomes, in_place)
         for outcome, result in zip(outcomes, results, strict=True):
             held: Held = outcome.receipt
-            if result is None and outcome.action == "ack":
-                self._recovery.settled(held)
-                continue
             if outcome.action == "hold":
                 self._recovery.cleared(held)
                 continue

@@ -16,21 +16,21 @@ from typing import Final
 from bus_core.clock import lease_clock
 from bus_core.troubles import FIRST_PAUSE, grown
 from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.feeds import Feed, Held, Source
+from promenade_bus_redis.feeds import Feed, Held
 from promenade_bus_redis.keys import Keys
 from promenade_bus_redis.pipe import Pipe, Routed
 from promenade_bus_redis.places import Places
 from promenade_bus_redis.scripts import ALIVE, RENEW, STAY
 from promenade_bus_redis.translate import Kind, RedisFailure
 
-__all__ = ["IDS_AT_ONCE", "Leases", "Lock"]
+__all__ = ["Leases", "Lock", "in_batches"]
 
 logger = logging.getLogger("promenade.bus.redis")
 
 _SAFE: Final = 0.75
 """The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
 
-IDS_AT_ONCE: Final = 200
+_IDS_AT_ONCE: Final = 200
 """Entries that one script renews."""
 
 _CLOSING: Final = 2.0
@@ -202,22 +202,17 @@ class Leases:
         since = lease_clock()
         if since > self.until(self._renewed_at):
             self.gaps += 1
-        renewals: list[tuple[Source, list[Held]]] = []
-        for feed in [*self._feeds.copy()]:
-            for source in feed.sources:
-                held = [*source.held.copy().values()]
-                for first in range(0, len(held), IDS_AT_ONCE):
-                    renewals.append((source, held[first : first + IDS_AT_ONCE]))
+        sources = [source for feed in [*self._feeds.copy()] for source in feed.sources]
+        renewals = [batch for source in sources for batch in in_batches([*source.held.copy().values()])]
         alive = ALIVE.command([self._keys.instances], [self.name, self.milliseconds, 10 * self.milliseconds])
         commands: list[Routed] = [(self._keys.instances, alive)]
-        for source, batch in renewals:
-            commands.append(self.renewal(source, batch))
+        commands += map(self.renewal, renewals)
         locks = [(lock, token) for lock in self.locks.copy() if (token := lock.token)]
         for lock, token in locks:
             commands.append((lock.key, STAY.command([lock.key], [token, self.milliseconds])))
         replies = await pipe.call_many(commands)
         self._learn_alive(replies[0])
-        for (_source, batch), reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
+        for batch, reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
             self.learn_renewed(batch, reply, since)
         if not any(map(_is_unknown, replies[1 : 1 + len(renewals)])):
             self._renewed_at = since
@@ -233,8 +228,9 @@ class Leases:
             self.problem = None
             self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
 
-    def renewal(self, source: Source, batch: Sequence[Held]) -> Routed:
-        """The command that renews entries, as far as this instance owns them."""
+    def renewal(self, batch: Sequence[Held]) -> Routed:
+        """The command that renews a batch, as far as this instance owns it."""
+        source = batch[0].source
         ids = [held.entry_id for held in batch]
         return source.key, RENEW.command([source.key], [source.group, self.name, *ids])
 
@@ -249,6 +245,11 @@ class Leases:
         if self.problem is None:
             logger.error("leases cannot be renewed: %s; trying again until they can", kind)
         self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
+
+
+def in_batches(held: Sequence[Held]) -> list[Sequence[Held]]:
+    """Entries of one stream, in as many parts as it takes commands to renew them."""
+    return [held[first : first + _IDS_AT_ONCE] for first in range(0, len(held), _IDS_AT_ONCE)]
 
 
 def _is_unknown(reply: object) -> bool:

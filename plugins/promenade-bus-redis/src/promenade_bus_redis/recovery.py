@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bus_core.clock import lease_clock
 from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.leases import IDS_AT_ONCE
+from promenade_bus_redis.leases import in_batches
 from promenade_bus_redis.pipe import Routed
 from promenade_bus_redis.scripts import CLAIM, GAP
 from promenade_bus_redis.services import Services
@@ -84,11 +84,12 @@ class Recovery:
 
         Raises ``RedisFailure``.
         """
-        batches: list[list[Held]] = []
-        for source in dict.fromkeys(held.source for held in entries):
-            own = [held for held in entries if held.source is source]
-            batches += [own[first : first + IDS_AT_ONCE] for first in range(0, len(own), IDS_AT_ONCE)]
-        commands = [self._services.leases.renewal(batch[0].source, batch) for batch in batches]
+        batches = [
+            batch
+            for source in dict.fromkeys(held.source for held in entries)
+            for batch in in_batches([held for held in entries if held.source is source])
+        ]
+        commands = [self._services.leases.renewal(batch) for batch in batches]
         while True:
             since = lease_clock()
             replies = await self._services.pipe.call_many(commands)

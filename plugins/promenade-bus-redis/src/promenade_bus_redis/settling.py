@@ -49,15 +49,16 @@ class Settlement:
     def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
         """Forgets entries for the group."""
         now = lease_clock() if self._trusts_leases else math.inf
+        # Looked at once: the thread of the leases changes it meanwhile.
         doubtful = {place for place, each in enumerate(held) if each.until <= now}
         if doubtful:
-            unsure = [held[place] for place in sorted(doubtful)]
+            unsure = [held[place] for place in doubtful]
             ids = [each.entry_id for each in unsure]
             script = ACK.command(
                 [source.key, source.notes],
                 [source.group, self._consumer, source.deletes, source.notes_prefix, *ids],
             )
-            self._add(source.key, script, [indices[place] for place in sorted(doubtful)], unsure, _each)
+            self._add(source.key, script, [indices[place] for place in doubtful], unsure, _each)
             indices = [index for place, index in enumerate(indices) if place not in doubtful]
             held = [each for place, each in enumerate(held) if place not in doubtful]
         if not held:
