@@ -23,12 +23,16 @@ from bus_core.abc import (
     SubscriptionSpec,
     SubscriptionState,
 )
-from bus_core.bootstrap import check_config, open_bus, open_sync_bus
-from bus_core.bus import Bus
-from bus_core.clock import Clock, SystemClock
-from bus_core.config import BusConfig, load_config
-from bus_core.dead_letters import DeadLetters
-from bus_core.engine import Abandoned, DrainReport
+from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
+from bus_core.bus.bus import Bus
+from bus_core.bus.dead_letters import DeadLetters
+from bus_core.bus.health import HealthReport
+from bus_core.bus.subscribe_options import Subscription
+from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
+from bus_core.config.bus_config import BusConfig, load_config
+from bus_core.config.settings import DURATION, SECRET
+from bus_core.dispatch.decisions import AttemptFailure
+from bus_core.dispatch.engine import Abandoned, DrainReport
 from bus_core.errors import (
     AdapterError,
     BufferFull,
@@ -71,11 +75,9 @@ from bus_core.errors import (
     UnsupportedFeature,
     WrongEventLoop,
 )
-from bus_core.events import BaseEvent, Event, event
-from bus_core.field_checks import Constraint, Personal
-from bus_core.health import HealthReport
-from bus_core.hookspecs import hookimpl
-from bus_core.messages import (
+from bus_core.events.base import BaseEvent, Event, event
+from bus_core.events.field_checks import Constraint, Personal
+from bus_core.events.messages import (
     Attempt,
     DeadLetter,
     DeadLetterFilter,
@@ -85,13 +87,11 @@ from bus_core.messages import (
     Outcome,
     Received,
 )
-from bus_core.outcomes import AttemptFailure
-from bus_core.primitives import FrozenMapping, uuid7
+from bus_core.events.primitives import FrozenMapping, uuid7
+from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
+from bus_core.plugins.hookspecs import hookimpl
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
-from bus_core.settings import DURATION, SECRET
-from bus_core.subscriptions import Subscription
-from bus_core.sync import SyncBus, SyncDeadLetters, SyncSubscription
-from bus_core.topics import Topic, TopicCatalogue, TopicPattern
+from bus_core.runtime.clock import Clock, SystemClock
 
 __all__ = [
     "DURATION",

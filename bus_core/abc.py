@@ -1,7 +1,7 @@
 """What others implement: adapters, serializers, retry policies, middleware and health probes.
 
-A hook of ``bus_core.hookspecs`` hands over a ``Factory`` once, at start; the object that it builds does
-the work. The bus never calls a hook per event.
+A hook of ``bus_core.plugins.hookspecs`` hands over a ``Factory`` once, at start; the object that it builds
+does the work. The bus never calls a hook per event.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_
 
 import attrs
 
-from bus_core.clock import Clock
 from bus_core.errors import BusError, PublishError
-from bus_core.events import Event
-from bus_core.messages import DeadLetter, DeadLetterFilter, Envelope, Message, Outcome, Received
-from bus_core.primitives import FrozenMapping
+from bus_core.events.base import Event
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, Envelope, Message, Outcome, Received
+from bus_core.events.primitives import FrozenMapping
+from bus_core.runtime.clock import Clock
 
 __all__ = [
     "Adapter",
@@ -102,7 +102,7 @@ class RetryPolicy(Protocol):
 
 
 class Serializer(Protocol):
-    """Turns events into bytes and back; see ``bus_core.serialization.JsonSerializer``."""
+    """Turns events into bytes and back; see ``bus_core.serialization.cloudevents.JsonSerializer``."""
 
     def encode(self, event: Event, *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError``."""

@@ -14,7 +14,7 @@ import attrs
 
 from bus_core.abc import SubscriptionSpec
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
-from bus_core.messages import DeadLetter, DeadLetterFilter
+from bus_core.events.messages import DeadLetter, DeadLetterFilter
 
 __all__ = ["KeptLetter", "LocalDeadLetters"]
 

@@ -1,4 +1,4 @@
-"""What a ``bus_core.storage.StorageAdapter`` keeps: records, and what their text says."""
+"""What a ``bus_core.adapters.storage.StorageAdapter`` keeps: records, and what their text says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 import attrs
 from cattrs.preconf.json import JsonConverter, make_converter
 
-from bus_core.messages import Attempt, DeadLetter, Message
-from bus_core.topics import TopicPattern
+from bus_core.events.messages import Attempt, DeadLetter, Message
+from bus_core.events.topics import TopicPattern
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "State", "matches"]
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 import attrs
 
 from bus_core.abc import Features, SubscriptionSpec
+from bus_core.adapters.records import DEAD, NOBODY, Claim, Record, State, matches
 from bus_core.errors import (
     AdapterError,
     BusError,
@@ -29,8 +30,7 @@ from bus_core.errors import (
     PublishError,
     PublishFailed,
 )
-from bus_core.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
-from bus_core.records import DEAD, NOBODY, Claim, Record, State, matches
+from bus_core.events.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
 

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from bus_core.errors import PublishManyError
-from bus_core.events import Event
-from bus_core.topics import Topic
+from bus_core.events.base import Event
+from bus_core.events.topics import Topic
 
 __all__ = ["HeldEvent", "HeldEvents", "open_block", "publish_in_order", "raise_failures", "result_of"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from bus_core.abc import Seconds
 from bus_core.errors import EventTypeMismatch
-from bus_core.events import Event
-from bus_core.messages import NO_HEADERS
-from bus_core.primitives import FrozenMapping
-from bus_core.topics import Topic, class_name
+from bus_core.events.base import Event
+from bus_core.events.messages import NO_HEADERS
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.topics import Topic, class_name
 
 __all__ = ["as_seconds", "checked_event", "checked_headers", "described"]
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bus_core.abc import AnyAdapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
-from bus_core.bus import Bus
-from bus_core.clock import Clock, SystemClock
-from bus_core.codec import Codec
-from bus_core.config import BusConfig, PluginChoice, read_choice, read_config
+from bus_core.bus.bus import Bus
+from bus_core.bus.parts import BusParts
+from bus_core.bus.sync import SyncBus
+from bus_core.config.bus_config import BusConfig, PluginChoice, read_choice, read_config
+from bus_core.dispatch.codec import Codec
+from bus_core.dispatch.decisions import describe_error
 from bus_core.errors import BusError, ConfigError, PluginError
-from bus_core.outcomes import describe_error
-from bus_core.parts import BusParts
-from bus_core.plugins import NamedRegistry, Offer, Plugins, discover
-from bus_core.sync import SyncBus
-from bus_core.topics import TopicRegistry
+from bus_core.events.topics import TopicRegistry
+from bus_core.plugins.discovery import NamedRegistry, Offer, Plugins, discover
+from bus_core.runtime.clock import Clock, SystemClock
 
 __all__ = ["check_config", "open_bus", "open_sync_bus"]
 

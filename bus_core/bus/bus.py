@@ -22,26 +22,26 @@ from bus_core.abc import (
     Seconds,
     is_in_process,
 )
-from bus_core.arguments import as_seconds
-from bus_core.carriers import Carrier, InProcessCarrier
-from bus_core.config import BusConfig
-from bus_core.dead_letters import DeadLetters
-from bus_core.engine import DrainReport, Engine
+from bus_core.bus.after_commit import HeldEvents
+from bus_core.bus.arguments import as_seconds
+from bus_core.bus.dead_letters import DeadLetters
+from bus_core.bus.fallback import start_one_of
+from bus_core.bus.health import HealthReport, run_probes
+from bus_core.bus.lifecycle import Lifecycle, Stage
+from bus_core.bus.parts import BusParts, close_each
+from bus_core.bus.publishing import Outbound
+from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions, Subscription
+from bus_core.bus.subscriptions import Roster
+from bus_core.config.bus_config import BusConfig
+from bus_core.dispatch.decisions import AttemptFailure
+from bus_core.dispatch.engine import DrainReport, Engine
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
-from bus_core.events import Event
-from bus_core.fallback import start_one_of
-from bus_core.health import HealthReport, run_probes
-from bus_core.holding import HeldEvents
-from bus_core.lifecycle import Lifecycle, Stage
-from bus_core.messages import NO_HEADERS, Delivery
-from bus_core.outbound import Outbound
-from bus_core.outcomes import AttemptFailure
-from bus_core.parts import BusParts, close_each
-from bus_core.remote import RemoteCarrier
-from bus_core.roster import Roster
-from bus_core.subscriptions import CheckedOptions, SubscribeDecorator, SubscribeOptions, Subscription
-from bus_core.timeouts import call_within
-from bus_core.topics import Topic
+from bus_core.events.base import Event
+from bus_core.events.messages import NO_HEADERS, Delivery
+from bus_core.events.topics import Topic
+from bus_core.runtime.timeouts import call_within
+from bus_core.transport.carrier import Carrier, InProcessCarrier
+from bus_core.transport.remote import RemoteCarrier
 
 __all__ = ["NOTHING_TO_DRAIN", "Bus"]
 

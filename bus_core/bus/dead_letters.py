@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from bus_core.abc import AdapterBase, DeadLetterStore
 from bus_core.errors import BusError, UnknownSubscription
-from bus_core.messages import DeadLetter, DeadLetterFilter
+from bus_core.events.messages import DeadLetter, DeadLetterFilter
 
 __all__ = ["DeadLetters"]
 

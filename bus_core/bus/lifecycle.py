@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 
-from bus_core.engine import Engine, current_engine
+from bus_core.dispatch.engine import Engine, current_engine
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, WrongEventLoop
 
 __all__ = ["Lifecycle", "Stage"]

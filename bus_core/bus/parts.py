@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 import attrs
 
 from bus_core.abc import AnyAdapter, HealthProbe, Middleware, RetryPolicy
-from bus_core.carriers import Codec
-from bus_core.clock import Clock
-from bus_core.config import BusConfig
-from bus_core.plugins import Plugins
-from bus_core.primitives import FrozenMapping
-from bus_core.topics import TopicRegistry
+from bus_core.config.bus_config import BusConfig
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.topics import TopicRegistry
+from bus_core.plugins.discovery import Plugins
+from bus_core.runtime.clock import Clock
+from bus_core.transport.carrier import Codec
 
 __all__ = ["BusParts", "close_each"]
 
@@ -27,7 +27,7 @@ _UNWIND = 0.1
 
 @attrs.frozen(kw_only=True)
 class BusParts:
-    """What a bus is assembled from; see ``bus_core.bootstrap.open_bus``."""
+    """What a bus is assembled from; see ``bus_core.bus.bootstrap.open_bus``."""
 
     config: BusConfig
     plugins: Plugins

@@ -10,12 +10,7 @@ from functools import partial
 from typing import Any
 
 from bus_core.abc import AnyAdapter, Middleware
-from bus_core.arguments import checked_event, checked_headers, described
-from bus_core.carriers import Carrier, may_wait
-from bus_core.engine import Engine
-from bus_core.errors import InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
-from bus_core.events import Event
-from bus_core.holding import (
+from bus_core.bus.after_commit import (
     HeldEvent,
     HeldEvents,
     open_block,
@@ -23,12 +18,17 @@ from bus_core.holding import (
     raise_failures,
     result_of,
 )
-from bus_core.lifecycle import Lifecycle, Stage
-from bus_core.messages import NO_HEADERS, Envelope
-from bus_core.parts import BusParts
-from bus_core.pipeline import compose
-from bus_core.routes import Route, Routes
-from bus_core.topics import Topic
+from bus_core.bus.arguments import checked_event, checked_headers, described
+from bus_core.bus.lifecycle import Lifecycle, Stage
+from bus_core.bus.parts import BusParts
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.middleware import compose
+from bus_core.errors import InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
+from bus_core.events.base import Event
+from bus_core.events.messages import NO_HEADERS, Envelope
+from bus_core.events.topics import Topic
+from bus_core.transport.carrier import Carrier, may_wait
+from bus_core.transport.routes import Route, Routes
 
 __all__ = ["Outbound"]
 

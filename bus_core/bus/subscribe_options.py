@@ -13,12 +13,12 @@ import attrs
 
 from bus_core.abc import RetryPolicy, Seconds, SubscriptionState
 from bus_core.errors import InvalidHandler
-from bus_core.events import Event
-from bus_core.messages import Delivery
+from bus_core.events.base import Event
+from bus_core.events.messages import Delivery
 
 if TYPE_CHECKING:
-    from bus_core.lanes import Lane
-    from bus_core.roster import Roster
+    from bus_core.bus.subscriptions import Roster
+    from bus_core.dispatch.lane import Lane
 
 __all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "Subscription", "default_name"]
 

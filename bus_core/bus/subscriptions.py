@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bus_core.abc import AnyAdapter, Features, Middleware, SubscriptionSpec, SubscriptionState
-from bus_core.carriers import Carrier
-from bus_core.engine import Engine
+from bus_core.bus.lifecycle import Lifecycle, Stage
+from bus_core.bus.parts import BusParts
+from bus_core.bus.subscribe_options import CheckedOptions, Subscription, default_name
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.handlers import inspect_handler
+from bus_core.dispatch.lane import Lane
 from bus_core.errors import (
     DuplicateSubscription,
     InvalidHandler,
     UnknownSubscription,
     UnsupportedFeature,
 )
-from bus_core.handlers import inspect_handler
-from bus_core.lanes import Lane
-from bus_core.lifecycle import Lifecycle, Stage
-from bus_core.parts import BusParts
-from bus_core.subscriptions import CheckedOptions, Subscription, default_name
-from bus_core.topics import Topic, TopicPattern, is_pattern, patterns_overlap
+from bus_core.events.topics import Topic, TopicPattern, is_pattern, patterns_overlap
+from bus_core.transport.carrier import Carrier
 
 __all__ = ["Roster"]
 

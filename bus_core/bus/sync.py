@@ -10,18 +10,18 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from bus_core.abc import CheckResult, EngineState, HealthStatus, Seconds
-from bus_core.arguments import as_seconds
-from bus_core.bus import NOTHING_TO_DRAIN, Bus
-from bus_core.config import BusConfig
-from bus_core.engine import DrainReport
+from bus_core.bus.after_commit import raise_failures
+from bus_core.bus.arguments import as_seconds
+from bus_core.bus.bus import NOTHING_TO_DRAIN, Bus
+from bus_core.bus.health import HealthReport
+from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions, Subscription
+from bus_core.config.bus_config import BusConfig
+from bus_core.dispatch.engine import DrainReport
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop
-from bus_core.events import Event
-from bus_core.health import HealthReport
-from bus_core.holding import raise_failures
-from bus_core.loop_thread import LoopThread, LoopThreadEnded
-from bus_core.messages import DeadLetter, DeadLetterFilter, Delivery
-from bus_core.subscriptions import SubscribeDecorator, SubscribeOptions, Subscription
-from bus_core.topics import Topic
+from bus_core.events.base import Event
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, Delivery
+from bus_core.events.topics import Topic
+from bus_core.runtime.loop_thread import LoopThread, LoopThreadEnded
 
 __all__ = ["SyncBus", "SyncDeadLetters", "SyncSubscription"]
 

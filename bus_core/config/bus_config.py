@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core.bus_settings import (
+from bus_core.config.bus_settings import (
     BusSettings,
     HealthSettings,
     MiddlewareSettings,
@@ -20,13 +20,13 @@ from bus_core.bus_settings import (
     TopicSettings,
     not_blank,
 )
-from bus_core.choices import PluginChoice, read_choice, without
+from bus_core.config.choices import PluginChoice, read_choice, without
+from bus_core.config.secrets import mask_tree
+from bus_core.config.settings import nearest_key, read_fields, read_settings, render_settings, unknown_key
+from bus_core.config.variables import ExpandedMapping, expand, join_path
+from bus_core.config.yaml_file import load_yaml_file, read_scalar
 from bus_core.errors import ConfigError
-from bus_core.expansion import ExpandedMapping, expand, join_path
-from bus_core.masking import mask_tree
-from bus_core.settings import nearest_key, read_fields, read_settings, render_settings, unknown_key
-from bus_core.topics import TopicPattern
-from bus_core.yamlfile import load_yaml_file, read_scalar
+from bus_core.events.topics import TopicPattern
 
 __all__ = [
     "BusConfig",

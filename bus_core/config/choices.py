@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 import attrs
 
-from bus_core.expansion import UNREADABLE, ExpandedMapping, join_path
-from bus_core.masking import mask_tree
-from bus_core.settings import Reader, read_settings
+from bus_core.config.secrets import mask_tree
+from bus_core.config.settings import Reader, read_settings
+from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
 
 __all__ = ["Name", "Names", "PluginChoice", "Retry", "TopicRetry", "read_choice", "read_names", "without"]
 

@@ -15,10 +15,9 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
-from bus_core.durations import format_duration, parse_duration
-from bus_core.expansion import UNREADABLE, ExpandedMapping, join_path
-from bus_core.masking import MASK, Secret, is_secret_name, mask_text, mask_tree
-from bus_core.values import (
+from bus_core.config.durations import format_duration, parse_duration
+from bus_core.config.secrets import MASK, Secret, is_secret_name, mask_text, mask_tree
+from bus_core.config.values import (
     DURATION,
     SECRET,
     Input,
@@ -28,6 +27,7 @@ from bus_core.values import (
     read_value,
     unknown_key,
 )
+from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
 
 __all__ = [
     "DURATION",

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import attrs
 
-from bus_core.durations import LONGEST, parse_duration
-from bus_core.expansion import UNREADABLE, ExpandedList, ExpandedMapping, join_path
-from bus_core.masking import Secret, is_secret_name, mask_text, mask_tree
+from bus_core.config.durations import LONGEST, parse_duration
+from bus_core.config.secrets import Secret, is_secret_name, mask_text, mask_tree
+from bus_core.config.variables import UNREADABLE, ExpandedList, ExpandedMapping, join_path
 
 __all__ = [
     "DURATION",

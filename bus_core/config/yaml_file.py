@@ -14,8 +14,8 @@ from typing import Any, Final
 import attrs
 import yaml
 
+from bus_core.config.variables import MAX_DEPTH
 from bus_core.errors import ConfigError
-from bus_core.expansion import MAX_DEPTH
 
 __all__ = ["MAX_BYTES", "MAX_NODES", "load_yaml_file", "parse_yaml", "read_scalar"]
 

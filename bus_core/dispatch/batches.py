@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import repeat
 from operator import length_hint
 
-from bus_core.events import Event
-from bus_core.jobs import Entry, Job, Port, Unit
+from bus_core.dispatch.units import Entry, Job, Port, Unit
+from bus_core.events.base import Event
 
 __all__ = ["Batch", "Burst"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from bus_core.abc import Serializer
 from bus_core.errors import SerializationError, TopicError, UnknownTopic
-from bus_core.events import BaseEvent, Event
-from bus_core.messages import Message
-from bus_core.primitives import FrozenMapping
-from bus_core.topics import Topic, TopicRegistry
+from bus_core.events.base import BaseEvent, Event
+from bus_core.events.messages import Message
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.topics import Topic, TopicRegistry
 
 __all__ = ["Codec", "key_of"]
 

@@ -10,7 +10,7 @@ import attrs
 
 from bus_core.abc import RetryPolicy
 from bus_core.errors import PermanentError, Postpone, RetryLater
-from bus_core.events import Event
+from bus_core.events.base import Event
 
 __all__ = ["AttemptFailure", "Decision", "decide", "describe_error", "place_of"]
 

@@ -27,17 +27,17 @@ from typing import Literal, cast
 import attrs
 
 from bus_core.abc import EngineState, SubscriptionState
-from bus_core.buffer import Buffer
-from bus_core.clock import Clock, expiry
+from bus_core.dispatch.decisions import AttemptFailure
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.queue import Buffer
+from bus_core.dispatch.retries import EventCodec, FollowUp
+from bus_core.dispatch.units import DrainMark, Entry, Job, Past, Port, Unit, unit_of
+from bus_core.dispatch.workers import Worker, WorkerPool, current_worker
 from bus_core.errors import BusClosed
-from bus_core.events import Event
-from bus_core.follow_up import EventCodec, FollowUp
-from bus_core.jobs import DrainMark, Entry, Job, Past, Port, Unit, unit_of
-from bus_core.lanes import Lane
-from bus_core.messages import NO_HEADERS, DeadLetter, Message
-from bus_core.outcomes import AttemptFailure
-from bus_core.threads import ThreadPool
-from bus_core.workers import Worker, WorkerPool, current_worker
+from bus_core.events.base import Event
+from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
+from bus_core.runtime.clock import Clock, expiry
+from bus_core.runtime.threads import ThreadPool
 
 __all__ = ["Abandoned", "DrainReport", "Engine", "abandoned", "current_engine"]
 

@@ -16,18 +16,18 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
+from bus_core.dispatch.handlers import HandlerShape
+from bus_core.dispatch.middleware import compose
+from bus_core.dispatch.settling import Settler
+from bus_core.dispatch.units import Job, Port
 from bus_core.errors import HandlerTimeout, PermanentError
-from bus_core.events import Event
-from bus_core.handlers import HandlerShape
-from bus_core.jobs import Job, Port
-from bus_core.messages import DeadLetter, Delivery, Envelope, Message
-from bus_core.pipeline import compose
-from bus_core.settling import Settler
-from bus_core.timeouts import call_within, run_with_timeout
-from bus_core.topics import is_pattern
+from bus_core.events.base import Event
+from bus_core.events.messages import DeadLetter, Delivery, Envelope, Message
+from bus_core.events.topics import is_pattern
+from bus_core.runtime.timeouts import call_within, run_with_timeout
 
 if TYPE_CHECKING:
-    from bus_core.engine import Engine
+    from bus_core.dispatch.engine import Engine
 
 __all__ = ["Lane"]
 

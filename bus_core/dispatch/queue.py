@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count, groupby, takewhile
 
-from bus_core.bursts import Batch, Burst
+from bus_core.dispatch.batches import Batch, Burst
+from bus_core.dispatch.units import Entry, Job, Port, Unit
 from bus_core.errors import BufferFull, BusClosed
-from bus_core.events import Event
-from bus_core.jobs import Entry, Job, Port, Unit
+from bus_core.events.base import Event
 
 __all__ = ["Buffer"]
 

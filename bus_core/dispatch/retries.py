@@ -8,13 +8,13 @@ from functools import partial
 from typing import Protocol
 from uuid import UUID
 
-from bus_core.clock import Clock, TimerHandle
-from bus_core.events import Event
-from bus_core.jobs import Job
-from bus_core.lanes import Lane
-from bus_core.messages import Attempt, DeadLetter, Message
-from bus_core.outcomes import AttemptFailure, Decision, decide, describe_error, place_of
-from bus_core.primitives import uuid7
+from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, describe_error, place_of
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.units import Job
+from bus_core.events.base import Event
+from bus_core.events.messages import Attempt, DeadLetter, Message
+from bus_core.events.primitives import uuid7
+from bus_core.runtime.clock import Clock, TimerHandle
 
 __all__ = ["EventCodec", "FollowUp"]
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("promenade.bus")
 
 
 class EventCodec(Protocol):
-    """What the engine needs of ``bus_core.codec.Codec``."""
+    """What the engine needs of ``bus_core.dispatch.codec.Codec``."""
 
     def encode_named(self, topic: str, event: Event) -> Message:
         """The event as a message of the topic."""

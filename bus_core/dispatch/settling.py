@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from bus_core.abc import InProcessAdapter
-from bus_core.jobs import Job
-from bus_core.messages import DeadLetter
+from bus_core.dispatch.units import Job
+from bus_core.events.messages import DeadLetter
 
 __all__ = ["LocalSettler", "Settler"]
 

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bus_core.events import Event
-from bus_core.messages import Attempt, Message
+from bus_core.events.base import Event
+from bus_core.events.messages import Attempt, Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bus_core.lanes import Lane
+    from bus_core.dispatch.lane import Lane
 
 __all__ = ["DrainMark", "Entry", "Job", "Past", "Port", "Unit", "unit_of"]
 

@@ -11,17 +11,17 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING
 
-from bus_core.buffer import Buffer
-from bus_core.bursts import Burst
-from bus_core.clock import Clock, lease_clock
+from bus_core.dispatch.batches import Burst
+from bus_core.dispatch.decisions import place_of
+from bus_core.dispatch.queue import Buffer
+from bus_core.dispatch.units import Entry, Job, Port, Unit
 from bus_core.errors import WrongEventLoop
-from bus_core.events import Event
-from bus_core.jobs import Entry, Job, Port, Unit
-from bus_core.messages import NO_HEADERS
-from bus_core.outcomes import place_of
+from bus_core.events.base import Event
+from bus_core.events.messages import NO_HEADERS
+from bus_core.runtime.clock import Clock, lease_clock
 
 if TYPE_CHECKING:
-    from bus_core.lanes import Lane
+    from bus_core.dispatch.lane import Lane
 
 __all__ = ["Worker", "WorkerPool", "current_worker"]
 

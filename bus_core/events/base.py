@@ -27,8 +27,8 @@ from uuid import UUID
 import attrs
 
 from bus_core.errors import InvalidEvent
-from bus_core.field_checks import Checks, Constraint, compile_checks, is_personal, shown
-from bus_core.primitives import FrozenMapping, deep_frozen, uuid7
+from bus_core.events.field_checks import Checks, Constraint, compile_checks, is_personal, shown
+from bus_core.events.primitives import FrozenMapping, deep_frozen, uuid7
 
 __all__ = ["NO_METADATA", "BaseEvent", "Event", "event", "event_type_of", "event_version_of", "hints_of"]
 

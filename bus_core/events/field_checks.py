@@ -15,7 +15,7 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.primitives import FrozenMapping
+from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
     "Check",

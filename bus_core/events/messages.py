@@ -9,8 +9,8 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events import Event
-from bus_core.primitives import FrozenMapping
+from bus_core.events.base import Event
+from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
     "NO_HEADERS",

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from bus_core.errors import InvalidTopic, TopicConflict, UnknownTopic
-from bus_core.events import Event
+from bus_core.events.base import Event
 
 __all__ = [
     "Topic",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer
-from bus_core.hookspecs import hookimpl
+from bus_core.plugins.hookspecs import hookimpl
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
 
 __all__ = ["promenade_bus_retry_policies", "promenade_bus_serializers"]
@@ -22,7 +22,7 @@ def _as_it_is(policy: P, _context: BuildContext) -> P:
 @hookimpl
 def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:
     """``json``: CloudEvents 1.0 in structured mode."""
-    from bus_core.serialization import JSON_FACTORY
+    from bus_core.serialization.cloudevents import JSON_FACTORY
 
     return {"json": JSON_FACTORY}
 

@@ -15,13 +15,20 @@ from typing import Any, Final
 import attrs
 import pluggy
 
-from bus_core import builtins, hookspecs
-from bus_core.distributions import EntryPoint, accepts, installed_entry_points, version_of
 from bus_core.errors import InvalidPlugin, suggestion
-from bus_core.hook_checks import HOOK_KINDS, HOOKS, TOPICS_HOOK, check_catalogues, check_offers, hook_faults
-from bus_core.hookspecs import PROJECT
-from bus_core.offers import KNOWN, Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
-from bus_core.topics import TopicCatalogue, nearest_names
+from bus_core.events.topics import TopicCatalogue, nearest_names
+from bus_core.plugins import builtins, hookspecs
+from bus_core.plugins.entry_points import EntryPoint, accepts, installed_entry_points, version_of
+from bus_core.plugins.hook_checks import (
+    HOOK_KINDS,
+    HOOKS,
+    TOPICS_HOOK,
+    check_catalogues,
+    check_offers,
+    hook_faults,
+)
+from bus_core.plugins.hookspecs import PROJECT
+from bus_core.plugins.registries import KNOWN, Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
 
 __all__ = ["KNOWN", "Finding", "InstalledPlugin", "NamedRegistry", "Offer", "Plugins", "discover"]
 
@@ -53,7 +60,7 @@ def discover(
             name="builtins",
             distribution=CORE_DISTRIBUTION,
             version=search.core_version,
-            module="bus_core.builtins",
+            module="bus_core.plugins.builtins",
         ),
     )
     if installed:

@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 import importlib_metadata
 
-from bus_core.hookspecs import ENTRY_POINT_GROUP
+from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP
 
 __all__ = ["EntryPoint", "accepts", "canonical_name", "installed_entry_points", "version_of"]
 

@@ -11,8 +11,8 @@ import pluggy
 
 from bus_core.abc import Factory
 from bus_core.errors import InvalidPlugin, suggestion
-from bus_core.hookspecs import PROJECT
-from bus_core.topics import TopicCatalogue, nearest_names
+from bus_core.events.topics import TopicCatalogue, nearest_names
+from bus_core.plugins.hookspecs import PROJECT
 
 __all__ = ["HOOKS", "HOOK_KINDS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pluggy
 
 from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
-from bus_core.topics import TopicCatalogue
+from bus_core.events.topics import TopicCatalogue
 
 __all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
 

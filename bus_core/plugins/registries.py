@@ -9,7 +9,7 @@ import attrs
 
 from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
 from bus_core.errors import PluginConflict, UnknownPlugin
-from bus_core.topics import TopicCatalogue, nearest_names
+from bus_core.events.topics import TopicCatalogue, nearest_names
 
 __all__ = ["KNOWN", "Finding", "InstalledPlugin", "NamedRegistry", "Offer", "Plugins"]
 

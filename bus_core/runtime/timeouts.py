@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from bus_core.clock import Clock
 from bus_core.errors import HandlerTimeout
+from bus_core.runtime.clock import Clock
 
 __all__ = ["call_within", "run_with_timeout"]
 

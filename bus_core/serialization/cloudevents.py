@@ -16,14 +16,14 @@ import attrs
 import cattrs
 
 from bus_core.abc import BuildContext, Factory
-from bus_core.conversion import Record, make_converter, record_of
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
-from bus_core.events import NO_METADATA, BaseEvent, Event, event_type_of, event_version_of, hints_of
-from bus_core.json_quick import compile_quick
-from bus_core.json_shapes import UnsupportedType
-from bus_core.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter, Limits
-from bus_core.json_values import Unfit, read_datetime, read_json, read_uuid, write_datetime
-from bus_core.primitives import FrozenMapping
+from bus_core.events.base import NO_METADATA, BaseEvent, Event, event_type_of, event_version_of, hints_of
+from bus_core.events.primitives import FrozenMapping
+from bus_core.serialization.converter import Record, make_converter, record_of
+from bus_core.serialization.json_quick import compile_quick
+from bus_core.serialization.json_shapes import UnsupportedType
+from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter, Limits
+from bus_core.serialization.json_values import Unfit, read_datetime, read_json, read_uuid, write_datetime
 
 __all__ = ["JSON_FACTORY", "JsonOptions", "JsonSerializer"]
 

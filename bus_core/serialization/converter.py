@@ -16,11 +16,19 @@ from typing import Any, Final, NoReturn, get_type_hints
 import attrs
 import cattrs
 
-from bus_core.field_checks import Check, check_for, class_terms, exact_types
-from bus_core.json_quick import Around, Field, Load, Quick, QuickRecord, offer_quick
-from bus_core.json_shapes import SHAPES, Dump, UnsupportedType, bare, is_record, member_of, name_of
-from bus_core.json_text import Limits
-from bus_core.json_values import READERS, Fault, Unfit, unfit, writers
+from bus_core.events.field_checks import Check, check_for, class_terms, exact_types
+from bus_core.serialization.json_quick import Around, Field, Load, Quick, QuickRecord, offer_quick
+from bus_core.serialization.json_shapes import (
+    SHAPES,
+    Dump,
+    UnsupportedType,
+    bare,
+    is_record,
+    member_of,
+    name_of,
+)
+from bus_core.serialization.json_text import Limits
+from bus_core.serialization.json_values import READERS, Fault, Unfit, unfit, writers
 
 __all__ = ["Record", "make_converter", "record_of"]
 

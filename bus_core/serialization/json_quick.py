@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core.json_values import read_bool, read_int, read_str
+from bus_core.serialization.json_values import read_bool, read_int, read_str
 
 __all__ = [
     "Around",

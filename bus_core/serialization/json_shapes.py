@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from bus_core.events import Event
-from bus_core.field_checks import check_for
-from bus_core.json_quick import Around, Load, Odd, Quick, offer_quick, quick_of
-from bus_core.json_values import READERS, Unfit, unfit
-from bus_core.primitives import FrozenMapping
+from bus_core.events.base import Event
+from bus_core.events.field_checks import check_for
+from bus_core.events.primitives import FrozenMapping
+from bus_core.serialization.json_quick import Around, Load, Odd, Quick, offer_quick, quick_of
+from bus_core.serialization.json_values import READERS, Unfit, unfit
 
 __all__ = ["SHAPES", "Dump", "UnsupportedType", "bare", "is_record", "member_of", "name_of"]
 

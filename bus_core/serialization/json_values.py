@@ -17,8 +17,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from bus_core.json_text import Limits
-from bus_core.primitives import uuid_of_int
+from bus_core.events.primitives import uuid_of_int
+from bus_core.serialization.json_text import Limits
 
 __all__ = [
     "READERS",

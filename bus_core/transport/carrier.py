@@ -8,21 +8,21 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from bus_core.abc import HealthStatus, InProcessAdapter
-from bus_core.engine import DrainReport, Engine
+from bus_core.dispatch.engine import DrainReport, Engine
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.retries import EventCodec
+from bus_core.dispatch.settling import LocalSettler
 from bus_core.errors import BufferFull, BusClosed
-from bus_core.events import Event
-from bus_core.follow_up import EventCodec
-from bus_core.lanes import Lane
-from bus_core.messages import Message
-from bus_core.routes import Route
-from bus_core.settling import LocalSettler
-from bus_core.topics import Topic
+from bus_core.events.base import Event
+from bus_core.events.messages import Message
+from bus_core.events.topics import Topic
+from bus_core.transport.routes import Route
 
 __all__ = ["Carrier", "Codec", "InProcessCarrier", "may_wait"]
 
 
 class Codec(EventCodec, Protocol):
-    """What carriers need of ``bus_core.codec.Codec``."""
+    """What carriers need of ``bus_core.dispatch.codec.Codec``."""
 
     def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
         """The event as a message."""

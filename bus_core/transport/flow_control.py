@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bus_core.buffer import Buffer
-from bus_core.lanes import Lane
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.queue import Buffer
 
 __all__ = ["LARGEST_BATCH", "Intake", "Share"]
 

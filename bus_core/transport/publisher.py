@@ -10,10 +10,10 @@ from types import coroutine
 from typing import Protocol
 
 from bus_core.abc import Adapter
-from bus_core.clock import Clock, TimerHandle, expiry
 from bus_core.errors import BusClosed, PublishError, PublishFailed, PublishUncertain
-from bus_core.messages import Message
-from bus_core.troubles import Trouble, answers_to
+from bus_core.events.messages import Message
+from bus_core.runtime.clock import Clock, TimerHandle, expiry
+from bus_core.runtime.failures import Trouble, answers_to
 
 __all__ = ["Publisher"]
 

@@ -15,17 +15,17 @@ from functools import partial
 from typing import Literal
 
 from bus_core.abc import Adapter, Consumer, LeasingConsumer
-from bus_core.engine import Engine, abandoned
+from bus_core.dispatch.decisions import decide
+from bus_core.dispatch.engine import Engine, abandoned
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.units import Job, Past
 from bus_core.errors import ConsumerDied, UnknownSubscription
-from bus_core.intake import LARGEST_BATCH, Intake, Share
-from bus_core.jobs import Job, Past
-from bus_core.lanes import Lane
-from bus_core.messages import Attempt, DeadLetter, Outcome, Received
-from bus_core.outcomes import decide
-from bus_core.settlement import Settlement
-from bus_core.sleeping import Sleeper, resolve
-from bus_core.standstill import Doubt
-from bus_core.troubles import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
+from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
+from bus_core.runtime.sleeper import Sleeper, resolve
+from bus_core.transport.flow_control import LARGEST_BATCH, Intake, Share
+from bus_core.transport.lease_check import Doubt
+from bus_core.transport.settlement import Settlement
 
 __all__ = ["Pump"]
 

@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any, cast
 
 from bus_core.abc import Handler, InProcessAdapter
-from bus_core.engine import Engine
-from bus_core.events import Event
-from bus_core.jobs import Port
-from bus_core.lanes import Lane
-from bus_core.messages import Message
-from bus_core.topics import Topic
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.units import Port
+from bus_core.events.base import Event
+from bus_core.events.messages import Message
+from bus_core.events.topics import Topic
 
 __all__ = ["Route", "Routes"]
 

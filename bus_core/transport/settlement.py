@@ -11,11 +11,11 @@ from contextvars import Context
 from itertools import chain
 
 from bus_core.abc import Consumer
+from bus_core.dispatch.units import Job
 from bus_core.errors import LeaseLost
-from bus_core.jobs import Job
-from bus_core.messages import Outcome
-from bus_core.sleeping import Sleeper
-from bus_core.troubles import FIRST_PAUSE, Trouble, answers_to, ended, grown
+from bus_core.events.messages import Outcome
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
+from bus_core.runtime.sleeper import Sleeper
 
 __all__ = ["Done", "Settlement"]
 

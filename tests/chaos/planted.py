@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from bus_core import Outcome, Received
-from promenade_bus_redis.accepted import Accepted
-from promenade_bus_redis.consumer import GroupConsumer
-from promenade_bus_redis.ledger import Ledger
 from promenade_bus_redis.pubsub.misses import Cause, Misses
+from promenade_bus_redis.streams.group_consumer import GroupConsumer
+from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.stored_events import Accepted
 
 Batch = Sequence[Received]
 

@@ -15,7 +15,7 @@ from chaos.findings import Findings
 from chaos.scenario import Scenario
 from chaos.sites import Site
 from chaos.stage import Stage
-from promenade_bus_redis.adapter import StreamsAdapter
+from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_testing import Account, Journal
 from promenade_bus_testing.journal import Record, read_journal
 from redis_support.nursery import wait_until

@@ -37,7 +37,7 @@ from chaos.injections import (
 )
 from chaos.scenario import Load, Scenario, Size
 from chaos.sites import PREFIX, OfCluster, OneServer, Sentinels
-from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.streams.keys import Keys
 from redis_support.faults import Drop, LoseReplies, SlowBytes
 
 _DEAD = Keys(PREFIX).dead(topic(0).name)

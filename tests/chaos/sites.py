@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from promenade_bus_redis.keys import Keys
+from promenade_bus_redis.streams.keys import Keys
 from redis_support.clusters import Cluster
 from redis_support.proxy import FaultProxy
 from redis_support.sentinels import SentinelGroup

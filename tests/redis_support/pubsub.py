@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from bus_core.abc import BuildContext
-from bus_core.clock import SystemClock
+from bus_core.runtime.clock import SystemClock
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.channels import Channels
 from redis_support.connecting import make_options

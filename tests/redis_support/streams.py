@@ -11,9 +11,9 @@ from uuid import uuid4
 
 from bus_core import Bus, Message, Outcome, Received, SubscriptionSpec, open_bus
 from bus_core.abc import BuildContext, Consumer
-from bus_core.clock import SystemClock
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.keys import Keys
+from bus_core.runtime.clock import SystemClock
+from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.keys import Keys
 from redis_support.connecting import make_options
 from redis_support.fixtures import SharedServer
 from redis_support.servers import Server

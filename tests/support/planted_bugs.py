@@ -15,16 +15,16 @@ import attrs
 from pytest import MonkeyPatch  # noqa: PT013 - a name for annotations
 
 from bus_core import BusError, DeadLetter, DeadLetterFilter, Inlet, Message, Outcome
-from bus_core.buffer import Buffer
-from bus_core.bus import Bus
-from bus_core.codec import Codec
-from bus_core.engine import Engine
-from bus_core.follow_up import FollowUp
-from bus_core.jobs import Job
-from bus_core.lanes import Lane
-from bus_core.outcomes import Decision
-from bus_core.topics import TopicPattern
-from bus_core.workers import Worker, WorkerPool
+from bus_core.bus.bus import Bus
+from bus_core.dispatch.codec import Codec
+from bus_core.dispatch.decisions import Decision
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.queue import Buffer
+from bus_core.dispatch.retries import FollowUp
+from bus_core.dispatch.units import Job
+from bus_core.dispatch.workers import Worker, WorkerPool
+from bus_core.events.topics import TopicPattern
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
@@ -130,7 +130,7 @@ def deliver_twice_on_the_short_way(patch: MonkeyPatch) -> None:
 @bug("an event that was cancelled while it was published drags others along",
      "test_cancelled_publisher_leaves_the_others_alone", suite="OnRemote")  # fmt: skip
 def cancel_the_whole_batch(patch: MonkeyPatch) -> None:
-    from bus_core.publisher import Publisher
+    from bus_core.transport.publisher import Publisher
 
     publish, send = Publisher.publish, RemoteAdapter.publish
 
@@ -215,14 +215,14 @@ def lose_what_was_cancelled(patch: MonkeyPatch) -> None:
 
 
 def decide_otherwise(patch: MonkeyPatch, change: Callable[[Decision, BaseException, int], Decision]) -> None:
-    import bus_core.follow_up
+    import bus_core.dispatch.retries
 
-    decide = bus_core.follow_up.decide
+    decide = bus_core.dispatch.retries.decide
 
     def otherwise(error: BaseException, attempt: int, *rest: Any, **options: Any) -> Decision:
         return change(decide(error, attempt, *rest, **options), error, attempt)
 
-    patch.setattr(bus_core.follow_up, "decide", otherwise)
+    patch.setattr(bus_core.dispatch.retries, "decide", otherwise)
 
 
 @bug("the engine forgets the number of the attempt",
@@ -351,12 +351,12 @@ def hold_a_worker(patch: MonkeyPatch) -> None:
 
 @bug("timeouts are ignored", "test_timeout", "test_timeout_dead_letters_at_last")
 def ignore_timeouts(patch: MonkeyPatch) -> None:
-    import bus_core.lanes
+    import bus_core.dispatch.lane
 
     async def patient(_clock: Any, _seconds: float, _name: str, call: Callable[[], Any]) -> Any:
         return await call()
 
-    patch.setattr(bus_core.lanes, "run_with_timeout", patient)
+    patch.setattr(bus_core.dispatch.lane, "run_with_timeout", patient)
 
 
 # --- order ------------------------------------------------------------------------------------------------
@@ -413,9 +413,9 @@ def one_key_for_all(patch: MonkeyPatch) -> None:
 
 @bug("instances of an ordered group take turns", "test_order_over_instances")
 def take_turns_in_ordered_groups(patch: MonkeyPatch) -> None:
-    import bus_core.routes
+    import bus_core.transport.routes
 
-    patch.setattr(bus_core.routes, "_member_for", lambda group, turn: group[turn % len(group)])
+    patch.setattr(bus_core.transport.routes, "_member_for", lambda group, turn: group[turn % len(group)])
 
 
 # --- who gets what ----------------------------------------------------------------------------------------
@@ -724,16 +724,16 @@ def forget_causes(patch: MonkeyPatch) -> None:
 
     def forgetful(engine: Engine, *arguments: Any) -> None:
         marks, engine._marks = engine._marks, set()
-        import bus_core.engine
+        import bus_core.dispatch.engine
 
-        current, bus_core.engine.current_worker = (
-            bus_core.engine.current_worker,
+        current, bus_core.dispatch.engine.current_worker = (
+            bus_core.dispatch.engine.current_worker,
             contextvars.ContextVar("nobody"),
         )
         try:
             put(engine, *arguments)
         finally:
-            engine._marks, bus_core.engine.current_worker = marks, current
+            engine._marks, bus_core.dispatch.engine.current_worker = marks, current
 
     patch.setattr(Engine, "put", forgetful)
 

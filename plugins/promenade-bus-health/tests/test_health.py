@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bus_core import BuildContext, EngineState, HealthProbe, HealthStatus, SubscriptionState, SystemClock
-from bus_core.settings import read_settings
+from bus_core.config.settings import read_settings
 from promenade_bus_health import promenade_bus_health_probes
 from promenade_bus_testing import VirtualClock
 

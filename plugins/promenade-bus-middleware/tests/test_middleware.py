@@ -23,7 +23,7 @@ from bus_core import (
     RetryLater,
     event,
 )
-from bus_core.settings import read_settings
+from bus_core.config.settings import read_settings
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_testing import VirtualClock
 

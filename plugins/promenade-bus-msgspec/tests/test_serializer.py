@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bus_core import BaseEvent, Constraint, Event, FrozenMapping, Personal, Topic, event, open_bus
 from bus_core.errors import ConfigError, DeserializationError, SerializationError
-from bus_core.serialization import JsonOptions, JsonSerializer
+from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
 from promenade_bus_msgspec.plans import Plan, plan_of
 from promenade_bus_msgspec.serializer import MsgspecSerializer
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from bus_core import Message
-from promenade_bus_redis import accepted
-from promenade_bus_redis.adapter import StreamsAdapter
+from promenade_bus_redis.streams import stored_events as accepted
+from promenade_bus_redis.streams.adapter import StreamsAdapter
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import StartServer
 from redis_support.servers import Server

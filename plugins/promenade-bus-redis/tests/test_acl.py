@@ -22,11 +22,11 @@ from bus_core import (
     RetryLater,
     Topic,
 )
-from promenade_bus_redis import adapter as adapter_module
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.checks import ServerFacts
-from promenade_bus_redis.consumer import GroupConsumer
-from promenade_bus_redis.permissions import acl_rules, permissions_for
+from promenade_bus_redis.server.checks import ServerFacts
+from promenade_bus_redis.server.permissions import acl_rules, permissions_for
+from promenade_bus_redis.streams import adapter as adapter_module
+from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import StartServer
 from redis_support.servers import Server

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from promenade_bus_redis import leases, retention, upkeep, wakeups
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.pipe import _Lane
+from promenade_bus_redis.server.pipe import _Lane
+from promenade_bus_redis.streams import leases, retention, upkeep, wakeups
+from promenade_bus_redis.streams.adapter import StreamsAdapter
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import message, numbers, place_on, receive, spec, until
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
-from promenade_bus_redis.checks import ServerFacts, UnfitServer, check_servers, parse_info
-from promenade_bus_redis.permissions import acl_rules, permissions_for
-from promenade_bus_redis.target import resolve_target
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.checks import ServerFacts, UnfitServer, check_servers, parse_info
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.permissions import acl_rules, permissions_for
+from promenade_bus_redis.server.target import resolve_target
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.connecting import connected, make_options

@@ -12,8 +12,8 @@ import pytest
 from bus_core import AdapterError
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import TlsOptions
-from promenade_bus_redis.links import make_tls_context
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import make_tls_context
 from redis_support.binaries import ServerBinary
 from redis_support.certificates import Certificates
 from redis_support.clusters import Cluster

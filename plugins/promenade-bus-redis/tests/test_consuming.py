@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bus_core import Attempt, DeadLetter, DeadLetterFilter, LeaseLost, Outcome, Received, UnknownSubscription
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer
 from redis_support.streams import GROUP, TOPIC, Place, acks, message, numbers, place_on, receive, spec, until
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bus_core import BusError, Outcome, Received, UnknownSubscription
-from promenade_bus_redis.groups import GroupInUse, GroupReport
 from promenade_bus_redis.groups_command import groups_command
+from promenade_bus_redis.streams.groups import GroupInUse, GroupReport
 from redis_support.fixtures import SharedServer
 from redis_support.streams import GROUP, TOPIC, Place, acks, numbers, place_on, receive, spec, until
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bus_core import Bus, CheckResult, HealthStatus, open_bus
-from bus_core.events import BaseEvent
+from bus_core.events.base import BaseEvent
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.servers import Replica

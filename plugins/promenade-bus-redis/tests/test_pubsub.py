@@ -25,11 +25,11 @@ from bus_core import (
     UnsupportedFeature,
     open_bus,
 )
-from promenade_bus_redis.checks import UnfitServer
-from promenade_bus_redis.permissions import acl_rules, permissions_for
 from promenade_bus_redis.pubsub.publishing import PubsubPublisher
 from promenade_bus_redis.pubsub.sources import Source
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.checks import UnfitServer
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.permissions import acl_rules, permissions_for
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.fixtures import SharedServer, StartServer

@@ -11,11 +11,11 @@ import pytest
 
 from bus_core import PublishFailed, PublishUncertain
 from bus_core.abc import Consumer
-from promenade_bus_redis.permissions import acl_rules, permissions_for
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.envelope import encode_event
 from promenade_bus_redis.pubsub.hearing import Gap, Hearing
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.permissions import acl_rules, permissions_for
 from redis_support.binaries import ServerBinary
 from redis_support.faults import CutAtReply, CutAtRequest, Drop, Refuse
 from redis_support.fixtures import SharedServer, StartProxy, StartServer

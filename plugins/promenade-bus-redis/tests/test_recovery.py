@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from bus_core import AdapterError, Attempt, Consumer, LeaseLost, Outcome, Received
-from bus_core.clock import lease_clock
-from promenade_bus_redis.consumer import GroupConsumer
-from promenade_bus_redis.leases import Leases
-from promenade_bus_redis.translate import RedisFailure
+from bus_core.runtime.clock import lease_clock
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.streams.group_consumer import GroupConsumer
+from promenade_bus_redis.streams.leases import Leases
 from redis_support.faults import CutAtReply, LoseReplies
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
 from redis_support.streams import (

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bus_core import Outcome
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.retention import Retention
+from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.retention import Retention
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import GROUP, TOPIC, Place, acks, message, numbers, place_on, receive, spec, until

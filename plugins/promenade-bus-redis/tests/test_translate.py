@@ -8,11 +8,11 @@ import pytest
 from redis import exceptions
 
 from bus_core import AdapterError, PublishFailed, PublishUncertain
-from promenade_bus_redis import translate as module
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.translate import Kind, RedisFailure, publish_error, translate
+from promenade_bus_redis.server import failures as module
+from promenade_bus_redis.server.connections import Connections
+from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_error, translate
+from promenade_bus_redis.server.link import Link
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.connecting import connected

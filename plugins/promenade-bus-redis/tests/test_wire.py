@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus_core import Attempt, DeadLetter, Message
-from promenade_bus_redis.wire import (
+from promenade_bus_redis.streams.wire import (
     State,
     letter_fields,
     message_fields,

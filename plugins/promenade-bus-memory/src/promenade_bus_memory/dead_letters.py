@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from bus_core import Event, Inlet, Message
-from bus_core.letters import KeptLetter, LocalDeadLetters
+from bus_core.adapters import KeptLetter, LocalDeadLetters
 from promenade_bus_memory.hub import MemoryHub
 
 __all__ = ["MemoryDeadLetters"]

@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from bus_core import Constraint
-from bus_core.json_shapes import bare, is_record
+from bus_core.serialization.json_shapes import bare, is_record
 
 __all__ = ["Build", "Guard", "Shape", "Unlike", "shape_of"]
 
@@ -27,7 +27,7 @@ Guard = Callable[[Any], bool]
 """Whether a value is one that both write, or read, alike."""
 
 _DECIMAL_RANGE: Final = 6144
-"""As in ``bus_core.json_values``."""
+"""As in ``bus_core.serialization.json_values``."""
 
 _SIMPLE: Final[Mapping[Any, Any]] = {
     str: str,

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import attrs
 
-from bus_core.expansion import UNREADABLE
-from bus_core.masking import Secret
-from bus_core.settings import DURATION, SECRET, Reader
+from bus_core.config.secrets import Secret
+from bus_core.config.settings import DURATION, SECRET, Reader
+from bus_core.config.variables import UNREADABLE
 from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, parse_url
 from promenade_bus_redis.pubsub.options import PubsubOptions
 

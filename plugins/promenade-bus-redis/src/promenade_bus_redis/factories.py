@@ -17,14 +17,14 @@ def build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
         from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 
         return PubsubAdapter(options, context)
-    from promenade_bus_redis.adapter import StreamsAdapter
+    from promenade_bus_redis.streams.adapter import StreamsAdapter
 
     return StreamsAdapter(options, context)
 
 
 def check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
     """What is wrong with options that are sound one by one, and with the section of the application."""
-    from promenade_bus_redis.target import check_options
+    from promenade_bus_redis.server.target import check_options
 
     return check_options(options, sections)
 

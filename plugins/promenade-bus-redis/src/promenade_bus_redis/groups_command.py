@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from bus_core import BusError, UnknownSubscription, open_bus
-from bus_core.settings import format_duration
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.groups import GroupInUse, GroupReport, RedisGroups
+from bus_core.config.settings import format_duration
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
+from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.groups import GroupInUse, GroupReport, RedisGroups
 
 __all__ = ["groups_command"]
 

@@ -10,15 +10,15 @@ from typing import Any, Final
 import attrs
 
 from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
-from bus_core.settings import format_duration
-from promenade_bus_redis.adapter import StreamsAdapter
-from promenade_bus_redis.checks import evicts_events, parse_info
+from bus_core.config.settings import format_duration
 from promenade_bus_redis.config import ProbeOptions
-from promenade_bus_redis.groups import TopicReport
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.checks import evicts_events, parse_info
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.groups import TopicReport
+from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.verdicts import (
     DEGRADED,
     NOT_IN_USE,

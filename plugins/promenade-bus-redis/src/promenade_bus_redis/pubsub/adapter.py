@@ -16,18 +16,18 @@ from bus_core import (
     PublishError,
     SubscriptionSpec,
 )
-from promenade_bus_redis.checks import ServerFacts, check_servers
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.connections import Connections, make_connections
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.places import Places
 from promenade_bus_redis.pubsub.channels import Channels, may_narrow
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
 from promenade_bus_redis.pubsub.misses import Misses
 from promenade_bus_redis.pubsub.publishing import PubsubPublisher
 from promenade_bus_redis.pubsub.subscriber import Subscriber
-from promenade_bus_redis.target import resolve_target
+from promenade_bus_redis.server.checks import ServerFacts, check_servers
+from promenade_bus_redis.server.connections import Connections, make_connections
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.target import resolve_target
 
 __all__ = ["PubsubAdapter", "Running"]
 

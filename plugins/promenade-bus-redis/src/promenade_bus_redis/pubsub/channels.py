@@ -14,8 +14,8 @@ from typing import Any
 
 import attrs
 
-from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.connections import Connections
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 
 __all__ = ["Channels", "may_narrow"]
 

@@ -9,7 +9,7 @@ from typing import Final
 from bus_core import CheckResult, EngineState, FrozenMapping
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter, Running
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.verdicts import (
     DEGRADED,
     NOT_IN_USE,

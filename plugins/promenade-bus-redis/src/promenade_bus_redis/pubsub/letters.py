@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bus_core import SubscriptionSpec
-from bus_core.letters import KeptLetter, LocalDeadLetters
+from bus_core.adapters import KeptLetter, LocalDeadLetters
 from promenade_bus_redis.pubsub.envelope import Arrival
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from bus_core.settings import DURATION
+from bus_core.config.settings import DURATION
 
 __all__ = ["PubsubOptions"]
 

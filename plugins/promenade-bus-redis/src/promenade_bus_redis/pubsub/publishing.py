@@ -15,15 +15,15 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.troubles import Trouble
+from bus_core.runtime.failures import Trouble
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.places import Places
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
 from promenade_bus_redis.pubsub.lasting import Lasting
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.places import Places
 
 __all__ = ["PubsubPublisher"]
 

@@ -14,13 +14,13 @@ import attrs
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.topics import is_pattern
+from bus_core.events.topics import is_pattern
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.envelope import Announcement, Arrival, read_payload
 from promenade_bus_redis.pubsub.hearing import Gap, Hearing
 from promenade_bus_redis.pubsub.misses import Misses
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
 
 __all__ = ["Source"]
 

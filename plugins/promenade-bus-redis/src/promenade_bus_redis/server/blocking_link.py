@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.places import Places
 
 __all__ = ["WaitingLink"]
 

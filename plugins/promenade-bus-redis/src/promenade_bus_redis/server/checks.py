@@ -18,11 +18,11 @@ import attrs
 from bus_core import AdapterError
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.permissions import acl_rules, permissions_for
-from promenade_bus_redis.target import Target
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.connections import Connections
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.permissions import acl_rules, permissions_for
+from promenade_bus_redis.server.target import Target
 
 __all__ = ["ServerFacts", "UnfitServer", "check_servers", "evicts_events", "parse_info"]
 

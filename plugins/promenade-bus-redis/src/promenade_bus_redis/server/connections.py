@@ -15,10 +15,10 @@ from weakref import WeakSet
 
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions, TlsOptions
-from promenade_bus_redis.links import Connector, Link, make_tls_context
-from promenade_bus_redis.target import Target
-from promenade_bus_redis.topology import ClusterNodes, OneServer, SentinelPrimary, Topology
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import Connector, Link, make_tls_context
+from promenade_bus_redis.server.target import Target
+from promenade_bus_redis.server.topology import ClusterNodes, OneServer, SentinelPrimary, Topology
 
 __all__ = ["Connections", "make_connections"]
 

@@ -24,7 +24,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from bus_core import AdapterError
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import TlsOptions
-from promenade_bus_redis.translate import Kind, RedisFailure, is_reply, translate
+from promenade_bus_redis.server.failures import Kind, RedisFailure, is_reply, translate
 
 __all__ = ["Connector", "Link", "make_tls_context"]
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.scripts import Script, source_of
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.scripts import Script, source_of
 
 __all__ = ["Pipe", "Routed"]
 

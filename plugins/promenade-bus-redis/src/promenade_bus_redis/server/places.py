@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.topology import ClusterNodes
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.connections import Connections
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.topology import ClusterNodes
 
 __all__ = ["Places"]
 

@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol, TypeVar
 from redis.crc import key_slot
 
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.links import Connector, Link
-from promenade_bus_redis.translate import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.link import Connector, Link
 
 __all__ = ["ClusterNodes", "OneServer", "SentinelPrimary", "Topology"]
 

@@ -10,13 +10,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from bus_core import AdapterError
-from bus_core.clock import lease_clock
-from promenade_bus_redis.leases import Lock
-from promenade_bus_redis.scripts import ACTIVATE, STAY
-from promenade_bus_redis.translate import RedisFailure
+from bus_core.runtime.clock import lease_clock
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.scripts import ACTIVATE, STAY
+from promenade_bus_redis.streams.leases import Lock
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.services import Services
+    from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Turn", "fenced_by"]
 

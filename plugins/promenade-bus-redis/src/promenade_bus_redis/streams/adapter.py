@@ -20,31 +20,31 @@ from bus_core import (
     SubscriptionSpec,
     TopicPattern,
 )
-from bus_core.topics import is_pattern
-from promenade_bus_redis.accepted import Accepted
-from promenade_bus_redis.backlog import count_backlog
-from promenade_bus_redis.broadcast import BroadcastConsumer
-from promenade_bus_redis.census import Census
-from promenade_bus_redis.checks import ServerFacts, check_servers
+from bus_core.events.topics import is_pattern
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.connections import Connections, make_connections
-from promenade_bus_redis.consumer import GroupConsumer
-from promenade_bus_redis.dead_letters import RedisDeadLetters
-from promenade_bus_redis.epoch import Epoch
-from promenade_bus_redis.groups import RedisGroups
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.leases import Leases, Lock
-from promenade_bus_redis.ledger import Ledger
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.publishing import RedisPublisher
-from promenade_bus_redis.registry import Registry
-from promenade_bus_redis.retention import Retention
-from promenade_bus_redis.scripts import STAY
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.target import resolve_target
-from promenade_bus_redis.upkeep import Upkeep
-from promenade_bus_redis.wakeups import Wakeups
+from promenade_bus_redis.server.checks import ServerFacts, check_servers
+from promenade_bus_redis.server.connections import Connections, make_connections
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.scripts import STAY
+from promenade_bus_redis.server.target import resolve_target
+from promenade_bus_redis.streams.backlog import count_backlog
+from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer
+from promenade_bus_redis.streams.census import Census
+from promenade_bus_redis.streams.dead_letters import RedisDeadLetters
+from promenade_bus_redis.streams.epoch import Epoch
+from promenade_bus_redis.streams.group_consumer import GroupConsumer
+from promenade_bus_redis.streams.groups import RedisGroups
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.leases import Leases, Lock
+from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.publisher import RedisPublisher
+from promenade_bus_redis.streams.retention import Retention
+from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.upkeep import Upkeep
+from promenade_bus_redis.streams.wakeups import Wakeups
 
 __all__ = ["StreamsAdapter"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from bus_core import SubscriptionSpec, TopicPattern
-from bus_core.topics import is_pattern
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import BACKLOG
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.translate import RedisFailure
+from bus_core.events.topics import is_pattern
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import BACKLOG
+from promenade_bus_redis.streams.services import Services
 
 __all__ = ["COUNTED_AT_ONCE", "count_backlog", "count_in_steps"]
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.topics import is_pattern
-from promenade_bus_redis.backlog import COUNTED_AT_ONCE, count_in_steps
-from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import AHEAD, TAIL
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.translate import RedisFailure
-from promenade_bus_redis.wire import letter_fields, read_entry
+from bus_core.events.topics import is_pattern
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import AHEAD, TAIL
+from promenade_bus_redis.streams.backlog import COUNTED_AT_ONCE, count_in_steps
+from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.wire import letter_fields, read_entry
 
 __all__ = ["BroadcastConsumer", "instance_of"]
 

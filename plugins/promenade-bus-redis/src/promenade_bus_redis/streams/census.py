@@ -17,12 +17,12 @@ import attrs
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.topics import is_pattern
+from bus_core.events.topics import is_pattern
 from promenade_bus_redis.config import RetentionOptions
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import SEEN, UNSEEN
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import SEEN, UNSEEN
+from promenade_bus_redis.streams.keys import Keys
 
 __all__ = ["Census", "Demand", "KeepFor", "Member"]
 

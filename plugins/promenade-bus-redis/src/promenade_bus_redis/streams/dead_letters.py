@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from bus_core import DeadLetter, DeadLetterFilter, DeadLetterNotFound, UnknownSubscription
-from promenade_bus_redis.broadcast import instance_of
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.registry import Registry
-from promenade_bus_redis.scripts import REDRIVE
-from promenade_bus_redis.translate import RedisFailure
-from promenade_bus_redis.wire import read_fields, read_letter
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import REDRIVE
+from promenade_bus_redis.streams.broadcast_consumer import instance_of
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.wire import read_fields, read_letter
 
 __all__ = ["RedisDeadLetters"]
 

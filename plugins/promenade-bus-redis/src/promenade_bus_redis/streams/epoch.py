@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Pipe
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.streams.keys import Keys
 
 __all__ = ["Epoch"]
 

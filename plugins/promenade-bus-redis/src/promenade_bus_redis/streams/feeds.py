@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from bus_core import Message
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.wire import FRESH, State
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.wire import FRESH, State
 
 __all__ = ["Feed", "Held", "Source"]
 

@@ -14,18 +14,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.clock import lease_clock
-from bus_core.topics import is_pattern
-from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.recovery import Recovery
-from promenade_bus_redis.scripts import LEAVE, NOBODY, READ
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.settling import settle
-from promenade_bus_redis.translate import Kind, RedisFailure
-from promenade_bus_redis.turns import Turn, fenced_by
-from promenade_bus_redis.waiting import WaitingLink
-from promenade_bus_redis.wire import State, read_entry
+from bus_core.events.topics import is_pattern
+from bus_core.runtime.clock import lease_clock
+from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import LEAVE, NOBODY, READ
+from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.recovery import Recovery
+from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.settlement import settle
+from promenade_bus_redis.streams.wire import State, read_entry
 
 __all__ = ["GroupConsumer"]
 

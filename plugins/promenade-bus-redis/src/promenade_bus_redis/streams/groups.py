@@ -10,13 +10,13 @@ import attrs
 
 from bus_core import BusError, SubscriptionSpec, UnknownSubscription
 from bus_core.errors import suggestion
-from bus_core.topics import nearest_names
-from promenade_bus_redis.backlog import count_backlog
-from promenade_bus_redis.census import Member
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import FORGET, SURVEY
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.translate import Kind, RedisFailure
+from bus_core.events.topics import nearest_names
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import FORGET, SURVEY
+from promenade_bus_redis.streams.backlog import count_backlog
+from promenade_bus_redis.streams.census import Member
+from promenade_bus_redis.streams.services import Services
 
 __all__ = ["GroupInUse", "GroupReport", "RedisGroups", "TopicReport"]
 

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bus_core.clock import lease_clock
-from bus_core.troubles import FIRST_PAUSE, grown
-from promenade_bus_redis.connections import Connections
-from promenade_bus_redis.feeds import Feed, Held
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.scripts import ALIVE, RENEW, STAY
-from promenade_bus_redis.translate import Kind, RedisFailure
+from bus_core.runtime.clock import lease_clock
+from bus_core.runtime.failures import FIRST_PAUSE, grown
+from promenade_bus_redis.server.connections import Connections
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.scripts import ALIVE, RENEW, STAY
+from promenade_bus_redis.streams.feeds import Feed, Held
+from promenade_bus_redis.streams.keys import Keys
 
 __all__ = ["Leases", "Lock", "in_batches"]
 

@@ -9,15 +9,15 @@ from typing import Any
 from hiredis import pack_command
 
 from bus_core import Message, PublishError, PublishUncertain
-from promenade_bus_redis.accepted import Accepted
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.registry import Registry
-from promenade_bus_redis.translate import Kind, RedisFailure, publish_error
-from promenade_bus_redis.wire import message_fields
+from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_error
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.wire import message_fields
 
 __all__ = ["RedisPublisher"]
 

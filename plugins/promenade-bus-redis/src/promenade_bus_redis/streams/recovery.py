@@ -7,18 +7,18 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from bus_core.clock import lease_clock
-from promenade_bus_redis.feeds import Feed, Held, Source
-from promenade_bus_redis.leases import in_batches
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import CLAIM, GAP
-from promenade_bus_redis.services import Services
-from promenade_bus_redis.translate import Kind, RedisFailure
-from promenade_bus_redis.turns import Turn, fenced_by
-from promenade_bus_redis.wire import State
+from bus_core.runtime.clock import lease_clock
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import CLAIM, GAP
+from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.leases import in_batches
+from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.wire import State
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.consumer import GroupConsumer
+    from promenade_bus_redis.streams.group_consumer import GroupConsumer
 
 __all__ = ["Recovery"]
 

@@ -15,15 +15,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.troubles import FIRST_PAUSE, fault_of, grown
-from promenade_bus_redis.census import Demand, KeepFor
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import TRIM
-from promenade_bus_redis.translate import Kind, RedisFailure
-from promenade_bus_redis.turns import Turn, fenced_by
+from bus_core.runtime.failures import FIRST_PAUSE, fault_of, grown
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import TRIM
+from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.census import Demand, KeepFor
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.services import Services
+    from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Retention"]
 

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from promenade_bus_redis.accepted import Accepted
-from promenade_bus_redis.census import Census
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.epoch import Epoch
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.leases import Leases, Lock
-from promenade_bus_redis.ledger import Ledger
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.registry import Registry
-from promenade_bus_redis.waiting import WaitingLink
-from promenade_bus_redis.wakeups import Wakeups
+from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.streams.census import Census
+from promenade_bus_redis.streams.epoch import Epoch
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.leases import Leases, Lock
+from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.wakeups import Wakeups
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.broadcast import BroadcastConsumer
-    from promenade_bus_redis.upkeep import Upkeep
+    from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer
+    from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["Services"]
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from bus_core import BusError, LeaseLost, Outcome
-from bus_core.clock import lease_clock
-from promenade_bus_redis.feeds import Held, Source
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import ACK, MOVE, NOTE
-from promenade_bus_redis.translate import RedisFailure, translate
-from promenade_bus_redis.wire import State, letter_fields, returning_fields
+from bus_core.runtime.clock import lease_clock
+from promenade_bus_redis.server.failures import RedisFailure, translate
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import ACK, MOVE, NOTE
+from promenade_bus_redis.streams.feeds import Held, Source
+from promenade_bus_redis.streams.wire import State, letter_fields, returning_fields
 
 __all__ = ["Settlement", "settle"]
 

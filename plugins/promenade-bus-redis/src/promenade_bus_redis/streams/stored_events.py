@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.ledger import Ledger
-from promenade_bus_redis.links import Link
-from promenade_bus_redis.pipe import Pipe, Routed
-from promenade_bus_redis.scripts import UPTO
-from promenade_bus_redis.translate import RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import UPTO
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.losses import Ledger
 
 __all__ = ["Accepted"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from promenade_bus_redis.keys import Keys
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.translate import RedisFailure
-from promenade_bus_redis.wire import texts
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.wire import texts
 
 __all__ = ["Registry"]
 

@@ -16,14 +16,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.troubles import FIRST_PAUSE, fault_of, grown
-from promenade_bus_redis.feeds import Feed
-from promenade_bus_redis.pipe import Routed
-from promenade_bus_redis.scripts import DUE, HINT, HINTS, LEAVE
-from promenade_bus_redis.translate import RedisFailure
+from bus_core.runtime.failures import FIRST_PAUSE, fault_of, grown
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import DUE, HINT, HINTS, LEAVE
+from promenade_bus_redis.streams.feeds import Feed
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.services import Services
+    from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Upkeep", "Wakeable"]
 

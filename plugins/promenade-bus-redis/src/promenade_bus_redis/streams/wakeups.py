@@ -15,11 +15,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus_core.troubles import Trouble, fault_of
-from promenade_bus_redis.pipe import Pipe
-from promenade_bus_redis.places import Places
-from promenade_bus_redis.translate import RedisFailure
-from promenade_bus_redis.waiting import WaitingLink
+from bus_core.runtime.failures import Trouble, fault_of
+from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.places import Places
 
 __all__ = ["Wakeups", "Watch"]
 

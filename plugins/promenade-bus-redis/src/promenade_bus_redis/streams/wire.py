@@ -20,8 +20,8 @@ from typing import Any, Final
 import attrs
 
 from bus_core import Attempt, DeadLetter, Message
-from bus_core.messages import NO_HEADERS
-from bus_core.primitives import FrozenMapping
+from bus_core.events.messages import NO_HEADERS
+from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
     "FRESH",

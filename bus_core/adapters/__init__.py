@@ -1,0 +1,12 @@
+"""Bases for authors of adapters.
+
+May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share, so that no
+author writes it again: ``StorageAdapter`` for storages that must be polled, such as a database, and
+``LocalDeadLetters`` for adapters that keep their dead letters in the process.
+"""
+
+from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters
+from bus_core.adapters.records import DEAD, NOBODY, Claim, Record, matches
+from bus_core.adapters.storage import StorageAdapter
+
+__all__ = ["DEAD", "NOBODY", "Claim", "KeptLetter", "LocalDeadLetters", "Record", "StorageAdapter", "matches"]

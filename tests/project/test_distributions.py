@@ -1,0 +1,291 @@
+"""Every distribution, built as a wheel and installed into an empty environment, without a network.
+
+The third-party wheels that the installations need are packed again from what is installed here, so that a
+real resolver meets real requirements and finds nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from uv import find_uv_bin
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A distribution of the workspace, as its pyproject.toml describes it."""
+
+    directory: Path
+    name: str
+    requirements: tuple[str, ...]
+    package: str
+
+    @property
+    def first_party_requirements(self) -> set[str]:
+        """Return the names of the distributions of the workspace that this one depends on."""
+        names = {Requirement(line).name for line in self.requirements}
+        return {name for name in names if name.startswith("promenade-")}
+
+
+def read_member(directory: Path) -> Member:
+    metadata = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))
+    project, (package,) = (
+        metadata["project"],
+        metadata["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
+    )
+    return Member(directory, project["name"], tuple(project["dependencies"]), Path(package).name)
+
+
+MEMBERS = {
+    member.name: member
+    for pattern in (".", "[pc]*/*", "examples")
+    for directory in sorted(path.parent for path in ROOT.glob(f"{pattern}/pyproject.toml"))
+    for member in [read_member(directory)]
+}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command apart from this checkout's and the user's settings, and return what it prints."""
+    kept = {
+        name: value for name, value in os.environ.items() if not re.match("PYTHON|VIRTUAL_ENV|UV_|PIP_", name)
+    }
+    settings = {"UV_OFFLINE": "1", "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env={**kept, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def third_party(requirements: Iterable[str]) -> dict[str, Distribution]:
+    """Return the installed distributions that the requirements need, directly and through others."""
+    found: dict[str, Distribution] = {}
+    waiting = [Requirement(line) for line in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        wanted = any(
+            requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            for extra in (requirement.extras or {""})
+        )
+        if wanted and name not in found and name not in MEMBERS:
+            found[name] = distribution(name)
+            needs = map(Requirement, found[name].requires or [])
+            waiting += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def pack(installed: Distribution, target: Path) -> None:
+    """Write an installed distribution as the wheel that it came from."""
+    files = [
+        path
+        for path in installed.files or []
+        if ".." not in path.parts
+        and path.suffix != ".pyc"
+        and path.name not in {"RECORD", "INSTALLER", "REQUESTED"}
+    ]
+    (information,) = {path.parts[0] for path in files if path.match("*.dist-info/WHEEL")}
+    tags = [
+        line.split("-")
+        for line in re.findall("^Tag: (.+)$", installed.read_text("WHEEL") or "", re.MULTILINE)
+    ]
+    tag = "-".join(".".join(sorted(set(column))) for column in zip(*tags, strict=True))
+    with zipfile.ZipFile(target / f"{information.removesuffix('.dist-info')}-{tag}.whl", "w") as wheel:
+        for path in files:
+            wheel.write(Path(str(path.locate())), path.as_posix())
+        wheel.writestr(f"{information}/RECORD", "".join(f"{path.as_posix()},,\n" for path in files))
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory with the wheel of every distribution and of what they need, made once for all workers."""
+    shared = (
+        tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    )
+    house, done = shared / "wheelhouse", shared / "wheelhouse.done"
+    with FileLock(shared / "wheelhouse.lock"):
+        if not done.exists():
+            house.mkdir(exist_ok=True)
+            build = [find_uv_bin(), "build", "--all-packages", "--wheel", "--no-build-isolation"]
+            run(*build, "--python", sys.executable, "--out-dir", house, cwd=ROOT)
+            for needed in third_party(
+                line for member in MEMBERS.values() for line in member.requirements
+            ).values():
+                pack(needed, house)
+            done.touch()
+    return house
+
+
+class Environment:
+    """A virtual environment that starts empty and installs from the wheelhouse only."""
+
+    def __init__(self, directory: Path, wheelhouse: Path) -> None:
+        self.directory = directory
+        self.python = directory / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        self.wheelhouse = wheelhouse
+        self._uv("venv", "--python", sys.executable, directory / "venv")
+
+    def _uv(self, *arguments: str | Path) -> str:
+        return run(
+            find_uv_bin(),
+            *arguments,
+            "--quiet",
+            "--cache-dir",
+            self.wheelhouse.parent / "uv",
+            cwd=self.directory,
+        )
+
+    def install(self, *requirements: str) -> None:
+        source = ["--no-index", "--find-links", self.wheelhouse]
+        self._uv("pip", "install", "--python", self.python, *source, *requirements)
+
+    def uninstall(self, *names: str) -> None:
+        self._uv("pip", "uninstall", "--python", self.python, *names)
+
+    def run(self, code: str) -> str:
+        """Run code with nothing but this environment, where a warning is an error."""
+        return run(self.python, "-I", "-W", "error", "-c", code, cwd=self.directory)
+
+    def installed(self) -> set[str]:
+        """Return the names of the workspace's distributions that are installed."""
+        listed = self.run(
+            "from importlib.metadata import *\nfor d in distributions(): print(d.metadata['Name'])"
+        )
+        return {name for name in listed.split() if name.startswith("promenade")}
+
+
+@pytest.fixture
+def environment(tmp_path: Path, wheelhouse: Path) -> Environment:
+    """An empty virtual environment."""
+    return Environment(tmp_path, wheelhouse)
+
+
+def wheel_of(wheelhouse: Path, member: Member) -> Path:
+    (path,) = wheelhouse.glob(f"{member.name.replace('-', '_')}-[0-9]*.whl")
+    return path
+
+
+def closure(name: str) -> set[str]:
+    """Return a distribution and those of the workspace it depends on."""
+    return {name}.union(*(closure(other) for other in MEMBERS[name].first_party_requirements))
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_wheel_holds_one_typed_package_and_nothing_else(wheelhouse: Path, name: str) -> None:
+    """A wheel carries its package with py.typed and its metadata: no tests, no second package."""
+    member = MEMBERS[name]
+    with zipfile.ZipFile(wheel_of(wheelhouse, member)) as wheel:
+        files = wheel.namelist()
+    assert f"{member.package}/py.typed" in files
+    assert f"{member.package}/__init__.py" in files
+    tops = {file.partition("/")[0] for file in files}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {member.package}
+    assert not [file for file in files if re.search(r"(^|/)(tests?/|conftest\.|test_)", file)]
+
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+package = importlib.import_module({package!r})
+assert package.__file__.startswith(sys.prefix), package.__file__
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name in package.__all__:
+    getattr(package, name)
+"""
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_distribution_works_alone(environment: Environment, name: str) -> None:
+    """Installed from its wheel with what it declares and no more, every module imports."""
+    environment.install(name)
+    assert environment.installed() == closure(name)
+    environment.run(IMPORT_EVERYTHING.format(package=MEMBERS[name].package))
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (
+            "standard",
+            {
+                name
+                for name in MEMBERS
+                if re.fullmatch("promenade-bus(-(memory|middleware|cli|health))?", name)
+            },
+        ),
+        (
+            "all",
+            {
+                name
+                for name in MEMBERS
+                if not re.fullmatch("promenade-example-.*|promenade-bus-testing", name)
+            },
+        ),
+        ("testing", {"promenade-bus", "promenade-bus-memory", "promenade-bus-testing"}),
+    ],
+)
+def test_an_extra_installs_what_it_promises(environment: Environment, extra: str, expected: set[str]) -> None:
+    """`[standard]` brings the first plugins, `[all]` all but the example and what is for tests only."""
+    environment.install(f"promenade-bus[{extra}]")
+    assert environment.installed() == expected
+
+
+DISCOVER = """
+import json
+from bus_core.plugins.discovery import discover
+found = discover()
+installed = [plugin for plugin in found.installed if plugin.name != "builtins"]
+print(json.dumps({
+    "plugins": sorted(f"{plugin.name} {plugin.status}" for plugin in installed),
+    "topics": sorted(topic.name for catalogue, origin in found.catalogues for topic in catalogue),
+}))
+"""
+
+
+def discovered(environment: Environment) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(environment.run(DISCOVER))
+    return found
+
+
+def contexts_of(topics: Iterable[str]) -> set[str]:
+    return {topic.partition(".")[0] for topic in topics}
+
+
+def test_a_bus_sees_just_the_plugins_that_are_installed(environment: Environment) -> None:
+    """Core, memory and one context give just these; the next wheel adds topics, removing it takes them."""
+    environment.install("promenade-bus", "promenade-bus-memory", "promenade-context-identity")
+    before = discovered(environment)
+    assert before["plugins"] == ["identity loaded", "memory loaded"]
+    assert contexts_of(before["topics"]) == {"identity"}
+    assert "identity.user.registered" in before["topics"]
+
+    environment.install("promenade-context-shared")
+    after = discovered(environment)
+    assert after["plugins"] == ["identity loaded", "memory loaded", "shared loaded"]
+    assert contexts_of(after["topics"]) == {"identity", "shared"}
+    assert "shared.currency.created" in after["topics"]
+
+    environment.uninstall("promenade-context-shared")
+    assert discovered(environment) == before

@@ -1,0 +1,490 @@
+"""The README and the pages of docs/ do what they say: every program runs, every reference is complete.
+
+How a page is read:
+
+- Its ``python`` blocks are one program, run from top to bottom in an empty directory. A block that begins
+  with a comment such as ``# hello.py`` is also written to that file, and run like a script.
+- An ``output`` block holds what the ``python`` block above it prints.
+- A ``yaml`` block with a section ``bus`` is a configuration without faults, unless its first line begins with
+  ``# fragment``; one that begins with ``# app.yaml`` is also written to that file.
+- Of a ``console`` block every ``promenade-bus`` and ``python`` command is run, in the same directory, and
+  the lines below it are part of what it prints, in this order; blanks do not matter. Only a command below
+  ``<!-- not run: why -->`` is not run.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import attrs
+import click
+import pytest
+import yaml
+
+from bus_core import EngineState, HealthStatus, SubscriptionState, check_config, errors
+from bus_core.config.bus_settings import (
+    BusSettings,
+    HealthSettings,
+    MiddlewareSettings,
+    PluginSettings,
+    TopicSettings,
+)
+from bus_core.config.settings import DURATION, format_duration
+from bus_core.plugins import hookspecs
+from bus_core.retry import ExponentialRetry, FixedRetry
+from bus_core.serialization.cloudevents import JsonOptions
+from promenade_bus_cli.main import cli
+from promenade_bus_health import EngineOptions, EventLoopOptions
+from promenade_bus_memory import MemoryOptions
+from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_redis import ProbeOptions
+from promenade_bus_testing.config import ChaosOptions
+from redis_support.fixtures import StartServer, start_server
+
+__all__ = ["start_server"]
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+    *(
+        ROOT / f"plugins/promenade-bus-{name}/README.md"
+        for name in ("memory", "middleware", "health", "testing")
+    ),
+]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# ([\w/.-]+\.(?:py|yaml))\n")
+_NOT_RUN = re.compile(r"<!-- not run: .+ -->\n\Z")
+_LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+
+
+@attrs.frozen
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    is_run: bool
+
+    @property
+    def file(self) -> str | None:
+        found = _FILE.match(self.text)
+        return found[1] if found else None
+
+
+@attrs.frozen
+class Command:
+    """A command of a console block, and the lines below it."""
+
+    arguments: list[str]
+    output: list[str]
+    line: int
+
+
+def of_page(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def blocks_of(page: Path) -> tuple[Block, ...]:
+    text = page.read_text(encoding="utf-8")
+    return tuple(
+        Block(
+            language=found[1],
+            text=found[2],
+            line=text.count("\n", 0, found.start()) + 1,
+            is_run=_NOT_RUN.search(text[: found.start()]) is None,
+        )
+        for found in _BLOCK.finditer(text)
+    )
+
+
+def pages_with(*languages: str) -> list[Path]:
+    return [page for page in PAGES if any(block.language in languages for block in blocks_of(page))]
+
+
+def commands_of(page: Path) -> Iterator[Command]:
+    for block in blocks_of(page):
+        if block.language != "console" or not block.is_run:
+            continue
+        command: Command | None = None
+        for number, line in enumerate(block.text.splitlines(), block.line + 1):
+            if line.startswith("$ "):
+                if command is not None:
+                    yield command
+                command = Command(shlex.split(line[2:], comments=True), [], number)
+            elif command is not None and line.strip() not in ("", "..."):
+                command.output.append(line)
+        if command is not None:
+            yield command
+
+
+# --- programs ---------------------------------------------------------------------------------------------
+
+# Runs the blocks that it reads, and writes down what each of them printed.
+_DRIVER = """
+import contextlib, io, json, sys
+blocks = json.load(sys.stdin)
+namespace = {"__name__": "__page__"}
+printed = []
+sys.path.insert(0, "")
+for block in blocks:
+    space = {"__name__": "__main__"} if block["file"] else namespace
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile("\\n" * block["line"] + block["text"], block["page"], "exec", dont_inherit=True), space)
+    printed.append(output.getvalue())
+json.dump(printed, sys.stdout)
+"""
+
+
+def environment() -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PROMENADE_BUS", "COLUMNS"))
+    }
+    return {**kept, "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+
+
+def run(
+    arguments: list[str], directory: Path, given: str = "", server: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**environment(), **server},
+        check=False,
+    )
+
+
+@pytest.fixture
+def server(page: Path, start_server: StartServer) -> Mapping[str, str]:
+    """The variable that names a server, for a page whose configuration asks for it."""
+    asks = any("${REDIS_ADDR" in block.text for block in blocks_of(page) if block.file)
+    return {"REDIS_ADDR": start_server().address} if asks else {}
+
+
+def write_files(page: Path, directory: Path) -> None:
+    for block in blocks_of(page):
+        if block.file:
+            (directory / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (directory / block.file).write_text(block.text, encoding="utf-8")
+
+
+def python_arguments(command: Command) -> list[str] | None:
+    """What has to follow the name of the interpreter; None for a command that is not ours to run."""
+    program, *rest = command.arguments
+    return {"promenade-bus": ["-m", "bus_core", *rest], "python": rest}.get(program)
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=of_page)
+def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
+    page: Path, tmp_path: Path, server: Mapping[str, str]
+) -> None:
+    """The python blocks of a page run from top to bottom, and print what the page says."""
+    write_files(page, tmp_path)
+    blocks = blocks_of(page)
+    programs = [
+        {"text": block.text, "file": block.file, "line": block.line, "page": of_page(page)}
+        for block in blocks
+        if block.language == "python"
+    ]
+
+    done = run(["-W", "error", "-c", _DRIVER], tmp_path, json.dumps(programs), server)
+
+    assert done.returncode == 0, done.stderr
+    printed = iter(json.loads(done.stdout))
+    last = ""
+    for block in blocks:
+        if block.language == "python":
+            last = next(printed)
+        elif block.language == "output":
+            assert last == block.text, f"{of_page(page)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", pages_with("console"), ids=of_page)
+def test_every_command_of_a_page_prints_what_stands_below_it(
+    page: Path, tmp_path: Path, server: Mapping[str, str]
+) -> None:
+    """A command of a page runs, and prints the lines that the page shows, in this order."""
+    write_files(page, tmp_path)
+    for command in commands_of(page):
+        arguments = python_arguments(command)
+        if arguments is None:
+            continue
+
+        done = run(arguments, tmp_path, server=server)
+
+        place = f"{of_page(page)}:{command.line}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, place
+        lines = iter(map(squeezed, (done.stdout + done.stderr).splitlines()))
+        for wanted in command.output:
+            assert any(squeezed(wanted) == line for line in lines), f"{wanted!r} is missing @ {place}"
+
+
+@pytest.mark.parametrize("page", pages_with("yaml"), ids=of_page)
+def test_every_configuration_of_a_page_is_without_faults(page: Path) -> None:
+    """A yaml block of a page can be read, and one with a section for the bus has no fault."""
+    for block in blocks_of(page):
+        if block.language != "yaml":
+            continue
+        document = yaml.safe_load(block.text)
+        if isinstance(document, Mapping) and "bus" in document and not block.text.startswith("# fragment"):
+            assert check_config(document, environ={}) == [], f"{of_page(page)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=of_page)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    """A relative link leads to a file, and its fragment to a heading of that file."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    broken = []
+    for target in _LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (fragment and fragment not in anchors_of(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@cache
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """Who follows links from the README comes to every page of docs/."""
+    seen: set[Path] = set()
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        paths = [target.partition("#")[0] for target in _LINK.findall(page.read_text(encoding="utf-8"))]
+        ahead += [(page.parent / path).resolve() for path in paths if "://" not in path]
+    assert {of_page(page) for page in DOCS.rglob("*.md")} - {of_page(page) for page in seen} == set()
+
+
+# --- references -------------------------------------------------------------------------------------------
+
+
+def sections_of(page: Path) -> Mapping[str, str]:
+    """The text below each heading, code included, by heading."""
+    parts = re.split(r"^#{2,} (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of the tables in a text by their first cell, without its code marks; headers left out."""
+    rows: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first, *cells = (cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|")))
+            rows[first.strip("`")] = cells
+    return rows
+
+
+SETTINGS = {
+    "The section `bus`": BusSettings,
+    "`middleware`": MiddlewareSettings,
+    "`health`": HealthSettings,
+    "`plugins`": PluginSettings,
+    "`topics`": TopicSettings,
+    "Retry policy `exponential`": ExponentialRetry,
+    "Retry policy `fixed`": FixedRetry,
+    "Serializer `json`": JsonOptions,
+    "Adapter `memory`": MemoryOptions,
+    "Middleware `logging`": LoggingOptions,
+    "Middleware `timeout`": TimeoutOptions,
+    "Middleware `chaos`": ChaosOptions,
+    "Health probe `event-loop`": EventLoopOptions,
+    "Health probe `engine`": EngineOptions,
+    "Health probe `redis`": ProbeOptions,
+}
+_WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
+_ELSEWHERE = {"hub"}  # can be given in code only
+
+
+def type_word(annotation: Any) -> str | None:
+    """What the reference calls the type of a key; None where it needs more than a word."""
+    if get_origin(annotation) is Annotated:
+        return "duration" if DURATION in get_args(annotation) else None
+    return _WORDS.get(annotation)
+
+
+def default_text(field: attrs.Attribute[Any], annotation: Any) -> str | None:
+    """How the reference writes a default; None where it is a value of the bus's own."""
+    value: Any = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if type_word(annotation) == "duration":
+        return f"`{format_duration(value)}`"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    if value is None or value in ("", ()):
+        return "none"
+    return f"`{value}`" if isinstance(value, int | float | str) else None
+
+
+@pytest.mark.parametrize("heading", SETTINGS)
+def test_the_reference_of_the_configuration_is_complete(heading: str) -> None:
+    """Every key has a row with its type and its default, and no other row is there."""
+    settings = SETTINGS[heading]
+    rows = rows_of(sections_of(DOCS / "reference" / "configuration.md")[heading])
+    hints = get_type_hints(settings, include_extras=True)
+    fields = {field.name: field for field in attrs.fields(settings) if field.name not in _ELSEWHERE}
+
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
+        kind, default, meaning = rows[name]
+        assert kind == (type_word(hints[name]) or kind), name
+        assert default == (default_text(field, hints[name]) or default), name
+        assert kind, name
+        assert meaning, name
+
+
+def test_the_reference_of_hooks_is_complete() -> None:
+    """Every hook has a section with its signature, and no other has."""
+    specifications = {
+        name: function
+        for name, function in vars(hookspecs).items()
+        if inspect.isfunction(function) and name.startswith("promenade_bus_")
+    }
+    expected = {f"`{name}{inspect.signature(function)}`" for name, function in specifications.items()}
+    sections = sections_of(DOCS / "reference" / "hooks.md")
+    documented = {heading.replace("'", "") for heading in sections if "promenade_bus_" in heading}
+    assert documented == {text.replace("'", "") for text in expected}
+
+
+def test_the_reference_of_errors_is_complete() -> None:
+    """The page shows the tree of errors as it is, and has a row for every error."""
+    page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert errors.__doc__ is not None
+    tree = inspect.cleandoc(errors.__doc__).partition("::\n\n")[2]
+    drawn = re.findall(r"\w+", re.sub(r"  +.*", "", tree, flags=re.MULTILINE))
+    [shown] = re.findall(r"^```text\n(BusError\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    assert shown.split() == tree.split()
+    assert set(rows_of(page)) == set(errors.__all__)
+    assert set(errors.__all__) == set(re.findall(r"(?:^|[├└]── )(\w+)", shown, re.MULTILINE)), drawn
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command of the command line that is not a group, by its full name."""
+    context = click.Context(cli, info_name="promenade-bus")
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            inner = click.Context(command, parent=context, info_name=name)
+            for inner_name in command.list_commands(inner):
+                found = command.get_command(inner, inner_name)
+                assert found is not None
+                yield f"promenade-bus {name} {inner_name}", found
+        else:
+            yield f"promenade-bus {name}", command
+
+
+def test_the_reference_of_the_command_line_is_complete() -> None:
+    """Every command has a section that lists its options, and none that it does not have."""
+    sections = sections_of(DOCS / "reference" / "cli.md")
+    found = dict(commands())
+
+    assert {heading.strip("`") for heading in sections if "promenade-bus " in heading} == set(found)
+    for name, command in found.items():
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        real = {option.opts[-1] for option in options} - {"--debug"}
+        listed = {re.split(r"[ ,]", row)[0] for row in rows_of(sections[f"`{name}`"]) if row.startswith("--")}
+        assert listed == real, name
+
+
+def test_the_architecture_names_every_module_of_the_core() -> None:
+    """The table of rooms has every module of the core, and none that is not there."""
+    rooms = sections_of(DOCS / "architecture.md")["Rooms"]
+    rows = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| `")]
+    named = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(named) == sorted(module.stem for module in (ROOT / "bus_core").glob("*.py"))
+
+
+# --- on call ----------------------------------------------------------------------------------------------
+
+ON_CALL = DOCS / "how-to" / "on-call.md"
+
+
+def test_the_readme_names_every_distribution() -> None:
+    """Whoever looks for a plugin finds it in the table; the example is none."""
+    projects = [
+        ROOT / "pyproject.toml",
+        *ROOT.glob("plugins/*/pyproject.toml"),
+        *ROOT.glob("contexts/*/pyproject.toml"),
+    ]
+    names = {tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects}
+    rows = re.findall(
+        r"^\| \[?`([a-z-]+)`\]?(?:\([^)]*\))? \| `", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(names)
+
+
+def logged_formats() -> Iterator[str]:
+    """What the core and its adapters log, as format strings."""
+    files = [*(ROOT / "bus_core").glob("*.py")]
+    for adapter in ("memory", "redis"):
+        files += (ROOT / f"plugins/promenade-bus-{adapter}/src").rglob("*.py")
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "logger"
+            ):
+                for argument in node.args[:2]:
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                        yield argument.value
+
+
+def test_every_line_that_is_logged_is_explained() -> None:
+    """The page for people on call has a row for every message of the bus and its adapters, and no other."""
+    rows = set(rows_of(sections_of(ON_CALL)["What the log says"]))
+    patterns = {text: ".+?".join(map(re.escape, re.split("%[dsr]", text))) for text in logged_formats()}
+    explained = {
+        text for text, pattern in patterns.items() if any(re.fullmatch(pattern, row) for row in rows)
+    }
+    outdated = {row for row in rows if not any(re.fullmatch(text, row) for text in patterns.values())}
+
+    assert set(patterns) - explained == set()
+    assert outdated == set()
+
+
+def test_every_status_and_counter_is_explained() -> None:
+    """The page for people on call has a row for every health status and for every counter."""
+    rows = rows_of(ON_CALL.read_text(encoding="utf-8"))
+    counters = [field.name for cls in (EngineState, SubscriptionState) for field in attrs.fields(cls)]
+    named = {*HealthStatus, *counters} - {"name", "topic", "subscriptions"}
+    assert named - set(rows) == set()

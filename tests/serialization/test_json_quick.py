@@ -1,0 +1,444 @@
+"""The serializer reads the usual document quickly, and any other thoroughly: both come to the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import threading
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, NewType, cast
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus_core import Constraint, Event, event
+from bus_core.errors import DeserializationError
+from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
+
+Score = NewType("Score", int)
+Code = Annotated[str, Constraint("one letter", lambda text: len(text) == 1)]
+
+
+class Mark:
+    """A type that the serializer does not know."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+@attrs.frozen
+class Leaf:
+    name: str
+    weight: int = 1
+
+
+@attrs.frozen
+class Tree:
+    mark: Mark
+    inner: tuple[Tree, ...] = ()
+
+
+@attrs.frozen
+class Parts:
+    first: str
+    mark: Mark
+    last: str
+
+
+@event
+class ThingHappened(Event):
+    name: str
+    flag: bool
+    count: int
+    score: Score
+    code: Code
+    owner: UUID | None
+    leaf: Leaf
+    leaves: tuple[Leaf, ...]
+    numbers: list[int] | None
+    ratio: float = 0.5
+    labels: tuple[str, ...] = ()
+
+
+@event
+class TreePlanted(Event):
+    tree: Tree
+
+
+THING = ThingHappened(
+    aggregate_id=UUID(int=1),
+    metadata={"trace": "7"},
+    name="x",
+    flag=True,
+    count=3,
+    score=Score(4),
+    code="a",
+    owner=UUID(int=2),
+    leaf=Leaf("oak"),
+    leaves=(Leaf("elm", 2), Leaf("ash")),
+    numbers=[1, 2],
+)
+
+
+def written(made: Event, serializer: JsonSerializer) -> dict[str, Any]:
+    """The document of an event."""
+    document: dict[str, Any] = json.loads(serializer.encode(made, topic="a.b.c", source="tests"))
+    return document
+
+
+def outcome(document: dict[str, Any], cls: type[Event] = ThingHappened) -> tuple[str, Any]:
+    """What reading a document comes to."""
+    try:
+        read: Any = JsonSerializer().decode(json.dumps(document).encode(), event_class=cls)
+    except DeserializationError as error:
+        return "error", str(error)
+    if document.get("time") is None:  # then it is the present
+        read = attrs.evolve(read, occurred_at=THING.occurred_at)
+    return "event", read
+
+
+def thoroughly(document: dict[str, Any]) -> dict[str, Any]:
+    """A document that means the same, but is not the usual one: it is read thoroughly."""
+    return document | {"data_base64": None}
+
+
+DOCUMENT = written(THING, JsonSerializer())
+PATHS: list[tuple[str | int, ...]] = [
+    *((name,) for name in DOCUMENT),
+    *(("data", name) for name in DOCUMENT["data"]),
+    ("data", "leaf", "name"),
+    ("data", "leaf", "weight"),
+    ("data", "leaves", 1),
+    ("data", "leaves", 0, "weight"),
+    ("data", "numbers", 1),
+]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "1.0", "thing.happened", "x", str(UUID(int=5)), "2024-05-01T12:00:00Z", "{}"]),
+    st.lists(st.integers() | st.text(max_size=2), max_size=2),
+    st.dictionaries(st.sampled_from(["name", "weight", "other"]), st.integers() | st.text(max_size=2)),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(PATHS), VALUES | st.just("left out")), min_size=1, max_size=3))
+def test_both_ways_come_to_the_same(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
+    """Whatever is changed in a document: the same event, or the same sentence about what is wrong."""
+    document = json.loads(json.dumps(DOCUMENT))
+    for (*way, last), value in changes:
+        place = document
+        try:
+            for step in way:
+                place = place[step]
+            if value == "left out":
+                del place[last]
+            else:
+                place[last] = value
+        except (KeyError, TypeError, IndexError):
+            continue  # an earlier change took it away
+    assert outcome(document) == outcome(thoroughly(document))
+
+
+def test_the_usual_document_is_read() -> None:
+    """Without any change both ways give the event that was written."""
+    assert outcome(DOCUMENT) == outcome(thoroughly(DOCUMENT)) == ("event", THING)
+
+
+class Reader:
+    """A serializer that knows ``Mark``, and counts how many it has read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.serializer = JsonSerializer(JsonOptions(max_depth=200))
+        self.serializer.converter.register_structure_hook(Mark, self._load)
+        self.serializer.converter.register_unstructure_hook(Mark, lambda mark: mark.text)
+
+    def _load(self, value: Any, _hint: Any) -> Mark:
+        self.read += 1
+        if not isinstance(value, str):
+            raise TypeError
+        return Mark(value)
+
+    def document(self, levels: int) -> dict[str, Any]:
+        """A document with so many trees, one inside of the other."""
+        tree = Tree(Mark("0"))
+        for level in range(1, levels):
+            tree = Tree(Mark(str(level)), (tree,))
+        return written(TreePlanted(aggregate_id=UUID(int=1), tree=tree), self.serializer)
+
+    def decode(self, document: dict[str, Any]) -> Any:
+        return self.serializer.decode(json.dumps(document).encode(), event_class=TreePlanted)
+
+
+def test_the_usual_document_is_read_once() -> None:
+    """No value of it is looked at a second time, also where classes contain themselves."""
+    reader = Reader()
+    tree = reader.decode(reader.document(40)).tree
+    assert reader.read == 40
+    for level in reversed(range(1, 40)):
+        assert tree.mark.text == str(level)
+        (tree,) = tree.inner
+
+
+def test_a_fault_deep_inside_is_looked_for_once() -> None:
+    """It takes twice the time of a good document at most, not twice the time for each level."""
+    reader = Reader()
+    document = reader.document(40)
+    deepest = document["data"]["tree"]
+    while deepest["inner"]:
+        (deepest,) = deepest["inner"]
+    deepest["mark"] = 7
+    with pytest.raises(DeserializationError, match=r"\.mark must be a Mark"):
+        reader.decode(document)
+    assert reader.read <= 2 * 40
+
+
+@pytest.mark.parametrize("kind", [int, str, Leaf, Score, Code])
+def test_hooks_of_the_application_are_asked(kind: Any) -> None:
+    """A hook that the application registers for a type counts, however usual the type is."""
+    asked: list[Any] = []
+    serializer = JsonSerializer()
+
+    def load(value: Any, _hint: Any) -> Any:
+        asked.append(value)
+        return {int: 9, str: "b", Leaf: Leaf("b"), Score: 9, Code: "b"}[kind]
+
+    if kind is Code:
+        serializer.converter.register_structure_hook_func(lambda hint: hint == Code, load)
+    else:
+        serializer.converter.register_structure_hook(kind, load)
+    body = serializer.encode(THING, topic="a.b.c", source="tests")
+    read = serializer.decode(body, event_class=ThingHappened)
+    changed: dict[Any, dict[str, Any]] = {
+        int: {
+            "count": 9,
+            "score": 9,
+            "numbers": [9, 9],
+            "leaf": Leaf("oak", 9),
+            "leaves": (Leaf("elm", 9), Leaf("ash", 9)),
+        },
+        str: {
+            "name": "b",
+            "code": "b",
+            "leaf": Leaf("b"),
+            "leaves": (Leaf("b", 2), Leaf("b")),
+        },
+        Leaf: {"leaf": Leaf("b"), "leaves": (Leaf("b"), Leaf("b"))},
+        Score: {"score": 9},
+        Code: {"code": "b"},
+    }
+    assert read == attrs.evolve(cast(Any, THING), **changed[kind])
+    assert asked
+
+
+def test_metadata_that_was_read_refuses_changes() -> None:
+    """As that of an event that was made."""
+    read = outcome(DOCUMENT)[1]
+    with pytest.raises(TypeError, match="immutable"):
+        read.metadata["trace"] = "8"
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 2000])
+@pytest.mark.parametrize("text", ["%d", " %d", "%d ", "\n%d\n"])
+def test_spaces_around_a_document_are_allowed(text: str, padding: str) -> None:
+    """JSON allows them; also in a document that is shorter than the longest number."""
+    document = json.dumps(DOCUMENT | {"padding": padding})
+    body = text.replace("%d", document).encode()
+    assert JsonSerializer().decode(body, event_class=ThingHappened) == THING
+
+
+@pytest.mark.parametrize("more", ["x", "{}", ",", '"'])
+def test_nothing_else_may_follow_a_document(more: str) -> None:
+    """What follows makes it no document, however short it is."""
+    body = (json.dumps(DOCUMENT) + more).encode()
+    with pytest.raises(DeserializationError, match="Extra data"):
+        JsonSerializer().decode(body, event_class=ThingHappened)
+
+
+# --- where the two ways might part ------------------------------------------------------------------------
+
+
+def read_both(serializer: JsonSerializer, document: dict[str, Any], cls: type[Event]) -> tuple[Any, Any]:
+    """What the usual document gives, and what the same gives when it is read thoroughly."""
+
+    def read(given: dict[str, Any]) -> Any:
+        try:
+            return serializer.decode(json.dumps(given).encode(), event_class=cls)
+        except DeserializationError as error:
+            return str(error)
+
+    return read(document), read(thoroughly(document))
+
+
+def test_what_is_wrapped_around_a_hook_is_asked() -> None:
+    """A hook that was made with ``functools.wraps`` looks like the one inside, and is another one."""
+    serializer = JsonSerializer()
+    inside = serializer.converter.get_structure_hook(str)
+
+    @functools.wraps(inside)
+    def stripped(value: Any, hint: Any) -> Any:
+        return inside(value, hint).strip()
+
+    serializer.converter.register_structure_hook(str, stripped)
+    document = DOCUMENT | {"data": DOCUMENT["data"] | {"name": " y "}}
+    quickly, other = read_both(serializer, document, ThingHappened)
+    assert quickly.name == other.name == "y"
+
+
+def test_a_hook_of_an_optional_type_gets_its_kinds_only() -> None:
+    """A hook that takes more than its type has in JSON is not asked, however the rest looks."""
+    serializer = JsonSerializer()
+    serializer.converter.register_structure_hook(Decimal, lambda value, _: Decimal(str(value)))
+
+    @event
+    class Priced(Event):
+        price: Decimal | None
+
+    document = written(Priced(aggregate_id=UUID(int=1), price=Decimal("1.5")), serializer)
+    assert read_both(serializer, document, Priced)[0].price == Decimal("1.5")
+    document["data"]["price"] = 1.5
+    quickly, other = read_both(serializer, document, Priced)
+    assert quickly == other
+    assert "price must be null or Decimal" in quickly
+
+
+def test_an_event_need_not_be_true() -> None:
+    """Nobody asks an event whether it is true."""
+
+    @event
+    class Empty(Event):
+        def __bool__(self) -> bool:
+            raise TypeError
+
+    document = written(Empty(aggregate_id=UUID(int=1)), JsonSerializer())
+    quickly, other = read_both(JsonSerializer(), document, Empty)
+    assert quickly == other
+    assert type(quickly) is Empty
+
+
+def test_metadata_with_a_default_of_its_own() -> None:
+    """A class may say which metadata its events have when none is given."""
+
+    @event
+    class Traced(Event):
+        metadata: Mapping[str, str] = attrs.field(factory=lambda: {"trace": "none"})
+
+    document = written(Traced(aggregate_id=UUID(int=1)), JsonSerializer())
+    del document["metadata"]
+    quickly, other = read_both(JsonSerializer(), document, Traced)
+    assert quickly.metadata == other.metadata == {"trace": "none"}
+
+
+@attrs.frozen
+class Optionals:
+    plain: int = 3
+    made: list[int] = attrs.field(factory=lambda: [1])
+    of_others: int = attrs.field(default=attrs.Factory(lambda made: made.plain + 1, takes_self=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionalsToo:
+    plain: int = 3
+    made: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+
+@pytest.mark.parametrize("cls", [Optionals, OptionalsToo])
+@pytest.mark.parametrize("left_out", [["plain"], ["made"], ["of_others"], ["plain", "made", "of_others"]])
+def test_fields_that_are_left_out(cls: Any, left_out: list[str]) -> None:
+    """They get their defaults, each value one of its own, as when the constructor is called without them."""
+    kept = {"plain": 7, "made": [7], "of_others": 7}
+    if cls is OptionalsToo:
+        del kept["of_others"]
+    given = {name: value for name, value in kept.items() if name not in left_out}
+    Held: Any = event(type("Held", (Event,), {"__annotations__": {"value": cls}, "__module__": __name__}))
+    document = written(Held(aggregate_id=UUID(int=1), value=cls()), JsonSerializer())
+    document["data"]["value"] = given
+    serializer = JsonSerializer()
+    quickly, other = read_both(serializer, document, Held)
+    assert quickly == other
+    assert quickly.value == cls(**given)
+    if "made" in left_out:
+        assert read_both(serializer, document, Held)[0].value.made is not quickly.value.made
+
+
+@attrs.frozen
+class Doubled:
+    plain: int
+    twice: int = 0
+
+    def __init__(self, plain: int, twice: int | None = None) -> None:
+        self.__attrs_init__(plain, 2 * plain if twice is None else twice)  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass
+class DoubledToo:
+    plain: int
+    twice: int = 0
+
+    def __init__(self, plain: int, twice: int | None = None) -> None:
+        self.plain = plain
+        self.twice = 2 * plain if twice is None else twice
+
+
+@pytest.mark.parametrize("cls", [Doubled, DoubledToo])
+def test_constructors_with_defaults_of_their_own(cls: Any) -> None:
+    """An argument that is left out is left to the constructor, where somebody wrote it."""
+    Held: Any = event(type("Held", (Event,), {"__annotations__": {"value": cls}, "__module__": __name__}))
+    document = written(Held(aggregate_id=UUID(int=1), value=cls(3)), JsonSerializer())
+    assert document["data"] == {"value": {"plain": 3, "twice": 6}}
+    del document["data"]["value"]["twice"]
+    for read in read_both(JsonSerializer(), document, Held):
+        assert (read.value.plain, read.value.twice) == (3, 6)
+
+
+def test_names_that_are_no_identifiers() -> None:
+    """A field may have a name that Python itself uses."""
+    plain: Any = {"eq": False, "order": False, "unsafe_hash": False, "repr": False}
+    fields = {"from": attrs.field(type=str, alias="from_")}
+    Route: Any = attrs.make_class("Route", fields, frozen=True, **plain)
+    Routed: Any = event(
+        type("Routed", (Event,), {"__annotations__": {"route": Route}, "__module__": __name__})
+    )
+    document = written(Routed(aggregate_id=UUID(int=1), route=Route(from_="x")), JsonSerializer())
+    assert document["data"] == {"route": {"from_": "x"}}
+    for read in read_both(JsonSerializer(), document, Routed):
+        assert getattr(read.route, "from") == "x"
+
+
+def test_threads_that_need_the_same_class_at_once() -> None:
+    """What one thread has compiled in part is nothing that another one uses."""
+    serializer = JsonSerializer()
+    half_way, go_on = threading.Event(), threading.Event()
+
+    def load_slowly(_hint: Any) -> Any:
+        half_way.set()
+        assert go_on.wait(20)
+        return lambda value, _: Mark(value)
+
+    serializer.converter.register_structure_hook_factory(lambda hint: hint is Mark, load_slowly)
+    serializer.converter.register_unstructure_hook(Mark, lambda mark: mark.text)
+    both = {"__module__": __name__}
+    First: Any = event(type("First", (Event,), {"__annotations__": {"parts": Parts}, **both}))
+    Second: Any = event(type("Second", (Event,), {"__annotations__": {"parts": Parts}, **both}))
+    first = threading.Thread(target=serializer.check, args=(First,))
+    first.start()
+    assert half_way.wait(20)
+    texts: list[dict[str, Any]] = []
+    made = Second(aggregate_id=UUID(int=1), parts=Parts("x", Mark("y"), "z"))
+    second = threading.Thread(target=lambda: texts.append(written(made, serializer)))
+    second.start()
+    second.join(0.05)  # it must not get far: there is nothing that it could use yet
+    go_on.set()
+    first.join()
+    second.join()
+    assert texts[0]["data"] == {"parts": {"first": "x", "mark": "y", "last": "z"}}
+    read: Any = serializer.decode(json.dumps(texts[0]).encode(), event_class=Second)
+    assert (read.parts.first, read.parts.mark.text, read.parts.last) == ("x", "y", "z")
