@@ -27,12 +27,12 @@ from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
 from bus_core.bus.bus import Bus
 from bus_core.bus.dead_letters import DeadLetters
 from bus_core.bus.health import HealthReport
-from bus_core.bus.subscribe_options import Subscription
+from bus_core.bus.subscriptions import Subscription
 from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
 from bus_core.config.bus_config import BusConfig, load_config
 from bus_core.config.settings import DURATION, SECRET
 from bus_core.dispatch.decisions import AttemptFailure
-from bus_core.dispatch.engine import Abandoned, DrainReport
+from bus_core.dispatch.reports import Abandoned, DrainReport
 from bus_core.errors import (
     AdapterError,
     BufferFull,

@@ -12,11 +12,11 @@ from bus_core.bus.parts import BusParts
 from bus_core.bus.sync import SyncBus
 from bus_core.config.bus_config import BusConfig, PluginChoice, read_choice, read_config
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.decisions import describe_error
 from bus_core.errors import BusError, ConfigError, PluginError
 from bus_core.events.topics import TopicRegistry
 from bus_core.plugins.discovery import NamedRegistry, Offer, Plugins, discover
 from bus_core.runtime.clock import Clock, SystemClock
+from bus_core.runtime.error_text import describe_error
 
 __all__ = ["check_config", "open_bus", "open_sync_bus"]
 

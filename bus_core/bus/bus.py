@@ -30,17 +30,19 @@ from bus_core.bus.health import HealthReport, run_probes
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts, close_each
 from bus_core.bus.publishing import Outbound
-from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions, Subscription
-from bus_core.bus.subscriptions import Roster
+from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions
+from bus_core.bus.subscriptions import Roster, Subscription
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.decisions import AttemptFailure
-from bus_core.dispatch.engine import DrainReport, Engine
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Delivery
 from bus_core.events.topics import Topic
 from bus_core.runtime.timeouts import call_within
-from bus_core.transport.carrier import Carrier, InProcessCarrier
+from bus_core.transport.carrier import Carrier
+from bus_core.transport.in_process import InProcessCarrier
 from bus_core.transport.remote import RemoteCarrier
 
 __all__ = ["NOTHING_TO_DRAIN", "Bus"]

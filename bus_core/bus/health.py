@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 from bus_core.abc import CheckResult, EngineState, HealthProbe, HealthStatus
-from bus_core.dispatch.decisions import describe_error
 from bus_core.errors import UnhealthyError
 from bus_core.events.primitives import FrozenMapping
 from bus_core.runtime.clock import Clock, expiry
+from bus_core.runtime.error_text import describe_error
 
 __all__ = ["HealthReport", "run_probes"]
 

@@ -11,11 +11,11 @@ import attrs
 
 from bus_core.abc import AnyAdapter, HealthProbe, Middleware, RetryPolicy
 from bus_core.config.bus_config import BusConfig
+from bus_core.dispatch.codec import Codec
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import TopicRegistry
 from bus_core.plugins.discovery import Plugins
 from bus_core.runtime.clock import Clock
-from bus_core.transport.carrier import Codec
 
 __all__ = ["BusParts", "close_each"]
 

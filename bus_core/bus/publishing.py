@@ -27,7 +27,8 @@ from bus_core.errors import InvalidTopic, PublishFailed, PublishUncertain, Unsup
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Envelope
 from bus_core.events.topics import Topic
-from bus_core.transport.carrier import Carrier, may_wait
+from bus_core.transport.carrier import Carrier
+from bus_core.transport.in_process import may_wait
 from bus_core.transport.routes import Route, Routes
 
 __all__ = ["Outbound"]

@@ -1,4 +1,4 @@
-"""What ``Bus.subscribe`` returns, and what it accepts: the user's side of a lane."""
+"""The options of ``Bus.subscribe``, and the checks of them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, overload
 
 import attrs
 
-from bus_core.abc import RetryPolicy, Seconds, SubscriptionState
+from bus_core.abc import RetryPolicy, Seconds
 from bus_core.errors import InvalidHandler
 from bus_core.events.base import Event
 from bus_core.events.messages import Delivery
 
-if TYPE_CHECKING:
-    from bus_core.bus.subscriptions import Roster
-    from bus_core.dispatch.lane import Lane
-
-__all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "Subscription", "default_name"]
+__all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "default_name"]
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -49,102 +45,6 @@ class SubscribeDecorator(Protocol[E]):
     def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
     @overload
     def __call__(self, handler: Callable[[E, Delivery], R], /) -> Callable[[E, Delivery], R]: ...
-
-
-class Subscription:
-    """A handler bound to a topic or a pattern under a name."""
-
-    __slots__ = ("_lane", "_roster")
-
-    def __init__(self, roster: Roster, lane: Lane) -> None:
-        self._roster = roster
-        self._lane = lane
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self.name!r} to {self.topic!r}>"
-
-    @property
-    def name(self) -> str:
-        """The name, unique among the subscriptions of overlapping topics."""
-        return self._lane.spec.name
-
-    @property
-    def topic(self) -> str:
-        """The topic's name, or the pattern."""
-        return self._lane.spec.topic
-
-    @property
-    def group(self) -> str:
-        """What its instances share: the name, prefixed by the service."""
-        return self._lane.spec.group
-
-    @property
-    def mode(self) -> Literal["group", "broadcast"]:
-        """Whether instances compete for events, or each gets all."""
-        return self._lane.spec.mode
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the events of one key are handled one after the other."""
-        return self._lane.spec.ordered
-
-    @property
-    def start(self) -> Literal["earliest", "latest"] | None:
-        """Where it begins on an adapter that retains events."""
-        return self._lane.spec.start
-
-    @property
-    def concurrency(self) -> int | None:
-        """How many of its handlers may run at once; None when only the workers bound them."""
-        return self._lane.concurrency
-
-    @property
-    def timeout(self) -> float | None:
-        """How many seconds one attempt may take; None without a bound."""
-        return self._lane.timeout
-
-    @property
-    def give_up_on(self) -> tuple[type[BaseException], ...]:
-        """The errors that are not retried."""
-        return self._lane.give_up_on
-
-    def retry_for(self, topic: str) -> RetryPolicy:
-        """The policy for events of that topic."""
-        return self._lane.policy_for(topic)
-
-    @property
-    def handler(self) -> Callable[..., Any]:
-        """What was subscribed."""
-        return self._lane.handler
-
-    @property
-    def state(self) -> SubscriptionState:
-        """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values."""
-        return self._roster.state_of(self._lane)
-
-    async def ready(self) -> None:
-        """Returns when the subscription is open on the adapter. Raises ``BusNotStarted`` or ``BusClosed``."""
-        await self._roster.ready(self._lane)
-
-    def pause(self) -> None:
-        """Begins no further handler until ``resume``; events go on being accepted and held.
-
-        Raises ``UnknownSubscription`` after ``unsubscribe``.
-        """
-        self._roster.set_paused(self._lane, paused=True)
-
-    def resume(self) -> None:
-        """Undoes ``pause``; harmless when the subscription is not paused."""
-        self._roster.set_paused(self._lane, paused=False)
-
-    async def unsubscribe(self) -> None:
-        """Takes no further event, and returns when those that were accepted are settled.
-
-        Called from inside a handler it returns at once: waiting would be waiting for itself. A paused
-        subscription is resumed for what it holds. On a durable adapter the group stays. Harmless when
-        it is called again.
-        """
-        await self._roster.leave(self._lane)
 
 
 def default_name(qualified_name: str, taken: Callable[[str], bool]) -> str:

@@ -14,9 +14,10 @@ from bus_core.bus.after_commit import raise_failures
 from bus_core.bus.arguments import as_seconds
 from bus_core.bus.bus import NOTHING_TO_DRAIN, Bus
 from bus_core.bus.health import HealthReport
-from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions, Subscription
+from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions
+from bus_core.bus.subscriptions import Subscription
 from bus_core.config.bus_config import BusConfig
-from bus_core.dispatch.engine import DrainReport
+from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
 from bus_core.events.messages import DeadLetter, DeadLetterFilter, Delivery

@@ -11,8 +11,9 @@ import attrs
 from bus_core.abc import RetryPolicy
 from bus_core.errors import PermanentError, Postpone, RetryLater
 from bus_core.events.base import Event
+from bus_core.runtime.error_text import describe_error
 
-__all__ = ["AttemptFailure", "Decision", "decide", "describe_error", "place_of"]
+__all__ = ["AttemptFailure", "Decision", "decide"]
 
 
 @attrs.frozen
@@ -83,25 +84,3 @@ def _asked_delay(error: Postpone | RetryLater) -> float | None:
     """What the handler asked for; None when a subclass never said it, so that the policy has to."""
     after: object = getattr(error, "after", None)
     return float(after) if isinstance(after, int | float) and 0 <= after <= sys.float_info.max else None
-
-
-def describe_error(error: BaseException, limit: int = 2000) -> str:
-    """``"Type: message"`` for a person, bounded in length; survives errors whose ``str`` raises."""
-    name = type(error).__name__
-    try:
-        text = str(error).encode("utf-8", "backslashreplace").decode()
-    except BaseException:  # a hostile __str__ must not take the worker down
-        text = "<its text cannot be shown>"
-    described = f"{name}: {text}" if text else name
-    return described if len(described) <= limit else described[: limit - 3] + "..."
-
-
-def place_of(error: BaseException) -> str:
-    """Where an error was raised, as ``file:line``: what a log may say of it besides its class.
-
-    Neither its text nor what led to it may be logged: both may be personal.
-    """
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"

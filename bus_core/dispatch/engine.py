@@ -22,16 +22,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, cast
-
-import attrs
+from typing import cast
 
 from bus_core.abc import EngineState, SubscriptionState
+from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import AttemptFailure
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.retries import EventCodec, FollowUp
-from bus_core.dispatch.units import DrainMark, Entry, Job, Past, Port, Unit, unit_of
+from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
+from bus_core.dispatch.retries import FollowUp
+from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Port, Unit, unit_of
 from bus_core.dispatch.workers import Worker, WorkerPool, current_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
@@ -39,34 +39,9 @@ from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
 from bus_core.runtime.clock import Clock, expiry
 from bus_core.runtime.threads import ThreadPool
 
-__all__ = ["Abandoned", "DrainReport", "Engine", "abandoned", "current_engine"]
+__all__ = ["Engine", "current_engine"]
 
 logger = logging.getLogger("promenade.bus")
-
-
-State = Literal["queued", "running", "waiting for retry", "settling"]
-
-
-@attrs.frozen
-class Abandoned:
-    """An event that was accepted but not settled when the bus was closed.
-
-    ``settling``: it was handled, or is dead, but the adapter could not be told in time.
-    """
-
-    topic: str
-    subscription: str
-    event_id: str
-    state: State
-
-
-@attrs.frozen
-class DrainReport:
-    """What closing the bus came to. ``seconds`` is how long it took."""
-
-    completed: bool
-    abandoned: tuple[Abandoned, ...]
-    seconds: float
 
 
 def current_engine() -> Engine | None:
@@ -75,26 +50,7 @@ def current_engine() -> Engine | None:
     return None if worker is None or worker.current is None else cast(Engine, worker.pool.inside)
 
 
-_Left = tuple[Lane, Event | Job, State]
-"""What is left when the engine gives up: for which lane, and how far it had come."""
-
-
-def abandoned(left: _Left) -> Abandoned:
-    """What is reported, after it was logged."""
-    lane, payload, state = left
-    topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
-    item = Abandoned(topic, lane.spec.name, str(payload.event_id), state)
-    logger.error(
-        "abandoned at shutdown: topic=%s subscription=%s event_id=%s state=%s",
-        item.topic,
-        item.subscription,
-        item.event_id,
-        item.state,
-    )
-    return item
-
-
-def _released(worker: Worker, left: _Left, stubborn: Collection[Worker]) -> bool:
+def _released(worker: Worker, left: Left, stubborn: Collection[Worker]) -> bool:
     """Gives back what a cancelled worker was at. What runs on, as a thread does, must not run twice."""
     lane, job, _ = left
     return (
@@ -111,7 +67,7 @@ class Engine:
     def __init__(
         self,
         *,
-        codec: EventCodec,
+        codec: Codec,
         clock: Clock,
         worker_pool_size: int,
         buffer_size: int,
@@ -235,7 +191,7 @@ class Engine:
         if self.buffer.asleep:
             self._pool.rouse()
 
-    def push_all(self, lane: Lane, jobs: Sequence[Job]) -> None:
+    def push_all(self, lane: JobLane, jobs: Sequence[Job]) -> None:
         """Puts jobs of one lane into the queue of the workers."""
         self.buffer.append_jobs(lane.job_port, jobs)
         if self.buffer.asleep:
@@ -274,7 +230,7 @@ class Engine:
         assert job.message is not None, "a job without an event has a message"
         return self._codec.decode(job.message)
 
-    def take_back(self, lane: Lane) -> list[Job]:
+    def take_back(self, lane: JobLane) -> list[Job]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs."""
         jobs: list[Job] = []
         kept: list[Entry] = []
@@ -295,7 +251,7 @@ class Engine:
         self.buffer.put_back(kept)
         return jobs
 
-    def adopt_running(self, lane: Lane) -> None:
+    def adopt_running(self, lane: JobLane) -> None:
         """Makes jobs of what the workers are running of a lane without one."""
         self._pool.adopt_running(lane)
 
@@ -366,13 +322,13 @@ class Engine:
                 logger.critical("%d events are neither settled nor to be found", self.buffer.unsettled)
                 return
 
-    def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[_Left], list[tuple[Worker, _Left]]]:
+    def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Left], list[tuple[Worker, Left]]]:
         """Takes everything out of queue and timers: what is abandoned, and what may be given back later."""
-        left: list[_Left] = []
-        cancelled: list[tuple[Worker, _Left]] = []
+        left: list[Left] = []
+        cancelled: list[tuple[Worker, Left]] = []
         for worker, (port, payload, counter) in self._pool.abandon():
             # An event that was taken for a job while it ran is known by that job.
-            running: _Left = (port.lane, counter if isinstance(counter, Job) else payload, "running")
+            running: Left = (port.lane, counter if isinstance(counter, Job) else payload, "running")
             if port.lane.settler.releases:
                 cancelled.append((worker, running))
             else:

@@ -8,32 +8,48 @@ of its jobs come to an end.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.dispatch.handlers import HandlerShape
-from bus_core.dispatch.middleware import compose
-from bus_core.dispatch.settling import Settler
-from bus_core.dispatch.units import Job, Port
-from bus_core.errors import HandlerTimeout, PermanentError
+from bus_core.dispatch.invocation import Invocation, InvocationHost
+from bus_core.dispatch.units import Job, JobLane, Port, Settler
 from bus_core.events.base import Event
-from bus_core.events.messages import DeadLetter, Delivery, Envelope, Message
+from bus_core.events.messages import DeadLetter, Message
 from bus_core.events.topics import is_pattern
-from bus_core.runtime.timeouts import call_within, run_with_timeout
 
-if TYPE_CHECKING:
-    from bus_core.dispatch.engine import Engine
+__all__ = ["Lane", "LaneHost"]
 
-__all__ = ["Lane"]
+
+class LaneHost(InvocationHost, Protocol):
+    """The engine as a lane knows it; implemented by ``bus_core.dispatch.engine.Engine``."""
+
+    def push(self, job: Job) -> None:
+        """Puts a job into the queue of the workers."""
+        ...
+
+    def push_all(self, lane: JobLane, jobs: Sequence[Job]) -> None:
+        """Puts jobs of one lane into the queue of the workers."""
+        ...
+
+    def take_back(self, lane: JobLane) -> list[Job]:
+        """Removes the entries of a lane from the queue, in order, and returns them as jobs."""
+        ...
+
+    def adopt_running(self, lane: JobLane) -> None:
+        """Makes jobs of what the workers are running of a lane without one."""
+        ...
+
+    def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
+        """Accepts a dead letter for its own lane again."""
+        ...
 
 
 class Lane:
-    """Implements ``bus_core.abc.Inlet``; see there for ``spec`` and ``redeliver``.
+    """Implements ``bus_core.abc.Inlet`` and ``JobLane``; see there for ``spec`` and ``redeliver``.
 
     ``settler`` is set when the lane is attached to an adapter, before it gets anything.
     """
@@ -43,13 +59,12 @@ class Lane:
     __slots__ = (
         "_active",
         "_backlog",
-        "_chain",
         "_engine",
         "_held",
         "_held_back",
+        "_invocation",
         "_left",
-        "_shape",
-        "_where",
+        "_policy_for",
         "behind",
         "concurrency",
         "dead_lettered",
@@ -59,12 +74,10 @@ class Lane:
         "job_port",
         "late",
         "paused",
-        "policy_for",
         "port",
         "redriven",
         "retried",
         "settler",
-        "skipped",
         "spec",
         "timeout",
         "waiting",
@@ -72,7 +85,7 @@ class Lane:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LaneHost,
         spec: SubscriptionSpec,
         handler: Callable[..., Any],
         shape: HandlerShape,
@@ -87,13 +100,13 @@ class Lane:
         self._engine = engine
         self.spec = spec
         self.handler = handler
-        self._shape = shape
-        self.policy_for = policy_for
+        self._policy_for = policy_for
         self.give_up_on = give_up_on
         self.timeout = timeout
         self.concurrency = concurrency
-        self._where = where
-        self._chain = compose(middleware, self._call)
+        self._invocation = Invocation(
+            engine, spec.name, handler, shape, middleware=middleware, timeout=timeout, where=where
+        )
         takes_event_only = (
             shape.is_async
             and not shape.takes_delivery
@@ -103,7 +116,7 @@ class Lane:
         )
         is_free = concurrency is None and not spec.ordered and not is_pattern(spec.topic)
         self.port = Port(self, handler) if takes_event_only and is_free else None
-        self.job_port = Port(self, self._run_plain if takes_event_only else self.run)
+        self.job_port = Port(self, self._invocation.run_plain if takes_event_only else self._invocation.run)
         self.paused = False
         self._active = 0
         self._backlog: deque[Job] = deque()
@@ -112,7 +125,6 @@ class Lane:
         self._left: asyncio.Future[None] | None = None
         self.waiting = 0  # for a retry that is not due
         self.behind = 0  # another event of their key
-        self.skipped = 0
         self.late = 0
         self.failed_attempts = 0
         self.retried = 0
@@ -120,25 +132,29 @@ class Lane:
         self.redriven = 0
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> LaneHost:
         """The engine whose workers run this lane's handler."""
         return self._engine
 
     def instrument(self, middleware: Middleware) -> None:
         """Puts one more middleware around the others. Only while nothing has been accepted."""
-        self._chain = middleware(self._chain)
+        self._invocation.instrument(middleware)
         self.port = None
-        self.job_port = Port(self, self.run)
+        self.job_port = Port(self, self._invocation.run)
 
     @property
     def direct(self) -> Port | None:
         """The port for events as they are, when the handler takes them and nothing restricts the lane."""
         return None if self.paused else self.port
 
+    def policy_for(self, topic: str, /) -> RetryPolicy:
+        """The retry policy for events of a topic."""
+        return self._policy_for(topic)
+
     @property
     def runs_in_threads(self) -> bool:
         """Whether the handler is a synchronous one, which cannot be cancelled."""
-        return not self._shape.is_async
+        return self._invocation.in_thread
 
     # --- what may run now -----------------------------------------------------------------------------------
 
@@ -288,78 +304,6 @@ class Lane:
         """Every job that waits in this lane for its turn."""
         return [*self._backlog, *(job for held in self._held.values() for job in held or ())]
 
-    # --- one attempt ----------------------------------------------------------------------------------------
-
-    def _event_of(self, job: Job) -> Event:
-        """What is to be handled; raises when it must not be, or cannot be decoded."""
-        if job.doomed is not None:
-            raise PermanentError(job.doomed)
-        if job.event is None:
-            job.event = self._engine.decode(job)
-        return job.event
-
-    def _run_plain(self, job: Job) -> Awaitable[Any]:
-        """Like ``run``, where nobody asks for more than the event: a third of what an attempt costs."""
-        awaitable: Awaitable[Any] = self.handler(self._event_of(job))
-        return awaitable
-
-    async def run(self, job: Job) -> None:
-        """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
-        event = self._event_of(job)
-        if self._where is not None and not self._where(event):
-            self.skipped += 1
-            return
-        delivery = Delivery(
-            topic=job.topic,
-            subscription=self.spec.name,
-            message_id=str(event.event_id),
-            attempt=job.attempt,
-            redelivered=job.redelivered,
-            published_at=job.accepted_at,
-            headers=job.headers,
-        )
-        await self._chain(Envelope(job.topic, event, dict(job.headers), delivery))
-
-    async def _call(self, envelope: Envelope) -> None:
-        arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)
-        if not self._shape.is_async:
-            await self._call_in_thread(partial(self.handler, *arguments))
-        elif self.timeout is None:
-            await self.handler(*arguments)
-        else:
-            await run_with_timeout(
-                self._engine.clock, self.timeout, self.spec.name, partial(self.handler, *arguments)
-            )
-
-    async def _call_in_thread(self, call: Callable[[], Any]) -> None:
-        clock = self._engine.clock
-        began = clock.monotonic()
-        future = self._engine.threads.submit(call)
-        cancellation: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.wait((future,))
-            except asyncio.CancelledError as cancelled:
-                if self._engine.abandoning or self._engine.torn_down:
-                    raise
-                cancellation = cancelled  # a thread cannot be cancelled: its worker is kept until it returns
-        if cancellation is not None:
-            raise cancellation
-        result, error = future.result()
-        if error is not None:
-            raise error
-        if inspect.isawaitable(result):  # a synchronous function that returned a coroutine
-            if self.timeout is None:
-                await result
-            else:
-                rest = max(0.0, self.timeout - (clock.monotonic() - began))
-                await call_within(
-                    clock, rest, partial(HandlerTimeout, self.spec.name, self.timeout), lambda: result
-                )
-        if self.timeout is not None and clock.monotonic() - began > self.timeout:
-            # The failure is recorded now that the thread has returned.
-            raise HandlerTimeout(self.spec.name, self.timeout)
-
     # --- the Inlet protocol and reports ---------------------------------------------------------------------
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
@@ -373,7 +317,7 @@ class Lane:
         ``plain`` is how many of its entries have no counter and are not handled yet: all others that were
         accepted like this, and stayed so, are handled.
         """
-        handled = self.job_port.handled - self.skipped
+        handled = self.job_port.handled - self._invocation.skipped
         if self.port is not None:
             handled += self.port.handled + self.port.accepted - self.port.apart - plain
         return SubscriptionState(
@@ -384,7 +328,7 @@ class Lane:
             running=running,
             waiting_retries=self.waiting,
             handled=handled,
-            skipped=self.skipped,
+            skipped=self._invocation.skipped,
             failed_attempts=self.failed_attempts,
             retried=self.retried,
             dead_lettered=self.dead_lettered,

@@ -5,42 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 from uuid import UUID
 
-from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, describe_error, place_of
-from bus_core.dispatch.lane import Lane
-from bus_core.dispatch.units import Job
-from bus_core.events.base import Event
-from bus_core.events.messages import Attempt, DeadLetter, Message
+from bus_core.dispatch.codec import Codec
+from bus_core.dispatch.decisions import AttemptFailure, Decision, decide
+from bus_core.dispatch.units import Job, JobLane
+from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
 from bus_core.runtime.clock import Clock, TimerHandle
+from bus_core.runtime.error_text import describe_error, place_of
 
-__all__ = ["EventCodec", "FollowUp"]
+__all__ = ["FollowUp"]
 
 logger = logging.getLogger("promenade.bus")
-
-
-class EventCodec(Protocol):
-    """What the engine needs of ``bus_core.dispatch.codec.Codec``."""
-
-    def encode_named(self, topic: str, event: Event) -> Message:
-        """The event as a message of the topic."""
-        ...
-
-    def decode(self, message: Message) -> Event:
-        """The event of a message."""
-        ...
-
-    def key_of(self, topic: str, event: Event) -> str:
-        """The ordering key of an event."""
-        ...
 
 
 class FollowUp:
     """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
 
-    def __init__(self, *, codec: EventCodec, clock: Clock, finish: Callable[[Job], None]) -> None:
+    def __init__(self, *, codec: Codec, clock: Clock, finish: Callable[[Job], None]) -> None:
         self._codec = codec
         self._clock = clock
         self._finish = finish
@@ -132,7 +115,7 @@ class FollowUp:
             job.lane.retried += 1
         job.lane.resume_job(job)
 
-    def of_lane(self, lane: Lane) -> list[Job]:
+    def of_lane(self, lane: JobLane) -> list[Job]:
         """The jobs of a lane whose retry is not due yet."""
         return [job for job in self._waiting if job.lane is lane]
 

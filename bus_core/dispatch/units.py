@@ -6,19 +6,15 @@ An event for one plain handler has none of them: it waits in the queue as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
-from bus_core.events.messages import Attempt, Message
+from bus_core.events.messages import Attempt, DeadLetter, Message
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from bus_core.dispatch.lane import Lane
-
-__all__ = ["DrainMark", "Entry", "Job", "Past", "Port", "Unit", "unit_of"]
+__all__ = ["DrainMark", "Entry", "Job", "JobLane", "Past", "Port", "Settler", "Unit", "unit_of"]
 
 
 class DrainMark:
@@ -85,6 +81,90 @@ class Past:
 _NO_PAST = Past()
 
 
+class Settler(Protocol):
+    """The way back of the jobs of one lane. Each job comes to exactly one end; nothing here waits."""
+
+    @property
+    def releases(self) -> bool:
+        """Whether what is not settled can be given back, for another process or a later one."""
+        ...
+
+    @property
+    def settling(self) -> Sequence[Job]:
+        """The jobs of which is decided what becomes of them, while that is not carried out yet."""
+        ...
+
+    def acknowledge(self, job: Job) -> None:
+        """It was handled."""
+        ...
+
+    def bury(self, job: Job, letter: DeadLetter) -> None:
+        """It is dead; when this raises, the letter is lost and nothing has been done."""
+        ...
+
+    def keeps(self, job: Job, delay: float) -> bool:
+        """Whether the engine keeps a job until its retry is due; False when the settler has taken it."""
+        ...
+
+    def release(self, job: Job) -> bool:
+        """Gives a job back that was not handled to its end; False where that cannot be done."""
+        ...
+
+    def drop(self, job: Job) -> bool:
+        """What follows for a job could not be found out. Returns whether it is lost by that."""
+        ...
+
+
+class JobLane(Inlet, Protocol):
+    """A lane as its jobs know it: ``bus_core.dispatch.lane.Lane``, for those below it."""
+
+    def policy_for(self, topic: str, /) -> RetryPolicy:
+        """The retry policy for events of a topic."""
+        ...
+
+    @property
+    def give_up_on(self) -> tuple[type[BaseException], ...]:
+        """The errors that are not retried."""
+        ...
+
+    @property
+    def settler(self) -> Settler:
+        """The way back of its jobs."""
+        ...
+
+    @property
+    def port(self) -> Port | None:
+        """The port for events that have no job; None when each event needs one."""
+        ...
+
+    @property
+    def job_port(self) -> Port:
+        """The port for jobs."""
+        ...
+
+    @property
+    def runs_in_threads(self) -> bool:
+        """Whether the handler is a synchronous one, which cannot be cancelled."""
+        ...
+
+    waiting: int
+    failed_attempts: int
+    retried: int
+    dead_lettered: int
+
+    def adopted(self) -> None:
+        """Counts an entry without a job that has become one."""
+        ...
+
+    def step_done(self, job: Job, *, settled: bool) -> None:
+        """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
+        ...
+
+    def resume_job(self, job: Job) -> None:
+        """Takes a job back whose retry is due."""
+        ...
+
+
 class Job:
     """What is known of one message on its way to one subscription, beyond the event itself.
 
@@ -95,7 +175,7 @@ class Job:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: JobLane,
         topic: str,
         unit: Unit | None,
         accepted_at: datetime,
@@ -192,7 +272,7 @@ class Port:
     __slots__ = ("accepted", "apart", "call", "handled", "lane", "ports", "reported")
 
     def __init__(
-        self, lane: Lane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
+        self, lane: JobLane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
     ) -> None:
         self.lane = lane
         self.call = call

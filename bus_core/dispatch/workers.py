@@ -9,19 +9,15 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextvars import Context, ContextVar
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING
 
 from bus_core.dispatch.batches import Burst
-from bus_core.dispatch.decisions import place_of
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.units import Entry, Job, Port, Unit
+from bus_core.dispatch.units import Entry, Job, JobLane, Port, Unit
 from bus_core.errors import WrongEventLoop
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS
 from bus_core.runtime.clock import Clock, lease_clock
-
-if TYPE_CHECKING:
-    from bus_core.dispatch.lane import Lane
+from bus_core.runtime.error_text import place_of
 
 __all__ = ["Worker", "WorkerPool", "current_worker"]
 
@@ -103,7 +99,7 @@ class Worker:
         return self.entry
 
     @property
-    def lane(self) -> Lane | None:
+    def lane(self) -> JobLane | None:
         """The lane whose handler is running; None when none is."""
         current = self.current
         return None if current is None else (self.port or current[0]).lane
@@ -424,7 +420,7 @@ class WorkerPool:
             else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
         )
 
-    def adopt_running(self, lane: Lane) -> None:
+    def adopt_running(self, lane: JobLane) -> None:
         """Makes jobs of the entries of a lane that are running without one."""
         if lane.port is None:
             return  # all of its entries are jobs
@@ -433,7 +429,7 @@ class WorkerPool:
             if current is not None and lane.port in (worker.port, current[0]):
                 self._as_job(worker)
 
-    def as_job(self, lane: Lane, payload: Event | Job, unit: Unit) -> Job:
+    def as_job(self, lane: JobLane, payload: Event | Job, unit: Unit) -> Job:
         assert not isinstance(payload, Job), "a job is a job already"
         lane.adopted()
         return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=NO_HEADERS)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from bus_core.dispatch.decisions import place_of
+from bus_core.runtime.error_text import place_of
 
 __all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "grown", "raised_by_itself"]
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from bus_core.dispatch.decisions import place_of
+from bus_core.runtime.error_text import place_of
 
 __all__ = ["LoopThread", "LoopThreadEnded"]
 

@@ -1,32 +1,18 @@
-"""How events get from ``publish`` to the lanes: the bus's view of an adapter, and the one in the process."""
+"""The bus's view of an adapter: one carrier joins the engine and the adapter, from start to close."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from bus_core.abc import HealthStatus, InProcessAdapter
-from bus_core.dispatch.engine import DrainReport, Engine
+from bus_core.abc import HealthStatus
 from bus_core.dispatch.lane import Lane
-from bus_core.dispatch.retries import EventCodec
-from bus_core.dispatch.settling import LocalSettler
-from bus_core.errors import BufferFull, BusClosed
+from bus_core.dispatch.reports import DrainReport
 from bus_core.events.base import Event
-from bus_core.events.messages import Message
-from bus_core.events.topics import Topic
 from bus_core.transport.routes import Route
 
-__all__ = ["Carrier", "Codec", "InProcessCarrier", "may_wait"]
-
-
-class Codec(EventCodec, Protocol):
-    """What carriers need of ``bus_core.dispatch.codec.Codec``."""
-
-    def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
-        """The event as a message."""
-        ...
+__all__ = ["Carrier"]
 
 
 class Carrier(Protocol):
@@ -87,113 +73,3 @@ class Carrier(Protocol):
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Stops the lanes and the engine within ``timeout`` seconds, and reports what was abandoned."""
         ...
-
-
-may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
-"""Whether the publish that is under way may wait for room; a chain of middleware lies in between."""
-
-
-class InProcessCarrier:
-    """Implements ``Carrier`` for an adapter in the process: what is published is queued at once.
-
-    ``changed`` is called when a route may have become another one. ``check_accepting`` raises when the
-    bus takes no events any more: an event may have waited for room meanwhile.
-    """
-
-    problem = None
-
-    def __init__(
-        self,
-        adapter: InProcessAdapter,
-        engine: Engine,
-        codec: Codec,
-        *,
-        direct: bool,
-        changed: Callable[[], None],
-        check_accepting: Callable[[], None],
-    ) -> None:
-        self.encodes = adapter.serialize
-        self._adapter = adapter
-        self._engine = engine
-        self._codec = codec
-        self._direct = direct and not adapter.serialize
-        self._changed = changed
-        self._check_accepting = check_accepting
-        self._generation = 0
-        self._settler = LocalSettler(adapter, engine.finish)
-        adapter.watch(self._routes_changed)
-
-    def _routes_changed(self) -> None:
-        self._generation += 1
-        self._changed()
-
-    def attach(self, lane: Lane) -> None:
-        lane.settler = self._settler
-        self._adapter.attach(lane)
-
-    def detach(self, lane: Lane) -> None:
-        self._adapter.detach(lane)
-
-    async def opened(self, lane: Lane) -> None:
-        """It is open as soon as it is attached."""
-
-    async def left(self, lane: Lane) -> None:
-        """Nothing is held anywhere else."""
-
-    def renew(self, route: Route) -> None:
-        """Asks the adapter again if something changed since the route did."""
-        if route.generation != self._generation:
-            route.generation = self._generation
-            route.renew(self._adapter, self._engine, direct=self._direct)
-
-    def pause_changed(self, lane: Lane) -> None:
-        """It may have lost or regained its direct port."""
-        self._routes_changed()
-
-    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
-        """Waits for room in every engine that gets the event, then queues it in all of them or in none."""
-        payload: Event | Message = event
-        if self.encodes:
-            payload = self._codec.encode(route.topic, event, headers)
-        granted: Engine | None = None
-        leaving: set[Engine] = set()
-        while (full := self._full_engine(route, leaving)) is not None:
-            if not may_wait.get():
-                raise BufferFull("buffer", self._engine.buffer.size)
-            if granted is not None:
-                granted.buffer.pass_on()  # another engine is full: somebody else may have the place
-            try:
-                await full.buffer.room()
-            except BusClosed:
-                if full is self._engine:
-                    raise
-                # Another bus is closing. Until it has left it handles what is routed to it, beyond its bound.
-                leaving.add(full)
-                granted = None
-                await asyncio.sleep(0)
-            else:
-                granted = full
-        self._check_accepting()  # again: it may have been closed while the event was held, or waited
-        route.deliver(payload, headers)
-        if granted is not None:
-            granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
-
-    def hand_over(
-        self, route: Route, event: Event, headers: Mapping[str, str]
-    ) -> asyncio.Future[None] | None:
-        """There may be no room."""
-        return None
-
-    def _full_engine(self, route: Route, leaving: Collection[Engine]) -> Engine | None:
-        self.renew(route)
-        return route.full_engine(leaving)
-
-    async def drain(self, lanes: Sequence[Lane]) -> None:
-        await self._engine.drain(lanes)
-
-    async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
-        def detach_all() -> None:
-            for lane in lanes:
-                self._adapter.detach(lane)
-
-        return await self._engine.stop(lanes, timeout, detach_all)

@@ -16,8 +16,9 @@ from typing import Literal
 
 from bus_core.abc import Adapter, Consumer, LeasingConsumer
 from bus_core.dispatch.decisions import decide
-from bus_core.dispatch.engine import Engine, abandoned
+from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.reports import abandoned
 from bus_core.dispatch.units import Job, Past
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received

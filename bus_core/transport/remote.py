@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from bus_core.abc import Adapter, HealthStatus
-from bus_core.dispatch.engine import Abandoned, DrainReport, Engine, abandoned
+from bus_core.dispatch.codec import Codec
+from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.reports import Abandoned, DrainReport, abandoned
 from bus_core.errors import PublishFailed
 from bus_core.events.base import Event
 from bus_core.runtime.clock import expiry
 from bus_core.runtime.failures import Trouble
-from bus_core.transport.carrier import Codec
 from bus_core.transport.flow_control import Intake
 from bus_core.transport.publisher import Publisher
 from bus_core.transport.pump import Pump

@@ -31,6 +31,7 @@ class Route:
     chain: Handler
 
     __slots__ = (
+        "_engine",
         "_groups",
         "_turns",
         "chain",
@@ -48,6 +49,7 @@ class Route:
         self.event_class: type[Event] = topic.event_class
         self.generation = -1  # which of the bus's changes of routing it knows
         self.port: Port | None = None
+        self._engine: Engine | None = None  # whose buffer the port leads to
         self.engines: tuple[Engine, ...] = ()
         self.counted = 0
         self.unrouted = 0
@@ -61,8 +63,8 @@ class Route:
         return self.counted
 
     def _ask_port(self) -> None:
-        if self.port is not None:
-            self.port.lane.engine.buffer.seal()  # which counts what it has accepted
+        if self.port is not None and self._engine is not None:
+            self._engine.buffer.seal()  # which counts what it has accepted
             self.counted += self.port.accepted - self.port.reported
             self.port.reported = self.port.accepted
 
@@ -74,12 +76,13 @@ class Route:
         """Asks the adapter again. ``direct`` allows a ``port``."""
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
         lanes = [lane for group in self._groups for lane in group]
-        engines = dict.fromkeys(lane.engine for lane in lanes)
+        engines = dict.fromkeys(cast(Engine, lane.engine) for lane in lanes)
         # Those of other buses first: what they refuse must not have been accepted by our own already.
         self.engines = tuple(sorted(engines, key=lambda found: found is engine))
         chosen = len(lanes) == len(self._groups)  # nobody competes
         ports = tuple(lane.direct for lane in lanes if lane.direct is not None and lane.engine is engine)
         self._ask_port()  # before it goes
+        self._engine = engine
         self.port = (
             engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
         )

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.invocation import Invocation
 from bus_core.dispatch.lane import Lane
 from promenade_bus_testing import VirtualClock
 from support.account import Load
@@ -54,7 +56,7 @@ def lose_one(accept: Callable[[Lane, Any], None]) -> Callable[[Lane, Any], None]
         nonlocal count
         count += 1
         if count == 20:
-            lane.engine.buffer.delivery_settled(job.unit)
+            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
         else:
             accept(lane, job)
 
@@ -93,14 +95,14 @@ async def test_the_account_catches_an_early_acknowledgement(
 ) -> None:
     """The account notices when a failing handler is taken for a successful one."""
 
-    async def run(lane: Lane, job: Any) -> None:
+    async def run(invocation: Invocation, job: Any) -> None:
         try:
-            await original(lane, job)
+            await original(invocation, job)
         except (Exception, asyncio.CancelledError):
             pass
 
-    original = Lane.run
-    monkeypatch.setattr(Lane, "run", run)
+    original = Invocation.run
+    monkeypatch.setattr(Invocation, "run", run)
     load = Load(3, virtual_clock, serialize=True)
     try:
         await load.run()

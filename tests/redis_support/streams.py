@@ -130,12 +130,12 @@ async def die(adapter: StreamsAdapter) -> None:
     services = adapter._services
     assert services is not None
     adapter._services = None
-    for consumer in [*services.upkeep._consumers]:
+    for consumer in [*adapter.upkeep._consumers]:
         consumer.stop()  # type: ignore[attr-defined]
     if adapter._retention is not None:
         await adapter._retention.stop()
     services.ledger.take_unstored()
-    await services.upkeep.close()
+    await adapter.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it does not say good-bye
     await services.leases.close()
     await services.wakeups.close()

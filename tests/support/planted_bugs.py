@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from pytest import MonkeyPatch  # noqa: PT013 - a name for annotations
@@ -19,6 +19,7 @@ from bus_core.bus.bus import Bus
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import Decision
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.invocation import Invocation
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import FollowUp
@@ -74,7 +75,7 @@ def lose_one_in_a_thousand(patch: MonkeyPatch) -> None:
 
     def losing(lane: Lane, job: Job) -> None:
         if unlucky():
-            lane.engine.buffer.delivery_settled(job.unit)
+            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
         else:
             accept(lane, job)
 
@@ -335,28 +336,28 @@ def lose_headers(patch: MonkeyPatch) -> None:
 
 @bug("a waiting retry holds a worker", "test_waiting_retry_holds_no_worker")
 def hold_a_worker(patch: MonkeyPatch) -> None:
-    run = Lane.run
+    run = Invocation.run
 
-    async def holding(lane: Lane, job: Job) -> None:
+    async def holding(invocation: Invocation, job: Job) -> None:
         try:
-            await run(lane, job)
+            await run(invocation, job)
         except ValueError:
             gate = asyncio.Event()
-            lane.engine.clock.call_later(3600, gate.set)
+            invocation._host.clock.call_later(3600, gate.set)
             await gate.wait()
             raise
 
-    patch.setattr(Lane, "run", holding)
+    patch.setattr(Invocation, "run", holding)
 
 
 @bug("timeouts are ignored", "test_timeout", "test_timeout_dead_letters_at_last")
 def ignore_timeouts(patch: MonkeyPatch) -> None:
-    import bus_core.dispatch.lane
+    import bus_core.dispatch.invocation
 
     async def patient(_clock: Any, _seconds: float, _name: str, call: Callable[[], Any]) -> Any:
         return await call()
 
-    patch.setattr(bus_core.dispatch.lane, "run_with_timeout", patient)
+    patch.setattr(bus_core.dispatch.invocation, "run_with_timeout", patient)
 
 
 # --- order ------------------------------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
     def keeping(engine: Engine, job: Job) -> None:
         if job.history and job.attempt and job.lane.spec.ordered and job.lane.dead_lettered:
             engine.buffer.delivery_settled(job.unit)
-            job.lane._active -= 1
+            cast(Lane, job.lane)._active -= 1
         else:
             finish(engine, job)
 
@@ -540,13 +541,13 @@ def end_the_group(patch: MonkeyPatch) -> None:
 
 @bug("where is ignored", "test_where_selects", "test_counters_tell_the_truth")
 def ignore_where(patch: MonkeyPatch) -> None:
-    run = Lane.run
+    run = Invocation.run
 
-    async def unselective(lane: Lane, job: Job) -> None:
-        lane._where = None
-        await run(lane, job)
+    async def unselective(invocation: Invocation, job: Job) -> None:
+        invocation._where = None
+        await run(invocation, job)
 
-    patch.setattr(Lane, "run", unselective)
+    patch.setattr(Invocation, "run", unselective)
 
 
 @bug("a pause is ignored", "test_pause_and_resume")
@@ -821,7 +822,7 @@ def remember_ids(patch: MonkeyPatch) -> None:
 
     def remembering(lane: Lane, job: Job) -> None:
         if (lane.spec.name, job.event_id) in seen:
-            lane.engine.buffer.delivery_settled(job.unit)
+            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
         else:
             seen.add((lane.spec.name, job.event_id))
             accept(lane, job)

@@ -51,7 +51,7 @@ async def test_take_over_keeps_the_order(redis_server: SharedServer) -> None:
         attempts: list[int] = []
         while len(got) < 50:
             batch = await receive(other, 1)
-            batch += await other.receive(100) if len(got) + 1 < 50 and other._ready else []  # type: ignore[attr-defined]
+            batch += await other.receive(100) if len(got) + 1 < 50 and other._holdings.ready else []  # type: ignore[attr-defined]
             got += numbers(batch)
             attempts += [received.attempt for received in batch]
             assert await other.settle(acks(batch)) == [None] * len(batch)

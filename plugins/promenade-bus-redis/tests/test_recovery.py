@@ -249,7 +249,7 @@ async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> Non
         pattern = spec(topic=TOPIC.rpartition(".")[0] + ".#")
         consumer = leasing(await first.open_consumer(pattern))
         await receive(consumer, 1)
-        assert len(consumer._ready) == 1  # a read asks for so many of each topic
+        assert len(consumer._holdings.ready) == 1  # a read asks for so many of each topic
         leases = first._services.leases  # type: ignore[union-attr]
         for feed in consumer.feeds.values():
             leases.forget(feed)
@@ -257,7 +257,7 @@ async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> Non
         taken: list[Received] = []
         while len(taken) < 2:
             taken += await receive(owner, 2)
-        for received in consumer._ready:
+        for received in consumer._holdings.ready:
             received.receipt.until = 0.0
         consumer.stop()
         assert await consumer.receive(10) == []
@@ -323,7 +323,7 @@ async def test_consumers_of_the_dead_are_removed(redis_server: SharedServer) -> 
 
         assert dead in names()
         await consumer.settle(acks(batch))
-        upkeep = second._services.upkeep  # type: ignore[union-attr]
+        upkeep = second.upkeep
         upkeep._rounds = 9
         await until(lambda: dead not in names(), "it is removed", 20)
         await consumer.close()

@@ -318,7 +318,7 @@ async def test_a_start_is_no_loss(redis_server: SharedServer) -> None:
         second = await place.adapter(topic_refresh="50ms")
         await second.close()
         place.adapters.remove(second)
-        upkeep = first._running.upkeep
+        upkeep = first.upkeep
         for _ in range(2):
             at = upkeep._epoch_at
             await until(lambda at=at: upkeep._epoch_at > at, "it was looked at again")  # type: ignore[misc]

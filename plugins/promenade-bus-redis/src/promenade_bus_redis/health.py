@@ -100,7 +100,7 @@ class RedisProbe(HealthProbe):
         self, adapter: StreamsAdapter, services: Services
     ) -> Mapping[str, tuple[TopicReport, ...]]:
         """How far the groups of this instance are; of very many topics some at each check."""
-        topics = services.upkeep.topics
+        topics = adapter.upkeep.topics
         if len(topics) > _MOST_TOPICS:
             begin = self._next_topic % len(topics)
             self._next_topic += _MOST_TOPICS

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
-from bus_core import DrainReport, Topic, TopicPattern
-from promenade_bus_testing.steps import Failed, flows_of, id_of
-
-if TYPE_CHECKING:
-    from promenade_bus_testing.observation import Observation
+from bus_core import Bus, DrainReport, Topic, TopicPattern
+from promenade_bus_testing.steps import Failed, Step, flows_of, id_of
 
 __all__ = ["Failures", "UnseenFailures"]
 
 _HOW = "say so with failures.expect(...), or mark the test with @pytest.mark.promenade(allow_failures=True)"
+
+
+class Observed(Protocol):
+    """An observation, as its failures know it."""
+
+    @property
+    def bus(self) -> Bus:
+        """The bus that is observed."""
+        ...
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Everything so far, in order."""
+        ...
+
+    def uninjected(self) -> Mapping[str, int]:
+        """How many ordered failures have not come to pass, by subscription."""
+        ...
 
 
 class UnseenFailures(AssertionError):
@@ -57,7 +73,7 @@ class Failures:
     So does what was lost or abandoned. ``Postpone`` is no failure; all else that counts as an attempt is.
     """
 
-    def __init__(self, observation: Observation) -> None:
+    def __init__(self, observation: Observed) -> None:
         self._observation = observation
         self._expectations: list[_Expectation] = []
         self._allowed = False

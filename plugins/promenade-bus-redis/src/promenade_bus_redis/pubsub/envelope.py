@@ -19,7 +19,7 @@ import attrs
 from bus_core import Message
 from bus_core.events.messages import NO_HEADERS
 from bus_core.events.primitives import FrozenMapping
-from promenade_bus_redis.streams.wire import look_inside
+from promenade_bus_redis.server.document import look_inside
 
 __all__ = ["Announcement", "Arrival", "encode_announcement", "encode_event", "read_payload"]
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from bus_core import SubscriptionSpec
+from bus_core import Attempt, SubscriptionSpec
 from bus_core.adapters import KeptLetter, LocalDeadLetters
 from promenade_bus_redis.pubsub.envelope import Arrival
 
-if TYPE_CHECKING:
-    from promenade_bus_redis.pubsub.consumer import PubsubConsumer
+__all__ = ["ProcessDeadLetters", "TakesBack"]
 
-__all__ = ["ProcessDeadLetters"]
+
+class TakesBack(Protocol):
+    """A consumer, as the dead letters know it."""
+
+    def take_back(self, arrival: Arrival, history: tuple[Attempt, ...]) -> None:
+        """Hands an event out again."""
+        ...
 
 
 class ProcessDeadLetters(LocalDeadLetters[Arrival]):
     """Those of one instance. ``find`` knows the consumer of a subscription, as long as it is open."""
 
-    def __init__(self, capacity: int, find: Callable[[SubscriptionSpec], PubsubConsumer | None]) -> None:
+    def __init__(self, capacity: int, find: Callable[[SubscriptionSpec], TakesBack | None]) -> None:
         super().__init__(capacity)
         self._find = find
 

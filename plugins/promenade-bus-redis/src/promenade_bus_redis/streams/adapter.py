@@ -67,6 +67,7 @@ class StreamsAdapter:
         self.facts: tuple[ServerFacts, ...] = ()
         self._connections: Connections | None = None
         self._services: Services | None = None
+        self._upkeep: Upkeep | None = None
         self._publisher: RedisPublisher | None = None
         self._dead_letters: RedisDeadLetters | None = None
         self._retention: Retention | None = None
@@ -93,6 +94,12 @@ class StreamsAdapter:
     def running(self) -> Services | None:
         """What its parts share, while it is started; for the health probe."""
         return self._services
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """The task that looks after its consumers, once it was started."""
+        assert self._upkeep is not None, "the adapter was not started"
+        return self._upkeep
 
     @property
     def groups(self) -> RedisGroups:
@@ -157,9 +164,9 @@ class StreamsAdapter:
             inherited=f"{configured}." if configured else "",
             name_lock=Lock(self._keys.name_lock(configured)) if configured else None,
         )
-        services.upkeep = Upkeep(services)
-        registry.entered = services.upkeep.topic_found
-        services.accepted.suspected = services.upkeep.suspect_loss
+        upkeep = Upkeep(services)
+        registry.entered = upkeep.topic_found
+        services.accepted.suspected = upkeep.suspect_loss
         self._publisher = RedisPublisher(
             places, registry, self._keys, self._options, self._uses_waitaof, services.accepted
         )
@@ -174,7 +181,8 @@ class StreamsAdapter:
             raise
         self._services = services
         leases.start()
-        services.upkeep.start()
+        self._upkeep = upkeep
+        upkeep.start()
         self._retention.start()
 
     def _uses_waitaof(self) -> bool:
@@ -204,7 +212,7 @@ class StreamsAdapter:
     async def _close(self, services: Services) -> None:
         if self._retention is not None:
             await self._retention.close()
-        await services.upkeep.close()
+        await self.upkeep.close()
         await services.wakeups.close()
         await services.leases.close()
         if (lock := services.name_lock) is not None and lock.token:
@@ -235,25 +243,25 @@ class StreamsAdapter:
         link = None
         if not spec.ordered and (pattern is None or not services.places.is_cluster):
             link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
-        consumer = GroupConsumer(services, spec, link)
+        consumer = GroupConsumer(services, self.upkeep, spec, link)
         try:
             await services.census.enter(spec)
             await consumer.open(topics, spec.start or "earliest")
         except BaseException:
             await consumer.close()
             raise
-        services.upkeep.look_after(consumer)
+        self.upkeep.look_after(consumer)
         return consumer
 
     async def _open_broadcast(self, spec: SubscriptionSpec, topics: Sequence[str]) -> Consumer:
         services = self._running
-        consumer = BroadcastConsumer(services, spec)
+        consumer = BroadcastConsumer(services, self.upkeep, spec)
         try:
             await consumer.open(topics)
         except BaseException:
             await consumer.close()
             raise
-        services.upkeep.look_after(consumer)
+        self.upkeep.look_after(consumer)
         return consumer
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
@@ -263,7 +271,8 @@ class StreamsAdapter:
         """
         services = self._running
         if spec.mode == "broadcast":
-            return sum([await each.count_unread() for each in services.broadcasts if each.spec == spec])
+            ours = [each for each in self.upkeep.consumers if isinstance(each, BroadcastConsumer)]
+            return sum([await each.count_unread() for each in ours if each.spec == spec])
         return await count_backlog(services, spec)
 
     @property

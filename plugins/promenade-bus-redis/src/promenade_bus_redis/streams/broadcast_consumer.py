@@ -20,6 +20,7 @@ from promenade_bus_redis.server.scripts import AHEAD, TAIL
 from promenade_bus_redis.streams.backlog import COUNTED_AT_ONCE, count_in_steps
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import letter_fields, read_entry
 
 __all__ = ["BroadcastConsumer", "instance_of"]
@@ -50,11 +51,12 @@ class BroadcastConsumer:
 
     longest_hold = math.inf
 
-    def __init__(self, services: Services, spec: SubscriptionSpec) -> None:
+    def __init__(self, services: Services, upkeep: Upkeep, spec: SubscriptionSpec) -> None:
         self.spec = spec
         self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
         self.feeds: dict[str, Feed] = {}
         self._services = services
+        self._upkeep = upkeep
         self._group = f"{spec.group}{_SIGN}{services.name}"
         self._cursors: dict[Feed, _Cursor] = {}
         self._by_key: dict[str, Feed] = {}
@@ -109,8 +111,7 @@ class BroadcastConsumer:
     async def close(self) -> None:
         """Forgets its cursors, and what was redriven to it."""
         self._stopped = True
-        self._services.upkeep.forget(self)
-        self._services.broadcasts.discard(self)
+        self._upkeep.forget(self)
         self._watch.close()
         inboxes = [feed.inbox.key for feed in self._cursors]
         if inboxes:
@@ -143,7 +144,6 @@ class BroadcastConsumer:
         services = self._services
         seconds, microseconds = await services.pipe.call("TIME")
         before = int(seconds) * 1000 + int(microseconds) // 1000 - 1
-        services.broadcasts.add(self)
         self._opened_at = f"{before}-{2**64 - 1}".encode()
         names = [*topics]
         for failure in (await services.registry.know(names)).values():

@@ -22,10 +22,11 @@ from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import LEAVE, NOBODY, READ
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.recovery import Recovery
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.settlement import settle
-from promenade_bus_redis.streams.wire import State, read_entry
+from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["GroupConsumer"]
 
@@ -52,16 +53,18 @@ class GroupConsumer:
     ordered group always does: what it reads must be refused when another instance became active meanwhile.
     """
 
-    def __init__(self, services: Services, spec: SubscriptionSpec, link: WaitingLink | None) -> None:
+    def __init__(
+        self, services: Services, upkeep: Upkeep, spec: SubscriptionSpec, link: WaitingLink | None
+    ) -> None:
         self.spec = spec
         self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
-        self.feeds: dict[str, Feed] = {}
+        self._holdings = Holdings(spec.group)
         self._services = services
+        self._upkeep = upkeep
         self._link = link
-        self._ready: deque[Received] = deque()
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
-        self._recovery = Recovery(services, self)
+        self._recovery = Recovery(services, upkeep, self._holdings)
         self._turn = Turn(services, services.keys.active(spec.group) if spec.ordered else None)
         self._turn_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
@@ -70,6 +73,11 @@ class GroupConsumer:
         self._gaps = services.leases.gaps  # of which what is held is known to be owned still
         self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
+
+    @property
+    def feeds(self) -> dict[str, Feed]:
+        """What it reads, by topic."""
+        return self._holdings.feeds
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
@@ -82,16 +90,16 @@ class GroupConsumer:
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
-        if self._ready:
+        if self._holdings.ready:
             await self._confirm_ready()
-        if not self._ready and not self._stopped:
+        if not self._holdings.ready and not self._stopped:
             try:
                 await self._fill(limit)
             except RedisFailure as failure:
                 self._distrust(failure)
                 raise
             self._read_at = self._services.read_at = time.monotonic()
-        ready = self._ready
+        ready = self._holdings.ready
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
@@ -113,16 +121,16 @@ class GroupConsumer:
             self._recovery.settled(held)
         if parked is not None:
             feeds = {outcome.receipt.source.feed for outcome in outcomes if outcome.action == "retry"}
-            self._services.upkeep.parked(feeds, parked)
+            self._upkeep.parked(feeds, parked)
         return results
 
     def _hand_out_again(self, held: Held, delay: float) -> None:
         """An ordered group has no other place for what is released than where it is."""
-        received = self._received(held, redelivered=True)
+        received = self._holdings.received(held, redelivered=True)
 
         def hand_out() -> None:
             self._later.pop(timer, None)
-            self._ready.appendleft(received)
+            self._holdings.ready.appendleft(received)
             self.wake()
 
         timer = asyncio.get_running_loop().call_later(delay, hand_out)
@@ -144,11 +152,13 @@ class GroupConsumer:
     async def _confirm_ready(self) -> None:
         """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
         now = lease_clock()
-        doubtful = [received.receipt for received in self._ready if received.receipt.until <= now]
+        doubtful = [received.receipt for received in self._holdings.ready if received.receipt.until <= now]
         if doubtful:
             owned = await self._recovery.confirm(doubtful)
             lost = {held for held, is_owned in zip(doubtful, owned, strict=True) if not is_owned}
-            self._ready = deque(received for received in self._ready if received.receipt not in lost)
+            self._holdings.ready = deque(
+                received for received in self._holdings.ready if received.receipt not in lost
+            )
 
     def stop(self) -> None:
         """From now on nothing is received."""
@@ -158,7 +168,7 @@ class GroupConsumer:
     async def close(self) -> None:
         """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
         self._stopped = True
-        self._services.upkeep.forget(self)
+        self._upkeep.forget(self)
         self._services.census.leave(self.spec.group)
         try:
             async with asyncio.timeout(_CLOSING):
@@ -212,7 +222,7 @@ class GroupConsumer:
             for feed in self._unread:
                 feed.must_count = True
         await self._recovery.look_after(limit, self._turn)
-        if self._ready or self._stopped:
+        if self._holdings.ready or self._stopped:
             return
         if self._turn.is_ordered and self._recovery.is_busy:
             await self._recovery.pause()  # first what is older
@@ -290,7 +300,7 @@ class GroupConsumer:
             return
         if self._unread:
             await self._look(limit)
-        if self._recovery.is_busy and not self._ready:
+        if self._recovery.is_busy and not self._holdings.ready:
             await self._recovery.pause()
 
     async def _look(self, limit: int) -> None:
@@ -344,43 +354,13 @@ class GroupConsumer:
             source = self._sources[key]
             for entry_id, fields in entries:
                 if fields is not None:
-                    self.take(source, entry_id, fields, until)
-
-    def take(
-        self,
-        source: Source,
-        entry_id: bytes,
-        fields: Sequence[bytes],
-        until: float,
-        state: State | None = None,
-    ) -> Held:
-        """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
-        content = read_entry(source.feed.topic, entry_id, fields)
-        known = content.state if state is None else state
-        held = Held(source, entry_id, content.message, content.published_at, until, known)
-        held.fault = content.fault
-        source.held[entry_id] = held
-        self._ready.append(self._received(held, redelivered=source.is_inbox or state is not None))
-        return held
-
-    @staticmethod
-    def _received(held: Held, *, redelivered: bool) -> Received:
-        return Received(
-            message=held.message,
-            receipt=held,
-            published_at=held.published_at,
-            attempt=held.state.attempt,
-            redelivered=redelivered,
-            owner_died=held.state.owner_died,
-            fault=held.fault,
-            history=held.state.history,
-        )
+                    self._holdings.take(source, entry_id, fields, until)
 
     # --- leaving ------------------------------------------------------------------------------------------
 
     async def _give_back(self) -> None:
         """Releases what was received and never handed to the engine."""
-        left, self._ready = self._ready, deque()
+        left, self._holdings.ready = self._holdings.ready, deque()
         for timer, received in self._later.items():
             timer.cancel()
             left.append(received)

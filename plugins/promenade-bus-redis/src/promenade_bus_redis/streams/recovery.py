@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from bus_core.runtime.clock import lease_clock
 from promenade_bus_redis.server.failures import Kind, RedisFailure
@@ -13,12 +13,11 @@ from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import CLAIM, GAP
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import in_batches
 from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import State
-
-if TYPE_CHECKING:
-    from promenade_bus_redis.streams.group_consumer import GroupConsumer
 
 __all__ = ["Recovery"]
 
@@ -41,9 +40,10 @@ _REGROUPINGS_WITHIN: Final = 5.0
 class Recovery:
     """The part of a group's consumer that looks after what is not new."""
 
-    def __init__(self, services: Services, consumer: GroupConsumer) -> None:
+    def __init__(self, services: Services, upkeep: Upkeep, holdings: Holdings) -> None:
         self._services = services
-        self._consumer = consumer
+        self._upkeep = upkeep
+        self._holdings = holdings
         self._suspects: set[Held] = set()
         self._settled: set[tuple[Source, bytes]] | None = None  # while a sweep is under way
         self._changed = asyncio.Event()
@@ -52,7 +52,7 @@ class Recovery:
     @property
     def is_busy(self) -> bool:
         """Whether more of the dead is to be claimed as soon as what was claimed is settled."""
-        return any(feed.claim_due for feed in self._consumer.feeds.values())
+        return any(feed.claim_due for feed in self._holdings.feeds.values())
 
     async def pause(self) -> None:
         """Waits until something was settled, or for a moment."""
@@ -110,7 +110,7 @@ class Recovery:
 
     async def look_after(self, limit: int, turn: Turn) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
-        feeds = [*self._consumer.feeds.values()]
+        feeds = [*self._holdings.feeds.values()]
         if any(not feed.is_open for feed in feeds):
             await self.open_groups("0")
         try:
@@ -132,7 +132,7 @@ class Recovery:
 
     async def open_groups(self, start: Literal["0", "$"]) -> None:
         """Makes the groups that are not known to be there."""
-        feeds = [feed for feed in self._consumer.feeds.values() if not feed.is_open]
+        feeds = [feed for feed in self._holdings.feeds.values() if not feed.is_open]
         refused = await self._services.registry.know([feed.topic for feed in feeds])
         for failure in refused.values():
             raise failure
@@ -149,11 +149,11 @@ class Recovery:
 
     async def regroup(self) -> None:
         """A group is gone: makes those that are missing, and gives up after some times in a row."""
-        self._services.upkeep.suspect_loss()
+        self._upkeep.suspect_loss()
         now = time.monotonic()
         self._regrouped = [at for at in self._regrouped if now - at < _REGROUPINGS_WITHIN]
         self._regrouped.append(now)
-        for feed in self._consumer.feeds.values():
+        for feed in self._holdings.feeds.values():
             feed.is_open = False
             feed.must_count = True
         if len(self._regrouped) > _REGROUPINGS:
@@ -176,7 +176,7 @@ class Recovery:
         """Asks what was trimmed unread."""
         keys = [key for feed in feeds for key in (feed.main.key, feed.trimmed)]
         known = ["" if feed.foreign is None else feed.foreign for feed in feeds]
-        return GAP.command(keys, [self._consumer.spec.group, *known])
+        return GAP.command(keys, [self._holdings.group, *known])
 
     def learn_gaps(self, feeds: Sequence[Feed], reply: object) -> None:
         """Counts what ``gap_command`` found; without an answer it is asked again."""
@@ -223,7 +223,7 @@ class Recovery:
             for (entry_id, fields), state in zip(found, notes, strict=True):
                 if self._is_unknown(source, entry_id):
                     until = self._services.leases.until(since)
-                    held = self._consumer.take(source, entry_id, fields, until, state)
+                    held = self._holdings.take(source, entry_id, fields, until, state)
                     held.noted = state is not None
             if len(entries) < _SWEEP:
                 return
@@ -297,7 +297,7 @@ class Recovery:
                 if entry_id in source.held:  # it was ours, and is again: a handler has it here
                     source.held[entry_id].until = until
                     continue
-                held = self._consumer.take(source, entry_id, fields, until, _state(text))
+                held = self._holdings.take(source, entry_id, fields, until, _state(text))
                 held.noted = bool(text)
                 if held.state.owner_died:
                     held.suspect = True

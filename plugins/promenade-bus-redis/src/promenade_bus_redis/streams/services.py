@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import attrs
 
 from promenade_bus_redis.config import RedisOptions
@@ -18,10 +16,6 @@ from promenade_bus_redis.streams.losses import Ledger
 from promenade_bus_redis.streams.stored_events import Accepted
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.wakeups import Wakeups
-
-if TYPE_CHECKING:
-    from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer
-    from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["Services"]
 
@@ -51,8 +45,6 @@ class Services:
     accepted: Accepted
     inherited: str = ""
     name_lock: Lock | None = None
-    upkeep: Upkeep = attrs.field(init=False)
-    broadcasts: set[BroadcastConsumer] = attrs.field(factory=set)
     own_links: set[WaitingLink] = attrs.field(factory=set)
     counts_gaps: bool = True
     """Whether the server knows how many entries were ever added to a stream, as far as it was asked."""

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from bus_core import TopicPattern
 from bus_core.runtime.failures import FIRST_PAUSE, fault_of, grown
@@ -21,9 +21,7 @@ from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import DUE, HINT, HINTS, LEAVE
 from promenade_bus_redis.streams.feeds import Feed
-
-if TYPE_CHECKING:
-    from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Upkeep", "Wakeable"]
 
@@ -46,7 +44,10 @@ _FORGOTTEN_AFTER: Final = 10
 class Wakeable(Protocol):
     """A consumer, as the upkeep sees it."""
 
-    feeds: dict[str, Feed]
+    @property
+    def feeds(self) -> dict[str, Feed]:
+        """What it reads, by topic."""
+        ...
 
     @property
     def pattern(self) -> TopicPattern | None:
@@ -112,6 +113,11 @@ class Upkeep:
         """A consumer is being closed."""
         self._consumers.pop(consumer, None)
         self._patterns.pop(consumer, None)
+
+    @property
+    def consumers(self) -> tuple[Wakeable, ...]:
+        """The consumers of this instance that are open."""
+        return tuple(self._consumers)
 
     @property
     def topics(self) -> tuple[str, ...]:

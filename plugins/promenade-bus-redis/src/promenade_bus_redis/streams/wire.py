@@ -22,13 +22,13 @@ import attrs
 from bus_core import Attempt, DeadLetter, Message
 from bus_core.events.messages import NO_HEADERS
 from bus_core.events.primitives import FrozenMapping
+from promenade_bus_redis.server.document import look_inside, parse
 
 __all__ = [
     "FRESH",
     "Content",
     "State",
     "letter_fields",
-    "look_inside",
     "message_fields",
     "read_entry",
     "read_fields",
@@ -39,9 +39,6 @@ __all__ = [
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-_LARGEST_LOOK_INSIDE: Final = 65_536
-"""Bytes of a body in which an id is looked for, where the entry itself has none."""
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -193,28 +190,11 @@ def _text(fields: Mapping[bytes, bytes], name: bytes, faults: list[str]) -> str:
 def _read_headers(text: bytes | None, faults: list[str]) -> FrozenMapping[str, str]:
     if text is None:
         return NO_HEADERS
-    found = _parse(text)
+    found = parse(text)
     if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
         return FrozenMapping(found)
     faults.append("its field 'headers' is not a JSON object of texts")
     return NO_HEADERS
-
-
-def look_inside(body: bytes) -> dict[str, str]:
-    """The id and the subject of a CloudEvents document, if it is one."""
-    found = _parse(body) if len(body) <= _LARGEST_LOOK_INSIDE else None
-    if not isinstance(found, dict):
-        return {}
-    return {name: found[name] for name in ("id", "subject") if isinstance(found.get(name), str)}
-
-
-def _parse(text: bytes) -> object:
-    try:
-        found: object = json.loads(text)
-        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate would fail later, where it hurts
-    except (ValueError, RecursionError):
-        return None
-    return found
 
 
 # --- dead letters -----------------------------------------------------------------------------------------

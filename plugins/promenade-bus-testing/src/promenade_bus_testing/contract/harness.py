@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 from uuid import UUID
 
 import attrs
@@ -20,6 +20,7 @@ from bus_core import (
     Delivery,
     DrainReport,
     EngineState,
+    Features,
     Subscription,
     SyncBus,
     Topic,
@@ -30,10 +31,7 @@ from promenade_bus_testing.contract.clock import ContractClock
 from promenade_bus_testing.contract.events import THING, Happened, happened
 from promenade_bus_testing.contract.places import Place
 
-if TYPE_CHECKING:
-    from promenade_bus_testing.contract.suite import AdapterContract
-
-__all__ = ["Call", "Harness", "Listener"]
+__all__ = ["Call", "Harness", "Listener", "Suite"]
 
 R = TypeVar("R")
 
@@ -48,6 +46,45 @@ _MOST_SHOWN = 10
 
 Act = Callable[["Call"], Awaitable[None] | None]
 """What a listener does with a call after it has noted it."""
+
+
+class Suite(Protocol):
+    """The contract of one adapter, as a test sees it; see ``AdapterContract``."""
+
+    @property
+    def features(self) -> Features: ...
+    @property
+    def plugins(self) -> Sequence[object]: ...
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def longest_test(self) -> float: ...
+    @property
+    def patience_in_effect(self) -> float: ...
+
+    def settings(self, place: Place, /) -> Mapping[str, Any]:
+        """Keys of the section ``bus`` that select the adapter."""
+        ...
+
+    async def dispose(self, place: Place, /) -> None:
+        """Removes what a test left in the transport on purpose."""
+        ...
+
+    def left_behind(self, place: Place, /) -> Iterable[str]:
+        """What closed buses must not leave behind."""
+        ...
+
+    async def inject(self, place: Place, topic: str, body: bytes, /) -> None:
+        """Stores raw bytes on a topic."""
+        ...
+
+    async def interrupt(self, place: Place, /) -> None:
+        """Cuts every connection once."""
+        ...
+
+    def has_hook(self, name: str, /) -> bool:
+        """Whether an optional hook is filled in."""
+        ...
 
 
 @attrs.frozen
@@ -128,7 +165,7 @@ class Listener:
 class Harness:
     """One test's buses. They share a transport, a virtual clock, and an end."""
 
-    def __init__(self, suite: AdapterContract, place: Place) -> None:
+    def __init__(self, suite: Suite, place: Place) -> None:
         self.suite = suite
         self.place = place
         self.clock = ContractClock()

@@ -6,17 +6,14 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 import pytest
 
-from promenade_bus_testing.contract.harness import Harness
+from promenade_bus_testing.contract.harness import Harness, Suite
 from promenade_bus_testing.contract.places import Place
 from promenade_bus_testing.contract_plugin import NOT_APPLICABLE
-
-if TYPE_CHECKING:
-    from promenade_bus_testing.contract.suite import AdapterContract
 
 __all__ = ["Needs", "contract", "needs_of"]
 
@@ -33,7 +30,7 @@ class Needs:
     not_features: tuple[str, ...] = ()
     hook: str | None = None
 
-    def missing(self, suite: AdapterContract) -> str | None:
+    def missing(self, suite: Suite) -> str | None:
         """Why the test does not apply to an adapter; None when it does."""
         for feature in self.features:
             if not getattr(suite.features, feature):
@@ -64,7 +61,7 @@ def contract(
 
     def decorate(test: Callable[Concatenate[Any, Harness, P], Awaitable[None]]) -> Callable[..., None]:
         @functools.wraps(test)
-        def run(self: AdapterContract, contract_place: Place, *args: P.args, **kwargs: P.kwargs) -> None:
+        def run(self: Suite, contract_place: Place, *args: P.args, **kwargs: P.kwargs) -> None:
             __tracebackhide__ = True
             reason = applies.missing(self)
             if reason is not None:
@@ -86,7 +83,7 @@ _STRESS = 10
 
 
 async def _with_harness(
-    suite: AdapterContract,
+    suite: Suite,
     place: Place,
     test: Callable[..., Awaitable[None]],
     args: Sequence[Any],

@@ -1,0 +1,58 @@
+"""The account of a shutdown: what was left when the engine gave up, reported and logged."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal, TypeAlias
+
+import attrs
+
+from bus_core.dispatch.units import Job, JobLane
+from bus_core.events.base import Event
+
+__all__ = ["Abandoned", "DrainReport", "Left", "State", "abandoned"]
+
+logger = logging.getLogger("promenade.bus")
+
+State: TypeAlias = Literal["queued", "running", "waiting for retry", "settling"]
+
+
+@attrs.frozen
+class Abandoned:
+    """An event that was accepted but not settled when the bus was closed.
+
+    ``settling``: it was handled, or is dead, but the adapter could not be told in time.
+    """
+
+    topic: str
+    subscription: str
+    event_id: str
+    state: State
+
+
+@attrs.frozen
+class DrainReport:
+    """What closing the bus came to. ``seconds`` is how long it took."""
+
+    completed: bool
+    abandoned: tuple[Abandoned, ...]
+    seconds: float
+
+
+Left: TypeAlias = "tuple[JobLane, Event | Job, State]"
+"""What is left when the engine gives up: for which lane, and how far it had come."""
+
+
+def abandoned(left: Left) -> Abandoned:
+    """What is reported, after it was logged."""
+    lane, payload, state = left
+    topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
+    item = Abandoned(topic, lane.spec.name, str(payload.event_id), state)
+    logger.error(
+        "abandoned at shutdown: topic=%s subscription=%s event_id=%s state=%s",
+        item.topic,
+        item.subscription,
+        item.event_id,
+        item.state,
+    )
+    return item

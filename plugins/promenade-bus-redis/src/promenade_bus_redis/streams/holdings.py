@@ -1,0 +1,52 @@
+"""What a consumer of a group has taken and not settled, and where it comes from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from bus_core import Received
+from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.wire import State, read_entry
+
+__all__ = ["Holdings"]
+
+
+class Holdings:
+    """``feeds`` by topic; ``ready`` is what the engine has not received yet."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.feeds: dict[str, Feed] = {}
+        self.ready: deque[Received] = deque()
+
+    def take(
+        self,
+        source: Source,
+        entry_id: bytes,
+        fields: Sequence[bytes],
+        until: float,
+        state: State | None = None,
+    ) -> Held:
+        """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
+        content = read_entry(source.feed.topic, entry_id, fields)
+        known = content.state if state is None else state
+        held = Held(source, entry_id, content.message, content.published_at, until, known)
+        held.fault = content.fault
+        source.held[entry_id] = held
+        self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))
+        return held
+
+    @staticmethod
+    def received(held: Held, *, redelivered: bool) -> Received:
+        """An entry as the engine gets it."""
+        return Received(
+            message=held.message,
+            receipt=held,
+            published_at=held.published_at,
+            attempt=held.state.attempt,
+            redelivered=redelivered,
+            owner_died=held.state.owner_died,
+            fault=held.fault,
+            history=held.state.history,
+        )
