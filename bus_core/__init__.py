@@ -1,97 +1,142 @@
 """An event bus for Python applications built from bounded contexts. Everything but the engine is a plugin."""
 
-from bus_core.abc import (
-    Adapter,
-    AdapterBase,
-    AnyAdapter,
-    BuildContext,
-    CheckResult,
-    Consumer,
-    DeadLetterStore,
-    EngineState,
-    Factory,
-    Features,
-    Handler,
-    HealthProbe,
-    HealthStatus,
-    Inlet,
-    InProcessAdapter,
-    LeasingConsumer,
-    Middleware,
-    RetryPolicy,
-    Serializer,
-    SubscriptionSpec,
-    SubscriptionState,
-)
-from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
-from bus_core.bus.bus import Bus
-from bus_core.bus.dead_letters import DeadLetters
-from bus_core.bus.health import HealthReport
-from bus_core.bus.subscriptions import Subscription
-from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
-from bus_core.config.bus_config import BusConfig, load_config
-from bus_core.config.settings import DURATION, SECRET
-from bus_core.dispatch.decisions import AttemptFailure
-from bus_core.dispatch.reports import Abandoned, DrainReport
-from bus_core.errors import (
-    AdapterError,
-    BufferFull,
-    BusClosed,
-    BusError,
-    BusForked,
-    BusNotStarted,
-    BusStateError,
-    CalledFromHandler,
-    ConfigError,
-    ConsumerDied,
-    DeadLetterNotFound,
-    DeserializationError,
-    DuplicateSubscription,
-    EventError,
-    EventTypeMismatch,
-    HandlerTimeout,
-    InvalidEvent,
-    InvalidHandler,
-    InvalidPlugin,
-    InvalidTopic,
-    LeaseLost,
-    PermanentError,
-    PluginConflict,
-    PluginError,
-    Postpone,
-    PublishError,
-    PublishFailed,
-    PublishManyError,
-    PublishUncertain,
-    RetryLater,
-    SerializationError,
-    SubscriptionError,
-    TopicConflict,
-    TopicError,
-    UnhealthyError,
-    UnknownPlugin,
-    UnknownSubscription,
-    UnknownTopic,
-    UnsupportedFeature,
-    WrongEventLoop,
-)
-from bus_core.events.base import BaseEvent, Event, event
-from bus_core.events.field_checks import Constraint, Personal
-from bus_core.events.messages import (
-    Attempt,
-    DeadLetter,
-    DeadLetterFilter,
-    Delivery,
-    Envelope,
-    Message,
-    Outcome,
-    Received,
-)
-from bus_core.events.primitives import FrozenMapping, uuid7
-from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
-from bus_core.plugins.hookspecs import hookimpl
-from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
-from bus_core.runtime.clock import Clock, SystemClock
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.abc import (
+        Adapter,
+        AdapterBase,
+        AnyAdapter,
+        BuildContext,
+        CheckResult,
+        Consumer,
+        DeadLetterStore,
+        EngineState,
+        Factory,
+        Features,
+        Handler,
+        HealthProbe,
+        HealthStatus,
+        Inlet,
+        InProcessAdapter,
+        LeasingConsumer,
+        Middleware,
+        RetryPolicy,
+        Serializer,
+        SubscriptionSpec,
+        SubscriptionState,
+    )
+    from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
+    from bus_core.bus.bus import Bus
+    from bus_core.bus.dead_letters import DeadLetters
+    from bus_core.bus.health import HealthReport
+    from bus_core.bus.subscriptions import Subscription
+    from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
+    from bus_core.config.bus_config import BusConfig, load_config
+    from bus_core.config.settings import DURATION, SECRET
+    from bus_core.dispatch.decisions import AttemptFailure
+    from bus_core.dispatch.reports import Abandoned, DrainReport
+    from bus_core.errors import (
+        AdapterError,
+        BufferFull,
+        BusClosed,
+        BusError,
+        BusForked,
+        BusNotStarted,
+        BusStateError,
+        CalledFromHandler,
+        ConfigError,
+        ConsumerDied,
+        DeadLetterNotFound,
+        DeserializationError,
+        DuplicateSubscription,
+        EventError,
+        EventTypeMismatch,
+        HandlerTimeout,
+        InvalidEvent,
+        InvalidHandler,
+        InvalidPlugin,
+        InvalidTopic,
+        LeaseLost,
+        PermanentError,
+        PluginConflict,
+        PluginError,
+        Postpone,
+        PublishError,
+        PublishFailed,
+        PublishManyError,
+        PublishUncertain,
+        RetryLater,
+        SerializationError,
+        SubscriptionError,
+        TopicConflict,
+        TopicError,
+        UnhealthyError,
+        UnknownPlugin,
+        UnknownSubscription,
+        UnknownTopic,
+        UnsupportedFeature,
+        WrongEventLoop,
+    )
+    from bus_core.events.base import BaseEvent, Event, event
+    from bus_core.events.field_checks import Constraint, Personal
+    from bus_core.events.messages import (
+        Attempt,
+        DeadLetter,
+        DeadLetterFilter,
+        Delivery,
+        Envelope,
+        Message,
+        Outcome,
+        Received,
+    )
+    from bus_core.events.primitives import FrozenMapping, uuid7
+    from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
+    from bus_core.plugins.hookspecs import hookimpl
+    from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
+    from bus_core.runtime.clock import Clock, SystemClock
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "abc": """
+                Adapter AdapterBase AnyAdapter BuildContext CheckResult Consumer DeadLetterStore
+                EngineState Factory Features Handler HealthProbe HealthStatus Inlet InProcessAdapter
+                LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec SubscriptionState
+            """,
+            "bus.bootstrap": "check_config open_bus open_sync_bus",
+            "bus.bus": "Bus",
+            "bus.dead_letters": "DeadLetters",
+            "bus.health": "HealthReport",
+            "bus.subscriptions": "Subscription",
+            "bus.sync": "SyncBus SyncDeadLetters SyncSubscription",
+            "config.bus_config": "BusConfig load_config",
+            "config.settings": "DURATION SECRET",
+            "dispatch.decisions": "AttemptFailure",
+            "dispatch.reports": "Abandoned DrainReport",
+            "errors": """
+                AdapterError BufferFull BusClosed BusError BusForked BusNotStarted BusStateError
+                CalledFromHandler ConfigError ConsumerDied DeadLetterNotFound DeserializationError
+                DuplicateSubscription EventError EventTypeMismatch HandlerTimeout InvalidEvent
+                InvalidHandler InvalidPlugin InvalidTopic LeaseLost PermanentError PluginConflict
+                PluginError Postpone PublishError PublishFailed PublishManyError PublishUncertain
+                RetryLater SerializationError SubscriptionError TopicConflict TopicError UnhealthyError
+                UnknownPlugin UnknownSubscription UnknownTopic UnsupportedFeature WrongEventLoop
+            """,
+            "events.base": "BaseEvent Event event",
+            "events.field_checks": "Constraint Personal",
+            "events.messages": """
+                Attempt DeadLetter DeadLetterFilter Delivery Envelope Message Outcome Received
+            """,
+            "events.primitives": "FrozenMapping uuid7",
+            "events.topics": "Topic TopicCatalogue TopicPattern",
+            "plugins.hookspecs": "hookimpl",
+            "retry": "ExponentialRetry FixedRetry NoRetry",
+            "runtime.clock": "Clock SystemClock",
+        },
+    )
 
 __all__ = [
     "DURATION",

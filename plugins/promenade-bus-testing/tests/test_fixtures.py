@@ -439,7 +439,7 @@ def test_reruns_workers_and_any_order(run: Run) -> None:
 
 
 def test_a_suite_without_the_bus_notices_nothing(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """Neither loading the plugin nor a run without its fixtures imports the bus, or what it needs."""
+    """Neither loading the plugin nor a run without its fixtures imports the engine, or what it needs."""
     report = tmp_path / "modules.json"
     pytester.makepyfile(
         f"""
@@ -473,6 +473,8 @@ def test_a_suite_without_the_bus_notices_nothing(pytester: pytest.Pytester, tmp_
     loaded = set(json.loads(report.read_text()))
     ours = {name for name in loaded if name.startswith(("promenade_", "bus_core"))}
     assert ours == {
+        "bus_core",
+        "bus_core.on_demand",
         "promenade_bus_testing",
         "promenade_bus_testing.contract_plugin",
         "promenade_bus_testing.pytest_plugin",

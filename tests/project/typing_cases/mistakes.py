@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import bus_core
+import promenade_bus_testing
 from bus_core import Delivery, Event, Topic, event, open_bus, open_sync_bus
 from promenade_bus_testing import Failures, Journal, Recorder, SyncRecorder
 
@@ -31,6 +33,12 @@ won = DealWon(aggregate_id=uuid4(), amount=5)
 
 bus = open_bus({"bus": {"adapter": "memory"}})
 sync_bus = open_sync_bus({"bus": {"adapter": "memory"}})
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+print(bus_core.OpenBus)  #: error
+print(promenade_bus_testing.NoSuchRecorder)  #: error
 
 
 # --- events -----------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ Names are loaded when they are used: pytest loads this package in every run of a
 installed, also where nobody tests a bus.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
     from promenade_bus_testing.account import Account, SubscriptionAccount
     from promenade_bus_testing.balance import Balance
     from promenade_bus_testing.buses import isolated_bus, isolated_sync_bus
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from promenade_bus_testing.recorder import Recorder, SyncRecorder, recording, sync_recording
     from promenade_bus_testing.steps import Failed, Handled, Published
     from promenade_bus_testing.virtual_clock import VirtualClock, VirtualTimer
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "account": "Account SubscriptionAccount",
+            "balance": "Balance",
+            "buses": "isolated_bus isolated_sync_bus",
+            "chaos": "ChaosError",
+            "failures": "Failures UnseenFailures",
+            "journal": "Journal",
+            "recorder": "Recorder SyncRecorder recording sync_recording",
+            "steps": "Failed Handled Published",
+            "virtual_clock": "VirtualClock VirtualTimer",
+        },
+    )
 
 __all__ = [
     "Account",
@@ -38,27 +54,3 @@ __all__ = [
     "recording",
     "sync_recording",
 ]
-
-_MODULES = {
-    "account": ("Account", "SubscriptionAccount"),
-    "balance": ("Balance",),
-    "buses": ("isolated_bus", "isolated_sync_bus"),
-    "chaos": ("ChaosError",),
-    "failures": ("Failures", "UnseenFailures"),
-    "journal": ("Journal",),
-    "recorder": ("Recorder", "SyncRecorder", "recording", "sync_recording"),
-    "steps": ("Failed", "Handled", "Published"),
-    "virtual_clock": ("VirtualClock", "VirtualTimer"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
