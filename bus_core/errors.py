@@ -90,6 +90,7 @@ __all__ = [
     "UnknownTopic",
     "UnsupportedFeature",
     "WrongEventLoop",
+    "suggestion",
 ]
 
 

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from bus_core import BuildContext, Bus, Event, Serializer, Topic, event, open_bus
-from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
+from bus_core.serialization import JsonOptions, JsonSerializer
 from promenade_bus_msgspec import promenade_bus_serializers
 
 __all__ = [

@@ -3,3 +3,19 @@
 May import every other room; none imports this one. Owns: the facade in both forms (asynchronous, and for
 threads), and the one place that joins configuration, plugins and adapter.
 """
+
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.bus.parts import BusParts
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "parts": "BusParts",
+        },
+    )
+
+__all__ = ["BusParts"]

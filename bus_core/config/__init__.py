@@ -3,3 +3,49 @@
 May import: ``errors``, ``events`` (topic patterns in the configuration), ``runtime``. Owns: reading YAML,
 variables, secrets, durations, conversion to options classes, and the configuration of a bus.
 """
+
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.config.bus_config import PluginChoice, describe_config, read_choice
+    from bus_core.config.secrets import Secret, mask_text, mask_tree
+    from bus_core.config.settings import (
+        DURATION,
+        SECRET,
+        Reader,
+        format_duration,
+        parse_duration,
+        read_settings,
+        render_settings,
+    )
+    from bus_core.config.variables import UNREADABLE, join_path
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "bus_config": "PluginChoice describe_config read_choice",
+            "secrets": "Secret mask_text mask_tree",
+            "settings": "DURATION Reader SECRET format_duration parse_duration read_settings render_settings",
+            "variables": "UNREADABLE join_path",
+        },
+    )
+
+__all__ = [
+    "DURATION",
+    "SECRET",
+    "UNREADABLE",
+    "PluginChoice",
+    "Reader",
+    "Secret",
+    "describe_config",
+    "format_duration",
+    "join_path",
+    "mask_text",
+    "mask_tree",
+    "parse_duration",
+    "read_choice",
+    "read_settings",
+    "render_settings",
+]

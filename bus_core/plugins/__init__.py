@@ -3,3 +3,30 @@
 May import: ``errors``, ``events``, ``abc``, ``retry``, ``config``, ``serialization``. Owns: the hooks, entry
 points, quarantine of plugins that fail, and one registry of offered names for each kind of part.
 """
+
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.plugins.discovery import InstalledPlugin, NamedRegistry, Plugins, discover
+    from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT, hookimpl, hookspec
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "discovery": "InstalledPlugin NamedRegistry Plugins discover",
+            "hookspecs": "ENTRY_POINT_GROUP PROJECT hookimpl hookspec",
+        },
+    )
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "PROJECT",
+    "InstalledPlugin",
+    "NamedRegistry",
+    "Plugins",
+    "discover",
+    "hookimpl",
+    "hookspec",
+]

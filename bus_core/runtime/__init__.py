@@ -3,3 +3,36 @@
 May import: ``errors``. Owns: the clock protocol, time limits on that clock, a sleep that others can end,
 threads for synchronous handlers and for the loop of a sync bus, and the record of what keeps failing.
 """
+
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.runtime.clock import TimerHandle, expiry, lease_clock
+    from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
+    from bus_core.runtime.sleeper import Sleeper
+    from bus_core.runtime.timeouts import call_within, run_with_timeout
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "clock": "TimerHandle expiry lease_clock",
+            "failures": "FIRST_PAUSE Trouble fault_of grown",
+            "sleeper": "Sleeper",
+            "timeouts": "call_within run_with_timeout",
+        },
+    )
+
+__all__ = [
+    "FIRST_PAUSE",
+    "Sleeper",
+    "TimerHandle",
+    "Trouble",
+    "call_within",
+    "expiry",
+    "fault_of",
+    "grown",
+    "lease_clock",
+    "run_with_timeout",
+]

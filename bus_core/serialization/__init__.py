@@ -3,3 +3,23 @@
 May import: ``errors``, ``events``, ``config`` (options), ``abc``. Owns: bounded JSON reading, conversion of
 field values, and the envelope. Serializers that are plugins build on it through ``bus_core.serialization``.
 """
+
+import typing
+
+from bus_core import on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
+    from bus_core.serialization.json_shapes import bare, is_record
+    from bus_core.serialization.json_text import JsonReader, JsonTextError
+else:
+    __getattr__, __dir__ = on_demand.names(
+        __name__,
+        {
+            "cloudevents": "JsonOptions JsonSerializer",
+            "json_shapes": "bare is_record",
+            "json_text": "JsonReader JsonTextError",
+        },
+    )
+
+__all__ = ["JsonOptions", "JsonReader", "JsonSerializer", "JsonTextError", "bare", "is_record"]

@@ -21,82 +21,61 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A module of bus_core imports only from the modules above it, except for annotations (under TYPE_CHECKING).
-MODULE_ORDER = [
-    "errors",
-    "clock",
-    "durations",
-    "masking",
-    "json_text",
-    "expansion",
-    "values",
-    "settings",
-    "timeouts",
-    "primitives",
-    "field_checks",
-    "events",
-    "topics",
-    "messages",
-    "retry",
-    "abc",
-    "records",
-    "storage",
-    "letters",
-    "hookspecs",
-    "json_values",
-    "json_quick",
-    "json_shapes",
-    "conversion",
-    "serialization",
-    "builtins",
-    "distributions",
-    "hook_checks",
-    "offers",
-    "plugins",
-    "yamlfile",
-    "choices",
-    "bus_settings",
-    "config",
-    "codec",
-    "pipeline",
-    "handlers",
-    "outcomes",
-    "troubles",
-    "jobs",
-    "settling",
-    "bursts",
-    "buffer",
-    "lanes",
-    "threads",
-    "workers",
-    "follow_up",
-    "engine",
-    "fallback",
-    "health",
-    "dead_letters",
-    "routes",
-    "arguments",
-    "carriers",
-    "publisher",
-    "sleeping",
-    "settlement",
-    "standstill",
-    "intake",
-    "pump",
-    "remote",
-    "holding",
-    "subscriptions",
-    "parts",
-    "lifecycle",
-    "roster",
-    "outbound",
-    "bus",
-    "loop_thread",
-    "sync",
-    "bootstrap",
-    "__init__",
-    "__main__",
-]
+# For each distribution with rooms: what a room (a package, or a module beside it) may import of the others.
+# Imports for type checkers count. docs/architecture.md shows the table of the core.
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "bus_core": {
+        "on_demand": set(),
+        "errors": set(),
+        "runtime": {"on_demand", "errors"},
+        "events": {"on_demand", "errors", "runtime"},
+        "config": {"on_demand", "errors", "runtime", "events"},
+        "abc": {"errors", "runtime", "events"},
+        "retry": {"errors", "config"},
+        "serialization": {"on_demand", "errors", "runtime", "events", "config", "abc"},
+        "adapters": {"on_demand", "errors", "runtime", "events", "abc"},
+        "plugins": {"on_demand", "errors", "events", "config", "abc", "retry", "serialization"},
+        "dispatch": {"on_demand", "errors", "runtime", "events", "abc"},
+        "transport": {"on_demand", "errors", "runtime", "events", "abc", "dispatch"},
+        "bus": {
+            "on_demand",
+            "errors",
+            "runtime",
+            "events",
+            "config",
+            "abc",
+            "retry",
+            "plugins",
+            "dispatch",
+            "transport",
+        },
+        "__init__": {
+            "on_demand",
+            "errors",
+            "runtime",
+            "events",
+            "config",
+            "abc",
+            "retry",
+            "plugins",
+            "dispatch",
+            "bus",
+        },
+        "__main__": set(),
+    },
+    "promenade_bus_redis": {
+        "addresses": set(),
+        "config": {"addresses"},
+        "verdicts": set(),
+        "server": {"addresses", "config"},
+        "streams": {"addresses", "config", "server"},
+        "pubsub": {"addresses", "config", "server", "verdicts"},
+        "health": {"config", "verdicts", "server", "streams", "pubsub"},
+        "groups_command": {"streams", "pubsub"},
+        "factories": {"config", "server", "streams", "pubsub", "health", "groups_command"},
+        "__init__": {"config", "factories"},
+    },
+}
 
 # Imports by name at run time that are meant: `python -m bus_core` hands over to the command line.
 ALLOWED_DYNAMIC_IMPORTS = {("bus_core.__main__", "promenade_bus_cli")}
@@ -344,53 +323,67 @@ def example_contexts_are_apart(tree: Tree) -> Iterator[str]:
                         pass
 
 
-def core_graph(tree: Tree) -> dict[str, dict[str, str]]:
-    """Return for each module of the core the modules it imports, each with a place where it does."""
-    names = {module.name.removeprefix("bus_core.").partition(".")[0] for module in tree.core.modules} - {
-        "bus_core"
-    }
-    graph: dict[str, dict[str, str]] = {}
-    for module in tree.core.modules:
-        importer = (
-            module.name.removeprefix("bus_core.").partition(".")[0] if "." in module.name else "__init__"
-        )
-        edges = graph.setdefault(importer, {})
+Graph = dict[str, dict[str, str]]
+"""For each module what it imports of its own distribution, with a place where it does."""
+
+
+def graph_of(tree: Tree, distribution: Distribution) -> Graph:
+    """The imports between the modules of one distribution, those for type checkers included."""
+    names = {module.name for module in distribution.modules}
+    graph: Graph = {}
+    for module in distribution.modules:
+        edges = graph.setdefault(module.name, {})
         for found in module.imports:
-            if found.for_types:
-                continue
-            match found.name.split("."):
-                case ["bus_core", target, _, *_]:
-                    pass
-                case ["bus_core", target] if target in names:
-                    pass
-                case ["bus_core", *_]:
-                    target = "__init__"
-                case _:
-                    continue
-            if target != importer:
+            target = found.name
+            while target and target not in names:
+                target = target.rpartition(".")[0]
+            if target and target != module.name:
                 edges.setdefault(target, tree.at(module, found.line))
     return graph
 
 
-def core_modules_are_in_order(tree: Tree) -> Iterator[str]:
-    """A module of the core imports only modules that come before it in MODULE_ORDER."""
-    for importer, edges in sorted(core_graph(tree).items()):
-        if importer not in MODULE_ORDER:
-            yield f"bus_core/{importer}: not in MODULE_ORDER; say there which modules it comes after"
+def rooms_are_one_way(tree: Tree) -> Iterator[str]:
+    """A room imports only the rooms that ROOMS grants it."""
+    for distribution in tree.distributions:
+        table = ROOMS.get(distribution.package)
+        if table is None:
             continue
-        for target, at in edges.items():
-            if target in MODULE_ORDER and MODULE_ORDER.index(target) > MODULE_ORDER.index(importer):
-                yield f"{at}: {importer} must not import {target}, which comes after it in MODULE_ORDER"
+        unknown: set[str] = set()
+        for importer, edges in sorted(graph_of(tree, distribution).items()):
+            room = room_of(importer)
+            if room not in table:
+                if room not in unknown:
+                    unknown.add(room)
+                    yield (
+                        f"{distribution.package}/{room}: not in ROOMS; say there what it may import,"
+                        " or put it into a room"
+                    )
+                continue
+            for target, at in edges.items():
+                other = room_of(target)
+                if other != room and other not in table[room]:
+                    yield f"{at}: {room} must not import {other} ({importer} imports {target})"
 
 
-def core_has_no_cycle(tree: Tree) -> Iterator[str]:
-    """No two modules of the core import each other, directly or through others."""
-    graph = core_graph(tree)
+def room_of(module: str) -> str:
+    """The room of a module: the package or module below the distribution's package."""
+    _, *below = module.split(".")
+    return below[0] if below else "__init__"
+
+
+def nothing_imports_in_circles(tree: Tree) -> Iterator[str]:
+    """No modules of one distribution import each other, directly or through others."""
+    for distribution in tree.distributions:
+        yield from cycles(distribution.package, graph_of(tree, distribution))
+
+
+def cycles(package: str, graph: Graph) -> Iterator[str]:
     done: set[str] = set()
 
     def visit(name: str, path: list[str]) -> Iterator[str]:
         if name in path:
-            yield f"bus_core: import cycle {' -> '.join([*path[path.index(name) :], name])}"
+            circle = (each.removeprefix(f"{package}.") for each in [*path[path.index(name) :], name])
+            yield f"{package}: import cycle {' -> '.join(circle)}"
         elif name not in done:
             for target in graph.get(name, {}):
                 yield from visit(target, [*path, name])
@@ -398,6 +391,41 @@ def core_has_no_cycle(tree: Tree) -> Iterator[str]:
 
     for name in sorted(graph):
         yield from visit(name, [])
+
+
+def faces_of(tree: Tree) -> dict[str, set[str]]:
+    """The rooms of the core that others may import from, each with the names in its ``__all__``."""
+    return {
+        module.name: names
+        for module in tree.core.modules
+        if module.path.name == "__init__.py" or room_of(module.name) in {"abc", "errors"}
+        if (names := listed_names(module))
+    }
+
+
+def listed_names(module: Module) -> set[str]:
+    for node in module.tree.body:
+        if assigns_all(node) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            names: list[str] = ast.literal_eval(node.value)
+            return set(names)
+    return set()
+
+
+def members_use_the_faces(tree: Tree) -> Iterator[str]:
+    """Plugins, contexts and the example import from the core only what a face of it lists."""
+    faces = faces_of(tree)
+    for member in tree.members:
+        for module in member.modules:
+            for found in module.imports:
+                face, _, name = found.name.rpartition(".")
+                if found.top != "bus_core" or found.name in faces or name in faces.get(face, ()):
+                    continue
+                if found.name == "bus_core.on_demand":
+                    continue
+                yield (
+                    f"{tree.at(module, found.line)}: {found.name} is private to the core;"
+                    " a face (bus_core, bus_core.abc, or a room's __init__) has to list it"
+                )
 
 
 def packages_are_complete(tree: Tree) -> Iterator[str]:
@@ -510,8 +538,9 @@ def files_name_no_machine(tree: Tree) -> Iterator[str]:
 RULES: list[Callable[[Tree], Iterator[str]]] = [
     imports_are_allowed,
     example_contexts_are_apart,
-    core_modules_are_in_order,
-    core_has_no_cycle,
+    rooms_are_one_way,
+    nothing_imports_in_circles,
+    members_use_the_faces,
     packages_are_complete,
     plugins_are_light,
     members_are_plain,
@@ -549,15 +578,20 @@ packages = ["src/{package}"]
 GOOD_TREE = {
     "pyproject.toml": '[project]\nname = "promenade-bus"\ndependencies = ["attrs", "pyyaml"]\n',
     "bus_core/py.typed": "",
-    "bus_core/__init__.py": "from bus_core.bus import Bus\n__all__ = ['Bus']\n",
-    "bus_core/errors.py": "if TYPE_CHECKING:\n    from bus_core.bus import Bus\n",
-    "bus_core/bus.py": "import attr, attrs, yaml\nfrom bus_core.errors import x\n\nclass Bus: ...\n",
+    "bus_core/__init__.py": "from bus_core.bus.bus import Bus\n__all__ = ['Bus']\n",
+    "bus_core/errors.py": "__all__ = ['BusError']\n",
+    "bus_core/on_demand.py": "",
+    "bus_core/bus/__init__.py": "from bus_core import on_demand\n__all__ = ['BusParts']\n",
+    "bus_core/bus/bus.py": "import attr, attrs, yaml\nfrom bus_core.errors import x\n\nclass Bus: ...\n",
+    "bus_core/bus/parts.py": "from bus_core.bus import bus\n",
     "plugins/promenade-bus-fake/pyproject.toml": MEMBER.format(
         name="promenade-bus-fake", entry="fake", package="promenade_bus_fake", more=""
     ),
     "plugins/promenade-bus-fake/src/promenade_bus_fake/py.typed": "",
     "plugins/promenade-bus-fake/src/promenade_bus_fake/__init__.py": "__all__: list[str] = []\n",
-    "plugins/promenade-bus-fake/src/promenade_bus_fake/adapter.py": "import click, os\nfrom . import wire\n",
+    "plugins/promenade-bus-fake/src/promenade_bus_fake/adapter.py": (
+        "import click, os\nfrom . import wire\nfrom bus_core import Bus\nfrom bus_core.bus import BusParts\n"
+    ),
     "plugins/promenade-bus-fake/src/promenade_bus_fake/wire.py": "",
     "plugins/promenade-bus-testing/pyproject.toml": MEMBER.format(
         name="promenade-bus-testing", entry="testing", package="promenade_bus_testing", more=""
@@ -585,7 +619,7 @@ GOOD_TREE = {
     ),
     "examples/crm/py.typed": "",
     "examples/crm/__init__.py": "__all__ = []\n",
-    "examples/crm/app.py": "import click, promenade_sales\nfrom crm import sales, shared\n",
+    "examples/crm/app.py": "import click, promenade_sales\nfrom crm import shared\n",
     "examples/crm/audit/__init__.py": "",
     "examples/crm/shared/__init__.py": "",
     "examples/crm/sales/__init__.py": "import promenade_sales\nfrom . import tasks\nfrom ..app import x\n",
@@ -593,7 +627,7 @@ GOOD_TREE = {
 }
 
 FAKE = "plugins/promenade-bus-fake"
-CORE_BUS = "bus_core/bus.py"
+CORE_BUS = "bus_core/bus/bus.py"
 SALES = "contexts/sales/src/promenade_sales/events.py"
 
 PLANTED = [
@@ -677,19 +711,55 @@ PLANTED = [
         "the context sales must not import the code of shared",
     ),
     (
-        "order",
+        "back up",
         "bus_core/errors.py",
-        "from bus_core.bus import Bus",
-        "errors must not import bus, which comes after",
+        "from bus_core.bus.bus import Bus",
+        "errors must not import bus (bus_core.errors imports bus_core.bus.bus)",
     ),
     (
-        "order of the package",
+        "back up for types",
+        "bus_core/errors.py",
+        "if TYPE_CHECKING:\n    from bus_core.bus.bus import Bus",
+        "errors must not import bus",
+    ),
+    (
+        "back up to the package",
         "bus_core/errors.py",
         "from bus_core import Bus",
         "errors must not import __init__",
     ),
-    ("unknown module", "bus_core/novelty.py", "", "bus_core/novelty: not in MODULE_ORDER"),
-    ("cycle", "bus_core/errors.py", "from . import bus", "import cycle bus -> errors -> bus"),
+    ("unknown room", "bus_core/novelty.py", "", "bus_core/novelty: not in ROOMS"),
+    ("unknown package", "bus_core/hall/door.py", "", "bus_core/hall: not in ROOMS"),
+    (
+        "cycle",
+        CORE_BUS,
+        "from bus_core.bus import parts",
+        "bus_core: import cycle bus.bus -> bus.parts -> bus.bus",
+    ),
+    (
+        "cycle for types",
+        CORE_BUS,
+        "if TYPE_CHECKING:\n    from bus_core.bus.parts import x",
+        "bus_core: import cycle bus.bus -> bus.parts -> bus.bus",
+    ),
+    (
+        "cycle in a plugin",
+        f"{FAKE}/src/promenade_bus_fake/wire.py",
+        "from promenade_bus_fake import adapter",
+        "promenade_bus_fake: import cycle adapter -> wire -> adapter",
+    ),
+    (
+        "private name of the core",
+        f"{FAKE}/src/promenade_bus_fake/wire.py",
+        "from bus_core.bus.bus import Bus",
+        "bus_core.bus.bus.Bus is private to the core",
+    ),
+    (
+        "name that a face does not list",
+        f"{FAKE}/src/promenade_bus_fake/wire.py",
+        "from bus_core.bus import Secret",
+        "bus_core.bus.Secret is private to the core",
+    ),
     ("no py.typed", f"{FAKE}/src/promenade_bus_fake/py.typed", None, "promenade-bus-fake has no py.typed"),
     ("no package", f"{FAKE}/src/promenade_bus_fake/__init__.py", None, "has no package promenade_bus_fake"),
     ("no __all__", "contexts/shared/src/promenade_shared/__init__.py", "x = 1", "has no explicit __all__"),

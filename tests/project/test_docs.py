@@ -15,6 +15,7 @@ How a page is read:
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -391,8 +392,9 @@ def test_the_reference_of_errors_is_complete() -> None:
     [shown] = re.findall(r"^```text\n(BusError\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
     assert shown.split() == tree.split()
-    assert set(rows_of(page)) == set(errors.__all__)
-    assert set(errors.__all__) == set(re.findall(r"(?:^|[├└]── )(\w+)", shown, re.MULTILINE)), drawn
+    classes = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    assert set(rows_of(page)) == classes
+    assert classes == set(re.findall(r"(?:^|[├└]── )(\w+)", shown, re.MULTILINE)), drawn
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -424,12 +426,31 @@ def test_the_reference_of_the_command_line_is_complete() -> None:
         assert listed == real, name
 
 
-def test_the_architecture_names_every_module_of_the_core() -> None:
-    """The table of rooms has every module of the core, and none that is not there."""
+def test_the_architecture_shows_the_rooms_as_the_rules_have_them() -> None:
+    """The table of rooms says what each may import, as the architecture test has it."""
     rooms = sections_of(DOCS / "architecture.md")["Rooms"]
-    rows = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| `")]
-    named = re.findall(r"`(\w+)`", " ".join(rows))
-    assert sorted(named) == sorted(module.stem for module in (ROOT / "bus_core").glob("*.py"))
+    rows = [line.split("|") for line in rooms.splitlines() if line.startswith("| `")]
+    shown = {row[1].strip(" `/"): set(re.findall(r"`(\w+)`", row[3])) for row in rows}
+    rules = ast.parse((ROOT / "tests" / "project" / "test_architecture.py").read_text(encoding="utf-8"))
+    table = next(
+        ast.literal_eval(ast.unparse(node.value).replace("set()", "()"))
+        for node in rules.body
+        if isinstance(node, ast.AnnAssign) and node.value and ast.unparse(node.target) == "ROOMS"
+    )
+    assert shown == {room: set(others) for room, others in table["bus_core"].items()}
+
+
+def test_the_reference_names_every_face_of_the_core() -> None:
+    """The page for plugin authors lists each name that a room's face offers, and no other."""
+    page = sections_of(DOCS / "reference" / "plugin-api.md")
+    faces = {
+        f"bus_core.{path.parent.name}": importlib.import_module(f"bus_core.{path.parent.name}")
+        for path in (ROOT / "bus_core").glob("*/__init__.py")
+    }
+    offered = {name: set(face.__all__) for name, face in faces.items() if hasattr(face, "__all__")}
+    assert {
+        name.strip("`"): set(rows_of(text)) for name, text in page.items() if "bus_core." in name
+    } == offered
 
 
 # --- on call ----------------------------------------------------------------------------------------------
@@ -453,7 +474,7 @@ def test_the_readme_names_every_distribution() -> None:
 
 def logged_formats() -> Iterator[str]:
     """What the core and its adapters log, as format strings."""
-    files = [*(ROOT / "bus_core").glob("*.py")]
+    files = [*(ROOT / "bus_core").rglob("*.py")]
     for adapter in ("memory", "redis"):
         files += (ROOT / f"plugins/promenade-bus-{adapter}/src").rglob("*.py")
     for file in files:

@@ -28,7 +28,7 @@ from bus_core import (
     open_bus,
 )
 from bus_core.errors import suggestion
-from bus_core.events.topics import nearest_names
+from bus_core.events import nearest_names
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.options import CONFIG_VARIABLE
 

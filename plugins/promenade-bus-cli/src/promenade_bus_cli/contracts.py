@@ -14,8 +14,7 @@ from uuid import UUID
 import attrs
 
 from bus_core import Constraint, Event
-from bus_core.events.base import hints_of
-from bus_core.events.field_checks import is_personal
+from bus_core.events import hints_of, is_personal
 
 __all__ = [
     "FieldFacts",

@@ -10,12 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
-from bus_core.bus.parts import BusParts
-from bus_core.dispatch.codec import Codec
-from bus_core.events.base import event_type_of, event_version_of, hints_of
-from bus_core.events.topics import nearest_names
-from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
-from bus_core.serialization.json_text import JsonReader, JsonTextError
+from bus_core.bus import BusParts
+from bus_core.dispatch import Codec
+from bus_core.events import event_type_of, event_version_of, hints_of, nearest_names
+from bus_core.serialization import JsonOptions, JsonReader, JsonSerializer, JsonTextError
 from promenade_bus_cli.contracts import has_text_form, names_of
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.lines import Line

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bus_core import BusConfig, ConfigError
-from bus_core.config.bus_config import PluginChoice, describe_config, read_choice
-from bus_core.config.secrets import mask_tree
-from bus_core.config.settings import render_settings
+from bus_core.config import PluginChoice, describe_config, mask_tree, read_choice, render_settings
 from bus_core.errors import PluginError
-from bus_core.plugins.discovery import NamedRegistry, Plugins, discover
+from bus_core.plugins import NamedRegistry, Plugins, discover
 
 __all__ = ["effective_config", "effective_options"]
 

@@ -8,12 +8,10 @@ import attrs
 import click
 
 from bus_core import BusConfig, RetryPolicy, Subscription, TopicPattern
-from bus_core.config.bus_config import PluginChoice
-from bus_core.config.settings import format_duration, render_settings
-from bus_core.config.variables import join_path
+from bus_core.config import PluginChoice, format_duration, join_path, render_settings
 from bus_core.errors import PluginError
-from bus_core.events.topics import is_pattern
-from bus_core.plugins.discovery import NamedRegistry
+from bus_core.events import is_pattern
+from bus_core.plugins import NamedRegistry
 from promenade_bus_cli.apps import App, run_with_app
 from promenade_bus_cli.contracts import class_name
 from promenade_bus_cli.effective import effective_options

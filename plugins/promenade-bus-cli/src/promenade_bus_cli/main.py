@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from bus_core import BusError
-from bus_core.events.topics import nearest_names
-from bus_core.plugins.discovery import Plugins, discover
+from bus_core.events import nearest_names
+from bus_core.plugins import Plugins, discover
 from promenade_bus_cli import builtin
 from promenade_bus_cli.failures import CommandFailed, status_of
 from promenade_bus_cli.options import DEBUG, debug_option

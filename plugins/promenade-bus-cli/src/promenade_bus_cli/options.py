@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bus_core.config.settings import parse_duration
+from bus_core.config import parse_duration
 
 __all__ = [
     "CONFIG_VARIABLE",

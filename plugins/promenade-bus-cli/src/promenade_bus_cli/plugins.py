@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bus_core.plugins.discovery import InstalledPlugin
+from bus_core.plugins import InstalledPlugin
 from promenade_bus_cli.failures import REFUSED
 from promenade_bus_cli.options import config_option, debug_option, json_option
 from promenade_bus_cli.output import counted, print_json, print_table

@@ -8,9 +8,8 @@ import click
 
 from bus_core import Topic, TopicPattern, load_config
 from bus_core.errors import suggestion
-from bus_core.events.base import event_version_of
-from bus_core.events.topics import nearest_names
-from bus_core.plugins.discovery import Plugins, discover
+from bus_core.events import event_version_of, nearest_names
+from bus_core.plugins import Plugins, discover
 from promenade_bus_cli.contracts import FieldFacts, class_name, fields_of, summary_of
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import config_option, debug_option, json_option

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from bus_core import CheckResult, Clock, EngineState, FrozenMapping, HealthProbe, HealthStatus
-from bus_core.runtime.clock import TimerHandle
+from bus_core.runtime import TimerHandle
 from promenade_bus_health.config import EventLoopOptions
 
 __all__ = ["EventLoopProbe"]

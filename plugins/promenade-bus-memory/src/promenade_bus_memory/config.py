@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from bus_core.config.settings import Reader
+from bus_core.config import Reader
 from promenade_bus_memory.hub import MemoryHub
 
 __all__ = ["MemoryOptions"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bus_core import Clock, Envelope, Handler, Middleware, PublishUncertain
-from bus_core.runtime.timeouts import call_within, run_with_timeout
+from bus_core.runtime import call_within, run_with_timeout
 from promenade_bus_middleware.config import TimeoutOptions
 
 __all__ = ["timeout_middleware"]

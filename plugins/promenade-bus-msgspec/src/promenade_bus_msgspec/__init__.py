@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bus_core import BuildContext, Factory, Serializer, hookimpl
-from bus_core.serialization.cloudevents import JsonOptions
+from bus_core.serialization import JsonOptions
 
 __all__ = ["promenade_bus_serializers"]
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from bus_core import BaseEvent, Event, FrozenMapping
-from bus_core.events.base import event_type_of, event_version_of, hints_of
+from bus_core.events import event_type_of, event_version_of, hints_of
 from promenade_bus_msgspec.shapes import Unlike, shape_of
 
 __all__ = ["Plan", "plan_of"]

@@ -7,7 +7,7 @@ from typing import Any
 import cattrs
 
 from bus_core import Event
-from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
+from bus_core.serialization import JsonOptions, JsonSerializer
 from promenade_bus_msgspec.plans import Plan, plan_of
 
 __all__ = ["MsgspecSerializer"]

@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from bus_core import Constraint
-from bus_core.serialization.json_shapes import bare, is_record
+from bus_core.serialization import bare, is_record
 
 __all__ = ["Build", "Guard", "Shape", "Unlike", "shape_of"]
 

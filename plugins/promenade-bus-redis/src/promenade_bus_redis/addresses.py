@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import attrs
 
-from bus_core.config.secrets import Secret
+from bus_core.config import Secret
 
 __all__ = ["DEFAULT_PORT", "Address", "RedisUrl", "parse_address", "parse_url"]
 

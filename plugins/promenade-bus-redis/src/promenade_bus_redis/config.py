@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import attrs
 
-from bus_core.config.secrets import Secret
-from bus_core.config.settings import DURATION, SECRET, Reader
-from bus_core.config.variables import UNREADABLE
+from bus_core.config import DURATION, SECRET, UNREADABLE, Reader, Secret
 from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, parse_url
 
 __all__ = [

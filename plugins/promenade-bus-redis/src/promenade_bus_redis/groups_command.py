@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from bus_core import BusError, UnknownSubscription, open_bus
-from bus_core.config.settings import format_duration
+from bus_core.config import format_duration
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import GroupInUse, GroupReport, RedisGroups

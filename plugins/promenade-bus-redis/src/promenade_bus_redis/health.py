@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
-from bus_core.config.settings import format_duration
+from bus_core.config import format_duration
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from bus_core import Clock, Envelope, Handler, Middleware, PublishFailed, PublishUncertain
-from bus_core.runtime.clock import expiry
+from bus_core.runtime import expiry
 from promenade_bus_testing.config import ChaosOptions
 
 __all__ = ["ChaosError", "chaos_middleware"]

@@ -32,7 +32,7 @@ from bus_core import (
     SyncSubscription,
     Topic,
 )
-from bus_core.dispatch.handlers import inspect_handler
+from bus_core.dispatch import inspect_handler
 
 __all__ = ["Journal", "Record", "read_journal"]
 

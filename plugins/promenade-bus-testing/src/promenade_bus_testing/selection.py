@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from bus_core import Event, Topic, TopicPattern
-from bus_core.events.topics import nearest_names
+from bus_core.events import nearest_names
 from promenade_bus_testing.steps import Failed, Handled, Published, Step, flows_of, id_of, shown
 
 __all__ = ["E", "Selection", "Where"]

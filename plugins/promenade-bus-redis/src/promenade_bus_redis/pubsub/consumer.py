@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus_core import Attempt, BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.events.topics import is_pattern
-from bus_core.runtime.sleeper import Sleeper
+from bus_core.events import is_pattern
+from bus_core.runtime import Sleeper
 from promenade_bus_redis.pubsub.envelope import Arrival
 from promenade_bus_redis.pubsub.letters import ProcessDeadLetters
 from promenade_bus_redis.pubsub.misses import Misses

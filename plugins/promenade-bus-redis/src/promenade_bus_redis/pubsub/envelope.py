@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import Message
-from bus_core.events.messages import NO_HEADERS
-from bus_core.events.primitives import FrozenMapping
+from bus_core import FrozenMapping, Message
+from bus_core.events import NO_HEADERS
 from promenade_bus_redis.server.document import look_inside
 
 __all__ = ["Announcement", "Arrival", "encode_announcement", "encode_event", "read_payload"]

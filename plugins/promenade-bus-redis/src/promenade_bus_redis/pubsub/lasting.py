@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from bus_core.runtime.failures import FIRST_PAUSE
+from bus_core.runtime import FIRST_PAUSE
 
 __all__ = ["Lasting"]
 

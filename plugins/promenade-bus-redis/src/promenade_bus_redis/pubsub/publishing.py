@@ -15,7 +15,7 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.runtime.failures import Trouble
+from bus_core.runtime import Trouble
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event

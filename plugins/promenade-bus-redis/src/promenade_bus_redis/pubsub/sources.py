@@ -14,7 +14,7 @@ import attrs
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.events.topics import is_pattern
+from bus_core.events import is_pattern
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.envelope import Announcement, Arrival, read_payload

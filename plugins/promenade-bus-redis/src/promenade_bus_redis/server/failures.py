@@ -54,7 +54,7 @@ from redis.exceptions import AskError, InvalidResponse, RedisError, ResponseErro
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bus_core import AdapterError, PublishFailed, PublishUncertain
-from bus_core.config.secrets import mask_text
+from bus_core.config import mask_text
 from promenade_bus_redis.addresses import Address
 
 __all__ = ["Kind", "RedisFailure", "is_reply", "publish_error", "translate"]

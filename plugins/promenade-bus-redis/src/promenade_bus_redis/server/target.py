@@ -7,8 +7,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from bus_core.config.secrets import Secret
-from bus_core.config.settings import format_duration, read_settings
+from bus_core.config import Secret, format_duration, read_settings
 from promenade_bus_redis.addresses import DEFAULT_PORT, Address
 from promenade_bus_redis.config import DatabaseSection, RedisOptions, TlsOptions
 

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from bus_core import AdapterError
-from bus_core.runtime.clock import lease_clock
+from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import ACTIVATE, STAY
 from promenade_bus_redis.streams.leases import Lock

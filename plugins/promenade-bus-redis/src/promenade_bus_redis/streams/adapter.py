@@ -20,7 +20,7 @@ from bus_core import (
     SubscriptionSpec,
     TopicPattern,
 )
-from bus_core.events.topics import is_pattern
+from bus_core.events import is_pattern
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.checks import ServerFacts, check_servers
 from promenade_bus_redis.server.connections import Connections, make_connections

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from bus_core import SubscriptionSpec, TopicPattern
-from bus_core.events.topics import is_pattern
+from bus_core.events import is_pattern
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import BACKLOG

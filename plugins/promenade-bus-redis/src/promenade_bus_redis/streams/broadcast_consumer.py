@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.events.topics import is_pattern
+from bus_core.events import is_pattern
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import AHEAD, TAIL

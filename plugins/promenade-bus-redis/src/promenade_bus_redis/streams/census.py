@@ -17,7 +17,7 @@ import attrs
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.events.topics import is_pattern
+from bus_core.events import is_pattern
 from promenade_bus_redis.config import RetentionOptions
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed

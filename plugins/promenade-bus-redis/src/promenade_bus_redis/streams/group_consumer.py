@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
-from bus_core.events.topics import is_pattern
-from bus_core.runtime.clock import lease_clock
+from bus_core.events import is_pattern
+from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.blocking_link import WaitingLink
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed

@@ -10,7 +10,7 @@ import attrs
 
 from bus_core import BusError, SubscriptionSpec, UnknownSubscription
 from bus_core.errors import suggestion
-from bus_core.events.topics import nearest_names
+from bus_core.events import nearest_names
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bus_core.runtime.clock import lease_clock
-from bus_core.runtime.failures import FIRST_PAUSE, grown
+from bus_core.runtime import FIRST_PAUSE, grown, lease_clock
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from bus_core.runtime.failures import Trouble
+from bus_core.runtime import Trouble
 
 __all__ = ["Ledger"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from bus_core.runtime.clock import lease_clock
+from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import CLAIM, GAP

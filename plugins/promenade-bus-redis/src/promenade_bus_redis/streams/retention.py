@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime.failures import FIRST_PAUSE, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import TRIM

@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from bus_core import BusError, LeaseLost, Outcome
-from bus_core.runtime.clock import lease_clock
+from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure, translate
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ACK, MOVE, NOTE

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.runtime.failures import FIRST_PAUSE, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import DUE, HINT, HINTS, LEAVE

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus_core.runtime.failures import Trouble, fault_of
+from bus_core.runtime import Trouble, fault_of
 from promenade_bus_redis.server.blocking_link import WaitingLink
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe

@@ -19,9 +19,8 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import Attempt, DeadLetter, Message
-from bus_core.events.messages import NO_HEADERS
-from bus_core.events.primitives import FrozenMapping
+from bus_core import Attempt, DeadLetter, FrozenMapping, Message
+from bus_core.events import NO_HEADERS
 from promenade_bus_redis.server.document import look_inside, parse
 
 __all__ = [
