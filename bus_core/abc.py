@@ -35,6 +35,7 @@ __all__ = [
     "HealthStatus",
     "InProcessAdapter",
     "Inlet",
+    "LeasingConsumer",
     "Middleware",
     "RetryPolicy",
     "Seconds",

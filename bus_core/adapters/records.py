@@ -37,8 +37,8 @@ def matches(pattern: str, topic: str) -> bool:
 class Record:
     """What a storage keeps of a message on its way to one subscription.
 
-    ``due`` is a time as of ``time.time()``: before it the record is not claimed. It is the end of the lease
-    of its ``owner``, or of a delay where nobody owns it.
+    ``due`` is a time in seconds since the epoch, before which the record is not claimed: the end of the
+    lease of its ``owner``, or of a delay where nobody owns it.
     """
 
     text: str

@@ -11,8 +11,15 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -31,6 +38,7 @@ from bus_core.errors import (
     PublishFailed,
 )
 from bus_core.events.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
+from bus_core.runtime.clock import lease_clock
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
 
@@ -42,6 +50,18 @@ _PAUSES = (0.005, 0.1)
 
 _SHARE = 10
 """How many times as long as a look took it rests at least, so that looks leave time for the rest."""
+
+
+_EPOCH = time.time() - lease_clock()
+
+
+def record_time() -> float:
+    """Seconds since the epoch by a clock that cannot be set: ``Record.due`` is compared with it.
+
+    It begins at the time of day of this process's start. Setting the clock of the machine neither ends nor
+    prolongs what the process owns.
+    """
+    return _EPOCH + lease_clock()
 
 
 class StorageAdapter(ABC):
@@ -61,7 +81,6 @@ class StorageAdapter(ABC):
     """Seconds after which what a process owns comes free, when it has died or hangs."""
 
     lost = 0
-    degraded: str | None = None
 
     # --- to be defined ------------------------------------------------------------------------------------
 
@@ -74,8 +93,11 @@ class StorageAdapter(ABC):
         """Gives back what ``open`` took."""
 
     @abstractmethod
-    def transaction(self) -> AbstractContextManager[object]:
-        """Surrounds calls of the methods below: all of them are done, or none where something is raised."""
+    def transaction(self) -> AbstractContextManager[object] | AbstractAsyncContextManager[object]:
+        """Surrounds calls of the methods below: all of them are done, or none where something is raised.
+
+        Synchronous or asynchronous. The base enters one when it has left the one before.
+        """
 
     @abstractmethod
     async def add(self, topic: str, text: str) -> None:
@@ -121,6 +143,8 @@ class StorageAdapter(ABC):
     async def start(self) -> None:
         self._waiting: dict[str, StorageConsumer] = {}
         self._news = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._problems: dict[object, str] = {}
         try:
             with self.translated("be opened"):
                 await self.open()
@@ -139,7 +163,7 @@ class StorageAdapter(ABC):
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
         now = datetime.now(UTC)
         try:
-            with self.translated("add messages"), self.transaction():
+            async with self.in_transaction("add messages"):
                 for each in messages:
                     await self.add(each.topic, State(each, now).text())
         except BusError as error:
@@ -150,12 +174,12 @@ class StorageAdapter(ABC):
         return [None for _ in messages]
 
     async def open_consumer(self, spec: SubscriptionSpec) -> StorageConsumer:
-        with self.translated("add a subscription"), self.transaction():
+        async with self.in_transaction("add a subscription"):
             await self.subscribe(_id(spec), spec.topic, self.features.replay and spec.start != "latest")
         return StorageConsumer(self, _id(spec), self._waiting)
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        with self.translated("count records"), self.transaction():
+        async with self.in_transaction("count records"):
             return next((count for name, count, _ in await self.pending() if name == _id(spec)), 0)
 
     async def _watch(self) -> None:
@@ -171,13 +195,14 @@ class StorageAdapter(ABC):
             began = time.monotonic()
             found = False
             try:
-                with self.transaction():
+                async with self.in_transaction("be read"):
                     pending = await self.pending() if self._waiting else ()
-                self.degraded = None
-            except Exception as error:
+                self.report(self._watch, None)
+            except BusError as error:
                 pending = ()
-                self.degraded = f"its storage cannot be read: {type(error).__name__}"
-            now = time.time()
+                cause = error.__cause__ or error
+                self.report(self._watch, f"its storage cannot be read: {type(cause).__name__}")
+            now = record_time()
             for subscription, _, due in pending:
                 consumer = self._waiting.get(subscription)
                 if consumer is not None and due <= now:
@@ -185,6 +210,33 @@ class StorageAdapter(ABC):
                     consumer.look()
             pause = shortest if found else min(pause * 2, longest)
             await asyncio.sleep(_SHARE * (time.monotonic() - began))
+
+    @property
+    def degraded(self) -> str | None:
+        """The problems of the moment: of each part its own, so that no part clears another's."""
+        return "; ".join(dict.fromkeys(self._problems.values())) or None
+
+    def report(self, part: object, problem: str | None) -> None:
+        """Notes what a part cannot do at the moment; None when it can again, or has ended."""
+        if problem is None:
+            self._problems.pop(part, None)
+        else:
+            self._problems[part] = problem
+
+    @asynccontextmanager
+    async def in_transaction(self, what: str) -> AsyncIterator[None]:
+        """A block in a transaction of its own. Raises ``AdapterError`` for what the storage raises.
+
+        Blocks wait for each other: those of an asynchronous storage would run into one transaction.
+        """
+        with self.translated(what):
+            async with self._turn, AsyncExitStack() as stack:
+                transaction = self.transaction()
+                if isinstance(transaction, AbstractAsyncContextManager):
+                    await stack.enter_async_context(transaction)
+                else:
+                    stack.enter_context(transaction)
+                yield
 
     @contextmanager
     def translated(self, what: str) -> Iterator[None]:
@@ -210,12 +262,12 @@ class StorageAdapter(ABC):
         return {letter.id: (key, state, letter) for key, state, letter in sorted(letters, key=_letter_id)}
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
-        with self.translated("list dead letters"), self.transaction():
+        async with self.in_transaction("list dead letters"):
             letters = await self._letters()
         return [letter for _, _, letter in letters.values() if where.selects(letter)][:limit]
 
     async def get(self, letter_id: str) -> DeadLetter:
-        with self.translated("find a dead letter"), self.transaction():
+        async with self.in_transaction("find a dead letter"):
             found = (await self._letters()).get(letter_id)
         if found is None:
             raise DeadLetterNotFound(letter_id)
@@ -223,7 +275,7 @@ class StorageAdapter(ABC):
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
         moved = 0
-        with self.translated("redrive dead letters"), self.transaction():
+        async with self.in_transaction("redrive dead letters"):
             letters = await self._letters()
             for key, state, letter in (letters[each] for each in letter_ids if each in letters):
                 again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None)
@@ -232,7 +284,7 @@ class StorageAdapter(ABC):
 
     async def purge(self, where: DeadLetterFilter) -> int:
         deleted = 0
-        with self.translated("purge dead letters"), self.transaction():
+        async with self.in_transaction("purge dead letters"):
             for key, _, letter in (await self._letters()).values():
                 if where.selects(letter):
                     deleted += await self.change(key, DEAD, None)
@@ -259,15 +311,16 @@ class StorageConsumer:
         while True:
             await asyncio.sleep(adapter.lease / 3)
             try:
-                with adapter.transaction():
+                async with adapter.in_transaction("renew leases"):
                     await adapter.renew(self._subscription, self._owner, self._until)
-                adapter.degraded = None
-            except Exception as error:
-                adapter.degraded = f"its leases cannot be renewed: {type(error).__name__}"
+                adapter.report(self, None)
+            except BusError as error:
+                cause = error.__cause__ or error
+                adapter.report(self, f"its leases cannot be renewed: {type(cause).__name__}")
 
     @property
     def _until(self) -> float:
-        return time.time() + self._adapter.lease
+        return record_time() + self._adapter.lease
 
     def look(self) -> None:
         """There may be something to receive."""
@@ -289,8 +342,8 @@ class StorageConsumer:
         if self._stopped:
             return []
         adapter = self._adapter
-        with adapter.translated("claim records"), adapter.transaction():
-            claimed = await adapter.claim(self._subscription, self._owner, time.time(), self._until, limit)
+        async with adapter.in_transaction("claim records"):
+            claimed = await adapter.claim(self._subscription, self._owner, record_time(), self._until, limit)
             return [await self._received(*each) for each in claimed]
 
     async def _received(self, key: Any, text: str, lapsed: bool) -> Received:
@@ -312,7 +365,7 @@ class StorageConsumer:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         lost = LeaseLost("somebody else owns the message, or it was settled before")
-        with self._adapter.translated("settle"), self._adapter.transaction():
+        async with self._adapter.in_transaction("settle"):
             return [None if await self._settle(each) else lost for each in outcomes]
 
     async def _settle(self, outcome: Outcome) -> bool:
@@ -324,7 +377,7 @@ class StorageConsumer:
         elif outcome.action != "ack":
             again = attrs.evolve(state, attempt=outcome.attempt, history=outcome.history, redelivered=True)
             held = outcome.action == "hold"
-            owner, due = (self._owner, self._until) if held else (NOBODY, time.time() + outcome.delay)
+            owner, due = (self._owner, self._until) if held else (NOBODY, record_time() + outcome.delay)
             record = Record(again.text(), owner, due)
         return await self._adapter.change(key, self._owner, record)
 
@@ -335,6 +388,7 @@ class StorageConsumer:
     async def close(self) -> None:
         self._renewing.cancel()
         await asyncio.wait({self._renewing})
+        self._adapter.report(self, None)
 
 
 def _id(spec: SubscriptionSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from types import TracebackType
@@ -341,7 +342,11 @@ class Bus:
         except TypeError:
             onward = None
         else:
-            if headers is None and event.__class__ is route.event_class:
+            if (
+                headers is None
+                and event.__class__ is route.event_class
+                and _get_running_loop() is self._life.loop
+            ):
                 buffer = self._buffer
                 ports = buffer.ports
                 if len(ports) < buffer.limit or self._engine.wake_for_room():

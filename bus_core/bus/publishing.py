@@ -109,7 +109,11 @@ class Outbound:
             return False
         buffer = self._buffer
         ports = buffer.ports
-        if event.__class__ is not route.event_class or len(ports) >= buffer.limit:
+        if (
+            event.__class__ is not route.event_class
+            or len(ports) >= buffer.limit
+            or asyncio._get_running_loop() is not self._life.loop
+        ):
             return False
         ports.append(route.port)  # type: ignore[arg-type]  # it has one
         buffer.payloads.append(event)

@@ -47,17 +47,10 @@ class SubscribeDecorator(Protocol[E]):
     def __call__(self, handler: Callable[[E, Delivery], R], /) -> Callable[[E, Delivery], R]: ...
 
 
-def default_name(qualified_name: str, taken: Callable[[str], bool]) -> str:
-    """A name made of a handler's qualified name, made unique by a number."""
-    base = (
-        re.sub(r"[^A-Za-z0-9._:-]", "", qualified_name.replace("<locals>.", "")).lstrip("._:-")[:180]
-        or "handler"
-    )
-    name, number = base, 1
-    while taken(name):
-        number += 1
-        name = f"{base}-{number}"
-    return name
+def default_name(qualified_name: str) -> str:
+    """The name of a subscription, made of its handler's qualified name."""
+    plain = re.sub(r"[^A-Za-z0-9._:-]", "", qualified_name.replace("<locals>.", ""))
+    return plain.lstrip("._:-")[:180] or "handler"
 
 
 # --- checks of the options --------------------------------------------------------------------------------

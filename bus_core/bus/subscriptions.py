@@ -142,7 +142,9 @@ class Roster:
         self._adapter = adapter
         self._carrier: Carrier | None = None
         self._middleware = parts.consume_middleware
-        self._lanes: list[Lane] = []
+        self._lanes: dict[Lane, None] = {}  # in the order in which they were made
+        self._by_name: dict[str, dict[Lane, None]] = {}
+        self._last_number: dict[str, int] = {}  # of the names that were made of a handler's, by the latter
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
 
     @property
@@ -157,7 +159,7 @@ class Roster:
 
     def has(self, name: str) -> bool:
         """Whether there is a subscription of that name."""
-        return any(lane.spec.name == name for lane in self._lanes)
+        return name in self._by_name
 
     def instrument(self, middleware: Middleware) -> None:
         """Puts one more middleware around all others, of subscriptions to come as well."""
@@ -214,7 +216,8 @@ class Roster:
             concurrency=options.concurrency,
             where=options.where,
         )
-        self._lanes.append(lane)
+        self._lanes[lane] = None
+        self._by_name.setdefault(name, {})[lane] = None
         if self._life.stage is Stage.OPEN:
             self._carried.attach(lane)
         return Subscription(self, lane)
@@ -233,16 +236,27 @@ class Roster:
                     f"the subscription to {topic!r} needs a name=: on the durable adapter "
                     f"{adapter.name!r} it names the group that outlives this process"
                 )
-            return default_name(qualified_name, lambda name: self._clash(name, topic) is not None)
+            return self._default_name(qualified_name, topic)
         other = self._clash(given, topic)
         if other is not None:
             raise DuplicateSubscription(given, topic, other)
         return given
 
+    def _default_name(self, qualified_name: str, topic: str) -> str:
+        """A name made of a handler's qualified name, with a number where that is taken."""
+        base = default_name(qualified_name)
+        if self._clash(base, topic) is None:
+            return base
+        number = self._last_number.get(base, 1) + 1
+        while self._clash(f"{base}-{number}", topic) is not None:
+            number += 1
+        self._last_number[base] = number
+        return f"{base}-{number}"
+
     def _clash(self, name: str, topic: str) -> str | None:
         """What a subscription of that name listens to already, if it overlaps the topic."""
-        for lane in self._lanes:
-            if lane.spec.name == name and patterns_overlap(lane.spec.topic, topic):
+        for lane in self._by_name.get(name, ()):
+            if patterns_overlap(lane.spec.topic, topic):
                 return lane.spec.topic
         return None
 
@@ -298,7 +312,11 @@ class Roster:
         """Takes a lane out of routing; None when there is nothing to wait for."""
         if lane not in self._lanes:
             return self._leaving.get(lane)
-        self._lanes.remove(lane)
+        del self._lanes[lane]
+        namesakes = self._by_name[lane.spec.name]
+        del namesakes[lane]
+        if not namesakes:
+            del self._by_name[lane.spec.name]
         if self._life.stage is not Stage.OPEN:
             return None
         self._carried.detach(lane)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from operator import length_hint
 
@@ -42,6 +42,16 @@ class Batch:
     def used_up(self) -> bool:
         """Whether every entry was taken."""
         return self.taken >= len(self.ports)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its entries have no counter."""
+        return self.counters is None
+
+    @property
+    def ports_left(self) -> Sequence[Port]:
+        """The ports of the entries that were not taken."""
+        return self.ports[self.taken :]
 
     def take(self, most: int) -> Burst:
         """The next entries, at most so many."""
@@ -94,6 +104,16 @@ class Burst:
     def left(self) -> int:
         """How many entries the worker has not begun."""
         return length_hint(self._at)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its entries have no counter."""
+        return self.plain is not None
+
+    @property
+    def ports_left(self) -> Sequence[Port]:
+        """The ports of the entries that the worker has not begun."""
+        return self._ports[self.begun :]
 
     @property
     def begun(self) -> int:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
@@ -32,11 +31,11 @@ from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
 from bus_core.dispatch.retries import FollowUp
 from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Port, Unit, unit_of
-from bus_core.dispatch.workers import Worker, WorkerPool, current_worker
+from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
-from bus_core.runtime.clock import Clock, expiry
+from bus_core.runtime.clock import Clock, expiry, lease_clock
 from bus_core.runtime.threads import ThreadPool
 
 __all__ = ["Engine", "current_engine"]
@@ -46,8 +45,8 @@ logger = logging.getLogger("promenade.bus")
 
 def current_engine() -> Engine | None:
     """The engine whose handler is running in this context; None outside of handlers."""
-    worker = current_worker.get(None)
-    return None if worker is None or worker.current is None else cast(Engine, worker.pool.inside)
+    worker = running_worker()
+    return None if worker is None else cast(Engine, worker.pool.inside)
 
 
 def _released(worker: Worker, left: Left, stubborn: Collection[Worker]) -> bool:
@@ -164,7 +163,7 @@ class Engine:
         if self.buffer.asleep:
             self._pool.rouse()
         unit = Unit(len(lanes)) if len(others) > 1 or (others and plain) or self._marks else None
-        causing = current_worker.get(None)
+        causing = running_worker()
         cause = causing.entry[2] if causing is not None and causing.entry is not None else None
         if unit is not None and cause is not None:
             for mark in unit_of(cause).marks:
@@ -181,9 +180,9 @@ class Engine:
             past = Past(message=message, key=key) if message is not None or key else None
             lane.accept(Job(lane, topic, unit, self.clock.now(), event=event, headers=headers, past=past))
 
-    def has_room(self) -> bool:
+    def has_room(self, *, granted: bool = False) -> bool:
         """Whether an event can be accepted now; see ``Buffer.has_room``."""
-        return self.buffer.has_room(for_handler=current_engine() is not None)
+        return self.buffer.has_room(for_handler=running_worker() is not None, granted=granted)
 
     def push(self, job: Job) -> None:
         """Puts a job into the queue of the workers."""
@@ -355,9 +354,9 @@ class Engine:
             buffer_size=buffer.size,
             overflow_size=buffer.overflow_size,
             overflowed=buffer.overflowed,
-            waiting_publishers=sum(not waiter.done() for waiter in buffer.publishers),
+            waiting_publishers=buffer.waiting_publishers,
             waiting_retries=len(self._follow_up.waiting),
-            longest_running=time.monotonic() - longest.since if longest is not None else 0.0,
+            longest_running=lease_clock() - longest.since if longest is not None else 0.0,
             longest_running_subscription=(
                 longest.lane.spec.name if longest is not None and longest.lane is not None else None
             ),
@@ -370,14 +369,13 @@ class Engine:
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
         """A snapshot of the counters of each lane."""
         at_work = self._pool.at_work
-        entries = self.buffer.take_all()
-        self.buffer.put_back(entries)
-        queued = Counter(each.lane for port, _, _ in entries for each in port.ports)
+        waiting, plain = self.buffer.waiting()
+        queued = Counter[JobLane]()
+        for port, number in waiting.items():
+            for each in port.ports:
+                queued[each.lane] += number
         running = Counter(worker.lane for worker in at_work)
-        plain = Counter[Port | None](port for port, _, counter in entries if counter is None)
-        plain.update(
-            worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.plain is not None
-        )
+        plain.update(worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.is_plain)
         return tuple(
             lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0) for lane in lanes
         )

@@ -221,7 +221,11 @@ class Lane:
 
     @property
     def _outstanding(self) -> int:
-        return self._active + self.waiting + len(self.held_jobs())
+        return self._active + self.waiting + self._held_count
+
+    @property
+    def _held_count(self) -> int:
+        return len(self._backlog) + self.behind
 
     def pause(self) -> None:
         """Begins no further handler; what runs is finished."""
@@ -324,7 +328,7 @@ class Lane:
             name=self.spec.name,
             topic=self.spec.topic,
             paused=self.paused,
-            queued=queued + len(self.held_jobs()),
+            queued=queued + self._held_count,
             running=running,
             waiting_retries=self.waiting,
             handled=handled,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from itertools import count, groupby, takewhile
+from itertools import chain, count, groupby
 
 from bus_core.dispatch.batches import Batch, Burst
 from bus_core.dispatch.units import Entry, Job, Port, Unit
@@ -13,14 +13,6 @@ from bus_core.errors import BufferFull, BusClosed
 from bus_core.events.base import Event
 
 __all__ = ["Buffer"]
-
-
-class _Waiter(asyncio.Future[None]):
-    """A publisher that waits for room. ``place`` is its place among all that ever waited."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__()
-        self.place = place
 
 
 class Buffer:
@@ -38,15 +30,15 @@ class Buffer:
         self.overflow_size = overflow_size
         self.overflowed = 0
         self.asleep = True
-        # How long the open columns may get; 0 while every worker is asleep: one comparison with their
-        # length asks for both, and counts the event that is appended then.
+        # How long the open columns may get; 0 while every worker is asleep, or a publisher waits, which
+        # comes first: one comparison with their length asks for all of it.
         self.limit = 0
         self.ports: list[Port] = []
         self.payloads: list[Event | Job] = []
         self._besides = 0  # the unsettled events, less those in the open columns
         self._batches: deque[Batch] = deque()
         self._bursts: set[Burst] = set()
-        self._publishers: deque[_Waiter] = deque()
+        self._publishers: OrderedDict[int, asyncio.Future[None]] = OrderedDict()  # by their places
         self._places = count()
         self._told = 0  # of room, and not on their way yet: nobody may be told of the same room
         self._closing = False
@@ -160,7 +152,7 @@ class Buffer:
     def stay_awake(self) -> None:
         """Some worker is going to look at the queue."""
         self.asleep = False
-        self.limit = self.size - self._besides
+        self._set_limit()
 
     # --- counting -----------------------------------------------------------------------------------------
 
@@ -193,34 +185,53 @@ class Buffer:
 
     def _settled(self, number: int) -> None:
         self._besides -= number
-        if not self.asleep:
-            self.limit += number
         if self._publishers:
             self.pass_on()
+        self._set_limit()
 
     def _count(self, change: int) -> None:
         self._besides += change
-        if not self.asleep:
-            self.limit = self.size - self._besides
+        self._set_limit()
+
+    def _set_limit(self) -> None:
+        self.limit = 0 if self.asleep or self._in_line else self.size - self._besides
+
+    def waiting(self) -> tuple[Counter[Port], Counter[Port]]:
+        """Counts the entries that no worker has begun by their ports: all of them, and the plain ones.
+
+        It changes nothing, and costs little for each entry. Plain ones in the open columns count among the
+        first only: they are not among what their port has ``accepted`` yet.
+        """
+        parts: list[Batch | Burst] = [*self._batches, *self._bursts]
+        plain = Counter(chain.from_iterable(part.ports_left for part in parts if part.is_plain))
+        counted = chain.from_iterable(part.ports_left for part in parts if not part.is_plain)
+        return Counter(chain(counted, self.ports)) + plain, plain
 
     # --- room ---------------------------------------------------------------------------------------------
 
-    def has_room(self, *, for_handler: bool) -> bool:
+    def has_room(self, *, for_handler: bool, granted: bool = False) -> bool:
         """Whether an event can be accepted now: for a handler always, until the overflow is used up.
+
+        Others come behind the publishers that wait; ``granted`` is for one of these, whose turn it is.
 
         A handler cannot wait for room: it may hold the very worker that would make some. Raises
         ``BufferFull`` for a handler when the overflow is used up, too.
         """
-        if self.unsettled < self.size:
+        if for_handler:
+            if self.unsettled >= self.size + self.overflow_size:
+                raise BufferFull("overflow for events published by handlers", self.overflow_size)
             return True
-        if for_handler and self.unsettled >= self.size + self.overflow_size:
-            raise BufferFull("overflow for events published by handlers", self.overflow_size)
-        return for_handler
+        return self.unsettled < self.size and (granted or not self._in_line)
 
     @property
-    def publishers(self) -> deque[_Waiter]:
-        """Those that wait for room, the first one first."""
-        return self._publishers
+    def _in_line(self) -> bool:
+        """Whether publishers wait for room, or were told of some and have not taken it yet."""
+        return bool(self._publishers or self._told)
+
+    @property
+    def waiting_publishers(self) -> int:
+        """How many publishers wait for room."""
+        return len(self._publishers)
 
     async def room(self) -> None:
         """Waits for room, in the order of the calls. Raises ``BusClosed``.
@@ -233,11 +244,14 @@ class Buffer:
             try:
                 await waiter
             except BaseException:
+                self._publishers.pop(place, None)
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._told -= 1
                     self.pass_on()  # the place that this caller was told of goes to the next one
+                self._set_limit()
                 raise
             self._told -= 1
+            self._set_limit()
             if self.unsettled < self.size:
                 return
             waiter = self._waiter(place)  # somebody was faster: back to where it stood
@@ -245,30 +259,29 @@ class Buffer:
     def _waiter(self, place: int) -> asyncio.Future[None]:
         if self._closing:
             raise BusClosed("publish")
-        waiter = _Waiter(place)
+        waiter = asyncio.get_running_loop().create_future()
         publishers = self._publishers
-        if not publishers or publishers[-1].place < place:
-            publishers.append(waiter)
-        else:  # it was told of room, and others who did not wait took it
-            publishers.insert(
-                sum(1 for _ in takewhile(lambda other: other.place < place, publishers)), waiter
-            )
+        if publishers and next(reversed(publishers)) > place:  # it was told of room that a handler took
+            self._publishers = publishers = OrderedDict(sorted([*publishers.items(), (place, waiter)]))
+        publishers[place] = waiter
+        self._set_limit()
         return waiter
 
     def pass_on(self) -> None:
         """Tells as many of the publishers that wait as there is room for, the first one first."""
         room = self.size - self.unsettled - self._told
         while self._publishers and room > 0:
-            waiter = self._publishers.popleft()
+            _, waiter = self._publishers.popitem(last=False)
             if not waiter.done():
                 room -= 1
                 self._told += 1
                 waiter.set_result(None)
+        self._set_limit()
 
     def refuse_publishers(self) -> None:
         """From now on nobody waits for room; those that do get ``BusClosed``."""
         self._closing = True
-        for waiter in self._publishers:
+        for waiter in self._publishers.values():
             if not waiter.done():
                 waiter.set_exception(BusClosed("publish"))
         self._publishers.clear()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextvars import Context, ContextVar
 from functools import partial
 from types import coroutine
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from bus_core.dispatch.batches import Burst
 from bus_core.dispatch.queue import Buffer
@@ -19,7 +21,7 @@ from bus_core.events.messages import NO_HEADERS
 from bus_core.runtime.clock import Clock, lease_clock
 from bus_core.runtime.error_text import place_of
 
-__all__ = ["Worker", "WorkerPool", "current_worker"]
+__all__ = ["Worker", "WorkerPool", "current_worker", "running_worker"]
 
 logger = logging.getLogger("promenade.bus")
 
@@ -122,6 +124,21 @@ class WorkerTask(asyncio.Task[None]):
 current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
 
 
+def running_worker() -> Worker | None:
+    """The worker whose handler is the caller, or is waiting for the caller; None outside of handlers.
+
+    A handler may wait for tasks that it has started. Once it has returned, they are tasks like any other.
+    """
+    worker = current_worker.get(None)
+    if worker is None:
+        return None
+    if asyncio._get_running_loop() is worker.pool.loop:
+        task = asyncio.current_task()
+        if task is not None and task is not worker.task:  # callbacks have no task, and are not told apart
+            return worker if worker.pool.was_started_by(worker, task) else None
+    return worker if worker.current is not None else None
+
+
 @coroutine
 def _give_way() -> Generator[None, None, None]:
     yield
@@ -160,12 +177,14 @@ class WorkerPool:
         self._turn_began = 0.0
         self._began_at = 0.0  # when the latest burst did
         self._next_turn_planned = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        # Of tasks with the context of a worker, the delivery that it was at when they were seen first.
+        self._started: WeakKeyDictionary[asyncio.Task[Any], Unit | None] = WeakKeyDictionary()
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._start_keeper(self._loop)
+        self.loop = asyncio.get_running_loop()
+        self._start_keeper(self.loop)
         for _ in range(self._size):
             self._start_worker()
 
@@ -202,11 +221,11 @@ class WorkerPool:
         self._wake_or_fall_asleep()
 
     def _start_worker(self) -> None:
-        assert self._loop is not None, "start() comes first"
+        assert self.loop is not None, "start() comes first"
         worker = Worker(self)
         self._workers.add(worker)
         worker.task = WorkerTask(
-            self._work(worker), loop=self._loop, name="promenade-worker", context=worker.context
+            self._work(worker), loop=self.loop, name="promenade-worker", context=worker.context
         )
         worker.task.worker = worker
         worker.task.add_done_callback(partial(self._worker_ended, worker))
@@ -237,7 +256,7 @@ class WorkerPool:
 
         Raises ``WrongEventLoop``: a worker cannot be woken from another thread.
         """
-        if asyncio._get_running_loop() is not self._loop:
+        if asyncio._get_running_loop() is not self.loop:
             raise WrongEventLoop("publish")
         self._buffer.stay_awake()
         while self._idle:
@@ -251,7 +270,7 @@ class WorkerPool:
 
     def wake_for_room(self) -> bool:
         """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
-        if self._buffer.unsettled >= self._buffer.size:
+        if not self._buffer.has_room(for_handler=False):
             return False
         if self._buffer.asleep:
             self.rouse()
@@ -372,10 +391,10 @@ class WorkerPool:
             if not self._buffer.has_entries():
                 return False
         if not self._next_turn_planned:
-            assert self._loop is not None, "workers run on a loop"
+            assert self.loop is not None, "workers run on a loop"
             self._next_turn_planned = True
             self._turn_began = now
-            self._loop.call_soon(self._next_turn)
+            self.loop.call_soon(self._next_turn)
         else:
             if worker.since >= self._turn_began:
                 self._adapt(now - worker.since)
@@ -404,8 +423,8 @@ class WorkerPool:
             self._wake_or_fall_asleep()
 
     async def _rest(self, worker: Worker) -> None:
-        assert self._loop is not None, "workers run on a loop"
-        worker.waiter = waiter = self._loop.create_future()
+        assert self.loop is not None, "workers run on a loop"
+        worker.waiter = waiter = self.loop.create_future()
         self._idle.append(worker)
         self._buffer.fall_asleep()
         await waiter
@@ -461,6 +480,18 @@ class WorkerPool:
             self._buffer.put_first((self.port_for(rest), payload, unit))
         worker.entry = (port, payload, counter or unit)
         return unit
+
+    def was_started_by(self, worker: Worker, task: asyncio.Task[Any]) -> bool:
+        """Whether the delivery that the worker is at has started a task, for all that can be seen.
+
+        A task is taken to be started by the delivery that its worker is at when it is seen first.
+        """
+        at_work = worker.current is not None
+        if task in self._started:
+            unit = self._started[task]
+            return unit is not None and at_work and self.single_out(worker) is unit
+        self._started[task] = self.single_out(worker) if at_work else None
+        return at_work
 
     def _settle(self, worker: Worker) -> None:
         """Settles the delivery with a counter that a worker was at; it was handled."""

@@ -21,6 +21,11 @@ _LAST_ANSWERS = 1.0
 """Seconds that calls get to come to an end after the loop was told to stop."""
 
 
+def _bounded(timeout: float | None) -> float | None:
+    """A timeout that a lock takes: with a longer one it raises ``OverflowError``."""
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+
+
 class LoopThreadEnded(Exception):
     """The call came when the thread had been told to stop."""
 
@@ -52,7 +57,7 @@ class LoopThread:
                 raise LoopThreadEnded
             future = asyncio.run_coroutine_threadsafe(self._run(make), self._loop)
         try:
-            return future.result(timeout)
+            return future.result(_bounded(timeout))
         except concurrent.futures.CancelledError:
             if self._ended:
                 raise LoopThreadEnded from None
@@ -79,7 +84,7 @@ class LoopThread:
             if not self._ended:
                 self._ended = True
                 self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout)
+        self._thread.join(_bounded(timeout))
 
     def _serve(self) -> None:
         while not self._ended:

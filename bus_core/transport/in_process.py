@@ -117,28 +117,31 @@ class InProcessCarrier:
         payload: Event | Message = event
         if self.encodes:
             payload = self._codec.encode(route.topic, event, headers)
-        granted: Engine | None = None
+        granted: Engine | None = None  # whose buffer has a place for this event, until somebody else takes it
         leaving: set[Engine] = set()
-        while (full := self._full_engine(route, leaving)) is not None:
-            if not may_wait.get():
-                raise BufferFull("buffer", self._engine.buffer.size)
+        try:
+            while (full := self._full_engine(route, leaving, granted)) is not None:
+                if not may_wait.get():
+                    raise BufferFull("buffer", self._engine.buffer.size)
+                if granted is not None:
+                    granted.buffer.pass_on()  # another engine is full: somebody else may have the place
+                    granted = None
+                try:
+                    await full.buffer.room()
+                except BusClosed:
+                    if full is self._engine:
+                        raise
+                    # Another bus is closing. Until it has left it handles what is routed to it, beyond its
+                    # bound.
+                    leaving.add(full)
+                    await asyncio.sleep(0)
+                else:
+                    granted = full
+            self._check_accepting()  # again: it may have been closed while the event was held, or waited
+            route.deliver(payload, headers)
+        finally:
             if granted is not None:
-                granted.buffer.pass_on()  # another engine is full: somebody else may have the place
-            try:
-                await full.buffer.room()
-            except BusClosed:
-                if full is self._engine:
-                    raise
-                # Another bus is closing. Until it has left it handles what is routed to it, beyond its bound.
-                leaving.add(full)
-                granted = None
-                await asyncio.sleep(0)
-            else:
-                granted = full
-        self._check_accepting()  # again: it may have been closed while the event was held, or waited
-        route.deliver(payload, headers)
-        if granted is not None:
-            granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
+                granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
@@ -146,9 +149,11 @@ class InProcessCarrier:
         """There may be no room."""
         return None
 
-    def _full_engine(self, route: Route, leaving: Collection[Engine]) -> Engine | None:
+    def _full_engine(
+        self, route: Route, leaving: Collection[Engine], granted: Engine | None
+    ) -> Engine | None:
         self.renew(route)
-        return route.full_engine(leaving)
+        return route.full_engine(leaving, granted)
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
         await self._engine.drain(lanes)

@@ -87,14 +87,15 @@ class Route:
             engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
         )
 
-    def full_engine(self, leaving: Collection[Engine] = ()) -> Engine | None:
+    def full_engine(self, leaving: Collection[Engine] = (), granted: Engine | None = None) -> Engine | None:
         """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
 
-        Nobody waits for room in those that are ``leaving``.
+        Nobody waits for room in those that are ``leaving``. In the ``granted`` one it is the caller's turn.
         """
-        return next(
-            (engine for engine in self.engines if engine not in leaving and not engine.has_room()), None
-        )
+        for engine in self.engines:
+            if engine not in leaving and not engine.has_room(granted=engine is granted):
+                return engine
+        return None
 
     def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Hands an event to one lane of each group, in turn, whether there is room or not."""

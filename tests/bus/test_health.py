@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from bus_core import (
     UnhealthyError,
 )
 from promenade_bus_testing import VirtualClock
-from support.buses import HAPPENED, OTHER, happened, make_bus, running_bus, until
+from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, until
 from support.handlers import Collecting, ignore
 from support.inline_plugins import probe_plugin
 
@@ -399,3 +400,25 @@ async def test_the_state_of_the_engine() -> None:
         assert (hold_state.running, hold_state.queued, hold_state.handled) == (1, 2, 0)
         assert (fail_state.handled, fail_state.failed_attempts, fail_state.retried) == (1, 1, 1)
         assert (idle_state.paused, idle_state.handled) == (True, 0)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="one clock only on this system")
+async def test_a_machine_that_slept_hides_no_long_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a handler has run is right on a machine that was suspended, of which one clock knows."""
+    real = time.clock_gettime
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: real(clock) + (3600 if clock == time.CLOCK_BOOTTIME else 0)
+    )
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def hold(event: Happened) -> None:
+        begun.set()
+        await gate.wait()
+
+    async with running_bus() as bus:
+        bus.subscribe(HAPPENED, hold, name="hold")
+        await bus.publish(HAPPENED, happened())
+        await begun.wait()
+        assert 0 <= bus.state().longest_running < 60
+        gate.set()
+        await bus.drain()

@@ -34,7 +34,7 @@ from bus_core import (
     event,
     hookimpl,
 )
-from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, until
+from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of, until
 from support.handlers import listen
 from support.inline_plugins import MemoryWith, adapter_plugin, middleware_plugin, noting
 
@@ -367,6 +367,28 @@ async def test_publish_from_another_loop(publish: Publish) -> None:
             await asyncio.to_thread(lambda: asyncio.run(publish(bus, HAPPENED, happened())))  # type: ignore[arg-type]
         await bus.drain()
         assert len(received) == 1
+
+
+@ways_to_publish
+async def test_publish_from_another_loop_while_the_bus_is_awake(publish: Publish) -> None:
+    """It is refused while workers are running as well, when nobody has to be woken for an event."""
+    gate = asyncio.Event()
+
+    async def hold(event: Happened) -> None:
+        await gate.wait()
+
+    async with running_bus(worker_pool_size=1) as bus:
+        bus.subscribe(HAPPENED, hold, name="hold")
+        await publish(bus, HAPPENED, happened())  # the route is known from now on
+        await until(lambda: bus.state().running_handlers, "a worker is awake")
+        bus._buffer.stay_awake()
+        with pytest.raises(WrongEventLoop):
+            await asyncio.to_thread(lambda: asyncio.run(publish(bus, HAPPENED, happened())))  # type: ignore[arg-type]
+        with pytest.raises(WrongEventLoop):
+            await asyncio.to_thread(bus.publish_nowait, HAPPENED, happened())
+        gate.set()
+        await bus.drain()
+        assert (state_of(bus).handled, bus.state().published) == (1, 1)
 
 
 # --- many, and without waiting ----------------------------------------------------------------------------

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -377,6 +379,15 @@ def test_sync_handlers_may_call() -> None:
         assert bus.state().overflowed == 3
     assert numbers == [2, 3, 4]
     assert [type(error) for error in errors] == [CalledFromHandler] * 2
+
+
+@pytest.mark.parametrize("timeout", [math.inf, timedelta.max, 1e10], ids=str)
+def test_close_takes_any_timeout(timeout: Any) -> None:
+    """A timeout that no lock of the system could wait for is no error."""
+    bus = make_sync_bus()
+    bus.start()
+    assert bus.close(timeout).completed
+    assert bus.bus.status == "closed"
 
 
 def test_a_handler_calls_close_while_another_thread_closes() -> None:

@@ -9,9 +9,20 @@ from typing import Any
 
 import pytest
 
-from bus_core import BufferFull, Bus, BusClosed, FixedRetry, HealthStatus, Postpone, SyncBus
+from bus_core import (
+    BufferFull,
+    Bus,
+    BusClosed,
+    FixedRetry,
+    HealthStatus,
+    Postpone,
+    SerializationError,
+    SyncBus,
+    Topic,
+)
+from promenade_bus_memory import MemoryHub
 from promenade_bus_testing import VirtualClock
-from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, until
+from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
 from support.handlers import Collecting, ignore, listen
 
 
@@ -156,6 +167,93 @@ async def test_waiting_publishers_keep_their_order() -> None:
         await asyncio.gather(*tasks)
         await bus.drain()
     assert gate.numbers == list(range(50))
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    """A publisher that waits gets its place before any that comes later, publish_nowait included."""
+    gate = Gate()
+    async with running_bus(buffer_size=1, worker_pool_size=1) as bus:
+        bus.subscribe(HAPPENED, gate.handle)
+        await bus.publish(HAPPENED, happened(0))
+        [waiting] = publishing(bus, 1)
+        await turns()
+        overtaken = 0
+        gate.opened.set()
+        while not waiting.done():
+            try:
+                bus.publish_nowait(HAPPENED, happened(2))
+                overtaken += 1
+            except BufferFull:
+                pass
+            await asyncio.sleep(0)
+        assert overtaken == 0
+        await bus.drain()
+        bus.publish_nowait(HAPPENED, happened(3))  # nobody waits any more
+
+
+async def test_a_publisher_that_gives_up_is_not_waited_for() -> None:
+    """When those who waited were cancelled, the next one that comes has its place."""
+    gate = Gate()
+    async with running_bus(buffer_size=1, worker_pool_size=1) as bus:
+        bus.subscribe(HAPPENED, gate.handle)
+        await bus.publish(HAPPENED, happened(0))
+        tasks = publishing(bus, 1, 2)
+        await turns()
+        assert bus.state().waiting_publishers == 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert bus.state().waiting_publishers == 0
+        gate.opened.set()
+        await bus.drain()
+        bus.publish_nowait(HAPPENED, happened(3))
+        await bus.drain()
+        assert gate.numbers == [0, 3]
+
+
+async def test_a_publisher_whose_turn_ends_in_an_error_passes_it_on() -> None:
+    """Where an event is refused when its place is free, the next publisher gets the place."""
+
+    def key(event: Happened) -> str:
+        if event.number == 1:
+            raise ValueError("no key")
+        return "key"
+
+    keyed = Topic("test.keyed.happened", Happened, key=key)
+    gate = Gate()
+    async with running_bus(buffer_size=1) as bus:
+        bus.subscribe(keyed, gate.handle, ordered=True)
+        await bus.publish(keyed, happened(0))
+        tasks = [asyncio.create_task(bus.publish(keyed, happened(number))) for number in (1, 2)]
+        await turns()
+        gate.opened.set()
+        await until(lambda: tasks[1].done(), "the second publisher got its place")
+        assert isinstance(tasks[0].exception(), SerializationError)
+        assert tasks[1].exception() is None
+        await bus.drain()
+    assert gate.numbers == [0, 2]
+
+
+async def test_a_bus_that_is_closed_passes_its_turn_on() -> None:
+    """A publisher whose bus is closed when it gets a place on another bus leaves it to the next one."""
+    hub = MemoryHub()
+    gate = Gate()
+    async with (
+        running_bus(buffer_size=1, memory={"hub": hub}) as receiving,
+        running_bus(buffer_size=1, memory={"hub": hub}) as leaving,
+    ):
+        receiving.subscribe(HAPPENED, gate.handle)
+        await receiving.publish(HAPPENED, happened(0))
+        first = asyncio.create_task(leaving.publish(HAPPENED, happened(1)))
+        second = asyncio.create_task(receiving.publish(HAPPENED, happened(2)))
+        await turns()
+        closing = asyncio.create_task(leaving.close(1))
+        gate.opened.set()
+        await until(lambda: second.done(), "the other publisher got its place")
+        await asyncio.wait((first, closing))
+        await receiving.drain()
+        assert second.exception() is None
+        assert 2 in gate.numbers
 
 
 async def test_waiting_publishers_keep_their_order_when_many_places_are_freed() -> None:
@@ -513,3 +611,70 @@ async def test_publishers_and_handlers_take_turns() -> None:
             assert published < 10_000
         await bus.drain()
         assert (await bus.health()).status is HealthStatus.HEALTHY
+
+
+# --- tasks of handlers ------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_outlives_its_handler_waits_for_room() -> None:
+    """A task that a handler has started publishes like anybody else once the handler has returned."""
+    tasks: list[asyncio.Task[None]] = []
+    async with running_bus(buffer_size=3, overflow_size=5, worker_pool_size=1) as bus:
+
+        async def produce() -> None:
+            for number in range(50):
+                await bus.publish(OTHER, happened(number))
+
+        async def start(event: Happened) -> None:
+            tasks.append(asyncio.create_task(produce()))
+
+        async def work(event: Happened) -> None:
+            await asyncio.sleep(0)
+
+        bus.subscribe(HAPPENED, start)
+        bus.subscribe(OTHER, work, name="work")
+        await bus.publish(HAPPENED, happened())
+        await until(lambda: tasks, "the handler has run")
+        await asyncio.wait_for(tasks[0], WITHIN)
+        await bus.drain()
+        assert (state_of(bus, "work").handled, bus.state().overflowed) == (50, 0)
+
+
+async def test_a_task_that_its_handler_waits_for_does_not_wait_for_room() -> None:
+    """A handler may publish from tasks that it awaits: one worker and a buffer of one are enough."""
+    async with running_bus(buffer_size=1, worker_pool_size=1) as bus:
+        collecting = Collecting()
+
+        async def spread(event: Happened) -> None:
+            await asyncio.gather(*[bus.publish(OTHER, happened(number)) for number in range(5)])
+
+        bus.subscribe(HAPPENED, spread)
+        bus.subscribe(OTHER, collecting.collect)
+        await bus.publish(HAPPENED, happened())
+        await asyncio.wait_for(bus.drain(), WITHIN)
+        assert sorted(collecting.numbers) == [0, 1, 2, 3, 4]
+
+
+async def test_a_drain_does_not_wait_for_tasks_that_go_on() -> None:
+    """What a task publishes long after its handler has returned is no consequence of what was handled."""
+    tasks: list[asyncio.Task[None]] = []
+    async with running_bus(worker_pool_size=1) as bus:
+
+        async def produce() -> None:
+            while True:
+                await bus.publish(OTHER, happened())
+                await asyncio.sleep(0.001)
+
+        async def start(event: Happened) -> None:
+            tasks.append(asyncio.create_task(produce()))
+
+        async def work(event: Happened) -> None:
+            await asyncio.sleep(0.002)
+
+        bus.subscribe(HAPPENED, start)
+        bus.subscribe(OTHER, work, name="work")
+        await bus.publish(HAPPENED, happened())
+        await until(lambda: state_of(bus, "work").handled > 2, "the task has published")
+        await asyncio.wait_for(bus.drain(), WITHIN)
+        tasks[0].cancel()
+        await asyncio.wait(tasks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import itertools
 import socket
 import threading
@@ -724,17 +723,14 @@ def forget_causes(patch: MonkeyPatch) -> None:
     put = Engine.put
 
     def forgetful(engine: Engine, *arguments: Any) -> None:
-        marks, engine._marks = engine._marks, set()
-        import bus_core.dispatch.engine
+        import bus_core.dispatch.engine as module
 
-        current, bus_core.dispatch.engine.current_worker = (
-            bus_core.dispatch.engine.current_worker,
-            contextvars.ContextVar("nobody"),
-        )
+        marks, engine._marks = engine._marks, set()
+        running, module.running_worker = module.running_worker, lambda: None
         try:
             put(engine, *arguments)
         finally:
-            engine._marks, bus_core.dispatch.engine.current_worker = marks, current
+            engine._marks, module.running_worker = marks, running
 
     patch.setattr(Engine, "put", forgetful)
 
@@ -778,7 +774,8 @@ def reverse_publishers(patch: MonkeyPatch) -> None:
     pass_on = Buffer.pass_on
 
     def reversing(buffer: Buffer) -> None:
-        buffer._publishers.rotate(1)
+        for place in [*buffer._publishers]:
+            buffer._publishers.move_to_end(place, last=False)
         pass_on(buffer)
 
     patch.setattr(Buffer, "pass_on", reversing)
