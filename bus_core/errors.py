@@ -276,10 +276,16 @@ class SubscriptionError(BusError):
 
 
 class DuplicateSubscription(SubscriptionError):
-    """A subscription of that name exists on an overlapping topic or pattern."""
+    """A subscription of that name, or of that handler without a name, exists on an overlapping topic."""
 
-    def __init__(self, name: str, topic: str, other: str) -> None:
+    def __init__(self, name: str, topic: str, other: str, *, same_handler: bool = False) -> None:
         self.name = name
+        if same_handler:
+            super().__init__(
+                f"this handler already listens to {other!r} as {name!r}, which overlaps {topic!r}: it would "
+                "get events twice; if it shall, give the second subscription a name="
+            )
+            return
         super().__init__(
             f"a subscription named {name!r} already listens to {other!r}, which overlaps {topic!r}; "
             "give each subscription its own name="

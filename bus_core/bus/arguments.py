@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from bus_core.abc import Seconds
-from bus_core.errors import EventTypeMismatch
+from bus_core.errors import EventTypeMismatch, InvalidTopic
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import Topic, class_name
 
-__all__ = ["as_seconds", "checked_event", "checked_headers", "described"]
+__all__ = ["as_seconds", "check_topic_given", "checked_event", "checked_headers", "described"]
 
 
 def as_seconds(value: Seconds) -> float:
@@ -29,6 +30,18 @@ def as_seconds(value: Seconds) -> float:
 def described(value: object) -> str:
     """What something is, without showing what it holds."""
     return repr(value) if value is None or isinstance(value, int | float) else f"a {class_name(type(value))}"
+
+
+def check_topic_given(topic: object) -> None:
+    """Refuses what is no topic at once: a decorator without parentheses hands over the function instead."""
+    if isinstance(topic, Topic | str):
+        return
+    if inspect.isroutine(topic):
+        raise InvalidTopic(
+            f"subscribe takes a topic first, and got the function {getattr(topic, '__qualname__', topic)!r}; "
+            "as a decorator write @bus.subscribe(TOPIC)"
+        )
+    raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
 
 
 def checked_event(topic: Topic[Any], event: object) -> Event:

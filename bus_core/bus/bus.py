@@ -24,7 +24,7 @@ from bus_core.abc import (
     is_in_process,
 )
 from bus_core.bus.after_commit import HeldEvents
-from bus_core.bus.arguments import as_seconds
+from bus_core.bus.arguments import as_seconds, check_topic_given
 from bus_core.bus.dead_letters import DeadLetters
 from bus_core.bus.fallback import start_one_of
 from bus_core.bus.health import HealthReport, run_probes
@@ -418,6 +418,10 @@ class Bus:
         """Holds in a new block what is published in this context, until the block ends, well or not."""
         return self._outbound.holding()
 
+    async def drop_block(self) -> None:
+        """The last part of an ``after_commit`` that was not left well; see ``begin_block``."""
+        self._outbound.look_less_closely()
+
     async def end_block(self, block: HeldEvents) -> None:
         """The last part of ``after_commit``; see ``begin_block``."""
         self._outbound.look_less_closely()
@@ -485,6 +489,7 @@ class Bus:
             start=start,
             where=where,
         )
+        check_topic_given(topic)
         if handler is not None:
             return self._roster.add(topic, handler, options)
 

@@ -23,7 +23,7 @@ from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.middleware import compose
-from bus_core.errors import InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
+from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Envelope
 from bus_core.events.topics import Topic
@@ -242,7 +242,13 @@ class Outbound:
             yield block
         finally:
             block.over = True
-            self._block.reset(token)
+            try:
+                self._block.reset(token)
+            except ValueError:
+                raise BusStateError(
+                    "after_commit was left in another context than it was entered in, so that what was "
+                    "published in between was not held; open the block in the function that publishes"
+                ) from None
 
     def _hold(self, item: HeldEvent) -> bool:
         """Keeps an event for the end of the block that the caller is in, if it is in one."""

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, overload
 import attrs
 
 from bus_core.abc import RetryPolicy, Seconds
+from bus_core.dispatch.handlers import is_async
 from bus_core.errors import InvalidHandler
 from bus_core.events.base import Event
 from bus_core.events.messages import Delivery
@@ -95,7 +96,7 @@ def _check_where(_options: object, _attribute: object, value: Any) -> None:
         return
     if not callable(value):
         raise InvalidHandler(f"where takes a function of the event, got {value!r}")
-    if inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value):
+    if is_async(value) or inspect.isasyncgenfunction(value):
         raise InvalidHandler("where takes a plain function: the coroutine of an async one is always true")
 
 

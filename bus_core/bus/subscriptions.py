@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 from bus_core.abc import AnyAdapter, Features, Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
 from bus_core.bus.subscribe_options import CheckedOptions, default_name
 from bus_core.dispatch.engine import Engine
-from bus_core.dispatch.handlers import inspect_handler
+from bus_core.dispatch.handlers import event_class_of, inspect_handler
 from bus_core.dispatch.lane import Lane
 from bus_core.errors import (
     DuplicateSubscription,
@@ -19,10 +20,13 @@ from bus_core.errors import (
     UnknownSubscription,
     UnsupportedFeature,
 )
+from bus_core.events.base import Event
 from bus_core.events.topics import Topic, TopicPattern, is_pattern, patterns_overlap
 from bus_core.transport.carrier import Carrier
 
 __all__ = ["Roster", "Subscription"]
+
+K = TypeVar("K")
 
 
 class Subscription:
@@ -144,6 +148,7 @@ class Roster:
         self._middleware = parts.consume_middleware
         self._lanes: dict[Lane, None] = {}  # in the order in which they were made
         self._by_name: dict[str, dict[Lane, None]] = {}
+        self._by_handler: dict[Callable[..., Any], dict[Lane, None]] = {}
         self._last_number: dict[str, int] = {}  # of the names that were made of a handler's, by the latter
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
 
@@ -192,7 +197,8 @@ class Roster:
         self._life.check_usable("subscribe")
         text = self._subscribed_text(topic)
         shape = inspect_handler(handler)
-        name = self._free_name(options.name, shape.qualified_name, text)
+        self._check_event_class(handler, topic, shape.qualified_name)
+        name = self._free_name(options.name, handler, shape.qualified_name, text)
         spec = SubscriptionSpec(
             name=name,
             group=f"{self._parts.config.service}.{name}",
@@ -217,6 +223,8 @@ class Roster:
             where=options.where,
         )
         self._lanes[lane] = None
+        with suppress(TypeError):  # a handler that cannot be hashed
+            self._by_handler.setdefault(handler, {})[lane] = None
         self._by_name.setdefault(name, {})[lane] = None
         if self._life.stage is Stage.OPEN:
             self._carried.attach(lane)
@@ -227,7 +235,22 @@ class Roster:
             return TopicPattern(topic).text
         return self._declared(topic).name
 
-    def _free_name(self, given: str | None, qualified_name: str, topic: str) -> str:
+    def _check_event_class(self, handler: Callable[..., Any], topic: object, name: str) -> None:
+        """Refuses a handler that is annotated to take events that the topic cannot carry."""
+        if isinstance(topic, str) and (is_pattern(topic) or not topic):
+            return
+        carried, taken = self._declared(topic).event_class, event_class_of(handler)
+        if carried is Event or taken is None or not issubclass(taken, Event):
+            return
+        if not issubclass(carried, taken) and not issubclass(taken, carried):
+            raise InvalidHandler(
+                f"the handler {name} takes {taken.__name__}, and the topic {self._declared(topic).name!r} "
+                f"carries {carried.__name__}; subscribe it to another topic, or correct its annotation"
+            )
+
+    def _free_name(
+        self, given: str | None, handler: Callable[..., Any], qualified_name: str, topic: str
+    ) -> str:
         """The name of a new subscription; raises ``DuplicateSubscription``."""
         if given is None:
             adapter = self._adapter()
@@ -236,11 +259,20 @@ class Roster:
                     f"the subscription to {topic!r} needs a name=: on the durable adapter "
                     f"{adapter.name!r} it names the group that outlives this process"
                 )
+            for lane in self._lanes_of(handler):
+                if lane.spec.topic != topic and patterns_overlap(lane.spec.topic, topic):
+                    raise DuplicateSubscription(lane.spec.name, topic, lane.spec.topic, same_handler=True)
             return self._default_name(qualified_name, topic)
         other = self._clash(given, topic)
         if other is not None:
             raise DuplicateSubscription(given, topic, other)
         return given
+
+    def _lanes_of(self, handler: Callable[..., Any]) -> Iterable[Lane]:
+        try:
+            return self._by_handler.get(handler, {})
+        except TypeError:  # an object that cannot be hashed
+            return [lane for lane in self._lanes if lane.handler == handler]
 
     def _default_name(self, qualified_name: str, topic: str) -> str:
         """A name made of a handler's qualified name, with a number where that is taken."""
@@ -313,10 +345,9 @@ class Roster:
         if lane not in self._lanes:
             return self._leaving.get(lane)
         del self._lanes[lane]
-        namesakes = self._by_name[lane.spec.name]
-        del namesakes[lane]
-        if not namesakes:
-            del self._by_name[lane.spec.name]
+        _drop(self._by_name, lane.spec.name, lane)
+        with suppress(TypeError):
+            _drop(self._by_handler, lane.handler, lane)
         if self._life.stage is not Stage.OPEN:
             return None
         self._carried.detach(lane)
@@ -333,6 +364,14 @@ class Roster:
     def _carried(self) -> Carrier:
         assert self._carrier is not None, "the bus was started"
         return self._carrier
+
+
+def _drop(index: dict[K, dict[Lane, None]], key: K, lane: Lane) -> None:
+    """Takes a lane out of an index, and the key with its last one."""
+    lanes = index[key]
+    del lanes[lane]
+    if not lanes:
+        del index[key]
 
 
 def _mismatches_of(spec: SubscriptionSpec, features: Features) -> list[str]:

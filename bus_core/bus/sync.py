@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from bus_core.abc import CheckResult, EngineState, HealthStatus, Seconds
 from bus_core.bus.after_commit import raise_failures
-from bus_core.bus.arguments import as_seconds
+from bus_core.bus.arguments import as_seconds, check_topic_given
 from bus_core.bus.bus import NOTHING_TO_DRAIN, Bus
 from bus_core.bus.health import HealthReport
 from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions
@@ -228,14 +228,13 @@ class SyncBus:
         What other threads publish meanwhile is not held.
         """
         self.run_on_loop("open after_commit", self._bus.begin_block)
-        with self._bus.holding() as block:
-            try:
+        try:
+            with self._bus.holding() as block:
                 yield
-            except BaseException:
-                block.items.clear()
-                with suppress(BusClosed):
-                    self.run_on_loop("end after_commit", lambda: self._bus.end_block(block))
-                raise
+        except BaseException:
+            with suppress(BusClosed):
+                self.run_on_loop("end after_commit", self._bus.drop_block)
+            raise
         try:
             self.run_on_loop("publish", lambda: self._bus.end_block(block))
         except BusClosed as error:
@@ -275,6 +274,7 @@ class SyncBus:
 
         Returns a ``SyncSubscription``; without a handler it is a decorator, which returns the handler.
         """
+        check_topic_given(topic)
         if handler is None:
 
             def decorate(decorated: Callable[..., R]) -> Callable[..., R]:

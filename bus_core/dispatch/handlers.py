@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import sys
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import attrs
 
 from bus_core.errors import InvalidHandler
 
-__all__ = ["HandlerShape", "inspect_handler"]
+__all__ = ["HandlerShape", "event_class_of", "inspect_handler", "is_async"]
 
 
 @attrs.frozen
@@ -39,9 +40,9 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     if _any_of(handler, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         raise InvalidHandler(f"the handler {name} is a generator: calling it runs nothing; it must not yield")
     try:
-        parameters = inspect.signature(handler).parameters.values()
+        parameters = inspect.signature(handler, follow_wrapped=not _dispatches(handler)).parameters.values()
     except (TypeError, ValueError):  # some callables written in C show no signature
-        return HandlerShape(_is_async(handler), takes_delivery=False, qualified_name=name)
+        return HandlerShape(is_async(handler), takes_delivery=False, qualified_name=name)
     required = [p for p in parameters if p.default is p.empty]
     positional = [p for p in required if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     keyword_only = [p.name for p in required if p.kind is p.KEYWORD_ONLY]
@@ -63,18 +64,52 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
             f"the handler {name} has no required argument; the bus passes (event) or (event, delivery), "
             "and never fills a parameter that has a default"
         )
-    return HandlerShape(_is_async(handler), takes_delivery=len(positional) == 2, qualified_name=name)
+    return HandlerShape(is_async(handler), takes_delivery=len(positional) == 2, qualified_name=name)
+
+
+class _Sample:
+    @functools.singledispatchmethod
+    def method(self, event: object) -> None: ...
+
+
+def _dispatches(handler: Callable[..., Any]) -> bool:
+    """Whether it is a bound ``functools.singledispatchmethod``: it wraps a function that takes ``self``."""
+    return _inside(handler) is _inside(_Sample().method)
+
+
+def _inside(handler: Any) -> object:
+    return getattr(handler, "__code__", type(handler))
+
+
+def event_class_of(handler: Callable[..., Any]) -> type | None:
+    """The class that a handler is annotated to take; None where that is not known, or no single class."""
+    while isinstance(handler, functools.partial):
+        if handler.args:
+            return None
+        handler = handler.func
+    function = handler if inspect.isroutine(handler) else getattr(handler, "__call__", None)  # noqa: B004
+    if function is None or _dispatches(handler):
+        return None
+    try:
+        first = next(iter(inspect.signature(handler).parameters))
+        found: object = typing.get_type_hints(inspect.unwrap(function)).get(first)
+    except Exception:  # annotations may be of any kind, and name what is there for type checkers only
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
     """Whether a test holds for the function behind a handler, be it in a partial or an object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
+    if _dispatches(handler):
+        handler = inspect.unwrap(handler)
     call = getattr(handler, "__call__", None)  # noqa: B004 - what runs, not whether anything does
     return any(test(handler) or test(call) for test in tests)
 
 
-def _is_async(handler: Callable[..., Any]) -> bool:
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, for all that can be seen; be it in a partial or an object."""
     # Before 3.12 only asyncio knows the mark of an AsyncMock.
     also = () if sys.version_info >= (3, 12) else (asyncio.iscoroutinefunction,)
     return _any_of(handler, inspect.iscoroutinefunction, *also)

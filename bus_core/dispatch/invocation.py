@@ -96,7 +96,7 @@ class Invocation:
     async def run(self, job: Job) -> None:
         """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
         event = self._event_of(job)
-        if self._where is not None and not self._where(event):
+        if self._where is not None and not self._selects(event):
             self.skipped += 1
             return
         delivery = Delivery(
@@ -109,6 +109,15 @@ class Invocation:
             headers=job.headers,
         )
         await self._chain(Envelope(job.topic, event, dict(job.headers), delivery))
+
+    def _selects(self, event: Event) -> bool:
+        assert self._where is not None, "there is a filter"
+        selected: object = self._where(event)
+        if inspect.isawaitable(selected):  # which is always true
+            if inspect.iscoroutine(selected):
+                selected.close()
+            raise PermanentError("where= returned an awaitable: it has to be a plain function of the event")
+        return bool(selected)
 
     async def _call(self, envelope: Envelope) -> None:
         arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)

@@ -73,8 +73,8 @@ class FollowUp:
             self._tell(job, error, decision)
         if decision.action != "postpone" and job.doomed is None:
             lane.failed_attempts += 1
-            job.note(Attempt(job.attempt, self._clock.now(), describe_error(error)))
-        log = partial(_log_failure, job, type(error).__name__, decision)
+            job.note(Attempt(job.attempt, self._clock.now(), describe_error(error), place_of(error)))
+        log = partial(_log_failure, job, error, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
             self._bury(job, decision.reason)
@@ -181,17 +181,18 @@ def _log_loss(job: Job, what: str, error: BaseException) -> None:
         return
 
 
-def _log_failure(job: Job, error: str, decision: Decision, level: int) -> None:
-    """Logs ids and the class of the error: an error's text may hold personal data."""
+def _log_failure(job: Job, error: BaseException, decision: Decision, level: int) -> None:
+    """Logs ids, and the class and the place of the error: its text may hold personal data."""
     if decision.action == "dead_letter":
         consequence = f"dead-lettered: {decision.reason}"
     else:
         consequence = f"{decision.action} in {decision.delay:g} s"
     logger.log(
         level,
-        "attempt %d failed with %s (topic=%s subscription=%s event_id=%s); %s",
+        "attempt %d failed with %s at %s (topic=%s subscription=%s event_id=%s); %s",
         job.attempt,
-        error,
+        type(error).__name__,
+        place_of(error),
         job.topic,
         job.lane.spec.name,
         job.event_id,

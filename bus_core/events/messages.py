@@ -84,12 +84,19 @@ class Envelope:
 class Attempt:
     """An attempt that failed: its number from 1, when it failed, and the error.
 
-    ``error`` is ``"Type: message"``. Messages may hold personal data, so treat it like the body.
+    ``error`` is ``"Type: message"``, with causes and the members of groups. Messages may hold personal data,
+    so treat it like the body. ``place`` is where it was raised: ``file:line in function``, or empty.
     """
 
     number: int
     at: datetime
     error: str = attrs.field(repr=lambda error: error.partition(":")[0])
+    place: str = ""
+
+    @property
+    def error_type(self) -> str:
+        """The name of the error's class."""
+        return self.error.partition(":")[0]
 
 
 @attrs.frozen

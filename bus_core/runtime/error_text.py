@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-__all__ = ["describe_error", "place_of"]
+import asyncio
+from collections.abc import Iterator
+from types import TracebackType
+
+__all__ = ["describe_error", "place_of", "printable"]
+
+_MOST_CAUSES = 5
+_MOST_MEMBERS = 10
+_MOST_LEVELS = 3
 
 
 def describe_error(error: BaseException, limit: int = 2000) -> str:
-    """``"Type: message"`` for a person, bounded in length; survives errors whose ``str`` raises."""
+    """``"Type: message"`` for a person, with the causes and the members of groups, bounded in length.
+
+    Survives errors whose ``str`` raises.
+    """
+    described = "".join(_chain(error))
+    return described if len(described) <= limit else described[: limit - 3] + "..."
+
+
+def _chain(error: BaseException) -> Iterator[str]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen and len(seen) < _MOST_CAUSES:
+        if seen and isinstance(following, asyncio.CancelledError):
+            return  # how a time limit works is no cause of its own
+        yield ("; caused by " if seen else "") + _described(following, _MOST_LEVELS)
+        seen.add(id(following))
+        following = following.__cause__
+
+
+def _described(error: BaseException, levels: int) -> str:
+    """One error, and what it groups, without its causes."""
     name = type(error).__name__
     try:
         text = str(error).encode("utf-8", "backslashreplace").decode()
     except BaseException:  # a hostile __str__ must not take the worker down
         text = "<its text cannot be shown>"
     described = f"{name}: {text}" if text else name
-    return described if len(described) <= limit else described[: limit - 3] + "..."
+    if isinstance(error, BaseExceptionGroup) and levels:
+        members = [_described(member, levels - 1) for member in error.exceptions[:_MOST_MEMBERS]]
+        more = len(error.exceptions) - len(members)
+        described += f" [{' | '.join(members)}{f' | and {more} more' if more else ''}]"
+    return described
 
 
 def place_of(error: BaseException) -> str:
-    """Where an error was raised, as ``file:line``: what a log may say of it besides its class.
+    """The place where an error was raised, as ``file:line in function``; ``?`` when nobody raised it.
 
-    Neither its text nor what led to it may be logged: both may be personal.
+    A log may say this besides the class. Neither the text nor what led to the error may be logged: both may
+    be personal. Of a group, and of an error that was made elsewhere, it is the place that raised it.
     """
-    at = error.__traceback__
+    at: TracebackType | None = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    return "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+    if at is None:
+        return "?"
+    code = at.tb_frame.f_code
+    return f"{code.co_filename}:{at.tb_lineno} in {code.co_name}"
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """A text in one line, without control characters, for a log line or a report."""
+    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from bus_core.runtime.error_text import place_of
+from bus_core.errors import BusError
+from bus_core.runtime.error_text import place_of, printable
 
 __all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "grown", "raised_by_itself"]
 
@@ -44,7 +45,9 @@ class Trouble:
     def failed(self, doing: str, error: BaseException) -> None:
         """It was tried, and is going to be tried again."""
         kind = type(error).__name__
-        self.text = f"{self._subject} cannot {doing}: {kind}"
+        # An adapter says in its own words what is wrong; the log keeps to the class.
+        words = f": {printable(str(error))}" if isinstance(error, BusError) and str(error) else ""
+        self.text = f"{self._subject} cannot {doing}: {kind}{words}"
         now = time.monotonic()
         if self.text != self._logged and now - self._logged_at >= _QUIET:
             self._logged, self._logged_at = self.text, now

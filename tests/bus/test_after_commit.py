@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 from uuid import uuid4
 
@@ -12,9 +13,11 @@ from bus_core import (
     Bus,
     BusClosed,
     BusNotStarted,
+    BusStateError,
     EventTypeMismatch,
     PublishManyError,
     SerializationError,
+    SyncBus,
     Topic,
     UnknownTopic,
 )
@@ -311,3 +314,32 @@ async def test_needs_an_open_bus(error: type[Exception]) -> None:
         async with bus.after_commit():
             entered = True
     assert not entered
+
+
+async def test_a_block_that_is_left_in_another_context_says_so() -> None:
+    """Where the two ends of a block run in different contexts, nothing in between is held: an error."""
+    async with running_bus() as bus:
+        received = listen(bus)
+        block = bus.after_commit()
+        await asyncio.create_task(block.__aenter__())
+        with pytest.raises(BusStateError, match="left in another context than it was entered in"):
+            await asyncio.create_task(block.__aexit__(None, None, None))
+        assert bus._outbound._indirections == 0
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        assert numbers(received) == [1]
+
+
+def test_a_block_for_threads_that_is_left_in_another_context_says_so() -> None:
+    """As a web framework does that runs both ends of a generator in copies of the request's context."""
+    with SyncBus(make_bus()) as bus:
+        received: list[int] = []
+        bus.subscribe(HAPPENED, lambda event: received.append(event.number))
+        block = bus.after_commit()
+        contextvars.copy_context().run(block.__enter__)
+        with pytest.raises(BusStateError, match="open the block in the function that publishes"):
+            contextvars.copy_context().run(block.__exit__, None, None, None)
+        assert bus.bus._outbound._indirections == 0
+        bus.publish(HAPPENED, happened(1))
+        bus.drain()
+        assert received == [1]

@@ -513,3 +513,25 @@ async def test_letters_have_ids_of_their_own(virtual_clock: VirtualClock) -> Non
         assert len({letter.id for letter in letters}) == 3
         assert len({letter.event_id for letter in letters}) == 1
         assert all(isinstance(letter.event_id, UUID) for letter in letters)
+
+
+async def test_an_attempt_knows_where_its_error_was_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """The letter and the log name file, line and function; the class of the error can be grouped by."""
+
+    def deep() -> None:
+        raise ValueError("secret")
+
+    async def handle(event: Happened) -> None:
+        deep()
+
+    async with running_bus(retry_attempts=1) as bus:
+        bus.subscribe(HAPPENED, handle, name="handle")
+        await bus.publish(HAPPENED, happened())
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+    (attempt,) = letter.attempts
+    line = deep.__code__.co_firstlineno + 1
+    assert attempt.place == f"{__file__}:{line} in deep"
+    assert (attempt.error_type, attempt.error) == ("ValueError", "ValueError: secret")
+    assert f"failed with ValueError at {__file__}:{line} in deep (topic=" in caplog.text
+    assert "secret" not in caplog.text

@@ -13,6 +13,7 @@ from bus_core import (
     Bus,
     BusClosed,
     BusNotStarted,
+    Delivery,
     DuplicateSubscription,
     Event,
     ExponentialRetry,
@@ -28,6 +29,7 @@ from bus_core import (
     UnknownTopic,
     UnsupportedFeature,
     WrongEventLoop,
+    event,
 )
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, until
 from support.handlers import Collecting, ignore
@@ -190,7 +192,7 @@ async def test_default_names() -> None:
         names = [
             bus.subscribe(HAPPENED, ignore).name,
             bus.subscribe(HAPPENED, ignore).name,
-            bus.subscribe("test.#", ignore).name,
+            bus.subscribe(HAPPENED, ignore).name,
             bus.subscribe(OTHER, ignore).name,
             bus.subscribe(HAPPENED, local).name,
             bus.subscribe(HAPPENED, lambda event: None).name,
@@ -241,6 +243,127 @@ async def test_same_handler_many_times() -> None:
         await bus.publish(HAPPENED, happened(1))
         await bus.drain()
     assert received.numbers == [1] * 100
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(HAPPENED, "test.#"), ("test.#", HAPPENED), ("test.*.happened", "test.#")]
+)
+async def test_one_handler_on_overlapping_topics(first: Any, second: Any) -> None:
+    """A handler that would get an event twice needs a name for its second subscription, which says so."""
+    received = Collecting()
+    async with running_bus() as bus:
+        bus.subscribe(first, received.collect)
+        with pytest.raises(DuplicateSubscription, match="would get events twice; if it shall, give"):
+            bus.subscribe(second, received.collect)
+        again = bus.subscribe(second, received.collect, name="again")
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        assert received.numbers == [1, 1]
+        await again.unsubscribe()
+        await bus.unsubscribe(first, received.collect)
+        bus.subscribe(second, received.collect)
+
+
+def test_the_decorator_needs_its_topic() -> None:
+    """`@bus.subscribe` without parentheses says at once what is missing, instead of subscribing nothing."""
+    with pytest.raises(
+        InvalidTopic, match=r"got the function '.*handle'; as a decorator write @bus.subscribe\("
+    ):
+
+        @make_bus().subscribe  # type: ignore[arg-type]
+        async def handle(event: Happened) -> None: ...
+
+    with pytest.raises(InvalidTopic, match="a topic is a Topic or the name of one, got None"):
+        make_bus().subscribe(None)  # type: ignore[call-overload]
+
+
+@event
+class Elsewhere(Event):
+    """An event of another topic."""
+
+
+class Taking:
+    async def method(self, event: Elsewhere) -> None: ...
+
+    async def __call__(self, event: Elsewhere) -> None: ...
+
+
+async def takes_elsewhere(event: Elsewhere, delivery: Delivery | None = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [takes_elsewhere, Taking().method, Taking(), functools.partial(takes_elsewhere, delivery=None)],
+    ids=["function", "method", "object", "partial"],
+)
+def test_a_handler_of_another_event_is_refused(handler: Any) -> None:
+    """A handler that is annotated to take events of another class than the topic's is a mistake."""
+    bus = make_bus()
+    with pytest.raises(InvalidHandler, match=r"takes Elsewhere, and the topic .* carries Happened"):
+        bus.subscribe(HAPPENED, handler)
+    bus.subscribe("test.#", handler)  # a pattern may carry any
+
+
+@pytest.mark.parametrize("annotation", [Event, Happened, "Unknown", "Happened | Elsewhere", Any, None])
+def test_other_annotations_are_no_mistake(annotation: Any) -> None:
+    """A base class, a union, or what cannot be resolved is left to type checkers."""
+
+    async def handle(event) -> None: ...  # type: ignore[no-untyped-def]
+
+    handle.__annotations__["event"] = annotation
+    assert make_bus().subscribe(HAPPENED, handle).topic == HAPPENED.name
+
+
+class Selects:
+    async def __call__(self, event: Event) -> bool:
+        return False
+
+
+async def selects(event: Event, number: int = 0) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("where", [selects, Selects(), functools.partial(selects, number=1)])
+def test_an_asynchronous_filter_is_refused(where: Any) -> None:
+    """The coroutine of an asynchronous filter would always be true."""
+    with pytest.raises(InvalidHandler, match="where takes a plain function"):
+        make_bus().subscribe(HAPPENED, ignore, where=where)
+
+
+async def test_a_filter_that_returns_a_coroutine_lets_nothing_through() -> None:
+    """What cannot be seen at subscribe is a failure at the first event, with a dead letter that says why."""
+    received = Collecting()
+    async with running_bus() as bus:
+        bus.subscribe(HAPPENED, received.collect, where=lambda event: selects(event))  # type: ignore[arg-type, return-value]
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+    assert received.numbers == []
+    assert "where= returned an awaitable" in letter.attempts[0].error
+
+
+class Projection:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @functools.singledispatchmethod
+    async def on(self, event: Event) -> None:
+        self.seen.append("other")
+
+    @on.register
+    async def _(self, event: Happened) -> None:
+        self.seen.append("happened")
+
+
+async def test_a_bound_singledispatchmethod() -> None:
+    """A method that dispatches by the class of the event is a handler like any other, on the loop."""
+    projection = Projection()
+    async with running_bus() as bus:
+        bus.subscribe("test.#", projection.on)
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        assert bus.threads_at_work == 0
+    assert projection.seen == ["happened"]
 
 
 async def test_one_name_on_topics_apart() -> None:

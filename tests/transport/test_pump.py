@@ -111,7 +111,7 @@ async def test_opening_fails(server: Server, caplog: pytest.LogCaptureFixture) -
         await until(lambda: sum(call == "open" for call, _ in server.calls) >= 3)
         assert not ready.done()
         summary = (await bus.health()).checks["bus"].summary
-        assert summary == "the subscription 'h' cannot be opened: Unreachable"
+        assert summary == "the subscription 'h' cannot be opened: Unreachable: secret"
         server.faults.clear()
         await ready
         assert (await bus.health()).status is HealthStatus.HEALTHY

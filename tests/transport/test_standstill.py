@@ -339,7 +339,9 @@ async def test_who_cannot_tell_is_in_doubt() -> None:
     lane, consumer = Lane(), Confirming(Unreachable("secret"))
     doubt = doubt_of(lane, consumer)
     doubt.look()
-    assert doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable"
+    assert (
+        doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable: secret"
+    )
     await until(lambda: not lane.is_held_back)
     assert consumer.asked == 1
     assert doubt.trouble.text is None

@@ -84,7 +84,7 @@ async def test_serialize(virtual_clock: VirtualClock, serialize: bool) -> None:
             seen.append(event)
 
         bus.subscribe(HAPPENED, handle)
-        bus.subscribe("test.#", handle)
+        bus.subscribe("test.#", handle, name="all")
         published = happened(7)
         await bus.publish(HAPPENED, published)
         await virtual_clock.settle()

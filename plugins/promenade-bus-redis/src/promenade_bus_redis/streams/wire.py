@@ -6,7 +6,7 @@ when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another ser
 
 What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
 is text: a line with the number of the attempt that comes next and how many owners died, and then a line for
-each failed attempt, a JSON array of its number, its time in microseconds, and the error.
+each failed attempt, a JSON array of its number, its time in microseconds, the error, and its place.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ FRESH: Final = State()
 
 
 def _encode_attempt(attempt: Attempt) -> str:
-    return json.dumps([attempt.number, to_microseconds(attempt.at), attempt.error])
+    return json.dumps([attempt.number, to_microseconds(attempt.at), attempt.error, attempt.place])
 
 
 def _decode_attempt(line: str) -> Attempt:
-    number, at, error = json.loads(line)
-    return Attempt(int(number), from_microseconds(int(at)), str(error))
+    number, at, error, place = json.loads(line)
+    return Attempt(int(number), from_microseconds(int(at)), str(error), str(place))
 
 
 # --- entries ----------------------------------------------------------------------------------------------
