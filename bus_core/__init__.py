@@ -96,7 +96,8 @@ if typing.TYPE_CHECKING:
     from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
     from bus_core.plugins.hookspecs import hookimpl
     from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
-    from bus_core.runtime.clock import Clock, SystemClock
+    from bus_core.runtime.clock import Clock
+    from bus_core.runtime.system_clock import SystemClock
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
@@ -134,7 +135,8 @@ else:
             "events.topics": "Topic TopicCatalogue TopicPattern",
             "plugins.hookspecs": "hookimpl",
             "retry": "ExponentialRetry FixedRetry NoRetry",
-            "runtime.clock": "Clock SystemClock",
+            "runtime.clock": "Clock",
+            "runtime.system_clock": "SystemClock",
         },
     )
 
