@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:
         AnyAdapter,
         BuildContext,
         CheckResult,
+        Command,
         Consumer,
         DeadLetterStore,
         EngineState,
@@ -103,7 +104,7 @@ else:
         __name__,
         {
             "abc": """
-                Adapter AdapterBase AnyAdapter BuildContext CheckResult Consumer DeadLetterStore
+                Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer DeadLetterStore
                 EngineState Factory Features Handler HealthProbe HealthStatus Inlet InProcessAdapter
                 LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec SubscriptionState
             """,
@@ -163,6 +164,7 @@ __all__ = [
     "CalledFromHandler",
     "CheckResult",
     "Clock",
+    "Command",
     "ConfigError",
     "Constraint",
     "Consumer",
