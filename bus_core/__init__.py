@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:
         AnyAdapter,
         BuildContext,
         CheckResult,
+        Command,
         Consumer,
         DeadLetterStore,
         EngineState,
@@ -96,13 +97,14 @@ if typing.TYPE_CHECKING:
     from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
     from bus_core.plugins.hookspecs import hookimpl
     from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
-    from bus_core.runtime.clock import Clock, SystemClock
+    from bus_core.runtime.clock import Clock
+    from bus_core.runtime.system_clock import SystemClock
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
             "abc": """
-                Adapter AdapterBase AnyAdapter BuildContext CheckResult Consumer DeadLetterStore
+                Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer DeadLetterStore
                 EngineState Factory Features Handler HealthProbe HealthStatus Inlet InProcessAdapter
                 LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec SubscriptionState
             """,
@@ -134,7 +136,8 @@ else:
             "events.topics": "Topic TopicCatalogue TopicPattern",
             "plugins.hookspecs": "hookimpl",
             "retry": "ExponentialRetry FixedRetry NoRetry",
-            "runtime.clock": "Clock SystemClock",
+            "runtime.clock": "Clock",
+            "runtime.system_clock": "SystemClock",
         },
     )
 
@@ -161,6 +164,7 @@ __all__ = [
     "CalledFromHandler",
     "CheckResult",
     "Clock",
+    "Command",
     "ConfigError",
     "Constraint",
     "Consumer",

@@ -25,6 +25,7 @@ __all__ = [
     "AnyAdapter",
     "BuildContext",
     "CheckResult",
+    "Command",
     "Consumer",
     "DeadLetterStore",
     "EngineState",
@@ -64,8 +65,8 @@ class BuildContext:
 
     ``sections`` holds the foreign sections of the configuration file that the factory named, by their
     path, expanded (``{"database.redis": {...}}``); a section that is absent from the file is absent here.
-    ``adapter`` is that of the bus, not started yet, for health probes, which are built after it; None for
-    everything else.
+    ``adapter`` is that of the bus, not started yet, for serializers and health probes, which are built after
+    it; None for everything else.
     """
 
     service: str
@@ -91,6 +92,20 @@ class Factory(Generic[O, P_co]):
     build: Callable[[O, BuildContext], P_co]
     sections: tuple[str, ...] = ()
     check: Callable[[O | None, Mapping[str, Any]], Iterable[str]] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """How a plugin offers a command of ``promenade-bus``.
+
+    ``help`` is the line that stands beside its name in the list of commands, and in completions of a shell.
+    ``load`` returns the click command, and is called when that is run, or asked for its own help: whatever it
+    imports costs nobody else anything. A ``hidden`` command runs, and is not listed.
+    """
+
+    help: str
+    load: Callable[[], Any]
+    hidden: bool = False
 
 
 @runtime_checkable

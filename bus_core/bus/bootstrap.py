@@ -15,8 +15,9 @@ from bus_core.dispatch.codec import Codec
 from bus_core.errors import BusError, ConfigError, PluginError
 from bus_core.events.topics import TopicRegistry
 from bus_core.plugins.discovery import NamedRegistry, Offer, Plugins, discover
-from bus_core.runtime.clock import Clock, SystemClock
+from bus_core.runtime.clock import Clock
 from bus_core.runtime.error_text import describe_error
+from bus_core.runtime.system_clock import SystemClock
 
 __all__ = ["check_config", "open_bus", "open_sync_bus"]
 
@@ -120,8 +121,8 @@ class _Assembly:
         registry = TopicRegistry(strict=config.strict_topics)
         for catalogue, origin in plugins.catalogues:
             registry.add_catalogue(catalogue, origin)
-        serializer = self._build(plugins.serializers, config.serializer)
         adapter = self._adapter(config.adapter)
+        serializer = self._build(plugins.serializers, config.serializer, adapter)
         return BusParts(
             config=config,
             plugins=plugins,

@@ -11,8 +11,9 @@ import attrs
 from bus_core.abc import CheckResult, EngineState, HealthProbe, HealthStatus
 from bus_core.errors import UnhealthyError
 from bus_core.events.primitives import FrozenMapping
-from bus_core.runtime.clock import Clock, expiry
+from bus_core.runtime.clock import Clock
 from bus_core.runtime.error_text import describe_error
+from bus_core.runtime.timeouts import expiry
 
 __all__ = ["HealthReport", "run_probes"]
 

@@ -35,8 +35,9 @@ from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
-from bus_core.runtime.clock import Clock, expiry, lease_clock
+from bus_core.runtime.clock import Clock, lease_clock
 from bus_core.runtime.threads import ThreadPool
+from bus_core.runtime.timeouts import expiry
 
 __all__ = ["Engine", "current_engine"]
 

@@ -9,13 +9,13 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.plugins.discovery import InstalledPlugin, NamedRegistry, Plugins, discover
+    from bus_core.plugins.discovery import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins, discover
     from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT, hookimpl, hookspec
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "discovery": "InstalledPlugin NamedRegistry Plugins discover",
+            "discovery": "Finding InstalledPlugin NamedRegistry Offer Plugins discover",
             "hookspecs": "ENTRY_POINT_GROUP PROJECT hookimpl hookspec",
         },
     )
@@ -23,8 +23,10 @@ else:
 __all__ = [
     "ENTRY_POINT_GROUP",
     "PROJECT",
+    "Finding",
     "InstalledPlugin",
     "NamedRegistry",
+    "Offer",
     "Plugins",
     "discover",
     "hookimpl",

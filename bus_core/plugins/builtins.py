@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer
+from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer, is_in_process
 from bus_core.plugins.hookspecs import hookimpl
 from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
+from bus_core.serialization.options import JsonOptions
 
 __all__ = ["promenade_bus_retry_policies", "promenade_bus_serializers"]
 
 P = TypeVar("P", bound=RetryPolicy)
+
+
+def _build_json(options: JsonOptions, context: BuildContext) -> Serializer:
+    from bus_core.serialization.cloudevents import JsonSerializer
+
+    serializer = JsonSerializer(options)
+    adapter = context.adapter
+    if adapter is None or not is_in_process(adapter) or adapter.serialize:
+        serializer.prepare()  # every event is converted: import what that takes before the loop runs
+    return serializer
 
 
 def _as_it_is(policy: P, _context: BuildContext) -> P:
@@ -22,9 +33,7 @@ def _as_it_is(policy: P, _context: BuildContext) -> P:
 @hookimpl
 def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:
     """``json``: CloudEvents 1.0 in structured mode."""
-    from bus_core.serialization.cloudevents import JSON_FACTORY
-
-    return {"json": JSON_FACTORY}
+    return {"json": Factory(options=JsonOptions, build=_build_json)}
 
 
 @hookimpl

@@ -8,7 +8,7 @@ in which plugins are installed, listed or called.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from bus_core.events.topics import TopicCatalogue, nearest_names
 from bus_core.plugins import builtins, hookspecs
 from bus_core.plugins.entry_points import EntryPoint, accepts, installed_entry_points, version_of
 from bus_core.plugins.hook_checks import (
-    HOOK_KINDS,
     HOOKS,
     TOPICS_HOOK,
     check_catalogues,
@@ -43,6 +42,7 @@ def discover(
     extra: Iterable[object] = (),
     installed: bool = True,
     environ: Mapping[str, str] | None = None,
+    kinds: Collection[str] | None = None,
 ) -> Plugins:
     """Finds every plugin and asks it once for all that it offers.
 
@@ -51,9 +51,13 @@ def discover(
     by ``hookimpl``. With ``PROMENADE_BUS_PLUGINS=off`` in the environment no entry point is loaded, and
     without ``installed`` none is even looked for.
 
+    ``kinds`` are the only kinds of offers that plugins are asked for: ``adapter``, ``command`` and the other
+    kinds of the registries, and ``topics``. The list of commands needs no topic, and no plugin need import
+    its events for it.
+
     A broken entry point is quarantined. Raises ``InvalidPlugin`` for a broken one among ``extra``.
     """
-    search = _Search()
+    search = _Search(kinds)
     search.ask(
         builtins,
         InstalledPlugin(
@@ -73,12 +77,16 @@ def discover(
 class _Search:
     """One discovery in progress: a plugin manager, and what has been found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Collection[str] | None) -> None:
+        unknown = sorted({*(kinds or ())} - {*HOOKS.values()})
+        if unknown:
+            raise ValueError(f"no plugin offers a {unknown[0]!r}; kinds are: {', '.join(HOOKS.values())}")
+        self._hooks = [hook for hook, kind in HOOKS.items() if kinds is None or kind in kinds]
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: list[object] = []
         self._installed: list[InstalledPlugin] = []
-        self._offers: dict[str, dict[str, list[Offer[Any]]]] = {kind: {} for kind in HOOK_KINDS.values()}
+        self._offers: dict[str, dict[str, list[Offer[Any]]]] = {kind: {} for kind in HOOKS.values()}
         self._catalogues: list[tuple[TopicCatalogue, str]] = []
         self._topic_origins: dict[str, str] = {}
         self._notes: list[Finding] = []
@@ -152,7 +160,7 @@ class _Search:
     def _collect(self, plugin: object, described: InstalledPlugin) -> None:
         offers: list[Offer[Any]] = []
         catalogues: list[TopicCatalogue] = []
-        for hook in HOOKS:
+        for hook in self._hooks:
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is not plugin:
                     continue
@@ -160,7 +168,7 @@ class _Search:
                 if hook == TOPICS_HOOK:
                     catalogues.extend(check_catalogues(answer))
                 else:
-                    kind = HOOK_KINDS[hook]
+                    kind = HOOKS[hook]
                     for name, value in check_offers(hook, answer).items():
                         offers.append(Offer(kind, name, value, described.origin))
         self._check_topics(catalogues)
@@ -170,7 +178,7 @@ class _Search:
             self._catalogues.append((catalogue, described.origin))
             self._topic_origins.update((topic.name, described.origin) for topic in catalogue)
         names = [(offer.kind, offer.name) for offer in offers]
-        names += [("topics", catalogue.context) for catalogue in catalogues]
+        names += [(HOOKS[TOPICS_HOOK], catalogue.context) for catalogue in catalogues]
         self._plugins.append(plugin)
         self._installed.append(attrs.evolve(described, offers=tuple(sorted(names))))
 

@@ -9,25 +9,25 @@ from typing import Any, Final
 import attrs
 import pluggy
 
-from bus_core.abc import Factory
+from bus_core.abc import Command, Factory
 from bus_core.errors import InvalidPlugin, suggestion
 from bus_core.events.topics import TopicCatalogue, nearest_names
 from bus_core.plugins.hookspecs import PROJECT
 
-__all__ = ["HOOKS", "HOOK_KINDS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults"]
+__all__ = ["HOOKS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults"]
 
-HOOK_KINDS: Final[Mapping[str, str]] = {
+HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_adapters": "adapter",
     "promenade_bus_serializers": "serializer",
     "promenade_bus_retry_policies": "retry policy",
     "promenade_bus_middleware": "middleware",
     "promenade_bus_health_probes": "health probe",
     "promenade_bus_commands": "command",
+    "promenade_bus_topics": "topics",
 }
-"""What each hook that answers with names is about."""
+"""The hooks, and what each is about. All but the one for topics answer with a mapping of names."""
 
 TOPICS_HOOK: Final = "promenade_bus_topics"
-HOOKS: Final = (*HOOK_KINDS, TOPICS_HOOK)
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
@@ -71,18 +71,28 @@ def check_offers(hook: str, answer: object) -> dict[str, Any]:
     """The answer of a hook that returns names; raises ``InvalidPlugin`` when it is of the wrong kind."""
     if not isinstance(answer, Mapping):
         raise InvalidPlugin(f"{hook}() returned {_kind_of(answer)}, not a mapping of names")
-    is_command = HOOK_KINDS[hook] == "command"
+    expected = Command if HOOKS[hook] == "command" else Factory
     for name, value in answer.items():
         if not isinstance(name, str) or not name:
             raise InvalidPlugin(f"{hook}() returned the name {name!r}, not a str that can be selected")
-        if is_command:
-            if not callable(value):
-                raise InvalidPlugin(f"{hook}() offers {name!r} as {_kind_of(value)}, not a command")
-        elif not isinstance(value, Factory):
-            raise InvalidPlugin(f"{hook}() offers {name!r} as {_kind_of(value)}, not a bus_core.abc.Factory")
+        if not isinstance(value, expected):
+            raise InvalidPlugin(
+                f"{hook}() offers {name!r} as {_kind_of(value)}, not a bus_core.abc.{expected.__name__}"
+            )
+        if isinstance(value, Command):
+            _check_command(f"{hook}() offers {name!r} with", value)
         else:
             _check_factory(f"{hook}() offers {name!r} with", value)
     return dict(answer)
+
+
+def _check_command(what: str, command: Command) -> None:
+    text: object = command.help
+    load: object = command.load
+    if not isinstance(text, str) or not text.strip() or "\n" in text:
+        raise InvalidPlugin(f"{what} a 'help' that is no line of text: {text!r}")
+    if not callable(load):
+        raise InvalidPlugin(f"{what} a 'load' that cannot be called: {load!r}")
 
 
 def _check_factory(what: str, factory: Factory[Any, Any]) -> None:

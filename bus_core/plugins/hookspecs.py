@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pluggy
 
-from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import AnyAdapter, Command, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
 from bus_core.events.topics import TopicCatalogue
 
 __all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
@@ -55,5 +55,5 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:  #
 
 
 @hookspec
-def promenade_bus_commands() -> Mapping[str, Any]:  # type: ignore[empty-body]
-    """Commands of the command line by name: click commands, or callables that return one."""
+def promenade_bus_commands() -> Mapping[str, Command]:  # type: ignore[empty-body]
+    """Commands of the command line by name."""

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
-from bus_core.abc import AnyAdapter, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import AnyAdapter, Command, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
 from bus_core.errors import PluginConflict, UnknownPlugin
 from bus_core.events.topics import TopicCatalogue, nearest_names
 
@@ -159,7 +159,7 @@ class Plugins:
     retry_policies: NamedRegistry[Factory[Any, RetryPolicy]]
     middleware: NamedRegistry[Factory[Any, Middleware]]
     health_probes: NamedRegistry[Factory[Any, HealthProbe]]
-    commands: NamedRegistry[Any]
+    commands: NamedRegistry[Command]
     catalogues: tuple[tuple[TopicCatalogue, str], ...]
     _notes: tuple[Finding, ...] = attrs.field(default=(), alias="notes", repr=False)
 

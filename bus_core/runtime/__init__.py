@@ -9,18 +9,18 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.runtime.clock import TimerHandle, expiry, lease_clock
+    from bus_core.runtime.clock import TimerHandle, lease_clock
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
     from bus_core.runtime.sleeper import Sleeper
-    from bus_core.runtime.timeouts import call_within, run_with_timeout
+    from bus_core.runtime.timeouts import call_within, expiry, run_with_timeout
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "clock": "TimerHandle expiry lease_clock",
+            "clock": "TimerHandle lease_clock",
             "failures": "FIRST_PAUSE Trouble fault_of grown",
             "sleeper": "Sleeper",
-            "timeouts": "call_within run_with_timeout",
+            "timeouts": "call_within expiry run_with_timeout",
         },
     )
 

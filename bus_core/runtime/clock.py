@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "TimerHandle", "expiry", "lease_clock"]
+__all__ = ["Clock", "TimerHandle", "lease_clock"]
 
 
 class TimerHandle(Protocol):
@@ -37,30 +36,6 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         """Call ``callback`` on the running loop once, ``delay`` seconds from now."""
         ...
-
-
-def expiry(clock: Clock, delay: float) -> tuple[asyncio.Future[None], TimerHandle]:
-    """A future that is done ``delay`` seconds from now, and the timer that does it."""
-    expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def expire() -> None:
-        if not expired.done():
-            expired.set_result(None)
-
-    return expired, clock.call_later(delay, expire)
-
-
-class SystemClock:
-    """The real clock: the system's wall clock and the running event loop's timers."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
-        return asyncio.get_running_loop().call_later(delay, callback)
 
 
 _BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", None)

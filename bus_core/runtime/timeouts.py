@@ -8,11 +8,22 @@ from functools import partial
 from typing import Any, TypeVar
 
 from bus_core.errors import HandlerTimeout
-from bus_core.runtime.clock import Clock
+from bus_core.runtime.clock import Clock, TimerHandle
 
-__all__ = ["call_within", "run_with_timeout"]
+__all__ = ["call_within", "expiry", "run_with_timeout"]
 
 T = TypeVar("T")
+
+
+def expiry(clock: Clock, delay: float) -> tuple[asyncio.Future[None], TimerHandle]:
+    """A future that is done ``delay`` seconds from now, and the timer that does it."""
+    expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def expire() -> None:
+        if not expired.done():
+            expired.set_result(None)
+
+    return expired, clock.call_later(delay, expire)
 
 
 async def run_with_timeout(

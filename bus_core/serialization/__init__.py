@@ -9,16 +9,18 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
+    from bus_core.serialization.cloudevents import JsonSerializer
     from bus_core.serialization.json_shapes import bare, is_record
     from bus_core.serialization.json_text import JsonReader, JsonTextError
+    from bus_core.serialization.options import JsonOptions
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "cloudevents": "JsonOptions JsonSerializer",
+            "cloudevents": "JsonSerializer",
             "json_shapes": "bare is_record",
             "json_text": "JsonReader JsonTextError",
+            "options": "JsonOptions",
         },
     )
 

@@ -9,33 +9,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from threading import RLock
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
-import cattrs
 
-from bus_core.abc import BuildContext, Factory
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
 from bus_core.events.base import NO_METADATA, BaseEvent, Event, event_type_of, event_version_of, hints_of
 from bus_core.events.primitives import FrozenMapping
-from bus_core.serialization.converter import Record, make_converter, record_of
 from bus_core.serialization.json_quick import compile_quick
-from bus_core.serialization.json_shapes import UnsupportedType
-from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter, Limits
+from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter
 from bus_core.serialization.json_values import Unfit, read_datetime, read_json, read_uuid, write_datetime
+from bus_core.serialization.options import JsonOptions
 
-__all__ = ["JSON_FACTORY", "JsonOptions", "JsonSerializer"]
+if TYPE_CHECKING:
+    import cattrs
+
+    from bus_core.serialization.converter import Record
+
+__all__ = ["JsonSerializer"]
 
 _BASE_FIELDS = ("aggregate_id", "event_id", "occurred_at", "metadata")
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "subject", "time", "data", "datacontenttype"})
 _SAFE_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_HEADS = 1000
-
-
-@attrs.frozen(kw_only=True)
-class JsonOptions(Limits):
-    """The options of the serializer ``json``: the bounds of what it reads and writes."""
 
 
 @attrs.frozen
@@ -56,13 +54,12 @@ class _Plan:
 class JsonSerializer:
     """Events as CloudEvents JSON, and back. Safe to share between threads.
 
-    ``converter`` is the cattrs converter of field values. Register hooks on it, before the first event of
-    a class, for field types that it does not know.
+    cattrs, which converts the values of fields, is imported when the first of them is converted: a bus that
+    hands objects from publisher to handler does without. ``prepare`` imports it at once.
     """
 
     def __init__(self, options: JsonOptions | None = None) -> None:
         self.options = options or JsonOptions()
-        self.converter: cattrs.Converter = make_converter(self.options)
         self._reader = JsonReader(self.options)
         self._writer = JsonWriter(self.options)
         self._plans: dict[type[Event], _Plan] = {}
@@ -74,7 +71,26 @@ class JsonSerializer:
             ("time", "occurred_at", read_datetime, False),
             ("metadata", "metadata", self._read_metadata, False),
         )
-        self._dump_json = self.converter.get_unstructure_hook(Any)
+
+    @cached_property
+    def converter(self) -> cattrs.Converter:
+        """The converter of field values.
+
+        Register hooks on it, before the first event of a class, for field types that it does not know.
+        """
+        from bus_core.serialization.converter import make_converter
+
+        # Two threads may be here: both must get the one on which hooks are registered.
+        made: cattrs.Converter = self.__dict__.setdefault("converter", make_converter(self.options))
+        return made
+
+    def prepare(self) -> None:
+        """Imports and makes now what the first event would have to wait for."""
+        self._dump_json  # noqa: B018
+
+    @cached_property
+    def _dump_json(self) -> Callable[[Any], Any]:
+        return self.converter.get_unstructure_hook(Any)
 
     def check(self, event_class: type[Event]) -> None:
         """Raises ``SerializationError`` when a field of the class has a type without a JSON form."""
@@ -257,6 +273,9 @@ class JsonSerializer:
 
     def _new_plan(self, cls: type[Event]) -> _Plan:
         name = cls.__qualname__.rpartition("<locals>.")[2]
+        from bus_core.serialization.converter import Record, record_of
+        from bus_core.serialization.json_shapes import UnsupportedType
+
         if issubclass(cls, BaseEvent):
             return _Plan(cls, name, event_type_of(cls), Record(), may_be_quick=False)
         try:
@@ -290,11 +309,3 @@ def _type_faults(found: Any, expected: str | None) -> list[str]:
         return []
     shown = f" ({found!r})" if _SAFE_TYPE.fullmatch(found) else ""
     return [f"type must be {expected!r}, not another one{shown}"]
-
-
-def _build(options: JsonOptions, _context: BuildContext) -> JsonSerializer:
-    return JsonSerializer(options)
-
-
-JSON_FACTORY: Factory[JsonOptions, JsonSerializer] = Factory(JsonOptions, _build)
-"""How the bus offers this serializer under the name ``json``."""

@@ -27,8 +27,8 @@ from bus_core.serialization.json_shapes import (
     member_of,
     name_of,
 )
-from bus_core.serialization.json_text import Limits
 from bus_core.serialization.json_values import READERS, Fault, Unfit, unfit, writers
+from bus_core.serialization.options import JsonOptions
 
 __all__ = ["Record", "make_converter", "record_of"]
 
@@ -189,7 +189,7 @@ def _inside(key: str, error: Exception) -> Unfit:
 # --- the converter ----------------------------------------------------------------------------------------
 
 
-def make_converter(limits: Limits) -> cattrs.Converter:
+def make_converter(limits: JsonOptions) -> cattrs.Converter:
     """A converter with strict hooks for everything that this module knows."""
     converter = cattrs.Converter(
         detailed_validation=False,

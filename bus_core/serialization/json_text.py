@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import attrs
+from bus_core.serialization.options import JsonOptions
 
-__all__ = ["DuplicateKey", "JsonReader", "JsonTextError", "JsonWriter", "Limits", "nesting_exceeds"]
+__all__ = ["DuplicateKey", "JsonReader", "JsonTextError", "JsonWriter", "nesting_exceeds"]
 
 
 class JsonTextError(ValueError):
@@ -27,28 +27,6 @@ class DuplicateKey(JsonTextError):
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__("an object has the same key twice")
-
-
-def _whole(low: int, high: int) -> Any:
-    return [
-        attrs.validators.instance_of(int),
-        attrs.validators.not_(attrs.validators.instance_of(bool)),
-        attrs.validators.ge(low),
-        attrs.validators.le(high),
-    ]
-
-
-@attrs.frozen(kw_only=True)
-class Limits:
-    """How much text is taken, or written.
-
-    ``max_bytes`` bounds a document, ``max_depth`` how deep objects and arrays may nest (the document is
-    level 1), and ``max_digits`` the characters of one number.
-    """
-
-    max_bytes: int = attrs.field(default=1 << 20, validator=_whole(256, 1 << 30))
-    max_depth: int = attrs.field(default=64, validator=_whole(4, 500))
-    max_digits: int = attrs.field(default=1000, validator=_whole(32, 4300))
 
 
 # Always takes a whole string, also one that does not end, so that the scan stays linear.
@@ -84,7 +62,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _too_long(body: bytes, limits: Limits) -> str:
+def _too_long(body: bytes, limits: JsonOptions) -> str:
     return f"the document has {len(body)} bytes, at most {limits.max_bytes} are accepted (max_bytes)"
 
 
@@ -95,7 +73,7 @@ def _no_constant(name: str) -> NoReturn:
 class JsonReader:
     """Reads one JSON object out of bytes."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: JsonOptions) -> None:
         self._limits = limits
         max_digits = limits.max_digits
 
@@ -177,7 +155,7 @@ def _text_writer() -> Callable[[Any], str]:
 class JsonWriter:
     """Writes JSON that a ``JsonReader`` of the same limits reads."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: JsonOptions) -> None:
         self._limits = limits
         self.text = _text_writer()
 

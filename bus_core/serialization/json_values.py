@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from bus_core.events.primitives import uuid_of_int
-from bus_core.serialization.json_text import Limits
+from bus_core.serialization.options import JsonOptions
 
 __all__ = [
     "READERS",
@@ -244,7 +244,7 @@ def _write_decimal(value: Decimal) -> str:
     return str(_bounded_decimal(value))
 
 
-def writers(limits: Limits) -> dict[Any, Callable[[Any], Any]]:
+def writers(limits: JsonOptions) -> dict[Any, Callable[[Any], Any]]:
     """For each simple type what writes its values; types that JSON has are not in it, except numbers."""
     too_large = 10 ** (limits.max_digits - 1)
     json_words = "JSON values only: None, bool, int, finite float, str, list, tuple, dict with str keys"

@@ -12,8 +12,9 @@ from typing import Protocol
 from bus_core.abc import Adapter
 from bus_core.errors import BusClosed, PublishError, PublishFailed, PublishUncertain
 from bus_core.events.messages import Message
-from bus_core.runtime.clock import Clock, TimerHandle, expiry
+from bus_core.runtime.clock import Clock, TimerHandle
 from bus_core.runtime.failures import Trouble, answers_to
+from bus_core.runtime.timeouts import expiry
 
 __all__ = ["Publisher"]
 

@@ -15,8 +15,8 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import Abandoned, DrainReport, abandoned
 from bus_core.errors import PublishFailed
 from bus_core.events.base import Event
-from bus_core.runtime.clock import expiry
 from bus_core.runtime.failures import Trouble
+from bus_core.runtime.timeouts import expiry
 from bus_core.transport.flow_control import Intake
 from bus_core.transport.publisher import Publisher
 from bus_core.transport.pump import Pump

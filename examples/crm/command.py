@@ -1,4 +1,4 @@
-"""The command ``demo``."""
+"""The command ``demo``. The contexts are imported when it runs: its help needs none of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bus_core import BusError
-from crm.demo import Outcome, run_demo
-from crm.progress import LiveTable, PlainLines, Progress, Silent
-from crm.report import print_outcome, print_several, wide_console
+
+if TYPE_CHECKING:
+    from crm.demo import Outcome
+    from crm.progress import Progress
 
 __all__ = ["CannotRun", "demo"]
 
@@ -64,6 +66,8 @@ def demo(
     if adapter == "redis":
         _demo_on_redis(seed, users or 1000, config, workers, as_json=as_json, quiet=quiet)
         return
+    from crm.demo import run_demo
+
     try:
         with _progress(silent=quiet or as_json) as progress:
             outcome = asyncio.run(run_demo(config, seed=seed, users=users or 3000, progress=progress))
@@ -82,6 +86,7 @@ def _demo_on_redis(
     """Several processes, of which one is killed."""
     if config is not None:
         raise click.UsageError("--adapter redis brings a configuration of its own; leave --config out")
+    from crm.report import print_several, wide_console
     from crm.server import CannotStart, redis_server
     from crm.several import redis_config, run_several
 
@@ -107,6 +112,8 @@ def _demo_on_redis(
 
 
 def _show(outcome: Outcome, *, quiet: bool) -> None:
+    from crm.report import print_outcome, wide_console
+
     if not quiet:
         print_outcome(wide_console(), outcome)
     elif outcome.faults:
@@ -134,6 +141,9 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
 @contextmanager
 def _progress(*, silent: bool) -> Iterator[Progress]:
     """Live where standard error is a terminal. Failures that are retried are counted, not logged."""
+    from crm.progress import LiveTable, PlainLines, Silent
+    from crm.report import wide_console
+
     console = wide_console(stderr=True)
     progress: Progress
     handler: logging.Handler

@@ -215,7 +215,7 @@ def test_a_planted_bug_is_an_exit_status(
     config = tmp_path / "app.yaml"
     config.write_text(json.dumps({"bus": {**BUS, "middleware": {direction: ["planted"]}}}))
     plugins = [plugin_with(planted(wrong))]
-    monkeypatch.setattr(command, "run_demo", partial(run_demo, plugins=plugins))
+    monkeypatch.setattr("crm.demo.run_demo", partial(run_demo, plugins=plugins))
     result = CliRunner().invoke(command.demo, ["--quiet", "--users", "5", "--config", str(config)])
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [f"lost: {lost}"]

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from bus_core import SystemClock
 from bus_core.errors import HandlerTimeout, PermanentError, PublishUncertain
-from bus_core.runtime.clock import SystemClock
 from bus_core.runtime.timeouts import call_within, run_with_timeout
 from promenade_bus_testing import VirtualClock, VirtualTimer
 

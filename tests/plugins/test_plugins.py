@@ -99,7 +99,7 @@ def test_every_kind_of_offer(site: Site) -> None:
     source = "".join(
         f"@hookimpl\ndef promenade_bus_{hook}():\n    return {{'mine': {value}}}\n"
         for hook in hooks
-        for value in ["print" if hook == "commands" else "FACTORY"]
+        for value in ["Command(help='Do it.', load=print)" if hook == "commands" else "FACTORY"]
     )
     site.install("everything", source)
     plugins = discover()
@@ -118,6 +118,32 @@ def test_topic_catalogues(site: Site) -> None:
         ("sales", "promenade-context-sales 2.1"),
     ]
     assert find(plugins, "sales").offers == (("topics", "sales"),)
+
+
+def test_only_the_kinds_that_are_wanted_are_asked_for(site: Site) -> None:
+    """With kinds, no other hook is called, not even one that would raise; the plugin counts as loaded."""
+    source = """
+        @hookimpl
+        def promenade_bus_commands():
+            return {"mine": Command(help="Do it.", load=print)}
+
+        @hookimpl
+        def promenade_bus_topics():
+            raise LookupError("asked for topics")
+    """
+    site.install("mixed", source)
+    plugins = discover(kinds=("command",))
+    assert plugins.commands.names == ("mine",)
+    assert find(plugins, "mixed").status == "loaded"
+    assert find(plugins, "mixed").offers == (("command", "mine"),)
+    assert plugins.retry_policies.names == ()  # nor is what is built in
+    assert find(discover(), "mixed").cause == "LookupError: asked for topics"
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    """A kind that no hook is about is an error that lists the kinds."""
+    with pytest.raises(ValueError, match=r"no plugin offers a 'colour'; kinds are: adapter, .*, topics"):
+        discover(kinds=("colour",))
 
 
 def test_sorted_by_name(site: Site) -> None:
@@ -331,7 +357,26 @@ WRONG_ANSWERS = {
         "{'x': Factory(Options, print, (), 'check')}",
         "with a 'check' that cannot be called: 'check'",
     ),
-    "no command": ("commands", "{'x': 1}", "offers 'x' as an object of type int, not a command"),
+    "no command": (
+        "commands",
+        "{'x': print}",
+        "offers 'x' as an object of type builtin_function_or_method, not a bus_core.abc.Command",
+    ),
+    "no help": (
+        "commands",
+        "{'x': Command(help='', load=print)}",
+        "with a 'help' that is no line of text: ''",
+    ),
+    "help of two lines": (
+        "commands",
+        "{'x': Command(help='Do it.\\nOr not.', load=print)}",
+        "with a 'help' that is no line of text: 'Do it.\\nOr not.'",
+    ),
+    "no load": (
+        "commands",
+        "{'x': Command(help='Do it.', load=None)}",
+        "with a 'load' that cannot be called: None",
+    ),
     "one catalogue": (
         "topics",
         "TopicCatalogue('sales', [])",

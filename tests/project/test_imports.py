@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import importlib_metadata
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,9 +53,86 @@ def loaded_after(statements: str) -> set[str]:
 )
 def test_nothing_heavy_is_loaded(statements: str) -> None:
     """Importing the core, and opening a bus on memory, load nothing that another plugin needs."""
-    loaded = loaded_after(statements)
-    heavy = {name for name in loaded if name in HEAVY or name.partition(".")[0] in HEAVY}
-    assert heavy == set()
+    assert heavy_in(loaded_after(statements), HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "converts"),
+    [("{}", False), ("{'serialize': True}", True)],
+    ids=["objects", "bytes"],
+)
+def test_the_converter_is_loaded_before_it_is_needed(options: str, converts: bool) -> None:
+    """Opening a bus loads the converter, cattrs, if its adapter moves bytes, and otherwise nothing does."""
+    loaded = loaded_after(
+        f"import bus_core; bus_core.open_bus({{'bus': {{'adapter': 'memory', 'memory': {options}}}}})"
+    )
+    assert ("cattrs" in loaded) is converts
+
+
+ENTRY_POINTS = [
+    (entry.value, entry.dist.name)
+    for entry in importlib_metadata.entry_points(group="promenade_bus")
+    if entry.dist is not None and entry.dist.name.startswith("promenade-")
+]
+"""The plugin modules of this repository, each with its distribution."""
+
+NOT_FOR_A_LIST = HEAVY | {"asyncio", "cattrs", "yaml"}
+"""Nobody needs these to list what is installed."""
+
+
+def contracts_in(loaded: set[str]) -> set[str]:
+    """The modules that define events and catalogues of contexts."""
+    return {name for name in loaded if re.fullmatch(r"promenade_\w+\.(events|catalogue|values)", name)}
+
+
+def heavy_in(loaded: set[str], heavy: set[str]) -> set[str]:
+    return {name for name in loaded if name in heavy or name.partition(".")[0] in heavy}
+
+
+def test_every_plugin_is_looked_at() -> None:
+    """The tests below see the ten plugins of this repository, and its example."""
+    assert len(ENTRY_POINTS) == len({*ROOT.glob("plugins/*"), *ROOT.glob("contexts/*")}) + 1
+
+
+@pytest.mark.parametrize(("module", "distribution"), ENTRY_POINTS)
+def test_a_plugin_module_is_light(module: str, distribution: str) -> None:
+    """Loading a plugin imports no library of its own, no events of a context, no converter, no event loop."""
+    loaded = loaded_after(f"import {module}")
+    assert heavy_in(loaded, NOT_FOR_A_LIST) == set()
+    assert contracts_in(loaded) == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main(['--help'])",
+        "main(['groups', '--help'])",
+        "main(['account', '--help'])",
+        "main(['demo', '--help'])",
+        "main(['nothing'])",
+        "complete('')",
+        "complete('gr')",
+        "complete('groups list --')",
+    ],
+)
+def test_help_and_completion_are_light(command: str) -> None:
+    """The help of the command line and of its commands, and completion, import no plugin's library."""
+    loaded = loaded_after(
+        "import os, sys\n"
+        "from promenade_bus_cli.main import main\n"
+        "def complete(typed):\n"
+        "    words = ('promenade-bus ' + typed).split(' ')\n"
+        "    os.environ.update(_PROMENADE_BUS_COMPLETE='bash_complete', COMP_WORDS=' '.join(words),\n"
+        "                      COMP_CWORD=str(len(words) - 1))\n"
+        "    main()\n"
+        "try:\n"
+        f"    {command}\n"
+        "except SystemExit:\n"
+        "    pass\n"
+    )
+    assert "promenade_bus_redis" in loaded
+    assert heavy_in(loaded, HEAVY - {"click"}) == set()
+    assert contracts_in(loaded) == set()
 
 
 def test_importing_the_core_loads_no_plugin() -> None:

@@ -41,6 +41,7 @@ PUBLIC = [
     "CalledFromHandler",
     "CheckResult",
     "Clock",
+    "Command",
     "ConfigError",
     "Constraint",
     "Consumer",

@@ -92,7 +92,7 @@ def test_constant(topic: Topic[Any]) -> None:
 def test_public_names(context: str) -> None:
     """A contract exports exactly what it lists, and nothing that it only uses."""
     contract = CONTRACTS[context]
-    public = {name for name, value in vars(contract).items() if not isinstance(value, ModuleType)}
+    public = {name for name in dir(contract) if not isinstance(getattr(contract, name), ModuleType)}
     assert {name for name in public if not name.startswith("_")} == set(contract.__all__)
 
 

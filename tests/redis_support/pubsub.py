@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bus_core import SystemClock
 from bus_core.abc import BuildContext
-from bus_core.runtime.clock import SystemClock
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.channels import Channels
 from redis_support.connecting import make_options

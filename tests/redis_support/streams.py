@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from bus_core import Bus, Message, Outcome, Received, SubscriptionSpec, open_bus
+from bus_core import Bus, Message, Outcome, Received, SubscriptionSpec, SystemClock, open_bus
 from bus_core.abc import BuildContext, Consumer
-from bus_core.runtime.clock import SystemClock
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
 from redis_support.connecting import make_options

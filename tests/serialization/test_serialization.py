@@ -15,9 +15,10 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_core import BaseEvent, Event, Personal, event
+from bus_core import BaseEvent, BuildContext, Event, Personal, SystemClock, event
 from bus_core.errors import DeserializationError, SerializationError
-from bus_core.serialization.cloudevents import JSON_FACTORY, JsonOptions, JsonSerializer
+from bus_core.plugins.builtins import promenade_bus_serializers
+from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
 
 
 @event(type="user.registered", version=2)
@@ -111,9 +112,26 @@ def test_a_typed_event_can_be_read_as_a_base_event() -> None:
 
 def test_the_factory_builds_a_serializer_of_its_options() -> None:
     """The bus builds the serializer ``json`` from options in its configuration."""
-    built = JSON_FACTORY.build(JsonOptions(max_bytes=300), None)  # type: ignore[arg-type]
+    factory = promenade_bus_serializers()["json"]
+    context = BuildContext(service="tests", clock=SystemClock())
+    built = factory.build(factory.options(max_bytes=300), context)
     assert isinstance(built, JsonSerializer)
     assert built.options.max_bytes == 300
+
+
+def test_threads_share_one_converter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converter is made when it is needed; a thread that comes late gets the one of the other thread."""
+    serializer = JsonSerializer()
+    quicker: list[object] = []
+
+    def make(options: JsonOptions) -> object:
+        if not quicker:
+            quicker.append(None)
+            quicker[:] = [JsonSerializer.converter.func(serializer)]  # another thread, meanwhile
+        return object()
+
+    monkeypatch.setattr("bus_core.serialization.converter.make_converter", make)
+    assert serializer.converter is quicker[0]
 
 
 @pytest.mark.parametrize(

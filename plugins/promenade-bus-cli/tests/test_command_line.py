@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from bus_core.plugins import discover
+from promenade_bus_cli.loading import load_command
+from promenade_bus_cli.main import cli
 from support.distributions import Site
 
 Run = Any
@@ -46,24 +51,51 @@ def test_the_missing_demo_tells_where_it_is(run: Run, monkeypatch: pytest.Monkey
     assert "make demo" in result.output
 
 
+GREETER = """
+def load():
+    import click
+    @click.command()
+    def greet():
+        "Say hello."
+        click.echo("hello")
+    return greet
+
+@hookimpl
+def promenade_bus_commands():
+    return {
+        "greet": Command(help="Say hello.", load=load),
+        "greet-quietly": Command(help="Say hello to nobody.", load=load, hidden=True),
+    }
+"""
+
+
 def test_plugins_add_commands(run: Run, site: Site) -> None:
-    """A plugin's command is listed and runs, given as a click command or as a function that returns one."""
-    site.install(
-        "promenade-bus-greeter",
-        """
-        @hookimpl
-        def promenade_bus_commands():
-            import click
-            @click.command()
-            def greet():
-                "Say hello."
-                click.echo("hello")
-            return {"greet": lambda: greet, "greet-at-once": greet}
-        """,
-    )
-    assert "Say hello." in run("--help").output
+    """A plugin's command is listed with the line that it comes with, and runs; a hidden one only runs."""
+    site.install("promenade-bus-greeter", GREETER)
+    listing = run("--help").output
+    assert re.search(r"^  greet +Say hello\.$", listing, re.MULTILINE)
+    assert "greet-quietly" not in listing
     assert run("greet").output == "hello\n"
-    assert run("greet-at-once").output == "hello\n"
+    assert run("greet-quietly").output == "hello\n"
+
+
+def test_a_shell_completes_commands(run: Run, site: Site) -> None:
+    """A shell gets the commands that begin with what was typed, and options, but no hidden command."""
+    site.install("promenade-bus-greeter", GREETER)
+    group = click.Context(cli, info_name="promenade-bus")
+    assert [(item.value, item.help) for item in cli.shell_complete(group, "gree")] == [
+        ("greet", "Say hello.")
+    ]
+    assert "--version" in [item.value for item in cli.shell_complete(group, "--")]
+    assert cli.shell_complete(group, "nothing") == []
+
+
+def test_every_installed_command_says_in_its_list_what_it_says_of_itself() -> None:
+    """The line beside a command in the list is the first sentence of the command's own help."""
+    offers = [*discover(kinds=("command",)).commands]
+    assert {offer.name for offer in offers} >= {"account", "config", "demo", "groups", "run", "topics"}
+    said = {offer.name: load_command(offer).get_short_help_str(1_000) for offer in offers}
+    assert {offer.name: offer.value.help for offer in offers} == said
 
 
 @pytest.mark.parametrize(
@@ -81,7 +113,7 @@ def test_a_broken_command_harms_no_other(run: Run, site: Site, answer: str, mess
         f"""
         @hookimpl
         def promenade_bus_commands():
-            return {{"shaky": {answer}}}
+            return {{"shaky": Command(help="Shake.", load={answer})}}
         """,
     )
     result = run("shaky")
@@ -90,8 +122,37 @@ def test_a_broken_command_harms_no_other(run: Run, site: Site, answer: str, mess
     assert message in result.output
     listing = run("--help")
     assert listing.exit_code == 0
-    assert "shaky" in listing.output
+    assert re.search(r"^  shaky +Shake\.$", listing.output, re.MULTILINE)
     assert run("plugins", "list").exit_code == 0
+
+
+def test_the_doctor_finds_a_command_that_cannot_be_loaded(run: Run, site: Site) -> None:
+    """Only running a command loads it, so the doctor tries each."""
+    site.install(
+        "promenade-bus-broken",
+        """
+        @hookimpl
+        def promenade_bus_commands():
+            return {"shaky": Command(help="Shake.", load=lambda: 1 / 0)}
+        """,
+    )
+    [finding] = run.json("plugins", "doctor", status=1)
+    assert (finding["severity"], finding["plugin"]) == ("error", "promenade-bus-broken 1.0")
+    assert finding["what"] == (
+        "the command 'shaky' of promenade-bus-broken 1.0 cannot be loaded: "
+        "ZeroDivisionError: division by zero"
+    )
+
+
+def test_a_command_that_two_plugins_offer_is_listed_with_the_fault(run: Run, site: Site) -> None:
+    """Two plugins with one command name break neither the list nor other commands; running it is an error."""
+    site.install("promenade-bus-greeter", GREETER)
+    site.install("promenade-bus-waver", GREETER)
+    listing = run("--help")
+    assert listing.exit_code == 0
+    assert re.search(r"^  greet +\(", listing.output, re.MULTILINE)
+    assert "promenade-bus-waver 1.0" in run("greet").output
+    assert run("greet").exit_code == 2
 
 
 def test_a_plugin_that_cannot_be_imported_is_named_for_an_unknown_command(run: Run, site: Site) -> None:
@@ -110,11 +171,12 @@ def test_a_plugin_cannot_replace_a_built_in_command(run: Run, site: Site) -> Non
         """
         @hookimpl
         def promenade_bus_commands():
-            return {"topics": lambda: 1 / 0}
+            return {"topics": Command(help="Steal.", load=lambda: 1 / 0)}
         """,
     )
     assert run("topics").exit_code == 0
-    findings = run.json("plugins", "doctor")
+    assert "Steal" not in run("--help").output
+    findings = run.json("plugins", "doctor", status=1)
     assert any("the command 'topics' is offered by" in finding["what"] for finding in findings)
 
 

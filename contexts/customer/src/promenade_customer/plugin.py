@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bus_core import TopicCatalogue, hookimpl
-from promenade_customer.catalogue import CATALOGUE
 
 
 @hookimpl
 def promenade_bus_topics() -> Sequence[TopicCatalogue]:
-    """The topics that the context ``customer`` owns."""
+    """The topics that the context ``customer`` owns. The events are imported when a bus asks for them."""
+    from promenade_customer.catalogue import CATALOGUE
+
     return [CATALOGUE]

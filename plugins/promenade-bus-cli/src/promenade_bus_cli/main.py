@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bus_core import BusError
+from bus_core import BusError, Command
 from bus_core.events import nearest_names
 from bus_core.plugins import Plugins, discover
-from promenade_bus_cli import builtin
+from promenade_bus_cli.builtin import COMMANDS
 from promenade_bus_cli.failures import CommandFailed, status_of
+from promenade_bus_cli.loading import load_command
 from promenade_bus_cli.options import DEBUG, debug_option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["CommandLine", "cli", "main"]
 
@@ -27,38 +30,24 @@ _ELSEWHERE = {
 
 
 class CommandLine(click.Group):
-    """Looks a command up among the built-in ones first, so that no plugin can take one away or break it."""
+    """Looks a command up among the built-in ones first, so that no plugin can take one away or break it.
+
+    The list of commands, and the completions of a shell, are made from what plugins say of their commands:
+    no command is loaded for them.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands, sorted."""
-        return sorted({*builtin.commands(), *_installed(ctx).commands.names})
+        return sorted({*COMMANDS, *_installed(ctx).commands.names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, loaded now; None when there is none."""
-        load = builtin.commands().get(cmd_name)
-        if load is not None:
-            command: click.Command = load()
+        if cmd_name in COMMANDS:
+            command: click.Command = COMMANDS[cmd_name].load()
             return command
         if cmd_name not in _installed(ctx).commands:
             return None
-        return self._load_offered(ctx, cmd_name)
-
-    def _load_offered(self, ctx: click.Context, name: str) -> click.Command:
-        offer = _installed(ctx).commands.select(name)
-        try:
-            command = offer.value if isinstance(offer.value, click.Command) else offer.value()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin's fault must not look like ours, nor end the help page
-            raise CommandFailed(
-                f"the command {name!r} of {offer.origin} cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(command, click.Command):
-            raise CommandFailed(
-                f"the command {name!r} of {offer.origin} cannot be loaded: "
-                f"it is an object of type {type(command).__name__}, not a click command"
-            )
-        return command
+        return load_command(_installed(ctx).commands.select(cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -82,18 +71,29 @@ class CommandLine(click.Group):
         return text + "".join(f"\n  quarantined: {plugin}" for plugin in broken)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands. One that cannot be loaded is listed with the reason."""
-        rows: list[tuple[str, str]] = []
+        """Lists the commands. One that several plugins offer is listed with that fault."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*self._listed(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands and options that begin with what was typed."""
+        from click.shell_completion import CompletionItem
+
+        completions = [
+            CompletionItem(name, help=text) for name, text in self._listed(ctx) if name.startswith(incomplete)
+        ]
+        return [*completions, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _listed(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
+        """Every command that is not hidden, with the line that says what it does."""
         for name in self.list_commands(ctx):
             try:
-                command = self.get_command(ctx, name)
-            except (CommandFailed, BusError) as error:
-                rows.append((name, f"({error})"))
+                command: Command = COMMANDS.get(name) or _installed(ctx).commands.select(name).value
+            except BusError as error:
+                yield name, f"({error})"
                 continue
-            if command is not None and not command.hidden:
-                rows.append((name, command.get_short_help_str(formatter.width)))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            if not command.hidden:
+                yield name, command.help
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; an error of the bus becomes one message and an exit status."""
@@ -115,12 +115,14 @@ class CommandLine(click.Group):
 def _installed(ctx: click.Context) -> Plugins:
     found: Plugins | None = ctx.meta.get(_PLUGINS)
     if found is None:
-        found = ctx.meta[_PLUGINS] = discover()
+        found = ctx.meta[_PLUGINS] = discover(kinds=("command",))
     return found
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
         click.echo(
             f"promenade-bus {version('promenade-bus')}, promenade-bus-cli {version('promenade-bus-cli')}"
         )

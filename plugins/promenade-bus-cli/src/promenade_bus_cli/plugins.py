@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from bus_core.plugins import InstalledPlugin
-from promenade_bus_cli.failures import REFUSED
+from bus_core.plugins import Finding, InstalledPlugin, Plugins
+from promenade_bus_cli.failures import REFUSED, CommandFailed
+from promenade_bus_cli.loading import load_command
 from promenade_bus_cli.options import config_option, debug_option, json_option
 from promenade_bus_cli.output import counted, print_json, print_table
 from promenade_bus_cli.topics import installed_plugins
@@ -61,12 +63,14 @@ def _offers(plugin: InstalledPlugin) -> str:
 @debug_option
 @click.pass_context
 def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
-    """Look for broken, conflicting and outdated plugins.
+    """Look for broken, conflicting and outdated plugins, and for commands that cannot be loaded.
 
     Exit status 1 when there is an error; warnings alone leave it at 0.
     """
     found = installed_plugins(config)
-    findings = found.findings()
+    findings = sorted(
+        [*found.findings(), *_broken_commands(found)], key=lambda finding: finding.severity != "error"
+    )
     if as_json:
         print_json(
             [
@@ -88,3 +92,12 @@ def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
         click.echo(f"nothing is wrong: {counted(loaded, 'plugin')} loaded")
     if any(finding.severity == "error" for finding in findings):
         ctx.exit(REFUSED)
+
+
+def _broken_commands(found: Plugins) -> Iterator[Finding]:
+    """Loads every command, which nothing else does before it is run."""
+    for offer in found.commands:
+        try:
+            load_command(offer)
+        except CommandFailed as error:
+            yield Finding("error", offer.origin, error.message, "repair, upgrade or uninstall it")

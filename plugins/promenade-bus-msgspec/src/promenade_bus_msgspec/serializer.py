@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import cattrs
+from typing import TYPE_CHECKING, Any
 
 from bus_core import Event
 from bus_core.serialization import JsonOptions, JsonSerializer
 from promenade_bus_msgspec.plans import Plan, plan_of
+
+if TYPE_CHECKING:
+    import cattrs
 
 __all__ = ["MsgspecSerializer"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bus_core import Adapter, Factory, HealthProbe, hookimpl
+from bus_core import Adapter, Command, Factory, HealthProbe, hookimpl
 from promenade_bus_redis import factories
 from promenade_bus_redis.config import ProbeOptions, RedisOptions
 
@@ -31,6 +31,7 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
 
 
 @hookimpl
-def promenade_bus_commands() -> Mapping[str, Any]:
+def promenade_bus_commands() -> Mapping[str, Command]:
     """Offers ``promenade-bus groups``."""
-    return {"groups": factories.load_groups_command}
+    about = "List the consumer groups on a Redis server, and forget those that nobody wants any more."
+    return {"groups": Command(help=about, load=factories.load_groups_command)}

@@ -1,20 +1,20 @@
 """``promenade-bus groups``: the groups on a Redis server, and how one is forgotten.
 
-click belongs to the command line, which loads this; the adapter itself does without.
+click belongs to the command line, which loads this; the adapter itself does without. The adapter is imported
+when a command runs: the help needs no server.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bus_core import BusError, UnknownSubscription, open_bus
+from bus_core import BusError, UnknownSubscription
 from bus_core.config import format_duration
-from promenade_bus_redis.pubsub.adapter import PubsubAdapter
-from promenade_bus_redis.streams.adapter import StreamsAdapter
-from promenade_bus_redis.streams.groups import GroupInUse, GroupReport, RedisGroups
+
+if TYPE_CHECKING:
+    from promenade_bus_redis.streams.groups import GroupReport, RedisGroups
 
 __all__ = ["groups_command"]
 
@@ -63,6 +63,8 @@ def groups_command() -> Any:
         What it has not settled is not handled any more, and does not hold back events from being removed.
         Its dead letters stay. Exit status: 1 when it is refused.
         """
+        from promenade_bus_redis.streams.groups import GroupInUse
+
         try:
             report = _run(config, lambda all_groups: all_groups.forget(group, force=force))
         except (GroupInUse, UnknownSubscription) as error:
@@ -74,6 +76,12 @@ def groups_command() -> Any:
 
 
 def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
+    from bus_core import open_bus
+    from promenade_bus_redis.pubsub.adapter import PubsubAdapter
+    from promenade_bus_redis.streams.adapter import StreamsAdapter
+
     async def run() -> T:
         bus = open_bus(config)
         adapter = bus.adapter

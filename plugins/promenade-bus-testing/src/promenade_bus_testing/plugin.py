@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bus_core import BuildContext, Factory, Middleware, hookimpl
+from bus_core import BuildContext, Command, Factory, Middleware, hookimpl
 from promenade_bus_testing.config import ChaosOptions
 
 __all__ = ["promenade_bus_commands", "promenade_bus_middleware"]
@@ -22,9 +22,10 @@ def _load_account() -> Any:
 
 
 @hookimpl
-def promenade_bus_commands() -> Mapping[str, Any]:
+def promenade_bus_commands() -> Mapping[str, Command]:
     """Offers ``promenade-bus account``."""
-    return {"account": _load_account}
+    about = "Tell from JOURNALS, files or directories, what became of each event."
+    return {"account": Command(help=about, load=_load_account)}
 
 
 @hookimpl

@@ -1,0 +1,25 @@
+"""The clock of every bus that is not tested. Apart from the protocol, which needs no event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from bus_core.runtime.clock import TimerHandle
+
+__all__ = ["SystemClock"]
+
+
+class SystemClock:
+    """The real clock: the system's wall clock and the running event loop's timers."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
+        return asyncio.get_running_loop().call_later(delay, callback)
