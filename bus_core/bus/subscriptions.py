@@ -195,7 +195,7 @@ class Roster:
         name = self._free_name(options.name, shape.qualified_name, text)
         spec = SubscriptionSpec(
             name=name,
-            group=f"{self._parts.config.service}.{name}",
+            group=_group_of(self._parts.config.service, name),
             topic=text,
             mode=options.mode,
             ordered=options.ordered,
@@ -333,6 +333,11 @@ class Roster:
     def _carried(self) -> Carrier:
         assert self._carrier is not None, "the bus was started"
         return self._carrier
+
+
+def _group_of(service: str, name: str) -> str:
+    """The group of a subscription. No two services share one: only the first dot can be the one between."""
+    return f"{service.replace('%', '%25').replace('.', '%2E')}.{name}"
 
 
 def _mismatches_of(spec: SubscriptionSpec, features: Features) -> list[str]:
