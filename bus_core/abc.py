@@ -164,7 +164,8 @@ class Features:
 class SubscriptionSpec:
     """What an adapter has to know of a subscription.
 
-    ``group`` is the service and the name: instances of the same group compete for events.
+    ``group`` is the service and the name, with one dot between: its instances compete for events, and no two
+    services share one.
     ``topic`` is the name of a topic, or a pattern.
     """
 

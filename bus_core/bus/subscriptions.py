@@ -201,7 +201,7 @@ class Roster:
         name = self._free_name(options.name, handler, shape.qualified_name, text)
         spec = SubscriptionSpec(
             name=name,
-            group=f"{self._parts.config.service}.{name}",
+            group=_group_of(self._parts.config.service, name),
             topic=text,
             mode=options.mode,
             ordered=options.ordered,
@@ -372,6 +372,11 @@ def _drop(index: dict[K, dict[Lane, None]], key: K, lane: Lane) -> None:
     del lanes[lane]
     if not lanes:
         del index[key]
+
+
+def _group_of(service: str, name: str) -> str:
+    """The group of a subscription. No two services share one: only the first dot can be the one between."""
+    return f"{service.replace('%', '%25').replace('.', '%2E')}.{name}"
 
 
 def _mismatches_of(spec: SubscriptionSpec, features: Features) -> list[str]:

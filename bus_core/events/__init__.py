@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from bus_core.events.base import event_type_of, event_version_of, hints_of
     from bus_core.events.field_checks import is_personal
     from bus_core.events.messages import NO_HEADERS
-    from bus_core.events.topics import is_pattern, nearest_names
+    from bus_core.events.topics import is_pattern, nearest_names, patterns_overlap
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
@@ -20,7 +20,7 @@ else:
             "base": "event_type_of event_version_of hints_of",
             "field_checks": "is_personal",
             "messages": "NO_HEADERS",
-            "topics": "is_pattern nearest_names",
+            "topics": "is_pattern nearest_names patterns_overlap",
         },
     )
 
@@ -32,4 +32,5 @@ __all__ = [
     "is_pattern",
     "is_personal",
     "nearest_names",
+    "patterns_overlap",
 ]

@@ -77,6 +77,23 @@ async def test_different_groups_each_get_an_event() -> None:
     assert by_shop.numbers == by_crm.numbers == audit.numbers == list(range(5))
 
 
+async def test_services_never_share_a_group() -> None:
+    """Two services get each event, also where a dot, or what stands for one, makes their names look alike."""
+    async with Buses() as buses:
+        services = {"shop": "eu.mail", "shop.eu": "mail", "shop%2Eeu": "mail", "shop%252Eeu": "mail"}
+        publisher, received = await buses.open(), list[Collecting]()
+        groups: list[str] = []
+        for service, name in services.items():
+            bus, collecting = await buses.open(service=service), Collecting()
+            groups.append(bus.subscribe(HAPPENED, collecting.collect, name=name).group)
+            received.append(collecting)
+        assert groups[:2] == ["shop.eu.mail", "shop%2Eeu.mail"]
+        for number in range(5):
+            await publisher.publish(HAPPENED, happened(number))
+        for collecting in received:
+            await until(lambda collecting=collecting: collecting.numbers == list(range(5)), "all arrive")
+
+
 async def test_without_a_hub_nothing_is_shared() -> None:
     """Buses share events only through a hub that both were given."""
     async with running_bus() as one, running_bus(memory={"hub": MemoryHub()}) as two:

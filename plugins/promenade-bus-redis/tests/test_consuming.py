@@ -204,15 +204,30 @@ async def test_dead_letters(redis_server: SharedServer) -> None:
 
 
 async def test_redrive_needs_its_group(redis_server: SharedServer) -> None:
-    """When one letter's group is gone, nothing is redriven, and the error says whose it was."""
+    """When one letter's group was forgotten, nothing is redriven, and the error says whose it was."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         await bury(place, 1, 2)
-        place.ask("DEL", place.keys.inbox(TOPIC, GROUP))
+        await adapter.groups.forget(GROUP)
         letters = await adapter.dead_letters.list(DeadLetterFilter(), 9)
         with pytest.raises(UnknownSubscription, match=r"'listener' \(group 'tests.listener'\)"):
             await adapter.dead_letters.redrive([each.id for each in letters])
         assert await adapter.dead_letters.list(DeadLetterFilter(), 9) == letters
+
+
+async def test_redrive_waits_for_its_group(redis_server: SharedServer) -> None:
+    """What is redriven to a group that is owed the topic waits for it, though nothing of it is there yet."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        await bury(place, 1)
+        place.ask("DEL", place.keys.inbox(TOPIC, GROUP), place.keys.stream(TOPIC))
+        letters = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letters[0].id]) == 1
+        (report,) = await adapter.groups.list(count=True)
+        assert report.backlog == 1
+        consumer = await adapter.open_consumer(spec())
+        assert numbers(await receive(consumer, 1)) == [1]
+        await consumer.close()
 
 
 async def test_a_letter_that_cannot_be_stored(redis_server: SharedServer) -> None:

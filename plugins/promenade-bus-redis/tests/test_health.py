@@ -99,10 +99,27 @@ async def test_orphans_are_named(redis_server: SharedServer) -> None:
             await subscription.ready()
         async with probed(place, **options) as bus:
             found = await probe_until(bus, lambda each: each.status is HealthStatus.DEGRADED)
-            assert "no instance has wanted 'tests.retired' for 50ms" in found.summary
+            assert (
+                "no instance has wanted 'tests.retired' on 'tests.thing.happened' for 50ms" in found.summary
+            )
             assert "promenade-bus groups forget GROUP" in found.summary
             await bus.adapter.groups.forget("tests.retired")  # type: ignore[union-attr]
             await probe_until(bus, lambda each: each.status is HealthStatus.HEALTHY)
+
+
+async def test_what_was_renamed_is_named(redis_server: SharedServer) -> None:
+    """When a subscription is renamed, what the former one was owed is named at once."""
+    async with place_on(redis_server) as place:
+        for name in ("former", "following"):
+            async with probed(place) as bus:
+                await bus.subscribe(TOPIC, lambda event: None, name=name).ready()
+                if name == "former":
+                    continue
+                found = await probe_until(bus, lambda each: each.status is HealthStatus.DEGRADED)
+                assert "nobody serves 'tests.former' on 'tests.thing.happened'" in found.summary
+                assert found.figures["orphaned_groups"] == 1
+                await bus.adapter.groups.forget("tests.former")  # type: ignore[union-attr]
+                await probe_until(bus, lambda each: each.status is HealthStatus.HEALTHY)
 
 
 async def test_a_server_that_is_away(start_server: StartServer) -> None:
@@ -161,8 +178,8 @@ async def test_lost_data(start_server: StartServer) -> None:
             subscription = bus.subscribe(TOPIC, lambda event: None, name="listener")
             await subscription.ready()
             await asyncio.to_thread(server.ask, "FLUSHALL")
-            found = await probe_until(bus, lambda each: each.status is HealthStatus.UNHEALTHY)
-            assert "the server has lost its data" in found.summary
+            found = await probe_until(bus, lambda each: "the server has lost its data" in each.summary)
+            assert found.status is HealthStatus.UNHEALTHY
             found = await probe_until(bus, lambda each: each.status is HealthStatus.DEGRADED)
             assert found.figures["data_losses"] == 1
 

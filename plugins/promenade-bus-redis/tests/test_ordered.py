@@ -5,7 +5,7 @@ import math
 
 from bus_core import LeaseLost, Outcome
 from redis_support.fixtures import SharedServer
-from redis_support.streams import TOPIC, acks, die, numbers, place_on, receive, spec
+from redis_support.streams import TOPIC, acks, die, numbers, place_on, receive, spec, until
 
 QUICK = {"lease": "600ms", "block": "200ms"}
 
@@ -122,3 +122,86 @@ async def test_order_over_many_instances(redis_server: SharedServer) -> None:
         assert got == [*range(300)]
         assert await publisher.backlog(spec(ordered=True)) == 0
         assert place.pending(TOPIC) == []
+
+
+# --- one name in several places ---------------------------------------------------------------------------
+
+
+async def test_one_name_on_two_topics(redis_server: SharedServer) -> None:
+    """Ordered subscriptions of one name on two topics are both active, wherever they run."""
+    async with place_on(redis_server) as place:
+        first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        places = [(first, TOPIC), (first, "tests.thing.moved"), (second, "tests.other.*")]
+        consumers = [await adapter.open_consumer(spec(topic, ordered=True)) for adapter, topic in places]
+        for topic in (TOPIC, "tests.thing.moved", "tests.other.thing"):
+            await place.publish(1, topic=topic)
+        for consumer in consumers:
+            await consumer.settle(acks(await receive(consumer, 1)))
+            await consumer.close()
+
+
+async def test_order_that_is_new(redis_server: SharedServer) -> None:
+    """Order does not begin while code without it serves the same events; then it takes over all of them."""
+    async with place_on(redis_server) as place:
+        old, new = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        place.adapters.insert(0, await place.adapter())
+        living, dying = await old.open_consumer(spec()), await old.open_consumer(spec(TOPIC))
+        await until(lambda: old._running.leases.beats, "it has said that it lives")
+        ordered = await new.open_consumer(spec(ordered=True))
+        await place.publish(*range(4))
+        held = await receive(living, 4)
+        assert await ordered.receive(10) == []
+        assert {owner for _, owner in place.pending()} == {old._running.name}
+        await living.settle(acks(held[:1]))
+        await place.publish(4)
+        await receive(dying, 1)
+        place.adapters.remove(old)
+        await die(old)
+        assert numbers(await receive(ordered, 4)) == [1, 2, 3, 4]
+        await ordered.close()
+
+
+async def test_order_that_is_over(redis_server: SharedServer) -> None:
+    """What an instance without order held when it died is claimed by one that is active with order."""
+    async with place_on(redis_server) as place:
+        old, new = await place.adapter(**QUICK), await place.adapter(**QUICK)
+        place.adapters.insert(0, await place.adapter())
+        ordered = await old.open_consumer(spec(ordered=True))
+        await place.publish(1)
+        await ordered.settle(acks(await receive(ordered, 1)))
+        unordered = await new.open_consumer(spec())
+        await until(lambda: new._running.leases.beats, "it has said that it lives")
+        await place.publish(2)
+        batch = await unordered.receive(1)
+        while not batch:  # whichever of them reads it
+            await ordered.settle(acks(await ordered.receive(1)))
+            await place.publish(2)
+            batch = await unordered.receive(1)
+        place.adapters.remove(new)
+        await die(new)
+        assert numbers(await receive(ordered, 1)) == [2]
+        await ordered.close()
+
+
+async def test_patterns_that_overlap(redis_server: SharedServer) -> None:
+    """When a new pattern covers what an old one does, the new code waits for the old, and not the reverse."""
+    async with place_on(redis_server) as place:
+        old, new, last = [await place.adapter(**QUICK) for _ in range(3)]
+        place.adapters.insert(0, await place.adapter())
+        before = await old.open_consumer(spec(ordered=True))
+        after = await new.open_consumer(spec("tests.#", ordered=True))
+        await until(lambda: old._running.leases.beats and new._running.leases.beats, "they live")
+        await place.publish(1)
+        assert await after.receive(10) == []
+        held = await receive(before, 1)
+        back = await last.open_consumer(spec(ordered=True))
+        await before.settle(acks(held))
+        await before.close()
+        await place.publish(2)
+        assert numbers(await receive(after, 1)) == [2]
+        assert await back.receive(10) == []
+        assert len(place.pending()) == 1
+        await after.close()
+        await place.publish(3)
+        assert numbers(await receive(back, 2)) == [2, 3]
+        await back.close()

@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from bus_core import BusError, UnknownSubscription
 from bus_core.config import format_duration
 
 if TYPE_CHECKING:
-    from promenade_bus_redis.streams.groups import GroupReport, RedisGroups
+    from promenade_bus_redis.streams.groups import GroupReport, RedisGroups, WishReport
 
 __all__ = ["groups_command"]
 
@@ -37,27 +39,49 @@ def groups_command() -> Any:
 
     @click.group("groups")
     def groups() -> None:
-        """List the consumer groups on a Redis server, and forget those that nobody wants any more."""
+        """List what a Redis server keeps events for, and forget what nobody wants any more."""
 
     @groups.command("list")
     @config_option
     @json_option
     def list_groups(config: str, as_json: bool) -> None:
-        """List every group, how much it has left to do, and who serves it."""
-        found = _run(config, lambda all_groups: all_groups.list(count=True))
+        """List every group, how much it has left to do, and who serves it.
+
+        A group is listed with each topic or pattern that it is owed, and then each service with how long it
+        wants events to be kept.
+        """
+
+        async def look(groups: RedisGroups) -> tuple[Sequence[GroupReport], Sequence[WishReport]]:
+            return await groups.list(count=True), await groups.wishes()
+
+        found, wishes = _run(config, look)
         if as_json:
-            click.echo(json.dumps([_as_data(report) for report in found], indent=2))
+            told = {
+                "groups": [_as_data(report) for report in found],
+                "services": [attrs.asdict(wish) for wish in wishes],
+            }
+            click.echo(json.dumps(told, indent=2))
             return
-        for line in as_lines(found):
+        for line in (*as_lines(found), "", *wish_lines(wishes)):
             click.echo(line)
 
     @groups.command()
-    @click.argument("group")
+    @click.argument("group", required=False)
+    @click.option(
+        "--topic",
+        metavar="TOPIC",
+        help="Forget it on this topic or pattern only, as listed; not where another one covers it.",
+    )
+    @click.option(
+        "--service",
+        metavar="NAME",
+        help="Instead of a group: forget for how long a service that has ended wanted events kept.",
+    )
     @click.option(
         "--force", is_flag=True, help="Forget it although it is served, or has something left to do."
     )
     @config_option
-    def forget(group: str, force: bool, config: str) -> None:
+    def forget(group: str | None, topic: str | None, service: str | None, force: bool, config: str) -> None:
         """Forget GROUP, such as shop.welcome-mail, on all of its topics.
 
         What it has not settled is not handled any more, and does not hold back events from being removed.
@@ -65,12 +89,18 @@ def groups_command() -> Any:
         """
         from promenade_bus_redis.streams.groups import GroupInUse
 
+        if (group is None) is (service is None) or (service is not None and (topic is not None or force)):
+            raise click.UsageError("name a GROUP, perhaps with --topic and --force, or a --service")
         try:
-            report = _run(config, lambda all_groups: all_groups.forget(group, force=force))
+            if group is None:
+                _run(config, lambda all_groups: all_groups.forget_service(str(service)))
+                click.echo(f"forgot for how long {service} wanted events to be kept")
+                return
+            done = _run(config, lambda all_groups: all_groups.forget(group, topic=topic, force=force))
         except (GroupInUse, UnknownSubscription) as error:
             raise click.ClickException(str(error)) from error
-        lost = f"; {report.backlog:,} events were not settled" if report.backlog else ""
-        click.echo(f"forgot {group} on {len(report.topics)} topics{lost}")
+        lost = f"; {done.backlog:,} events were not settled" if done.backlog else ""
+        click.echo(f"forgot {group} on {len(done.topics)} topics{lost}")
 
     return groups
 
@@ -119,16 +149,40 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
         ]
         for report in reports
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    if orphans := [report.name for report in reports if report.state == "orphaned"]:
+    lines = _table(rows)
+    if orphans := [
+        f"{report.name} on {report.wanted_topic}" for report in reports if report.state == "orphaned"
+    ]:
         lines.append(
             f"orphaned: {', '.join(orphans)}. They keep events from being removed; if nobody needs them any "
-            "more: promenade-bus groups forget GROUP"
+            "more: promenade-bus groups forget GROUP --topic TOPIC"
         )
     return lines
+
+
+def wish_lines(wishes: Sequence[WishReport]) -> list[str]:
+    """A table of what services want, for people."""
+    rows = [["SERVICE", "MIN_AGE", "UNSUBSCRIBED", "DEAD LETTERS", "FOR"]]
+    rows += [
+        [
+            wish.service,
+            _age(wish.min_age),
+            _age(wish.unsubscribed_max_age),
+            "for ever" if wish.dead_letters_max_age is None else _age(wish.dead_letters_max_age),
+            "everything"
+            if wish.stored_before is None
+            else f"what was stored until it ended, {_age(wish.stored_before)} ago",
+        ]
+        for wish in wishes
+    ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _age(seconds: float | None) -> str:
@@ -141,6 +195,7 @@ def _as_data(report: GroupReport) -> dict[str, Any]:
         "subscription": report.subscription,
         "topic": report.wanted_topic,
         "state": report.state,
+        "abandoned": report.is_abandoned,
         "instances": list(report.instances),
         "backlog": report.backlog,
         "pending": report.pending,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -18,6 +18,7 @@ from promenade_bus_redis.server.checks import evicts_events, parse_info
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import TopicReport
+from promenade_bus_redis.streams.record import Part
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.verdicts import (
     DEGRADED,
@@ -44,7 +45,7 @@ class _Findings:
     round_trip: float
     info: Mapping[str, str]
     groups: Mapping[str, tuple[TopicReport, ...]]
-    orphans: tuple[str, ...]
+    orphans: tuple[Part, ...]
     lost_by_all: int
     unread_for: float | None
 
@@ -85,13 +86,13 @@ class RedisProbe(HealthProbe):
         round_trip = time.perf_counter() - began
         info = parse_info(await services.pipe.call("INFO", key=key))
         groups = await self._own_groups(adapter, services)
-        unseen = await services.census.unseen(adapter.options.retention.orphaned_after)
+        record = await services.census.read(await services.alive())
         losses = await adapter.groups.losses()
         return _Findings(
             round_trip=round_trip,
             info=info,
             groups=groups,
-            orphans=tuple(sorted(unseen)),
+            orphans=record.orphans(adapter.options.retention.orphaned_after),
             lost_by_all=sum(losses.values()),
             unread_for=None if services.read_at is None else time.monotonic() - services.read_at,
         )
@@ -122,10 +123,17 @@ class RedisProbe(HealthProbe):
         yield from self._losses(services, found)
         yield from self._reading(state, found)
         yield from self._progress(found)
-        if found.orphans:
+        if abandoned := [str(part) for part in found.orphans if part.is_abandoned]:
             yield (
                 DEGRADED,
-                f"no instance has wanted {_names(found.orphans)} for "
+                f"nobody serves {_listed(abandoned)}: newer instances of the service run without it, and "
+                "events are kept for it; start what serves it, or: promenade-bus groups forget GROUP "
+                "--topic TOPIC",
+            )
+        if unseen := [str(part) for part in found.orphans if not part.is_abandoned]:
+            yield (
+                DEGRADED,
+                f"no instance has wanted {_listed(unseen)} for "
                 f"{format_duration(adapter.options.retention.orphaned_after)}, and events are kept for it; "
                 "start its service, or: promenade-bus groups forget GROUP",
             )
@@ -209,7 +217,7 @@ def _figures(adapter: StreamsAdapter, found: _Findings) -> Figures:
     figures: dict[str, float | int | str | bool] = {
         "round_trip_ms": round(found.round_trip * 1000, 3),
         "lost_by_all": found.lost_by_all,
-        "orphaned_groups": len(found.orphans),
+        "orphaned_groups": len({part.group for part in found.orphans}),
         "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
         "append_only_file": info.get("aof_enabled") == "1",
         "replicas": int(info.get("connected_slaves", 0)),
@@ -246,6 +254,9 @@ def _all_well(adapter: StreamsAdapter, found: _Findings) -> str:
 
 
 def _names(names: Any) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return ", ".join(map(repr, listed[:_MOST_NAMES])) + more
+    return _listed([*map(repr, sorted(names))])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
+    return ", ".join(texts[:_MOST_NAMES]) + more

@@ -1,17 +1,9 @@
 -- Moves a dead letter to the inbox of the group that failed, once; attempts start again, the history stays.
 -- KEYS: dead letters, the inbox. ARGV: the id of the letter, group, and for what goes back to one instance of
 -- a broadcast subscription, which has no group: after how many milliseconds it may be forgotten; else empty.
--- Answers: 1 moved, 0 there is no such letter, -1 there is no such group.
+-- Answers: 1 moved, 0 there is no such letter.
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
-local known = ARGV[3] ~= ''
-if not known and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
-if not known then for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
-  for index = 1, #info, 2 do
-    if info[index] == 'name' and info[index + 1] == ARGV[2] then known = true end
-  end
-end end
-if not known then return -1 end
 local fields, history = {}, ''
 local kept = {id = true, key = true, headers = true, body = true, published = true}
 for index = 1, #letter[2], 2 do
@@ -25,6 +17,8 @@ for index = 1, #letter[2], 2 do
 end
 fields[#fields + 1] = 'state'
 fields[#fields + 1] = '1 0' .. history
+-- On a topic where its group was never made the letter waits for that.
+if ARGV[3] == '' then redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM') end
 redis.call('XADD', KEYS[2], '*', unpack(fields))
 if ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 redis.call('XDEL', KEYS[1], ARGV[1])

@@ -1,7 +1,7 @@
 -- Removes what every group of a topic has settled and what is old enough, some at once; and counts what was
 -- removed before a group had read it, by whomever.
 -- KEYS: the stream, the count of what the bus has trimmed, the fence. ARGV: token of the instance whose turn it
--- is, how long settled entries stay, how long those of a topic without groups do (both in milliseconds), the
+-- is, how long settled entries stay, how long those of a topic without groups do (both as bound_of reads it), the
 -- hard cap or 0, how many entries to remove at once, how many to drop at once, groups that must be there.
 -- Answers: how many were removed, how many of them because of the cap, whether there is more to do, the last
 -- id, how many entries somebody else has removed so far (-1 where the server does not know), a group and a number
@@ -58,9 +58,9 @@ local removed, dropped, more = 0, 0, 0
 if first then
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local age = tonumber(ARGV[2])
-  if #groups == 0 then age = tonumber(ARGV[3]) end
-  local bound = string.format('%.0f-0', math.max(0, now - age))
+  local spans = ARGV[2]
+  if #groups == 0 then spans = ARGV[3] end
+  local bound = bound_of(spans, first, now)
   for _, group in ipairs(groups) do
     local settled = group['last-delivered-id']
     local moment, number = string.match(settled, '^(%d+)-(%d+)$')

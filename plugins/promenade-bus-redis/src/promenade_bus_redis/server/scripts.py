@@ -20,7 +20,9 @@ __all__ = [
     "ALIVE",
     "BACKLOG",
     "CLAIM",
+    "DECLARE",
     "DUE",
+    "EXPIRE",
     "FORGET",
     "GAP",
     "HINT",
@@ -29,16 +31,16 @@ __all__ = [
     "MOVE",
     "NOBODY",
     "NOTE",
+    "NOTICE",
     "READ",
     "REDRIVE",
     "RENEW",
-    "SEEN",
     "STAY",
     "SURVEY",
     "TAIL",
     "TRIM",
-    "UNSEEN",
     "UPTO",
+    "WITHDRAW",
     "Script",
     "source_of",
 ]
@@ -83,7 +85,9 @@ AHEAD: Final = _load("ahead")
 ALIVE: Final = _load("alive")
 BACKLOG: Final = _load("backlog")
 CLAIM: Final = _load("claim")
+DECLARE: Final = _load("declare")
 DUE: Final = _load("due")
+EXPIRE: Final = _load("expire", "keep")
 FORGET: Final = _load("forget", "ids")
 GAP: Final = _load("gap", "ids")
 HINT: Final = _load("hint")
@@ -91,13 +95,13 @@ HINTS: Final = _load("hints")
 LEAVE: Final = _load("leave")
 MOVE: Final = _load("move")
 NOTE: Final = _load("note")
+NOTICE: Final = _load("notice")
 READ: Final = _load("read")
 REDRIVE: Final = _load("redrive")
 RENEW: Final = _load("renew")
-SEEN: Final = _load("seen")
 STAY: Final = _load("stay")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail")
-TRIM: Final = _load("trim", "ids")
-UNSEEN: Final = _load("unseen")
+TRIM: Final = _load("trim", "ids", "keep")
 UPTO: Final = _load("upto", "ids")
+WITHDRAW: Final = _load("withdraw")

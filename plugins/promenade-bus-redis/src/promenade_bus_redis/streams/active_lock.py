@@ -61,8 +61,11 @@ class Turn:
             if lock.token and lock.until > since:
                 continue
             if lock.token:
-                kept = await self._services.pipe.run(STAY, [lock.key], lock.token, leases.milliseconds)
-                if kept == 1:
+                # One that was active by another key had a greater token: this one needs a new one.
+                is_old = int(lock.token) <= lock.greatest_seen
+                lease = 0 if is_old else leases.milliseconds
+                kept = await self._services.pipe.run(STAY, [lock.key], lock.token, lease)
+                if kept == 1 and not is_old:
                     lock.until = leases.until(since)
                     continue
                 lock.token = ""

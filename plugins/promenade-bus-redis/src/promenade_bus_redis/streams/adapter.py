@@ -21,6 +21,7 @@ from bus_core import (
     TopicPattern,
 )
 from bus_core.events import is_pattern
+from bus_core.runtime import fault_of
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.checks import ServerFacts, check_servers
 from promenade_bus_redis.server.connections import Connections, make_connections
@@ -158,7 +159,7 @@ class StreamsAdapter:
             leases=leases,
             wakeups=wakeups,
             ledger=self._ledger,
-            census=Census(pipe, self._keys, self._service, self._options.retention),
+            census=Census(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
             accepted=Accepted(pipe, self._keys, self._ledger),
             inherited=f"{configured}." if configured else "",
@@ -170,7 +171,7 @@ class StreamsAdapter:
         self._publisher = RedisPublisher(
             places, registry, self._keys, self._options, self._uses_waitaof, services.accepted
         )
-        self._dead_letters = RedisDeadLetters(pipe, self._keys, registry)
+        self._dead_letters = RedisDeadLetters(services)
         self._retention = Retention(services)
         try:
             await services.epoch.has_ended()
@@ -213,6 +214,7 @@ class StreamsAdapter:
         if self._retention is not None:
             await self._retention.close()
         await self.upkeep.close()
+        await fault_of(services.census.close())
         await services.wakeups.close()
         await services.leases.close()
         if (lock := services.name_lock) is not None and lock.token:

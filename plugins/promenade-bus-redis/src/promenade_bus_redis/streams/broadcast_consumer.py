@@ -23,15 +23,9 @@ from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import letter_fields, read_entry
 
-__all__ = ["BroadcastConsumer", "instance_of"]
+__all__ = ["BroadcastConsumer"]
 
 _FEEDS_AT_ONCE: Final = 500
-_SIGN: Final = "@"
-
-
-def instance_of(group: str) -> str | None:
-    """The instance that a dead letter of a broadcast subscription goes back to; None for a group."""
-    return group.rpartition(_SIGN)[2] if _SIGN in group else None
 
 
 class _Cursor:
@@ -57,7 +51,6 @@ class BroadcastConsumer:
         self.feeds: dict[str, Feed] = {}
         self._services = services
         self._upkeep = upkeep
-        self._group = f"{spec.group}{_SIGN}{services.name}"
         self._cursors: dict[Feed, _Cursor] = {}
         self._by_key: dict[str, Feed] = {}
         self._unread: dict[Feed, None] = {}
@@ -90,7 +83,8 @@ class BroadcastConsumer:
             held: Held = outcome.receipt
             source = held.source
             if outcome.action == "dead_letter" and outcome.letter is not None:
-                fields = letter_fields(outcome.letter, held.message, held.published_at, self._group)
+                fields = letter_fields(outcome.letter, held.message, held.published_at, self.spec.group)
+                fields += ["instance", self._services.name]
                 commands.append((source.key, ("XADD", source.feed.dead, "*", *fields)))
                 judged.append(index)
             if source.is_inbox and outcome.action in ("ack", "dead_letter"):
@@ -132,7 +126,7 @@ class BroadcastConsumer:
             self._add(topic, self._opened_at, None)
 
     def _add(self, topic: str, cursor: bytes, position: int | None) -> None:
-        feed = Feed(self._services.keys, topic, self._group)
+        feed = Feed(self._services.keys, topic, self.spec.group, self._services.name)
         self.feeds[topic] = feed
         self._cursors[feed] = _Cursor(feed, cursor, position)
         for source in feed.sources:

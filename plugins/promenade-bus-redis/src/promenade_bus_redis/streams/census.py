@@ -1,183 +1,215 @@
-"""Which groups are wanted, by whom, and for how long services want events to be kept.
-
-A group is wanted as long as an instance says so, and some time beyond: a service may be stopped for a night.
-Nothing is trimmed that such a group has not settled, also on topics of its pattern on which it is not made
-yet. One that nobody has wanted for long is an orphan; it holds events back until somebody forgets it.
-"""
+"""What this instance says in the record of what services are owed, and what it reads there."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-import attrs
-
-from bus_core import SubscriptionSpec, TopicPattern
-from bus_core.errors import InvalidTopic
-from bus_core.events import is_pattern
+from bus_core import SubscriptionSpec
+from bus_core.events import patterns_overlap
 from promenade_bus_redis.config import RetentionOptions
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import SEEN, UNSEEN
+from promenade_bus_redis.server.scripts import DECLARE, NOTICE, WITHDRAW
 from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.record import Keeps, Part, Record, read_record
 
-__all__ = ["Census", "Demand", "KeepFor", "Member"]
+__all__ = ["Census"]
 
 _SAID_AGAIN: Final = 60.0
-"""Seconds after which an instance says again which groups it wants."""
+"""Seconds after which an instance says again which subscriptions it serves."""
 
-_AT_ONCE: Final = 1000
+_SETTLED: Final = 1.0
+"""Seconds without a new subscription after which an instance has said everything that its code has."""
 
+_BURIED_AFTER: Final = 60.0
+"""Seconds that an instance has to be seen dead before what it said is removed."""
 
-@attrs.frozen
-class Member:
-    """A group that is, or was, wanted: its subscription, and the topic or pattern of it."""
-
-    group: str
-    service: str
-    subscription: str
-    topic: str
-
-
-class Demand:
-    """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
-
-    def __init__(self, members: Iterable[Member] = ()) -> None:
-        self._by_name: dict[str, list[str]] = {}
-        self._by_pattern: list[tuple[TopicPattern, str]] = []
-        for member in members:
-            if not is_pattern(member.topic):
-                self._by_name.setdefault(member.topic, []).append(member.group)
-                continue
-            with suppress(InvalidTopic):  # somebody else's
-                self._by_pattern.append((TopicPattern(member.topic), member.group))
-
-    def groups_on(self, topic: str) -> tuple[str, ...]:
-        """The groups that want a topic."""
-        by_pattern = (group for pattern, group in self._by_pattern if pattern.matches(topic))
-        return (*self._by_name.get(topic, ()), *by_pattern)
-
-
-@attrs.frozen
-class KeepFor:
-    """For how many seconds events stay, those of topics without a group, and dead letters."""
-
-    settled: float
-    unsubscribed: float
-    letters: float | None
+_AT_ONCE: Final = 500
 
 
 class Census:
-    """What this instance wants, and what all of them together do."""
+    """What this instance serves, and what all of them together do.
 
-    def __init__(self, pipe: Pipe, keys: Keys, service: str, retention: RetentionOptions) -> None:
+    ``name`` is the instance. A server whose memory is full takes no declaration; then it is made later, and
+    nothing waits for it: what a group has not settled is kept as long as the group is there.
+    """
+
+    def __init__(self, pipe: Pipe, keys: Keys, name: str, service: str, retention: RetentionOptions) -> None:
         self._pipe = pipe
-        self._keys = keys
+        self._key = keys.record
+        self._name = name
         self._service = service
-        self._retention = retention
-        self._own: dict[str, str] = {}  # what is said of each group
-        self._said_at = -_SAID_AGAIN
+        self._keeps = Keeps(
+            service=service,
+            settled=retention.min_age,
+            unsubscribed=retention.unsubscribed_max_age,
+            letters=retention.dead_letters_max_age,
+        )
+        self._own: dict[str, list[SubscriptionSpec]] = {}  # the subscriptions behind each part
+        self._left: set[str] = set()  # parts of which it is not said yet that they are not served any more
+        self._changed_at = time.monotonic()
+        self._said_at: float | None = None
+        self._said_settled = False
+        self._dead: dict[str, float] = {}  # since when instances were seen dead
 
     @property
-    def own(self) -> Sequence[str]:
-        """The groups that this instance wants."""
-        return [*self._own]
-
-    async def enter(self, spec: SubscriptionSpec) -> None:
-        """Says that a group is wanted, before it is made. Raises ``RedisFailure``."""
-        said = json.dumps({"service": self._service, "subscription": spec.name, "topic": spec.topic})
-        await self._say({spec.group: said})
-        self._own[spec.group] = said
-
-    def leave(self, group: str) -> None:
-        """This instance does not want a group any more; others, and its next start, may."""
-        self._own.pop(group, None)
+    def own(self) -> Collection[str]:
+        """The groups that this instance serves."""
+        return {spec.group for specs in self._own.values() for spec in specs}
 
     async def begin(self) -> None:
-        """Says for how long this service wants events to be kept. Raises ``RedisFailure``."""
-        said = json.dumps(
-            {
-                "min_age": self._retention.min_age,
-                "unsubscribed_max_age": self._retention.unsubscribed_max_age,
-                "dead_letters_max_age": self._retention.dead_letters_max_age,
-            }
-        )
-        await self._pipe.call("HSET", self._keys.services, self._service, said, key=self._keys.services)
+        """Says that this instance runs. Raises ``RedisFailure``."""
+        self._changed_at = time.monotonic()
+        await self._say([])
+
+    async def enter(self, spec: SubscriptionSpec) -> None:
+        """Says that a subscription is served, before its group is made. Raises ``RedisFailure``."""
+        part = _part_of(spec)
+        self._own.setdefault(part, []).append(spec)
+        self._changed_at = time.monotonic()
+        await self._say([part])
+
+    def leave(self, spec: SubscriptionSpec) -> None:
+        """This subscription is not served here any more, unless there is another one like it.
+
+        Others may serve it, and the next start. ``say_left`` says so.
+        """
+        part = _part_of(spec)
+        specs = self._own.get(part, [])
+        if spec in specs:
+            specs.remove(spec)
+        if not specs and self._own.pop(part, None) is not None:
+            self._left.add(part)
+
+    async def say_left(self) -> None:
+        """Says what is not served here any more. Raises ``RedisFailure``; then it is said later."""
+        left = self._left - self._own.keys()
+        await self._delete([f"serves {self._name} {part}" for part in sorted(left)])
+        if left & self._own.keys():  # subscribed again meanwhile
+            self._said_at = None
+        self._left -= left
+
+    async def close(self) -> None:
+        """Says that this instance is gone. Raises ``RedisFailure``."""
+        await self._withdraw(self._name, self._keeps.encode(), [*self._own, *self._left])
 
     async def say_again(self, *, all_of_it: bool = False) -> None:
-        """Says from time to time what is wanted, and at once after the server lost it."""
-        now = time.monotonic()
-        if not all_of_it and now - self._said_at < _SAID_AGAIN:
-            return
-        if all_of_it:
-            await self.begin()
-        self._said_at = now
-        if self._own:
-            await self._say(self._own)
-
-    async def _say(self, groups: Mapping[str, str]) -> None:
-        names = [*groups]
-        commands: list[Routed] = []
-        for first in range(0, len(names), _AT_ONCE):
-            part = names[first : first + _AT_ONCE]
-            said = [text for name in part for text in (name, groups[name])]
-            commands.append((self._keys.groups, ("HSET", self._keys.groups, *said)))
-            commands.append((self._keys.seen, SEEN.command([self._keys.seen], ["CH", *part])))
-        _raise_first(await self._pipe.call_many(commands))
-
-    # --- all of them --------------------------------------------------------------------------------------
-
-    async def read(self) -> tuple[Mapping[str, Member], KeepFor]:
-        """Every group that is wanted, or was, and the longest times that a service wants.
+        """Says from time to time what is served, and at once after the server lost it.
 
         Raises ``RedisFailure``.
         """
-        keys = self._keys
-        groups, services = _raise_first(
-            await self._pipe.call_many(
-                [(keys.groups, ("HGETALL", keys.groups)), (keys.services, ("HGETALL", keys.services))]
+        if self._left:
+            await self.say_left()
+        now = time.monotonic()
+        is_news = self._is_settled and not self._said_settled
+        is_due = self._said_at is None or now - self._said_at >= _SAID_AGAIN
+        if all_of_it or is_news or is_due:
+            await self._say([*self._own])
+
+    @property
+    def _is_settled(self) -> bool:
+        if self._said_settled:
+            return True
+        return bool(self._own) and time.monotonic() - self._changed_at >= _SETTLED
+
+    async def _say(self, parts: Sequence[str]) -> None:
+        is_settled, now = self._is_settled, time.monotonic()
+        arguments = [self._name, "1" if is_settled else "0", self._keeps.encode()]
+        commands: list[Routed] = []
+        for first in range(0, max(1, len(parts)), _AT_ONCE):
+            said: list[str] = []
+            for part in parts[first : first + _AT_ONCE]:
+                if specs := self._own.get(part):
+                    facts = {"service": self._service, "subscription": specs[-1].name}
+                    said += [part, "1" if specs[-1].ordered else "0", json.dumps(facts)]
+            commands.append((self._key, DECLARE.command([self._key], [*arguments, *said])))
+        for reply in await self._pipe.call_many(commands):
+            if isinstance(reply, RedisFailure):
+                if reply.kind is Kind.FULL:
+                    self._said_at = None
+                    return
+                raise reply
+        self._said_settled = is_settled
+        if len(parts) == len(self._own):
+            self._said_at = now
+
+    async def _withdraw(self, name: str, keeps: str, parts: Iterable[str]) -> None:
+        fields = [f"serves {name} {part}" for part in parts]
+        fields.append(f"instance {name}")
+        for first in range(0, len(fields), _AT_ONCE):
+            await self._pipe.run(WITHDRAW, [self._key], keeps, *fields[first : first + _AT_ONCE])
+
+    # --- all of them --------------------------------------------------------------------------------------
+
+    async def read(self, alive: Collection[str]) -> Record:
+        """What is owed to whom. ``alive`` are the instances that live. Raises ``RedisFailure``."""
+        commands: list[Routed] = [(self._key, ("HGETALL", self._key)), (self._key, ("TIME",))]
+        found, moment = _raise_first(await self._pipe.call_many(commands))
+        now = int(moment[0]) * 1000 + int(moment[1]) // 1000
+        return read_record(found, now, {*alive, self._name}, self._keeps)
+
+    async def must_wait(self, spec: SubscriptionSpec, alive: Collection[str]) -> bool:
+        """Whether an ordered subscription may not begin yet: other code of its service is still at it.
+
+        That is an instance which serves the same events without order, or, before this one, with another
+        pattern. Raises ``RedisFailure``.
+        """
+        record = await self.read(alive)
+        living = {*alive} - {self._name}
+        mine = [
+            serving.number
+            for serving in record.servings
+            if (serving.instance, serving.group, serving.topic) == (self._name, spec.group, spec.topic)
+        ]
+        return any(
+            serving.instance in living
+            and serving.group == spec.group
+            and patterns_overlap(serving.topic, spec.topic)
+            and (
+                not serving.ordered
+                or (serving.topic != spec.topic and mine != [] and serving.number < mine[0])
             )
+            for serving in record.servings
         )
-        members: dict[str, Member] = {}
-        for name, said in _pairs(groups):
-            members[name] = Member(
-                name, _text(said, "service"), _text(said, "subscription"), _text(said, "topic")
-            )
-        retention = self._retention
-        settled, unsubscribed = retention.min_age, retention.unsubscribed_max_age
-        letters = retention.dead_letters_max_age
-        for _, said in _pairs(services):
-            settled = max(settled, _number(said, "min_age", settled))
-            unsubscribed = max(unsubscribed, _number(said, "unsubscribed_max_age", unsubscribed))
-            if letters is not None:
-                wanted = said.get("dead_letters_max_age")
-                letters = None if wanted is None else max(letters, _number(said, "dead_letters_max_age", 0.0))
-        return members, KeepFor(settled, max(settled, unsubscribed), letters)
 
-    async def unseen(self, seconds: float) -> Mapping[str, float]:
-        """Groups that nobody has wanted for so long, and for how many seconds. Raises ``RedisFailure``."""
-        reply = await self._pipe.run(UNSEEN, [self._keys.seen], round(seconds * 1000))
-        names = [name.decode(errors="replace") for name in reply[::2]]
-        return {name: int(age) / 1000 for name, age in zip(names, reply[1::2], strict=True)}
+    async def notice(self, strangers: Iterable[tuple[str, str]]) -> None:
+        """Groups on topics that nobody ever declared: from now on it counts how long that is so."""
+        parts = [f"{topic} {group}" for topic, group in strangers]
+        for first in range(0, len(parts), _AT_ONCE):
+            await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
-    async def notice(self, groups: Iterable[str]) -> None:
-        """Groups that are there although nobody ever said so: from now on it counts how long that is so."""
-        names = [*groups]
-        for first in range(0, len(names), _AT_ONCE):
-            part = names[first : first + _AT_ONCE]
-            await self._pipe.run(SEEN, [self._keys.seen], "NX", *part)
+    async def remove(self, parts: Iterable[Part]) -> None:
+        """Forgets parts. Raises ``RedisFailure``."""
+        await self._delete([f"part {part.topic} {part.group}" for part in parts])
 
-    async def remove(self, group: str) -> None:
-        """Forgets a group. Raises ``RedisFailure``."""
-        keys = self._keys
-        _raise_first(
-            await self._pipe.call_many(
-                [(keys.groups, ("HDEL", keys.groups, group)), (keys.seen, ("ZREM", keys.seen, group))]
-            )
-        )
+    async def remove_wishes(self, record: Record, service: str) -> None:
+        """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
+        wishes = {keeps.encode() for keeps in record.keeps if keeps.service == service}
+        gone = [f"instance {name}" for name, keeps in record.instances.items() if keeps in wishes]
+        await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
+
+    async def _delete(self, fields: Sequence[str]) -> None:
+        for first in range(0, len(fields), _AT_ONCE):
+            part = fields[first : first + _AT_ONCE]
+            await self._pipe.call("HDEL", self._key, *part, key=self._key)
+
+    async def tidy(self, record: Record, alive: Collection[str]) -> None:
+        """Removes what was taken up, and what instances said that are dead. Raises ``RedisFailure``."""
+        now = time.monotonic()
+        dead = record.instances.keys() - {*alive, self._name}
+        self._dead = {name: self._dead.get(name, now) for name in dead}
+        for name in [name for name, since in self._dead.items() if now - since >= _BURIED_AFTER]:
+            parts = [f"{each.topic} {each.group}" for each in record.servings if each.instance == name]
+            await self._withdraw(name, record.instances[name], parts)
+        await self.remove(record.taken_up)
+        await self._delete(record.stale)
+
+
+def _part_of(spec: SubscriptionSpec) -> str:
+    return f"{spec.topic} {spec.group}"
 
 
 def _raise_first(replies: list[Any]) -> list[Any]:
@@ -185,24 +217,3 @@ def _raise_first(replies: list[Any]) -> list[Any]:
         if isinstance(reply, RedisFailure):
             raise reply
     return replies
-
-
-def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """The fields of a hash; what somebody else has put there says nothing."""
-    for name, text in zip(reply[::2], reply[1::2], strict=True):
-        try:
-            said = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(said, dict):
-            yield name.decode(errors="replace"), said
-
-
-def _text(said: Mapping[str, Any], name: str) -> str:
-    value = said.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(said: Mapping[str, Any], name: str, otherwise: float) -> float:
-    value = said.get(name)
-    return float(value) if isinstance(value, int | float) else otherwise

@@ -8,15 +8,13 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from bus_core import DeadLetter, DeadLetterFilter, DeadLetterNotFound, UnknownSubscription
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import REDRIVE
-from promenade_bus_redis.streams.broadcast_consumer import instance_of
-from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.wire import read_fields, read_letter
 
 __all__ = ["RedisDeadLetters"]
@@ -31,10 +29,11 @@ _ID: Final = re.compile(r"([A-Za-z0-9_.-]{1,200})/(\d{1,20}-\d{1,20})")
 class RedisDeadLetters:
     """Implements ``bus_core.DeadLetterStore``; raises ``RedisFailure`` when the server fails."""
 
-    def __init__(self, pipe: Pipe, keys: Keys, registry: Registry) -> None:
-        self._pipe = pipe
-        self._keys = keys
-        self._registry = registry
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._pipe = services.pipe
+        self._keys = services.keys
+        self._registry = services.registry
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
@@ -62,23 +61,19 @@ class RedisDeadLetters:
     async def redrive(self, letter_ids: Sequence[str]) -> int:
         """Moves letters to the inboxes of the groups that failed; all or, when one has no group, none."""
         letters = await self._get_many([*dict.fromkeys(letter_ids)])
-        groups = {(letter.topic, group): letter.subscription for group, letter in letters}
-        await self._check_groups(groups)
+        await self._check_owed(letters)
         commands: list[Routed] = []
-        for group, letter in letters:
-            dead = self._keys.dead(letter.topic)
-            entry_id = letter.id.rpartition("/")[2]
-            expiry = _EXPIRY if instance_of(group) else ""
-            script = REDRIVE.command([dead, self._keys.inbox(letter.topic, group)], [entry_id, group, expiry])
-            commands.append((dead, script))
+        for owner, letter in letters:
+            dead, inbox = self._keys.dead(letter.topic), self._keys.inbox(letter.topic, *owner)
+            expiry = _EXPIRY if owner.instance else ""
+            arguments = [letter.id.rpartition("/")[2], owner.group, expiry]
+            commands.append((dead, REDRIVE.command([dead, inbox], arguments)))
         moved = 0
         for first in range(0, len(commands), _AT_ONCE):
             replies = await self._pipe.call_many(commands[first : first + _AT_ONCE])
-            for (group, letter), reply in zip(letters[first : first + _AT_ONCE], replies, strict=True):
+            for reply in replies:
                 if isinstance(reply, RedisFailure):
                     raise reply
-                if reply == -1:
-                    raise _unknown(letter.subscription, group, letter.topic)
                 moved += reply
         return moved
 
@@ -117,10 +112,10 @@ class RedisDeadLetters:
                 return
             begin = f"({entries[-1][0].decode()}"
 
-    async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[str, DeadLetter]]:
+    async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, DeadLetter]]:
         """The letters that there are, each with the group that failed."""
         wanted = [(letter_id, found) for letter_id in letter_ids if (found := _ID.fullmatch(letter_id))]
-        letters: list[tuple[str, DeadLetter]] = []
+        letters: list[tuple[_Owner, DeadLetter]] = []
         for first in range(0, len(wanted), _AT_ONCE):
             part = wanted[first : first + _AT_ONCE]
             commands: list[Routed] = []
@@ -131,38 +126,46 @@ class RedisDeadLetters:
                 if isinstance(reply, RedisFailure):
                     raise reply
                 for _entry_id, fields in reply:
-                    group = read_fields(fields).get(b"group", b"").decode(errors="replace")
-                    letters.append((group, read_letter(match[1], letter_id, fields)))
+                    letters.append((_owner_of(fields), read_letter(match[1], letter_id, fields)))
         return letters
 
-    async def _check_groups(self, groups: dict[tuple[str, str], str]) -> None:
-        """Raises ``UnknownSubscription`` unless each group is there."""
-        instances = self._keys.instances
-        time = await self._pipe.call("TIME") if any(instance_of(group) for _, group in groups) else (0, 0)
-        now = int(time[0]) * 1000
-        commands: list[Routed] = []
-        for topic, group in groups:
-            inbox = self._keys.inbox(topic, group)
-            if name := instance_of(group):
-                commands.append((instances, ("ZSCORE", instances, name)))
-            else:
-                commands.append((inbox, ("XINFO", "GROUPS", inbox)))
-        replies = await self._pipe.call_many(commands)
-        for ((topic, group), subscription), reply in zip(groups.items(), replies, strict=True):
-            if isinstance(reply, RedisFailure):
-                if reply.ends_connection or reply.is_transient:
-                    raise reply
-                known = False  # there is no such key
-            elif instance_of(group):
-                known = reply is not None and float(reply) > now
-            else:
-                known = any(group.encode() in info for info in reply)
-            if not known:
-                raise _unknown(subscription, group, topic)
+    async def _check_owed(self, letters: Sequence[tuple[_Owner, DeadLetter]]) -> None:
+        """Raises ``UnknownSubscription`` unless somebody is owed each of these letters."""
+        if not letters:
+            return
+        alive = await self._services.alive()
+        record = await self._services.census.read(alive)
+        known: dict[tuple[_Owner, str], bool] = {}
+        for owner, letter in letters:
+            place = (owner, letter.topic)
+            if place not in known:
+                is_owed = record.knows(owner.group, letter.topic)
+                known[place] = owner.instance in alive if owner.instance else is_owed
+            if not known[place]:
+                raise _unknown(owner, letter)
 
 
-def _unknown(subscription: str, group: str, topic: str) -> UnknownSubscription:
+class _Owner(NamedTuple):
+    """A letter goes back to a group, or to one instance of a broadcast subscription."""
+
+    group: str
+    instance: str
+
+
+def _owner_of(fields: Sequence[bytes]) -> _Owner:
+    found = read_fields(fields)
+    group, instance = (found.get(name, b"").decode(errors="replace") for name in (b"group", b"instance"))
+    return _Owner(group, instance)
+
+
+def _unknown(owner: _Owner, letter: DeadLetter) -> UnknownSubscription:
+    if owner.instance:
+        why = f"was broadcast to the instance {owner.instance!r}, which has ended"
+    else:
+        why = (
+            f"(group {owner.group!r}) has never been open on {letter.topic!r}, or was forgotten there; start "
+            "its service first, or republish the events"
+        )
     return UnknownSubscription(
-        f"cannot redrive: the subscription {subscription!r} (group {group!r}) has never been open on "
-        f"{topic!r}, or was removed there; nothing was moved"
+        f"cannot redrive: the subscription {letter.subscription!r} {why}; nothing was moved"
     )

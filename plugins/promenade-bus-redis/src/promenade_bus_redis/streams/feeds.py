@@ -77,9 +77,9 @@ class Source:
 
 
 class Feed:
-    """One topic for one group."""
+    """One topic for one group; or for one ``instance`` of a broadcast subscription."""
 
-    def __init__(self, keys: Keys, topic: str, group: str) -> None:
+    def __init__(self, keys: Keys, topic: str, group: str, instance: str = "") -> None:
         self.topic = topic
         self.group = group
         self.parked = keys.parked(topic, group)
@@ -87,11 +87,12 @@ class Feed:
         self.dead = keys.dead(topic)
         self.fence = keys.fence(topic, group)
         self.main = Source(self, keys.stream(topic), is_inbox=False)
-        self.inbox = Source(self, keys.inbox(topic, group), is_inbox=True)
+        self.inbox = Source(self, keys.inbox(topic, group, instance), is_inbox=True)
         self.is_open = False
         self.was_open = False
         self.must_sweep = False  # whether something may be pending that nobody here knows of
         self.claim_due = True
+        self.takes_all = False  # whether nobody else may hold anything, as order wants it
         self.trimmed = keys.trimmed(topic)
         self.must_count = True  # whether something may have been trimmed since it was last read
         self.foreign: int | None = None  # how many entries somebody else had removed then

@@ -65,7 +65,7 @@ class GroupConsumer:
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
         self._recovery = Recovery(services, upkeep, self._holdings)
-        self._turn = Turn(services, services.keys.active(spec.group) if spec.ordered else None)
+        self._turn = Turn(services, services.keys.active(spec.topic, spec.group) if spec.ordered else None)
         self._turn_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
@@ -169,12 +169,13 @@ class GroupConsumer:
         """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
         self._stopped = True
         self._upkeep.forget(self)
-        self._services.census.leave(self.spec.group)
+        self._services.census.leave(self.spec)
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
                 await self._leave()
                 await self._turn.give_back()
+                await self._services.census.say_left()
         except (RedisFailure, TimeoutError):
             pass  # others find out that it is gone
         for feed in self.feeds.values():
@@ -192,9 +193,8 @@ class GroupConsumer:
         self._watch.wake()
 
     def look_for_dead(self, feed: Feed) -> None:
-        """Looks through a feed for what the dead held. Of an ordered group all was taken over at first."""
-        if not self.spec.ordered:
-            feed.claim_due = True
+        """Looks through a feed for what the dead held, also where order is new: others read without it."""
+        feed.claim_due = True
 
     def add_topic(self, topic: str) -> None:
         """Reads this topic as well, from the next read on."""
@@ -242,18 +242,23 @@ class GroupConsumer:
 
     async def _may_read(self) -> bool:
         """Whether it is this instance's turn; waits a while when it is not."""
-        if self._turn.is_taken:
-            return True
-        if not await self._turn.take():
-            self._watch.woken.clear()
-            await self._watch.wait(_STANDBY)
-            return False
+        if not self._turn.is_taken and not await self._turn.take():
+            return await self._stand_by()
         if self._turn_number != self._turn.number:
+            services = self._services
+            if self.spec.ordered and await services.census.must_wait(self.spec, await services.alive()):
+                return await self._stand_by()
             self._turn_number = self._turn.number
             for feed in self.feeds.values():
                 feed.claim_due = True
+                feed.takes_all = self.spec.ordered
                 self._unread[feed] = None
         return not self._stopped
+
+    async def _stand_by(self) -> bool:
+        self._watch.woken.clear()
+        await self._watch.wait(_STANDBY)
+        return False
 
     def _distrust(self, failure: RedisFailure) -> None:
         """After a failure something may have been handed out to us that never arrived."""

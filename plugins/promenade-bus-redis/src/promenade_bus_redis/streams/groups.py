@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -15,10 +15,10 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY
 from promenade_bus_redis.streams.backlog import count_backlog
-from promenade_bus_redis.streams.census import Member
+from promenade_bus_redis.streams.record import Keeps, Part, Record, matcher_of
 from promenade_bus_redis.streams.services import Services
 
-__all__ = ["GroupInUse", "GroupReport", "RedisGroups", "TopicReport"]
+__all__ = ["Forgotten", "GroupInUse", "GroupReport", "RedisGroups", "TopicReport", "WishReport"]
 
 _AT_ONCE: Final = 200
 
@@ -43,10 +43,11 @@ class TopicReport:
 
 @attrs.frozen(kw_only=True)
 class GroupReport:
-    """A group on all of its topics.
+    """A group on a topic or pattern that it is owed, or on topics where somebody made it by hand.
 
-    ``backlog`` is what it has not settled; None where it was not counted. ``unseen`` is for how many seconds
-    no instance has wanted it, None when one does. ``lost`` is what was counted as lost to it so far.
+    ``wanted_topic`` is empty in the latter case. ``backlog`` is what it has not settled; None where it was
+    not counted. ``unseen`` is for how many seconds no instance has said that it serves it. ``lost`` is what
+    was counted as lost to it so far. ``is_abandoned``: a newer instance of its service runs without it.
     """
 
     name: str
@@ -57,6 +58,9 @@ class GroupReport:
     unseen: float | None = None
     lost: int = 0
     is_orphan: bool = False
+    is_abandoned: bool = False
+    servers: tuple[str, ...] = ()
+    part: Part | None = None
 
     @property
     def pending(self) -> int:
@@ -68,17 +72,45 @@ class GroupReport:
         """Seconds since the oldest event that is pending was stored."""
         return max((age for each in self.topics if (age := each.oldest_pending) is not None), default=None)
 
+    def wants(self, topics: Iterable[str]) -> frozenset[str]:
+        """Its topics, and those of others on which it may have something to do: an inbox at least."""
+        matches = matcher_of(self.wanted_topic)
+        return frozenset(each.topic for each in self.topics) | {each for each in topics if matches(each)}
+
     @property
     def instances(self) -> tuple[str, ...]:
         """The living instances that serve it."""
-        return tuple(sorted({name for topic in self.topics for name in topic.instances}))
+        return tuple(sorted({*self.servers, *(name for topic in self.topics for name in topic.instances)}))
 
     @property
     def state(self) -> Literal["served", "idle", "orphaned"]:
-        """``idle``: nobody serves it at the moment, but not for so long that it is an orphan."""
-        if self.instances:
-            return "served"
-        return "orphaned" if self.is_orphan else "idle"
+        """``idle``: nobody serves it at the moment, and that is not known to be for good."""
+        if self.is_orphan:
+            return "orphaned"
+        return "served" if self.instances else "idle"
+
+
+@attrs.frozen(kw_only=True)
+class Forgotten:
+    """A group was forgotten on these topics, where it had so much left to do."""
+
+    topics: tuple[str, ...]
+    backlog: int
+
+
+@attrs.frozen(kw_only=True)
+class WishReport:
+    """For how long a service wants events to be kept. Times are seconds; None is for ever.
+
+    ``stored_before`` is None while the service runs, or has a subscription. Later on its wish is for what was
+    stored before it ended, so many seconds ago.
+    """
+
+    service: str
+    min_age: float
+    unsubscribed_max_age: float
+    dead_letters_max_age: float | None
+    stored_before: float | None
 
 
 class RedisGroups:
@@ -88,43 +120,73 @@ class RedisGroups:
         self._services = services
 
     async def list(self, *, count: bool = False) -> Sequence[GroupReport]:
-        """Every group that is there, or wanted, by name; ``count`` what it has not settled, exactly."""
+        """Every group that is there, or owed something, by name; ``count`` what it has not settled, exactly.
+
+        A subscription that serves several topics or patterns is listed with each of them.
+        """
         services = self._services
-        members, _ = await services.census.read()
-        surveyed = await self.survey(await services.registry.refresh())
-        names = sorted({*members, *surveyed})
-        unseen = await services.census.unseen(0.0)
-        losses = await self.losses()
-        reports: list[GroupReport] = []
-        for name in names:
-            member = members.get(name)
-            topics = surveyed.get(name, ())
-            report = self._report(name, member, topics, unseen.get(name), losses)
-            if count:
-                report = attrs.evolve(report, backlog=await self._backlog(report))
-            reports.append(report)
+        record = await services.census.read(await services.alive())
+        topics = await services.registry.refresh()
+        reports = self._reports(record, topics, await self.survey(topics), await self.losses())
+        if count:
+            reports = [
+                attrs.evolve(report, backlog=await self._backlog(report.name, report.wants(topics)))
+                for report in reports
+            ]
         return reports
 
-    def _report(
+    def _reports(
         self,
-        name: str,
-        member: Member | None,
-        topics: Sequence[TopicReport],
-        unseen: float | None,
+        record: Record,
+        topics: Collection[str],
+        surveyed: Mapping[str, Sequence[TopicReport]],
         losses: Mapping[str, int],
-    ) -> GroupReport:
+    ) -> builtins.list[GroupReport]:
         after = self._services.options.retention.orphaned_after
-        wanted = member.topic if member is not None else ""
-        served = any(topic.instances for topic in topics)
-        return GroupReport(
-            name=name,
-            subscription=member.subscription if member is not None else "",
-            wanted_topic=wanted,
-            topics=tuple(topics),
-            unseen=unseen,
-            lost=sum(count for about, count in losses.items() if about.endswith(f" {name}")),
-            is_orphan=unseen is not None and unseen >= after and not served,
-        )
+        reports: builtins.list[GroupReport] = []
+        for name in sorted({part.group for part in record.parts} | surveyed.keys()):
+            left = found = {report.topic: report for report in surveyed.get(name, ())}
+            for part in record.of_group(name):
+                matches = matcher_of(part.topic)
+                there = tuple(report for topic, report in found.items() if matches(topic))
+                left = {topic: report for topic, report in left.items() if not matches(topic)}
+                is_served = bool(part.instances) or (
+                    not part.service and any(report.instances for report in there)
+                )
+                reports.append(
+                    GroupReport(
+                        name=name,
+                        subscription=part.subscription,
+                        wanted_topic=part.topic,
+                        topics=tuple(self._only(report, part) for report in there),
+                        unseen=part.unseen,
+                        lost=_lost(losses, name, matches),
+                        is_orphan=part.is_orphan(after) and not is_served,
+                        is_abandoned=part.is_abandoned,
+                        servers=part.instances,
+                        part=part,
+                    )
+                )
+            if left:
+                lost = _lost(losses, name, left.__contains__)
+                there = tuple(left.values())
+                reports.append(
+                    GroupReport(name=name, subscription="", wanted_topic="", topics=there, lost=lost)
+                )
+        return reports
+
+    @staticmethod
+    def _only(report: TopicReport, part: Part) -> TopicReport:
+        """A topic of a part: an instance of the group may be there because of another part of it."""
+        if not part.service:
+            return report
+        return attrs.evolve(report, instances=tuple(x for x in report.instances if x in part.instances))
+
+    async def wishes(self) -> Sequence[WishReport]:
+        """For how long each service wants events to be kept, as far as that binds retention."""
+        services = self._services
+        record = await services.census.read(await services.alive())
+        return [_wish_report(keeps, record.now) for keeps in record.keeps]
 
     async def survey(
         self, topics: Iterable[str], *, instances: bool = True
@@ -132,7 +194,7 @@ class RedisGroups:
         """How far each group is on each of these topics, and which ``instances`` serve it, if wanted."""
         services = self._services
         names = sorted(topics)
-        alive = await self.alive() if instances else frozenset[str]()
+        alive = await services.alive() if instances else frozenset[str]()
         told = "1" if instances else ""
         found: dict[str, builtins.list[TopicReport]] = {}
         for first in range(0, len(names), _AT_ONCE):
@@ -149,13 +211,6 @@ class RedisGroups:
                     found.setdefault(group[0].decode(errors="replace"), []).append(report)
         return found
 
-    async def alive(self) -> frozenset[str]:
-        """The names of the instances that live."""
-        key, pipe = self._services.keys.instances, self._services.pipe
-        seconds, _ = await pipe.call("TIME", key=key)
-        reply = await pipe.call("ZRANGEBYSCORE", key, f"({int(seconds) * 1000}", "+inf", key=key)
-        return frozenset(name.decode(errors="replace") for name in reply)
-
     async def losses(self) -> Mapping[str, int]:
         """How many events were counted as lost, by topic and group, with a blank between."""
         key = self._services.keys.losses
@@ -165,35 +220,63 @@ class RedisGroups:
             for name, count in zip(reply[::2], reply[1::2], strict=True)
         }
 
-    async def _backlog(self, report: GroupReport) -> int:
-        specs = [
-            SubscriptionSpec(name=report.subscription or report.name, group=report.name, topic=each.topic)
-            for each in report.topics
-        ]
+    async def _backlog(self, name: str, topics: Iterable[str]) -> int:
+        specs = [SubscriptionSpec(name=name, group=name, topic=topic) for topic in sorted(topics)]
         return sum([await count_backlog(self._services, spec) for spec in specs])
 
     # --- forgetting ---------------------------------------------------------------------------------------
 
-    async def forget(self, name: str, *, force: bool = False) -> GroupReport:
-        """Removes a group from all of its topics, with what waits for it; returns what it was.
+    async def forget(self, name: str, *, topic: str | None = None, force: bool = False) -> Forgotten:
+        """Removes a group from all of its topics, with what waits for it; returns what that was.
 
-        Its dead letters stay. Raises ``UnknownSubscription`` when there is no such group, and ``GroupInUse``
-        when an instance serves it, or it has not settled everything; ``force`` does it all the same.
+        With ``topic``, one of the topics or patterns that it is listed with, only from those that are not of
+        another one. Its dead letters stay. Raises ``UnknownSubscription`` when there is no such group, and
+        ``GroupInUse`` when an instance serves it, or it has not settled everything; ``force`` does it all the
+        same.
         """
-        reports = {report.name: report for report in await self.list()}
-        report = reports.get(name)
-        if report is None:
-            raise UnknownSubscription(
-                f"there is no group {name!r} on the server{suggestion(nearest_names(name, [*reports]))}"
-            )
-        report = attrs.evolve(report, backlog=await self._backlog(report))
-        if not force:
-            _check_forgettable(report)
-        services, keys = self._services, self._services.keys
-        await services.census.remove(name)
-        commands: builtins.list[Routed] = []
+        services = self._services
+        reports = await self.list()
+        of_group = [report for report in reports if report.name == name]
+        forgotten = [report for report in of_group if topic is None or report.wanted_topic == topic]
+        if not forgotten:
+            raise _no_group(name, topic, reports)
+        others = [matcher_of(report.wanted_topic) for report in of_group if report not in forgotten]
         topics = await services.registry.refresh()
-        for topic in sorted(topics):
+        wanted = frozenset[str]().union(*(report.wants(topics) for report in forgotten))
+        doomed = sorted(each for each in wanted if topic is None or not any(other(each) for other in others))
+        backlog = await self._backlog(name, doomed)
+        if not force:
+            _check_forgettable(name, forgotten, backlog)
+        await services.census.remove([report.part for report in forgotten if report.part is not None])
+        await self._remove(name, doomed if topic is not None else sorted(topics), force=force)
+        return Forgotten(topics=tuple(doomed), backlog=backlog)
+
+    async def forget_service(self, service: str) -> None:
+        """Forgets for how long a service wanted events to be kept.
+
+        Raises ``UnknownSubscription`` when it wants nothing, and ``GroupInUse`` while it runs.
+        """
+        services = self._services
+        alive = await services.alive() - {services.name}
+        record = await services.census.read(alive)
+        wishes = {keeps.encode(): keeps.service for keeps in record.keeps}
+        if service not in wishes.values():
+            known = sorted({*wishes.values()})
+            raise UnknownSubscription(
+                f"no service {service!r} wants events to be kept{suggestion(nearest_names(service, known))}"
+            )
+        running = sorted(name for name in alive if wishes.get(record.instances.get(name, "")) == service)
+        if running:
+            raise GroupInUse(
+                f"the wish of the service {service!r} was not forgotten: it runs as {', '.join(running)}, "
+                "and would say it again; stop it, or change 'bus.redis.retention' there"
+            )
+        await services.census.remove_wishes(record, service)
+
+    async def _remove(self, name: str, topics: Sequence[str], *, force: bool) -> None:
+        services, keys = self._services, self._services.keys
+        commands: builtins.list[Routed] = []
+        for topic in topics:
             places = [
                 keys.stream(topic),
                 keys.inbox(topic, name),
@@ -202,9 +285,9 @@ class RedisGroups:
                 keys.fence(topic, name),
             ]
             commands.append((places[0], FORGET.command(places, [name, "1" if force else ""])))
-        hints = [f"{topic} {name}" for topic in sorted(topics)]
-        if hints:
-            commands.append((keys.due, ("ZREM", keys.due, *hints)))
+        hints = [f"{topic} {name}" for topic in topics]
+        for first in range(0, len(hints), _AT_ONCE):
+            commands.append((keys.due, ("ZREM", keys.due, *hints[first : first + _AT_ONCE])))
         busy = False
         for first in range(0, len(commands), _AT_ONCE):
             for reply in await services.pipe.call_many(commands[first : first + _AT_ONCE]):
@@ -218,7 +301,34 @@ class RedisGroups:
                 f"the group {name!r} got something to do meanwhile, and is still there where it did; look at "
                 "it again: promenade-bus groups list"
             )
-        return report
+
+
+def _no_group(name: str, topic: str | None, reports: Sequence[GroupReport]) -> UnknownSubscription:
+    of_group = [report.wanted_topic for report in reports if report.name == name]
+    if of_group:
+        return UnknownSubscription(
+            f"the group {name!r} is not listed with {topic!r}, but with {', '.join(map(repr, of_group))}"
+        )
+    names = sorted({report.name for report in reports})
+    return UnknownSubscription(
+        f"there is no group {name!r} on the server{suggestion(nearest_names(name, names))}"
+    )
+
+
+def _lost(losses: Mapping[str, int], name: str, matches: Callable[[str], bool]) -> int:
+    """What a group lost on some topics; the names in the counts are a topic and a group."""
+    found = ((about.partition(" "), count) for about, count in losses.items())
+    return sum(count for (topic, _, group), count in found if group == name and matches(topic))
+
+
+def _wish_report(keeps: Keeps, now: int) -> WishReport:
+    return WishReport(
+        service=keeps.service,
+        min_age=keeps.settled,
+        unsubscribed_max_age=keeps.unsubscribed,
+        dead_letters_max_age=keeps.letters,
+        stored_before=None if keeps.upto is None else max(0.0, (now - keeps.upto) / 1000),
+    )
 
 
 def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[str]) -> TopicReport:
@@ -234,17 +344,17 @@ def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[s
     )
 
 
-def _check_forgettable(report: GroupReport) -> None:
+def _check_forgettable(name: str, reports: Sequence[GroupReport], backlog: int) -> None:
     problems: list[str] = []
-    if report.instances:
+    instances = sorted({instance for report in reports for instance in report.instances})
+    if instances:
         problems.append(
-            f"it is served by {', '.join(report.instances)}, which would make it again, and handle again "
+            f"it is served by {', '.join(instances)}, which would make it again, and handle again "
             "what is there; stop them, or remove the subscription from the code, first"
         )
-    if report.backlog:
-        problems.append(f"it has not settled {report.backlog:,} events, which nobody would handle any more")
+    if backlog:
+        problems.append(f"it has not settled {backlog:,} events, which nobody would handle any more")
     if problems:
         raise GroupInUse(
-            f"the group {report.name!r} was not forgotten: {'; '.join(problems)} (--force does it all the "
-            "same)"
+            f"the group {name!r} was not forgotten: {'; '.join(problems)} (--force does it all the same)"
         )

@@ -9,20 +9,26 @@ key                          type       what it holds
 ``p:{topic}:notes:group``    hash       for what is pending and was tried before: its attempts so far
 ``p:{topic}:dead``           stream     dead letters of all groups
 ``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
-``p:{topic}:trimmed``          string     how many entries the bus itself has trimmed
-``p:{topic}:fence``            string     the highest token of an instance that has trimmed
-``p:active:group``           string     the instance that is active (ordered), until its lease ends
+``p:{topic}:trimmed``        string     how many entries the bus itself has trimmed
+``p:{topic}:fence``          string     the highest token of an instance that has trimmed
+``p:{topic}:active:group``   string     the instance that is active (ordered), until its lease ends; ``topic``
+                                        may be a pattern
 ``p:consumer:name``          string     the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
+``p:record``                 hash       what services are owed, and who serves it: see ``streams.record``
 ``p:instances``              zset       instances by the server's time until which their lease lasts
 ``p:due``                    zset       hints: which groups have something parked, and when it is due
 ===========================  =========  ==================================================================
 
 ``p`` is the option ``prefix``. The braces are part of the name: what belongs to a topic shares a slot of a
-cluster. What has no braces is never used together with another key.
+cluster. What has no braces is never used together with another key. A group is quoted as in a URL, so that no
+name of a service or a subscription reaches into another key; what goes back to one instance of a broadcast
+subscription has ``@instance`` behind that.
 """
 
 from __future__ import annotations
+
+from urllib.parse import quote
 
 import attrs
 
@@ -39,17 +45,18 @@ class Keys:
         """The events of a topic."""
         return f"{self.prefix}:{{{topic}}}"
 
-    def inbox(self, topic: str, group: str) -> str:
-        """What came back to one group."""
-        return f"{self.prefix}:{{{topic}}}:inbox:{group}"
+    def inbox(self, topic: str, group: str, instance: str = "") -> str:
+        """What came back to one group, or to one instance of a broadcast subscription."""
+        place = f"@{instance}" if instance else ""
+        return f"{self.prefix}:{{{topic}}}:inbox:{quote(group, safe='')}{place}"
 
     def parked(self, topic: str, group: str) -> str:
         """What waits for a retry."""
-        return f"{self.prefix}:{{{topic}}}:parked:{group}"
+        return f"{self.prefix}:{{{topic}}}:parked:{quote(group, safe='')}"
 
     def notes(self, topic: str, group: str) -> str:
         """The attempts of what is pending."""
-        return f"{self.prefix}:{{{topic}}}:notes:{group}"
+        return f"{self.prefix}:{{{topic}}}:notes:{quote(group, safe='')}"
 
     def dead(self, topic: str) -> str:
         """Dead letters."""
@@ -57,7 +64,7 @@ class Keys:
 
     def fence(self, topic: str, group: str) -> str:
         """Who may read for an ordered group."""
-        return f"{self.prefix}:{{{topic}}}:fence:{group}"
+        return f"{self.prefix}:{{{topic}}}:fence:{quote(group, safe='')}"
 
     def trimmed(self, topic: str) -> str:
         """How many entries were trimmed by the bus."""
@@ -67,9 +74,9 @@ class Keys:
         """Who may trim."""
         return f"{self.prefix}:{{{topic}}}:fence"
 
-    def active(self, group: str) -> str:
-        """The lock of an ordered group."""
-        return f"{self.prefix}:active:{group}"
+    def active(self, topic: str, group: str) -> str:
+        """The lock of an ordered group on a topic or a pattern."""
+        return f"{self.prefix}:{{{topic}}}:active:{quote(group, safe='')}"
 
     def name_lock(self, consumer: str) -> str:
         """Who has a configured consumer name."""
@@ -91,19 +98,9 @@ class Keys:
         return f"{self.prefix}:due"
 
     @property
-    def groups(self) -> str:
-        """The groups that are wanted."""
-        return f"{self.prefix}:groups"
-
-    @property
-    def seen(self) -> str:
-        """When groups were last wanted."""
-        return f"{self.prefix}:seen"
-
-    @property
-    def services(self) -> str:
-        """For how long services want events to be kept."""
-        return f"{self.prefix}:services"
+    def record(self) -> str:
+        """What services are owed, and who serves it."""
+        return f"{self.prefix}:record"
 
     @property
     def losses(self) -> str:

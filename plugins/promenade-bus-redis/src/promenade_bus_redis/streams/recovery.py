@@ -260,11 +260,12 @@ class Recovery:
                 if len(self._suspects) >= most:
                     return  # this feed comes again
             feed.claim_due = left
+            feed.takes_all = feed.takes_all and left
 
     async def _claim_source(self, source: Source, most: int, turn: Turn) -> bool:
         """Takes over what belonged to the dead; tells whether something was left for later.
 
-        Of an ordered group whoever's turn it is takes everything, in order: nobody else may hold anything.
+        Of an ordered group whoever's turn begins takes everything, in order: nobody else may hold anything.
         """
         begin: Any = "-"
         while True:
@@ -273,7 +274,7 @@ class Recovery:
             arguments = [
                 source.group,
                 self._services.name,
-                0 if turn.is_ordered else self._services.leases.milliseconds,
+                0 if source.feed.takes_all else self._services.leases.milliseconds,
                 begin,
                 _WINDOW,
                 most - taken,

@@ -18,9 +18,9 @@ from bus_core import AdapterError
 from bus_core.runtime import FIRST_PAUSE, fault_of, grown
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import TRIM
+from promenade_bus_redis.server.scripts import EXPIRE, TRIM
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
-from promenade_bus_redis.streams.census import Demand, KeepFor
+from promenade_bus_redis.streams.record import Demand, Record, Span
 
 if TYPE_CHECKING:
     from promenade_bus_redis.streams.services import Services
@@ -61,10 +61,12 @@ class Retention:
         self._last_ids: dict[str, bytes] = {}
         self._foreign: dict[str, int] = {}
         self._demand = Demand()
-        self._keep = KeepFor(0.0, 0.0, None)
+        self._min_age = 0.0
+        self._settled = ""
+        self._unsubscribed = ""
+        self._letters = ""  # nothing where they stay for ever
         self._read_at = 0.0
-        self._server_ahead = 0.0
-        self._noticed: set[str] = set()
+        self._noticed: set[tuple[str, str]] = set()
         self._task: asyncio.Task[None] | None = None
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
@@ -122,7 +124,7 @@ class Retention:
         if now >= self._read_at:
             await self._read()
             refresh = self._services.options.topic_refresh
-            self._read_at = now + min(_READ_AGAIN, max(_SOONEST, refresh, self._keep.settled / 10))
+            self._read_at = now + min(_READ_AGAIN, max(_SOONEST, refresh, self._min_age / 10))
         busy = self._take_due(time.monotonic())
         for _ in range(_STEPS):
             if not busy or not self._turn.is_taken:
@@ -134,14 +136,23 @@ class Retention:
     async def _read(self) -> None:
         """Reads what topics there are, and who wants them."""
         topics = await self._services.registry.refresh()
-        members, self._keep = await self._services.census.read()
-        self._demand = Demand(members.values())
-        seconds, microseconds = await self._services.pipe.call("TIME")
-        self._server_ahead = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+        census, alive = self._services.census, await self._services.alive()
+        record = await census.read(alive)
+        self._learn_wishes(record)
+        await census.tidy(record, alive)
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
         for topic in self._pauses.keys() - topics:
             del self._pauses[topic]
+
+    def _learn_wishes(self, record: Record) -> None:
+        self._demand = Demand(record.parts)
+        settled = record.spans(lambda keeps: keeps.settled)
+        letters = record.spans(lambda keeps: keeps.letters)
+        self._min_age = settled[0].seconds or 0.0
+        self._settled = _as_argument(settled)
+        self._unsubscribed = _as_argument(record.spans(lambda keeps: max(keeps.settled, keeps.unsubscribed)))
+        self._letters = "" if letters[0].seconds is None else _as_argument(letters)
 
     # --- when ---------------------------------------------------------------------------------------------
 
@@ -159,12 +170,12 @@ class Retention:
 
     def _plan_next(self, topic: str, last_id: bytes) -> None:
         """Soon where there was something new, and later every time where there was not."""
-        often = min(_OFTEN, max(_SOONEST, self._keep.settled / 10))
+        often = min(_OFTEN, max(_SOONEST, self._min_age / 10))
         before, self._last_ids[topic] = self._last_ids.get(topic), last_id
         if before is not None and before != last_id:
             self._plan(topic, often)
             return
-        longest = max(often, min(_SELDOM, self._keep.settled / 4))
+        longest = max(often, min(_SELDOM, self._min_age / 4))
         pause = max(often, self._pauses[topic] * 2, min(longest, _QUIET * len(self._pauses)))
         self._plan(topic, min(longest, pause))
 
@@ -173,12 +184,13 @@ class Retention:
     async def _trim(self, topics: Sequence[str]) -> list[str]:
         """One step on each topic; tells where there is more to do."""
         commands = [self._trimming(topic) for topic in topics]
-        if self._keep.letters is not None:
-            commands += self._expiry(topics, self._keep.letters)
+        if self._letters:
+            places = [self._services.keys.dead(topic) for topic in topics]
+            commands += [(place, EXPIRE.command([place], [self._letters])) for place in places]
         replies = await self._services.pipe.call_many(commands)
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
-        strangers: set[str] = set()
+        strangers: set[tuple[str, str]] = set()
         failure: RedisFailure | None = None
         for topic, reply in zip(topics, replies, strict=False):
             if isinstance(reply, RedisFailure):
@@ -189,7 +201,7 @@ class Retention:
                 self._turn.lost_to(token)
                 self._plan(topic, _SOONEST)
             else:
-                strangers.update(name.decode(errors="replace") for name in reply[6])
+                strangers.update((topic, name.decode(errors="replace")) for name in reply[6])
                 if self._learn(topic, reply):
                     again.append(topic)
         try:
@@ -205,12 +217,12 @@ class Retention:
         return again
 
     def _trimming(self, topic: str) -> Routed:
-        keys, keep = self._services.keys, self._keep
+        keys = self._services.keys
         names = [keys.stream(topic), keys.trimmed(topic), keys.trim_fence(topic)]
         arguments = [
             self._turn.token,
-            round(keep.settled * 1000),
-            round(keep.unsubscribed * 1000),
+            self._settled,
+            self._unsubscribed,
             self._services.options.retention.max_length or 0,
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
@@ -236,14 +248,12 @@ class Retention:
             self._plan_next(topic, last_id)
         return bool(more)
 
-    def _expiry(self, topics: Iterable[str], age: float) -> list[Routed]:
-        """The commands that remove dead letters which nobody wants to keep any longer."""
-        bound = round((time.monotonic() + self._server_ahead - age) * 1000)
-        places = [self._services.keys.dead(topic) for topic in topics]
-        return [(place, ("XTRIM", place, "MINID", max(0, bound))) for place in places]
-
     def _count_expired(self, replies: Iterable[Any]) -> None:
         count = sum(reply for reply in replies if isinstance(reply, int))
         if count:
             self.expired_letters += count
             logger.info("removed %d dead letters that were older than dead_letters_max_age", count)
+
+
+def _as_argument(spans: Iterable[Span]) -> str:
+    return " ".join(map(str, spans))

@@ -51,6 +51,13 @@ class Services:
     read_at: float | None = None
     """When a read was last answered, on the monotonic clock."""
 
+    async def alive(self) -> frozenset[str]:
+        """The names of the instances that live. Raises ``RedisFailure``."""
+        key = self.keys.instances
+        seconds, _ = await self.pipe.call("TIME", key=key)
+        reply = await self.pipe.call("ZRANGEBYSCORE", key, f"({int(seconds) * 1000}", "+inf", key=key)
+        return frozenset(name.decode(errors="replace") for name in reply) | {self.name}
+
     def lend_link(self, key: str) -> WaitingLink | None:
         """A connection for reads that wait, as long as there are not too many of them."""
         if len(self.own_links) >= MOST_OWN_LINKS:

@@ -1,0 +1,343 @@
+"""What each service is owed, who serves it at the moment, and for how long services want events to be kept.
+
+All of it is one hash, the record. Its fields, with blanks between the words:
+
+===========================  ============================  ===============================================
+field                        value                         what it says
+===========================  ============================  ===============================================
+part TOPIC GROUP             NUMBER SEEN ORDERED FACTS     a subscription serves, or served, this topic or
+                                                           pattern; which declaration said so last
+serves INSTANCE TOPIC GROUP  NUMBER ORDERED                an instance serves it at the moment
+instance INSTANCE            NUMBER SETTLED KEEPS          an instance runs; whether it has said everything
+keeps KEEPS                  SEEN                          until when an instance wanted that
+count                        NUMBER                        the last number that was given out
+===========================  ============================  ===============================================
+
+Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
+server's time in milliseconds, for ages only.
+
+A part binds retention until it is forgotten, whether or not somebody serves it, also on topics of its
+pattern on which the group is not made yet. It is abandoned when no living instance serves it and a newer one
+of its service serves other parts without it: then health names it at once. Where nobody newer runs that takes
+longer, for a service may be stopped for a night. A part that is abandoned is taken up, and goes, when another
+part of its group that is served covers all of its topics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from bus_core import TopicPattern
+from bus_core.errors import InvalidTopic
+from bus_core.events import is_pattern
+
+__all__ = ["Demand", "Keeps", "Part", "Record", "Serving", "Span", "matcher_of", "read_record"]
+
+_ANY: Final = "0-any"
+_EVER: Final = 10**15
+
+
+def matcher_of(topic: str) -> Callable[[str], bool]:
+    """Whether a topic is the one, or of the pattern. What is neither, as somebody else wrote it, is none."""
+    if not is_pattern(topic):
+        return topic.__eq__
+    with suppress(InvalidTopic):
+        return TopicPattern(topic).matches
+    return lambda _: False
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A topic or pattern that a subscription serves, or served.
+
+    ``service`` is empty for a group that somebody made by hand. ``unseen`` is for how many seconds no
+    instance has said that it serves it, and ``instances`` are the living ones that do. ``is_abandoned``: a
+    newer instance of the service runs without it.
+    """
+
+    group: str
+    topic: str
+    service: str = ""
+    subscription: str = ""
+    ordered: bool = False
+    number: int = 0
+    unseen: float = 0.0
+    instances: tuple[str, ...] = ()
+    is_abandoned: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.group!r} on {self.topic!r}"
+
+    def is_orphan(self, orphaned_after: float) -> bool:
+        """Whether nobody will handle what is kept for it, for all that is known."""
+        return not self.instances and (self.is_abandoned or self.unseen >= orphaned_after)
+
+
+@attrs.frozen(kw_only=True)
+class Serving:
+    """An instance serves a part. ``number`` tells when it began to, compared with others."""
+
+    instance: str
+    group: str
+    topic: str
+    ordered: bool
+    number: int
+
+
+@attrs.frozen
+class Span:
+    """For how many seconds events stay, None for ever. ``upto`` bounds which: those stored up to that moment.
+
+    The moment is milliseconds of the server's time; None for all events, also those to come.
+    """
+
+    seconds: float | None
+    upto: int | None = None
+
+    def __str__(self) -> str:
+        """As scripts read it: milliseconds, and the moment."""
+        age = _EVER if self.seconds is None else round(self.seconds * 1000)
+        return f"{age}<{_EVER if self.upto is None else self.upto}"
+
+
+@attrs.frozen(kw_only=True)
+class Keeps:
+    """For how long a service wants events to be kept: settled ones, those without a group, dead letters.
+
+    ``upto`` is None while it runs, or has a subscription. Later on the wish is for what was stored by then.
+    """
+
+    service: str
+    settled: float
+    unsubscribed: float
+    letters: float | None
+    upto: int | None = None
+
+    def is_over(self, now: int) -> bool:
+        """Whether nothing is there any more that it is for."""
+        if self.upto is None or self.letters is None:
+            return False
+        longest = max(self.settled, self.unsubscribed, self.letters)
+        return self.upto + longest * 1000 <= now
+
+    def encode(self) -> str:
+        """As the record has it."""
+        letters = "-" if self.letters is None else f"{self.letters!r}"
+        return f"{self.settled!r} {self.unsubscribed!r} {letters} {self.service}"
+
+    @classmethod
+    def decode(cls, text: str, upto: int | None) -> Keeps:
+        """Raises ``ValueError``."""
+        settled, unsubscribed, letters, service = text.split(" ", 3)
+        return cls(
+            service=service,
+            settled=float(settled),
+            unsubscribed=float(unsubscribed),
+            letters=None if letters == "-" else float(letters),
+            upto=upto,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """What the record said when it was read. ``now`` is the server's time in milliseconds."""
+
+    now: int
+    parts: tuple[Part, ...] = ()
+    servings: tuple[Serving, ...] = ()
+    keeps: tuple[Keeps, ...] = ()
+    instances: Mapping[str, str] = attrs.field(factory=dict)
+    """What each instance wants to be kept, as the record has it."""
+    stale: tuple[str, ...] = ()
+    """Fields that say nothing any more."""
+
+    def of_group(self, group: str) -> tuple[Part, ...]:
+        """The parts of one group."""
+        return tuple(part for part in self.parts if part.group == group)
+
+    def knows(self, group: str, topic: str) -> bool:
+        """Whether a group is owed the events of a topic."""
+        return any(part.service and matcher_of(part.topic)(topic) for part in self.of_group(group))
+
+    def orphans(self, orphaned_after: float) -> tuple[Part, ...]:
+        """Parts that nobody will handle, for all that is known."""
+        return tuple(part for part in self.parts if part.is_orphan(orphaned_after))
+
+    @property
+    def taken_up(self) -> tuple[Part, ...]:
+        """Parts that are abandoned, and of which another part of the group has all topics."""
+        served: dict[str, list[str]] = {}
+        for part in self.parts:
+            if part.instances:
+                served.setdefault(part.group, []).append(part.topic)
+        return tuple(
+            part
+            for part in self.parts
+            if part.is_abandoned and any(_covers(topic, part.topic) for topic in served.get(part.group, ()))
+        )
+
+    def spans(self, of: Callable[[Keeps], float | None]) -> tuple[Span, ...]:
+        """For how long events stay, by one of the times that services want.
+
+        The first one is the longest that counts for everything; the others are longer, for older events.
+        """
+        lasting = [of(keeps) for keeps in self.keeps if keeps.upto is None]
+        known = [seconds for seconds in lasting if seconds is not None]
+        longest = None if len(known) < len(lasting) else max(known, default=0.0)
+        spans = [Span(longest)]
+        if longest is None:
+            return tuple(spans)
+        for keeps in self.keeps:
+            seconds = of(keeps)
+            if keeps.upto is None or (seconds is not None and seconds <= longest):
+                continue
+            if seconds is None or keeps.upto + seconds * 1000 > self.now:
+                spans.append(Span(seconds, keeps.upto))
+        return tuple(spans)
+
+
+def _covers(topic: str, other: str) -> bool:
+    """Whether every topic of the other is one of these: of two patterns only where that is plain."""
+    if topic in (other, "#"):
+        return True
+    if not is_pattern(other):
+        return matcher_of(topic)(other)
+    words = other.split(".")
+    if _ANY in topic or words.count("#") > 1:
+        return False  # it may be, but that is not plain
+    # A word that no pattern has stands for '*', and ever more of them for '#': only a wildcard matches those.
+    matches = matcher_of(topic)
+    most = len(topic.split(".")) + 1 if "#" in words else 0
+    return all(
+        matches(".".join(name)) for count in range(most + 1) if (name := _example_of(words, count)) != []
+    )
+
+
+def _example_of(words: Sequence[str], count: int) -> list[str]:
+    """A topic of a pattern, with so many words for its '#'."""
+    name: list[str] = []
+    for word in words:
+        name += [_ANY] * count if word == "#" else [_ANY if word == "*" else word]
+    return name
+
+
+class Demand:
+    """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
+
+    def __init__(self, parts: Iterable[Part] = ()) -> None:
+        self._by_name: dict[str, dict[str, None]] = {}
+        self._by_pattern: list[tuple[Callable[[str], bool], str]] = []
+        for part in parts:
+            if not part.service:
+                continue  # it binds by being there
+            if is_pattern(part.topic):
+                self._by_pattern.append((matcher_of(part.topic), part.group))
+            else:
+                self._by_name.setdefault(part.topic, {})[part.group] = None
+
+    def groups_on(self, topic: str) -> tuple[str, ...]:
+        """The groups that are owed a topic."""
+        groups = dict(self._by_name.get(topic, {}))
+        groups.update((group, None) for matches, group in self._by_pattern if matches(topic))
+        return (*groups,)
+
+
+def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
+    """The words of each field, of which the last one may have blanks, and its value."""
+    for field, value in zip(reply[::2], reply[1::2], strict=True):
+        text = field.decode(errors="replace")
+        kind = text.partition(" ")[0]
+        yield text.split(" ", {"part": 2, "serves": 3}.get(kind, 1)), value.decode(errors="replace")
+
+
+def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps) -> Record:
+    """Reads the hash; what somebody else has put there says nothing.
+
+    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept.
+    """
+    parts: list[tuple[str, str, str]] = []
+    servings: list[Serving] = []
+    instances: dict[str, str] = {}
+    settled: dict[str, int] = {}  # by service: the newest living instance that has said everything
+    seen: dict[str, int] = {}
+    for words, value in _pairs(reply):
+        with suppress(ValueError):
+            match words:
+                case ["part", topic, group]:
+                    parts.append((topic, group, value))
+                case ["serves", instance, topic, group]:
+                    number, ordered = value.split(" ")
+                    serving = Serving(
+                        instance=instance,
+                        group=group,
+                        topic=topic,
+                        ordered=ordered == "1",
+                        number=int(number),
+                    )
+                    servings.append(serving)
+                case ["instance", instance]:
+                    number, has_said_all, keeps = value.split(" ", 2)
+                    instances[instance] = keeps
+                    service = Keeps.decode(keeps, None).service
+                    if instance in alive and has_said_all == "1":
+                        settled[service] = max(settled.get(service, 0), int(number))
+                case ["keeps", keeps]:
+                    seen[keeps] = int(value)
+                case _:
+                    pass
+    serving_by_part: dict[tuple[str, str], list[str]] = {}
+    for serving in servings:
+        if serving.instance in alive:
+            serving_by_part.setdefault((serving.topic, serving.group), []).append(serving.instance)
+    found: list[Part] = []
+    for topic, group, value in parts:
+        with suppress(ValueError, TypeError, AttributeError):
+            number, moment, ordered, facts = value.split(" ", 3)
+            said = json.loads(facts)
+            service = str(said.get("service", ""))
+            served_by = serving_by_part.get((topic, group), [])
+            part = Part(
+                group=group,
+                topic=topic,
+                service=service,
+                subscription=str(said.get("subscription", "")),
+                ordered=ordered == "1",
+                number=int(number),
+                unseen=max(0.0, (now - int(moment)) / 1000),
+                instances=tuple(sorted(served_by)),
+                is_abandoned=not served_by and settled.get(service, 0) > int(number),
+            )
+            found.append(part)
+    found.sort(key=lambda part: (part.group, part.topic))
+    wishes = [*_wishes(seen, {*instances.values()}, {part.service for part in found})]
+    counting = {own, *(keeps for keeps in wishes if not keeps.is_over(now))}
+    texts = {keeps.encode() for keeps in counting}
+    return Record(
+        now=now,
+        parts=tuple(found),
+        servings=tuple(servings),
+        keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
+        instances=instances,
+        stale=tuple(f"keeps {text}" for text in seen if text not in texts),
+    )
+
+
+def _wishes(seen: Mapping[str, int], running: Collection[str], services: Collection[str]) -> Iterable[Keeps]:
+    """For how long services want events to be kept. A wish counts until its service has another one."""
+    last: dict[str, tuple[float, str]] = {}
+    for text in {*seen, *running}:
+        with suppress(ValueError):
+            keeps = Keeps.decode(text, None)
+            if text in running:
+                yield keeps
+            moment = math.inf if text in running else seen[text]
+            last[keeps.service] = max(last.get(keeps.service, (0, "")), (moment, text))
+    for service, (moment, text) in last.items():
+        if moment != math.inf:
+            yield Keeps.decode(text, None if service in services else int(moment))
