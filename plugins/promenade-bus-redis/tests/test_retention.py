@@ -66,6 +66,7 @@ async def test_young_events_stay(redis_server: SharedServer) -> None:
     """What is younger than ``min_age`` stays, and the longest time that a service wants counts for all."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
+        await look(adapter)  # it is the one that removes events, before another could be
         careful = await place.adapter(service="careful", **keeping(min_age="1h"))
         consumer = await adapter.open_consumer(spec())
         await place.publish(*range(10))

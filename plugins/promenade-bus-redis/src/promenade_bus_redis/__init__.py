@@ -33,5 +33,5 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
 @hookimpl
 def promenade_bus_commands() -> Mapping[str, Command]:
     """Offers ``promenade-bus groups``."""
-    about = "List the consumer groups on a Redis server, and forget those that nobody wants any more."
+    about = "List what a Redis server keeps events for, and forget what nobody wants any more."
     return {"groups": Command(help=about, load=factories.load_groups_command)}
