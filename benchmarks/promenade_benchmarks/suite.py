@@ -224,20 +224,44 @@ async def _latency(effort: Effort, results: Results) -> None:
 
 def _start_up(effort: Effort, results: Results) -> None:
     found = start_up_times(effort.processes)
-    (plain, plain_median), (opened, opened_median) = found["asyncio"], found["open"]
-    imported, imported_median = found["import"]
+
+    def against(baseline: str, name: str, title: str, subject: str, at_most: float | None = None) -> Figure:
+        (least, middle), (base_least, base_middle) = found[subject], found[baseline]
+        return Figure(name, title, least / base_least, middle / base_middle, at_most=at_most)
+
+    opened, opened_median = found["open"]
     results.figures += [
-        Figure(
+        against(
+            "dependencies",
+            "import_vs_dependencies",
+            "a process that imports the bus / asyncio, attrs, pluggy and yaml",
+            "import",
+            at_most=1.5,
+        ),
+        against(
+            "command-dependencies",
+            "help_vs_dependencies",
+            "promenade-bus --help / a process that imports click, pluggy and attrs",
+            "help",
+            at_most=2.5,
+        ),
+        against(
+            "dependencies",
+            "all_names_vs_dependencies",
+            "a process that uses every name of the bus / asyncio, attrs, pluggy, yaml",
+            "names",
+        ),
+        against(
+            "dependencies",
+            "start_up_vs_dependencies",
+            "a process that imports and opens the bus / asyncio, attrs, pluggy, yaml",
+            "open",
+        ),
+        against(
+            "asyncio",
             "start_up_vs_asyncio",
             "a process that imports and opens the bus / that imports asyncio",
-            opened / plain,
-            opened_median / plain_median,
-        ),
-        Figure(
-            "import_vs_asyncio",
-            "a process that imports the bus / that imports asyncio",
-            imported / plain,
-            imported_median / plain_median,
+            "open",
         ),
         Figure("start_up_time", "a process that imports and opens the bus", opened, opened_median, unit="ms"),
     ]

@@ -1,14 +1,15 @@
-"""What the core itself offers, as a plugin like any other: the JSON serializer and three retry policies."""
+"""What the core itself offers, as a light plugin like any other: the serializer and three retry policies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer, is_in_process
 from bus_core.plugins.hookspecs import hookimpl
-from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
-from bus_core.serialization.options import JsonOptions
+
+if TYPE_CHECKING:
+    from bus_core.serialization.options import JsonOptions
 
 __all__ = ["promenade_bus_retry_policies", "promenade_bus_serializers"]
 
@@ -33,12 +34,16 @@ def _as_it_is(policy: P, _context: BuildContext) -> P:
 @hookimpl
 def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:
     """``json``: CloudEvents 1.0 in structured mode."""
+    from bus_core.serialization.options import JsonOptions
+
     return {"json": Factory(options=JsonOptions, build=_build_json)}
 
 
 @hookimpl
 def promenade_bus_retry_policies() -> Mapping[str, Factory[Any, RetryPolicy]]:
     """``exponential``, ``fixed`` and ``none``."""
+    from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
+
     return {
         "exponential": Factory(options=ExponentialRetry, build=_as_it_is),
         "fixed": Factory(options=FixedRetry, build=_as_it_is),

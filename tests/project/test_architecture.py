@@ -72,8 +72,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "pubsub": {"addresses", "config", "server", "verdicts"},
         "health": {"config", "verdicts", "server", "streams", "pubsub"},
         "groups_command": {"streams", "pubsub"},
-        "factories": {"config", "server", "streams", "pubsub", "health", "groups_command"},
-        "__init__": {"config", "factories"},
+        "factories": {"config", "server", "streams", "pubsub", "health"},
+        "__init__": {"factories", "groups_command"},
     },
 }
 

@@ -26,8 +26,11 @@ FIGURES = {
     "latency_vs_future",
     "latency_p50",
     "latency_p99",
+    "import_vs_dependencies",
+    "help_vs_dependencies",
+    "all_names_vs_dependencies",
+    "start_up_vs_dependencies",
     "start_up_vs_asyncio",
-    "import_vs_asyncio",
     "start_up_time",
     "closing_100_topics_vs_10",
 }

@@ -50,7 +50,7 @@ from promenade_bus_cli.main import cli
 from promenade_bus_health import EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
-from promenade_bus_redis import ProbeOptions
+from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_testing.config import ChaosOptions
 from redis_support.fixtures import StartServer, start_server
 

@@ -336,9 +336,10 @@ def test_faulty_options_of_engine(options: dict[str, Any], fault: str) -> None:
 
 
 def test_the_plugin_is_light() -> None:
-    """Loading the plugin imports its options, and none of its probes."""
+    """The offer of the plugin imports its options, and none of its probes."""
     script = (
         "import sys, promenade_bus_health as plugin\n"
+        "plugin.promenade_bus_health_probes()\n"
         "print(sorted(name for name in sys.modules if name.startswith(plugin.__name__)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

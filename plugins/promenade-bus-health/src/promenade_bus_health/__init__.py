@@ -1,10 +1,16 @@
 """Health probes of Promenade Bus: ``event-loop`` and ``engine``."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-from bus_core import BuildContext, Factory, HealthProbe, hookimpl
-from promenade_bus_health.config import EngineOptions, EventLoopOptions
+import typing
+from collections.abc import Mapping
+
+from bus_core import BuildContext, Factory, HealthProbe, hookimpl, on_demand
+
+if typing.TYPE_CHECKING:
+    from promenade_bus_health.config import EngineOptions, EventLoopOptions
+else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+    __getattr__, _ = on_demand.names(__name__, {"config": "EngineOptions EventLoopOptions"})
 
 __all__ = ["EngineOptions", "EventLoopOptions", "promenade_bus_health_probes"]
 
@@ -22,9 +28,9 @@ def _build_engine(options: EngineOptions, _context: BuildContext) -> HealthProbe
 
 
 @hookimpl
-def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
+def promenade_bus_health_probes() -> Mapping[str, Factory[typing.Any, HealthProbe]]:
     """Offers ``event-loop`` and ``engine``."""
-    return {
-        "event-loop": Factory(options=EventLoopOptions, build=_build_event_loop),
-        "engine": Factory(options=EngineOptions, build=_build_engine),
-    }
+    from promenade_bus_health.config import EngineOptions, EventLoopOptions
+
+    loop = Factory(options=EventLoopOptions, build=_build_event_loop)
+    return {"event-loop": loop, "engine": Factory(options=EngineOptions, build=_build_engine)}

@@ -1,10 +1,16 @@
 """Middleware of Promenade Bus: ``logging`` and ``timeout``."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-from bus_core import BuildContext, Factory, Middleware, hookimpl
-from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
+import typing
+from collections.abc import Mapping
+
+from bus_core import BuildContext, Factory, Middleware, hookimpl, on_demand
+
+if typing.TYPE_CHECKING:
+    from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
+else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+    __getattr__, _ = on_demand.names(__name__, {"config": "LoggingOptions TimeoutOptions"})
 
 __all__ = ["LoggingOptions", "TimeoutOptions", "promenade_bus_middleware"]
 
@@ -22,9 +28,9 @@ def _build_timeout(options: TimeoutOptions, context: BuildContext) -> Middleware
 
 
 @hookimpl
-def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:
+def promenade_bus_middleware() -> Mapping[str, Factory[typing.Any, Middleware]]:
     """Offers ``logging`` and ``timeout``."""
-    return {
-        "logging": Factory(options=LoggingOptions, build=_build_logging),
-        "timeout": Factory(options=TimeoutOptions, build=_build_timeout),
-    }
+    from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
+
+    log = Factory(options=LoggingOptions, build=_build_logging)
+    return {"logging": log, "timeout": Factory(options=TimeoutOptions, build=_build_timeout)}

@@ -1,10 +1,14 @@
 """A faster serializer for Promenade Bus: the same CloudEvents JSON as the built-in one, by msgspec."""
 
+from __future__ import annotations
+
+import typing
 from collections.abc import Mapping
-from typing import Any
 
 from bus_core import BuildContext, Factory, Serializer, hookimpl
-from bus_core.serialization import JsonOptions
+
+if typing.TYPE_CHECKING:
+    from bus_core.serialization import JsonOptions
 
 __all__ = ["promenade_bus_serializers"]
 
@@ -16,6 +20,8 @@ def _build(options: JsonOptions, context: BuildContext) -> Serializer:
 
 
 @hookimpl
-def promenade_bus_serializers() -> Mapping[str, Factory[Any, Serializer]]:
+def promenade_bus_serializers() -> Mapping[str, Factory[typing.Any, Serializer]]:
     """Offers ``msgspec``."""
+    from bus_core.serialization import JsonOptions
+
     return {"msgspec": Factory(options=JsonOptions, build=_build)}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from bus_core import Adapter, BuildContext, HealthProbe
+from bus_core import Adapter, BuildContext, Factory, HealthProbe
 from promenade_bus_redis.config import ProbeOptions, RedisOptions
 
-__all__ = ["build_adapter", "build_probe", "check", "load_groups_command"]
+__all__ = ["ADAPTER", "PROBE"]
 
 
-def build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
+def _build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
     """The adapter for the mode."""
     if options.mode == "pubsub":
         from promenade_bus_redis.pubsub.adapter import PubsubAdapter
@@ -22,22 +22,24 @@ def build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
     return StreamsAdapter(options, context)
 
 
-def check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
+def _check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
     """What is wrong with options that are sound one by one, and with the section of the application."""
     from promenade_bus_redis.server.target import check_options
 
     return check_options(options, sections)
 
 
-def build_probe(options: ProbeOptions, context: BuildContext) -> HealthProbe:
+def _build_probe(options: ProbeOptions, context: BuildContext) -> HealthProbe:
     """The health probe for the adapter of the bus."""
     from promenade_bus_redis.health import RedisProbe
 
     return RedisProbe(options, context.adapter)
 
 
-def load_groups_command() -> Any:
-    """The command ``groups``."""
-    from promenade_bus_redis.groups_command import groups_command
+ADAPTER: Final[Factory[RedisOptions, Adapter]] = Factory(
+    options=RedisOptions, build=_build_adapter, sections=("database.redis",), check=_check
+)
+"""The adapter ``redis``."""
 
-    return groups_command()
+PROBE: Final[Factory[ProbeOptions, HealthProbe]] = Factory(options=ProbeOptions, build=_build_probe)
+"""The health probe ``redis``."""

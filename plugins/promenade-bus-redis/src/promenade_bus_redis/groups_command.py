@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from bus_core import BusError, UnknownSubscription
-from bus_core.config import format_duration
+from bus_core import BusError, Command, UnknownSubscription
 
 if TYPE_CHECKING:
     from promenade_bus_redis.streams.groups import GroupReport, RedisGroups, WishReport
 
-__all__ = ["groups_command"]
+__all__ = ["GROUPS", "groups_command"]
 
 T = TypeVar("T")
 
@@ -105,6 +104,13 @@ def groups_command() -> Any:
     return groups
 
 
+GROUPS: Final = Command(
+    help="List the consumer groups on a Redis server, and forget those that nobody wants any more.",
+    load=groups_command,
+)
+"""The command ``groups``, loaded when it is run."""
+
+
 def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
     import asyncio
 
@@ -186,6 +192,8 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _age(seconds: float | None) -> str:
+    from bus_core.config import format_duration
+
     return "-" if seconds is None else format_duration(float(round(seconds)))
 
 

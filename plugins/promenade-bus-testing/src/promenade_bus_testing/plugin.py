@@ -1,10 +1,14 @@
 """What the testing kit offers to a bus: the middleware ``chaos``, and the command ``account``."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bus_core import BuildContext, Command, Factory, Middleware, hookimpl
-from promenade_bus_testing.config import ChaosOptions
+
+if TYPE_CHECKING:
+    from promenade_bus_testing.config import ChaosOptions
 
 __all__ = ["promenade_bus_commands", "promenade_bus_middleware"]
 
@@ -31,4 +35,6 @@ def promenade_bus_commands() -> Mapping[str, Command]:
 @hookimpl
 def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:
     """Offers ``chaos``."""
+    from promenade_bus_testing.config import ChaosOptions
+
     return {"chaos": Factory(options=ChaosOptions, build=_build_chaos)}
