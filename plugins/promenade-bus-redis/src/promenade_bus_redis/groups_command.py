@@ -105,7 +105,7 @@ def groups_command() -> Any:
 
 
 GROUPS: Final = Command(
-    help="List the consumer groups on a Redis server, and forget those that nobody wants any more.",
+    help="List what a Redis server keeps events for, and forget what nobody wants any more.",
     load=groups_command,
 )
 """The command ``groups``, loaded when it is run."""
