@@ -48,6 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 __all__ = [
     "AdapterError",
@@ -95,7 +96,17 @@ __all__ = [
 
 
 class BusError(Exception):
-    """The root of everything the bus raises on purpose."""
+    """The root of everything the bus raises on purpose. Each can be pickled, subclasses included."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A constructor takes facts and writes the sentence: it is not called again, with the sentence.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[BusError], args: tuple[object, ...]) -> BusError:
+    error = kind.__new__(kind, *args)
+    error.args = args  # of those that are an OSError, too, which leaves this to the constructor
+    return error
 
 
 def suggestion(nearest: Sequence[str]) -> str:

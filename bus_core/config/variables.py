@@ -48,6 +48,13 @@ class ExpandedList(list[Any]):
         self.texts: dict[Any, str] = {}
 
 
+class Tagged:
+    """Stands for a value with a tag of the application's own, such as ``!ENV``, in a section of its own."""
+
+    def __repr__(self) -> str:
+        return "<a value with a tag>"
+
+
 def join_path(path: str, key: object) -> str:
     """The path of an item: ``$.bus`` and ``adapter`` give ``$.bus.adapter``; other keys go into brackets."""
     if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
@@ -82,6 +89,12 @@ def expand(
         items = enumerate(value)
     elif isinstance(value, str) and "${" in value:
         return _expand_text(value, path, faults, environ, read_scalar)[0]
+    elif isinstance(value, Tagged):
+        faults.append(
+            f"a tag that only the application knows (a text that begins with ! needs quotes; a variable is "
+            f"written ${{NAME}}) @ {path}"
+        )
+        return UNREADABLE
     else:
         return value
     for key, item in items:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import yaml
 
-from bus_core.config.variables import MAX_DEPTH
+from bus_core.config.variables import MAX_DEPTH, Tagged
 from bus_core.errors import ConfigError
 
 __all__ = ["MAX_BYTES", "MAX_NODES", "load_yaml_file", "parse_yaml", "read_scalar"]
@@ -23,7 +23,18 @@ MAX_BYTES: Final = 1_048_576
 MAX_NODES: Final = 50_000
 """The most values that a document may have, aliases counted as what they stand for."""
 
-_Loader: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+def _for_sections_of_others(base: Any) -> Any:
+    """A safe loader that reads tags it does not know as ``Tagged``: they are the application's."""
+
+    class Loader(base):  # type: ignore[misc]
+        pass
+
+    Loader.add_constructor(None, lambda loader, node: Tagged())
+    return Loader
+
+
+_Loader: Final[Any] = _for_sections_of_others(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class _Fault(Exception):
@@ -154,6 +165,7 @@ def _check_events(text: str, plain_section: str) -> None:
                 )
             if _is_inside(plain_section, open_nodes):
                 _refuse_sharing(event, open_nodes[-1], plain_section)
+                _refuse_unknown_tag(event)
             if isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append(_Open(isinstance(event, yaml.MappingStartEvent), event.anchor))
                 continue
@@ -193,6 +205,15 @@ def _refuse_sharing(event: Any, parent: _Open, section: str) -> None:
         raise _Fault(f"an anchor in {section!r}; write it out ({_quote('&')}){_at(event.start_mark)}")
     if _is_merge_key(event, parent):
         raise _Fault(f"a merge key (<<) in {section!r}; write the values out{_at(event.start_mark)}")
+
+
+def _refuse_unknown_tag(event: Any) -> None:
+    tag = getattr(event, "tag", None)
+    if tag not in (None, "!") and tag not in _Loader.yaml_constructors:
+        raise _Fault(
+            "not valid YAML: could not determine a constructor for the tag "
+            f"({_quote('!')}){_at(event.start_mark)}"
+        )
 
 
 def _duplicate_keys(root: yaml.Node) -> Iterator[str]:

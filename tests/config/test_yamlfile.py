@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bus_core import load_config
 from bus_core.config import yaml_file as yamlfile
 from bus_core.config.yaml_file import MAX_BYTES, MAX_NODES, load_yaml_file, parse_yaml
 from bus_core.errors import ConfigError
@@ -18,7 +19,7 @@ from bus_core.errors import ConfigError
 def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both parsers of PyYAML; the faster one is missing on some platforms."""
     chosen = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if request.param == "libyaml" else yaml.SafeLoader
-    monkeypatch.setattr(yamlfile, "_Loader", chosen)
+    monkeypatch.setattr(yamlfile, "_Loader", yamlfile._for_sections_of_others(chosen))
 
 
 def parse(text: str) -> Any:
@@ -45,8 +46,11 @@ def test_plain_yaml_is_read() -> None:
         ("bus:\n\ta: 1\n", "not valid YAML: found character"),
         ("a: b: c\n", "not valid YAML: mapping values are not allowed"),
         ("a: \0\n", "not valid YAML: "),
-        ("a: !!python/object/apply:os.system [ls]\n", "not valid YAML: could not determine a constructor"),
-        ("a: !mine 5\n", "not valid YAML: could not determine a constructor"),
+        (
+            "bus: {a: !!python/object/apply:os.system [ls]}\n",
+            "not valid YAML: could not determine a constructor",
+        ),
+        ("bus: {a: !mine 5}\n", "not valid YAML: could not determine a constructor"),
         ("a: *nope\n", "not valid YAML: found undefined alias"),
         ("? [a]\n: 1\n", "not valid YAML: found unhashable key"),
     ],
@@ -97,11 +101,34 @@ def test_a_syntax_error_does_not_quote_the_file(sign: str, section: str) -> None
     assert "hunter2" not in message
 
 
-@pytest.mark.parametrize(("sign", "name"), [("!", "tag"), ("*", "alias")])
-def test_a_text_that_lacks_its_quotes_is_told_so(sign: str, name: str) -> None:
-    """A value that begins with a sign of YAML is refused with the hint to quote it."""
-    (fault,) = faults(f"password: {sign}hunter2\n")
-    assert fault.endswith(f" {name} (a text that begins with {sign} needs quotes) @ line 1, column 11")
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("password: *hunter2\n", "alias"),
+        ("bus:\n  pass: !hunter2\n", "tag"),
+        ("bus: !hunter2 {a: 1}\n", "tag"),
+    ],
+)
+def test_a_text_that_lacks_its_quotes_is_told_so(text: str, name: str) -> None:
+    """A value that begins with a sign of YAML is refused with the hint to quote it, without its text."""
+    (fault,) = faults(text)
+    sign = "*" if name == "alias" else "!"
+    assert f" {name} (a text that begins with {sign} needs quotes) @ line " in fault
+    assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize("value", ["!ENV SITE_URL", "!secret {a: 1}", "[1, !x 2]", "!!python/name:os.system"])
+def test_tags_of_other_sections_are_left_alone(value: str) -> None:
+    """What the application does with a tag in a section of its own is no matter of the bus."""
+    assert parse(f"site: {{ url: {value} }}\nbus: {{ adapter: memory }}\n")["bus"] == {"adapter": "memory"}
+
+
+def test_a_tag_in_a_section_that_the_adapter_reads_is_a_fault(tmp_path: Path) -> None:
+    """A value that the bus would need, and cannot read, is told with its path."""
+    path = tmp_path / "app.yaml"
+    path.write_text("app: { name: !ENV NAME }\nbus: { adapter: memory }\n")
+    with pytest.raises(ConfigError, match=r"a tag that only the application knows .* @ \$\.app\.name"):
+        load_config(path)
 
 
 def test_duplicate_keys_are_reported_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,27 @@ def test_all_faults_are_reported_together(run: Run, config: Config) -> None:
     output = run("config", "check", path)
     assert output.exit_code == 1
     assert output.output.startswith(f"{path}: {len(found['faults'])} faults\n  - ")
+
+
+def test_infinity_is_no_number_of_json(run: Run, config: Config) -> None:
+    """A number that JSON does not have is shown as a text: strict readers refuse it otherwise."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    result = run(
+        "config", "show", config("bus: {adapter: memory, redis: {x: .inf, y: [-.inf, .nan]}}"), "--json"
+    )
+    json.loads(result.stdout, parse_constant=refuse)
+    assert '"inf"' in result.stdout
+
+
+def test_a_plugin_that_prints_spoils_no_json(run: Run, site: Site) -> None:
+    """What a plugin prints when it is imported goes to stderr."""
+    site.install("promenade-bus-noisy", "print('hello')\n")
+    result = run("plugins", "list", "--json")
+    assert "noisy" in str(json.loads(result.stdout))
+    assert "hello" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["", "app: {name: x}", "bus: [1", "- 1"])

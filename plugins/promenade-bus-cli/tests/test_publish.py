@@ -71,6 +71,13 @@ def test_one_event_is_handled_by_the_application(run: Run, module: Module) -> No
     ]
 
 
+def test_json_is_all_that_goes_to_stdout(run: Run, module: Module) -> None:
+    """With --json what handlers print goes to stderr, so that a program can read what is left."""
+    result = run("publish", *ONE, "--set", "number=5", "--app", f"{module(APP + PRINT)}:bus", "--json")
+    assert json.loads(result.stdout)["accepted"] == 1
+    assert "number 5" in result.stderr
+
+
 def test_the_account_is_a_table_for_people(run: Run, module: Module) -> None:
     """Without --json the account is printed per topic and per subscription, and then in one sentence."""
     result = run("publish", *ONE, "--data", '{"number": 13}', "--app", f"{module(APP)}:bus")

@@ -112,6 +112,33 @@ async def test_settle_notices_what_never_rests(virtual_clock: VirtualClock) -> N
     spinning.cancel()
 
 
+async def test_settle_bounds_time_and_not_turns(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many turns work takes, it is waited for; what is busy for 10 s is an error all the same."""
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        for turns in range(3000):  # noqa: B007 - is looked at below
+            await asyncio.sleep(0)
+
+    working = asyncio.ensure_future(work())
+    await virtual_clock.settle()
+    assert working.done()
+    assert turns == 2999
+    monkeypatch.setattr("promenade_bus_testing.virtual_clock._PATIENCE", 0.01)
+
+    async def spin() -> None:
+        while True:  # noqa: ASYNC110 - never to rest is the point
+            await asyncio.sleep(0)
+
+    spinning = asyncio.ensure_future(spin())
+    with pytest.raises(AssertionError, match=r"something has been busy for 0\.01 s, without a pause"):
+        await virtual_clock.settle()
+    spinning.cancel()
+
+
 async def test_another_event_loop(virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that does not show what is ready, such as uvloop's, is refused with the reason."""
     monkeypatch.setattr("asyncio.get_running_loop", lambda: SimpleNamespace())

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -115,7 +116,8 @@ class CommandLine(click.Group):
 def _installed(ctx: click.Context) -> Plugins:
     found: Plugins | None = ctx.meta.get(_PLUGINS)
     if found is None:
-        found = ctx.meta[_PLUGINS] = discover(kinds=("command",))
+        with redirect_stdout(sys.stderr):  # a plugin that prints when it is imported spoils no output
+            found = ctx.meta[_PLUGINS] = discover(kinds=("command",))
     return found
 
 

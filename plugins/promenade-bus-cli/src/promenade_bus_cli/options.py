@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeVar, cast
 
 import click
 
 from bus_core.config import parse_duration
+from promenade_bus_cli.output import diverted
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -74,5 +77,12 @@ def app_option(command: F) -> F:
 
 
 def json_option(command: F) -> F:
-    """Adds ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+    """Adds ``--json``: then only the JSON document goes to stdout, whatever else prints meanwhile."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, as_json: bool, **others: Any) -> Any:
+        with diverted() if as_json else nullcontext():
+            return command(*arguments, as_json=as_json, **others)
+
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    return cast(F, option(run))

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 import click
 
-__all__ = ["clean", "counted", "print_json", "print_table", "remark"]
+__all__ = ["clean", "counted", "diverted", "print_json", "print_table", "remark"]
+
+
+_outside: ContextVar[TextIO | None] = ContextVar("promenade_bus_cli_stdout", default=None)
+
+
+@contextmanager
+def diverted() -> Iterator[None]:
+    """A block in which stdout is for ``print_json`` alone: whatever else is printed goes to stderr."""
+    token = _outside.set(_outside.get() or sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _outside.reset(token)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. It is pure ASCII, so that no terminal or locale can spoil it."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON document on stdout. It is pure ASCII, so that no terminal or locale can spoil it.
+
+    Numbers that JSON does not have, such as infinity, become texts.
+    """
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), file=_outside.get())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -146,11 +146,11 @@ class VirtualClock:
         """
         self._elsewhere.append(busy)
 
-    async def settle(self, turns: int = 1000) -> None:
+    async def settle(self, turns: int | None = None) -> None:
         """Lets everything run that can run now, until the loop has nothing to do but wait.
 
-        Raises ``AssertionError`` when after so many turns of the loop something is still busy, or after
-        10 s of real time a thread is.
+        Raises ``AssertionError`` when something is still busy after ``turns`` turns of the loop, if given, or
+        after 10 s of real time, or when a thread is.
         """
         # asyncio's own event loops keep what can run in a deque. When only this task is awake, it is empty.
         ready: Any = getattr(asyncio.get_running_loop(), "_ready", None)
@@ -158,12 +158,14 @@ class VirtualClock:
             raise RuntimeError("a VirtualClock needs an event loop of asyncio's own; this one hides its work")
         deadline = time.monotonic() + _PATIENCE
         while True:
-            for _ in range(turns):
+            for turn in itertools.count(1):
                 await asyncio.sleep(0)
                 if not ready:
                     break
-            else:
-                raise AssertionError(f"something is still busy after {turns} turns of the event loop")
+                if turn == turns:
+                    raise AssertionError(f"something is still busy after {turns} turns of the event loop")
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"something has been busy for {_PATIENCE:g} s, without a pause")
             if not any(busy() for busy in self._elsewhere):
                 return
             if time.monotonic() > deadline:

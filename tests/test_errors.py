@@ -1,0 +1,85 @@
+"""Errors travel: between processes, through queues and copies, as those of a task that ran elsewhere do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from bus_core import errors
+from bus_core.errors import BusError, PermanentError
+
+MADE: dict[str, Callable[[], BusError]] = {
+    "BufferFull": lambda: errors.BufferFull("buffer", 10),
+    "BusClosed": lambda: errors.BusClosed("publish"),
+    "BusForked": lambda: errors.BusForked("publish"),
+    "BusNotStarted": lambda: errors.BusNotStarted("publish"),
+    "CalledFromHandler": lambda: errors.CalledFromHandler("drain the bus"),
+    "ConfigError": lambda: errors.ConfigError("app.yaml", ["one fault", "another"]),
+    "DeadLetterNotFound": lambda: errors.DeadLetterNotFound("7"),
+    "DuplicateSubscription": lambda: errors.DuplicateSubscription("audit", "a.b", "a.#"),
+    "EventTypeMismatch": lambda: errors.EventTypeMismatch("a.b", "One", "Other"),
+    "HandlerTimeout": lambda: errors.HandlerTimeout("audit", 5.0),
+    "InvalidEvent": lambda: errors.InvalidEvent("One", ["a fault"]),
+    "PluginConflict": lambda: errors.PluginConflict("adapter", "redis", ["one", "two"]),
+    "Postpone": lambda: errors.Postpone(after=timedelta(seconds=3)),
+    "PublishFailed": lambda: errors.PublishFailed("no", transient=True),
+    "PublishManyError": lambda: errors.PublishManyError([None, PermanentError("no")]),
+    "RetryLater": lambda: errors.RetryLater(after=3),
+    "UnhealthyError": lambda: errors.UnhealthyError("not well"),
+    "UnknownPlugin": lambda: errors.UnknownPlugin("adapter", "rediss", ["redis"]),
+    "UnknownTopic": lambda: errors.UnknownTopic("a.c", ["a.b"]),
+    "UnsupportedFeature": lambda: errors.UnsupportedFeature("memory", ["it cannot"]),
+    "WrongEventLoop": lambda: errors.WrongEventLoop("publish"),
+}
+
+CLASSES = {
+    name: found
+    for name in errors.__all__
+    if isinstance(found := getattr(errors, name), type) and issubclass(found, BusError)
+}
+
+
+def make(name: str) -> BusError:
+    made = MADE.get(name)
+    return made() if made is not None else CLASSES[name]("a text")
+
+
+def shown(error: BaseException) -> tuple[Any, ...]:
+    """All that is known of an error; errors among its values are shown likewise, as they equal nothing."""
+    values = {
+        key: tuple(map(repr, value)) if isinstance(value, tuple) else value
+        for key, value in vars(error).items()
+    }
+    return type(error), str(error), error.args, values
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "way", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"]
+)
+def test_every_error_travels(name: str, way: Callable[[BusError], BusError]) -> None:
+    """A pickled or copied error is the same one: its class, its sentence, and its facts."""
+    error = make(name)
+    if "results" in vars(error) and way is not copy.copy:
+        assert shown(way(error))[:2] == shown(error)[:2]
+    else:
+        assert shown(way(error)) == shown(error)
+
+
+class Refused(PermanentError):
+    """An application's own, with facts of its own."""
+
+    def __init__(self, order: int, *, why: str) -> None:
+        self.order = order
+        super().__init__(f"order {order} is refused: {why}")
+
+
+def test_the_errors_of_applications_travel() -> None:
+    """A subclass needs nothing for it, however its constructor is called."""
+    error = pickle.loads(pickle.dumps(Refused(7, why="late")))
+    assert (type(error), str(error), error.order) == (Refused, "order 7 is refused: late", 7)
