@@ -26,3 +26,21 @@ def test_every_test_on_the_page_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert len(named) > 20
     assert {name for name in named if f"def {name}(" not in source} == set()
+
+
+def test_what_is_promised_is_shown() -> None:
+    """Each test and scenario that the page of promises names is there; each promise names one."""
+    page = (ROOT / "docs" / "reference" / "promises.md").read_text(encoding="utf-8")
+    folders = [ROOT / "tests", *ROOT.glob("plugins/*/tests"), *ROOT.glob("plugins/*/src/*/contract")]
+    source = "".join(path.read_text(encoding="utf-8") for each in folders for path in each.rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert {name for name in named if f"def {name}(" not in source} == set()
+    numbers = {
+        int(number)
+        for found in re.findall(r"scenarios? ([\d, and]+)", page)
+        for number in re.findall(r"\d+", found)
+    }
+    assert numbers <= {scenario.number for scenario in SCENARIOS} | {23}
+    for row in re.findall(r"^\|(?! promise|---)(.+)\|$", page, re.MULTILINE):
+        shown_by = row.split("|")[4]
+        assert "test_" in shown_by or "scenario" in shown_by, row
