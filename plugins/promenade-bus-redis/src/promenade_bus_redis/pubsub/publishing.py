@@ -140,8 +140,6 @@ class PubsubPublisher:
         for reply in replies:
             if isinstance(reply, RedisFailure):
                 self._places.learn(reply)
-                if reply.questions_place:
-                    link.abort()
         return replies
 
     async def _usable_link(self) -> Link:

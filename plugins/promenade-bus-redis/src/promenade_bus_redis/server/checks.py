@@ -104,6 +104,7 @@ class _Check:
     async def run(self) -> ServerFacts:
         waits = self._options.wait_seconds if self._options.durability != "server" else 0.0
         link = await self._connections.open_to(self._address, purpose="check", blocks=waits)
+        link.stays = True  # all that does not fit is told
         try:
             return await self._examine(link)
         finally:

@@ -49,10 +49,11 @@ class Pipe:
     async def call_many(self, commands: Sequence[Routed]) -> list[Any]:
         """The replies to commands, those to one server sent together and in order. Raises nothing else."""
         replies = await self._send(commands)
+        seen_to = (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK) if self._places.is_cluster else (Kind.NO_SCRIPT,)
         again = [
             index
             for index, reply in enumerate(replies)
-            if isinstance(reply, RedisFailure) and reply.kind in (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK)
+            if isinstance(reply, RedisFailure) and reply.kind in seen_to
         ]
         for index in again:
             replies[index] = await self._send_again(commands[index], replies[index])
@@ -170,8 +171,6 @@ class _Lane:
         for reply in replies:
             if isinstance(reply, RedisFailure):
                 self._places.learn(reply)
-                if reply.questions_place and self._link is not None:
-                    self._link.abort()
         return replies
 
     async def _usable_link(self) -> Link:

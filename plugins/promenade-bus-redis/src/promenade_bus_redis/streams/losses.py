@@ -6,17 +6,16 @@ adds it to the counts on the server, where every instance can read them.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from bus_core.runtime import Trouble
+from bus_core.runtime import Trouble, plain_logger
 
 __all__ = ["Ledger"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _QUIET: Final = 1.0
 """Seconds between two log lines of one kind about one thing."""

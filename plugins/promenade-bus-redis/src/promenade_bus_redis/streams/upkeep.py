@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown, plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import DUE, HINT, HINTS, LEAVE
@@ -25,7 +24,7 @@ from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Upkeep", "Wakeable"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _TURN: Final = 1.0
 """Seconds between two turns of what is not urgent, at the most."""
