@@ -79,6 +79,18 @@ class Pipe:
                 replies[index] = reply
         return replies
 
+    async def ask_all(self, *command: Any) -> list[tuple[Address, Any]]:
+        """The reply of each server that takes writes, or its failure. Raises ``RedisFailure``."""
+        addresses = await self._places.connections.topology.primaries()
+        answers = await asyncio.gather(*(self._lane(each).call_many([command]) for each in addresses))
+        return [(address, answer[0]) for address, answer in zip(addresses, answers, strict=True)]
+
+    def leave(self, failure: RedisFailure) -> None:
+        """Takes new connections from now on: those that there are lead to a server that is not in charge."""
+        self._places.learn(failure)
+        for lane in self._lanes.values():
+            lane.leave()
+
     def _lane(self, address: Address) -> _Lane:
         lane = self._lanes.get(address)
         if lane is None:
@@ -181,6 +193,10 @@ class _Lane:
             self._link = None
             link = self._link = await self._places.connections.open_to(self._address, purpose="commands")
         return link
+
+    def leave(self) -> None:
+        if self._sending is None and self._link is not None:  # whatever is under way finds out for itself
+            self._link.abort()
 
     async def close(self) -> None:
         if self._sending is not None:
