@@ -184,7 +184,7 @@ async def test_health_goes_to_the_primary(start_server: StartServer, start_proxy
             async with place.bus(address=proxy.address, bus=probes, lease="1h") as bus:
                 adapter = bus.adapter
                 await adapter._retention.stop()  # type: ignore[union-attr]
-                await adapter._services.upkeep.close()  # type: ignore[union-attr]
+                await adapter.upkeep.close()  # type: ignore[union-attr]
                 assert (await bus.health()).checks["redis"].status is HealthStatus.HEALTHY
                 await fail_over(primary, replica, proxy)
                 found = (await bus.health()).checks["redis"]

@@ -47,7 +47,7 @@ class _Findings:
     servers: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, tuple[TopicReport, ...]]
     orphans: tuple[Part, ...]
-    lost_by_all: int
+    losses: Mapping[str, int]
     unread_for: float | None
 
 
@@ -95,7 +95,7 @@ class RedisProbe(HealthProbe):
             servers=servers,
             groups=groups,
             orphans=record.orphans(adapter.options.retention.orphaned_after),
-            lost_by_all=sum(losses.values()),
+            losses=losses,
             unread_for=None if services.read_at is None else time.monotonic() - services.read_at,
         )
 
@@ -179,8 +179,11 @@ class RedisProbe(HealthProbe):
             yield UNHEALTHY if recent else DEGRADED, ledger.degraded
         elif ledger.degraded is not None:
             yield DEGRADED, ledger.degraded
-        if ledger.lost:
-            yield DEGRADED, f"{ledger.lost:,} events were lost since the start; the log names their topics"
+        before = ledger.before
+        since = {name: more for name, n in found.losses.items() if (more := n - before.get(name, 0)) > 0}
+        if lost := max(ledger.lost, sum(since.values())):
+            named = f" ({_names(since)})" if since else ""
+            yield DEGRADED, f"{lost:,} events were lost since the start{named}; see the log of every instance"
         if ledger.dropped_by_cap:
             yield (
                 DEGRADED,
@@ -233,7 +236,7 @@ def _figures(adapter: StreamsAdapter, found: _Findings) -> Figures:
     info = found.info
     figures: dict[str, float | int | str | bool] = {
         "round_trip_ms": round(found.round_trip * 1000, 3),
-        "lost_by_all": found.lost_by_all,
+        "lost_by_all": sum(found.losses.values()),
         "orphaned_groups": len({part.group for part in found.orphans}),
         "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
         "append_only_file": info.get("aof_enabled") == "1",

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import attrs
 
 from bus_core import AdapterError
-from bus_core.runtime.logs import printable
+from bus_core.runtime import printable
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.connections import Connections
