@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from bus_core.runtime.error_text import printable
 
 __all__ = ["PlainLogger", "plain_logger"]
+
+_LONGEST: Final = 1_000
+"""Characters of one argument in a line: an id may be as long as somebody likes."""
 
 
 class PlainLogger(logging.LoggerAdapter[logging.Logger]):
@@ -26,7 +29,7 @@ def plain_logger(name: str) -> PlainLogger:
 
 def _plain(argument: object) -> object:
     if isinstance(argument, str):
-        return printable(argument)
+        return printable(argument, _LONGEST)
     if argument is None or isinstance(argument, int | float):
         return argument
     return _Shown(argument)
@@ -39,7 +42,7 @@ class _Shown:
         self._shown = shown
 
     def __str__(self) -> str:
-        return printable(str(self._shown))
+        return printable(str(self._shown), _LONGEST)
 
     def __repr__(self) -> str:
-        return printable(repr(self._shown))
+        return printable(repr(self._shown), _LONGEST)

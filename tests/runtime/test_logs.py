@@ -21,7 +21,7 @@ def test_odd_characters_are_written_out() -> None:
     assert printable("plain ünï \N{SNOWMAN}") == "plain ünï \N{SNOWMAN}"
     assert printable(FORGED).isprintable()
     assert printable("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
-    assert printable("abcdef", 3) == "abc..."
+    assert printable("abcdefgh", 6) == "abc..."
     assert printable(FORGED).encode()
 
 
@@ -37,6 +37,12 @@ def test_a_line_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
         assert record.getMessage().isprintable()
     assert caplog.records[0].getMessage().endswith(" 3")
     assert caplog.records[1].getMessage() == "None"
+
+
+def test_a_line_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    """An id as long as somebody likes is cut off."""
+    plain_logger("promenade.test").error("%s", "x" * 100_000)
+    assert len(caplog.records[0].getMessage()) < 2_000
 
 
 def test_the_traceback_is_kept(caplog: pytest.LogCaptureFixture) -> None:

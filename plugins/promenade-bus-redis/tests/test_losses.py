@@ -236,7 +236,7 @@ def add_and_trim(server: Server, stream: str, numbers: range, keep: int) -> None
 @pytest.mark.parametrize("instances", [1, 3])
 @pytest.mark.parametrize("others", [0, 4])
 async def test_read_past_a_gap(start_server: StartServer, instances: int, others: int) -> None:
-    """A transaction adds and trims while a group waits: it reads on past the gap, which is counted exactly."""
+    """A transaction adds and trims while a group waits, which reads on past the gap: it is counted."""
     server = start_server()
     async with place_on(server) as place:
         adapters = [await place.adapter(**keeping()) for _ in range(instances)]
