@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from bus_core import HealthStatus
+from bus_core import HealthStatus, SystemClock
 from bus_core.abc import BuildContext
-from bus_core.runtime.clock import SystemClock
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import BURY, CLAIM, COUNT, GAP, TRIM, Script
 from promenade_bus_redis.streams.adapter import StreamsAdapter

@@ -384,10 +384,14 @@ def test_arguments_are_not_repeated(text: str) -> None:
 async def test_a_password_is_in_no_traceback(binary: ServerBinary, start_server: StartServer) -> None:
     """A server that does not know AUTH repeats what was sent; neither the failure nor its cause does."""
     server = start_server(binary, settings={"rename-command": 'AUTH ""'})
-    for target in ({"addr": server.address}, {"url": f"redis://:{SECRET}@{server.address}"}):
+    targets: list[dict[str, Any]] = [
+        {"addr": server.address, "password": SECRET},
+        {"url": f"redis://:{SECRET}@{server.address}"},
+    ]
+    for target in targets:
         with pytest.raises(RedisFailure) as caught:
-            async with connected(**{"password": SECRET, **target} if "addr" in target else target) as links:
-                await links.call("PING")
+            async with connected(**target) as connections:
+                await connections.call("PING")
         told = traceback.TracebackException.from_exception(caught.value, capture_locals=False)
         assert SECRET not in "".join(told.format())
         each: BaseException | None = caught.value

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from bus_core import BusError, EventError, PublishError, SerializationError
-from bus_core.runtime import printable
+from promenade_bus_cli.output import clean
 
 __all__ = ["REFUSED", "USAGE", "CommandFailed", "leave_now", "status_of"]
 
@@ -28,7 +28,7 @@ class CommandFailed(click.ClickException):
     """
 
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
-        super().__init__("\n".join(map(printable, message.split("\n"))))
+        super().__init__("\n".join(map(clean, message.split("\n"))))
         self.exit_code = exit_code  # type: ignore[misc]  # declared for the class, read from the instance
 
 

@@ -161,9 +161,9 @@ class PayloadTests:
     async def test_one_bad_value_harms_itself(self, harness: Harness) -> None:
         """Headers and keys that cannot be sent are refused by publish; others of the same moment are not."""
         bus = await harness.bus()
+        keys: list[Any] = [lambda _: 7, lambda _: SURROGATES[0], lambda event: event.absent]
         topics = [
-            Topic(f"contract.bad{number}.happened", Happened, key=key)
-            for number, key in enumerate([lambda _: 7, lambda _: SURROGATES[0], lambda event: event.absent])
+            Topic(f"contract.bad{number}.happened", Happened, key=key) for number, key in enumerate(keys)
         ]
         bad: list[tuple[Topic[Happened], Any, type[Exception]]] = [
             (THING, {"a": 1}, TypeError),
