@@ -5,7 +5,6 @@ Nothing of the bus needs this module; import it from here.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -15,12 +14,13 @@ import attrs
 from bus_core.abc import SubscriptionSpec
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
 from bus_core.events.messages import DeadLetter, DeadLetterFilter
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["KeptLetter", "LocalDeadLetters"]
 
 P = TypeVar("P")
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 
 @attrs.frozen

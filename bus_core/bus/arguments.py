@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from bus_core.abc import Seconds
-from bus_core.errors import EventTypeMismatch, InvalidTopic
+from bus_core.dispatch.codec import is_text, key_of
+from bus_core.errors import EventTypeMismatch, InvalidTopic, SerializationError
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS
 from bus_core.events.primitives import FrozenMapping
@@ -47,9 +48,12 @@ def check_topic_given(topic: object) -> None:
 def checked_event(topic: Topic[Any], event: object) -> Event:
     """The event, when its class is the topic's, or the topic carries any; raises ``EventTypeMismatch``.
 
-    An event of a subclass would arrive in process, and could not be decoded anywhere else.
+    An event of a subclass would arrive in process, and could not be decoded anywhere else. Raises
+    ``SerializationError`` when the topic's key function gives no key, also where nobody needs one.
     """
     if isinstance(event, Event) and topic.event_class in (type(event), Event):
+        if topic.key is not None:
+            key_of(topic, event)
         return event
     got = class_name(type(event))
     if isinstance(event, topic.event_class):
@@ -58,7 +62,10 @@ def checked_event(topic: Topic[Any], event: object) -> Event:
 
 
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """A frozen copy of headers; raises ``TypeError``."""
+    """A frozen copy of headers; raises ``TypeError``, or ``SerializationError`` for text that is no text.
+
+    Every adapter refuses the same ones, here: events of others travel in the same batch.
+    """
     if not headers:
         return NO_HEADERS
     if not isinstance(headers, Mapping):
@@ -66,4 +73,8 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")
+        if not (is_text(key) and is_text(value)):
+            raise SerializationError(
+                f"the header {key!r} cannot be encoded: it holds a lone surrogate, which is no character"
+            )
     return FrozenMapping(headers)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from bus_core.abc import AnyAdapter
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["start_one_of"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 
 async def start_one_of(first: AnyAdapter, second: AnyAdapter | None) -> tuple[AnyAdapter, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -16,10 +15,11 @@ from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import TopicRegistry
 from bus_core.plugins.discovery import Plugins
 from bus_core.runtime.clock import Clock
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["BusParts", "close_each"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _UNWIND = 0.1
 """Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""

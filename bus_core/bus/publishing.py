@@ -196,7 +196,7 @@ class Outbound:
         self.carried.renew(route)
         may_be_direct = self._life.stage is Stage.OPEN and not self._indirections
         if may_be_direct and declared:
-            if route.port is not None:
+            if route.port is not None and topic.key is None:
                 self.direct[route.topic] = self.direct[route.topic.name] = route
             elif not (self.middleware or self._adapter().features.in_process):
                 self.onward[route.topic] = self.onward[route.topic.name] = route

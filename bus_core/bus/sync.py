@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandl
 from bus_core.events.base import Event
 from bus_core.events.messages import DeadLetter, DeadLetterFilter, Delivery
 from bus_core.events.topics import Topic
+from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.loop_thread import LoopThread, LoopThreadEnded
 
 __all__ = ["SyncBus", "SyncDeadLetters", "SyncSubscription"]
@@ -29,7 +29,7 @@ __all__ = ["SyncBus", "SyncDeadLetters", "SyncSubscription"]
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _BLOCKED: Final = 5.0
 """Seconds after which a loop that does not answer is taken to be blocked."""

@@ -10,7 +10,7 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.config.bus_config import PluginChoice, describe_config, read_choice
-    from bus_core.config.secrets import Secret, mask_text, mask_tree
+    from bus_core.config.secrets import MASK, Secret, mask_text, mask_tree
     from bus_core.config.settings import (
         DURATION,
         SECRET,
@@ -26,7 +26,7 @@ else:
         __name__,
         {
             "bus_config": "PluginChoice describe_config read_choice",
-            "secrets": "Secret mask_text mask_tree",
+            "secrets": "MASK Secret mask_text mask_tree",
             "settings": "DURATION Reader SECRET format_duration parse_duration read_settings render_settings",
             "variables": "UNREADABLE join_path",
         },
@@ -34,6 +34,7 @@ else:
 
 __all__ = [
     "DURATION",
+    "MASK",
     "SECRET",
     "UNREADABLE",
     "PluginChoice",

@@ -230,8 +230,12 @@ def _read_scalar(kind: type[Any], given: Input) -> Any:
 def _read_union(members: tuple[Any, ...], given: Input) -> Any:
     """The first member that takes the value; exact types before float, values before their texts."""
     ordered = sorted(members, key=lambda member: member is float)
-    for text in (None, given.text):
-        for member in ordered:
+    rounds = [(None, ordered), (given.text, ordered)]
+    if given.value is None and given.text:
+        # A variable that holds "null" or "~" holds a text, where one will do; an empty one holds nothing.
+        rounds.insert(0, (given.text, [member for member in ordered if member not in (None, type(None))]))
+    for text, candidates in rounds:
+        for member in candidates:
             faults: list[str] = []
             result = read_value(member, attrs.evolve(given, faults=faults, text=text))
             if result is not UNREADABLE:

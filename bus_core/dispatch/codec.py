@@ -12,7 +12,7 @@ from bus_core.events.messages import Message
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import Topic, TopicRegistry
 
-__all__ = ["Codec", "key_of"]
+__all__ = ["Codec", "is_text", "key_of"]
 
 
 def key_of(topic: Topic[Any], event: Event) -> str:
@@ -30,7 +30,23 @@ def key_of(topic: Topic[Any], event: Event) -> str:
         raise SerializationError(
             f"the key function of topic {topic.name!r} must return a str, got {type(key).__name__}"
         )
+    if not is_text(key):
+        raise SerializationError(
+            f"the key function of topic {topic.name!r} returned text that cannot be encoded: it holds a lone "
+            "surrogate, which is no character"
+        )
     return key
+
+
+def is_text(text: str) -> bool:
+    """Whether a str can be encoded: it may hold halves of characters, which no adapter can send."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Codec:
@@ -46,7 +62,12 @@ class Codec:
 
     def encode(self, topic: Topic[Any], event: Event, headers: Mapping[str, str]) -> Message:
         """The message of an event; raises ``SerializationError``."""
-        body = self._serializer.encode(event, topic=topic.name, source=self._source)
+        body: object = self._serializer.encode(event, topic=topic.name, source=self._source)
+        if not isinstance(body, bytes):  # a serializer is a plugin
+            raise SerializationError(
+                f"the serializer made a {type(body).__name__} instead of bytes of an event of "
+                f"{type(event).__name__} for topic {topic.name!r}"
+            )
         return Message(
             id=str(event.event_id),
             topic=topic.name,

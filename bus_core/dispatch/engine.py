@@ -18,7 +18,6 @@ How it stays fair and isolated:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
@@ -36,12 +35,13 @@ from bus_core.errors import BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
 from bus_core.runtime.clock import Clock, lease_clock
+from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.threads import ThreadPool
 from bus_core.runtime.timeouts import expiry
 
 __all__ = ["Engine", "current_engine"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 
 def current_engine() -> Engine | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, TypeAlias
 
 import attrs
 
 from bus_core.dispatch.units import Job, JobLane
 from bus_core.events.base import Event
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["Abandoned", "DrainReport", "Left", "State", "abandoned"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 State: TypeAlias = Literal["queued", "running", "waiting for retry", "settling"]
 

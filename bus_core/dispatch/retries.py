@@ -14,10 +14,11 @@ from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
 from bus_core.runtime.clock import Clock, TimerHandle
 from bus_core.runtime.error_text import describe_error, place_of
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["FollowUp"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 
 class FollowUp:

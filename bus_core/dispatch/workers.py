@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextvars import Context, ContextVar
@@ -20,10 +19,11 @@ from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS
 from bus_core.runtime.clock import Clock, lease_clock
 from bus_core.runtime.error_text import place_of
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["Worker", "WorkerPool", "current_worker", "running_worker"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""

@@ -1,7 +1,8 @@
 """Time, threads and background failures: tools that know nothing of events.
 
 May import: ``errors``. Owns: the clock protocol, time limits on that clock, a sleep that others can end,
-threads for synchronous handlers and for the loop of a sync bus, and the record of what keeps failing.
+threads for synchronous handlers and for the loop of a sync bus, the record of what keeps failing, and log
+lines that nobody can forge.
 """
 
 import typing
@@ -10,7 +11,9 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.runtime.clock import TimerHandle, lease_clock
+    from bus_core.runtime.error_text import printable
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
+    from bus_core.runtime.logs import plain_logger
     from bus_core.runtime.sleeper import Sleeper
     from bus_core.runtime.timeouts import call_within, expiry, run_with_timeout
 else:
@@ -18,7 +21,9 @@ else:
         __name__,
         {
             "clock": "TimerHandle lease_clock",
+            "error_text": "printable",
             "failures": "FIRST_PAUSE Trouble fault_of grown",
+            "logs": "plain_logger",
             "sleeper": "Sleeper",
             "timeouts": "call_within expiry run_with_timeout",
         },
@@ -34,5 +39,7 @@ __all__ = [
     "fault_of",
     "grown",
     "lease_clock",
+    "plain_logger",
+    "printable",
     "run_with_timeout",
 ]

@@ -63,7 +63,12 @@ def place_of(error: BaseException) -> str:
     return f"{code.co_filename}:{at.tb_lineno} in {code.co_name}"
 
 
-def printable(text: str, limit: int = 300) -> str:
-    """A text in one line, without control characters, for a log line or a report."""
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+def printable(text: str, limit: int | None = 300) -> str:
+    """A text in one line, with anything escaped that a terminal or a reader of logs could take for more.
+
+    That is line breaks, escape sequences, and characters that change the direction of writing.
+    """
+    shown = text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
+    if shown.isprintable():
+        return shown
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)

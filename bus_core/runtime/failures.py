@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from bus_core.errors import BusError
 from bus_core.runtime.error_text import place_of, printable
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "grown", "raised_by_itself"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0

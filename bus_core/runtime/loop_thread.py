@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from bus_core.runtime.error_text import place_of
+from bus_core.runtime.logs import plain_logger
 
 __all__ = ["LoopThread", "LoopThreadEnded"]
 
 R = TypeVar("R")
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _LAST_ANSWERS = 1.0
 """Seconds that calls get to come to an end after the loop was told to stop."""

@@ -7,7 +7,6 @@ as long as the bus is open, whatever the consumer raises: the pauses grow, and h
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from contextvars import Context
@@ -23,6 +22,7 @@ from bus_core.dispatch.units import Job, Past
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
+from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
 from bus_core.transport.flow_control import LARGEST_BATCH, Intake, Share
 from bus_core.transport.lease_check import Doubt
@@ -30,7 +30,7 @@ from bus_core.transport.settlement import Settlement
 
 __all__ = ["Pump"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _AFTER_NOTHING = 0.005
 _LONGEST_AFTER_NOTHING = 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from bus_core.dispatch.reports import Abandoned, DrainReport, abandoned
 from bus_core.errors import PublishFailed
 from bus_core.events.base import Event
 from bus_core.runtime.failures import Trouble
+from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.timeouts import expiry
 from bus_core.transport.flow_control import Intake
 from bus_core.transport.publisher import Publisher
@@ -24,7 +24,7 @@ from bus_core.transport.routes import Route
 
 __all__ = ["RemoteCarrier"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _FIRST_LOOK = 0.005
 _LONGEST_LOOK = 0.25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,11 +14,12 @@ from bus_core.dispatch.units import Job
 from bus_core.errors import LeaseLost
 from bus_core.events.messages import Outcome
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
+from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper
 
 __all__ = ["Done", "Settlement"]
 
-logger = logging.getLogger("promenade.bus")
+logger = plain_logger("promenade.bus")
 
 _LARGEST_BATCH = 512
 """Outcomes that are handed to a consumer at once."""

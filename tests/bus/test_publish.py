@@ -578,6 +578,26 @@ async def test_bad_headers(headers: Any) -> None:
         assert bus.state().published == 0
 
 
+@pytest.mark.parametrize("headers", [{"a": "\ud800"}, {"\udfff": "a"}])
+async def test_headers_that_are_no_text(headers: Any) -> None:
+    """Headers with halves of characters are refused here, where the name can be told, on every adapter."""
+    async with running_bus() as bus:
+        with pytest.raises(SerializationError, match=r"the header '.*' cannot be encoded: it holds a lone"):
+            await bus.publish(HAPPENED, happened(), headers=headers)
+        assert bus.state().published == 0
+
+
+async def test_a_key_is_asked_for_though_nobody_orders() -> None:
+    """An event without a key is refused where the adapter would not need one, too; others go on."""
+    topic = Topic("tests.keyed.happened", Happened, key=lambda event: str(1 // event.number))
+    async with running_bus() as bus:
+        for _ in range(2):
+            await bus.publish(topic, happened(1))
+            with pytest.raises(SerializationError, match=r"the key function of topic .* raised ZeroDiv"):
+                await bus.publish(topic, happened(0))
+        assert bus.state().published == 2
+
+
 async def test_delivery_tells() -> None:
     """A handler that asks for the delivery learns topic, subscription, id, attempt and time."""
     deliveries: list[Delivery] = []

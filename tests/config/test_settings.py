@@ -398,10 +398,11 @@ def test_a_value_from_a_variable_takes_the_type_of_its_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["007", "1e5", "true", "no", "1_000", "2024-01-02", "0x1F", "1:30", "[a]", "~x"]
+    "text",
+    ["007", "1e5", "true", "no", "1_000", "2024-01-02", "0x1F", "1:30", "[a]", "~x", "null", "NULL", "~"],
 )
 def test_a_text_from_a_variable_is_kept_as_it_is(text: str) -> None:
-    """A password that looks like a number, a bool or a date to YAML arrives unchanged."""
+    """A password that looks like a number, a bool, a date or nothing at all to YAML arrives unchanged."""
     options, faults = read(expanded({"password": "${V}", "names": ["${V}"], "text": "${V:-x}"}, V=text))
     assert faults == []
     assert (options.password, options.names, options.text) == (text, (text,), text)

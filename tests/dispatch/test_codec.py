@@ -64,6 +64,21 @@ def test_a_message_that_is_no_event_is_a_decoding_error(codec: Codec) -> None:
         codec.decode(Message("1", "customer.deal.won", "k", b"?"))
 
 
+@pytest.mark.parametrize("body", ["text", bytearray(b"x"), memoryview(b"x"), None, {}])
+def test_a_serializer_that_makes_no_bytes_is_named(body: Any) -> None:
+    """What a plugin makes instead of bytes is refused here, before it shares a batch with other events."""
+
+    class Odd(JsonSerializer):
+        def encode(self, event: Event, *, topic: str, source: str) -> Any:
+            return body
+
+    odd = Codec(Odd(), TopicRegistry(), "crm")
+    made = DealWon(aggregate_id=DEAL, customer="Ada")
+    with pytest.raises(SerializationError, match=f"made a {type(body).__name__} instead of bytes") as caught:
+        odd.encode(DEAL_WON, made, {})
+    assert "Ada" not in str(caught.value)
+
+
 def test_a_topic_chooses_its_key(codec: Codec) -> None:
     """A topic's key function replaces the aggregate as the ordering key."""
     topic = Topic("customer.deal.won", DealWon, key=lambda made: made.customer)
@@ -85,6 +100,11 @@ def _broken(made: DealWon) -> str:
         ),
         (lambda _: None, "the key function of topic 'customer.deal.won' must return a str, got NoneType"),
         (lambda _: 7, "the key function of topic 'customer.deal.won' must return a str, got int"),
+        (
+            lambda _: "\ud800",
+            "the key function of topic 'customer.deal.won' returned text that cannot be encoded: it holds a "
+            "lone surrogate, which is no character",
+        ),
     ],
 )
 def test_a_key_function_that_gives_no_key_is_named(codec: Codec, key: Any, reason: str) -> None:

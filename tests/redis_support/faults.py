@@ -29,6 +29,10 @@ class Piece:
     command: str
     link: Link
 
+    def is_of(self, command: str) -> bool:
+        """Whether it belongs to a command, or to a script: ``EVALSHA`` with its digest."""
+        return f"{self.command} ".startswith(f"{command.upper()} ")
+
 
 class Fault:
     """Passes everything on. Others override ``carry``."""
@@ -124,7 +128,9 @@ class LoseReplies(Fault):
         self._random = random.Random(self.seed)
 
     async def carry(self, piece: Piece, write: Write) -> None:
-        concerned = piece.direction == "replies" and (not self.commands or piece.command in self.commands)
+        concerned = piece.direction == "replies" and (
+            not self.commands or any(map(piece.is_of, self.commands))
+        )
         if concerned and self._random.random() < self.probability:
             piece.link.proxy.count("lost_replies")
             piece.link.lose(piece, self.then)
@@ -146,7 +152,7 @@ class CutAtReply(Fault):
     done: bool = False
 
     async def carry(self, piece: Piece, write: Write) -> None:
-        if not self.done and (piece.direction, piece.command) == ("replies", self.command.upper()):
+        if not self.done and piece.direction == "replies" and piece.is_of(self.command):
             self.occurrence -= 1
             if self.occurrence == 0:
                 self.done = True
@@ -167,7 +173,7 @@ class CutAtRequest(Fault):
     done: bool = False
 
     async def carry(self, piece: Piece, write: Write) -> None:
-        if not self.done and (piece.direction, piece.command) == ("requests", self.command.upper()):
+        if not self.done and piece.direction == "requests" and piece.is_of(self.command):
             self.occurrence -= 1
             if self.occurrence == 0:
                 self.done = True

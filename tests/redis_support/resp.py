@@ -69,12 +69,21 @@ class Framer:
 
 
 def command_name(request: bytes) -> str:
-    """The name of the command that a request holds, in capitals; empty when it is none."""
+    """The name of the command that a request holds, in capitals; empty when it is none.
+
+    That of EVALSHA is followed by the digest of its script.
+    """
     head, _, rest = request.partition(b"\r\n")
     if not head.startswith(b"*") or not rest.startswith(b"$"):
         return ""
-    length, _, body = rest.partition(b"\r\n")
-    return body[: int(length[1:])].decode("latin-1").upper()
+    name, rest = _bulk(rest)
+    return f"{name} {_bulk(rest)[0]}" if name == "EVALSHA" else name
+
+
+def _bulk(text: bytes) -> tuple[str, bytes]:
+    length, _, body = text.partition(b"\r\n")
+    end = int(length[1:])
+    return body[:end].decode("latin-1").upper(), body[end + 2 :]
 
 
 def is_push(reply: bytes) -> bool:

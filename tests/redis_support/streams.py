@@ -13,6 +13,7 @@ from bus_core import Bus, Message, Outcome, Received, SubscriptionSpec, SystemCl
 from bus_core.abc import BuildContext, Consumer
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.losses import Uncounted
 from redis_support.connecting import make_options
 from redis_support.fixtures import SharedServer
 from redis_support.servers import Server
@@ -133,7 +134,7 @@ async def die(adapter: StreamsAdapter) -> None:
         consumer.stop()  # type: ignore[attr-defined]
     if adapter._retention is not None:
         await adapter._retention.stop()
-    services.ledger.take_unstored()
+    services.ledger.uncounted = Uncounted()
     await adapter.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it does not say good-bye
     await services.leases.close()

@@ -13,7 +13,8 @@ from typing import Any, cast
 import attrs
 from pytest import MonkeyPatch  # noqa: PT013 - a name for annotations
 
-from bus_core import BusError, DeadLetter, DeadLetterFilter, Inlet, Message, Outcome
+from bus_core import BusError, DeadLetter, DeadLetterFilter, FrozenMapping, Inlet, Message, Outcome
+from bus_core.bus import arguments, publishing
 from bus_core.bus.bus import Bus
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import Decision
@@ -901,3 +902,13 @@ def claim_more(patch: MonkeyPatch) -> None:
 @bug("a delivery gives the wrong time", "test_delivery_tells")
 def naive_times(patch: MonkeyPatch) -> None:
     patch.setattr(Job, "accepted_at", property(lambda _: datetime.now(UTC).replace(tzinfo=None)))
+
+
+@bug("headers are not looked at", "test_one_bad_value_harms_itself")
+def take_any_headers(patch: MonkeyPatch) -> None:
+    patch.setattr(publishing, "checked_headers", lambda headers: FrozenMapping(headers))
+
+
+@bug("nobody asks for a key that is not needed", "test_one_bad_value_harms_itself")
+def ask_for_no_key(patch: MonkeyPatch) -> None:
+    patch.setattr(arguments, "key_of", lambda *_: "")

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from bus_core.plugins import discover
+from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.loading import load_command
 from promenade_bus_cli.main import cli
 from support.distributions import Site
@@ -240,3 +241,12 @@ def test_an_interrupt_ends_with_130(run: Run, module: Callable[[str], str]) -> N
     result = run("health", "--app", f"{name}:make")
     assert result.exit_code == 130
     assert result.output == "interrupted\n"
+
+
+def test_a_message_commands_no_terminal() -> None:
+    """Names that others have made may stand in a message; its own lines stay lines."""
+    failed = CommandFailed("nothing was done:\n  - \x1b[2Jgroup\r 'a'")
+    assert (
+        failed.message
+        == "nothing was done:\n  - \N{REPLACEMENT CHARACTER}[2Jgroup\N{REPLACEMENT CHARACTER} 'a'"
+    )

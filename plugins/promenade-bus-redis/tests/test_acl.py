@@ -151,6 +151,11 @@ async def retain(place: Place) -> None:
     retention = adapter._retention
     assert retention is not None
     await until(lambda: retention.trimmed == 10, "the others go", 20)
+    await place.publish(10)
+    stream = place.keys.stream(TOPIC)
+    place.ask("XTRIM", stream, "MAXLEN", 0)
+    if "entries-added" in place.ask("XINFO", "STREAM", stream):
+        await until(lambda: adapter.lost == 6, "what somebody else has trimmed is lost", 20)
     await consumer.close()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
@@ -54,14 +55,14 @@ def test_addresses(text: str, expected: Address) -> None:
     ("text", "reason"),
     [
         ("", "expected host:port or the path of a socket, got nothing"),
-        ("a b", "expected host:port or the path of a socket, got 'a b'"),
-        (":6379", "expected host:port or the path of a socket, got ':6379'"),
-        ("host:0", "expected a port from 1 to 65535, got '0'"),
-        ("host:65536", "expected a port from 1 to 65535, got '65536'"),
-        ("host:6379x", "expected a port from 1 to 65535, got '6379x'"),
-        ("host:٣", "expected a port from 1 to 65535, got '٣'"),
-        ("::1", r"put an IPv6 address in brackets, as in \[::1\]:6379"),
-        ("[::1", r"expected \[ipv6\]:port, got '\[::1'"),
+        ("a b", "expected host:port or the path of a socket$"),
+        (":6379", "expected host:port or the path of a socket$"),
+        ("host:0", "expected a port from 1 to 65535 behind the colon"),
+        ("host:65536", "expected a port from 1 to 65535 behind the colon"),
+        ("host:6379x", "expected a port from 1 to 65535 behind the colon"),
+        ("host:٣", "expected a port from 1 to 65535 behind the colon"),
+        ("::1", r"put an IPv6 address in brackets"),
+        ("[::1", r"expected \[ipv6\]:port, with"),
         ("[::1]6379", r"expected \[ipv6\]:port"),
         ("redis://host", "expected host:port, got a URL; give it as 'url'"),
         (f"me:{SECRET}@host", "no user and password; give them as"),
@@ -118,15 +119,15 @@ def test_urls(text: str, expected: RedisUrl, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reasons"),
     [
-        ("localhost:6379", ["expected redis://, rediss:// or unix://", "the scheme is 'localhost'"]),
-        (f"http://me:{SECRET}@host", ["the scheme is 'http'"]),
-        (f"//me:{SECRET}@host", ["the scheme is none"]),
+        ("localhost:6379", ["expected redis://, rediss:// or unix:// before the address"]),
+        (f"http://me:{SECRET}@host", ["expected redis://, rediss:// or unix://"]),
+        (f"//me:{SECRET}@host", ["expected redis://, rediss:// or unix://"]),
         ("redis://", ["the host is missing"]),
         (f"redis://me:{SECRET}@", ["the host is missing"]),
         (f"redis://me:{SECRET}@host:99999", ["expected a port from 1 to 65535"]),
         (
             f"redis://me:{SECRET}@host/x?timeout=5",
-            ["the database is no number", "unknown parameters timeout"],
+            ["the database is no number", "a parameter other than db"],
         ),
         ("redis://host/1?db=2", ["the database is given twice"]),
         ("redis://host/1#2", ["no fragment"]),
@@ -142,6 +143,44 @@ def test_bad_urls(text: str, reasons: list[str]) -> None:
     for reason in reasons:
         assert reason in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", [*"@/?#:%[] \\&={$\n\x1b", "://", ""])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "redis://me:{}@host:6379/0",
+        "redis://:{}@host",
+        "redis://{}@host",
+        "redis://me:{}",
+        "redis://host/{}",
+        "redis://host?password={}",
+        "redis://host#{}",
+        "rediss://me:{}@host:port",
+        "unix://me:{}@/path?db=1",
+        "http://me:{}@host",
+        "{}://host",
+        "me:{}@host:6379",
+        "host:6379:{}",
+        "[{}]:6379",
+        "host:{}",
+        "{}:6379",
+        "{}",
+    ],
+)
+def test_no_piece_of_a_password_shows(place: str, odd: str) -> None:
+    """However a password is written, and wherever, no error and no repr holds a piece of it."""
+    pieces = ("hunter2", "s3cret")
+    text = place.format(f"hunter2{odd}s3cret{odd}")
+    for parse in (parse_url, parse_address):
+        try:
+            shown = repr(parse(text)) if parse is parse_url else ""
+        except ValueError as error:
+            shown = "".join(traceback.format_exception(error)[-1:]) + repr(error.__context__)
+        assert not any(piece in shown for piece in pieces)
+    for option in ("url", "addr"):
+        _, faults = read({option: text})
+        assert not any(piece in fault for fault in faults for piece in pieces)
 
 
 # --- where the adapter connects ---------------------------------------------------------------------------
@@ -250,9 +289,9 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
     [
         ({"adr": "x"}, None, "unknown key 'adr', did you mean 'addr'? @ $.bus.redis"),
         ({"mode": "stream"}, None, "did you mean 'streams'? @ $.bus.redis.mode"),
-        ({"addr": "x:y"}, None, "expected a port from 1 to 65535, got 'y' @ $.bus.redis.addr"),
+        ({"addr": "x:y"}, None, "expected a port from 1 to 65535 behind the colon @ $.bus.redis.addr"),
         ({"addr": 6379}, None, "expected host:port or the path of a socket, as a text @ $.bus.redis.addr"),
-        ({"url": "http://x"}, None, "the scheme is 'http' @ $.bus.redis.url"),
+        ({"url": "http://x"}, None, "unix:// before the address @ $.bus.redis.url"),
         ({"url": ["x"]}, None, "expected a URL such as redis://host:6379/0, as a text @ $.bus.redis.url"),
         ({"db": -1}, None, "$.bus.redis.db"),
         ({"db": "1"}, None, "expected a whole number"),
@@ -340,7 +379,7 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         ({"cluster": True, "url": "redis://a/1"}, None, "got 1 @ $.bus.redis.url"),
         ({"cluster": True}, {"databases": {"bus": 1}}, "got 1 @ $.database.redis.databases.bus"),
         ({"cluster": True}, {"addr": "/s"}, "not by a socket @ $.database.redis.addr"),
-        ({}, {"addr": "a:b"}, "got 'b' @ $.database.redis.addr"),
+        ({}, {"addr": "a:b"}, "behind the colon @ $.database.redis.addr"),
         ({}, {"addr": ""}, "got nothing @ $.database.redis.addr"),
         ({}, {"pool_size": "many"}, "$.database.redis.pool_size"),
         (

@@ -139,10 +139,12 @@ async def test_a_server_that_changes_its_mind(binary: ServerBinary, start_server
     server = start_server(binary)
     async with place_on(server) as place, probed(place) as bus:
         server.ask("CONFIG", "SET", "maxmemory", "1000mb")
-        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-        found = await probe(bus)
-        assert found.status is HealthStatus.UNHEALTHY
-        assert "deletes events when its memory is full (maxmemory-policy allkeys-lru)" in found.summary
+        for policy in ("allkeys-lru", "volatile-ttl"):
+            server.ask("CONFIG", "SET", "maxmemory-policy", policy)
+            found = await probe(bus)
+            assert found.status is HealthStatus.UNHEALTHY
+            told = f"deletes events, or locks, when its memory is full (maxmemory-policy {policy})"
+            assert told in found.summary
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.ask("CONFIG", "SET", "maxmemory", "100kb")
         found = await probe(bus)

@@ -9,6 +9,7 @@ import pytest
 from bus_core import AdapterError, Attempt, Consumer, LeaseLost, Outcome, Received
 from bus_core.runtime.clock import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.scripts import DONE
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.leases import Leases
 from redis_support.faults import CutAtReply, LoseReplies
@@ -371,7 +372,7 @@ async def test_an_acknowledgement_whose_reply_is_lost(
         consumer = await adapter.open_consumer(spec())
         await place.publish(1, 2)
         first, second = await receive(consumer, 2)
-        proxy.use(CutAtReply("XACK"))
+        proxy.use(CutAtReply(f"EVALSHA {DONE.digest}"))
         (failed,) = await consumer.settle(acks([first]))
         assert failed is not None
         assert await consumer.settle(acks([first])) == [None]

@@ -63,6 +63,7 @@ def test_attempts_come_back_as_they_were(
 
 
 @given(
+    st.integers(0, 2**64 - 1),
     st.lists(
         st.tuples(
             st.binary(max_size=9)
@@ -71,11 +72,12 @@ def test_attempts_come_back_as_they_were(
         ),
         min_size=1,
         max_size=6,
-    )
+    ),
 )
-def test_any_entry_can_be_read(pairs: list[tuple[bytes, bytes]]) -> None:
+def test_any_entry_can_be_read(moment: int, pairs: list[tuple[bytes, bytes]]) -> None:
     """Whatever somebody puts in, there is a message that can be encoded, and bytes for the dead letters."""
-    content = read_entry("a.b.happened", ENTRY, [part for pair in pairs for part in pair])
+    content = read_entry("a.b.happened", b"%d-1" % moment, [part for pair in pairs for part in pair])
+    assert isinstance(content.published_at, datetime)
     message = content.message
     assert message.id
     f"{message.id}{message.key}{message.headers}{content.fault}".encode()
@@ -87,6 +89,12 @@ def test_an_entry_by_hand() -> None:
     document = {"specversion": "1.0", "id": "event-1", "source": "x", "type": "y", "subject": "customer-7"}
     content = read_entry("a.b.happened", ENTRY, [b"body", json.dumps(document).encode()])
     assert (content.message.id, content.message.key, content.fault) == ("event-1", "customer-7", None)
+
+
+def test_an_empty_id_is_none() -> None:
+    """An entry with an empty id gets one, in whatever order its fields are."""
+    for fields in ([b"id", b"", b"key", b"k", b"body", b"x"], [b"body", b"x", b"id", b""]):
+        assert read_entry("a.b.happened", ENTRY, fields).message.id == ENTRY.decode()
 
 
 @pytest.mark.parametrize("body", [b"", b"[" * 100_000, b"\xff", b'{"id": 7}', b'{"id": "\\ud800"}'])
@@ -104,6 +112,14 @@ def test_a_body_without_an_id(body: bytes) -> None:
         ([b"body", b"x", b"headers", b"[1]"], "its field 'headers' is not a JSON object of texts", b"x"),
         ([b"body", b"x", b"headers", b'{"a": 1}'], "its field 'headers' is not a JSON object of texts", b"x"),
         ([b"body", b"x", b"state", b"1"], "its field 'published' or 'state' cannot be read", b"x"),
+        ([b"body", b"x", b"state", b"0 0"], "its field 'published' or 'state' cannot be read", b"x"),
+        ([b"body", b"x", b"state", b"-1 0"], "its field 'published' or 'state' cannot be read", b"x"),
+        ([b"body", b"x", b"state", b"1 -1"], "its field 'published' or 'state' cannot be read", b"x"),
+        (
+            [b"body", b"x", b"state", b"9" * 30 + b" 0"],
+            "its field 'published' or 'state' cannot be read",
+            b"x",
+        ),
         ([b"body", b"x", b"published", b"9" * 99], "its field 'published' or 'state' cannot be read", b"x"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from bus_core import BusError, EventError, PublishError, SerializationError
+from promenade_bus_cli.output import clean
 
 __all__ = ["REFUSED", "USAGE", "CommandFailed", "leave_now", "status_of"]
 
@@ -21,10 +22,13 @@ USAGE = 2
 
 
 class CommandFailed(click.ClickException):
-    """Ends a command with a message; ``exit_code`` is the exit status."""
+    """Ends a command with a message; ``exit_code`` is the exit status.
+
+    What others have made, such as names on a server, may stand in it: nothing of it commands a terminal.
+    """
 
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
-        super().__init__(message)
+        super().__init__("\n".join(map(clean, message.split("\n"))))
         self.exit_code = exit_code  # type: ignore[misc]  # declared for the class, read from the instance
 
 

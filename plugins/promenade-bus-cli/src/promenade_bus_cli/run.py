@@ -194,7 +194,7 @@ def _print_end(app: App, report: DrainReport) -> None:
         return
     _say(f"not drained within {report.seconds:.2f} s: {counted(len(report.abandoned), 'event')} abandoned")
     for item in report.abandoned[:_MOST_LISTED]:
-        _say(f"  {item.event_id} of {item.topic} for {clean(item.subscription)}: {item.state}")
+        _say(clean(f"  {item.event_id} of {item.topic} for {item.subscription}: {item.state}"))
     if len(report.abandoned) > _MOST_LISTED:
         _say(f"  and {len(report.abandoned) - _MOST_LISTED:,} more")
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from bus_core import Clock, Envelope, Handler, Middleware, Postpone, RetryLater
+from bus_core.runtime import printable
 from promenade_bus_middleware.config import LoggingOptions
 
 __all__ = ["logging_middleware"]
@@ -77,20 +78,21 @@ class _EventLog:
         fields: dict[str, object] = {
             "direction": envelope.direction,
             "outcome": outcome,
-            "topic": _plain(envelope.topic),
+            "topic": printable(envelope.topic, _LONGEST),
             "event_id": str(envelope.event.event_id),
             "duration_ms": round(seconds * 1000, 3),
         }
         text = "%(outcome)s %(topic)s event_id=%(event_id)s"
         if envelope.delivery is not None:
-            fields["subscription"] = _plain(envelope.delivery.subscription)
+            fields["subscription"] = printable(envelope.delivery.subscription, _LONGEST)
             fields["attempt"] = envelope.delivery.attempt
             text += " subscription=%(subscription)s attempt=%(attempt)d"
         text += " duration_ms=%(duration_ms)s"
         if error is not None:
-            fields["error"] = _plain(error)
+            fields["error"] = printable(error, _LONGEST)
             text += " error=%(error)s"
-        headers = {name: _plain(envelope.headers[name]) for name in self._headers if name in envelope.headers}
+        given = envelope.headers
+        headers = {name: printable(given[name], _LONGEST) for name in self._headers if name in given}
         if headers:
             fields["headers"] = headers
             text += " headers=%(headers)s"
@@ -101,15 +103,3 @@ class _EventLog:
             # is shown the way logging shows the errors of its own handlers.
             if logging.raiseExceptions:
                 traceback.print_exc()
-
-
-def _plain(text: str) -> str:
-    """The text on one line, with anything escaped that a terminal or a log reader could take for more."""
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST] + "..."
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )

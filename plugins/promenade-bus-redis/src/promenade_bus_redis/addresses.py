@@ -1,9 +1,14 @@
-"""Where a server is: ``host:port``, the path of a Unix socket, or a URL with credentials in it."""
+"""Where a server is: ``host:port``, the path of a Unix socket, or a URL with credentials in it.
+
+No error shows what was given: whoever has misplaced a colon, or not encoded an ``@``, has a piece of the
+password where a host or a port is expected.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -47,15 +52,14 @@ def parse_address(text: str, *, default_port: int = DEFAULT_PORT) -> Address:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not _IPV6.fullmatch(host) or (rest and not rest.startswith(":")):
-            raise ValueError(f"expected [ipv6]:port, got {text!r}")
+            raise ValueError("expected [ipv6]:port, with an IPv6 address in the brackets")
         port_text = rest[1:]
     else:
         if text.count(":") > 1:
-            raise ValueError(f"put an IPv6 address in brackets, as in [::1]:6379; got {text!r}")
+            raise ValueError("put an IPv6 address in brackets, as in [::1]:6379; only one colon is expected")
         host, _, port_text = text.partition(":")
         if not _HOST.fullmatch(host):
-            shown = repr(text) if text else "nothing"
-            raise ValueError(f"expected host:port or the path of a socket, got {shown}")
+            raise ValueError(f"expected host:port or the path of a socket{'' if text else ', got nothing'}")
     return Address(host, _port(port_text, default_port))
 
 
@@ -63,17 +67,17 @@ def _port(text: str, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise ValueError(f"expected a port from 1 to 65535, got {text[:20]!r}")
+        raise ValueError("expected a port from 1 to 65535 behind the colon")
     return int(text)
 
 
 @attrs.frozen(kw_only=True)
 class RedisUrl:
-    """The parts of a URL; what it does not say is None. ``str()`` of it shows no credentials."""
+    """The parts of a URL; what it does not say is None. ``str()`` and ``repr()`` show no credentials."""
 
     scheme: str
     address: Address
-    username: str | None = None
+    username: str | None = attrs.field(default=None, repr=False)
     password: str | None = attrs.field(default=None, repr=False)
     db: int | None = None
 
@@ -93,13 +97,13 @@ def parse_url(text: str) -> RedisUrl:
 
     Raises ``ValueError`` that lists everything that is wrong, and never shows the URL itself.
     """
-    try:
+    parts = None
+    with suppress(ValueError):  # which repeats a part of the URL
         parts = urlsplit(text.strip())
-    except ValueError:
-        raise ValueError("the URL cannot be read; percent-encode special characters") from None
+    if parts is None:
+        raise ValueError("the URL cannot be read; percent-encode special characters")
     if parts.scheme not in _SCHEMES:
-        shown = repr(parts.scheme[:20]) if parts.scheme else "none"
-        raise ValueError(f"expected redis://, rediss:// or unix:// before the address; the scheme is {shown}")
+        raise ValueError("expected redis://, rediss:// or unix:// before the address")
     found: dict[str, Any] = {"scheme": parts.scheme}
     faults = [*_read_authority(parts, found), *_read_database(parts, found)]
     if faults:
@@ -132,9 +136,11 @@ def _read_authority(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
 
 def _read_database(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
     parameters = parse_qsl(parts.query, keep_blank_values=True)
-    unknown = sorted({name for name, _ in parameters} - {"db"})
-    if unknown:
-        yield f"unknown parameters {', '.join(unknown)}; give settings other than db beside the URL"
+    if {name for name, _ in parameters} - {"db"}:
+        yield (
+            "it has a parameter other than db; give other settings beside the URL, and percent-encode '?' in "
+            "the password"
+        )
     given = [value for name, value in parameters if name == "db"]
     if parts.scheme != "unix" and parts.path.strip("/"):
         given.append(parts.path.strip("/"))

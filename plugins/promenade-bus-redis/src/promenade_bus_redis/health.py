@@ -14,8 +14,8 @@ from bus_core.config import format_duration
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
-from promenade_bus_redis.server.checks import evicts_events, parse_info
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.checks import evicts_events, is_replica, parse_info
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import TopicReport
 from promenade_bus_redis.streams.record import Part
@@ -44,9 +44,10 @@ class _Findings:
 
     round_trip: float
     info: Mapping[str, str]
+    servers: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, tuple[TopicReport, ...]]
     orphans: tuple[Part, ...]
-    lost_by_all: int
+    losses: Mapping[str, int]
     unread_for: float | None
 
 
@@ -84,16 +85,17 @@ class RedisProbe(HealthProbe):
         began = time.perf_counter()
         await services.pipe.call("PING", key=key)
         round_trip = time.perf_counter() - began
-        info = parse_info(await services.pipe.call("INFO", key=key))
+        servers = await _ask_servers(services)
         groups = await self._own_groups(adapter, services)
         record = await services.census.read(await services.alive())
         losses = await adapter.groups.losses()
         return _Findings(
             round_trip=round_trip,
-            info=info,
+            info=next(iter(servers.values())),
+            servers=servers,
             groups=groups,
             orphans=record.orphans(adapter.options.retention.orphaned_after),
-            lost_by_all=sum(losses.values()),
+            losses=losses,
             unread_for=None if services.read_at is None else time.monotonic() - services.read_at,
         )
 
@@ -139,33 +141,36 @@ class RedisProbe(HealthProbe):
             )
 
     def _server(self, adapter: StreamsAdapter, found: _Findings) -> Iterator[Problem]:
-        info, options = found.info, adapter.options
+        for place, info in found.servers.items():
+            name = "the server" if len(found.servers) == 1 else f"the server {place}"
+            yield from self._one_server(name, info, adapter.options.wanted_replicas)
+        yield from slow_answer(found.round_trip, self._options.slow)
+
+    def _one_server(self, name: str, info: Mapping[str, str], wanted_replicas: int) -> Iterator[Problem]:
+        if is_replica(info):
+            yield UNHEALTHY, f"{name} is a replica, which takes no writes: publish fails until it is left"
         policy = info.get("maxmemory_policy")
         if evicts_events(policy):
             yield (
                 UNHEALTHY,
-                f"the server deletes events when its memory is full (maxmemory-policy {policy}); set it to "
-                "noeviction",
+                f"{name} deletes events, or locks, when its memory is full (maxmemory-policy {policy}); set "
+                "it to noeviction",
             )
         used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
         if most and used >= most:
-            yield UNHEALTHY, "the memory of the server is full (maxmemory): publish fails"
+            yield UNHEALTHY, f"the memory of {name} is full (maxmemory): publish fails"
         elif most and used >= self._options.memory_fill * most:
-            yield (
-                DEGRADED,
-                f"the server uses {used / most:.0%} of its maxmemory; when it is full, publish fails",
-            )
-        for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
-            if info.get(name, "ok") != "ok":
-                yield DEGRADED, f"the server cannot write its data to disk ({name} is {info[name]})"
+            yield DEGRADED, f"{name} uses {used / most:.0%} of its maxmemory; when it is full, publish fails"
+        for status in ("aof_last_write_status", "rdb_last_bgsave_status"):
+            if info.get(status, "ok") != "ok":
+                yield DEGRADED, f"{name} cannot write its data to disk ({status} is {info[status]})"
         replicas = int(info.get("connected_slaves", 0))
-        if options.wanted_replicas > replicas:
+        if wanted_replicas > replicas:
             yield (
                 UNHEALTHY,
-                f"durability: replicated waits for {options.wanted_replicas} replicas, and {replicas} are "
-                "connected: publish raises PublishUncertain",
+                f"durability: replicated waits for {wanted_replicas} replicas, and {replicas} are connected "
+                f"to {name}: publish raises PublishUncertain",
             )
-        yield from slow_answer(found.round_trip, self._options.slow)
 
     def _losses(self, services: Services, found: _Findings) -> Iterator[Problem]:
         ledger = services.ledger
@@ -174,8 +179,11 @@ class RedisProbe(HealthProbe):
             yield UNHEALTHY if recent else DEGRADED, ledger.degraded
         elif ledger.degraded is not None:
             yield DEGRADED, ledger.degraded
-        if ledger.lost:
-            yield DEGRADED, f"{ledger.lost:,} events were lost since the start; the log names their topics"
+        before = ledger.before
+        since = {name: more for name, n in found.losses.items() if (more := n - before.get(name, 0)) > 0}
+        if lost := max(ledger.lost, sum(since.values())):
+            named = f" ({_names(since)})" if since else ""
+            yield DEGRADED, f"{lost:,} events were lost since the start{named}; see the log of every instance"
         if ledger.dropped_by_cap:
             yield (
                 DEGRADED,
@@ -212,11 +220,23 @@ class RedisProbe(HealthProbe):
         )
 
 
+async def _ask_servers(services: Services) -> Mapping[str, Mapping[str, str]]:
+    """What every server that takes writes says of itself; raises ``RedisFailure``."""
+    servers: dict[str, Mapping[str, str]] = {}
+    for address, reply in await services.pipe.ask_all("INFO"):
+        if isinstance(reply, RedisFailure):
+            raise reply
+        servers[str(address)] = info = parse_info(reply)
+        if is_replica(info):  # as after a failover; another connection may lead to the primary
+            services.pipe.leave(RedisFailure(Kind.READ_ONLY, str(address), command="INFO"))
+    return servers
+
+
 def _figures(adapter: StreamsAdapter, found: _Findings) -> Figures:
     info = found.info
     figures: dict[str, float | int | str | bool] = {
         "round_trip_ms": round(found.round_trip * 1000, 3),
-        "lost_by_all": found.lost_by_all,
+        "lost_by_all": sum(found.losses.values()),
         "orphaned_groups": len({part.group for part in found.orphans}),
         "maxmemory_policy": info.get("maxmemory_policy", "unknown"),
         "append_only_file": info.get("aof_enabled") == "1",

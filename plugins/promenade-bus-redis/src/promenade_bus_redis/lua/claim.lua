@@ -1,7 +1,8 @@
 -- Takes over entries whose owner has not renewed its lease, and counts its death as an attempt.
--- KEYS: the stream, notes, the fence. ARGV: group, consumer, lease in milliseconds, id to begin with, how many
+-- KEYS: the stream, notes, the fence, what groups have settled, the counts of losses. ARGV: group, consumer, lease in milliseconds, id to begin with, how many
 -- pending entries to look at, how many to take, how many the consumer has taken already and not settled,
--- prefix of notes, token of the active instance (ordered groups; else empty).
+-- prefix of notes ("" for the stream of the topic itself), token of the active instance (ordered groups; else
+-- empty), whose consumers are taken over at once, the topic.
 -- An entry that outlived two owners or more is taken alone, so that it cannot ruin others a second time.
 -- What belongs to "~" was released: nobody died.
 -- Answers: where to go on ("" at the end), {id, fields, state} of each one that was taken, ids of those that
@@ -10,6 +11,7 @@
 local stream, notes = KEYS[1], KEYS[2]
 local group, consumer, lease, start, window = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local room, taken, prefix, token, inherited = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
+local topic = ARGV[11]
 if token ~= '' then
   local highest = redis.call('GET', KEYS[3])
   if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
@@ -45,6 +47,8 @@ for _, entry in ipairs(pending) do
       if not claimed or not claimed[2] then
         redis.call('XACK', stream, group, id)
         redis.call('HDEL', notes, prefix .. id)
+        if prefix == '' then settle(KEYS[4], group, 1) end
+        redis.call('HINCRBY', KEYS[5], topic .. ' ' .. group, 1)
         gone[#gone + 1] = id
       else
         if owner ~= '~' then

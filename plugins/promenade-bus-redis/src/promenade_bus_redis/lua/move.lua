@@ -1,7 +1,7 @@
 -- Moves entries that the consumer owns to another place: written there first, and forgotten here only when
 -- that succeeded.
--- KEYS: the stream, notes, the other place. ARGV: group, consumer, "1" to delete them from the stream as
--- well, prefix of notes, "stream" or "parked", and then for each entry: id, delay in milliseconds, number
+-- KEYS: the stream, notes, the other place, what groups have settled. ARGV: group, consumer, "1" to delete them
+-- from the stream as well, which is one that nobody else reads, prefix of notes, "stream" or "parked", and then for each entry: id, delay in milliseconds, number
 -- of fields and values, fields and values.
 -- Answers for each id: 1 done, 0 nobody owns it, -1 somebody else does, or the error of the write.
 local stream, notes, target = KEYS[1], KEYS[2], KEYS[3]
@@ -33,7 +33,11 @@ while index <= #ARGV do
       results[#results + 1] = written.err
     else
       redis.call('XACK', stream, group, id)
-      if delete == '1' then redis.call('XDEL', stream, id) end
+      if delete == '1' then
+        redis.call('XDEL', stream, id)
+      else
+        settle(KEYS[4], group, 1)
+      end
       redis.call('HDEL', notes, prefix .. id)
       results[#results + 1] = 1
     end

@@ -1,14 +1,15 @@
 -- Removes what every group of a topic has settled and what is old enough, some at once; and counts what was
 -- removed before a group had read it, by whomever.
--- KEYS: the stream, the count of what the bus has trimmed, the fence. ARGV: token of the instance whose turn it
--- is, how long settled entries stay, how long those of a topic without groups do (both as bound_of reads it), the
--- hard cap or 0, how many entries to remove at once, how many to drop at once, groups that must be there.
+-- KEYS: the stream, the count of what the bus has trimmed, the fence, what groups have settled, and the counts of
+-- losses. ARGV: token of the instance whose turn it is, how long settled entries stay, how long those of a topic
+-- without groups do (both as bound_of reads it), the hard cap or 0, how many entries to remove at once, how many
+-- to drop at once, the topic, groups that must be there.
 -- Answers: how many were removed, how many of them because of the cap, whether there is more to do, the last
 -- id, how many entries somebody else has removed so far (-1 where the server does not know), a group and a number
 -- for each group that lost unread entries, and groups that are there and not among those that must be. Or
 -- "fenced" and the token of another instance.
-local stream, counter, fence = KEYS[1], KEYS[2], KEYS[3]
-local token, cap, at_once = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6])
+local stream, counter, fence, settled, losses = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local token, cap, at_once, topic = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6]), ARGV[7]
 local highest = redis.call('GET', fence)
 if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
 if highest ~= token then redis.call('SET', fence, token) end
@@ -18,7 +19,7 @@ local info = facts_of(redis.call('XINFO', 'STREAM', stream))
 local length, last, added = tonumber(info['length']), info['last-generated-id'], info['entries-added']
 local first = info['first-entry'] and info['first-entry'][1]
 local groups, lost, missing, strangers = {}, {}, {}, {}
-for index = 7, #ARGV do missing[ARGV[index]] = true end
+for index = 8, #ARGV do missing[ARGV[index]] = true end
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = facts_of(each)
   if not missing[group['name']] then strangers[#strangers + 1] = group['name'] end
@@ -26,32 +27,19 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   groups[#groups + 1] = group
 end
 
+for _, group in ipairs(groups) do
+  local count = count_missing(stream, settled, losses, topic, info, group)
+  if count and count > 0 then
+    lost[#lost + 1] = group['name']
+    lost[#lost + 1] = count
+  end
+end
+
+-- What the cap takes from a group: counted when it is gone, for that needs memory.
 local function lose(name, count)
   lost[#lost + 1] = name
   lost[#lost + 1] = count
-end
-
--- What was removed between where a group stands and what is there now, it has not read. Its count of what it
--- has read is set to the head of the stream, so that the same is not counted twice.
-local function set_position(group, position)
-  redis.call('XGROUP', 'SETID', stream, group['name'], group['last-delivered-id'], 'ENTRIESREAD', position)
-  group['entries-read'] = position
-end
-if added then
-  local removed = added - length
-  for _, group in ipairs(groups) do
-    local position, delivered = group['entries-read'], group['last-delivered-id']
-    if not position then
-      if delivered == '0-0' then
-        set_position(group, removed)
-      elseif delivered == last then
-        set_position(group, added)
-      end
-    elseif is_after(last, delivered) and (not first or is_after(first, delivered)) and removed > position then
-      lose(group['name'], removed - position)
-      set_position(group, removed)
-    end
-  end
+  redis.call('HINCRBY', losses, topic .. ' ' .. name, count)
 end
 
 local removed, dropped, more = 0, 0, 0
@@ -84,6 +72,7 @@ if first then
   length = length - removed
   if cap > 0 and length > cap then
     local doomed = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(at_once, length - cap))
+    dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #doomed)
     for _, group in ipairs(groups) do
       local count = 0
       for _, entry in ipairs(doomed) do
@@ -92,11 +81,14 @@ if first then
       -- What is pending may still be handled; when it cannot, its owner finds it gone, and counts it.
       if count > 0 then
         lose(group['name'], count)
-        if group['entries-read'] then set_position(group, group['entries-read'] + count) end
+        settle(settled, group['name'], count)
+        if group['entries-read'] then
+          local position = string.format('%.0f', group['entries-read'] + count)
+          redis.call('XGROUP', 'SETID', stream, group['name'], group['last-delivered-id'], 'ENTRIESREAD', position)
+        end
       end
     end
     for name in pairs(missing) do lose(name, #doomed) end
-    dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #doomed)
     length = length - dropped
     if length > cap then more = 1 end
   end

@@ -66,15 +66,19 @@ class PubsubAdapter:
         self._clock = context.clock
         self._target = resolve_target(options, context.sections)
         self._connections: Connections | None = None
-        self._lost_letters = 0
+        self._lost_before = 0
 
     # --- what it says of itself ---------------------------------------------------------------------------
 
     @property
     def lost(self) -> int:
-        """Events that subscriptions here are known to have missed, and dead letters that gave way."""
-        letters = self.running.letters.dropped if self.running is not None else 0
-        return self.misses.total + self._lost_letters + letters
+        """Events that subscriptions here are known to have missed, and dead letters that gave way.
+
+        Events that were published here to a server that was no primary any more count as well.
+        """
+        running = self.running
+        now = running.letters.dropped + running.publisher.strayed if running is not None else 0
+        return self.misses.total + self._lost_before + now
 
     @property
     def degraded(self) -> str | None:
@@ -137,7 +141,7 @@ class PubsubAdapter:
         running, self.running = self.running, None
         if running is None:
             return
-        self._lost_letters += running.letters.dropped
+        self._lost_before += running.letters.dropped + running.publisher.strayed
         connections = self._connections
         assert connections is not None, "it was started"
         try:

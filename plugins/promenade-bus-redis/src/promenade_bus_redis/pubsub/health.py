@@ -9,7 +9,8 @@ from typing import Final
 from bus_core import CheckResult, EngineState, FrozenMapping
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter, Running
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.checks import is_replica, parse_info
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.verdicts import (
     DEGRADED,
     NOT_IN_USE,
@@ -31,11 +32,17 @@ async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: Eng
     if running is None:
         return NOT_IN_USE
     began = time.perf_counter()
+    place = running.channels.place
     try:
-        await running.pipe.call("PING", key=running.channels.place)
+        await running.pipe.call("PING", key=place)
+        took = time.perf_counter() - began
+        info = parse_info(await running.pipe.call("INFO", "replication", key=place))
     except RedisFailure as failure:
         return CheckResult(UNHEALTHY, str(failure), FrozenMapping(_figures(adapter, running)))
-    took = time.perf_counter() - began
+    if is_replica(info) and not running.places.is_cluster:
+        running.pipe.leave(RedisFailure(Kind.READ_ONLY, place, command="INFO"))
+        summary = "the server is a replica: what is published there is heard there only"
+        return CheckResult(UNHEALTHY, summary, FrozenMapping(_figures(adapter, running)))
     summary = f"answers in {took * 1000:.1f} ms, nothing missed; mode pubsub: at most once, may drop"
     figures = {"round_trip_ms": round(took * 1000, 3), **_figures(adapter, running)}
     return verdict(_problems(adapter, running, options, state, took), summary, figures)
@@ -60,6 +67,12 @@ def _problems(
             f"{missed:,} events were missed since the start, as mode: pubsub may do ({named}): make handlers "
             "faster, raise the server's client-output-buffer-limit, or use mode: streams",
         )
+    if strayed := running.publisher.strayed:
+        yield (
+            DEGRADED,
+            f"{strayed:,} events were published to a server that was no primary any more, and may not have "
+            "been heard: see when the failover was",
+        )
     if dropped := running.letters.dropped:
         yield DEGRADED, f"{dropped:,} dead letters gave way to newer ones: redrive or purge them in time"
 
@@ -76,6 +89,7 @@ def _figures(adapter: PubsubAdapter, running: Running) -> Figures:
         "strange_channels": misses.strange,
         "published": publisher.published,
         "unheard": publisher.unheard,
+        "strayed": publisher.strayed,
         "connections_made": subscriber.connections,
     }
     if subscriber.read_at is not None:

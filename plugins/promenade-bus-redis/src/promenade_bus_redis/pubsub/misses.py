@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from typing import Final, Literal
 
+from bus_core.runtime import plain_logger
+
 __all__ = ["Cause", "Misses"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _QUIET: Final = 1.0
 """Seconds between two log lines about one subscription."""

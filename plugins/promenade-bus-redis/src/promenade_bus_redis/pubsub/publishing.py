@@ -2,12 +2,17 @@
 
 What the server answers to PUBLISH is to how many connections it has passed the event on. That is no promise
 of anything: an event that nobody listened to is accepted like any other, and counted as ``unheard``.
+
+A replica takes PUBLISH as well, and passes it on to those who listen there and to nobody else. A former
+primary behind a fixed address would get every event for ever: so it is asked from time to time what it is,
+and what was published since it was last known to be the primary is counted as ``strayed``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,12 +20,13 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.runtime import Trouble
+from bus_core.runtime import Trouble, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
 from promenade_bus_redis.pubsub.lasting import Lasting
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.checks import is_replica, parse_info
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.places import Places
@@ -31,6 +37,13 @@ _TIMES: Final = 7
 """How often a publisher says which number its latest event had, each time after twice as long."""
 
 _AT_ONCE: Final = 500
+
+_ROLE: Final = ("INFO", "replication")
+
+_SURE: Final = 0.5
+"""Seconds for which a server that said so is taken for the primary."""
+
+logger = plain_logger("promenade.bus.redis")
 
 
 @attrs.define
@@ -59,6 +72,7 @@ class PubsubPublisher:
         self.id = secrets.token_hex(8)
         self.published = 0
         self.unheard = 0
+        self.strayed = 0
         self.trouble = Trouble("the announcements of the Redis adapter")
         self._places = places
         self._pipe = pipe
@@ -70,6 +84,8 @@ class PubsubPublisher:
         self._quiet: dict[str, _Quiet] = {}
         self._published_some = asyncio.Event()
         self._link: Link | None = None
+        self._sure_at = -_SURE
+        self._since_sure = 0  # how many events were published since
         self._announcing = Lasting(self._announce_all, "promenade-redis-announce", cut=lambda: None)
 
     def start(self) -> None:
@@ -120,6 +136,7 @@ class PubsubPublisher:
 
     def _was_published(self, topic: str, number: int, receivers: int) -> None:
         self.published += 1
+        self._since_sure += 1
         self.unheard += not receivers
         due = asyncio.get_running_loop().time() + self._announce
         quiet = self._quiet.get(topic)
@@ -140,19 +157,45 @@ class PubsubPublisher:
         for reply in replies:
             if isinstance(reply, RedisFailure):
                 self._places.learn(reply)
-                if reply.questions_place:
-                    link.abort()
         return replies
 
     async def _usable_link(self) -> Link:
         address: Address = await self._places.find(self._channels.place)
         link = self._link
-        if link is None or not link.is_usable or link.address != address:
-            if link is not None:
-                link.abort()
-            self._link = None
-            link = self._link = await self._places.connections.open_to(address, purpose="publish")
+        is_right = link is not None and link.is_usable and link.address == address
+        if link is not None and is_right and not await self._is_former_primary(link):
+            return link
+        if link is not None:
+            link.abort()
+        self._link = None
+        link = self._link = await self._places.connections.open_to(address, purpose="publish")
+        self._sure_at = -_SURE
+        if await self._is_former_primary(link):
+            raise RedisFailure(Kind.READ_ONLY, str(address), command="INFO")
         return link
+
+    async def _is_former_primary(self, link: Link) -> bool:
+        """Whether a server that is no primary was asked; then its connection is closed."""
+        now = time.monotonic()
+        if self._places.is_cluster or now - self._sure_at < _SURE:
+            return False  # the nodes of a cluster pass on to each other what is published
+        reply = (await link.call_many([_ROLE]))[0]
+        if not link.is_usable or (isinstance(reply, bytes) and is_replica(parse_info(reply))):
+            link.abort()
+            self._tell_strayed(link.address)
+            return True
+        self._sure_at, self._since_sure = now, 0
+        return False
+
+    def _tell_strayed(self, address: Address) -> None:
+        count, self._since_sure = self._since_sure, 0
+        if count:
+            self.strayed += count
+            logger.error(
+                "%d events may not have been heard: the server was no primary any more (place=%s)",
+                count,
+                address,
+            )
 
     # --- announcements ------------------------------------------------------------------------------------
 
@@ -173,6 +216,11 @@ class PubsubPublisher:
                 self.trouble.over()
 
     async def _announce_some(self, topics: Sequence[str]) -> None:
+        place = self._channels.place
+        if not self._places.is_cluster and is_replica(parse_info(await self._pipe.call(*_ROLE, key=place))):
+            failure = RedisFailure(Kind.READ_ONLY, place, command="PUBLISH")
+            self._pipe.leave(failure)
+            raise failure
         said = [self._quiet[topic].latest for topic in topics]
         replies = await self._pipe.call_many([self._announcement(topic) for topic in topics])
         now = asyncio.get_running_loop().time()

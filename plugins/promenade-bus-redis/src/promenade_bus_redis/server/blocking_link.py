@@ -60,8 +60,6 @@ class WaitingLink:
         reply = replies[-1]
         if isinstance(reply, RedisFailure):
             self._places.learn(reply)
-            if reply.questions_place:
-                link.abort()
             raise reply
         return replies
 
@@ -80,7 +78,8 @@ class WaitingLink:
             self._link = link
             reply = (await link.call_many([("CLIENT", "ID")]))[0]
             if isinstance(reply, RedisFailure):
-                if reply.ends_connection:
+                if not link.is_open:
+                    self._places.learn(reply)
                     raise reply
                 self._may_interrupt = False
             else:

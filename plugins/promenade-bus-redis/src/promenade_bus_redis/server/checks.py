@@ -16,6 +16,7 @@ from typing import Final, Literal
 import attrs
 
 from bus_core import AdapterError
+from bus_core.runtime import printable
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.connections import Connections
@@ -24,10 +25,11 @@ from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.permissions import acl_rules, permissions_for
 from promenade_bus_redis.server.target import Target
 
-__all__ = ["ServerFacts", "UnfitServer", "check_servers", "evicts_events", "parse_info"]
+__all__ = ["ServerFacts", "UnfitServer", "check_servers", "evicts_events", "is_replica", "parse_info"]
 
-_EVICTS_ANY_KEY: Final = "allkeys-"
+_KEEPS_ALL_KEYS: Final = "noeviction"
 _MOST_NODES: Final = 1_000
+_LONGEST: Final = 200
 
 
 class UnfitServer(AdapterError):
@@ -77,14 +79,24 @@ async def check_servers(
 
 
 def parse_info(reply: bytes) -> dict[str, str]:
-    """The lines ``name:value`` of INFO."""
+    """The lines ``name:value`` of INFO, as they may be shown."""
     lines = reply.decode("utf-8", "replace").splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+    pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+    return {name: printable(value, _LONGEST) for name, value in pairs}
+
+
+def is_replica(info: Mapping[str, str]) -> bool:
+    """Whether INFO says so."""
+    return info.get("role") == "slave"
 
 
 def evicts_events(policy: str | None) -> bool:
-    """Whether a server with this maxmemory-policy deletes any key when its memory is full."""
-    return policy is not None and policy.startswith(_EVICTS_ANY_KEY)
+    """Whether a server with this maxmemory-policy deletes keys when its memory is full.
+
+    Also those policies do harm that delete only keys which expire: locks do, and what is sent back to one
+    instance of a broadcast subscription.
+    """
+    return policy is not None and policy != _KEEPS_ALL_KEYS
 
 
 class _Check:
@@ -104,6 +116,7 @@ class _Check:
     async def run(self) -> ServerFacts:
         waits = self._options.wait_seconds if self._options.durability != "server" else 0.0
         link = await self._connections.open_to(self._address, purpose="check", blocks=waits)
+        link.stays = True  # all that does not fit is told
         try:
             return await self._examine(link)
         finally:
@@ -159,7 +172,7 @@ class _Check:
         if info.get("cluster_enabled") == "1" and self._target.kind != "cluster":
             self._add(f"{self._address} is a node of a cluster; set 'cluster: true'")
             return False
-        if info.get("role") == "slave":
+        if is_replica(info):
             primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
             self._add(f"{self._address} is a replica, which takes no writes; its primary is {primary}")
             return False
@@ -168,9 +181,10 @@ class _Check:
     def _check_policy(self, policy: str | None) -> None:
         if evicts_events(policy):
             self._add(
-                f"{self._address} deletes any key when its memory is full (maxmemory-policy {policy}), and "
-                "so loses events that were accepted; set it to noeviction (CONFIG SET maxmemory-policy "
-                "noeviction, or the parameter of a managed server), or use a server of the bus's own"
+                f"{self._address} deletes keys when its memory is full (maxmemory-policy {policy}), and so "
+                "loses events that were accepted, or locks; set it to noeviction (CONFIG SET "
+                "maxmemory-policy noeviction, or the parameter of a managed server), or use a server of the "
+                "bus's own"
             )
 
     # --- durability ---------------------------------------------------------------------------------------

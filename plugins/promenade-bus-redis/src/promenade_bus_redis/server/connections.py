@@ -86,7 +86,7 @@ class Connections:
             if not isinstance(reply, RedisFailure):
                 continue
             self.topology.learn(reply)
-            if reply.kind in (Kind.MOVED, Kind.ASK) and reply.moved_to is not None:
+            if reply.kind in (Kind.MOVED, Kind.ASK) and reply.moved_to is not None:  # within a cluster
                 replies[index] = await self._call_elsewhere(commands[index], reply, link.address)
         return replies
 
@@ -152,6 +152,7 @@ def make_connections(target: Target, options: RedisOptions, *, name: str = "") -
         "command_timeout": options.command_timeout,
         "name": name,
         "server_name": target.tls.server_name if target.tls is not None else None,
+        "is_node": target.kind == "cluster",
     }
     connector = Connector(username=target.username, password=target.password, db=target.db, tls=tls, **limits)
     topology: Topology

@@ -3,38 +3,42 @@
 The classes of redis-py mislead: a wrong password and a server that loads its data are its ConnectionError,
 a replica that refuses a write its ResponseError. What counts is the code that the server's reply begins with,
 and whether there was a reply at all. The table says, for each kind of failure, whether a write may have
-happened, and whether the same call may well succeed a little later.
+happened, whether the same call may well succeed a little later, and whether the connection is left: where the
+answer is "not here" or "not now", the next one may lead to another server, behind the same address.
 
-=================  ===============================  ==========  =========  ===================================
-kind               the server's code                done?       transient  what it means
-=================  ===============================  ==========  =========  ===================================
-UNREACHABLE        (no connection was made)         no          yes        refused, unresolved, timed out
-TLS                (no connection was made)         no          no         the certificates do not fit
-LOST               (the connection broke)           perhaps     yes        reset, closed, cut
-TIMED_OUT          (no answer in time)              perhaps     yes        slow, frozen, half-open
-PROTOCOL           (the answer cannot be read)      perhaps     no         not Redis, or not in step
-AUTHENTICATION     NOAUTH, WRONGPASS, ERR AUTH      no          no         password or user do not fit
-FORBIDDEN          NOPERM                           no          no         the ACL of the user lacks something
-READ_ONLY          READONLY                         no          yes        a replica; a failover is under way
-FULL               OOM                              no          yes        maxmemory is reached
-DISK               MISCONF                          no          yes        the server cannot write its data
-TOO_FEW_REPLICAS   NOREPLICAS                       no          yes        min-replicas-to-write
-LOADING            LOADING                          no          yes        the server has just started
-BUSY               BUSY                             no          yes        a script of somebody runs long
-TOO_MANY_CLIENTS   ERR max number of clients        no          yes        maxclients is reached
-PRIMARY_DOWN       MASTERDOWN                       no          yes        a replica without its primary
-CLUSTER_DOWN       CLUSTERDOWN                      no          yes        slots that nobody serves
-MOVED              MOVED                            no          yes        another node serves the slot
-ASK                ASK                              no          yes        another node gets the slot
-TRY_AGAIN          TRYAGAIN                         no          yes        the slot is being moved
-CROSS_SLOT         CROSSSLOT                        no          no         a mistake of the adapter
-NO_GROUP           NOGROUP                          no          yes        the group, or the stream, is gone
-GROUP_EXISTS       BUSYGROUP                        no          no         somebody else has made the group
-NO_SCRIPT          NOSCRIPT                         no          yes        the server has forgotten the script
-WRONG_TYPE         WRONGTYPE                        no          no         somebody uses the key otherwise
-UNKNOWN_COMMAND    ERR unknown command, subcommand  no          no         too old a server, or restricted
-REFUSED            any other                        no          no         see the server's words
-=================  ===============================  ==========  =========  ===================================
+=================  ===============================  =======  =========  =====  =============================
+kind               the server's code                done?    transient  left?  what it means
+=================  ===============================  =======  =========  =====  =============================
+UNREACHABLE        (no connection was made)         no       yes        yes    refused, unresolved, too late
+TLS                (no connection was made)         no       no         yes    the certificates do not fit
+LOST               (the connection broke)           perhaps  yes        yes    reset, closed, cut
+TIMED_OUT          (no answer in time)              perhaps  yes        yes    slow, frozen, half-open
+PROTOCOL           (the answer cannot be read)      perhaps  no         yes    not Redis, or not in step
+AUTHENTICATION     NOAUTH, WRONGPASS, ERR AUTH      no       no         yes    password or user do not fit
+FORBIDDEN          NOPERM                           no       no         no     the ACL lacks something
+READ_ONLY          READONLY                         no       yes        yes    a replica, or a failover
+FULL               OOM                              no       yes        no     maxmemory is reached
+DISK               MISCONF                          no       yes        yes    it cannot write its data
+TOO_FEW_REPLICAS   NOREPLICAS                       no       yes        yes    min-replicas-to-write
+LOADING            LOADING                          no       yes        yes    the server has just started
+BUSY               BUSY, UNKILLABLE                 no       yes        yes    a script runs long
+TOO_MANY_CLIENTS   ERR max number of clients        no       yes        yes    maxclients is reached
+PRIMARY_DOWN       MASTERDOWN                       no       yes        yes    a replica without its primary
+INTERRUPTED        UNBLOCKED                        no       yes        yes    a role changed during a read
+CLUSTER_DOWN       CLUSTERDOWN                      no       yes        yes    slots that nobody serves
+MOVED              MOVED                            no       yes        slots  another node serves the slot
+ASK                ASK                              no       yes        slots  another node gets the slot
+TRY_AGAIN          TRYAGAIN                         no       yes        no     the slot is being moved
+CROSS_SLOT         CROSSSLOT                        no       no         no     a mistake of the adapter
+NO_GROUP           NOGROUP                          no       yes        no     group or stream is gone
+GROUP_EXISTS       BUSYGROUP                        no       no         no     somebody has made the group
+NO_SCRIPT          NOSCRIPT                         no       yes        no     the script is forgotten
+WRONG_TYPE         WRONGTYPE                        no       no         no     the key is used otherwise
+UNKNOWN_COMMAND    ERR unknown command, subcommand  no       no         no     too old, or restricted
+REFUSED            any other                        no       no         no     see the server's words
+=================  ===============================  =======  =========  =====  =============================
+
+``slots``: outside of a cluster; within one, a node that does not serve a slot serves others.
 
 An error from inside a Lua script counts as the error that the script met, on servers before 7.0 too, where it
 hides in the text. What the script did before stays done: a script writes last.
@@ -46,6 +50,7 @@ import asyncio
 import re
 import socket
 import ssl
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
@@ -54,7 +59,8 @@ from redis.exceptions import AskError, InvalidResponse, RedisError, ResponseErro
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bus_core import AdapterError, PublishFailed, PublishUncertain
-from bus_core.config import mask_text
+from bus_core.config import MASK, mask_text
+from bus_core.runtime import printable
 from promenade_bus_redis.addresses import Address
 
 __all__ = ["Kind", "RedisFailure", "is_reply", "publish_error", "translate"]
@@ -78,6 +84,7 @@ class Kind(StrEnum):
     BUSY = "busy"
     TOO_MANY_CLIENTS = "too many clients"
     PRIMARY_DOWN = "primary down"
+    INTERRUPTED = "interrupted"
     CLUSTER_DOWN = "cluster down"
     MOVED = "moved"
     ASK = "ask"
@@ -114,6 +121,7 @@ _RULES: Final[dict[Kind, _Rule]] = {
     Kind.BUSY: _Rule("is busy with a script of somebody", transient=True),
     Kind.TOO_MANY_CLIENTS: _Rule("has no room for another connection (maxclients)", transient=True),
     Kind.PRIMARY_DOWN: _Rule("is a replica that has lost its primary", transient=True),
+    Kind.INTERRUPTED: _Rule("ended a read that waited, as when it becomes a replica", transient=True),
     Kind.CLUSTER_DOWN: _Rule("is part of a cluster of which slots are not served", transient=True),
     Kind.MOVED: _Rule("does not serve the slot any more", transient=True),
     Kind.ASK: _Rule("is handing the slot over to another node", transient=True),
@@ -137,7 +145,9 @@ _CODES: Final = {
     "NOREPLICAS": Kind.TOO_FEW_REPLICAS,
     "LOADING": Kind.LOADING,
     "BUSY": Kind.BUSY,
+    "UNKILLABLE": Kind.BUSY,
     "MASTERDOWN": Kind.PRIMARY_DOWN,
+    "UNBLOCKED": Kind.INTERRUPTED,
     "CLUSTERDOWN": Kind.CLUSTER_DOWN,
     "MOVED": Kind.MOVED,
     "ASK": Kind.ASK,
@@ -164,7 +174,34 @@ _CODE: Final = re.compile(r"[A-Z][A-Z0-9_]+(?= |$)")
 _CODE_IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -?([A-Z][A-Z0-9]+) ")
 _FORBIDDEN_COMMAND: Final = re.compile(r"'([a-z0-9_.|-]+)' command", re.IGNORECASE)
 _FORBIDDEN_KEY: Final = re.compile(r"(access|one of the) .*(key|channel)", re.IGNORECASE)
+_QUOTED: Final = re.compile(r"(['\"`])(.*?)\1")
+_LONGEST: Final = 200
 _NO_PASSWORD_SET: Final = re.compile(r"without any password configured|no password is set", re.IGNORECASE)
+
+
+_NOT_HERE_OR_NOT_NOW: Final = frozenset(
+    {
+        Kind.AUTHENTICATION,
+        Kind.READ_ONLY,
+        Kind.DISK,
+        Kind.TOO_FEW_REPLICAS,
+        Kind.LOADING,
+        Kind.BUSY,
+        Kind.TOO_MANY_CLIENTS,
+        Kind.PRIMARY_DOWN,
+        Kind.INTERRUPTED,
+        Kind.CLUSTER_DOWN,
+        Kind.MOVED,
+    }
+)
+
+
+class Said(Exception):
+    """What the server, or the network, said, as far as it may be shown: the cause of a failure.
+
+    The error itself is not kept. A server that does not know a command repeats its arguments, which may be a
+    password or an event, and every traceback would print them.
+    """
 
 
 class RedisFailure(AdapterError):
@@ -205,12 +242,15 @@ class RedisFailure(AdapterError):
     @property
     def questions_place(self) -> bool:
         """Whether another server may be in charge by now: ask again before the next attempt."""
-        return self.ends_connection or self.kind in (
-            Kind.READ_ONLY,
-            Kind.MOVED,
-            Kind.PRIMARY_DOWN,
-            Kind.CLUSTER_DOWN,
-        )
+        return self.ends_connection or self.kind in _NOT_HERE_OR_NOT_NOW
+
+    def leaves_connection(self, *, is_node: bool) -> bool:
+        """Whether the next attempt is to take another connection, which may lead elsewhere.
+
+        ``is_node``: the server is known to be one of a cluster, where each serves some slots.
+        """
+        is_about_slots = self.kind in (Kind.MOVED, Kind.ASK)
+        return not is_node if is_about_slots else self.questions_place
 
 
 def is_reply(error: BaseException) -> bool:
@@ -218,26 +258,50 @@ def is_reply(error: BaseException) -> bool:
     return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
 
 
-def translate(error: Exception, place: object, *, command: str = "", sent: bool = True) -> RedisFailure:
-    """The failure that an error of redis-py, or of the network, stands for; raise it ``from error``.
+def translate(
+    error: Exception, place: object, *, command: str = "", sent: bool = True, hidden: Collection[str] = ()
+) -> RedisFailure:
+    """The failure that an error of redis-py, or of the network, stands for, with its cause.
 
     ``place`` is the server, as people know it. ``command`` is the name alone: arguments may be personal
     data. ``sent`` says that the command was on its way when the connection failed; without it nothing
-    can have happened.
+    can have happened. ``hidden`` are texts that must not show.
     """
     if isinstance(error, RedisFailure):
         return error
+    failure = _translated(error, str(place), command, sent, hidden)
+    failure.__cause__ = Said(f"{type(error).__name__}: {_shown(str(error), command, hidden)}")
+    if sent:  # the frames of a handshake know the password
+        failure.__cause__ = failure.__cause__.with_traceback(error.__traceback__)
+    return failure
+
+
+def _translated(
+    error: Exception, place: str, command: str, sent: bool, hidden: Collection[str]
+) -> RedisFailure:
     if is_reply(error):
-        return _of_reply(error, str(place), command)
+        return _of_reply(error, place, command, hidden)
     if isinstance(error, InvalidResponse):
-        return RedisFailure(Kind.PROTOCOL, str(place), command=command, uncertain=sent)
+        return RedisFailure(Kind.PROTOCOL, place, command=command, uncertain=sent)
     if isinstance(error, RedisError | OSError | EOFError | asyncio.IncompleteReadError):
         if sent:
             timed_out = isinstance(error, TimeoutError | RedisTimeoutError)
-            return RedisFailure(Kind.TIMED_OUT if timed_out else Kind.LOST, str(place), command=command)
-        return _of_connecting(error, str(place))
+            return RedisFailure(Kind.TIMED_OUT if timed_out else Kind.LOST, place, command=command)
+        return _of_connecting(error, place)
     # What redis-py refuses to send, such as a value that is no text.
-    return RedisFailure(Kind.REFUSED, str(place), command=command, detail=type(error).__name__)
+    return RedisFailure(Kind.REFUSED, place, command=command, detail=type(error).__name__)
+
+
+def _shown(text: str, command: str, hidden: Collection[str]) -> str:
+    """The words of a server without the arguments that they repeat, on one line and not very long."""
+
+    def replace(quoted: re.Match[str]) -> str:
+        return quoted[0] if quoted[2].upper() == command else f"{quoted[1]}{MASK}{quoted[1]}"
+
+    for secret in filter(None, hidden):
+        text = text.replace(secret, MASK)
+    text = _QUOTED.sub(replace, text.partition(", with args")[0])
+    return printable(mask_text(text[:_LONGEST]))
 
 
 def publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
@@ -247,7 +311,7 @@ def publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
     return PublishFailed(f"{failure}; the event is not stored", transient=failure.is_transient)
 
 
-def _of_reply(error: BaseException, place: str, command: str) -> RedisFailure:
+def _of_reply(error: BaseException, place: str, command: str, hidden: Collection[str]) -> RedisFailure:
     text = str(error)
     code = str(getattr(error, "status_code", None) or "")
     if not code and (found := _CODE.match(text)):
@@ -260,11 +324,16 @@ def _of_reply(error: BaseException, place: str, command: str) -> RedisFailure:
         slot = error.slot_id
         moved_to = Address(error.host, error.port)
     return RedisFailure(
-        kind, place, command=command, detail=_detail(kind, code, text), slot=slot, moved_to=moved_to
+        kind,
+        place,
+        command=command,
+        detail=_detail(kind, code, text, command, hidden),
+        slot=slot,
+        moved_to=moved_to,
     )
 
 
-def _detail(kind: Kind, code: str, text: str) -> str:
+def _detail(kind: Kind, code: str, text: str, command: str, hidden: Collection[str]) -> str:
     """What the server's words add; they may repeat arguments, which are not for people's eyes."""
     if kind is Kind.FORBIDDEN:
         if found := _FORBIDDEN_COMMAND.search(text):
@@ -275,8 +344,7 @@ def _detail(kind: Kind, code: str, text: str) -> str:
             return "it has no password, and one was given"
         return "it wants a password, and none was given" if code == "NOAUTH" else ""
     if kind is Kind.REFUSED:
-        shown = mask_text(text[:200]).partition(", with args")[0]
-        return f"{code} {shown}".strip()
+        return f"{code} {_shown(text, command, hidden)}".strip()
     return ""
 
 

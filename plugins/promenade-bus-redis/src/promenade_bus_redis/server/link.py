@@ -40,11 +40,18 @@ _NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
 
 
 class Link:
-    """An open connection. Not for several tasks at once: replies come in the order of the commands."""
+    """An open connection. Not for several tasks at once: replies come in the order of the commands.
 
-    def __init__(self, connection: AbstractConnection, address: Address) -> None:
+    ``is_node``: to one of a cluster. An answer that says "not here" or "not now" ends the connection, when
+    all replies have come: the address may lead to another server by now, and this connection never will.
+    ``stays`` is for who wants to hear more of that server all the same.
+    """
+
+    def __init__(self, connection: AbstractConnection, address: Address, *, is_node: bool = False) -> None:
         self.connection = connection
         self.address = address
+        self.stays = False
+        self._is_node = is_node
         self._in_step = True
         # The parser of redis-py, which the handshake uses, takes one reply at a time with a time limit of its
         # own, and that costs more than everything else that is done for an event.
@@ -122,15 +129,14 @@ class Link:
                 await self._send(packed)
                 await self._read(commands, replies)
             self._in_step = not self._replies.has_data()
+            if any(map(self._is_to_end, replies)):
+                self.abort()
         except asyncio.CancelledError:
             self.abort()
             raise
         except Exception as error:
             self.abort()
-            for command in commands[len(replies) :]:
-                failure = translate(error, self.address, command=_name(command))
-                failure.__cause__ = error
-                replies.append(failure)
+            replies += [self._failure(error, command) for command in commands[len(replies) :]]
         return replies
 
     async def _read(self, commands: Sequence[Sequence[Any]], replies: list[Any]) -> None:
@@ -143,10 +149,24 @@ class Link:
             if isinstance(reply, Exception):
                 if not is_reply(reply):
                     raise reply
-                failure = translate(reply, self.address, command=_name(command))
-                failure.__cause__ = reply
-                reply = failure
+                reply = self._failure(reply, command)
             replies.append(reply)
+
+    def _failure(self, error: Exception, command: Sequence[Any]) -> RedisFailure:
+        failure = translate(error, self.address, command=_name(command))
+        if failure.kind not in (Kind.MOVED, Kind.ASK) or self._is_node:
+            return failure
+        words = "it is a node of a cluster; set 'cluster: true'"
+        told = RedisFailure(failure.kind, failure.place, command=failure.command, detail=words)
+        told.__cause__ = failure.__cause__
+        return told
+
+    def _is_to_end(self, reply: object) -> bool:
+        return (
+            isinstance(reply, RedisFailure)
+            and not self.stays
+            and reply.leaves_connection(is_node=self._is_node)
+        )
 
     async def _wait_for_reply(self) -> Any:
         """The reply of which the end has not arrived, within the time that one may take."""
@@ -200,8 +220,12 @@ class Link:
                 replies.append(reply)
         except (RedisError, OSError) as error:
             self.abort()
-            raise translate(error, self.address) from error
-        return replies
+            failure = translate(error, self.address)
+        else:
+            if any(map(self._is_to_end, replies)):
+                self.abort()
+            return replies
+        raise failure
 
     async def close(self) -> None:
         """Ends the connection in good order."""
@@ -220,7 +244,7 @@ class Link:
 
 def _name(command: Sequence[Any]) -> str:
     """The name of a command, with its subcommand where that is what permissions are given for."""
-    words = [word.decode() if isinstance(word, bytes) else str(word) for word in command[:2]]
+    words = [word.decode(errors="replace") if isinstance(word, bytes) else str(word) for word in command[:2]]
     two = {"XGROUP", "XINFO", "CLIENT", "CONFIG", "SCRIPT", "CLUSTER", "COMMAND", "ACL", "SENTINEL"}
     return " ".join(words).upper() if words[0].upper() in two else words[0].upper()
 
@@ -241,8 +265,9 @@ class _WithName:
             await connection.send_command("CLIENT", "SETNAME", self.label, check_health=False)
             try:
                 await connection.read_response()
-            except ResponseError:  # a name is a convenience; each refusal is a line in the server's ACL LOG
-                self.may_set_name(False)
+            except ResponseError as error:  # a name is a convenience
+                if translate(error, "").kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
+                    self.may_set_name(False)  # each refusal is a line in the server's ACL LOG
 
 
 class _TcpConnection(_WithName, Connection):
@@ -267,7 +292,8 @@ class _UnixConnection(_WithName, UnixDomainSocketConnection):
 class Connector:
     """Opens connections, all with the same credentials, TLS and limits.
 
-    ``name`` begins the names that connections have in CLIENT LIST. Times are seconds.
+    ``name`` begins the names that connections have in CLIENT LIST. ``is_node``: to nodes of a cluster. Times
+    are seconds.
     """
 
     def __init__(
@@ -281,7 +307,9 @@ class Connector:
         connect_timeout: float = 5.0,
         command_timeout: float = 5.0,
         name: str = "",
+        is_node: bool = False,
     ) -> None:
+        self._is_node = is_node
         self._credentials = {"username": username or None, "password": str(password) or None}
         self._db = db
         self._tls = tls
@@ -303,17 +331,21 @@ class Connector:
         longer. Raises ``RedisFailure``, which names the server, and never who connects.
         """
         connection = self._make(address, purpose, blocks)
-        link = Link(connection, address)
+        link = Link(connection, address, is_node=self._is_node)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             link.abort()
-            raise translate(error, address, sent=False) from error
+            hidden = [text for text in self._credentials.values() if text]
+            failure = translate(error, address, sent=False, hidden=hidden)
         except BaseException:
             link.abort()
             raise
-        return link
+        else:
+            return link
+        # Not where the error is known: whoever prints what a failure came from would print that as well.
+        raise failure
 
     def _make(self, address: Address, purpose: str, blocks: float) -> AbstractConnection:
         options: dict[str, Any] = {

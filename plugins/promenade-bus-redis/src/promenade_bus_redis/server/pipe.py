@@ -49,10 +49,11 @@ class Pipe:
     async def call_many(self, commands: Sequence[Routed]) -> list[Any]:
         """The replies to commands, those to one server sent together and in order. Raises nothing else."""
         replies = await self._send(commands)
+        seen_to = (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK) if self._places.is_cluster else (Kind.NO_SCRIPT,)
         again = [
             index
             for index, reply in enumerate(replies)
-            if isinstance(reply, RedisFailure) and reply.kind in (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK)
+            if isinstance(reply, RedisFailure) and reply.kind in seen_to
         ]
         for index in again:
             replies[index] = await self._send_again(commands[index], replies[index])
@@ -77,6 +78,18 @@ class Pipe:
             for index, reply in zip(indices, answer, strict=True):
                 replies[index] = reply
         return replies
+
+    async def ask_all(self, *command: Any) -> list[tuple[Address, Any]]:
+        """The reply of each server that takes writes, or its failure. Raises ``RedisFailure``."""
+        addresses = await self._places.connections.topology.primaries()
+        answers = await asyncio.gather(*(self._lane(each).call_many([command]) for each in addresses))
+        return [(address, answer[0]) for address, answer in zip(addresses, answers, strict=True)]
+
+    def leave(self, failure: RedisFailure) -> None:
+        """Takes new connections from now on: those that there are lead to a server that is not in charge."""
+        self._places.learn(failure)
+        for lane in self._lanes.values():
+            lane.leave()
 
     def _lane(self, address: Address) -> _Lane:
         lane = self._lanes.get(address)
@@ -170,8 +183,6 @@ class _Lane:
         for reply in replies:
             if isinstance(reply, RedisFailure):
                 self._places.learn(reply)
-                if reply.questions_place and self._link is not None:
-                    self._link.abort()
         return replies
 
     async def _usable_link(self) -> Link:
@@ -182,6 +193,10 @@ class _Lane:
             self._link = None
             link = self._link = await self._places.connections.open_to(self._address, purpose="commands")
         return link
+
+    def leave(self) -> None:
+        if self._sending is None and self._link is not None:  # whatever is under way finds out for itself
+            self._link.abort()
 
     async def close(self) -> None:
         if self._sending is not None:

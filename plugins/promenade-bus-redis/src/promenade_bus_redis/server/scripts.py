@@ -19,8 +19,11 @@ __all__ = [
     "AHEAD",
     "ALIVE",
     "BACKLOG",
+    "BURY",
     "CLAIM",
+    "COUNT",
     "DECLARE",
+    "DONE",
     "DUE",
     "EXPIRE",
     "FORGET",
@@ -32,6 +35,8 @@ __all__ = [
     "NOBODY",
     "NOTE",
     "NOTICE",
+    "OPEN",
+    "RAISE",
     "READ",
     "REDRIVE",
     "RENEW",
@@ -79,29 +84,34 @@ def source_of(digest: str) -> str:
 NOBODY: Final = "~"
 """Whom entries belong to that were let go of where they are."""
 
-ACK: Final = _load("ack")
+ACK: Final = _load("ack", "ids", "account")
 ACTIVATE: Final = _load("activate")
 AHEAD: Final = _load("ahead")
 ALIVE: Final = _load("alive")
 BACKLOG: Final = _load("backlog")
-CLAIM: Final = _load("claim")
+BURY: Final = _load("bury", "ids", "account")
+CLAIM: Final = _load("claim", "ids", "account")
+COUNT: Final = _load("count")
+DONE: Final = _load("done", "ids", "account")
 DECLARE: Final = _load("declare")
 DUE: Final = _load("due")
 EXPIRE: Final = _load("expire", "keep")
 FORGET: Final = _load("forget", "ids")
-GAP: Final = _load("gap", "ids")
+GAP: Final = _load("gap", "ids", "account")
 HINT: Final = _load("hint")
 HINTS: Final = _load("hints")
 LEAVE: Final = _load("leave")
-MOVE: Final = _load("move")
+MOVE: Final = _load("move", "ids", "account")
 NOTE: Final = _load("note")
 NOTICE: Final = _load("notice")
+OPEN: Final = _load("open", "ids")
+RAISE: Final = _load("raise")
 READ: Final = _load("read")
 REDRIVE: Final = _load("redrive")
 RENEW: Final = _load("renew")
 STAY: Final = _load("stay")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail")
-TRIM: Final = _load("trim", "ids", "keep")
+TRIM: Final = _load("trim", "ids", "account", "keep")
 UPTO: Final = _load("upto", "ids")
 WITHDRAW: Final = _load("withdraw")

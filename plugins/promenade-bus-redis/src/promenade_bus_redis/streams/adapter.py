@@ -63,7 +63,7 @@ class StreamsAdapter:
         self._options = options
         self._target = resolve_target(options, context.sections)
         self._service = context.service
-        self._keys = Keys(options.prefix)
+        self._keys = Keys(options.prefix, is_cluster=self._target.kind == "cluster")
         self._ledger = Ledger()
         self.facts: tuple[ServerFacts, ...] = ()
         self._connections: Connections | None = None
@@ -176,6 +176,7 @@ class StreamsAdapter:
         try:
             await services.epoch.has_ended()
             await services.census.begin()
+            self._ledger.before = await RedisGroups(services).losses()
         except BaseException:
             await pipe.close()
             await connections.close()

@@ -199,10 +199,12 @@ class BroadcastConsumer:
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
             removed = added - length if added >= 0 else trimmed
-            if cursor.position is not None and entries and removed > cursor.position:
-                self._services.ledger.miss(removed - cursor.position, feed.topic, self.spec.group)
-                cursor.position = removed
             if cursor.position is not None:
+                # What comes next is the first entry there is, or, where nothing comes, the end.
+                reached = removed if entries else removed + length
+                if reached > cursor.position:
+                    self._services.ledger.miss(reached - cursor.position, feed.topic, self.spec.group)
+                    cursor.position = reached
                 cursor.position += len(entries)
             for entry_id, fields in entries:
                 self._take(feed.main, entry_id, fields)

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from bus_core import Message
 from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import OPEN
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import FRESH, State
 
@@ -94,6 +95,8 @@ class Feed:
         self.claim_due = True
         self.takes_all = False  # whether nobody else may hold anything, as order wants it
         self.trimmed = keys.trimmed(topic)
+        self.settled = keys.settled(topic)
+        self.losses = keys.losses_of(topic)
         self.must_count = True  # whether something may have been trimmed since it was last read
         self.foreign: int | None = None  # how many entries somebody else had removed then
 
@@ -104,9 +107,6 @@ class Feed:
 
     def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
         """The commands that make its groups, where they are missing."""
-
-        def create(key: str, first: str) -> Routed:
-            command: tuple[Any, ...] = ("XGROUP", "CREATE", key, self.group, first, "MKSTREAM")
-            return key, command
-
-        return [create(self.main.key, start), create(self.inbox.key, "0")]
+        main: tuple[Any, ...] = OPEN.command([self.main.key, self.settled], [self.group, start])
+        inbox: tuple[Any, ...] = ("XGROUP", "CREATE", self.inbox.key, self.group, "0", "MKSTREAM")
+        return [(self.main.key, main), (self.inbox.key, inbox)]

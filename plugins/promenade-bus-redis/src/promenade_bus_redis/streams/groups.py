@@ -283,6 +283,7 @@ class RedisGroups:
                 keys.parked(topic, name),
                 keys.notes(topic, name),
                 keys.fence(topic, name),
+                keys.settled(topic),
             ]
             commands.append((places[0], FORGET.command(places, [name, "1" if force else ""])))
         hints = [f"{topic} {name}" for topic in topics]

@@ -13,6 +13,9 @@ key                          type       what it holds
 ``p:{topic}:fence``          string     the highest token of an instance that has trimmed
 ``p:{topic}:active:group``   string     the instance that is active (ordered), until its lease ends; ``topic``
                                         may be a pattern
+``p:{topic}:settled``        hash       for each group how many entries it has settled, or lost
+``p:{topic}:told``           hash       which losses instances have counted that no script can see
+``p:{topic}:losses``         hash       on a cluster, where losses are counted before they are in ``p:losses``
 ``p:consumer:name``          string     the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
 ``p:record``                 hash       what services are owed, and who serves it: see ``streams.record``
@@ -40,6 +43,7 @@ class Keys:
     """Makes the names; ``prefix`` begins each of them."""
 
     prefix: str
+    is_cluster: bool = False
 
     def stream(self, topic: str) -> str:
         """The events of a topic."""
@@ -69,6 +73,18 @@ class Keys:
     def trimmed(self, topic: str) -> str:
         """How many entries were trimmed by the bus."""
         return f"{self.prefix}:{{{topic}}}:trimmed"
+
+    def settled(self, topic: str) -> str:
+        """What groups have done with."""
+        return f"{self.prefix}:{{{topic}}}:settled"
+
+    def told(self, topic: str) -> str:
+        """Which losses instances have counted."""
+        return f"{self.prefix}:{{{topic}}}:told"
+
+    def losses_of(self, topic: str) -> str:
+        """Where a script counts what is lost of a topic: on a cluster it reaches no other place."""
+        return f"{self.prefix}:{{{topic}}}:losses" if self.is_cluster else self.losses
 
     def trim_fence(self, topic: str) -> str:
         """Who may trim."""
@@ -104,7 +120,7 @@ class Keys:
 
     @property
     def losses(self) -> str:
-        """How many events were lost."""
+        """How many events were lost, by topic and group, with a blank between."""
         return f"{self.prefix}:losses"
 
     @property

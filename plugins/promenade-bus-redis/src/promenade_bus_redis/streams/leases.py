@@ -7,13 +7,12 @@ loop of the bus changes, one step at a time; a copy of a dictionary is such a st
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bus_core.runtime import FIRST_PAUSE, grown, lease_clock
+from bus_core.runtime import FIRST_PAUSE, grown, lease_clock, plain_logger
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
@@ -24,7 +23,7 @@ from promenade_bus_redis.streams.keys import Keys
 
 __all__ = ["Leases", "Lock", "in_batches"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _SAFE: Final = 0.75
 """The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""

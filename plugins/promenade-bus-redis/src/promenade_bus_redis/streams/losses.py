@@ -1,22 +1,22 @@
 """What went wrong so far, for health and logs: lost events, lost groups, lost data.
 
-Error lines are bounded: five a second. What the bus loses is counted here for this process, and the upkeep
-adds it to the counts on the server, where every instance can read them.
+Error lines are bounded: five a second. Scripts count what groups lose on the server, in the step that finds
+it: a reply may get lost. What only this process can see is counted here, and the upkeep adds it to the counts
+on the server, where every instance can read them.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from bus_core.runtime import Trouble
+from bus_core.runtime import Trouble, plain_logger, printable
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Uncounted"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _QUIET: Final = 1.0
 """Seconds between two log lines of one kind about one thing."""
@@ -27,12 +27,41 @@ _LINES: Final = 5
 _MOST_NAMES: Final = 5
 
 
+class Uncounted:
+    """Losses that no script can see, on their way to the counts on the server.
+
+    What may have arrived is told again under the same number: it counts once. Of each topic one number is
+    under way at a time.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, Counter[str]] = {}
+        self._under_way: dict[str, Counter[str]] = {}
+        self._numbers: Counter[str] = Counter()
+
+    def add(self, count: int, topic: str, group: str) -> None:
+        """Something was lost."""
+        self._found.setdefault(topic, Counter())[f"{topic} {group}"] += count
+
+    def batches(self) -> Sequence[tuple[str, int, Mapping[str, int]]]:
+        """What is to be told: of each topic a number, and the names and counts that go with it."""
+        for topic in self._found.keys() - self._under_way.keys():
+            self._under_way[topic] = self._found.pop(topic)
+            self._numbers[topic] += 1
+        return [(topic, self._numbers[topic], counts) for topic, counts in self._under_way.items()]
+
+    def arrived(self, topic: str) -> None:
+        """It is among the counts on the server."""
+        del self._under_way[topic]
+
+
 class Ledger:
     """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again.
 
     ``ailments`` are asked what the parts of the adapter cannot do at the moment. ``ended_epochs`` is how
     often the data of the server were gone, and ``last_loss`` when that was, on the monotonic clock.
-    ``unsaid`` are log lines that were not written, because there were too many.
+    ``unsaid`` are log lines that were not written, because there were too many. ``before`` are the counts on
+    the server when this instance started.
     """
 
     def __init__(self) -> None:
@@ -45,7 +74,8 @@ class Ledger:
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
         self.ailments: dict[str, Callable[[], str | None]] = {}
-        self._unstored: Counter[str] = Counter()
+        self.uncounted = Uncounted()
+        self.before: Mapping[str, int] = {}
         self._said: dict[tuple[str, str], float] = {}
         self._lines: deque[float] = deque()
 
@@ -61,7 +91,7 @@ class Ledger:
         """Entries that are pending, and gone from their stream: somebody trimmed or deleted them."""
         if not count:
             return
-        self._add(count, topic, group)
+        self.lost += count
         if self._has_room():
             logger.error(
                 "lost %d events: they were deleted before they were handled (topic=%s group=%s)",
@@ -71,10 +101,10 @@ class Ledger:
             )
 
     def lose_unread(self, count: int, topic: str, group: str) -> None:
-        """Entries that were removed before a group had read them."""
+        """Entries that were removed before a group had read them, or while they were pending."""
         if not count:
             return
-        self._add(count, topic, group)
+        self.lost += count
         if self._has_room():
             logger.error(
                 "lost %d events: they were trimmed before they were read (topic=%s group=%s)",
@@ -85,7 +115,7 @@ class Ledger:
 
     def miss(self, count: int, topic: str, group: str) -> None:
         """Entries that were trimmed, or dropped, before a broadcast subscription had read them."""
-        self.lost += count
+        self._add(count, topic, group)
         if self._has_room():
             logger.error(
                 "missed %d events: they were trimmed before they were read (topic=%s subscription=%s)",
@@ -127,16 +157,7 @@ class Ledger:
 
     def _add(self, count: int, topic: str, group: str) -> None:
         self.lost += count
-        self._unstored[f"{topic} {group}"] += count
-
-    def take_unstored(self) -> Mapping[str, int]:
-        """What has to be added to the counts on the server; from now on it is the caller's to do so."""
-        taken, self._unstored = self._unstored, Counter()
-        return taken
-
-    def put_back(self, name: str, count: int) -> None:
-        """It could not be added."""
-        self._unstored[name] += count
+        self.uncounted.add(count, topic, group)
 
     # --- groups and data ----------------------------------------------------------------------------------
 
@@ -213,4 +234,4 @@ class Ledger:
 
 def _names(found: Counter[str]) -> str:
     more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
-    return ", ".join(sorted(found)[:_MOST_NAMES]) + more
+    return ", ".join(map(printable, sorted(found)[:_MOST_NAMES])) + more

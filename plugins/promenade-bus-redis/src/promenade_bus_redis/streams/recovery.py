@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 
 from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import CLAIM, GAP
+from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
@@ -174,8 +173,12 @@ class Recovery:
 
     def gap_command(self, feeds: Sequence[Feed]) -> Sequence[Any]:
         """Asks what was trimmed unread."""
-        keys = [key for feed in feeds for key in (feed.main.key, feed.trimmed)]
-        known = ["" if feed.foreign is None else feed.foreign for feed in feeds]
+        keys = [key for feed in feeds for key in (feed.main.key, feed.trimmed, feed.settled, feed.losses)]
+        known = [
+            argument
+            for feed in feeds
+            for argument in (feed.topic, "" if feed.foreign is None else feed.foreign)
+        ]
         return GAP.command(keys, [self._holdings.group, *known])
 
     def learn_gaps(self, feeds: Sequence[Feed], reply: object) -> None:
@@ -188,7 +191,8 @@ class Recovery:
             if foreign == -1 and lost == -1:
                 self._services.counts_gaps = False
                 continue
-            feed.foreign = foreign
+            if foreign != b"":  # otherwise it cannot be told yet
+                feed.foreign = foreign
             self._services.ledger.lose_unread(lost, feed.topic, feed.group)
 
     # --- what is ours, and was never heard of --------------------------------------------------------------
@@ -241,14 +245,10 @@ class Recovery:
         return [_state(text) for text in found]
 
     async def _bury_gone(self, source: Source, ids: Sequence[bytes]) -> None:
-        notes = [source.notes_prefix.encode() + entry_id for entry_id in ids]
-        commands: list[Routed] = [
-            (source.key, ("XACK", source.key, source.group, *ids)),
-            (source.key, ("HDEL", source.notes, *notes)),
-        ]
-        replies = await self._services.pipe.call_many(commands)
-        if isinstance(replies[0], int):
-            self._services.ledger.lose(replies[0], source.feed.topic, source.group)
+        feed = source.feed
+        keys = [source.key, source.notes, feed.settled, feed.losses]
+        lost = await self._services.pipe.run(BURY, keys, source.group, feed.topic, source.notes_prefix, *ids)
+        self._services.ledger.lose(lost, feed.topic, source.group)
 
     # --- what belonged to the dead ------------------------------------------------------------------------
 
@@ -282,8 +282,10 @@ class Recovery:
                 source.notes_prefix,
                 turn.token,
                 self._services.inherited,
+                source.feed.topic,
             ]
-            keys = [source.key, source.notes, source.feed.fence]
+            feed = source.feed
+            keys = [source.key, source.notes, feed.fence, feed.settled, feed.losses]
             reply = await self._services.pipe.run(CLAIM, keys, *arguments)
             if (token := fenced_by(reply)) is not None:
                 turn.lost_to(token)

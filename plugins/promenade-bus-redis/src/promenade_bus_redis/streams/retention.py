@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown, plain_logger
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import EXPIRE, TRIM
+from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.record import Demand, Record, Span
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Retention"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _TOPICS_AT_ONCE: Final = 10
 _REMOVED_AT_ONCE: Final = 1000
@@ -67,6 +66,7 @@ class Retention:
         self._letters = ""  # nothing where they stay for ever
         self._read_at = 0.0
         self._noticed: set[tuple[str, str]] = set()
+        self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._task: asyncio.Task[None] | None = None
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
@@ -188,6 +188,8 @@ class Retention:
             places = [self._services.keys.dead(topic) for topic in topics]
             commands += [(place, EXPIRE.command([place], [self._letters])) for place in places]
         replies = await self._services.pipe.call_many(commands)
+        if self._services.places.is_cluster:
+            await self._copy_losses(topics)
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
         strangers: set[tuple[str, str]] = set()
@@ -218,7 +220,13 @@ class Retention:
 
     def _trimming(self, topic: str) -> Routed:
         keys = self._services.keys
-        names = [keys.stream(topic), keys.trimmed(topic), keys.trim_fence(topic)]
+        names = [
+            keys.stream(topic),
+            keys.trimmed(topic),
+            keys.trim_fence(topic),
+            keys.settled(topic),
+            keys.losses_of(topic),
+        ]
         arguments = [
             self._turn.token,
             self._settled,
@@ -226,6 +234,7 @@ class Retention:
             self._services.options.retention.max_length or 0,
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
+            topic,
             *self._demand.groups_on(topic),
         ]
         return names[0], TRIM.command(names, arguments)
@@ -247,6 +256,17 @@ class Retention:
         if not more:
             self._plan_next(topic, last_id)
         return bool(more)
+
+    async def _copy_losses(self, topics: Sequence[str]) -> None:
+        """What scripts have counted beside the topics, to where everybody looks. Raises ``RedisFailure``."""
+        keys, pipe = self._services.keys, self._services.pipe
+        places = [keys.losses_of(topic) for topic in topics]
+        replies = await pipe.call_many([(place, ("HGETALL", place)) for place in places])
+        found = [each for reply in replies if not isinstance(reply, RedisFailure) for each in reply]
+        counts = dict(zip(found[::2], found[1::2], strict=True))
+        if changed := {name: count for name, count in counts.items() if self._copied.get(name) != count}:
+            await pipe.run(RAISE, [keys.losses], *[word for pair in changed.items() for word in pair])
+            self._copied |= changed
 
     def _count_expired(self, replies: Iterable[Any]) -> None:
         count = sum(reply for reply in replies if isinstance(reply, int))

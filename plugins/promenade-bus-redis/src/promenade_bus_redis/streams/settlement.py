@@ -1,6 +1,6 @@
 """Carries outcomes out: many together, each with a result of its own.
 
-Nobody is asked for the owner of an entry while its lease cannot have ended: then a plain XACK does. From
+Nobody is asked for the owner of an entry while its lease cannot have ended: then it is only forgotten. From
 then on, and for everything that moves an entry elsewhere, a script checks the owner first.
 """
 
@@ -16,7 +16,7 @@ from bus_core import BusError, LeaseLost, Outcome
 from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure, translate
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import ACK, MOVE, NOTE
+from promenade_bus_redis.server.scripts import ACK, DONE, MOVE, NOTE
 from promenade_bus_redis.streams.feeds import Held, Source
 from promenade_bus_redis.streams.wire import State, letter_fields, returning_fields
 
@@ -55,7 +55,7 @@ class Settlement:
             unsure = [held[place] for place in doubtful]
             ids = [each.entry_id for each in unsure]
             script = ACK.command(
-                [source.key, source.notes],
+                [source.key, source.notes, source.feed.settled],
                 [source.group, self._consumer, source.deletes, source.notes_prefix, *ids],
             )
             self._add(source.key, script, [indices[place] for place in doubtful], unsure, _each)
@@ -64,7 +64,10 @@ class Settlement:
         if not held:
             return
         ids = [each.entry_id for each in held]
-        self._add(source.key, ("XACK", source.key, source.group, *ids), indices, held, _counted(len(ids)))
+        forgetting: Sequence[Any] = ("XACK", source.key, source.group, *ids)
+        if not source.is_inbox:
+            forgetting = DONE.command([source.key, source.feed.settled], [source.group, *ids])
+        self._add(source.key, forgetting, indices, held, _counted(len(ids)))
         if source.is_inbox:
             self._add(source.key, ("XDEL", source.key, *ids), (), (), _nothing)
         if noted := [source.notes_prefix.encode() + each.entry_id for each in held if each.noted]:
@@ -103,7 +106,7 @@ class Settlement:
             arguments += [held.entry_id, max(0, round(delay * 1000)), len(fields), *fields]
         self._add(
             source.key,
-            MOVE.command([source.key, source.notes, target], arguments),
+            MOVE.command([source.key, source.notes, target, source.feed.settled], arguments),
             [index for index, *_ in batch],
             [held for _, held, *_ in batch],
             _each,

@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown, plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import DUE, HINT, HINTS, LEAVE
+from promenade_bus_redis.server.scripts import COUNT, DUE, HINT, HINTS, LEAVE
 from promenade_bus_redis.streams.feeds import Feed
 from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Upkeep", "Wakeable"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _TURN: Final = 1.0
 """Seconds between two turns of what is not urgent, at the most."""
@@ -36,6 +35,9 @@ _LOOK: Final = 3.0
 _DUE_AT_ONCE: Final = 100
 _HINTS_AT_ONCE: Final = 100
 _TOLD_AGAIN: Final = 5.0
+_TOLD_FOR: Final = 86_400_000
+"""Milliseconds for which is remembered which losses an instance has told."""
+
 _SLACK: Final = 0.01
 _FORGOTTEN_AFTER: Final = 10
 """Leases without a sign of life after which a consumer that holds nothing is removed from its group."""
@@ -253,15 +255,17 @@ class Upkeep:
 
     async def _store_losses(self, _now: float) -> None:
         """Adds what was counted here to the counts that everybody can read."""
-        key, ledger = self._services.keys.losses, self._services.ledger
-        counts = ledger.take_unstored()
-        if not counts:
-            return
-        commands: list[Routed] = [(key, ("HINCRBY", key, name, count)) for name, count in counts.items()]
-        replies = await self._services.pipe.call_many(commands)
-        for (name, count), reply in zip(counts.items(), replies, strict=True):
-            if isinstance(reply, RedisFailure) and not reply.is_uncertain:
-                ledger.put_back(name, count)
+        services, uncounted = self._services, self._services.ledger.uncounted
+        commands: list[Routed] = []
+        batches = uncounted.batches()
+        for topic, number, counts in batches:
+            places = [services.keys.losses_of(topic), services.keys.told(topic)]
+            told = [argument for pair in counts.items() for argument in pair]
+            commands.append((places[0], COUNT.command(places, [services.name, number, _TOLD_FOR, *told])))
+        replies = await services.pipe.call_many(commands) if commands else []
+        for (topic, *_), reply in zip(batches, replies, strict=True):
+            if not isinstance(reply, RedisFailure):
+                uncounted.arrived(topic)
 
     # --- what is parked -----------------------------------------------------------------------------------
 

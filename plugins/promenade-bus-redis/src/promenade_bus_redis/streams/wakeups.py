@@ -11,11 +11,10 @@ to time, and look for themselves.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus_core.runtime import Trouble, fault_of
+from bus_core.runtime import Trouble, fault_of, plain_logger
 from promenade_bus_redis.server.blocking_link import WaitingLink
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe
@@ -23,7 +22,7 @@ from promenade_bus_redis.server.places import Places
 
 __all__ = ["Wakeups", "Watch"]
 
-logger = logging.getLogger("promenade.bus.redis")
+logger = plain_logger("promenade.bus.redis")
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0

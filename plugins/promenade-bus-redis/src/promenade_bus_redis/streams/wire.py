@@ -39,6 +39,9 @@ __all__ = [
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+_MOST_ATTEMPTS: Final = 1_000_000
+"""A greater number was not written by the bus, and policies of retries calculate with it."""
+
 
 def to_microseconds(moment: datetime) -> int:
     """Exact, unlike ``timestamp()``."""
@@ -51,13 +54,16 @@ def from_microseconds(count: int) -> datetime:
 
 
 def time_of_entry(entry_id: bytes) -> datetime:
-    """When the server stored an entry."""
+    """When the server stored an entry; whoever gives ids of his own may choose one that is no time."""
     return _moment(entry_id.partition(b"-")[0])
 
 
 @lru_cache(maxsize=16)  # under load many entries are of the same millisecond
 def _moment(milliseconds: bytes) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    try:
+        return from_microseconds(int(milliseconds) * 1000)
+    except OverflowError:
+        return _EPOCH
 
 
 # --- attempts ---------------------------------------------------------------------------------------------
@@ -86,6 +92,8 @@ class State:
         try:
             first, *lines = text.decode().split("\n")
             attempt, deaths = map(int, first.split(" "))
+            if not (1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= _MOST_ATTEMPTS):
+                raise ValueError("no numbers of attempts")
             return cls(attempt, deaths, tuple(map(_decode_attempt, lines)))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError("not a state") from error
@@ -137,7 +145,7 @@ def returning_fields(message: Message, published_at: datetime, state: State) -> 
 
 def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
     """What an entry says; never raises, whatever is in it."""
-    if len(fields) == 6 and fields[0] == b"id" and fields[2] == b"key" and fields[4] == b"body":
+    if len(fields) == 6 and fields[0] == b"id" and fields[2] == b"key" and fields[4] == b"body" and fields[1]:
         try:
             message = Message(fields[1].decode(), topic, fields[3].decode(), fields[5], NO_HEADERS)
         except UnicodeDecodeError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from bus_core import BusError, Topic
+from bus_core import BusError, SerializationError, Topic
 from promenade_bus_testing.contract.checks import assert_once
 from promenade_bus_testing.contract.events import THING, Happened
 from promenade_bus_testing.contract.harness import Harness
@@ -154,6 +156,45 @@ class PayloadTests:
         await harness.until(lambda: {99, *accepted} <= {*listener.done}, "what was accepted is handled")
         await harness.drain()
         assert_once(listener.numbers, [*accepted, 99])
+
+    @contract()
+    async def test_one_bad_value_harms_itself(self, harness: Harness) -> None:
+        """Headers and keys that cannot be sent are refused by publish; others of the same moment are not."""
+        bus = await harness.bus()
+        keys: list[Any] = [lambda _: 7, lambda _: SURROGATES[0], lambda event: event.absent]
+        topics = [
+            Topic(f"contract.bad{number}.happened", Happened, key=key) for number, key in enumerate(keys)
+        ]
+        bad: list[tuple[Topic[Happened], Any, type[Exception]]] = [
+            (THING, {"a": 1}, TypeError),
+            (THING, {"a": b"x"}, TypeError),
+            (THING, {1: "a"}, TypeError),
+            (THING, {"a": None}, TypeError),
+            *((THING, {"a": text}, SerializationError) for text in SURROGATES),
+            *((THING, {text: "a"}, SerializationError) for text in SURROGATES),
+            *((topic, None, SerializationError) for topic in topics),
+        ]
+        listener = await harness.listen(bus)
+        for topic in topics:
+            await harness.listen(bus, topic, name=topic.name.replace(".", "-"))
+        good = [*range(2 * len(bad))]
+        calls = [
+            bus.publish(topic, Happened(aggregate_id=UUID(int=1), number=-1), headers=headers)
+            for topic, headers, _ in bad
+        ]
+        others = [bus.publish(THING, Happened(aggregate_id=UUID(int=1), number=number)) for number in good]
+        mixed = [each for three in zip(others[::2], calls, others[1::2], strict=True) for each in three]
+
+        async def publish_all() -> list[BaseException | None]:
+            return await asyncio.gather(*mixed, return_exceptions=True)
+
+        results = await harness.finish(publish_all(), "all are answered")
+        assert [type(each) for each in results[1::3]] == [error for *_, error in bad]
+        assert [*results[::3], *results[2::3]] == [None] * len(good)
+        await harness.until(lambda: len(listener.done) >= len(good), "the others are handled")
+        await harness.drain()
+        assert_once(listener.numbers, good)
+        assert bus.state().lost == 0
 
     @contract()
     async def test_unicode_metadata_and_headers(self, harness: Harness) -> None:

@@ -1,0 +1,48 @@
+"""Log lines that nobody can forge: what comes from outside is escaped before it is written."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from bus_core.runtime.error_text import printable
+
+__all__ = ["PlainLogger", "plain_logger"]
+
+_LONGEST: Final = 1_000
+"""Characters of one argument in a line: an id may be as long as somebody likes."""
+
+
+class PlainLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose arguments are written with ``printable``; its messages are the bus's own."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line of the caller is told
+            self.logger.log(level, msg, *map(_plain, args), **kwargs)
+
+
+def plain_logger(name: str) -> PlainLogger:
+    """The logger of a name, for lines that name what others have made: ids, topics, groups, errors."""
+    return PlainLogger(logging.getLogger(name))
+
+
+def _plain(argument: object) -> object:
+    if isinstance(argument, str):
+        return printable(argument, _LONGEST)
+    if argument is None or isinstance(argument, int | float):
+        return argument
+    return _Shown(argument)
+
+
+class _Shown:
+    """An object that is written with ``printable``."""
+
+    def __init__(self, shown: object) -> None:
+        self._shown = shown
+
+    def __str__(self) -> str:
+        return printable(str(self._shown), _LONGEST)
+
+    def __repr__(self) -> str:
+        return printable(repr(self._shown), _LONGEST)

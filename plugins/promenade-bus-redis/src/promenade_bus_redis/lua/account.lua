@@ -1,0 +1,35 @@
+-- What those scripts begin with that count losses. An entry that was ever added to a stream is, for a group,
+-- settled, pending, unread or lost. How many are settled, or counted as lost, is kept in a hash: whatever removes
+-- a pending entry writes it down in the same step. So what was lost can be told whoever removed entries, and
+-- however far the group has read since.
+
+-- Entries are not pending any more. Of a group that nobody has begun to count all that is gone is taken for settled.
+local function settle(settled, group, count)
+  if redis.call('HGET', settled, group) then redis.call('HINCRBY', settled, group, count) end
+end
+
+-- Counts as lost what is neither of the others, and returns how many; nil where that cannot be told now: before
+-- 7.0, while a group is in the middle of the stream, or without memory for it.
+local function count_missing(stream, settled, losses, topic, info, group)
+  local added, length = info['entries-added'], tonumber(info['length'])
+  if not added then return nil end
+  local name, delivered, unread = group['name'], group['last-delivered-id'], 0
+  if length > 0 and is_after(info['last-entry'][1], delivered) then
+    if not is_after(info['first-entry'][1], delivered) then return nil end
+    unread = length
+  end
+  local due = added - tonumber(group['pending']) - unread
+  local noted = redis.call('HGET', settled, name)
+  local lost = noted and math.max(0, due - tonumber(noted)) or 0
+  if lost > 0 then
+    local counted = redis.pcall('HINCRBY', losses, topic .. ' ' .. name, string.format('%.0f', lost))
+    if type(counted) == 'table' and counted.err then return nil end
+    -- The server tells how far behind a group is, which has done with what is gone.
+    redis.call('XGROUP', 'SETID', stream, name, delivered, 'ENTRIESREAD', string.format('%.0f', added - unread))
+  end
+  if not noted or tonumber(noted) ~= due then
+    redis.pcall('HSET', settled, name, string.format('%.0f', due))
+  end
+  return lost
+end
+

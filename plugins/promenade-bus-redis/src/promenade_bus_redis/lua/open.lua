@@ -1,0 +1,11 @@
+-- Makes a group on a stream, and notes what is not its affair: what was removed before.
+-- KEYS: the stream, what groups have settled. ARGV: group, "0" to begin with what is there, or "$" with what comes.
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')
+if type(made) == 'table' and made.err then return made end
+local info = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
+local added = info['entries-added']
+if added then
+  if ARGV[2] == '0' then added = added - tonumber(info['length']) end
+  redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', added))
+end
+return made

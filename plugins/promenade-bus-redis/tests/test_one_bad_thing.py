@@ -1,0 +1,96 @@
+"""One bad thing harms itself only: one caller of a batch, one entry of a stream, one topic of a pattern."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from bus_core import BaseEvent, SerializationError
+from redis_support.fixtures import SharedServer
+from redis_support.streams import TOPIC, acks, numbers, place_on, receive, spec
+
+pytestmark = pytest.mark.timeout(60)
+
+FORGED = "1\n2026-01-01 00:00:00,000 CRITICAL auth root logged in from 6.6.6.6\x1b[2J"
+GOOD = '{"specversion": "1.0", "id": "1", "data": {"number": 7}}'
+
+STRANGE: dict[str, dict[str | bytes, str | bytes]] = {
+    "a forged id": {"id": FORGED, "body": "x"},
+    "a forged key": {"key": FORGED, "body": "x"},
+    "a forged field": {FORGED: "x"},
+    "an id of bytes": {"id": b"\xff\n", "body": "x"},
+    "no body": {"data": "x"},
+    "an empty body": {"id": "1", "key": "k", "body": ""},
+    "headers that are none": {"headers": "[1]", "body": GOOD},
+    "headers of numbers": {"headers": '{"a": 1}', "body": GOOD},
+    "headers that are no text": {"headers": '{"a": "\\ud800"}', "body": GOOD},
+    "a state that is none": {"state": "x", "body": GOOD},
+    "too many attempts": {"state": f"{10**30} 0", "body": GOOD},
+    "attempts below zero": {"state": "-7 0", "body": GOOD},
+    "a time that is none": {"published": "yesterday", "body": GOOD},
+    "a time that cannot be": {"published": "9" * 40, "body": GOOD},
+    "a body that goes on for ever": {"body": "[" * 50_000},
+}
+
+
+async def test_a_strange_entry_harms_itself(
+    redis_server: SharedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever somebody adds is a dead letter; what is beside it is handled, and no line is forged."""
+    async with place_on(redis_server) as place:
+        handled: list[int] = []
+
+        async def handle(event: BaseEvent) -> None:
+            handled.append(event.data["number"])
+
+        async with place.bus(bus={"retry": {"policy": "none"}}) as bus:
+            await bus.subscribe(TOPIC, handle, name="listener").ready()
+            for number, fields in enumerate(STRANGE.values()):
+                await bus.publish(TOPIC, BaseEvent("thing.happened", uuid4(), data={"number": number}))
+                with place.server.client() as client:
+                    client.xadd(place.keys.stream(TOPIC), fields)  # type: ignore[arg-type]
+            await bus.drain()
+            assert handled == [*range(len(STRANGE))]
+            letters = await bus.dead_letters.list(limit=100)
+            assert len(letters) == len(STRANGE)
+            assert bus.state().lost == 0
+        caplog.handler.setFormatter(logging.Formatter("%(message)s"))
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) >= len(STRANGE)
+        assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("moment", ["1-1", "9999999999999999-0", "18446744073709551614-5"])
+async def test_a_strange_id_harms_itself(redis_server: SharedServer, moment: str) -> None:
+    """An entry with an id that is no time of day is handled, by groups and broadcast subscriptions."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="20ms")
+        each = await adapter.open_consumer(spec(mode="broadcast", name="each"))
+        group = await adapter.open_consumer(spec())
+        place.ask("XADD", place.keys.stream(TOPIC), moment, "body", GOOD)
+        for consumer in (group,) if moment == "1-1" else (group, each):
+            batch = await receive(consumer, 1)
+            assert numbers(batch) == [7]
+            await consumer.settle(acks(batch))
+        reports = await adapter.groups.list(count=True)
+        assert [report.backlog for report in reports] == [0]
+        for consumer in (group, each):
+            await consumer.close()
+
+
+async def test_a_bad_caller_harms_itself(redis_server: SharedServer) -> None:
+    """Of callers whose events share a batch only the one whose headers cannot be sent is told so."""
+    async with place_on(redis_server) as place, place.bus() as bus:
+
+        def publish(headers: Any = None) -> Any:
+            return bus.publish(TOPIC, BaseEvent("thing.happened", uuid4()), headers=headers)
+
+        calls = [publish({"a": "\ud800"} if number == 50 else None) for number in range(100)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [each for each in results if each is not None] == [results[50]]
+        assert isinstance(results[50], SerializationError)
+        assert place.ask("XLEN", place.keys.stream(TOPIC)) == 99
