@@ -112,8 +112,8 @@ def _encode_attempt(attempt: Attempt) -> str:
 
 
 def _decode_attempt(line: str) -> Attempt:
-    number, at, error, place = json.loads(line)
-    return Attempt(int(number), from_microseconds(int(at)), str(error), str(place))
+    number, at, error, *place = json.loads(line)  # the death of an owner has no place
+    return Attempt(int(number), from_microseconds(int(at)), str(error), "".join(map(str, place)))
 
 
 # --- entries ----------------------------------------------------------------------------------------------
