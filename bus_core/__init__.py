@@ -82,7 +82,7 @@ if typing.TYPE_CHECKING:
         WrongEventLoop,
     )
     from bus_core.events.base import BaseEvent, Event, event
-    from bus_core.events.field_checks import Constraint, Personal
+    from bus_core.events.marks import Constraint, JsonForm, Personal
     from bus_core.events.messages import (
         Attempt,
         DeadLetter,
@@ -128,7 +128,7 @@ else:
                 UnknownPlugin UnknownSubscription UnknownTopic UnsupportedFeature WrongEventLoop
             """,
             "events.base": "BaseEvent Event event",
-            "events.field_checks": "Constraint Personal",
+            "events.marks": "Constraint JsonForm Personal",
             "events.messages": """
                 Attempt DeadLetter DeadLetterFilter Delivery Envelope Message Outcome Received
             """,
@@ -199,6 +199,7 @@ __all__ = [
     "InvalidHandler",
     "InvalidPlugin",
     "InvalidTopic",
+    "JsonForm",
     "LeaseLost",
     "LeasingConsumer",
     "Message",

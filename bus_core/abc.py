@@ -120,11 +120,11 @@ class RetryPolicy(Protocol):
 class Serializer(Protocol):
     """Turns events into bytes and back; see ``bus_core.serialization.cloudevents.JsonSerializer``."""
 
-    def encode(self, event: Event, *, topic: str, source: str) -> bytes:
+    def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError``."""
         ...
 
-    def decode(self, body: bytes, *, event_class: type[Event]) -> Event:
+    def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError`` and nothing else, whatever the input.
 
         ``event_class`` is the class of the topic; ``BaseEvent`` where the topic is not known.

@@ -206,7 +206,7 @@ class Outbound:
 
     async def publish_many(
         self,
-        items: Iterable[tuple[Topic[Any] | str, Event]],
+        items: Iterable[tuple[Topic[Any] | str, Event[Any]]],
         publish: Callable[[Any, Any], Awaitable[None]],
     ) -> None:
         """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
@@ -219,7 +219,7 @@ class Outbound:
             results = await publish_in_order(items, self._handed_over, lambda item: publish(*item))
         raise_failures(results)
 
-    def _handed_over(self, item: tuple[Topic[Any] | str, Event]) -> asyncio.Future[None] | None:
+    def _handed_over(self, item: tuple[Topic[Any] | str, Event[Any]]) -> asyncio.Future[None] | None:
         """What ``Bus.publish`` does for an adapter outside of the process, where nothing is waited for."""
         topic, event = item
         try:

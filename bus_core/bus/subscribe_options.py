@@ -19,7 +19,7 @@ from bus_core.events.messages import Delivery
 
 __all__ = ["CheckedOptions", "SubscribeDecorator", "SubscribeOptions", "default_name"]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 R = TypeVar("R")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")

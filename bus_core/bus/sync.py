@@ -26,7 +26,7 @@ from bus_core.runtime.loop_thread import LoopThread, LoopThreadEnded
 
 __all__ = ["SyncBus", "SyncDeadLetters", "SyncSubscription"]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 R = TypeVar("R")
 
 logger = plain_logger("promenade.bus")
@@ -212,12 +212,12 @@ class SyncBus:
     @overload
     def publish(self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None) -> None: ...
     @overload
-    def publish(self, topic: str, event: Event, *, headers: Mapping[str, str] | None = None) -> None: ...
+    def publish(self, topic: str, event: Event[Any], *, headers: Mapping[str, str] | None = None) -> None: ...
     def publish(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Returns when the adapter has accepted the event; see ``Bus.publish``."""
         self.run_on_loop("publish", lambda: self._bus.publish(topic, event, headers=headers))
 
-    def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event]]) -> None:
+    def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, in order; see ``Bus.publish_many``."""
         self.run_on_loop("publish", lambda: self._bus.publish_many(items))
 

@@ -84,13 +84,13 @@ class Codec:
         """The ordering key of an event; raises ``SerializationError``."""
         return key_of(self._topic(topic), event)
 
-    def decode(self, message: Message) -> Event:
+    def decode(self, message: Message) -> Event[Any]:
         """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
 
         Raises ``DeserializationError`` and nothing else, as serializers do.
         """
         try:
-            event_class: type[Event] = self._registry.find(message.topic).event_class
+            event_class: type[Event[Any]] = self._registry.find(message.topic).event_class
         except TopicError:  # unknown here, or a name that is none: what is in the message decides
             event_class = BaseEvent
         if event_class is Event:  # an undeclared topic carries any event

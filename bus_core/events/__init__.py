@@ -1,7 +1,8 @@
 """Events, topics and messages: the values that users and adapters exchange.
 
-May import: ``errors``. Owns: ``Event`` and the checks of its fields, topics and topic patterns, and the
-values of a delivery (``Message``, ``Delivery``, ``Outcome``, ``DeadLetter``).
+May import: ``errors``. Owns: ``Event``; the types of its fields as a tree of shapes, read from annotations
+once per class, and what checks, freezes and hides values by them; topics and topic patterns; and the values
+of a delivery (``Message``, ``Delivery``, ``Outcome``, ``DeadLetter``).
 """
 
 import typing
@@ -9,28 +10,71 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.events.base import event_type_of, event_version_of, hints_of
-    from bus_core.events.field_checks import is_personal
+    from bus_core.events.base import event_type_of, event_version_of, model_of, shown_fields
+    from bus_core.events.faults import Unfit
     from bus_core.events.messages import NO_HEADERS
+    from bus_core.events.shapes import (
+        AnyJson,
+        Collection,
+        EnumMember,
+        FixedTuple,
+        Formed,
+        Hidden,
+        LiteralValue,
+        MappingOf,
+        OneOf,
+        Record,
+        Recursive,
+        Ruled,
+        Scalar,
+        Shape,
+        has_personal_part,
+        is_personal,
+        json_kinds,
+        plain,
+    )
     from bus_core.events.topics import is_pattern, nearest_names, patterns_overlap
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "base": "event_type_of event_version_of hints_of",
-            "field_checks": "is_personal",
+            "base": "event_type_of event_version_of model_of shown_fields",
+            "faults": "Unfit",
             "messages": "NO_HEADERS",
+            "shapes": """
+                AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
+                Recursive Ruled Scalar Shape has_personal_part is_personal json_kinds plain
+            """,
             "topics": "is_pattern nearest_names patterns_overlap",
         },
     )
 
 __all__ = [
     "NO_HEADERS",
+    "AnyJson",
+    "Collection",
+    "EnumMember",
+    "FixedTuple",
+    "Formed",
+    "Hidden",
+    "LiteralValue",
+    "MappingOf",
+    "OneOf",
+    "Record",
+    "Recursive",
+    "Ruled",
+    "Scalar",
+    "Shape",
+    "Unfit",
     "event_type_of",
     "event_version_of",
-    "hints_of",
+    "has_personal_part",
     "is_pattern",
     "is_personal",
+    "json_kinds",
+    "model_of",
     "nearest_names",
     "patterns_overlap",
+    "plain",
+    "shown_fields",
 ]

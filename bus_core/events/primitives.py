@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from uuid import UUID, SafeUUID
 
-__all__ = ["FrozenMapping", "deep_frozen", "uuid7", "uuid_of_int"]
+__all__ = ["FrozenMapping", "uuid7", "uuid_of_int"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -66,18 +65,3 @@ class FrozenMapping(dict[K, V], Generic[K, V]):
 
     def __deepcopy__(self, _memo: object) -> FrozenMapping[K, V]:
         return self
-
-
-def deep_frozen(value: Any, depth: int = 100) -> Any:
-    """The value with its mappings frozen and its lists made tuples, all the way down.
-
-    What lies deeper than ``depth``, as in a list that contains itself, is left as it is: no serializer
-    takes it anyway.
-    """
-    if not depth:
-        return value
-    if isinstance(value, Mapping):
-        return FrozenMapping({key: deep_frozen(item, depth - 1) for key, item in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(deep_frozen(item, depth - 1) for item in value)
-    return value

@@ -24,7 +24,7 @@ __all__ = [
     "patterns_overlap",
 ]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _MAX_LENGTH = 200

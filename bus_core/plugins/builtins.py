@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer, is_in_process
+from bus_core.abc import BuildContext, Factory, RetryPolicy, Serializer
 from bus_core.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -16,14 +16,10 @@ __all__ = ["promenade_bus_retry_policies", "promenade_bus_serializers"]
 P = TypeVar("P", bound=RetryPolicy)
 
 
-def _build_json(options: JsonOptions, context: BuildContext) -> Serializer:
+def _build_json(options: JsonOptions, _context: BuildContext) -> Serializer:
     from bus_core.serialization.cloudevents import JsonSerializer
 
-    serializer = JsonSerializer(options)
-    adapter = context.adapter
-    if adapter is None or not is_in_process(adapter) or adapter.serialize:
-        serializer.prepare()  # every event is converted: import what that takes before the loop runs
-    return serializer
+    return JsonSerializer(options)
 
 
 def _as_it_is(policy: P, _context: BuildContext) -> P:

@@ -10,7 +10,7 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.serialization.cloudevents import JsonSerializer
-    from bus_core.serialization.json_shapes import bare, is_record
+    from bus_core.serialization.json_schema import schema_of
     from bus_core.serialization.json_text import JsonReader, JsonTextError
     from bus_core.serialization.options import JsonOptions
 else:
@@ -18,10 +18,10 @@ else:
         __name__,
         {
             "cloudevents": "JsonSerializer",
-            "json_shapes": "bare is_record",
+            "json_schema": "schema_of",
             "json_text": "JsonReader JsonTextError",
             "options": "JsonOptions",
         },
     )
 
-__all__ = ["JsonOptions", "JsonReader", "JsonSerializer", "JsonTextError", "bare", "is_record"]
+__all__ = ["JsonOptions", "JsonReader", "JsonSerializer", "JsonTextError", "schema_of"]

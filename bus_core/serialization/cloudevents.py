@@ -9,108 +9,80 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from threading import RLock
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import attrs
 
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
-from bus_core.events.base import NO_METADATA, BaseEvent, Event, event_type_of, event_version_of, hints_of
+from bus_core.events.base import BaseEvent, Event, event_type_of, event_version_of, model_of
+from bus_core.events.faults import Unfit, unfit
+from bus_core.events.ids import IdForm, read_uuid
+from bus_core.events.models import BASE_FIELDS, NO_METADATA
 from bus_core.events.primitives import FrozenMapping
-from bus_core.serialization.json_quick import compile_quick
+from bus_core.serialization.json_reading import compile_quick, fields_reader_of
 from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter
-from bus_core.serialization.json_values import Unfit, read_datetime, read_json, read_uuid, write_datetime
+from bus_core.serialization.json_values import read_datetime, write_datetime
+from bus_core.serialization.json_writing import Writers
 from bus_core.serialization.options import JsonOptions
-
-if TYPE_CHECKING:
-    import cattrs
-
-    from bus_core.serialization.converter import Record
 
 __all__ = ["JsonSerializer"]
 
-_BASE_FIELDS = ("aggregate_id", "event_id", "occurred_at", "metadata")
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "subject", "time", "data", "datacontenttype"})
 _SAFE_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_HEADS = 1000
+_PLAIN_IDS = frozenset({"uuid", "int"})
+"""Ids whose text needs no escapes."""
 
 
 @attrs.frozen
 class _Plan:
-    """What is known of a class of events: its own fields, and the text that begins each of its documents.
+    """What is known of a class of events: what reads and writes its own fields, and its ids.
 
-    ``may_be_quick``: it is an event as usual, so that documents without metadata mean ``NO_METADATA``.
+    ``quick`` reads a usual document; None for events without a class. ``heads`` are the texts that begin
+    its documents.
     """
 
-    cls: type[Event]
+    cls: type[Event[Any]]
     name: str
     type: str
-    fields: Record
-    may_be_quick: bool
+    keys: frozenset[str]
+    id: IdForm
+    write: Callable[[Any], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    quick: Callable[..., Event[Any]] | None
     heads: dict[tuple[str, str, str], str] = attrs.field(factory=dict)
 
 
 class JsonSerializer:
-    """Events as CloudEvents JSON, and back. Safe to share between threads.
-
-    cattrs, which converts the values of fields, is imported when the first of them is converted: a bus that
-    hands objects from publisher to handler does without. ``prepare`` imports it at once.
-    """
+    """Events as CloudEvents JSON, and back. Safe to share between threads."""
 
     def __init__(self, options: JsonOptions | None = None) -> None:
         self.options = options or JsonOptions()
         self._reader = JsonReader(self.options)
         self._writer = JsonWriter(self.options)
-        self._plans: dict[type[Event], _Plan] = {}
+        self._plans: dict[type[Event[Any]], _Plan] = {}
         self._planning = RLock()
-        self._makers: dict[type[Event], Callable[..., Event]] = {}  # of classes that were read
-        self._readers = (
-            ("id", "event_id", read_uuid, True),
-            ("subject", "aggregate_id", read_uuid, True),
-            ("time", "occurred_at", read_datetime, False),
-            ("metadata", "metadata", self._read_metadata, False),
-        )
+        self._writers = Writers(self.options)
 
-    @cached_property
-    def converter(self) -> cattrs.Converter:
-        """The converter of field values.
-
-        Register hooks on it, before the first event of a class, for field types that it does not know.
-        """
-        from bus_core.serialization.converter import make_converter
-
-        # Two threads may be here: both must get the one on which hooks are registered.
-        made: cattrs.Converter = self.__dict__.setdefault("converter", make_converter(self.options))
-        return made
-
-    def prepare(self) -> None:
-        """Imports and makes now what the first event would have to wait for."""
-        self._dump_json  # noqa: B018
-
-    @cached_property
-    def _dump_json(self) -> Callable[[Any], Any]:
-        return self.converter.get_unstructure_hook(Any)
-
-    def check(self, event_class: type[Event]) -> None:
-        """Raises ``SerializationError`` when a field of the class has a type without a JSON form."""
+    def check(self, event_class: type[Event[Any]]) -> None:
+        """Raises ``SerializationError`` when an annotation of the class cannot be resolved."""
         self._plan(event_class)
 
     # --- encoding
 
-    def encode(self, event: Event, *, topic: str, source: str) -> bytes:
+    def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError`` naming the class and the field."""
         cls = type(event)
         plan = self._plans.get(cls) or self._plan(cls)
         try:
-            if isinstance(event, BaseEvent):
-                data = self._dump_base_data(event)
-            else:
-                data = plan.fields.dump(event)
+            data = plan.write(event)
             text = self._writer.text
+            subject = str(event.aggregate_id)
+            subject = f'"{subject}"' if plan.id.kind in _PLAIN_IDS else text(subject)
             parts = [
                 plan.heads.get((topic, source, event.type)) or self._head(plan, topic, source, event.type),
-                f'"id":"{event.event_id}","subject":"{event.aggregate_id}",',
+                f'"id":"{event.event_id}","subject":{subject},',
                 f'"time":"{write_datetime(event.occurred_at)}",',
             ]
             if event.metadata:
@@ -120,19 +92,12 @@ class JsonSerializer:
         except Unfit as error:
             raise SerializationError(f"{plan.name} cannot be encoded: {_sentences(error)}") from None
         except JsonTextError as error:
-            where = self._field_with_surrogate(plan, event) if "surrogate" in str(error) else ""
-            raise SerializationError(f"{plan.name} cannot be encoded: {where}{error}") from None
+            raise SerializationError(f"{plan.name} cannot be encoded: {error}") from None
         except (TypeError, ValueError, RecursionError, MemoryError) as error:
             raise SerializationError(
                 f"{plan.name} cannot be encoded: a field holds a value that does not fit its type "
                 f"({type(error).__name__})"
             ) from None
-
-    def _dump_base_data(self, event: BaseEvent) -> Any:
-        try:
-            return self._dump_json(event.data)
-        except Unfit as error:
-            raise Unfit([(f".data{path}", words) for path, words in error.faults]) from None
 
     def _head(self, plan: _Plan, topic: str, source: str, event_type: str) -> str:
         attributes = {
@@ -148,18 +113,9 @@ class JsonSerializer:
             plan.heads[topic, source, event_type] = head
         return head
 
-    def _field_with_surrogate(self, plan: _Plan, event: Event) -> str:
-        data = {"data": event.data} if isinstance(event, BaseEvent) else plan.fields.dump(event)
-        for name, value in [*data.items(), ("metadata", dict(event.metadata))]:
-            try:
-                self._writer.text(value).encode()
-            except UnicodeEncodeError:
-                return f"in {name}, "
-        return ""
-
     # --- decoding
 
-    def decode(self, body: bytes, *, event_class: type[Event]) -> Event:
+    def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError``, whatever they are.
 
         Unknown attributes and data fields are passed over, also those of a newer ``dataversion``.
@@ -168,7 +124,7 @@ class JsonSerializer:
         try:
             document = self._reader.read(body)
         except DuplicateKey as error:
-            known = error.key in _ATTRIBUTES or any(error.key == key for key, *_ in plan.fields.loads)
+            known = error.key in _ATTRIBUTES or error.key in plan.keys
             _refuse(plan, [f"{error}: {error.key!r}" if known else str(error)])
         except JsonTextError as error:
             _refuse(plan, [str(error)])
@@ -180,9 +136,10 @@ class JsonSerializer:
         except (RecursionError, MemoryError) as error:
             _refuse(plan, [f"it cannot be read ({type(error).__name__})"])
 
-    def _quick_event(self, plan: _Plan, document: dict[str, Any]) -> Event | None:
+    def _quick_event(self, plan: _Plan, document: dict[str, Any]) -> Event[Any] | None:
         """The event, if there is nothing odd about the document."""
-        if "data_base64" in document or not plan.may_be_quick:
+        make = plan.quick
+        if "data_base64" in document or make is None:
             return None
         try:
             source = document["source"]
@@ -193,13 +150,10 @@ class JsonSerializer:
                 or not source
             ):
                 return None
-            make = self._makers.get(plan.cls)
-            if make is None:
-                make = self._makers[plan.cls] = compile_quick(plan.cls, plan.fields.loads, also=_BASE_FIELDS)
             metadata = document.get("metadata")
             return make(
                 document["data"],
-                read_uuid(document["subject"]),
+                plan.id.read(document["subject"]),
                 read_uuid(document["id"]),
                 read_datetime(document["time"]),
                 NO_METADATA if metadata is None else self._read_metadata(metadata),
@@ -207,7 +161,7 @@ class JsonSerializer:
         except Exception:  # whatever it is: it is found, and told, on the long way
             return None
 
-    def _event(self, plan: _Plan, document: dict[str, Any]) -> Event:
+    def _event(self, plan: _Plan, document: dict[str, Any]) -> Event[Any]:
         if document.get("specversion") != "1.0":
             _refuse(plan, ["specversion must be '1.0' (CloudEvents 1.0 in the JSON format)"])
         faults: list[str] = []
@@ -215,7 +169,13 @@ class JsonSerializer:
         source = document.get("source")
         if type(source) is not str or not source:
             faults.append("source must be a non-empty str" if source is not None else "source is missing")
-        for name, field, read, required in self._readers:
+        readers = (
+            ("id", "event_id", read_uuid, True),
+            ("subject", "aggregate_id", plan.id.read, True),
+            ("time", "occurred_at", read_datetime, False),
+            ("metadata", "metadata", self._read_metadata, False),
+        )
+        for name, field, read, required in readers:
             value = document.get(name)
             if value is not None:
                 try:
@@ -235,10 +195,10 @@ class JsonSerializer:
         elif data is not None and type(data) is not dict:
             faults.append("data must be an object with the event's fields")
         elif untyped:
-            values["type"], values["data"] = document.get("type"), read_json(data or {})
+            values["type"], values["data"] = document.get("type"), data or {}
         else:
             try:
-                values.update(plan.fields.load(data or {}))
+                values.update(plan.read(data or {}))
             except Unfit as error:
                 faults += [f"{path.lstrip('.')} {words}" for path, words in error.faults]
         if faults:
@@ -258,12 +218,12 @@ class JsonSerializer:
         except (AttributeError, UnicodeEncodeError, JsonTextError):
             metadata = None
         if metadata is None or not all(type(item) is str for item in metadata.values()):
-            raise Unfit([("", "must be a JSON object of texts, as text")])
+            raise unfit("a JSON object of texts, as text")
         return FrozenMapping(metadata)
 
     # --- plans
 
-    def _plan(self, cls: type[Event]) -> _Plan:
+    def _plan(self, cls: type[Event[Any]]) -> _Plan:
         # One at a time: what a thread has compiled in part is no plan for another one.
         with self._planning:
             plan = self._plans.get(cls)
@@ -271,21 +231,27 @@ class JsonSerializer:
                 plan = self._plans[cls] = self._new_plan(cls)
             return plan
 
-    def _new_plan(self, cls: type[Event]) -> _Plan:
+    def _new_plan(self, cls: type[Event[Any]]) -> _Plan:
         name = cls.__qualname__.rpartition("<locals>.")[2]
-        from bus_core.serialization.converter import Record, record_of
-        from bus_core.serialization.json_shapes import UnsupportedType
-
-        if issubclass(cls, BaseEvent):
-            return _Plan(cls, name, event_type_of(cls), Record(), may_be_quick=False)
         try:
-            fields = record_of(self.converter, cls, hints_of(cls), leave_out=_BASE_FIELDS, trusted=True)
-        except (UnsupportedType, TypeError, RecursionError) as error:
+            model = model_of(cls)
+        except TypeError as error:
             raise SerializationError(f"{name} cannot be encoded: {error}") from error
-        has_usual_metadata = attrs.fields_dict(cast(Any, cls))["metadata"].default is NO_METADATA
-        return _Plan(cls, name, event_type_of(cls), fields, may_be_quick=has_usual_metadata)
+        fields = model.own.fields
+        untyped = issubclass(cls, BaseEvent)
+        write = self._writers.record_writer_of(model.own)
+        return _Plan(
+            cls,
+            name,
+            event_type_of(cls),
+            frozenset(field.key for field in fields),
+            model.id,
+            (lambda event: write(event)["data"]) if untyped else write,
+            fields_reader_of(fields),
+            None if untyped else compile_quick(cls, fields, also=BASE_FIELDS),
+        )
 
-    def _plan_to_decode(self, cls: type[Event]) -> _Plan:
+    def _plan_to_decode(self, cls: type[Event[Any]]) -> _Plan:
         try:
             return self._plan(cls)
         except SerializationError as error:

@@ -8,49 +8,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from bus_core.events.primitives import uuid_of_int
+from bus_core.events.checks import DECIMAL_RANGE
+from bus_core.events.faults import unfit
+from bus_core.events.ids import read_uuid
+from bus_core.events.primitives import FrozenMapping
 from bus_core.serialization.options import JsonOptions
 
 __all__ = [
     "READERS",
-    "Fault",
-    "Unfit",
     "read_bool",
     "read_datetime",
     "read_int",
-    "read_json",
     "read_str",
-    "read_uuid",
-    "unfit",
     "write_datetime",
     "writers",
 ]
-
-Fault = tuple[str, str]
-"""Where, inside the value (``.street``, ``[3]``, or nothing), and what is wrong there."""
-
-
-class Unfit(ValueError):
-    """A value does not fit its type. ``faults`` never quotes the value."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = faults
-        super().__init__("; ".join(f"{path or 'the value'} {words}" for path, words in faults))
-
-
-def unfit(wanted: str) -> Unfit:
-    """One fault: the value must be ``wanted``."""
-    return Unfit([("", f"must be {wanted}")])
-
 
 # --- reading ----------------------------------------------------------------------------------------------
 
@@ -68,7 +48,6 @@ _DURATION = re.compile(
     r"(?:T(?=.)(?:([0-9]{1,12})H)?(?:([0-9]{1,12})M)?(?:([0-9]{1,12})(?:\.([0-9]{1,64}))?S)?)?"
 )
 _DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,5})?")
-_DECIMAL_RANGE = 6144  # of IEEE 754 decimal128; without a bound a few characters make a number of megabytes
 
 
 def read_str(value: Any) -> str:
@@ -106,19 +85,6 @@ def read_float(value: Any) -> float:
 def read_none(value: Any) -> None:
     if value is not None:
         raise unfit("null")
-
-
-def read_uuid(value: Any) -> UUID:
-    """A UUID in its canonical form. ``UUID(text)`` would also take braces, and is four times slower."""
-    if type(value) is not str or len(value) != 36 or value[8:24:5] != "----":
-        raise unfit("a UUID")
-    try:
-        number = bytes.fromhex(value.replace("-", ""))
-    except ValueError:
-        raise unfit("a UUID") from None
-    if len(number) != 16:  # a dash, or a space, in place of a digit
-        raise unfit("a UUID")
-    return uuid_of_int(int.from_bytes(number))
 
 
 def read_datetime(value: Any) -> datetime:
@@ -171,12 +137,9 @@ def read_timedelta(value: Any) -> timedelta:
 def read_decimal(value: Any) -> Decimal:
     if type(value) is not str or _DECIMAL.fullmatch(value) is None:
         raise unfit("a decimal number as text")
-    return _bounded_decimal(Decimal(value))
-
-
-def _bounded_decimal(number: Decimal) -> Decimal:
-    if not number.is_finite() or abs(number.adjusted()) > _DECIMAL_RANGE:
-        raise unfit(f"a finite Decimal with an exponent of at most {_DECIMAL_RANGE}")
+    number = Decimal(value)
+    if abs(number.adjusted()) > DECIMAL_RANGE:
+        raise unfit(f"a finite Decimal with an exponent of at most {DECIMAL_RANGE}")
     return number
 
 
@@ -189,44 +152,33 @@ def read_bytes(value: Any) -> bytes:
         raise unfit("base64 text") from None
 
 
-def read_json(value: Any) -> Any:
-    """Whatever JSON holds."""
-    return value
-
-
 Reader = Callable[[Any], Any]
 
-READERS: dict[Any, tuple[str, Reader]] = {
-    str: ("text", read_str),
-    bool: ("bool", read_bool),
-    int: ("int", read_int),
-    float: ("float", read_float),
-    type(None): ("null", read_none),
-    UUID: ("text", read_uuid),
-    datetime: ("text", read_datetime),
-    date: ("text", read_date),
-    time_of_day: ("text", read_time),
-    timedelta: ("text", read_timedelta),
-    Decimal: ("text", read_decimal),
-    bytes: ("text", read_bytes),
+READERS: dict[Any, Reader] = {
+    str: read_str,
+    bool: read_bool,
+    int: read_int,
+    float: read_float,
+    type(None): read_none,
+    UUID: read_uuid,
+    datetime: read_datetime,
+    date: read_date,
+    time_of_day: read_time,
+    timedelta: read_timedelta,
+    Decimal: read_decimal,
+    bytes: read_bytes,
 }
-"""For each simple type the kind of its JSON values, and what reads them."""
+"""What reads the values of each simple type."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------
 
 
 def write_datetime(value: datetime) -> str:
-    """RFC 3339. An offset that is no whole number of minutes has no such form: then the time is in UTC."""
+    """RFC 3339. An event's times have offsets of whole minutes."""
     if value.tzinfo is UTC:
         return value.isoformat()[:-6] + "Z"  # in place of +00:00
-    text = value.isoformat()
-    if text[-6] in "+-":
-        return text
-    offset = value.utcoffset()
-    if offset is None:
-        raise unfit("an aware datetime")
-    return (value.replace(tzinfo=None) - offset).isoformat() + "Z"
+    return value.isoformat()
 
 
 def write_timedelta(value: timedelta) -> str:
@@ -240,53 +192,37 @@ def _write_base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
-def _write_decimal(value: Decimal) -> str:
-    return str(_bounded_decimal(value))
-
-
 def writers(limits: JsonOptions) -> dict[Any, Callable[[Any], Any]]:
-    """For each simple type what writes its values; types that JSON has are not in it, except numbers."""
+    """For each simple type what writes its values; types that JSON has are not in it, except ints."""
     too_large = 10 ** (limits.max_digits - 1)
-    json_words = "JSON values only: None, bool, int, finite float, str, list, tuple, dict with str keys"
 
     def write_int(value: int) -> int:
         if not -too_large < value < too_large:
             raise unfit(f"an int of less than {limits.max_digits} digits")
         return value
 
-    def write_float(value: float) -> float:
-        number = read_float(value) if type(value) is int else float(value)
-        if not math.isfinite(number):
-            raise unfit("a finite number (JSON has no NaN or infinity)")
-        return number
-
     def write_json(value: Any, room: int = limits.max_depth) -> Any:
-        kind = type(value)
-        if kind is str or value is None or kind is bool:
-            return value
-        if isinstance(value, str):
-            return str.__str__(value)
-        if isinstance(value, int):
+        kind = value.__class__
+        if kind is int:
             return write_int(value)
-        if isinstance(value, float):
-            return write_float(value)
-        if not room:
-            raise unfit(f"nested less than {limits.max_depth} levels")
-        if isinstance(value, list | tuple):
+        if kind is tuple:
+            if not room:
+                raise unfit(f"nested less than {limits.max_depth} levels")
             return [write_json(item, room - 1) for item in value]
-        if isinstance(value, Mapping) and all(type(key) is str for key in value):
+        if kind is FrozenMapping:
+            if not room:
+                raise unfit(f"nested less than {limits.max_depth} levels")
             return {key: write_json(item, room - 1) for key, item in value.items()}
-        raise unfit(json_words)
+        return value
 
     return {
         int: write_int,
-        float: write_float,
         UUID: str,
         datetime: write_datetime,
         date: date.isoformat,
         time_of_day: time_of_day.isoformat,
         timedelta: write_timedelta,
-        Decimal: _write_decimal,
+        Decimal: str,
         bytes: _write_base64,
         Any: write_json,
     }

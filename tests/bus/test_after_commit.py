@@ -254,7 +254,7 @@ async def test_two_buses() -> None:
         (HAPPENED, BaseEvent("happened", uuid4()), EventTypeMismatch),
         (
             Topic("test.anything.noted", BaseEvent),
-            BaseEvent("noted", uuid4(), data={"what": object()}),
+            BaseEvent("noted", uuid4(), data={"what": 10**2000}),
             SerializationError,
         ),
     ],

@@ -80,6 +80,9 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 # Imports by name at run time that are meant: `python -m bus_core` hands over to the command line.
 ALLOWED_DYNAMIC_IMPORTS = {("bus_core.__main__", "promenade_bus_cli")}
 
+# Type checkers bring its stubs, so that an import for them needs no dependency.
+BROUGHT_BY_TYPE_CHECKERS = {"typing_extensions"}
+
 PLUGIN_MODULE_LINES = 40
 
 # Groups of other tools in which a member may have entry points as well, and who: each is read in every run
@@ -298,6 +301,8 @@ def imports_are_allowed(tree: Tree) -> Iterator[str]:
                 if found.top in allowed or (
                     found.dynamic and (module.name, found.name) in ALLOWED_DYNAMIC_IMPORTS
                 ):
+                    continue
+                if found.for_types and found.top in BROUGHT_BY_TYPE_CHECKERS:
                     continue
                 at = tree.at(module, found.line)
                 if found.top in plugin_packages | context_packages | {"examples", "crm"}:
@@ -654,6 +659,12 @@ PLANTED = [
         CORE_BUS,
         "import click",
         "click is not declared in the dependencies of promenade-bus",
+    ),
+    (
+        "core imports at run time what type checkers bring",
+        CORE_BUS,
+        "import typing_extensions",
+        "typing_extensions is not declared in the dependencies of promenade-bus",
     ),
     (
         "plugin imports a context",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What plugins depend on must not be loaded before the plugin is selected. The others nobody has any use for.
 HEAVY = {
     "aiohttp",
+    "cattrs",
     "click",
     "hypothesis",
     "msgspec",
@@ -46,27 +47,15 @@ def loaded_after(statements: str) -> set[str]:
     [
         "import bus_core",
         "import bus_core; bus_core.open_bus({'bus': {'adapter': 'memory'}})",
+        "import bus_core; bus_core.open_bus({'bus': {'adapter': 'memory', 'memory': {'serialize': True}}})",
         "import bus_core; bus_core.open_sync_bus({'bus': {'adapter': 'memory'}})",
         "import bus_core; bus_core.open_bus('config/app.sqlite-dev.yaml')",
     ],
-    ids=["import", "memory", "sync", "sqlite-dev"],
+    ids=["import", "memory", "bytes", "sync", "sqlite-dev"],
 )
 def test_nothing_heavy_is_loaded(statements: str) -> None:
     """Importing the core, and opening a bus on memory, load nothing that another plugin needs."""
     assert heavy_in(loaded_after(statements), HEAVY) == set()
-
-
-@pytest.mark.parametrize(
-    ("options", "converts"),
-    [("{}", False), ("{'serialize': True}", True)],
-    ids=["objects", "bytes"],
-)
-def test_the_converter_is_loaded_before_it_is_needed(options: str, converts: bool) -> None:
-    """Opening a bus loads the converter, cattrs, if its adapter moves bytes, and otherwise nothing does."""
-    loaded = loaded_after(
-        f"import bus_core; bus_core.open_bus({{'bus': {{'adapter': 'memory', 'memory': {options}}}}})"
-    )
-    assert ("cattrs" in loaded) is converts
 
 
 ENTRY_POINTS = [
@@ -76,7 +65,7 @@ ENTRY_POINTS = [
 ]
 """The plugin modules of this repository."""
 
-NOT_FOR_A_LIST = HEAVY | {"asyncio", "cattrs", "yaml"}
+NOT_FOR_A_LIST = HEAVY | {"asyncio", "yaml"}
 """Nobody needs these to list what is installed."""
 
 

@@ -76,6 +76,7 @@ PUBLIC = [
     "InvalidHandler",
     "InvalidPlugin",
     "InvalidTopic",
+    "JsonForm",
     "LeaseLost",
     "LeasingConsumer",
     "Message",

@@ -22,8 +22,9 @@ import promenade_shared
 from bus_core import Event, InvalidEvent, Topic
 from bus_core.dispatch.codec import Codec
 from bus_core.errors import DeserializationError
-from bus_core.events.base import event_type_of
-from bus_core.events.field_checks import is_personal
+from bus_core.events.base import event_type_of, model_of
+from bus_core.events.ids import UUID_ID
+from bus_core.events.shapes import is_personal
 from bus_core.events.topics import TopicRegistry
 from bus_core.serialization.cloudevents import JsonSerializer
 from promenade_customer import PostalAddress
@@ -236,9 +237,9 @@ PLANTED: list[tuple[str, Callable[[], object]]] = [
 
 def personal_fields() -> Iterator[Any]:
     for example in EXAMPLES:
-        for name, annotation in get_type_hints(type(example), include_extras=True).items():
-            if is_personal(annotation):
-                yield pytest.param(example, name, id=f"{type(example).__name__}.{name}")
+        for field in model_of(type(example)).own.fields:
+            if is_personal(field.shape):
+                yield pytest.param(example, field.name, id=f"{type(example).__name__}.{field.name}")
 
 
 @pytest.mark.parametrize(("example", "field"), list(personal_fields()))
@@ -288,14 +289,17 @@ PERSONAL_CONTEXTS = [topic for topic in TOPICS if not topic.name.startswith("sha
 @pytest.mark.parametrize("topic", PERSONAL_CONTEXTS, ids=str)
 def test_personal_fields_are_marked(topic: Topic[Any]) -> None:
     """A field whose name speaks of a person or of free text is marked as personal."""
-    hints = get_type_hints(topic.event_class, include_extras=True)
-    unmarked = [name for name in hints if PERSONAL_WORDS.search(name) and not is_personal(hints[name])]
+    fields = model_of(topic.event_class).own.fields
+    unmarked = [
+        item.name for item in fields if PERSONAL_WORDS.search(item.name) and not is_personal(item.shape)
+    ]
     assert unmarked == []
 
 
 def test_ids_are_uuids() -> None:
     """A field that refers to something else by its id is a UUID."""
     for topic in TOPICS:
+        assert model_of(topic.event_class).id is UUID_ID, topic.name
         for name, annotation in get_type_hints(topic.event_class).items():
-            if name.endswith(("_id", "_by")) and name != "replaced_by":
+            if name.endswith(("_id", "_by")) and name not in ("aggregate_id", "replaced_by"):
                 assert annotation in (UUID, UUID | None), f"{topic.name}: {name}"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import threading
-from collections.abc import Mapping
-from decimal import Decimal
-from typing import Annotated, Any, NewType, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, NewType
 from uuid import UUID
 
 import attrs
@@ -16,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_core import Constraint, Event, event
+from bus_core import Constraint, Event, JsonForm, event
 from bus_core.errors import DeserializationError
 from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
 
@@ -24,11 +21,20 @@ Score = NewType("Score", int)
 Code = Annotated[str, Constraint("one letter", lambda text: len(text) == 1)]
 
 
-class Mark:
-    """A type that the serializer does not know."""
+@attrs.frozen
+class Ink:
+    """A class that counts how many values of it were read."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    text: str
+    made: ClassVar[int] = 0
+
+    @classmethod
+    def read(cls, text: str) -> Ink:
+        cls.made += 1
+        return cls(text)
+
+
+Mark = Annotated[Ink, JsonForm(str, write=lambda mark: mark.text, read=Ink.read)]
 
 
 @attrs.frozen
@@ -43,13 +49,6 @@ class Tree:
     inner: tuple[Tree, ...] = ()
 
 
-@attrs.frozen
-class Parts:
-    first: str
-    mark: Mark
-    last: str
-
-
 @event
 class ThingHappened(Event):
     name: str
@@ -60,7 +59,7 @@ class ThingHappened(Event):
     owner: UUID | None
     leaf: Leaf
     leaves: tuple[Leaf, ...]
-    numbers: list[int] | None
+    numbers: Sequence[int] | None
     ratio: float = 0.5
     labels: tuple[str, ...] = ()
 
@@ -152,37 +151,26 @@ def test_the_usual_document_is_read() -> None:
     assert outcome(DOCUMENT) == outcome(thoroughly(DOCUMENT)) == ("event", THING)
 
 
-class Reader:
-    """A serializer that knows ``Mark``, and counts how many it has read."""
+def forest(levels: int) -> dict[str, Any]:
+    """A document with so many trees, one inside of the other."""
+    tree = Tree(Ink("0"))
+    for level in range(1, levels):
+        tree = Tree(Ink(str(level)), (tree,))
+    Ink.made = 0
+    return written(TreePlanted(aggregate_id=UUID(int=1), tree=tree), DEEP)
 
-    def __init__(self) -> None:
-        self.read = 0
-        self.serializer = JsonSerializer(JsonOptions(max_depth=200))
-        self.serializer.converter.register_structure_hook(Mark, self._load)
-        self.serializer.converter.register_unstructure_hook(Mark, lambda mark: mark.text)
 
-    def _load(self, value: Any, _hint: Any) -> Mark:
-        self.read += 1
-        if not isinstance(value, str):
-            raise TypeError
-        return Mark(value)
+DEEP = JsonSerializer(JsonOptions(max_depth=200))
 
-    def document(self, levels: int) -> dict[str, Any]:
-        """A document with so many trees, one inside of the other."""
-        tree = Tree(Mark("0"))
-        for level in range(1, levels):
-            tree = Tree(Mark(str(level)), (tree,))
-        return written(TreePlanted(aggregate_id=UUID(int=1), tree=tree), self.serializer)
 
-    def decode(self, document: dict[str, Any]) -> Any:
-        return self.serializer.decode(json.dumps(document).encode(), event_class=TreePlanted)
+def read_forest(document: dict[str, Any]) -> Any:
+    return DEEP.decode(json.dumps(document).encode(), event_class=TreePlanted)
 
 
 def test_the_usual_document_is_read_once() -> None:
     """No value of it is looked at a second time, also where classes contain themselves."""
-    reader = Reader()
-    tree = reader.decode(reader.document(40)).tree
-    assert reader.read == 40
+    tree = read_forest(forest(40)).tree
+    assert Ink.made == 40
     for level in reversed(range(1, 40)):
         assert tree.mark.text == str(level)
         (tree,) = tree.inner
@@ -190,53 +178,14 @@ def test_the_usual_document_is_read_once() -> None:
 
 def test_a_fault_deep_inside_is_looked_for_once() -> None:
     """It takes twice the time of a good document at most, not twice the time for each level."""
-    reader = Reader()
-    document = reader.document(40)
+    document = forest(40)
     deepest = document["data"]["tree"]
     while deepest["inner"]:
         (deepest,) = deepest["inner"]
     deepest["mark"] = 7
-    with pytest.raises(DeserializationError, match=r"\.mark must be a Mark"):
-        reader.decode(document)
-    assert reader.read <= 2 * 40
-
-
-@pytest.mark.parametrize("kind", [int, str, Leaf, Score, Code])
-def test_hooks_of_the_application_are_asked(kind: Any) -> None:
-    """A hook that the application registers for a type counts, however usual the type is."""
-    asked: list[Any] = []
-    serializer = JsonSerializer()
-
-    def load(value: Any, _hint: Any) -> Any:
-        asked.append(value)
-        return {int: 9, str: "b", Leaf: Leaf("b"), Score: 9, Code: "b"}[kind]
-
-    if kind is Code:
-        serializer.converter.register_structure_hook_func(lambda hint: hint == Code, load)
-    else:
-        serializer.converter.register_structure_hook(kind, load)
-    body = serializer.encode(THING, topic="a.b.c", source="tests")
-    read = serializer.decode(body, event_class=ThingHappened)
-    changed: dict[Any, dict[str, Any]] = {
-        int: {
-            "count": 9,
-            "score": 9,
-            "numbers": [9, 9],
-            "leaf": Leaf("oak", 9),
-            "leaves": (Leaf("elm", 9), Leaf("ash", 9)),
-        },
-        str: {
-            "name": "b",
-            "code": "b",
-            "leaf": Leaf("b"),
-            "leaves": (Leaf("b", 2), Leaf("b")),
-        },
-        Leaf: {"leaf": Leaf("b"), "leaves": (Leaf("b"), Leaf("b"))},
-        Score: {"score": 9},
-        Code: {"code": "b"},
-    }
-    assert read == attrs.evolve(cast(Any, THING), **changed[kind])
-    assert asked
+    with pytest.raises(DeserializationError, match=r"\.mark must be a str"):
+        read_forest(document)
+    assert 39 <= Ink.made <= 2 * 40
 
 
 def test_metadata_that_was_read_refuses_changes() -> None:
@@ -278,36 +227,19 @@ def read_both(serializer: JsonSerializer, document: dict[str, Any], cls: type[Ev
     return read(document), read(thoroughly(document))
 
 
-def test_what_is_wrapped_around_a_hook_is_asked() -> None:
-    """A hook that was made with ``functools.wraps`` looks like the one inside, and is another one."""
-    serializer = JsonSerializer()
-    inside = serializer.converter.get_structure_hook(str)
-
-    @functools.wraps(inside)
-    def stripped(value: Any, hint: Any) -> Any:
-        return inside(value, hint).strip()
-
-    serializer.converter.register_structure_hook(str, stripped)
-    document = DOCUMENT | {"data": DOCUMENT["data"] | {"name": " y "}}
-    quickly, other = read_both(serializer, document, ThingHappened)
-    assert quickly.name == other.name == "y"
-
-
-def test_a_hook_of_an_optional_type_gets_its_kinds_only() -> None:
-    """A hook that takes more than its type has in JSON is not asked, however the rest looks."""
-    serializer = JsonSerializer()
-    serializer.converter.register_structure_hook(Decimal, lambda value, _: Decimal(str(value)))
+def test_an_optional_form_gets_its_kinds_only() -> None:
+    """A form that takes more than its type has in JSON is not asked, however the rest looks."""
 
     @event
     class Priced(Event):
-        price: Decimal | None
+        price: Annotated[complex, JsonForm(str, write=str, read=complex)] | None
 
-    document = written(Priced(aggregate_id=UUID(int=1), price=Decimal("1.5")), serializer)
-    assert read_both(serializer, document, Priced)[0].price == Decimal("1.5")
+    document = written(Priced(aggregate_id=UUID(int=1), price=1j), JsonSerializer())
+    assert read_both(JsonSerializer(), document, Priced)[0].price == 1j
     document["data"]["price"] = 1.5
-    quickly, other = read_both(serializer, document, Priced)
+    quickly, other = read_both(JsonSerializer(), document, Priced)
     assert quickly == other
-    assert "price must be null or Decimal" in quickly
+    assert "price must be null or a complex" in quickly
 
 
 def test_an_event_need_not_be_true() -> None:
@@ -324,37 +256,24 @@ def test_an_event_need_not_be_true() -> None:
     assert type(quickly) is Empty
 
 
-def test_metadata_with_a_default_of_its_own() -> None:
-    """A class may say which metadata its events have when none is given."""
-
-    @event
-    class Traced(Event):
-        metadata: Mapping[str, str] = attrs.field(factory=lambda: {"trace": "none"})
-
-    document = written(Traced(aggregate_id=UUID(int=1)), JsonSerializer())
-    del document["metadata"]
-    quickly, other = read_both(JsonSerializer(), document, Traced)
-    assert quickly.metadata == other.metadata == {"trace": "none"}
-
-
 @attrs.frozen
 class Optionals:
     plain: int = 3
-    made: list[int] = attrs.field(factory=lambda: [1])
+    made: Sequence[int] = attrs.field(factory=lambda: [1])
     of_others: int = attrs.field(default=attrs.Factory(lambda made: made.plain + 1, takes_self=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionalsToo:
     plain: int = 3
-    made: list[int] = dataclasses.field(default_factory=lambda: [1])
+    made: Sequence[int] = dataclasses.field(default_factory=lambda: [1])
 
 
 @pytest.mark.parametrize("cls", [Optionals, OptionalsToo])
 @pytest.mark.parametrize("left_out", [["plain"], ["made"], ["of_others"], ["plain", "made", "of_others"]])
 def test_fields_that_are_left_out(cls: Any, left_out: list[str]) -> None:
     """They get their defaults, each value one of its own, as when the constructor is called without them."""
-    kept = {"plain": 7, "made": [7], "of_others": 7}
+    kept: dict[str, Any] = {"plain": 7, "made": (7,), "of_others": 7}
     if cls is OptionalsToo:
         del kept["of_others"]
     given = {name: value for name, value in kept.items() if name not in left_out}
@@ -364,9 +283,9 @@ def test_fields_that_are_left_out(cls: Any, left_out: list[str]) -> None:
     serializer = JsonSerializer()
     quickly, other = read_both(serializer, document, Held)
     assert quickly == other
-    assert quickly.value == cls(**given)
+    assert quickly.value == cls(**{**given, "made": given.get("made", (1,))})
     if "made" in left_out:
-        assert read_both(serializer, document, Held)[0].value.made is not quickly.value.made
+        assert quickly.value.made == (1,)
 
 
 @attrs.frozen
@@ -378,14 +297,14 @@ class Doubled:
         self.__attrs_init__(plain, 2 * plain if twice is None else twice)  # type: ignore[attr-defined]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class DoubledToo:
     plain: int
     twice: int = 0
 
     def __init__(self, plain: int, twice: int | None = None) -> None:
-        self.plain = plain
-        self.twice = 2 * plain if twice is None else twice
+        object.__setattr__(self, "plain", plain)
+        object.__setattr__(self, "twice", 2 * plain if twice is None else twice)
 
 
 @pytest.mark.parametrize("cls", [Doubled, DoubledToo])
@@ -411,34 +330,3 @@ def test_names_that_are_no_identifiers() -> None:
     assert document["data"] == {"route": {"from_": "x"}}
     for read in read_both(JsonSerializer(), document, Routed):
         assert getattr(read.route, "from") == "x"
-
-
-def test_threads_that_need_the_same_class_at_once() -> None:
-    """What one thread has compiled in part is nothing that another one uses."""
-    serializer = JsonSerializer()
-    half_way, go_on = threading.Event(), threading.Event()
-
-    def load_slowly(_hint: Any) -> Any:
-        half_way.set()
-        assert go_on.wait(20)
-        return lambda value, _: Mark(value)
-
-    serializer.converter.register_structure_hook_factory(lambda hint: hint is Mark, load_slowly)
-    serializer.converter.register_unstructure_hook(Mark, lambda mark: mark.text)
-    both = {"__module__": __name__}
-    First: Any = event(type("First", (Event,), {"__annotations__": {"parts": Parts}, **both}))
-    Second: Any = event(type("Second", (Event,), {"__annotations__": {"parts": Parts}, **both}))
-    first = threading.Thread(target=serializer.check, args=(First,))
-    first.start()
-    assert half_way.wait(20)
-    texts: list[dict[str, Any]] = []
-    made = Second(aggregate_id=UUID(int=1), parts=Parts("x", Mark("y"), "z"))
-    second = threading.Thread(target=lambda: texts.append(written(made, serializer)))
-    second.start()
-    second.join(0.05)  # it must not get far: there is nothing that it could use yet
-    go_on.set()
-    first.join()
-    second.join()
-    assert texts[0]["data"] == {"parts": {"first": "x", "mark": "y", "last": "z"}}
-    read: Any = serializer.decode(json.dumps(texts[0]).encode(), event_class=Second)
-    assert (read.parts.first, read.parts.mark.text, read.parts.last) == ("x", "y", "z")

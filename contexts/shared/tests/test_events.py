@@ -44,11 +44,11 @@ BY_CLASS: dict[type, Any] = {type(example): example for example in EXAMPLES}
         (CountryCreated, "name", "", "a text of 1 to 200 characters"),
         (CountryCreated, "name", " Switzerland", "surrounding blanks"),
         (CountryCreated, "name", "Swit\x00zerland", "control characters"),
-        (CountryCreated, "name", "\ud800", "a text of 1 to 200 characters"),
+        (CountryCreated, "name", "\ud800", "a text without lone surrogates"),
         (CountryCreated, "name", "x" * 201, "a text of 1 to 200 characters"),
         (CountryCreated, "aggregate_id", "CH", "a UUID"),
-        (CountryDeactivated, "replaced_by", ["BQ"], "a tuple"),
-        (CountryDeactivated, "replaced_by", ("BQ", "cw"), "an ISO 3166-1 alpha-2 code"),
+        (CountryDeactivated, "replaced_by", {"BQ"}, "a tuple"),
+        (CountryDeactivated, "replaced_by[1]", ("BQ", "cw"), "an ISO 3166-1 alpha-2 code"),
         (CountryDeactivated, "replaced_by", ("AN",), "other countries than alpha_2"),
         (CountryDeactivated, "effective_on", "2010-12-15", "a date"),
         (CurrencyCreated, "code", "Chf", "an ISO 4217 code"),
@@ -76,7 +76,7 @@ BY_CLASS: dict[type, Any] = {type(example): example for example in EXAMPLES}
 def test_bad_value(event_class: type, field: str, value: object, wanted: str) -> None:
     """A bad value is refused when the event is made; the error names the field and what it must be."""
     with pytest.raises(InvalidEvent) as caught:
-        attrs.evolve(BY_CLASS[event_class], **{field: value})
+        attrs.evolve(BY_CLASS[event_class], **{field.partition("[")[0]: value})
     assert f"{field} must be" in str(caught.value)
     assert wanted in str(caught.value)
     assert event_class.__name__ in str(caught.value)

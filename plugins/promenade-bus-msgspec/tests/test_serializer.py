@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -50,11 +51,11 @@ class Line:
     quantity: int = 1
 
 
-@attrs.define(kw_only=True)
+@attrs.frozen(kw_only=True)
 class Parcel:
     """A record of records, made by keywords, with what runs when it is made."""
 
-    lines: list[Line]
+    lines: tuple[Line, ...]
     weight: int = attrs.field(converter=int, validator=attrs.validators.ge(0))
     note: Personal[str] | None = None
 
@@ -88,8 +89,8 @@ class Fast(Event):
     tags: tuple[str, ...]
     parcels: tuple[Parcel, ...]
     where: Point | None
-    places: dict[str, Point]
-    matrix: list[list[int]]
+    places: Mapping[str, Point]
+    matrix: Sequence[Sequence[int]]
     _hidden: str
 
 
@@ -211,11 +212,10 @@ async def test_events_travel_through_a_bus() -> None:
 # --- what the built-in serializer has to do ---------------------------------------------------------------
 
 
-@attrs.frozen
-class Ruled:
-    """A rule inside of a record, which msgspec does not know."""
+class Text(str):
+    """A class of texts, which msgspec does not make."""
 
-    text: Short
+    __slots__ = ()
 
 
 @attrs.frozen
@@ -231,11 +231,11 @@ class Node:
     [
         Any,
         frozenset[str],
-        Ruled,
+        Text,
         Node,
         Colour | Line,
         tuple[datetime, ...],
-        dict[int, str],
+        Mapping[int, str],
         int | str,
         timedelta,
     ],
@@ -289,13 +289,8 @@ def test_unusual_values_mean_the_same(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"amount": Decimal("1E+7000")},
         {"number": 10**1000},
-        {"point": Point(float("nan"), 0)},
-        {"point": Point(float("inf"), 0)},
-        {"point": Point(True, 0)},
-        {"point": Point("1", 0)},  # type: ignore[arg-type]
-        {"metadata": {"a": "\ud800"}},
+        {"point": Point(1, 0), "number": -(10**1000)},
     ],
     ids=str,
 )
@@ -403,28 +398,26 @@ def test_limits_hold_in_both_directions() -> None:
         small.decode(MsgspecSerializer().encode(large, **ADDRESS), event_class=Plain)
 
 
-class Temperature:
-    """A type that neither of the two knows by itself."""
+@event
+class Numbered(Event[int]):
+    """Its ids are ints."""
 
-    def __init__(self, kelvin: int) -> None:
-        self.kelvin = kelvin
+    text: str
 
 
 @event
-class Measured(Event):
-    """Has a field that needs a hook."""
+class Coded(Event[str]):
+    """Its ids are texts."""
 
-    temperature: Temperature
+    text: str
 
 
-def test_hooks_are_asked_for_further_types() -> None:
-    """A hook on the converter serves a class as with the built-in serializer."""
-    serializer = MsgspecSerializer()
-    with pytest.raises(SerializationError, match="temperature"):
-        serializer.check(Measured)
-    serializer = MsgspecSerializer()
-    serializer.converter.register_unstructure_hook(Temperature, lambda value: value.kelvin)
-    serializer.converter.register_structure_hook(Temperature, lambda value, _: Temperature(value))
-    body = serializer.encode(Measured(aggregate_id=AGGREGATE, temperature=Temperature(300)), **ADDRESS)
-    got = serializer.decode(body, event_class=Measured)
-    assert got.temperature.kelvin == 300  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("cls", "given_id"), [(Numbered, 7), (Numbered, -(2**100)), (Coded, 'a "quoted" id, \x1f'), (Coded, "7")]
+)
+def test_ids_of_other_types_are_the_same_bytes(cls: Any, given_id: Any) -> None:
+    """Ints and texts are written as ``subject``, and read again, as the built-in serializer does it."""
+    made = cls(aggregate_id=given_id, text="x")
+    body = JsonSerializer().encode(made, **ADDRESS)
+    assert plan_for(cls).write(made, ADDRESS["topic"], ADDRESS["source"]) == body
+    assert plan_for(cls).read(body) == made

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, assert_type
+from ipaddress import IPv4Address
+from typing import Annotated, Any, NewType, assert_type
 from uuid import UUID, uuid4
 
 from bus_core import (
@@ -17,9 +18,11 @@ from bus_core import (
     Envelope,
     Event,
     ExponentialRetry,
+    FrozenMapping,
     Handler,
     HealthReport,
     HealthStatus,
+    JsonForm,
     NoRetry,
     Personal,
     PublishManyError,
@@ -211,3 +214,60 @@ def sync_calls() -> None:
         assert_type(sync_bus.dead_letters.list(), list[DeadLetter])
         assert_type(greet(registered), int)
         assert_type(sync_bus.close(), DrainReport)
+
+
+# --- ids of other types, and values that are frozen -------------------------------------------------------
+
+OrderNumber = NewType("OrderNumber", int)
+Address = Annotated[IPv4Address, JsonForm(str, write=str, read=IPv4Address)]
+
+
+@event
+class OrderPlaced(Event[int]):
+    """Its ids are ints."""
+
+    lines: Sequence[str] = ()
+    prices: Mapping[str, int] = FrozenMapping()
+    origin: Address | None = None
+
+
+@event
+class OrderShipped(Event[OrderNumber]):
+    """Its ids are ints of a type of their own."""
+
+
+@event
+class CodeScanned(Event[str]):
+    """Its ids are texts."""
+
+
+ORDER_PLACED = Topic("shop.order.placed", OrderPlaced)
+placed = OrderPlaced(aggregate_id=7, lines=["a"], prices={"a": 5}, origin=IPv4Address("127.0.0.1"))
+assert_type(placed.aggregate_id, int)
+assert_type(placed.lines, Sequence[str])
+assert_type(OrderShipped(aggregate_id=OrderNumber(7)).aggregate_id, OrderNumber)
+assert_type(CodeScanned(aggregate_id="a").aggregate_id, str)
+assert_type(UserRegistered(aggregate_id=uuid4(), email="a@b.c").aggregate_id, UUID)
+assert_type(BaseEvent("order.placed", "order-7").aggregate_id, UUID | str)
+
+
+async def ids(bus: Bus) -> None:
+    """The bus and its subscribers know which ids they get."""
+
+    @bus.subscribe(ORDER_PLACED, name="ledger")
+    async def note(event: OrderPlaced) -> None:
+        assert_type(event.aggregate_id, int)
+
+    @bus.subscribe("shop.*.placed", name="audit")
+    async def audit(event: Event[Any]) -> None:
+        print(event.aggregate_id)
+
+    bus.subscribe(ORDER_PLACED, any_ids, name="any")
+    bus.subscribe("shop.#", uuids_only, name="uuids")
+    await bus.publish(ORDER_PLACED, placed)
+    await bus.publish("shop.order.placed", placed)
+    await bus.publish_many([(ORDER_PLACED, placed), (USER_REGISTERED, registered)])
+
+
+async def any_ids(event: Event[Any]) -> None: ...
+async def uuids_only(event: Event) -> None: ...

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 import bus_core
 import promenade_bus_testing
-from bus_core import Delivery, Event, Topic, event, open_bus, open_sync_bus
+from bus_core import Delivery, Event, FrozenMapping, Topic, event, open_bus, open_sync_bus
 from promenade_bus_testing import Failures, Journal, Recorder, SyncRecorder
 
 
@@ -117,6 +118,39 @@ async def calls() -> None:
 def sync_calls() -> None:
     sync_bus.publish(USER_REGISTERED, won)  #: error
     sync_bus.publish_many([(USER_REGISTERED, "a@b.c")])  #: error
+
+
+# --- ids, and what an event has frozen --------------------------------------------------------------------
+
+
+@event
+class OrderPlaced(Event[int]):
+    """Its ids are ints."""
+
+    lines: Sequence[str] = ()
+    prices: Mapping[str, int] = FrozenMapping()
+
+
+@event
+class Measured(Event[float]):  #: error
+    """No ids are floats."""
+
+
+ORDER_PLACED = Topic("shop.order.placed", OrderPlaced)
+placed = OrderPlaced(aggregate_id=7, lines=["a"])
+
+
+async def with_uuid(event: UserRegistered) -> None: ...
+
+
+OrderPlaced(aggregate_id=uuid4())  #: error
+OrderPlaced(aggregate_id="7")  #: error
+UserRegistered(aggregate_id=7, email="a@b.c")  #: error
+placed.lines.append("b")  #: error
+placed.lines[0] = "b"  #: error
+placed.prices["a"] = 1  #: error
+print(placed.aggregate_id.hex)  #: error
+bus.subscribe(ORDER_PLACED, with_uuid, name="ids")  #: error
 
 
 # --- the testing kit --------------------------------------------------------------------------------------

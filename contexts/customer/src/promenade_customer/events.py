@@ -168,7 +168,6 @@ class CustomerReactivated(Event):
     """The deal that brought them back (customer.deal), if there was one."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.churned_at is not None and self.churned_at >= self.occurred_at:
             raise InvalidEvent("CustomerReactivated", ["churned_at must be before occurred_at"])
 
@@ -182,7 +181,6 @@ class CustomerTierChanged(Event):
     changed_by: UUID | None = None
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.from_tier is self.to_tier:
             raise InvalidEvent(
                 "CustomerTierChanged", [f"to_tier must be another tier than from_tier, got {self.to_tier!r}"]
@@ -202,7 +200,6 @@ class CustomerReassigned(Event):
     reassigned_by: UUID | None = None
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.from_owner_id == self.to_owner_id:
             raise InvalidEvent("CustomerReassigned", ["to_owner_id must be another owner than from_owner_id"])
 
@@ -230,7 +227,6 @@ class CompanyCreated(Event):
     """The company that owns it (customer.company), if it is a subsidiary."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.parent_id == self.aggregate_id:
             raise InvalidEvent("CompanyCreated", ["parent_id must be another company"])
 
@@ -254,7 +250,6 @@ class CompanyDeactivated(Event):
     deactivated_by: UUID | None = None
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.successor_id == self.aggregate_id:
             raise InvalidEvent("CompanyDeactivated", ["successor_id must be another company"])
 
@@ -298,7 +293,6 @@ class DealStageChanged(Event):
     changed_by: UUID | None = None
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.from_stage is self.to_stage:
             raise InvalidEvent(
                 "DealStageChanged", [f"to_stage must be another stage than from_stage, got {self.to_stage!r}"]
@@ -360,6 +354,5 @@ class InteractionLogged(Event):
     """What was said; free text."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.started_at > self.occurred_at:
             raise InvalidEvent("InteractionLogged", ["started_at must not be after occurred_at"])

@@ -80,7 +80,6 @@ class UserSuspended(Event):
     """For those who handle the case."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.until is not None and self.until <= self.occurred_at:
             raise InvalidEvent("UserSuspended", ["until must be after occurred_at"])
 
@@ -131,7 +130,6 @@ class ContactCreated(Event):
     """BCP 47; the language to write in, when it is known."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.email is None and self.phone is None:
             raise InvalidEvent("ContactCreated", ["email or phone must be given: a contact can be reached"])
 
@@ -153,7 +151,6 @@ class ContactUpdated(Event):
     """BCP 47; the language to write in, when it is known."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.email is None and self.phone is None:
             raise InvalidEvent("ContactUpdated", ["email or phone must be given: a contact can be reached"])
 
@@ -175,7 +172,6 @@ class ContactDeleted(Event):
     """The contact that is kept. Given exactly when the reason is ``duplicate``."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if (self.merged_into is not None) != (self.reason is ContactDeletionReason.DUPLICATE):
             raise InvalidEvent(
                 "ContactDeleted", ["merged_into must be given exactly when reason is duplicate"]

@@ -133,7 +133,6 @@ class CountryDeactivated(Event):
     """Its successors: for 'AN' these are 'BQ', 'CW' and 'SX'."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.alpha_2 in self.replaced_by:
             raise InvalidEvent("CountryDeactivated", ["replaced_by must be other countries than alpha_2"])
 
@@ -189,7 +188,6 @@ class CurrencyDeactivated(Event):
     """Its successor: for 'HRK' that is 'EUR'."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.replaced_by == self.code:
             raise InvalidEvent("CurrencyDeactivated", ["replaced_by must be another currency than code"])
 
@@ -245,7 +243,6 @@ class LanguageDeactivated(Event):
     """Its successors; several when the code was split."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.code in self.replaced_by:
             raise InvalidEvent("LanguageDeactivated", ["replaced_by must be other languages than code"])
 
@@ -267,7 +264,6 @@ class TimezoneCreated(Event):
     """The zone this name is a link to: 'Europe/Kiev' is one to 'Europe/Kyiv'."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.alias_of == self.name:
             raise InvalidEvent("TimezoneCreated", ["alias_of must be another time zone than name"])
 
@@ -286,7 +282,6 @@ class TimezoneUpdated(Event):
     """The zone this name is a link to."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.alias_of == self.name:
             raise InvalidEvent("TimezoneUpdated", ["alias_of must be another time zone than name"])
 
@@ -302,6 +297,5 @@ class TimezoneDeactivated(Event):
     """Its successor, where there is one."""
 
     def __attrs_post_init__(self) -> None:
-        Event.__attrs_post_init__(self)
         if self.replaced_by == self.name:
             raise InvalidEvent("TimezoneDeactivated", ["replaced_by must be another time zone than name"])

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import types
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
-from uuid import UUID
+from typing import Any
 
 import attrs
 
-from bus_core import Constraint, Event
-from bus_core.events import hints_of, is_personal
+from bus_core import Event
+from bus_core.events import (
+    AnyJson,
+    Collection,
+    EnumMember,
+    FixedTuple,
+    Formed,
+    Hidden,
+    LiteralValue,
+    MappingOf,
+    OneOf,
+    Record,
+    Recursive,
+    Ruled,
+    Scalar,
+    Shape,
+    has_personal_part,
+    json_kinds,
+    model_of,
+)
 
 __all__ = [
     "FieldFacts",
@@ -25,8 +39,6 @@ __all__ = [
     "names_of",
     "summary_of",
 ]
-
-_TEXTUAL = (str, bytes, UUID, datetime, date, time, timedelta, Decimal)
 
 
 @dataclass(frozen=True)
@@ -44,25 +56,21 @@ class FieldFacts:
         return asdict(self)
 
 
-def fields_of(cls: type[Event]) -> list[FieldFacts]:
+def fields_of(cls: type[Event[Any]]) -> list[FieldFacts]:
     """The fields that a class adds to those that every event has."""
-    hints = hints_of(cls)
-    attributes: Any = attrs.fields(cast(Any, cls))
-    common = {field.name for field in attrs.fields(cast(Any, Event))}
-    own = [field for field in attributes if field.init and field.name not in common]
     return [
         FieldFacts(
             name=field.name,
-            type=describe_type(hints[field.name]),
+            type=describe_type(field.shape),
             required=field.default is attrs.NOTHING,
             default=_describe_default(field.default),
-            personal=is_personal(hints[field.name]),
+            personal=has_personal_part(field.shape),
         )
-        for field in own
+        for field in model_of(cls).own.fields
     ]
 
 
-def names_of(cls: type[Event]) -> tuple[str, ...]:
+def names_of(cls: type[Event[Any]]) -> tuple[str, ...]:
     """The names of these fields."""
     return tuple(fact.name for fact in fields_of(cls))
 
@@ -89,39 +97,34 @@ def _describe_default(default: Any) -> str | None:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def describe_type(annotation: Any) -> str:
+def describe_type(shape: Shape) -> str:
     """A type as a reader wants it: ``str (an e-mail address) | None``, ``'password' | 'sso'``."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is None or annotation is type(None):
-        return "None"
-    if isinstance(annotation, NewType):
-        return describe_type(annotation.__supertype__)
-    if origin is Annotated:
-        rules = [item.description for item in arguments[1:] if isinstance(item, Constraint)]
-        return describe_type(arguments[0]) + (f" ({'; '.join(rules)})" if rules else "")
-    if origin is Union or isinstance(annotation, types.UnionType):
-        return " | ".join(map(describe_type, arguments))
-    if origin is Literal:
-        return " | ".join(map(repr, arguments))
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " | ".join(repr(member.value) for member in annotation)
-    if origin is not None:
-        inner = ", ".join("..." if item is Ellipsis else describe_type(item) for item in arguments)
-        return f"{getattr(origin, '__name__', origin)}[{inner}]"
-    return getattr(annotation, "__name__", None) or str(annotation)
+    if isinstance(shape, Scalar):
+        return "None" if shape.cls is type(None) else shape.cls.__name__
+    if isinstance(shape, Hidden):
+        return describe_type(shape.inner)
+    if isinstance(shape, Ruled):
+        return f"{describe_type(shape.inner)} ({'; '.join(rule.description for rule in shape.rules)})"
+    if isinstance(shape, OneOf):
+        return " | ".join(map(describe_type, shape.alternatives))
+    if isinstance(shape, LiteralValue):
+        return " | ".join(map(repr, shape.values))
+    if isinstance(shape, EnumMember):
+        return " | ".join(repr(member.value) for member in shape.cls)
+    if isinstance(shape, Collection):
+        return f"{shape.noun}[{describe_type(shape.item)}{', ...' if shape.noun == 'tuple' else ''}]"
+    if isinstance(shape, FixedTuple):
+        return f"tuple[{', '.join(map(describe_type, shape.items)) or '()'}]"
+    if isinstance(shape, MappingOf):
+        return f"{shape.noun}[{describe_type(shape.key)}, {describe_type(shape.item)}]"
+    if isinstance(shape, Record | Formed):
+        return shape.cls.__name__
+    if isinstance(shape, Recursive):
+        return shape.name
+    return "Any"
 
 
-def has_text_form(annotation: Any) -> bool:
+def has_text_form(shape: Shape) -> bool:
     """Whether a JSON text may be a value of the type, so that a word on the command line needs no quotes."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if isinstance(annotation, NewType):
-        return has_text_form(annotation.__supertype__)
-    if origin is Annotated:
-        return has_text_form(arguments[0])
-    if origin is Union or isinstance(annotation, types.UnionType):
-        return any(map(has_text_form, arguments))
-    if origin is Literal:
-        return any(isinstance(item, str) for item in arguments)
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return any(isinstance(member.value, str) for member in annotation)
-    return isinstance(annotation, type) and issubclass(annotation, _TEXTUAL)
+    kinds = json_kinds(shape)
+    return "text" in kinds and kinds != json_kinds(AnyJson())

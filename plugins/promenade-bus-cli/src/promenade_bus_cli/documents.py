@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
 from bus_core.bus import BusParts
 from bus_core.dispatch import Codec
-from bus_core.events import event_type_of, event_version_of, hints_of, nearest_names
+from bus_core.events import Unfit, event_type_of, event_version_of, model_of, nearest_names
 from bus_core.serialization import JsonOptions, JsonReader, JsonSerializer, JsonTextError
 from promenade_bus_cli.contracts import has_text_form, names_of
 from promenade_bus_cli.failures import CommandFailed
@@ -120,7 +120,7 @@ class DocumentReader:
             "type": (options.type or _last_words(topic.name))
             if untyped
             else event_type_of(topic.event_class),
-            "subject": _aggregate_id(options.aggregate_id),
+            "subject": _aggregate_id(options.aggregate_id, BaseEvent if untyped else topic.event_class),
             "time": datetime.now(UTC).isoformat(),
             "topic": topic.name,
             "data": {**_json_object(options.data), **_settings(topic, options.settings)},
@@ -155,15 +155,23 @@ def _last_words(topic: str) -> str:
     return ".".join(topic.split(".")[-2:])
 
 
-def _aggregate_id(text: str | None) -> str:
+def _aggregate_id(text: str | None, cls: type[Event[Any]]) -> str:
+    """The text of an id that is one of the class; ``new`` makes a UUID where ids are UUIDs."""
+    ids = model_of(cls).id
+    is_uuid = ids.exact is UUID
     if text is None:
-        raise CommandFailed("what is the event about? Give --aggregate-id UUID, or 'new' for a new id")
-    if text == "new":
+        kind = "UUID" if is_uuid else "ID"
+        raise CommandFailed(f"what is the event about? Give --aggregate-id {kind}" + _OR_NEW * is_uuid)
+    if text == "new" and is_uuid:
         return str(uuid7())
     try:
-        return str(UUID(text))
-    except ValueError:
-        raise CommandFailed(f"--aggregate-id must be a UUID or 'new', got {text[:60]!r}") from None
+        return str(ids.read(text.lower() if ids.kind == "uuid" else text))
+    except Unfit as error:
+        wanted = "; ".join(words for _, words in error.faults) + " or 'new'" * is_uuid
+        raise CommandFailed(f"--aggregate-id {wanted}, got {text[:60]!r}") from None
+
+
+_OR_NEW: Final = ", or 'new' for a new id"
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
@@ -177,7 +185,8 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 def _settings(topic: Topic[Any], settings: tuple[str, ...]) -> dict[str, Any]:
     """Fields given one by one. A field that can hold a text gets the text; any other is read as JSON."""
-    hints = {} if _is_untyped(topic.event_class) else hints_of(topic.event_class)
+    fields = () if _is_untyped(topic.event_class) else model_of(topic.event_class).own.fields
+    shapes = {field.key: field.shape for field in fields}
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -185,7 +194,7 @@ def _settings(topic: Topic[Any], settings: tuple[str, ...]) -> dict[str, Any]:
             raise CommandFailed("--set takes KEY=VALUE, as in --set email=a@example.com")
         if key in found:
             raise CommandFailed(f"--set gives {key!r} twice")
-        found[key] = text if key in hints and has_text_form(hints[key]) else _json_or_text(text)
+        found[key] = text if key in shapes and has_text_form(shapes[key]) else _json_or_text(text)
     return found
 
 

@@ -25,7 +25,7 @@ _BATCH = 100
 
 @click.command()
 @click.option("--topic", metavar="NAME", help="The topic; in a file, of the lines that name none.")
-@click.option("--aggregate-id", metavar="UUID", help="What the event is about; 'new' makes an id.")
+@click.option("--aggregate-id", metavar="ID", help="What the event is about; 'new' makes a UUID.")
 @click.option("--data", metavar="JSON", help="The event's fields as a JSON object.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One field; may be repeated.")
 @click.option("--type", "event_type", metavar="NAME", help="The type, for topics without a class of events.")

@@ -10,6 +10,7 @@ from bus_core import Topic, TopicPattern, load_config
 from bus_core.errors import suggestion
 from bus_core.events import event_version_of, nearest_names
 from bus_core.plugins import Plugins, discover
+from bus_core.serialization import schema_of
 from promenade_bus_cli.contracts import FieldFacts, class_name, fields_of, summary_of
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import config_option, debug_option, json_option
@@ -90,6 +91,7 @@ def _as_data(topic: Topic[Any], origin: str) -> dict[str, Any]:
         "version": event_version_of(cls),
         "description": summary_of(cls),
         "fields": [fact.as_data() for fact in fields_of(cls)],
+        "schema": schema_of(cls),
         "origin": origin,
     }
 

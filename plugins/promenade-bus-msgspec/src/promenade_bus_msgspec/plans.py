@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import UUID
 
-import attrs
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from bus_core import BaseEvent, Event, FrozenMapping
-from bus_core.events import event_type_of, event_version_of, hints_of
-from promenade_bus_msgspec.shapes import Unlike, shape_of
+from bus_core.events import event_type_of, event_version_of, model_of
+from promenade_bus_msgspec.shapes import Unlike, wire_of
 
 __all__ = ["Plan", "plan_of"]
 
-_BASE_FIELDS: Final = frozenset({"aggregate_id", "event_id", "occurred_at", "metadata"})
-_ENVELOPE: Final = (
-    ("specversion", str),
-    ("type", str),
-    ("source", str),
-    ("topic", str),
-    ("dataversion", int),
-    ("datacontenttype", str),
-    ("id", UUID),
-    ("subject", UUID),
-    ("time", datetime),
-    ("metadata", str | UnsetType, UNSET),
-)
-"""In the order in which the built-in serializer writes them."""
+
+def _envelope(subject: Any) -> tuple[Any, ...]:
+    """The attributes in the order in which the built-in serializer writes them."""
+    return (
+        ("specversion", str),
+        ("type", str),
+        ("source", str),
+        ("topic", str),
+        ("dataversion", int),
+        ("datacontenttype", str),
+        ("id", UUID),
+        ("subject", subject),
+        ("time", datetime),
+        ("metadata", str | UnsetType, UNSET),
+    )
+
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode_metadata: Final = msgspec.json.Decoder(dict[str, str]).decode
@@ -51,34 +52,34 @@ def plan_of(cls: type[Any]) -> Plan | None:
 class Plan:
     """Writes and reads events of one class. Both return None for what the built-in serializer has to do."""
 
-    def __init__(self, cls: type[Event]) -> None:
-        hints = hints_of(cls)
-        own = [
-            field for field in attrs.fields(cast(Any, cls)) if field.init and field.name not in _BASE_FIELDS
-        ]
-        shapes = [shape_of(hints[field.name]) for field in own]
+    def __init__(self, cls: type[Event[Any]]) -> None:
+        model = model_of(cls)
+        own = model.own.fields
+        wires = [wire_of(field.shape) for field in own]
+        has_uuid = model.id.exact is UUID
         self._cls: Any = cls
         self._type = event_type_of(cls)
         self._version = event_version_of(cls)
-        self._keys = tuple(field.alias or field.name for field in own)
+        self._subject = None if has_uuid else str
+        self._aggregate_id = None if has_uuid else model.id.read
+        self._keys = tuple(field.key for field in own)
         self._guards = [
-            (field.name, key, shape.guard)
-            for field, key, shape in zip(own, self._keys, shapes, strict=True)
-            if shape.guard is not None
+            (field.name, field.key, wire.guard)
+            for field, wire in zip(own, wires, strict=True)
+            if wire.guard is not None
         ]
         self._builds = [
-            (key, shape.build)
-            for key, shape in zip(self._keys, shapes, strict=True)
-            if shape.build is not None
+            (key, wire.build) for key, wire in zip(self._keys, wires, strict=True) if wire.build is not None
         ]
         self._data: Any = msgspec.defstruct(
             "Data",
-            [(field.name, shape.type) for field, shape in zip(own, shapes, strict=True)],
+            [(field.name, wire.type) for field, wire in zip(own, wires, strict=True)],
             rename={field.name: key for field, key in zip(own, self._keys, strict=True)},
             gc=False,
         )
+        envelope = _envelope(UUID if has_uuid else str)
         self._document: Any = msgspec.defstruct(
-            "Document", [*_ENVELOPE, ("data", self._data | UnsetType, UNSET)], gc=False
+            "Document", [*envelope, ("data", self._data | UnsetType, UNSET)], gc=False
         )
         self._decode = msgspec.json.Decoder(self._document).decode
 
@@ -100,14 +101,14 @@ class Plan:
                 self._version,
                 "application/json",
                 event.event_id,
-                event.aggregate_id,
+                event.aggregate_id if self._subject is None else self._subject(event.aggregate_id),
                 occurred_at,
                 _encode(dict(metadata)).decode() if metadata else UNSET,
                 _convert(event, self._data, from_attributes=True),
             )
         )
 
-    def read(self, body: bytes) -> Event | None:
+    def read(self, body: bytes) -> Event[Any] | None:
         """The event of exactly such bytes; raises whatever msgspec and the class do."""
         document: Any = self._decode(body)
         if (
@@ -130,8 +131,12 @@ class Plan:
             if metadata is None:
                 return None
             values["metadata"] = metadata
-        event: Event = self._cls(
-            aggregate_id=document.subject, event_id=document.id, occurred_at=document.time, **values
+        subject = document.subject
+        event: Event[Any] = self._cls(
+            aggregate_id=subject if self._aggregate_id is None else self._aggregate_id(subject),
+            event_id=document.id,
+            occurred_at=document.time,
+            **values,
         )
         return event
 

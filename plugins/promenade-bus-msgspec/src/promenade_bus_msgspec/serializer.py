@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bus_core import Event
 from bus_core.serialization import JsonOptions, JsonSerializer
 from promenade_bus_msgspec.plans import Plan, plan_of
-
-if TYPE_CHECKING:
-    import cattrs
 
 __all__ = ["MsgspecSerializer"]
 
@@ -26,30 +23,22 @@ class MsgspecSerializer:
     def __init__(self, options: JsonOptions | None = None) -> None:
         self._default = JsonSerializer(options)
         self._max_bytes = self._default.options.max_bytes
-        self._plans: dict[type[Event], Plan | None] = {}
+        self._plans: dict[type[Event[Any]], Plan | None] = {}
 
     @property
     def options(self) -> JsonOptions:
         """The bounds of what it reads and writes."""
         return self._default.options
 
-    @property
-    def converter(self) -> cattrs.Converter:
-        """Where hooks for further types of fields are registered, as with the built-in serializer.
-
-        Hooks for types that msgspec takes care of are not asked.
-        """
-        return self._default.converter
-
-    def check(self, event_class: type[Event]) -> None:
-        """Raises ``SerializationError`` when a field of the class has a type without a JSON form."""
+    def check(self, event_class: type[Event[Any]]) -> None:
+        """Raises ``SerializationError`` when an annotation of the class cannot be resolved."""
         self._default.check(event_class)
 
-    def is_fast(self, event_class: type[Event]) -> bool:
+    def is_fast(self, event_class: type[Event[Any]]) -> bool:
         """Whether msgspec takes part for events of this class."""
         return self._plan(event_class) is not None
 
-    def encode(self, event: Event, *, topic: str, source: str) -> bytes:
+    def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError`` naming the class and the field."""
         plan = self._plan(type(event))
         if plan is not None:
@@ -61,7 +50,7 @@ class MsgspecSerializer:
                 return body
         return self._default.encode(event, topic=topic, source=source)
 
-    def decode(self, body: bytes, *, event_class: type[Event]) -> Event:
+    def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError``, whatever they are."""
         plan = self._plan(event_class)
         if plan is not None and type(body) is bytes and len(body) <= self._max_bytes:

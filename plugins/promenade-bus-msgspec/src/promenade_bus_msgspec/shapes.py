@@ -1,33 +1,38 @@
-"""Which types of fields msgspec writes and reads exactly as the built-in serializer does."""
+"""Which shapes of fields msgspec writes and reads exactly as the built-in serializer does."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
+import inspect
 import sys
-import types
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union
 from uuid import UUID
 
 import attrs
 import msgspec
 
-from bus_core import Constraint
-from bus_core.serialization import bare, is_record
+from bus_core import FrozenMapping
+from bus_core.events import (
+    Collection,
+    EnumMember,
+    LiteralValue,
+    MappingOf,
+    OneOf,
+    Record,
+    Scalar,
+    Shape,
+    plain,
+)
 
-__all__ = ["Build", "Guard", "Shape", "Unlike", "shape_of"]
+__all__ = ["Build", "Guard", "Unlike", "Wire", "wire_of"]
 
 Build = Callable[[Any], Any]
 """Makes the value of a field of what msgspec has read."""
 
 Guard = Callable[[Any], bool]
 """Whether a value is one that both write, or read, alike."""
-
-_DECIMAL_RANGE: Final = 6144
-"""As in ``bus_core.serialization.json_values``."""
 
 _SIMPLE: Final[Mapping[Any, Any]] = {
     str: str,
@@ -38,113 +43,109 @@ _SIMPLE: Final[Mapping[Any, Any]] = {
     float: Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)],
     type(None): None,
     UUID: UUID,
+    Decimal: Decimal,
 }
 
 
 class Unlike(TypeError):
-    """Values of a type may differ."""
+    """Values of a shape may differ."""
 
 
 @attrs.frozen
-class Shape:
-    """A type as msgspec is told it; what makes values of it of what was read, where that is not the same."""
+class Wire:
+    """A shape as msgspec is told it; what makes values of it of what was read, where that is not the same."""
 
     type: Any
     build: Build | None = None
     guard: Guard | None = None
 
 
-def shape_of(hint: Any) -> Shape:
-    """The shape of an event's field; raises ``Unlike``."""
-    plain = bare(hint)
-    guard = _GUARDS.get(_optional(plain))
-    return _shape(hint, ()) if guard is None else Shape(plain, guard=guard)
+def wire_of(shape: Shape) -> Wire:
+    """How msgspec is told of an event's field; raises ``Unlike``."""
+    inner = plain(shape)
+    if _is_scalar(_optional(inner), datetime):
+        return Wire(datetime if inner is _optional(inner) else datetime | None, guard=_is_in_utc)
+    return _wire(inner, ())
 
 
-def _shape(hint: Any, records: tuple[type[Any], ...]) -> Shape:
-    """``records`` are those around it, the outermost first: the event has not checked what is inside."""
-    if records and any(isinstance(rule, Constraint) for rule in getattr(hint, "__metadata__", ())):
-        raise Unlike("a rule for values")
-    plain = bare(hint)
-    if isinstance(plain, type) and plain in _SIMPLE:
-        return Shape(_SIMPLE[plain])
-    origin, arguments = get_origin(plain), get_args(plain)
-    if origin is Literal and all(type(item) is str for item in arguments):
-        return Shape(plain)
-    if origin is list:
-        item = _shape(arguments[0], records)
-        return Shape(_generic(list, item.type), _of_each(item, list))
-    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        item = _shape(arguments[0], records)
-        return Shape(_generic(tuple, item.type, ...), _of_each(item, tuple))
-    if origin is dict and bare(arguments[0]) is str:
-        item = _shape(arguments[1], records)
-        return Shape(_generic(dict, str, item.type), _of_values(item))
-    if (other := _optional(plain)) is not plain:
-        shape = _shape(other, records)
-        return Shape(Union[shape.type, None], _unless_none(shape))  # noqa: UP007
-    if isinstance(plain, type):
-        if issubclass(plain, enum.Enum) and all(type(member.value) is str for member in plain):
-            return Shape(plain)
-        if is_record(plain):
-            return _record(plain, records)
-    raise Unlike(repr(plain))
+def _wire(shape: Shape, records: tuple[Shape, ...]) -> Wire:
+    """``records`` are those around it, the outermost first."""
+    inner = plain(shape)
+    if isinstance(inner, Scalar) and inner.cls in _SIMPLE:
+        return Wire(_SIMPLE[inner.cls])
+    if isinstance(inner, LiteralValue) and all(type(item) is str for item in inner.values):
+        return Wire(_generic(Literal, *inner.values))
+    if isinstance(inner, Collection) and inner.kind is tuple:
+        item = _wire(inner.item, records)
+        return Wire(_generic(tuple, item.type, ...), _of_each(item))
+    if isinstance(inner, MappingOf) and _is_scalar(plain(inner.key), str):
+        item = _wire(inner.item, records)
+        return Wire(_generic(dict, str, item.type), _of_values(item))
+    if (other := _optional(inner)) is not inner:
+        wire = _wire(other, records)
+        return Wire(Union[wire.type, None], _unless_none(wire))  # noqa: UP007
+    if isinstance(inner, EnumMember) and all(type(member.value) is str for member in inner.cls):
+        return Wire(inner.cls)
+    if isinstance(inner, Record):
+        return _record(inner, records)
+    raise Unlike(type(inner).__name__)
 
 
 def _generic(kind: Any, *arguments: Any) -> Any:
     return kind[arguments]
 
 
-def _optional(plain: Any) -> Any:
+def _is_scalar(shape: Shape, cls: type[Any]) -> bool:
+    return isinstance(shape, Scalar) and shape.cls is cls
+
+
+def _optional(shape: Shape) -> Shape:
     """What ``T | None`` may be beside None; anything else as it is."""
-    if get_origin(plain) in (Union, types.UnionType):
-        others = [argument for argument in get_args(plain) if argument is not type(None)]
-        if len(others) == 1 and len(get_args(plain)) == 2:
-            return bare(others[0])
-    return plain
+    if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
+        others = [item for item in shape.alternatives if not _is_scalar(item, type(None))]
+        if len(others) == 1:
+            return plain(others[0])
+    return shape
 
 
-def _record(cls: type[Any], records: tuple[type[Any], ...]) -> Shape:
+def _record(shape: Record, records: tuple[Shape, ...]) -> Wire:
     """An attrs class or a dataclass: msgspec fills something alike, and its constructor is called."""
-    if cls in records:
+    if shape in records:
         raise Unlike("a record inside of itself")
-    hints = get_type_hints(cls, include_extras=True)
-    names: list[str] = []
-    shapes: list[Shape] = []
-    positional = True
-    for field in attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls):
-        if not field.init or field.name not in hints or getattr(field, "alias", field.name) != field.name:
-            raise Unlike(f"the field {field.name}")
-        positional = positional and not field.kw_only
-        names.append(field.name)
-        shapes.append(_shape(hints[field.name], (*records, cls)))
+    if any(field.key != field.name for field in shape.fields):
+        raise Unlike("a field whose argument has another name")
+    names = [field.name for field in shape.fields]
+    wires = [_wire(field.shape, (*records, shape)) for field in shape.fields]
     struct = msgspec.defstruct(
-        cls.__name__, [(name, shape.type) for name, shape in zip(names, shapes, strict=True)], gc=False
+        shape.cls.__name__, [(name, wire.type) for name, wire in zip(names, wires, strict=True)], gc=False
     )
-    return Shape(struct, _of_record(cls, names, shapes, positional=positional))
+    return Wire(struct, _of_record(shape.cls, names, wires))
 
 
 # --- making values ----------------------------------------------------------------------------------------
 
 
-def _of_each(item: Shape, kind: type[Any]) -> Build | None:
+def _of_each(item: Wire) -> Build | None:
     build = item.build
-    return None if build is None else lambda values: kind([build(value) for value in values])
+    return None if build is None else lambda values: tuple([build(value) for value in values])
 
 
-def _of_values(item: Shape) -> Build | None:
+def _of_values(item: Wire) -> Build:
     build = item.build
-    return None if build is None else lambda values: {key: build(value) for key, value in values.items()}
+    if build is None:
+        return FrozenMapping
+    return lambda values: FrozenMapping({key: build(value) for key, value in values.items()})
 
 
-def _unless_none(shape: Shape) -> Build | None:
-    build = shape.build
+def _unless_none(wire: Wire) -> Build | None:
+    build = wire.build
     return None if build is None else lambda value: None if value is None else build(value)
 
 
-def _of_record(cls: Any, names: list[str], shapes: list[Shape], *, positional: bool) -> Build:
+def _of_record(cls: Any, names: list[str], wires: list[Wire]) -> Build:
     values_of = msgspec.structs.astuple
-    builds = [(place, shape.build) for place, shape in enumerate(shapes) if shape.build is not None]
+    builds = [(place, wire.build) for place, wire in enumerate(wires) if wire.build is not None]
+    positional = _takes_by_place(cls, names)
 
     def build(struct: Any) -> Any:
         values: Any = values_of(struct)
@@ -157,15 +158,14 @@ def _of_record(cls: Any, names: list[str], shapes: list[Shape], *, positional: b
     return build
 
 
+def _takes_by_place(cls: Any, names: list[str]) -> bool:
+    parameters = inspect.signature(cls).parameters.values()
+    by_place = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return by_place[: len(names)] == names
+
+
 # --- values that may differ -------------------------------------------------------------------------------
 
 
 def _is_in_utc(value: datetime | None) -> bool:
     return value is None or value.tzinfo is UTC
-
-
-def _is_in_range(value: Decimal | None) -> bool:
-    return value is None or (value.is_finite() and abs(value.adjusted()) <= _DECIMAL_RANGE)
-
-
-_GUARDS: Final[Mapping[Any, Guard]] = {datetime: _is_in_utc, Decimal: _is_in_range}

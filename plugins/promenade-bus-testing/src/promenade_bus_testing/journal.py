@@ -36,7 +36,7 @@ from bus_core.dispatch import inspect_handler
 
 __all__ = ["Journal", "Record", "read_journal"]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 
 Kind = Literal[
     "subscribed",

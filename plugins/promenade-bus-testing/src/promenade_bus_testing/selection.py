@@ -13,7 +13,7 @@ from promenade_bus_testing.steps import Failed, Handled, Published, Step, flows_
 
 __all__ = ["E", "Selection", "Where"]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 
 Where = Callable[[E], object] | Mapping[str, object] | None
 """Selects events: a function that says yes or no, or the values that some fields have."""

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 
 from bus_core import AttemptFailure, Event
+from bus_core.events import shown_fields
 
 __all__ = [
     "Failed",
@@ -23,7 +24,7 @@ __all__ = [
     "shown",
 ]
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Event[Any])
 
 _MOST_FLOWS: Final = 10
 
@@ -135,16 +136,9 @@ def _flow(event_id: str, steps: list[Step]) -> str:
     return "\n".join(lines)
 
 
-def shown(event: Event) -> str:
+def shown(event: Event[Any]) -> str:
     """An event by its class and its own fields; personal ones keep hidden."""
-    # No type checker sees that @event makes attrs classes.
-    every: Any = attrs.fields(type(event))  # type: ignore[arg-type]
-    base = {field.name for field in attrs.fields(Event)}  # type: ignore[arg-type]
-    fields = []
-    for field in every:
-        if field.name not in base and field.repr:
-            as_text = field.repr if callable(field.repr) else repr
-            fields.append(f"{field.name}={as_text(getattr(event, field.name))}")
+    fields = [f"{name}={text}" for name, text in shown_fields(event, of_base=False)]
     return f"{type(event).__name__}({', '.join(fields)})"
 
 

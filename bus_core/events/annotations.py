@@ -1,0 +1,44 @@
+"""Annotations of classes, each read where it was written: in the module of the class that declares it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+__all__ = ["evaluated", "hints_of_class", "own_annotations", "own_hints"]
+
+
+def own_annotations(cls: type[Any]) -> Mapping[str, Any]:
+    """The annotations in the body of a class itself, as they were written; may raise ``NameError``."""
+    return inspect.get_annotations(cls)
+
+
+def own_hints(cls: type[Any], namespace: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The annotations in the body of a class itself, with names in them resolved; may raise ``NameError``.
+
+    A name means what it means in the module of the class, after ``namespace``: the names around a class that
+    is defined inside a function.
+    """
+    return evaluated(cls, own_annotations(cls), namespace)
+
+
+def evaluated(
+    cls: type[Any], annotations: Mapping[str, Any], namespace: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Annotations that stand in a class, with names in them resolved; may raise ``NameError``."""
+    module = getattr(sys.modules.get(cls.__module__), "__dict__", {})
+    holder = type("_Holder", (), {"__annotations__": dict(annotations), "__module__": cls.__module__})
+    return get_type_hints(
+        holder, globalns={**vars(cls), **module}, localns=dict(namespace or {}), include_extras=True
+    )
+
+
+def hints_of_class(cls: type[Any]) -> dict[str, Any]:
+    """All annotations of a class, those of its bases included; may raise ``NameError``."""
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base is not object:
+            hints |= own_hints(base)
+    return hints

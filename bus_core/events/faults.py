@@ -1,0 +1,30 @@
+"""What is wrong with a value, told by its place inside the whole and never by the value itself."""
+
+from __future__ import annotations
+
+__all__ = ["Fault", "Unfit", "unfit", "within"]
+
+_LONGEST_PATH = 500
+
+Fault = tuple[str, str]
+"""Where, inside the value (``.street``, ``[3]``, or nothing), and what is wrong there."""
+
+
+class Unfit(ValueError):
+    """A value does not fit its type. ``faults`` never quotes the value."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"{path or 'the value'} {words}" for path, words in faults))
+
+
+def unfit(wanted: str) -> Unfit:
+    """One fault: the value must be ``wanted``."""
+    return Unfit([("", f"must be {wanted}")])
+
+
+def within(place: str, error: Unfit) -> Unfit:
+    """The faults of a value as those of the whole that holds it at that place. A long way in is shortened."""
+    return Unfit(
+        [(f"{place}{path if len(path) < _LONGEST_PATH else '[...]'}", words) for path, words in error.faults]
+    )

@@ -1,0 +1,134 @@
+"""Aggregate ids: UUIDs unless an event class says ``Event[int]`` or ``Event[str]``. They travel as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import attrs
+
+from bus_core.events.checks import Settle, settler_of
+from bus_core.events.faults import unfit
+from bus_core.events.primitives import uuid_of_int
+from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, name_of, plain
+
+__all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "written_uuid"]
+
+_LARGEST: Final = 1 << 128
+_INT: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
+
+
+@attrs.frozen(eq=False)
+class IdForm:
+    """The aggregate ids of a class: ``settle`` checks one, ``read`` makes one of its text.
+
+    Both raise ``Unfit``. The text of an id is ``str(id)``. Ids directly of the class ``exact`` need no
+    check; None where each has to be looked at.
+    """
+
+    kind: Literal["uuid", "int", "text", "any"]
+    settle: Settle
+    read: Callable[[Any], Any]
+    exact: type[Any] | None = None
+
+
+def read_uuid(value: Any) -> UUID:
+    """A UUID in its hyphenated form. ``UUID(text)`` would also take braces, and is four times slower."""
+    if type(value) is not str or len(value) != 36 or value[8:24:5] != "----":
+        raise unfit("a UUID")
+    try:
+        number = bytes.fromhex(value.replace("-", ""))
+    except ValueError:
+        raise unfit("a UUID") from None
+    if len(number) != 16:  # a dash, or a space, in place of a digit
+        raise unfit("a UUID")
+    return uuid_of_int(int.from_bytes(number))
+
+
+def written_uuid(text: str) -> UUID | None:
+    """The UUID whose text it is, character by character; None for any other text."""
+    try:
+        made = read_uuid(text)
+    except ValueError:
+        return None
+    return made if str(made) == text else None
+
+
+def _settle_uuid(value: Any) -> UUID:
+    if not isinstance(value, UUID):
+        raise unfit("a UUID")
+    return value
+
+
+_settle_str: Final = settler_of(Scalar(str, str))
+
+
+def _settle_text(value: Any) -> str:
+    text: str = _settle_str(value)
+    if not text:
+        raise unfit("a text that is not empty")
+    return text
+
+
+def _settle_int(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise unfit("an int")
+    if not -_LARGEST < value < _LARGEST:
+        raise unfit("an int of at most 128 bits")
+    return int.__int__(value)
+
+
+def _read_int(value: Any) -> int:
+    if type(value) is not str or _INT.fullmatch(value) is None:
+        raise unfit("an int as text")
+    return _settle_int(int(value))
+
+
+def _settle_any(value: Any) -> UUID | str:
+    if isinstance(value, UUID):
+        return value
+    if not isinstance(value, str):
+        raise unfit("a UUID or a str")
+    text = _settle_text(value)
+    return written_uuid(text) or text
+
+
+UUID_ID: Final = IdForm("uuid", _settle_uuid, read_uuid, exact=UUID)
+
+ANY_ID: Final = IdForm("any", _settle_any, _settle_any, exact=UUID)
+"""Of events whose class is not known: a UUID where the text is that of one, otherwise the text."""
+
+
+def id_form_of(hint: Any, shape: Shape) -> IdForm:
+    """The ids of that type, such as a ``NewType`` of ``int``; raises ``UnsupportedType``."""
+    inner = plain(shape)
+    if is_personal(shape):
+        raise UnsupportedType("is personal, but ids are shown in logs and commands; use another id")
+    if not isinstance(inner, Scalar) or inner.base not in (UUID, int, str):
+        raise UnsupportedType(f"is UUID, int, str or a type made of one of them, not {name_of(hint)}")
+    if inner is shape and inner.cls is UUID:
+        return UUID_ID
+    bounded, read = {UUID: (_settle_uuid, read_uuid), int: (_settle_int, _read_int)}.get(
+        inner.base, (_settle_text, _settle_text)
+    )
+    settle_shape = settler_of(shape)
+
+    def settle(value: Any) -> Any:
+        settled = settle_shape(value)
+        bounded(settled)
+        return settled
+
+    def read_id(text: Any) -> Any:
+        value = read(text)
+        if inner.cls is inner.base:
+            return settle(value) if isinstance(shape, Ruled) else value
+        try:
+            made = inner.cls(value)
+        except Exception:
+            raise unfit(f"a valid {inner.cls.__name__}") from None
+        return settle(made)
+
+    kind: Any = {UUID: "uuid", int: "int"}.get(inner.base, "text")
+    return IdForm(kind, settle, read_id)

@@ -1,0 +1,211 @@
+"""The model of an event class: the shapes of its fields and ids, and what checks and shows values by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+
+from bus_core.events.checks import FitsCompiler, Settle, settler_of
+from bus_core.events.faults import Unfit
+from bus_core.events.ids import IdForm, id_form_of
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.privacy import bounded
+from bus_core.events.records import fields_of_record, is_record
+from bus_core.events.shapes import (
+    Field,
+    MappingOf,
+    Record,
+    Scalar,
+    Shape,
+    UnsupportedType,
+    Walk,
+    has_personal_part,
+)
+
+__all__ = [
+    "BASE_FIELDS",
+    "NO_METADATA",
+    "EventModel",
+    "could_not_travel",
+    "fault_of_default",
+    "key_of_field",
+    "model_of_fields",
+]
+
+NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
+
+BASE_FIELDS: Final = ("aggregate_id", "event_id", "occurred_at", "metadata")
+
+_EVENT_ID: Final = Scalar(UUID, UUID)
+_OCCURRED_AT: Final = Scalar(datetime, datetime)
+_METADATA: Final = MappingOf(Scalar(str, str), Scalar(str, str), "Mapping")
+
+_MUTABLE: Final = (list, dict, set, bytearray)
+
+
+@attrs.define(eq=False)
+class EventModel:
+    """An event class: ``own`` are the fields that it adds to those of every event, and ``id`` its ids.
+
+    ``fits`` says whether an event is in its one form already; ``settle`` brings one into it.
+    """
+
+    own: Record
+    id: IdForm
+    _parts: list[tuple[str, str, Shape | None, Settle]] = attrs.field(factory=list)
+    _fits: Callable[[Any], bool] | None = None
+
+    def shape_of(self, attribute: str) -> Shape | None:
+        """The shape of one of the class's own fields; None for any other attribute."""
+        return next((field.shape for field in self.own.fields if field.name == attribute), None)
+
+    @property
+    def fits(self) -> Callable[[Any], bool]:
+        """Whether an event is in its one form; compiled at the first use."""
+        if self._fits is None:
+            self._fits = self._compiled()
+        return self._fits
+
+    def settle(self, event: Any) -> list[str]:
+        """Brings the fields of an event into their one form; returns what is wrong with them."""
+        faults: list[str] = []
+        for name, argument, shape, settle in self._settlers():
+            value = getattr(event, name)
+            try:
+                settled = settle(value)
+            except Unfit as error:
+                personal = shape is not None and has_personal_part(shape)
+                got = f"a {type(value).__name__} (personal value not shown)" if personal else bounded(value)
+                faults += [f"{argument}{path} {words}, got {got}" for path, words in error.faults]
+            except RecursionError:
+                faults.append(f"{argument} must be nested less deeply")
+            else:
+                if settled is not value:
+                    object.__setattr__(event, name, settled)
+        return faults
+
+    def _settlers(self) -> list[tuple[str, str, Shape | None, Settle]]:
+        if not self._parts:
+            self._parts = [
+                ("aggregate_id", "aggregate_id", None, self.id.settle),
+                ("event_id", "event_id", _EVENT_ID, settler_of(_EVENT_ID)),
+                ("occurred_at", "occurred_at", _OCCURRED_AT, _settle_occurred_at),
+                ("metadata", "metadata", _METADATA, settler_of(_METADATA)),
+                *((field.name, field.key, field.shape, settler_of(field.shape)) for field in self.own.fields),
+            ]
+        return self._parts
+
+    def _compiled(self) -> Callable[[Any], bool]:
+        compiler = FitsCompiler()
+        if self.id.exact is not None:
+            id_term = f"value_aggregate_id.__class__ is {compiler.name(self.id.exact)}"
+        else:
+            id_term = f"{compiler.name(_is_settled_by(self.id.settle))}(value_aggregate_id)"
+        metadata = compiler.term(_METADATA, "value_metadata")
+        terms = {
+            "aggregate_id": id_term,
+            "event_id": compiler.term(_EVENT_ID, "value_event_id"),
+            "occurred_at": compiler.term(_OCCURRED_AT, "value_occurred_at"),
+            "metadata": f"(value_metadata is {compiler.name(NO_METADATA)} or {metadata})",
+        }
+        terms |= {field.name: compiler.term(field.shape, f"value_{field.name}") for field in self.own.fields}
+        return compiler.compiled(terms)
+
+
+def _is_settled_by(settle: Settle) -> Callable[[Any], bool]:
+    def is_settled(value: Any) -> bool:
+        try:
+            return settle(value) is value
+        except Unfit:
+            return False
+
+    return is_settled
+
+
+_settle_datetime: Final = settler_of(_OCCURRED_AT)
+
+
+def _settle_occurred_at(value: Any) -> datetime:
+    """An aware time in another zone means the same instant in UTC."""
+    settled: datetime = _settle_datetime(value)
+    if settled.tzinfo is UTC:
+        return settled
+    try:
+        return settled.astimezone(UTC)
+    except OverflowError:  # in UTC it would be before year 1 or after year 9999
+        return settled
+
+
+# --- from attrs fields ------------------------------------------------------------------------------------
+
+
+def key_of_field(field: attrs.Attribute[Any]) -> str:
+    """The constructor's argument for a field, which is also its key in JSON."""
+    return field.alias or field.name.lstrip("_")
+
+
+def model_of_fields(
+    cls: type[Any], fields: Iterable[attrs.Attribute[Any]], hints: Mapping[str, Any], id_hint: Any
+) -> EventModel:
+    """The model of a class; raises ``TypeError`` that names every field which could not travel, and why.
+
+    Raises ``NameError`` where an alias names what is not defined yet.
+    """
+    walk = Walk(is_record, fields_of_record)
+    faults: list[str] = []
+    own: list[Field] = []
+    for field in fields:
+        if field.name in BASE_FIELDS:
+            continue
+        key = key_of_field(field)
+        try:
+            shape = walk.shape(hints[field.name])
+            own.append(Field(field.name, key, shape, _settled_default(field, shape)))
+        except (UnsupportedType, RecursionError) as error:
+            faults.append(f"{field.name}: {error}")
+    id_form: IdForm | None = None
+    try:
+        id_form = id_form_of(id_hint, walk.shape(id_hint))
+    except UnsupportedType as error:
+        faults.append(f"aggregate_id: {error}")
+    if faults or id_form is None:
+        raise could_not_travel(cls, faults)
+    return EventModel(Record(cls, tuple(own)), id_form)
+
+
+def could_not_travel(cls: type[Any], faults: list[str]) -> TypeError:
+    """The error of a class whose events could not be published, written, read and handled everywhere."""
+    return TypeError(f"events of {cls.__qualname__} could not travel: {'; '.join(faults)}")
+
+
+def fault_of_default(field: attrs.Attribute[Any]) -> str | None:
+    """Why a default is refused, whatever the type of the field is."""
+    default = field.default
+    if not isinstance(default, _MUTABLE) or isinstance(default, FrozenMapping):
+        return None
+    kind = type(default).__name__
+    instead = {"list": "()", "dict": "FrozenMapping()", "set": "frozenset()"}.get(kind, "b''")
+    return (
+        f"all events would share its default, a {kind} that can be changed; write {instead} "
+        f"for an empty one, or attrs.field(factory={kind})"
+    )
+
+
+def _settled_default(field: attrs.Attribute[Any], shape: Shape) -> Any:
+    default = field.default
+    if default is attrs.NOTHING or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return default
+    fault = fault_of_default(field)
+    if fault is not None:
+        raise UnsupportedType(fault)
+    if field.converter is not None:
+        return default
+    try:
+        return settler_of(shape)(default)
+    except Unfit as error:
+        told = "; ".join(f"{path} {words}".strip() for path, words in error.faults)
+        raise UnsupportedType(f"its default {told}") from None

@@ -1,0 +1,442 @@
+"""What reads values from JSON: functions over the shapes of fields.
+
+There are two ways. The thorough one raises ``Unfit`` with every fault. The quick one reads what is as it
+should be, without a word for what is not: whatever it raises means that everything is read thoroughly,
+once, from the outermost value on. Reading quickly does not begin again inside of a value: what is wrong deep
+inside would be looked for twice as often with each level.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from bus_core.events.checks import frozen_json, words_of
+from bus_core.events.faults import Fault, Unfit, unfit, within
+from bus_core.events.marks import Constraint
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.shapes import (
+    AnyJson,
+    Collection,
+    EnumMember,
+    Field,
+    FixedTuple,
+    Formed,
+    Hidden,
+    LiteralValue,
+    MappingOf,
+    OneOf,
+    Record,
+    Recursive,
+    Ruled,
+    Scalar,
+    Shape,
+    json_kinds,
+    plain,
+    plain_json,
+)
+from bus_core.serialization.json_values import READERS, read_bool, read_int, read_str
+
+__all__ = ["Read", "compile_quick", "fields_reader_of", "reader_of"]
+
+Read = Callable[[Any], Any]
+"""Makes a value of what JSON holds; raises ``Unfit``, or anything where it reads quickly."""
+
+_KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
+_MISSING: Final = object()
+
+
+# --- thoroughly -------------------------------------------------------------------------------------------
+
+
+def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
+    """What reads values of a shape thoroughly. ``known`` are the readers of what is around it."""
+    known = {} if known is None else known
+    if isinstance(shape, Scalar):
+        return _reader_of_scalar(shape)
+    if isinstance(shape, AnyJson):
+        return frozen_json
+    if isinstance(shape, EnumMember):
+        return _reader_of_enum(shape)
+    if isinstance(shape, LiteralValue):
+        return _reader_of_literal(shape)
+    if isinstance(shape, Ruled):
+        return _reader_of_rules(shape.rules, reader_of(shape.inner, known))
+    if isinstance(shape, Hidden):
+        return reader_of(shape.inner, known)
+    if isinstance(shape, Collection):
+        return _reader_of_collection(shape, reader_of(shape.item, known))
+    if isinstance(shape, FixedTuple):
+        return _reader_of_fixed_tuple([reader_of(item, known) for item in shape.items])
+    if isinstance(shape, MappingOf):
+        return _reader_of_mapping(_reader_of_keys(shape, known), reader_of(shape.item, known))
+    if isinstance(shape, OneOf):
+        return _reader_of_union(shape, [reader_of(item, known) for item in shape.alternatives])
+    if isinstance(shape, Formed):
+        return _reader_of_form(shape, reader_of(shape.inner, known))
+    return _reader_of_named(shape, known)
+
+
+def fields_reader_of(
+    fields: Sequence[Field], known: dict[int, Read] | None = None
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What makes the arguments of a constructor of a JSON object. Unknown keys are passed over."""
+    known = {} if known is None else known
+    parts = [(field.key, reader_of(field.shape, known), field.default) for field in fields]
+
+    def read(data: Mapping[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        faults: list[Fault] = []
+        for key, read_field, default in parts:
+            if key in data:
+                try:
+                    values[key] = read_field(data[key])
+                except Unfit as error:
+                    faults += within(f".{key}", error).faults
+            elif default is attrs.NOTHING:
+                faults.append((f".{key}", "is missing"))
+        if faults:
+            raise Unfit(faults)
+        return values
+
+    return read
+
+
+def _reader_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
+    if id(shape) in known:
+        return known[id(shape)]
+    inner: list[Read] = []
+    known[id(shape)] = lambda value: inner[0](value)
+    if isinstance(shape, Record):
+        inner.append(_reader_of_record(shape, known))
+    else:
+        assert shape.shape is not None
+        inner.append(reader_of(shape.shape, known))
+    known[id(shape)] = inner[0]
+    return inner[0]
+
+
+def _reader_of_record(shape: Record, known: dict[int, Read]) -> Read:
+    read_fields = fields_reader_of(shape.fields, known)
+
+    def read(value: Any) -> Any:
+        if type(value) is not dict:
+            raise unfit("an object")
+        arguments = read_fields(value)
+        try:
+            return shape.cls(**arguments)
+        except Exception:
+            raise unfit(f"a valid {shape.cls.__name__}") from None
+
+    return read
+
+
+def _reader_of_scalar(shape: Scalar) -> Read:
+    read_base = READERS[shape.base]
+    if shape.cls is shape.base:
+        return read_base
+
+    def read(value: Any) -> Any:  # class Email(str)
+        made = read_base(value)
+        try:
+            return shape.cls(made)
+        except Exception:
+            raise unfit(f"a valid {shape.cls.__name__}") from None
+
+    return read
+
+
+def _reader_of_enum(shape: EnumMember) -> Read:
+    """Reads members by value and by the value's type: True is not 1."""
+    by_value = {
+        (type(written), written): member
+        for member, written in ((member, plain_json(member.value)) for member in shape.cls)
+    }
+    words = f"one of the values of {shape.cls.__name__}"
+
+    def read(value: Any) -> enum.Enum:
+        try:
+            return by_value[type(value), value]
+        except (KeyError, TypeError):
+            pass
+        if issubclass(shape.cls, enum.Flag) and type(value) is int:
+            try:
+                combined = shape.cls(value)
+            except ValueError:
+                combined = None
+            # Flags read a negative number as its complement, and CPython 3.11.2 drops bits it does not know.
+            if combined is not None and combined.value == value:
+                return combined
+        raise unfit(words)
+
+    return read
+
+
+def _reader_of_literal(shape: LiteralValue) -> Read:
+    by_value = {(type(plain_json(item)), plain_json(item)): item for item in shape.values}
+    words = "one of " + ", ".join(repr(plain_json(item)) for item in shape.values)
+
+    def read(value: Any) -> Any:
+        try:
+            return by_value[type(value), value]
+        except (KeyError, TypeError):
+            raise unfit(words) from None
+
+    return read
+
+
+def _reader_of_rules(rules: Sequence[Constraint], read_inner: Read) -> Read:
+    def read(value: Any) -> Any:
+        made = read_inner(value)
+        for rule in rules:
+            try:
+                keeps = rule.check(made)
+            except Exception:  # a rule that cannot judge a value does not allow it
+                keeps = False
+            if not keeps:
+                raise unfit(rule.description)
+        return made
+
+    return read
+
+
+def _reader_of_form(shape: Formed, read_inner: Read) -> Read:
+    words = words_of(shape)
+
+    def read(value: Any) -> Any:
+        try:
+            made = shape.form.read(read_inner(value))
+        except Unfit:
+            raise
+        except Exception:
+            made = None
+        if not isinstance(made, shape.cls):
+            raise unfit(words)
+        return made
+
+    return read
+
+
+def _reader_of_collection(shape: Collection, read_item: Read) -> Read:
+    def read(value: Any) -> Any:
+        if type(value) is not list:
+            raise unfit("an array")
+        items: list[Any] = []
+        try:
+            for item in value:
+                items.append(read_item(item))
+        except Unfit as error:
+            raise within(f"[{len(items)}]", error) from None
+        return shape.kind(items)
+
+    return read
+
+
+def _reader_of_fixed_tuple(readers: Sequence[Read]) -> Read:
+    def read(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) != len(readers):
+            raise unfit(f"an array of {len(readers)}")
+        items: list[Any] = []
+        try:
+            for read_item, item in zip(readers, value, strict=True):
+                items.append(read_item(item))
+        except Unfit as error:
+            raise within(f"[{len(items)}]", error) from None
+        return tuple(items)
+
+    return read
+
+
+def _reader_of_keys(shape: MappingOf, known: dict[int, Read]) -> Read:
+    key = plain(shape.key)
+    if not (isinstance(key, Scalar) and key.base is int):
+        return reader_of(shape.key, known)
+    if isinstance(shape.key, Ruled):
+        return _reader_of_rules(shape.key.rules, _int_of)
+    return _int_of
+
+
+def _int_of(key: str) -> int:
+    try:
+        number = int(key)
+    except ValueError:
+        raise unfit("an int as text") from None
+    if str(number) != key:
+        raise unfit("an int as text")
+    return number
+
+
+def _reader_of_mapping(read_key: Read, read_item: Read) -> Read:
+    """A key may be personal: no fault quotes one."""
+
+    def read(value: Any) -> Any:
+        if type(value) is not dict:
+            raise unfit("an object")
+        made: dict[Any, Any] = {}
+        for name, item in value.items():
+            try:
+                key = read_key(name)
+            except Unfit as error:
+                raise within(" (a key of it)", error) from None
+            if key in made:
+                raise unfit("an object whose keys differ")
+            try:
+                made[key] = read_item(item)
+            except Unfit as error:
+                raise within("[...]", error) from None
+        return FrozenMapping(made)
+
+    return read
+
+
+def _reader_of_union(shape: OneOf, readers: Sequence[Read]) -> Read:
+    """The JSON value alone tells which alternative it is."""
+    by_kind: dict[str, list[Read]] = {}
+    for alternative, read_alternative in zip(shape.alternatives, readers, strict=True):
+        for kind in json_kinds(alternative):
+            by_kind.setdefault(kind, []).append(read_alternative)
+    words = _words_in_json(shape)
+
+    def read(value: Any) -> Any:
+        candidates = by_kind.get("null" if value is None else _KIND_OF[type(value)], ())
+        if len(candidates) == 1:
+            return candidates[0](value)
+        for read_alternative in candidates:
+            try:
+                return read_alternative(value)
+            except Unfit:
+                continue
+        raise unfit(words)
+
+    return read
+
+
+def _words_in_json(shape: OneOf) -> str:
+    others = [item for item in shape.alternatives if not _is_none(item)]
+    words = " or ".join(map(words_of, others))
+    return words if len(others) == len(shape.alternatives) else f"null or {words}"
+
+
+def _is_none(shape: Shape) -> bool:
+    return isinstance(shape, Scalar) and shape.cls is type(None)
+
+
+# --- quickly ----------------------------------------------------------------------------------------------
+
+
+class Odd(ValueError):
+    """A value is not as it should be."""
+
+
+_INLINE: Final[dict[Any, type[Any]]] = {read_str: str, read_bool: bool, read_int: int}
+"""What only asks for the class of a value: that is done in place."""
+
+
+def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
+    """What reads values of a shape quickly."""
+    if isinstance(shape, Hidden):
+        return _quick_of(shape.inner, known)
+    if isinstance(shape, Collection):
+        kind, read_item = shape.kind, _quick_of(shape.item, known)
+
+        def read_array(value: Any) -> Any:
+            if value.__class__ is not list:
+                raise Odd
+            return kind([read_item(item) for item in value])
+
+        return read_array
+    if isinstance(shape, Record | Recursive):
+        return _quick_of_named(shape, known)
+    if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
+        others = [item for item in shape.alternatives if not _is_none(item)]
+        if len(others) == 1:
+            return _quick_of_optional(others[0], known)
+    return reader_of(shape)
+
+
+def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
+    read_other = _quick_of(shape, known)
+    kinds = json_kinds(shape)
+    classes = {cls for cls, kind in _KIND_OF.items() if kind in kinds}
+
+    def read(value: Any) -> Any:
+        if value is None:
+            return None
+        if value.__class__ not in classes:
+            raise Odd
+        return read_other(value)
+
+    return read
+
+
+def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
+    if id(shape) in known:
+        return known[id(shape)]
+    inner: list[Read] = []
+    known[id(shape)] = lambda value: inner[0](value)
+    if isinstance(shape, Record):
+        inner.append(compile_quick(shape.cls, shape.fields, known=known))
+    else:
+        assert shape.shape is not None
+        inner.append(_quick_of(shape.shape, known))
+    known[id(shape)] = inner[0]
+    return inner[0]
+
+
+def compile_quick(
+    cls: type[Any],
+    fields: Iterable[Field],
+    *,
+    also: Iterable[str] = (),
+    known: dict[int, Read] | None = None,
+) -> Callable[..., Any]:
+    """A function that makes a value of ``cls`` of a JSON object.
+
+    What is ``also`` an argument of the constructor is one of the function, too. It is compiled from text, as
+    attrs does with its methods: a loop over the fields takes three times as long.
+    """
+    known = {} if known is None else known
+    names: dict[str, Any] = {"cls": cls, "Odd": Odd, "missing": _MISSING}
+    lines = [
+        f"def read({', '.join(['data', *also])}):",
+        "    if data.__class__ is not dict:",
+        "        raise Odd",
+    ]
+    arguments = [f"{name}={name}" for name in also]
+    for index, field in enumerate(fields):
+        value = f"value{index}"
+        read = _quick_of(field.shape, known)
+        exact = _INLINE.get(read)
+        if exact is None:
+            names[f"read{index}"] = read
+            reading = [f"{value} = read{index}({value})"]
+        else:
+            names[f"type{index}"] = exact
+            reading = [f"if {value}.__class__ is not type{index}:", "    raise Odd"]
+        absent = _default_text(field.default, f"default{index}", names)
+        if absent is None:
+            lines.append(f"    {value} = data[{field.key!r}]")
+            lines += [f"    {line}" for line in reading]
+        else:
+            lines += [f"    {value} = data.get({field.key!r}, missing)", f"    if {value} is missing:"]
+            lines += [f"        {value} = {absent}", "    else:"]
+            lines += [f"        {line}" for line in reading]
+        arguments.append(f"{field.key}={value}")
+    lines.append(f"    return cls({', '.join(arguments)})")
+    exec("\n".join(lines), names)
+    made: Callable[..., Any] = names["read"]
+    return made
+
+
+def _default_text(default: Any, name: str, names: dict[str, Any]) -> str | None:
+    """What gives the default of a field, under that name; None where it has to be in the object."""
+    if default is attrs.NOTHING or getattr(default, "takes_self", False):
+        return None
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        names[name] = default.factory
+        return f"{name}()"
+    names[name] = default
+    return name
