@@ -154,7 +154,11 @@ class RemoteCarrier:
         """Waits until nothing is left: here, and on the adapter for these lanes, whoever holds it.
 
         Other processes may publish all the time: it ends at the first moment at which all is settled.
+        Of a subscription that is being opened an adapter may not know yet.
         """
+        trying = [pump.first_try for lane in lanes if (pump := self._pumps.get(lane)) is not None]
+        if trying:
+            await asyncio.wait(trying)
         pause = _FIRST_LOOK
         trouble = Trouble("a drain")
         quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile

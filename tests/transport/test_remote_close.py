@@ -481,6 +481,24 @@ async def test_drain_follows_a_chain(server: Server) -> None:
     assert looked[:2] == ["second", "first"]
 
 
+async def test_drain_waits_for_what_is_being_opened(server: Server) -> None:
+    """A drain right after ``subscribe`` waits for what the new subscription finds, once it is open."""
+    seen: list[int] = []
+
+    async def note(event: Happened) -> None:
+        seen.append(event.number)
+
+    async def slowly(_spec: object) -> None:
+        await asyncio.sleep(0.02)
+
+    async with running_remote_bus(server, adapter=CountingRemoteAdapter) as bus:
+        await bus.publish(HAPPENED, happened(1))
+        server.faults["open"] = slowly
+        bus.subscribe(HAPPENED, note, name="h", start="earliest")
+        await bus.drain()
+        assert seen == [1]
+
+
 async def test_drain_asks_for_many_at_once(server: Server) -> None:
     """An adapter that counts for many is asked once a look, about all subscriptions of the drain."""
     names = [f"h{number}" for number in range(30)]
