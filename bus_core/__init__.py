@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
         CheckResult,
         Command,
         Consumer,
+        CountingAdapter,
         DeadLetterStore,
         EngineState,
         Factory,
@@ -104,9 +105,10 @@ else:
         __name__,
         {
             "abc": """
-                Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer DeadLetterStore
-                EngineState Factory Features Handler HealthProbe HealthStatus Inlet InProcessAdapter
-                LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec SubscriptionState
+                Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer CountingAdapter
+                DeadLetterStore EngineState Factory Features Handler HealthProbe HealthStatus Inlet
+                InProcessAdapter LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec
+                SubscriptionState
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -169,6 +171,7 @@ __all__ = [
     "Constraint",
     "Consumer",
     "ConsumerDied",
+    "CountingAdapter",
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",

@@ -27,6 +27,7 @@ __all__ = [
     "CheckResult",
     "Command",
     "Consumer",
+    "CountingAdapter",
     "DeadLetterStore",
     "EngineState",
     "Factory",
@@ -292,6 +293,18 @@ class Adapter(AdapterBase, Protocol):
         Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
         for several subscriptions at once.
         """
+        ...
+
+
+@runtime_checkable
+class CountingAdapter(Protocol):
+    """An option of an ``Adapter`` that counts the backlog of many subscriptions at once.
+
+    A drain asks for all subscriptions of a bus, again and again. Other adapters are asked for each of them.
+    """
+
+    async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        """The ``backlog`` of each subscription, in order; one may be there twice, and there may be none."""
         ...
 
 

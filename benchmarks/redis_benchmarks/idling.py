@@ -1,21 +1,33 @@
-"""What an idle worker asks of the server, by how many subscriptions it has."""
+"""What an idle worker asks of the server, and how long its drain takes, by how many subscriptions it has."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
-from bus_core import Topic
+import attrs
+
+from bus_core import Bus, Topic
 from redis_benchmarks.subjects import OrderPlaced, bus_on, client_of
 
-__all__ = ["idle_load"]
+__all__ = ["IdleLoad", "idle_load"]
 
 _STEADY = 3
 """So many equal looks in a row, and whatever it takes to begin is over."""
 
 
-async def idle_load(address: str, subscriptions: int, seconds: float) -> tuple[float, int]:
-    """Commands a second that the worker sends, and its connections."""
+@attrs.frozen
+class IdleLoad:
+    """``commands`` are those of a second; ``drains`` seconds, all on one topic and on a topic each."""
+
+    commands: float
+    connections: int
+    drains: tuple[float, float]
+
+
+async def idle_load(address: str, subscriptions: int, seconds: float) -> IdleLoad:
+    """What an idle worker with so many subscriptions costs, looked at for so many seconds."""
 
     async def handler(_event: OrderPlaced) -> None:
         raise AssertionError("nothing is published")
@@ -23,15 +35,30 @@ async def idle_load(address: str, subscriptions: int, seconds: float) -> tuple[f
     client = client_of(address)
     others = await _connections(client)
     async with client, bus_on(address) as bus:
-        opened = [
-            bus.subscribe(Topic(f"shop.thing{number}.placed", OrderPlaced), handler, name=f"handler-{number}")
-            for number in range(subscriptions)
-        ]
-        for subscription in opened:
-            await subscription.ready()
+        topics = [Topic(f"shop.thing{number}.placed", OrderPlaced) for number in range(subscriptions)]
+        for number, topic in enumerate(topics):
+            bus.subscribe(topic, handler, name=f"handler-{number}")
+        await _ready(bus)
         await _settle_down(client)
         connections = await _connections(client) - others
-        return await _commands_sent(client, seconds) / seconds, connections
+        commands = await _commands_sent(client, seconds) / seconds
+        apart = await _drain(bus)
+    async with bus_on(address) as bus:
+        for number in range(subscriptions):
+            bus.subscribe(topics[0], handler, name=f"handler-{number}")
+        await _ready(bus)
+        return IdleLoad(commands, connections, (await _drain(bus), apart))
+
+
+async def _ready(bus: Bus) -> None:
+    for subscription in bus.subscriptions:
+        await subscription.ready()
+
+
+async def _drain(bus: Bus) -> float:
+    began = time.perf_counter()
+    await bus.drain()
+    return time.perf_counter() - began
 
 
 async def _settle_down(client: Any) -> None:

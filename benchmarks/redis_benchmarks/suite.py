@@ -204,23 +204,31 @@ def _latency(server: Server, effort: Effort, results: Results, _say: Callable[[s
 
 def _idle(server: Server, effort: Effort, results: Results, _say: Callable[[str], None]) -> None:
     for subscriptions in effort.idle:
-        commands, connections = asyncio.run(idle_load(server.address, subscriptions, effort.idle_seconds))
+        load = asyncio.run(idle_load(server.address, subscriptions, effort.idle_seconds))
         results.figures += [
             Figure(
                 f"idle_{subscriptions}_commands",
                 f"idle with {subscriptions:,} subscriptions: commands a second",
-                commands,
-                commands,
+                load.commands,
+                load.commands,
                 unit="1/s",
                 at_most=10,
             ),
             Figure(
                 f"idle_{subscriptions}_connections",
                 f"idle with {subscriptions:,} subscriptions: connections",
-                connections,
-                connections,
+                load.connections,
+                load.connections,
                 unit="number",
                 at_most=8,
+            ),
+            Figure(
+                f"idle_{subscriptions}_drain",
+                f"idle with {subscriptions:,} subscriptions: a drain",
+                max(load.drains) * 1e3,
+                max(load.drains) * 1e3,
+                unit="ms",
+                at_most=1_000,
             ),
         ]
 

@@ -65,8 +65,8 @@ def record_time() -> float:
 
 
 class StorageAdapter(ABC):
-    """Implements ``Adapter`` and ``DeadLetterStore``. A subclass has a ``name`` and ``features``, and defines
-    the methods that store records.
+    """Implements ``Adapter``, ``CountingAdapter`` and ``DeadLetterStore``. A subclass has a ``name`` and
+    ``features``, and defines the methods that store records.
 
     They are called on the event loop of the bus, each within a ``transaction``, except for ``open`` and
     ``shut``. What a transaction did stays done as ``features`` promise.
@@ -179,8 +179,12 @@ class StorageAdapter(ABC):
         return StorageConsumer(self, _id(spec), self._waiting)
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
+        return (await self.backlogs([spec]))[0]
+
+    async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
         async with self.in_transaction("count records"):
-            return next((count for name, count, _ in await self.pending() if name == _id(spec)), 0)
+            counts = {name: count for name, count, _ in await self.pending()}
+        return [counts.get(_id(spec), 0) for spec in specs]
 
     async def _watch(self) -> None:
         """Looks again and again for what is due, for all consumers that wait for something."""

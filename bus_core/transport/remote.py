@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from bus_core.abc import Adapter, HealthStatus
+from bus_core.abc import Adapter, CountingAdapter, HealthStatus, SubscriptionSpec
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
@@ -31,7 +31,7 @@ _LONGEST_LOOK = 0.25
 """Seconds of real time between two looks at the backlog, while a drain waits for other instances."""
 
 _LOOKS_AT_ONCE = 10
-"""Of how many subscriptions the backlog is asked for at once."""
+"""Of how many subscriptions the backlog is asked for at once, one by one."""
 
 _GRACE = 0.35
 """Seconds of real time, from the end of the shutdown timeout on, that calls of the adapter get to end."""
@@ -62,6 +62,7 @@ class RemoteCarrier:
         self._codec = codec
         self._publish_timeout = publish_timeout
         self._check_accepting = check_accepting
+        self._backlogs = adapter.backlogs if isinstance(adapter, CountingAdapter) else self._count_each
         self._publisher = Publisher(adapter, engine.clock, publish_timeout)
         self._intake = Intake(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
@@ -153,7 +154,11 @@ class RemoteCarrier:
         """Waits until nothing is left: here, and on the adapter for these lanes, whoever holds it.
 
         Other processes may publish all the time: it ends at the first moment at which all is settled.
+        Of a subscription that is being opened an adapter may not know yet.
         """
+        trying = [pump.first_try for lane in lanes if (pump := self._pumps.get(lane)) is not None]
+        if trying:
+            await asyncio.wait(trying)
         pause = _FIRST_LOOK
         trouble = Trouble("a drain")
         quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile
@@ -179,15 +184,22 @@ class RemoteCarrier:
         if self._engine.buffer.unsettled:
             return False
         try:
-            for some in range(0, len(lanes), _LOOKS_AT_ONCE):
-                looks = [self._adapter.backlog(lane.spec) for lane in lanes[some : some + _LOOKS_AT_ONCE]]
-                if any(await asyncio.gather(*looks)):
-                    return False
+            if any(await self._backlogs([lane.spec for lane in lanes])):
+                return False
         except Exception as error:
             trouble.failed("read the backlog", error)
             return False
         trouble.over()
         return True
+
+    async def _count_each(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        """Asks for a few subscriptions after the other, up to the first that have something left."""
+        counts: list[int] = []
+        for some in range(0, len(specs), _LOOKS_AT_ONCE):
+            counts += await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _LOOKS_AT_ONCE]))
+            if any(counts):
+                break
+        return counts
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Receives nothing more, gives back what no handler has begun, and finishes what runs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -67,10 +66,11 @@ def demo(
         _demo_on_redis(seed, users or 1000, config, workers, as_json=as_json, quiet=quiet)
         return
     from crm.demo import run_demo
+    from promenade_bus_cli.signals import run_interruptible
 
     try:
         with _progress(silent=quiet or as_json) as progress:
-            outcome = asyncio.run(run_demo(config, seed=seed, users=users or 3000, progress=progress))
+            outcome = run_interruptible(run_demo(config, seed=seed, users=users or 3000, progress=progress))
     except BusError as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:
@@ -89,6 +89,7 @@ def _demo_on_redis(
     from crm.report import print_several, wide_console
     from crm.server import CannotStart, redis_server
     from crm.several import redis_config, run_several
+    from promenade_bus_cli.signals import run_interruptible
 
     try:
         with _progress(silent=quiet or as_json) as progress, redis_server() as address:
@@ -96,7 +97,7 @@ def _demo_on_redis(
             running = run_several(
                 redis_config(address), seed=seed, users=users, workers=workers, progress=progress
             )
-            outcome = asyncio.run(running)
+            outcome = run_interruptible(running)
     except (BusError, CannotStart) as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -247,6 +248,19 @@ def test_the_command_ends_with_the_number_of_lost_deliveries() -> None:
     assert "event-loop" in done.stdout
     assert "50 people register" in done.stderr
     assert "dead letter of customer.accounts" in done.stderr
+
+
+def test_an_interrupt_ends_the_demo() -> None:
+    """Ctrl-C ends the demo in good order, with status 130 and no traceback."""
+    command = [sys.executable, "-m", "promenade_bus_cli", "demo", "--users", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        assert any("people register" in line for line in demo.stderr)
+        demo.send_signal(signal.SIGINT)
+        _, told = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert "SIGINT: closing; a second signal stops at once" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.usefixtures("short_tables")

@@ -45,6 +45,7 @@ PUBLIC = [
     "ConfigError",
     "Constraint",
     "Consumer",
+    "CountingAdapter",
     "ConsumerDied",
     "DeadLetter",
     "DeadLetterFilter",

@@ -12,7 +12,7 @@ import promenade_bus_memory
 from bus_core import Adapter, BuildContext, Factory, Features, Message, hookimpl
 from promenade_bus_memory import MemoryHub
 from promenade_bus_testing.contract import AdapterContract, Place
-from support.remote import ALL, RemoteAdapter, Server
+from support.remote import ALL, CountingRemoteAdapter, Server
 
 
 class OnMemory(AdapterContract):
@@ -48,7 +48,7 @@ class RemotePlugin:
     @hookimpl
     def promenade_bus_adapters(self) -> Mapping[str, Factory[Any, Adapter]]:
         def build(options: RemoteOptions, _context: BuildContext) -> Adapter:
-            return RemoteAdapter(self.servers[options.server], ALL, 5.0)
+            return CountingRemoteAdapter(self.servers[options.server], ALL, 5.0)
 
         return {"remote": Factory(options=RemoteOptions, build=build)}
 

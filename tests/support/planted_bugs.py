@@ -13,7 +13,16 @@ from typing import Any, cast
 import attrs
 from pytest import MonkeyPatch  # noqa: PT013 - a name for annotations
 
-from bus_core import BusError, DeadLetter, DeadLetterFilter, FrozenMapping, Inlet, Message, Outcome
+from bus_core import (
+    BusError,
+    DeadLetter,
+    DeadLetterFilter,
+    FrozenMapping,
+    Inlet,
+    Message,
+    Outcome,
+    SubscriptionSpec,
+)
 from bus_core.bus import arguments, publishing
 from bus_core.bus.bus import Bus
 from bus_core.dispatch.codec import Codec
@@ -29,7 +38,7 @@ from bus_core.events.topics import TopicPattern
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
-from support.remote import Consumer, RemoteAdapter, Server
+from support.remote import Consumer, CountingRemoteAdapter, RemoteAdapter, Server
 
 __all__ = ["BUGS", "Bug"]
 
@@ -743,6 +752,26 @@ def drain_at_once(patch: MonkeyPatch) -> None:
         await asyncio.sleep(0)
 
     patch.setattr(Bus, "drain", nothing)
+
+
+@bug("the adapter counts for many in an order of its own", "test_backlog_is_counted_for_each",
+     suite="OnRemote")  # fmt: skip
+def count_in_any_order(patch: MonkeyPatch) -> None:
+    backlogs = CountingRemoteAdapter.backlogs
+
+    async def sorting(adapter: CountingRemoteAdapter, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        return sorted(await backlogs(adapter, specs))
+
+    patch.setattr(CountingRemoteAdapter, "backlogs", sorting)
+
+
+@bug("the adapter does not count what it has handed out", "test_backlog_is_counted_for_each",
+     suite="OnRemote")  # fmt: skip
+def forget_what_is_owned(patch: MonkeyPatch) -> None:
+    def unread(server: Server, spec: SubscriptionSpec) -> int:
+        return sum(len(group.ready) for group in server.groups.values() if group.spec.group == spec.group)
+
+    patch.setattr(Server, "backlog", unread)
 
 
 @bug("a second close gives another report", "test_close_many_times")

@@ -96,8 +96,8 @@ class Group:
 
 class Server:
     """Keeps groups and dead letters. `faults` maps a call (``publish``, ``open``, ``receive``, ``settle``,
-    ``confirm``, ``backlog``) to what it is to do instead: a function of the call's argument, asked before
-    each call.
+    ``confirm``, ``backlog``, ``backlogs``) to what it is to do instead: a function of the call's argument,
+    asked before each call.
     """
 
     def __init__(self) -> None:
@@ -122,6 +122,14 @@ class Server:
             if group.pattern.matches(message.topic):
                 group.ready.append(Entry(message, datetime.now(UTC), fault=fault))
                 group.changed()
+
+    def backlog(self, spec: SubscriptionSpec) -> int:
+        """What the groups of a subscription have not settled."""
+        return sum(
+            len(group.ready) + len(group.owned) + len(group.parked)
+            for group in self.groups.values()
+            if (group.spec.group, group.spec.topic) == (spec.group, spec.topic)
+        )
 
     def kill(self, consumer: Consumer) -> None:
         """As if its process had died: what it owns goes to others."""
@@ -155,7 +163,7 @@ class Server:
 
             return fail
 
-        self.faults |= {call: once(call) for call in ("publish", "settle", "backlog")}
+        self.faults |= {call: once(call) for call in ("publish", "settle", "backlog", "backlogs")}
         for group in self.groups.values():
             group.cut(broken)
 
@@ -307,11 +315,7 @@ class RemoteAdapter:
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
         await self.server.fault("backlog", spec)
-        return sum(
-            len(group.ready) + len(group.owned) + len(group.parked)
-            for group in self.server.groups.values()
-            if (group.spec.group, group.spec.topic) == (spec.group, spec.topic)
-        )
+        return self.server.backlog(spec)
 
     # --- dead letters -------------------------------------------------------------------------------------
 
@@ -345,12 +349,26 @@ class RemoteAdapter:
         return len(doomed)
 
 
+class CountingRemoteAdapter(RemoteAdapter):
+    """Implements `bus_core.CountingAdapter` besides."""
+
+    async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        await self.server.fault("backlogs", specs)
+        return [self.server.backlog(spec) for spec in specs]
+
+
 ALL = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
 
 
-def remote_plugin(server: Server, features: Features = ALL, longest_hold: float = 5.0) -> object:
+def remote_plugin(
+    server: Server,
+    features: Features = ALL,
+    longest_hold: float = 5.0,
+    *,
+    adapter: type[RemoteAdapter] = RemoteAdapter,
+) -> object:
     """A plugin that offers an adapter to the server."""
-    return adapter_plugin(RemoteAdapter(server, features, longest_hold))
+    return adapter_plugin(adapter(server, features, longest_hold))
 
 
 def make_remote_bus(
@@ -359,12 +377,13 @@ def make_remote_bus(
     *,
     features: Features = ALL,
     longest_hold: float = 5.0,
+    adapter: type[RemoteAdapter] = RemoteAdapter,
     plugins: Iterable[object] = (),
     **settings: Any,
 ) -> Bus:
     """A bus on the server, not started; ``settings`` are keys of ``bus``."""
     config = {"app": {"name": "tests"}, "bus": {"adapter": "remote", **settings}}
-    offered = [remote_plugin(server, features, longest_hold), *plugins]
+    offered = [remote_plugin(server, features, longest_hold, adapter=adapter), *plugins]
     return open_bus(config, plugins=offered, installed=False, clock=clock)
 
 

@@ -28,7 +28,15 @@ from bus_core import (
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, state_of, until
 from support.handlers import outlast_cancellation
-from support.remote import Entry, Server, make_remote_bus, remote_plugin, running_remote_bus
+from support.remote import (
+    CountingRemoteAdapter,
+    Entry,
+    RemoteAdapter,
+    Server,
+    make_remote_bus,
+    remote_plugin,
+    running_remote_bus,
+)
 
 GRACE = 0.5
 """Seconds after the shutdown timeout by which a bus has to be closed, whatever the server does."""
@@ -416,17 +424,20 @@ async def test_close_leaves_no_task(server: Server) -> None:
 # --- drain ------------------------------------------------------------------------------------------------
 
 
-async def test_drain_waits_for_other_instances(server: Server) -> None:
-    """What another instance of a group holds counts for the drain of each."""
+@pytest.mark.parametrize("adapter", [RemoteAdapter, CountingRemoteAdapter])
+async def test_drain_waits_for_other_instances(server: Server, adapter: type[RemoteAdapter]) -> None:
+    """What another instance of a group holds counts for the drain of each, whichever of many it is."""
     go_on = asyncio.Event()
 
     async def slow(event: Happened) -> None:
         await go_on.wait()
 
-    async with running_remote_bus(server) as other, running_remote_bus(server) as bus:
+    async with running_remote_bus(server) as other, running_remote_bus(server, adapter=adapter) as bus:
         await other.subscribe(HAPPENED, slow, name="h").ready()
         await bus.publish(HAPPENED, happened())
         await until(lambda: state_of(other).running)
+        for number in range(30):
+            await bus.subscribe(OTHER, ignore, name=f"idle{number}").ready()
         await bus.subscribe(HAPPENED, ignore, name="h").ready()
         with pytest.raises(TimeoutError):
             await bus.drain(0.05)
@@ -468,6 +479,36 @@ async def test_drain_follows_a_chain(server: Server) -> None:
         await bus.drain()
         assert seen == [1]
     assert looked[:2] == ["second", "first"]
+
+
+async def test_drain_waits_for_what_is_being_opened(server: Server) -> None:
+    """A drain right after ``subscribe`` waits for what the new subscription finds, once it is open."""
+    seen: list[int] = []
+
+    async def note(event: Happened) -> None:
+        seen.append(event.number)
+
+    async def slowly(_spec: object) -> None:
+        await asyncio.sleep(0.02)
+
+    async with running_remote_bus(server, adapter=CountingRemoteAdapter) as bus:
+        await bus.publish(HAPPENED, happened(1))
+        server.faults["open"] = slowly
+        bus.subscribe(HAPPENED, note, name="h", start="earliest")
+        await bus.drain()
+        assert seen == [1]
+
+
+async def test_drain_asks_for_many_at_once(server: Server) -> None:
+    """An adapter that counts for many is asked once a look, about all subscriptions of the drain."""
+    names = [f"h{number}" for number in range(30)]
+    async with running_remote_bus(server, adapter=CountingRemoteAdapter) as bus:
+        for name in names:
+            await bus.subscribe(HAPPENED, ignore, name=name).ready()
+        await bus.drain()
+    assert not [call for call, _ in server.calls if call == "backlog"]
+    looks = [[spec.name for spec in specs] for call, specs in server.calls if call == "backlogs"]
+    assert looks == [names, names]
 
 
 async def test_drain_while_the_backlog_cannot_be_read(

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from promenade_bus_cli.main import cli
 from support.distributions import Site
+from support.interrupts import interrupted_when_idle
 
 DEADLINE = 30.0
 
@@ -59,9 +60,9 @@ class CommandLine:
 class Process:
     """A command in a process of its own; every wait has a deadline."""
 
-    def __init__(self, *arguments: str, directory: Path, stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(self, command: list[str], *, directory: Path, stdin: int) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "promenade_bus_cli", *arguments],
+            command,
             cwd=directory,
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -140,11 +141,16 @@ def module(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts commands as processes, and ends those that still run."""
+    """Starts commands as processes, and ends those that still run.
+
+    An ``interrupted`` one gets Ctrl-C as soon as its loop waits for something.
+    """
     started: list[Process] = []
 
-    def start(*arguments: str, stdin: int = subprocess.DEVNULL) -> Process:
-        started.append(Process(*arguments, directory=tmp_path, stdin=stdin))
+    def start(*arguments: str, stdin: int = subprocess.DEVNULL, interrupted: bool = False) -> Process:
+        plain = [sys.executable, "-m", "promenade_bus_cli", *arguments]
+        command = interrupted_when_idle(*arguments) if interrupted else plain
+        started.append(Process(command, directory=tmp_path, stdin=stdin))
         return started[-1]
 
     yield start

@@ -11,7 +11,7 @@ import click
 from bus_core import Bus, DrainReport, Event
 from promenade_bus_cli.output import clean, counted, print_json, print_table, remark
 
-__all__ = ["Account", "Fault", "print_account"]
+__all__ = ["Account", "Fault", "print_abandoned", "print_account"]
 
 _MOST_KEPT = 1_000
 
@@ -140,6 +140,11 @@ def print_account(account: Account, *, as_json: bool) -> None:
         remark(f"{counted(state.unrouted, 'event')} reached nobody: no subscription here gets the topic")
     if state.lost:
         remark(f"{counted(state.lost, 'event')} lost; the log names them")
+    print_abandoned(account)
+
+
+def print_abandoned(account: Account) -> None:
+    """How many events handlers had not finished when the bus was closed, if there are any."""
     if account.report is not None and account.report.abandoned:
         remark(f"{counted(len(account.report.abandoned), 'event')} abandoned when the shutdown timeout ended")
 

@@ -11,6 +11,8 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ import click
 
 from bus_core import (
     Bus,
+    BusClosed,
     BusError,
     DrainReport,
     Event,
@@ -31,8 +34,9 @@ from bus_core.errors import suggestion
 from bus_core.events import nearest_names
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.options import CONFIG_VARIABLE
+from promenade_bus_cli.signals import Signals, cancel_current_task
 
-__all__ = ["App", "open_app", "run_with_app"]
+__all__ = ["App", "FoundApp", "find_app", "run_with_app"]
 
 R = TypeVar("R")
 
@@ -60,7 +64,7 @@ class App:
         return await (self.bus.health() if self._sync is None else asyncio.to_thread(self._sync.health))
 
     async def publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[Exception | None]:
-        """Publishes in order; for each item None, or why it was not accepted."""
+        """Publishes in order; for each item None, or why it was not accepted, ``BusClosed`` included."""
         try:
             if self._sync is None:
                 await self.bus.publish_many(items)
@@ -68,6 +72,8 @@ class App:
                 await asyncio.to_thread(self._sync.publish_many, items)
         except PublishManyError as error:
             return error.results
+        except BusClosed as error:
+            return [error] * len(items)
         return [None] * len(items)
 
     @property
@@ -77,29 +83,60 @@ class App:
         return features.in_process and not features.durable
 
 
-async def open_app(spec: str | None, config: str | None) -> App:
-    """The bus of ``MODULE:ATTR``, or one of a configuration file, which has no handlers. Not started."""
-    if spec is not None:
-        return await _made(spec, _found(spec))
-    if config is None:
-        raise CommandFailed(
-            f"which bus? Give --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
-        )
+@dataclass(frozen=True)
+class FoundApp:
+    """The value that ``MODULE:ATTR`` names."""
+
+    spec: str
+    value: Any
+
+    async def open(self) -> App:
+        """Its bus, not started."""
+        return await _made(self.spec, self.value)
+
+
+def find_app(spec: str) -> FoundApp:
+    """Imports ``MODULE:ATTR``. Call it outside of an event loop, so that Ctrl-C can end an import."""
+    return FoundApp(spec, _found(spec))
+
+
+async def _configured(config: str) -> App:
+    """A bus of a configuration file, which has no handlers. Not started."""
     return App(open_bus(config), has_handlers=False)
 
 
-def run_with_app(spec: str | None, config: str | None, use: Callable[[App], Coroutine[Any, Any, R]]) -> R:
-    """Runs a coroutine on the bus of ``--app`` or ``--config``."""
+def run_with_app(
+    spec: str | None,
+    config: str | None,
+    use: Callable[[App], Coroutine[Any, Any, R]],
+    signals: Signals | None = None,
+) -> R:
+    """Runs a coroutine on the bus of ``--app`` or ``--config``. Ctrl-C cancels it.
+
+    ``signals`` are those of the command, if it says itself what Ctrl-C leads to.
+    """
     context = click.get_current_context()
     if spec is not None and context.get_parameter_source("config") is click.core.ParameterSource.COMMANDLINE:
         raise CommandFailed(
             "--app and --config exclude each other: the application opens its own configuration"
         )
 
-    async def opened() -> R:
-        return await use(await open_app(spec, config))
+    if spec is not None:
+        opening = find_app(spec).open
+    elif config is not None:
+        opening = partial(_configured, config)
+    else:
+        raise CommandFailed(
+            f"which bus? Give --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
+        )
+    heard = signals or Signals()
 
-    return asyncio.run(opened())
+    async def opened() -> R:
+        app = await opening()
+        heard.take_over(cancel_current_task(), "closing")
+        return await use(app)
+
+    return heard.run(opened())
 
 
 # --- finding it -------------------------------------------------------------------------------------------

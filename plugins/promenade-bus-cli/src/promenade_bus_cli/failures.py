@@ -12,13 +12,17 @@ import click
 from bus_core import BusError, EventError, PublishError, SerializationError
 from promenade_bus_cli.output import clean
 
-__all__ = ["REFUSED", "USAGE", "CommandFailed", "leave_now", "status_of"]
+__all__ = ["INTERRUPTED", "REFUSED", "USAGE", "CommandFailed", "Interrupted", "leave_now", "status_of"]
 
 REFUSED = 1
 """The command was understood, and its work did not end well."""
 
 USAGE = 2
 """The command, the configuration or the application cannot be used as it is."""
+
+
+INTERRUPTED = 130
+"""Ctrl-C has ended the command."""
 
 
 class CommandFailed(click.ClickException):
@@ -32,13 +36,17 @@ class CommandFailed(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # declared for the class, read from the instance
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, which the command has answered: it has closed what it had opened, and needs to say no more."""
+
+
 def status_of(error: BusError) -> int:
     """The exit status for an error of the bus."""
     return REFUSED if isinstance(error, EventError | PublishError | SerializationError) else USAGE
 
 
 def leave_now(status: int) -> NoReturn:
-    """Ends the process although handlers that were abandoned still run: they may never return."""
+    """Ends the process although threads, or abandoned handlers, still run: they may never return."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -6,16 +6,17 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.exceptions import Exit
 
 from bus_core import BusError, Command
 from bus_core.events import nearest_names
 from bus_core.plugins import Plugins, discover
 from promenade_bus_cli.builtin import COMMANDS
-from promenade_bus_cli.failures import CommandFailed, status_of
+from promenade_bus_cli.failures import INTERRUPTED, CommandFailed, Interrupted, leave_now, status_of
 from promenade_bus_cli.loading import load_command
 from promenade_bus_cli.options import DEBUG, debug_option
 
@@ -36,6 +37,13 @@ class CommandLine(click.Group):
     The list of commands, and the completions of a shell, are made from what plugins say of their commands:
     no command is loaded for them.
     """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parses the arguments, and prints help."""
+        with _interrupts_told():
+            return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands, sorted."""
@@ -99,7 +107,8 @@ class CommandLine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; an error of the bus becomes one message and an exit status."""
         try:
-            return super().invoke(ctx)
+            with _interrupts_told():
+                return super().invoke(ctx)
         except CommandFailed:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
@@ -108,9 +117,17 @@ class CommandLine(click.Group):
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
             raise CommandFailed(str(error), status_of(error)) from error
-        except KeyboardInterrupt:
+
+
+@contextmanager
+def _interrupts_told() -> Iterator[None]:
+    """Answers Ctrl-C with a word, unless more was said already, and its status. click would end with 1."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not isinstance(error, Interrupted):
             click.echo("interrupted", err=True)
-            ctx.exit(130)
+        raise Exit(INTERRUPTED) from None
 
 
 def _installed(ctx: click.Context) -> Plugins:
@@ -145,7 +162,7 @@ def cli() -> None:
     """Runs, feeds and explains an application on Promenade Bus.
 
     Exit status: 0 when all is well, 1 when the work did not end well, 2 when the command, the
-    configuration or the application cannot be used.
+    configuration or the application cannot be used, 130 when Ctrl-C has ended it.
     """
 
 
@@ -162,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Whoever read the output is gone. Nothing else may be written to it while Python shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = status or 1
+    if status == INTERRUPTED:
+        leave_now(INTERRUPTED)  # whatever threads still wait for
     sys.exit(status)
 
 

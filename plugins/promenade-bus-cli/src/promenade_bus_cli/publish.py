@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, BinaryIO
 
 import click
 
-from bus_core import BusError, DrainReport, Event, Topic
-from promenade_bus_cli.accounts import Account, print_account
+from bus_core import BusClosed, BusError, Event, Topic
+from promenade_bus_cli.accounts import Account, print_abandoned, print_account
 from promenade_bus_cli.apps import App, run_with_app
 from promenade_bus_cli.documents import DocumentReader, EventOptions
 from promenade_bus_cli.failures import REFUSED, CommandFailed, leave_now
@@ -17,6 +17,7 @@ from promenade_bus_cli.lines import Line, read_lines
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
 from promenade_bus_cli.output import remark
 from promenade_bus_cli.progress import Progress
+from promenade_bus_cli.signals import Signals, cancel_current_task
 
 __all__ = ["publish"]
 
@@ -60,7 +61,8 @@ def publish(
     One event: --topic, --aggregate-id, and its fields as --data or --set. Many: --file with one CloudEvent
     in JSON on each line; its extension 'topic' says where it goes. A bad line is reported by its number and
     does not keep the others back. With --app the application's handlers run in this process, and an account
-    is given when they are done. Exit status 1 when a line failed, or an event was abandoned.
+    is given when they are done. Ctrl-C tells how far it came, and closes the bus; a second one stops at
+    once. Exit status 1 when a line failed, or an event was abandoned, 130 after Ctrl-C.
     """
     options = EventOptions(topic, aggregate_id, data, settings, event_type)
     if source is not None and options.describe_an_event:
@@ -68,10 +70,15 @@ def publish(
     if source is None and topic is None:
         raise CommandFailed("publish what? Give --topic NAME with the event's fields, or --file PATH")
 
-    async def published(opened: App) -> Account:
-        return await _Publishing(opened, options, source, dry_run=dry_run, as_json=as_json).run()
+    signals = Signals()
 
-    account = run_with_app(app, config, published)
+    async def published(opened: App) -> Account:
+        publishing = _Publishing(opened, options, source, dry_run=dry_run, as_json=as_json)
+        limit = f"closing, for at most {opened.bus.config.shutdown_timeout:g} s"
+        signals.take_over(cancel_current_task(), limit, publishing.progress)
+        return await publishing.run()
+
+    account = run_with_app(app, config, published, signals)
     print_account(account, as_json=as_json)
     ctx.exit(0 if account.is_clean else REFUSED)
 
@@ -89,20 +96,34 @@ class _Publishing:
         self._dry_run = dry_run
         self._reader = DocumentReader(app.bus.parts, options.topic)
         self._account = Account(app.bus, dry_run=dry_run, has_handlers=app.has_handlers)
+        self._under_way: asyncio.Future[None] | None = None
+        self._events_under_way = 0
+        self._is_interrupted = False
+
+    def progress(self) -> str:
+        """How far it is, also while the bus publishes."""
+        under_way = f", {self._events_under_way:,} under way" if self._events_under_way else ""
+        return f"{self._account.sentence()}{under_way}"
 
     async def run(self) -> Account:
         if self._source is None:
             # Before the bus is started: what is wrong with the options needs no connection to be told.
             topic, event = self._reader.from_options(self._options)
-            await self._started(self._publish_one(topic, event))
+            work = self._publish_one(topic, event)
         else:
-            await self._started(self._publish_lines(self._source))
+            work = self._publish_lines(self._source)
+        try:
+            await self._started(work)
+        except asyncio.CancelledError:
+            remark(f"interrupted: {self._account.sentence()}")
+            print_abandoned(self._account)
+            raise
         if self._account.is_abandoned:
             print_account(self._account, as_json=self._as_json)
             leave_now(REFUSED)
         return self._account
 
-    async def _started(self, work: Any) -> None:
+    async def _started(self, work: Coroutine[Any, Any, None]) -> None:
         if self._dry_run:
             await work
             return
@@ -117,26 +138,52 @@ class _Publishing:
         except BaseException:
             work.close()
             raise
-        report: DrainReport | None = None
         try:
             await work
         except asyncio.CancelledError:
-            remark(f"interrupted: {self._account.sentence()}")
+            self._is_interrupted = True
             raise
         finally:
-            report = await self._app.close()
-        self._account.closed(report)
+            await self._close()
+
+    async def _close(self) -> None:
+        """Closes the bus, which ends what is under way. An interrupt does not cut it short."""
+        closing = asyncio.ensure_future(self._app.close())
+        try:
+            await asyncio.shield(closing)
+        finally:
+            await asyncio.wait((closing, self._under_way or closing))
+            if closing.exception() is None:
+                self._account.closed(closing.result())
+
+    async def _to_the_end(self, publishing: Coroutine[Any, Any, None]) -> None:
+        """Publishes, and counts what came of it. An interrupt does not cancel it: closing the bus ends it."""
+        self._under_way = asyncio.ensure_future(publishing)
+        await asyncio.shield(self._under_way)
+
+    async def _publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[Exception | None]:
+        if not items or self._dry_run:
+            return [None] * len(items)
+        self._events_under_way = len(items)
+        try:
+            return await self._app.publish(items)
+        finally:
+            self._events_under_way = 0
 
     async def _publish_one(self, topic: Topic[Any], event: Event) -> None:
-        error = None if self._dry_run else (await self._app.publish([(topic, event)]))[0]
-        if error is not None:
-            raise error
-        self._account.accepted(event)
+        async def publish() -> None:
+            (error,) = await self._publish([(topic, event)])
+            if error is None:
+                self._account.accepted(event)
+            elif not self._is_interrupted:
+                raise error
+
+        await self._to_the_end(publish())
 
     async def _publish_lines(self, source: BinaryIO) -> None:
         with Progress(source) as progress:
             async for batch in _batches(source):
-                await self._publish_batch(batch, progress)
+                await self._to_the_end(self._publish_batch(batch, progress))
 
     async def _publish_batch(self, lines: Sequence[Line], progress: Progress) -> None:
         ready: list[tuple[Line, Topic[Any], Event]] = []
@@ -147,13 +194,11 @@ class _Publishing:
                 self._refuse(line, error, progress)
             else:
                 ready.append((line, topic, event))
-        results: Sequence[Exception | None] = [None] * len(ready)
-        if ready and not self._dry_run:
-            results = await self._app.publish([(topic, event) for _, topic, event in ready])
+        results = await self._publish([(topic, event) for _, topic, event in ready])
         for (line, _, event), refusal in zip(ready, results, strict=True):
             if refusal is None:
                 self._account.accepted(event)
-            else:
+            elif not (self._is_interrupted and isinstance(refusal, BusClosed)):  # it was not come to
                 self._refuse(line, refusal, progress)
         progress.advance(sum(line.size for line in lines), self._account.sentence())
 

@@ -112,9 +112,8 @@ GROUPS: Final = Command(
 
 
 def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
-    import asyncio
-
     from bus_core import open_bus
+    from promenade_bus_cli.signals import run_interruptible
     from promenade_bus_redis.pubsub.adapter import PubsubAdapter
     from promenade_bus_redis.streams.adapter import StreamsAdapter
 
@@ -133,7 +132,7 @@ def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T
         finally:
             await adapter.close()
 
-    return asyncio.run(run())
+    return run_interruptible(run())
 
 
 def as_lines(reports: Sequence[GroupReport]) -> list[str]:

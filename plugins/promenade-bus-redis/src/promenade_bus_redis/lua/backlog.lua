@@ -1,29 +1,45 @@
--- How much a group has not settled: what nobody has read, what is pending, what came back, what is parked.
--- KEYS: the stream, the inbox, parked. ARGV: group, id to go on counting from or "", how many entries to
--- count at once.
--- Answers: the number, and the id to go on counting from, or "" at the end.
-local limit = tonumber(ARGV[3])
-local total, from = 0, ARGV[2]
-if from == '' then
-  total = redis.call('XLEN', KEYS[2]) + redis.call('ZCARD', KEYS[3])
-  if redis.call('EXISTS', KEYS[1]) == 0 then return {total, ''} end
-  local delivered, lag
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-    local facts = {}
-    for index = 1, #info, 2 do facts[info[index]] = info[index + 1] end
-    if facts['name'] == ARGV[1] then
-      total = total + tonumber(facts['pending'])
-      delivered, lag = facts['last-delivered-id'], facts['lag']
-    end
+-- Counts what groups of one topic have not settled: what nobody has read, what is pending, what came back, what
+-- is parked. Many groups go in one call, because the server describes all groups of a stream or none.
+-- KEYS: the stream, and for each group: its inbox, and what it has parked. ARGV: how many entries to count at
+-- once, and the groups.
+-- Answers for each group: the number, and the id to go on counting from, or "" at the end.
+local stream, left = KEYS[1], tonumber(ARGV[1])
+local length = redis.call('XLEN', stream)
+local groups = {}
+if redis.call('EXISTS', stream) == 1 then
+  for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = facts_of(each)
+    groups[group['name']] = group
   end
-  if not delivered then
-    -- The group will be made at the beginning.
-    return {total + redis.call('XLEN', KEYS[1]), ''}
-  end
-  -- Before 7.0 there is no lag, and later on it is not always known.
-  if lag then return {total + tonumber(lag), ''} end
-  from = delivered
 end
-local unread = redis.call('XRANGE', KEYS[1], '(' .. from, '+', 'COUNT', limit)
-if #unread < limit then return {total + #unread, ''} end
-return {total + #unread, unread[#unread][1]}
+
+local counted = {}
+local function count_after(id)
+  if counted[id] then return counted[id] end
+  if left == 0 then return {0, id} end
+  local unread, following = redis.call('XRANGE', stream, '(' .. id, '+', 'COUNT', left), ''
+  if #unread == left then following = unread[left][1] end
+  left = left - #unread
+  counted[id] = {#unread, following}
+  return counted[id]
+end
+
+local function unread_by(group)
+  -- The group will be made at the beginning.
+  if not group then return {length, ''} end
+  -- Before 7.0 there is no lag, and later on it is not always known.
+  if not group['lag'] then return count_after(group['last-delivered-id']) end
+  -- Of a group that stands before the first entry it may be a count of what is not there any more (Valkey).
+  return {math.min(tonumber(group['lag']), length), ''}
+end
+
+local answers = {}
+for index = 2, #ARGV do
+  local group = groups[ARGV[index]]
+  local number, following = unpack(unread_by(group))
+  if group then number = number + tonumber(group['pending']) end
+  number = number + redis.call('XLEN', KEYS[2 * index - 2]) + redis.call('ZCARD', KEYS[2 * index - 1])
+  answers[#answers + 1] = number
+  answers[#answers + 1] = following
+end
+return answers

@@ -45,7 +45,9 @@ class Running:
 
 
 class PubsubAdapter:
-    """Implements ``bus_core.Adapter``: at most once, to those who listen at the moment. It may drop."""
+    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter``: at most once, to those who listen at
+    the moment. It may drop.
+    """
 
     name = "redis"
     features = Features(
@@ -177,9 +179,15 @@ class PubsubAdapter:
 
         Raises ``RedisFailure``.
         """
+        return (await self.backlogs([spec]))[0]
+
+    async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        """The same for many subscriptions, with one question to the server."""
         subscriber = self._started.subscriber
-        consumers = [*subscriber.consumers_of(spec)]
-        if not consumers:
-            return 0
-        await subscriber.fence()
-        return sum(consumer.held for consumer in consumers)
+        counts = dict.fromkeys(specs, 0)
+        consumers = [consumer for consumer in subscriber.consumers if consumer.spec in counts]
+        if consumers:
+            await subscriber.fence()
+        for consumer in consumers:
+            counts[consumer.spec] += consumer.held
+        return [counts[spec] for spec in specs]

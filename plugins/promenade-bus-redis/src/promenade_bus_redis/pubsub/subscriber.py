@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -87,6 +87,11 @@ class Subscriber:
     def has_consumers(self) -> bool:
         """Whether anybody listens, or wants to."""
         return bool(self._of)
+
+    @property
+    def consumers(self) -> Iterable[PubsubConsumer]:
+        """Those that listen, or want to."""
+        return self._of.keys()
 
     def consumers_of(self, spec: SubscriptionSpec) -> Iterator[PubsubConsumer]:
         """The consumers of a subscription: one, as long as it is open."""

@@ -29,8 +29,8 @@ from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.scripts import STAY
 from promenade_bus_redis.server.target import resolve_target
-from promenade_bus_redis.streams.backlog import count_backlog
-from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer
+from promenade_bus_redis.streams.backlog import count_backlogs
+from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer, count_unread
 from promenade_bus_redis.streams.census import Census
 from promenade_bus_redis.streams.dead_letters import RedisDeadLetters
 from promenade_bus_redis.streams.epoch import Epoch
@@ -53,7 +53,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._:-]+")
 
 
 class StreamsAdapter:
-    """Implements ``bus_core.Adapter`` on streams."""
+    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter`` on streams."""
 
     name = "redis"
     features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
@@ -272,11 +272,17 @@ class StreamsAdapter:
 
         For a broadcast subscription: what this instance has not read. The others have theirs.
         """
+        return (await self.backlogs([spec]))[0]
+
+    async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+        """The same for many subscriptions, which are asked about together."""
         services = self._running
-        if spec.mode == "broadcast":
-            ours = [each for each in self.upkeep.consumers if isinstance(each, BroadcastConsumer)]
-            return sum([await each.count_unread() for each in ours if each.spec == spec])
-        return await count_backlog(services, spec)
+        groups = list(dict.fromkeys(spec for spec in specs if spec.mode == "group"))
+        counts = dict(zip(groups, await count_backlogs(services, groups), strict=True))
+        ours = [each for each in self.upkeep.consumers if isinstance(each, BroadcastConsumer)]
+        broadcasts = {spec for spec in specs if spec.mode == "broadcast"}
+        counts |= await count_unread(services.pipe, ours, broadcasts)
+        return [counts[spec] for spec in specs]
 
     @property
     def _running(self) -> Services:

@@ -1,57 +1,102 @@
-"""How much a group has left to do, on all of its topics."""
+"""The backlog of groups on all of their topics, and the number of entries after a position in a stream.
+
+Commands for many groups go together: a drain of a thousand subscriptions is a batch or two for each server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Final
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import BACKLOG
+from promenade_bus_redis.server.scripts import AHEAD, BACKLOG
 from promenade_bus_redis.streams.services import Services
 
-__all__ = ["COUNTED_AT_ONCE", "count_backlog", "count_in_steps"]
+__all__ = ["Position", "count_ahead", "count_backlogs", "count_groups"]
 
-COUNTED_AT_ONCE: Final = 1000
-"""How many entries a script counts at most: no one waits for the server meanwhile."""
+_COUNTED_AT_ONCE: Final = 1000
+"""Entries that a script counts at most: others wait for the server meanwhile."""
 
-K = TypeVar("K")
+_ASKED_AT_ONCE: Final = 1000
+"""Groups, or positions, in one batch of commands: those of others wait for its end."""
 
-
-async def count_backlog(services: Services, spec: SubscriptionSpec) -> int:
-    """What nobody has read, what is pending, parked, or came back; raises ``RedisFailure``."""
-    if is_pattern(spec.topic):
-        pattern = TopicPattern(spec.topic)
-        topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
-    else:
-        topics = [spec.topic]
-    keys = services.keys
-
-    def counting(topic: str, begin: bytes) -> Routed:
-        names = [keys.stream(topic), keys.inbox(topic, spec.group), keys.parked(topic, spec.group)]
-        return names[0], BACKLOG.command(names, [spec.group, begin, COUNTED_AT_ONCE])
-
-    return await count_in_steps(services.pipe, dict.fromkeys(topics, b""), counting)
+Position = tuple[str, bytes]
+"""A stream, and the id of an entry in it, or of one that was there."""
 
 
-async def count_in_steps(
-    pipe: Pipe, begins: Mapping[K, bytes], counting: Callable[[K, bytes], Routed]
-) -> int:
-    """The sum of what scripts count, from the ``begins`` on, for as long as they say where to go on.
+async def count_backlogs(services: Services, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
+    """The unsettled entries of each: those that nobody has read, are pending, are parked, or came back.
 
     Raises ``RedisFailure``.
     """
-    total = 0
-    while begins:
-        replies = await pipe.call_many([counting(key, begin) for key, begin in begins.items()])
-        following: dict[K, bytes] = {}
-        for key, reply in zip(begins, replies, strict=True):
+    patterns = {spec.topic: TopicPattern(spec.topic) for spec in specs if is_pattern(spec.topic)}
+    known = await services.registry.refresh() if patterns else ()
+    topics: dict[str, Sequence[str]] = {spec.topic: (spec.topic,) for spec in specs}
+    for name, pattern in patterns.items():
+        topics[name] = [topic for topic in known if pattern.matches(topic)]
+    wanted: dict[str, dict[str, None]] = {}
+    for spec in specs:
+        for topic in topics[spec.topic]:
+            wanted.setdefault(topic, {})[spec.group] = None
+    counts = await count_groups(services, wanted)
+    return [sum(counts[topic, spec.group] for topic in topics[spec.topic]) for spec in specs]
+
+
+async def count_groups(
+    services: Services, wanted: Mapping[str, Iterable[str]]
+) -> Mapping[tuple[str, str], int]:
+    """The unsettled entries of the ``wanted`` groups of each topic, by topic and group.
+
+    Raises ``RedisFailure``.
+    """
+    keys, counts = services.keys, dict[tuple[str, str], int]()
+    going_on: dict[tuple[str, str], Position] = {}
+    pairs = iter([(topic, group) for topic, groups in wanted.items() for group in groups])
+    while some := [*islice(pairs, _ASKED_AT_ONCE)]:
+        asked = {topic: [group for _, group in part] for topic, part in groupby(some, itemgetter(0))}
+        commands: list[Routed] = []
+        for topic, groups in asked.items():
+            names = [keys.stream(topic)]
+            for group in groups:
+                names += [keys.inbox(topic, group), keys.parked(topic, group)]
+            commands.append((names[0], BACKLOG.command(names, [_COUNTED_AT_ONCE, *groups])))
+        replies = await services.pipe.call_many(commands)
+        for (topic, groups), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply
-            total += reply[0]
+            for group, number, following in zip(groups, reply[::2], reply[1::2], strict=True):
+                counts[topic, group] = number
+                if following:
+                    going_on[topic, group] = keys.stream(topic), following
+    ahead = await count_ahead(services.pipe, going_on.values())
+    for pair, position in going_on.items():
+        counts[pair] += ahead[position]
+    return counts
+
+
+async def count_ahead(pipe: Pipe, positions: Iterable[Position]) -> Mapping[Position, int]:
+    """The number of entries after each of these positions; equal ones are counted once.
+
+    Raises ``RedisFailure``.
+    """
+    counts = dict.fromkeys(positions, 0)
+    begins = {position: position[1] for position in counts}
+    while begins:
+        some = [*islice(begins, _ASKED_AT_ONCE)]
+        replies = await pipe.call_many(
+            [(at[0], AHEAD.command([at[0]], [begins[at], _COUNTED_AT_ONCE])) for at in some]
+        )
+        for at, reply in zip(some, replies, strict=True):
+            if isinstance(reply, RedisFailure):
+                raise reply
+            counts[at] += reply[0]
             if reply[1]:
-                following[key] = reply[1]
-        begins = following
-    return total
+                begins[at] = reply[1]
+            else:
+                del begins[at]
+    return counts

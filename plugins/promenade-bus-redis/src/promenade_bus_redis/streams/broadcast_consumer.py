@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import AHEAD, TAIL
-from promenade_bus_redis.streams.backlog import COUNTED_AT_ONCE, count_in_steps
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import TAIL
+from promenade_bus_redis.streams.backlog import Position, count_ahead
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import letter_fields, read_entry
 
-__all__ = ["BroadcastConsumer"]
+__all__ = ["BroadcastConsumer", "count_unread"]
 
 _FEEDS_AT_ONCE: Final = 500
 
@@ -154,18 +154,17 @@ class BroadcastConsumer:
                 facts = dict(zip(reply[::2], reply[1::2], strict=True))
                 self._add(topic, facts[b"last-generated-id"], facts.get(b"entries-added"))
 
-    async def count_unread(self) -> int:
-        """How many entries it has not handed to the engine; raises ``RedisFailure``."""
-        begins = {
-            source.key: begin
-            for feed, cursor in self._cursors.items()
-            for source, begin in ((feed.main, cursor.main), (feed.inbox, cursor.inbox))
-        }
+    @property
+    def ready(self) -> int:
+        """The number of entries that it has read, and not handed to the engine."""
+        return len(self._ready)
 
-        def counting(key: str, begin: bytes) -> Routed:
-            return key, AHEAD.command([key], [begin, COUNTED_AT_ONCE])
-
-        return len(self._ready) + await count_in_steps(self._services.pipe, begins, counting)
+    @property
+    def positions(self) -> Iterable[Position]:
+        """The last entry that it has read of each stream."""
+        for feed, cursor in self._cursors.items():
+            yield feed.main.key, cursor.main
+            yield feed.inbox.key, cursor.inbox
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -231,3 +230,23 @@ class BroadcastConsumer:
                 history=content.state.history,
             )
         )
+
+
+async def count_unread(
+    pipe: Pipe, consumers: Iterable[BroadcastConsumer], specs: Collection[SubscriptionSpec]
+) -> Mapping[SubscriptionSpec, int]:
+    """The number of entries that this instance has not handed to the engine, for each subscription.
+
+    Raises ``RedisFailure``.
+    """
+    counts = dict.fromkeys(specs, 0)
+    positions: list[tuple[SubscriptionSpec, Position]] = []
+    for consumer in consumers:
+        if consumer.spec not in specs:
+            continue
+        counts[consumer.spec] += consumer.ready
+        positions += [(consumer.spec, position) for position in consumer.positions]
+    ahead = await count_ahead(pipe, [position for _, position in positions])
+    for spec, position in positions:
+        counts[spec] += ahead[position]
+    return counts

@@ -8,13 +8,13 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from bus_core import BusError, SubscriptionSpec, UnknownSubscription
+from bus_core import BusError, UnknownSubscription
 from bus_core.errors import suggestion
 from bus_core.events import nearest_names
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY
-from promenade_bus_redis.streams.backlog import count_backlog
+from promenade_bus_redis.streams.backlog import count_groups
 from promenade_bus_redis.streams.record import Keeps, Part, Record, matcher_of
 from promenade_bus_redis.streams.services import Services
 
@@ -129,9 +129,10 @@ class RedisGroups:
         topics = await services.registry.refresh()
         reports = self._reports(record, topics, await self.survey(topics), await self.losses())
         if count:
+            backlogs = await self._backlogs([(report.name, report.wants(topics)) for report in reports])
             reports = [
-                attrs.evolve(report, backlog=await self._backlog(report.name, report.wants(topics)))
-                for report in reports
+                attrs.evolve(report, backlog=backlog)
+                for report, backlog in zip(reports, backlogs, strict=True)
             ]
         return reports
 
@@ -220,9 +221,14 @@ class RedisGroups:
             for name, count in zip(reply[::2], reply[1::2], strict=True)
         }
 
-    async def _backlog(self, name: str, topics: Iterable[str]) -> int:
-        specs = [SubscriptionSpec(name=name, group=name, topic=topic) for topic in sorted(topics)]
-        return sum([await count_backlog(self._services, spec) for spec in specs])
+    async def _backlogs(self, wanted: Sequence[tuple[str, Collection[str]]]) -> Sequence[int]:
+        """The unsettled entries of groups, each on its topics."""
+        groups: dict[str, dict[str, None]] = {}
+        for name, topics in wanted:
+            for topic in topics:
+                groups.setdefault(topic, {})[name] = None
+        counts = await count_groups(self._services, groups)
+        return [sum(counts[topic, name] for topic in topics) for name, topics in wanted]
 
     # --- forgetting ---------------------------------------------------------------------------------------
 
@@ -244,7 +250,7 @@ class RedisGroups:
         topics = await services.registry.refresh()
         wanted = frozenset[str]().union(*(report.wants(topics) for report in forgotten))
         doomed = sorted(each for each in wanted if topic is None or not any(other(each) for other in others))
-        backlog = await self._backlog(name, doomed)
+        (backlog,) = await self._backlogs([(name, doomed)])
         if not force:
             _check_forgettable(name, forgotten, backlog)
         await services.census.remove([report.part for report in forgotten if report.part is not None])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bus_core import (
+    Adapter,
     BusClosed,
     CalledFromHandler,
+    CountingAdapter,
     FixedRetry,
     HealthStatus,
     Postpone,
     PublishError,
     RetryLater,
+    SubscriptionSpec,
 )
 from promenade_bus_testing.contract.checks import assert_once
 from promenade_bus_testing.contract.events import OTHER, THING, happened
@@ -95,6 +98,39 @@ class ClosingTests:
 
         assert all(await harness.finish(all_of_them(), "all drains end"))
         assert_once(listener.done, range(200))
+
+    @contract("groups", without="in_process")
+    async def test_backlog_is_counted_for_each(self, harness: Harness) -> None:
+        """The backlog of a subscription is what it has not settled; asked for many, each gets its own."""
+        bus = await harness.bus(service="contract")
+        gate = harness.gate()
+
+        async def wait(_call: Call) -> None:
+            await gate.wait()
+
+        topics = {"busy": THING.name, "idle": "contract.idle.happened", "all": "contract.#"}
+        specs = [
+            SubscriptionSpec(name=name, group=f"contract.{name}", topic=topic)
+            for name, topic in topics.items()
+        ]
+        for spec in specs:
+            await harness.listen(bus, spec.topic, spec.name, wait)
+        await harness.publish(bus, 1, 2)
+        await harness.publish(bus, 3, topic=OTHER)
+        adapter = cast("Adapter", bus.adapter)
+
+        async def counts() -> list[int]:
+            alone = [await adapter.backlog(spec) for spec in specs]
+            if isinstance(adapter, CountingAdapter):
+                assert [*await adapter.backlogs([])] == []
+                assert [*await adapter.backlogs(specs)] == alone
+                assert [*await adapter.backlogs([*reversed(specs), specs[0]])] == [*reversed(alone), alone[0]]
+            return alone
+
+        assert await harness.finish(counts(), "the backlog is counted") == [2, 0, 3]
+        gate.set()
+        await harness.drain()
+        assert await harness.finish(counts(), "the backlog is counted") == [0, 0, 0]
 
     @contract()
     async def test_handlers_cannot_wait_for_themselves(self, harness: Harness) -> None:

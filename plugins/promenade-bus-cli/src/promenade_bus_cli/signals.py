@@ -1,0 +1,174 @@
+"""Signals while a command runs an event loop: each is noticed at once, and the second one ends the process.
+
+Python runs signal handlers in the main thread, when that thread runs at all. A loop that waits for events
+does not notice a signal that another thread received, or that came right before the wait: so each signal
+also writes to a socket that the loop reads (``signal.set_wakeup_fd``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from promenade_bus_cli.failures import Interrupted
+
+__all__ = ["Signals", "cancel_current_task", "run_interruptible"]
+
+R = TypeVar("R")
+
+_GRACE = 1.0
+"""Seconds that tasks get to end after an interrupt, when the work itself has ended."""
+
+
+def run_interruptible(work: Coroutine[Any, Any, R]) -> R:
+    """Runs a coroutine like ``asyncio.run``. Ctrl-C cancels it, and raises ``Interrupted`` at its end."""
+    signals = Signals()
+
+    async def cancellable() -> R:
+        signals.take_over(cancel_current_task(), "closing")
+        return await work
+
+    return signals.run(cancellable())
+
+
+def cancel_current_task() -> Callable[[], object]:
+    """A function that cancels the task that runs now."""
+    task = asyncio.current_task()
+    assert task is not None, "it is called from a coroutine"
+    return task.cancel
+
+
+class Signals:
+    """The signals of one command. ``output`` is the descriptor to which it says that one has arrived.
+
+    Ctrl-C raises ``KeyboardInterrupt`` wherever the program is, until ``take_over`` is called. From then on
+    the first of ``numbers`` does as it was told there, and the second one ends the process.
+    """
+
+    def __init__(self, *numbers: signal.Signals, output: int = 2) -> None:
+        self.first: signal.Signals | None = None
+        self._numbers = numbers or (signal.SIGINT,)
+        self._output = output
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._act: Callable[[], object] | None = None
+        self._what = ""
+        self._progress: Callable[[], str] = str
+        self._before: dict[signal.Signals, Any] = {}
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        """Runs a coroutine like ``asyncio.run``.
+
+        Raises ``KeyboardInterrupt``; where the work was cancelled by a signal, ``Interrupted``. After that no
+        thread is waited for: it may never end.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return asyncio.run(work)  # no signals here
+        # The runner would take SIGINT itself, and then a loop that waits may not notice it.
+        self._take(signal.SIGINT, _interrupt)
+        runner = asyncio.Runner()
+        self._loop = runner.get_loop()
+        with _woken(self._loop):
+            close = runner.close
+            try:
+                return runner.run(work)
+            except asyncio.CancelledError:
+                if self.first is None:
+                    raise
+                close = partial(_leave, self._loop)
+                raise Interrupted from None
+            except KeyboardInterrupt:
+                close = partial(_leave, self._loop)
+                raise
+            finally:
+                close()
+                if self.first is None:  # otherwise a second one may be needed yet
+                    for number, before in self._before.items():
+                        signal.signal(number, before)
+
+    # --- signals ------------------------------------------------------------------------------------------
+
+    def take_over(
+        self, act: Callable[[], object], what: str, progress: Callable[[], str] | None = None
+    ) -> None:
+        """From now on the first signal calls ``act`` on the loop, and says ``what`` that leads to.
+
+        ``progress`` tells what is done so far. It is called in a signal handler, anywhere in the program.
+        """
+        self._act = act
+        self._what = what
+        self._progress = progress or str
+        if threading.current_thread() is threading.main_thread():
+            for number in self._numbers:
+                self._take(number, self._arrive)
+
+    def _take(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
+        self._before.setdefault(number, signal.getsignal(number))
+        signal.signal(number, handler)
+
+    def _arrive(self, number: int, _frame: FrameType | None) -> None:
+        name, done = signal.Signals(number).name, self._progress()
+        if self.first is not None:
+            self._say(f"{name} after {self.first.name}: stopping at once{done and '; '}{done}")
+            os._exit(128 + number)
+        self.first = signal.Signals(number)
+        self._say(f"{name}: {done}{done and '; '}{self._what}; a second signal stops at once")
+        if self._loop is None or self._act is None or self._loop.is_closed():
+            raise KeyboardInterrupt  # the work is over
+        self._loop.call_soon_threadsafe(self._act)
+
+    def _say(self, text: str) -> None:
+        """Prints a line from within a signal handler, which may have interrupted a print."""
+        try:
+            os.write(self._output, f"{text}\n".encode())
+        except OSError:
+            pass
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Inside, each signal wakes the loop."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        try:
+            loop.add_reader(reader, reader.recv, 4096)
+        except NotImplementedError:  # the loop of Windows is woken by signals already
+            yield
+            return
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(reader)
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Ends a loop soon, whatever its tasks and threads do."""
+    loop.run_until_complete(_end_tasks())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_GRACE)
