@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import BACKLOG
 from promenade_bus_redis.streams.services import Services
@@ -49,6 +49,8 @@ async def count_in_steps(
         following: dict[K, bytes] = {}
         for key, reply in zip(begins, replies, strict=True):
             if isinstance(reply, RedisFailure):
+                if reply.kind is Kind.WRONG_TYPE:
+                    continue  # somebody uses the key of a topic for something else: nothing of it is an event
                 raise reply
             total += reply[0]
             if reply[1]:
