@@ -56,7 +56,9 @@ async def test_a_fault_in_a_task(
         await until(lambda: degraded.add(adapter.degraded or "") or not left, "it went on")
         assert any(f"{told}: KeyError" in each for each in degraded)
         await until(lambda: adapter.degraded is None, "it works again")
-        assert re.search(rf"{told}: KeyError at \S*test_background\.py:\d+ in fail; trying again", caplog.text)
+        assert re.search(
+            rf"{told}: KeyError at \S*test_background\.py:\d+ in fail; trying again", caplog.text
+        )
         assert "works again" in caplog.text
         assert "secret" not in caplog.text
         await adapter.publish([message(7)])
