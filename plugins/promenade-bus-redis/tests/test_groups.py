@@ -161,3 +161,26 @@ async def test_the_command(redis_server: SharedServer, tmp_path: Path) -> None:
     done = await command(config, "list")
     assert isinstance(done.exception, BusError)
     assert "does not keep its events in Redis streams, but runs on 'memory'" in str(done.exception)
+
+
+async def test_what_others_have_put_there(redis_server: SharedServer, tmp_path: Path) -> None:
+    """Names and counts that are not the bus's command no terminal, and break neither the list nor health."""
+    forged = "evil\n2026 CRITICAL\x1b[2J"
+    config = tmp_path / "app.yaml"
+    config.write_text(
+        f"app: {{name: tests}}\nbus: {{adapter: redis, redis: {{url: '{redis_server.url}', "
+        f"prefix: '{redis_server.prefix}'}}}}\n"
+    )
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        await place.publish(1)
+        place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), forged, "0")
+        place.ask("HSET", place.keys.losses, f"{TOPIC} {forged}", 3, "others", "many", b"\xff", -7)
+        assert await adapter.groups.losses() == {f"{TOPIC} {forged}": 3}
+        done = await command(config, "list")
+        assert done.exit_code == 0, done.stderr
+        assert "evil\\n2026 CRITICAL\\x1b[2J" in done.stdout
+        assert all(line.isprintable() for line in done.stdout.split("\n"))
+        done = await command(config, "forget", forged)
+        assert done.exit_code == 1
+        assert all(line.isprintable() for line in done.stderr.split("\n"))

@@ -10,8 +10,9 @@ from uuid import uuid4
 import pytest
 
 from bus_core import BaseEvent, SerializationError
+from promenade_bus_redis.server.failures import RedisFailure
 from redis_support.fixtures import SharedServer
-from redis_support.streams import TOPIC, acks, numbers, place_on, receive, spec
+from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -94,3 +95,77 @@ async def test_a_bad_caller_harms_itself(redis_server: SharedServer) -> None:
         assert [each for each in results if each is not None] == [results[50]]
         assert isinstance(results[50], SerializationError)
         assert place.ask("XLEN", place.keys.stream(TOPIC)) == 99
+
+
+OTHER = "tests.other.happened"
+
+
+@pytest.mark.parametrize("mode", ["group", "broadcast"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_strange_topic_harms_itself(
+    redis_server: SharedServer, mode: Any, when: str, others: int
+) -> None:
+    """A pattern goes on without a topic whose key somebody uses for something else, and takes it up again."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="40ms", block="50ms")
+        strange = place.keys.stream(OTHER)
+        taken = [await adapter.open_consumer(spec(name=f"other{number}")) for number in range(others)]
+        if when == "before":
+            await place.publish(0)
+            place.ask("SADD", place.keys.topics, OTHER)
+            place.ask("SET", strange, "mine")
+        else:
+            await place.publish(0, topic=OTHER)
+        consumer = await adapter.open_consumer(spec("tests.#", mode=mode))
+        if when == "meanwhile":
+            await asyncio.gather(consumer.receive(1), return_exceptions=True)
+            place.ask("SET", strange, "mine")
+        await place.publish(1)
+        heard: list[int] = []
+        async with asyncio.timeout(20):
+            while 1 not in heard:
+                batch = await consumer.receive(10)
+                heard += numbers(batch)
+                await consumer.settle(acks(batch))
+            while not adapter._ledger.strange_topics:
+                await consumer.receive(1)
+        assert f"somebody uses the keys of {OTHER} for something else" in (adapter.degraded or "")
+        assert await adapter.backlog(spec("tests.#", mode=mode)) == 0
+        place.ask("DEL", strange)
+        async with asyncio.timeout(20):
+            while 2 not in heard:
+                await adapter.publish([message(2, OTHER)])
+                batch = await consumer.receive(10)
+                heard += numbers(batch)
+                await consumer.settle(acks(batch))
+        await until(lambda: not adapter._ledger.strange_topics, "all is well again")
+        for each in (consumer, *taken):
+            await each.close()
+
+
+async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:
+    """Who subscribes to that topic alone is told what is wrong."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        place.ask("SET", place.keys.stream(OTHER), "mine")
+        for mode in ("group", "broadcast"):
+            with pytest.raises(RedisFailure, match="holds something of another type at the key"):
+                await adapter.open_consumer(spec(OTHER, name=mode, mode=mode))
+
+
+async def test_strange_names_among_the_topics(
+    redis_server: SharedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names that are no topics are left alone, and told once."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="20ms")
+        place.ask("SADD", place.keys.topics, FORGED, b"\xff", "", "tests.*.happened", "a}b{c", "x" * 1_000)
+        consumer = await adapter.open_consumer(spec("#"))
+        await place.publish(1)
+        batch = await receive(consumer, 1)
+        await consumer.settle(acks(batch))
+        assert await adapter.backlog(spec("#")) == 0
+        assert await adapter._running.registry.refresh() == {TOPIC}
+        assert caplog.text.count("names among the topics are none") == 1
+        await consumer.close()

@@ -97,7 +97,7 @@ def groups_command() -> Any:
                 return
             done = _run(config, lambda all_groups: all_groups.forget(group, topic=topic, force=force))
         except (GroupInUse, UnknownSubscription) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_plain(str(error))) from error
         lost = f"; {done.backlog:,} events were not settled" if done.backlog else ""
         click.echo(f"forgot {group} on {len(done.topics)} topics{lost}")
 
@@ -159,8 +159,8 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
         f"{report.name} on {report.wanted_topic}" for report in reports if report.state == "orphaned"
     ]:
         lines.append(
-            f"orphaned: {', '.join(orphans)}. They keep events from being removed; if nobody needs them any "
-            "more: promenade-bus groups forget GROUP --topic TOPIC"
+            f"orphaned: {_plain(', '.join(orphans))}. They keep events from being removed; if nobody needs them "
+            "any more: promenade-bus groups forget GROUP --topic TOPIC"
         )
     return lines
 
@@ -184,10 +184,19 @@ def wish_lines(wishes: Sequence[WishReport]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = [[_plain(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
     ]
+
+
+def _plain(text: str) -> str:
+    """Names that others have put on the server command no terminal."""
+    from bus_core.runtime import printable
+
+    return printable(text, None)
 
 
 def _age(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ import attrs
 
 from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
 from bus_core.config import format_duration
+from bus_core.runtime import printable
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
@@ -279,4 +280,4 @@ def _names(names: Any) -> str:
 
 def _listed(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
-    return ", ".join(texts[:_MOST_NAMES]) + more
+    return ", ".join(map(printable, texts[:_MOST_NAMES])) + more

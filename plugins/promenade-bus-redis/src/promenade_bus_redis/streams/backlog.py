@@ -12,7 +12,7 @@ from typing import Final
 
 from bus_core import SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import AHEAD, BACKLOG
 from promenade_bus_redis.streams.services import Services
@@ -68,6 +68,8 @@ async def count_groups(
         replies = await services.pipe.call_many(commands)
         for (topic, groups), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
+                if reply.kind is Kind.WRONG_TYPE:
+                    continue  # somebody uses the key of a topic for something else: nothing of it is an event
                 raise reply
             for group, number, following in zip(groups, reply[::2], reply[1::2], strict=True):
                 counts[topic, group] = number

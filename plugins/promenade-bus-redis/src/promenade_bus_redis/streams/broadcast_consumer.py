@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
@@ -55,6 +55,7 @@ class BroadcastConsumer:
         self._by_key: dict[str, Feed] = {}
         self._unread: dict[Feed, None] = {}
         self._opened_at = b"0-0"
+        self._one_by_one = False  # whether one of many topics cannot be read
         self._ready: deque[Received] = deque()
         self._watch = services.wakeups.watch()
         self._stopped = False
@@ -147,7 +148,10 @@ class BroadcastConsumer:
         )
         for topic, reply in zip(names, replies, strict=True):
             if isinstance(reply, RedisFailure):
-                if reply.ends_connection or reply.is_transient:
+                if reply.kind is Kind.WRONG_TYPE and self.pattern is not None:
+                    services.ledger.left_out(topic, self.spec.group)
+                    continue
+                if reply.ends_connection or reply.is_transient or reply.kind is Kind.WRONG_TYPE:
                     raise reply
                 self._add(topic, b"0-0", 0)  # there is no such stream yet
             else:
@@ -170,7 +174,8 @@ class BroadcastConsumer:
 
     async def _look(self, limit: int) -> None:
         feeds = [*self._unread]
-        size = 1 if self._services.places.is_cluster else _FEEDS_AT_ONCE
+        size = 1 if self._services.places.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
+        self._one_by_one = False
         bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)]
         commands: list[Routed] = []
         for bundle in bundles:
@@ -185,6 +190,8 @@ class BroadcastConsumer:
             commands.append((keys[0], TAIL.command([*keys, *trimmed], [limit, *begins])))
         failure: RedisFailure | None = None
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure) and self._may_leave_out(bundle, reply):
+                continue
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
             else:
@@ -192,9 +199,24 @@ class BroadcastConsumer:
         if failure is not None:
             raise failure
 
+    def _may_leave_out(self, bundle: Sequence[Feed], failure: RedisFailure) -> bool:
+        """Whether the others can be read without one topic of a pattern; several are looked at one by one."""
+        if failure.kind is not Kind.WRONG_TYPE or self.pattern is None:
+            return False
+        if len(bundle) > 1:
+            self._one_by_one = True
+            return True
+        (feed,) = bundle
+        del self.feeds[feed.topic], self._cursors[feed], self._unread[feed]
+        for source in feed.sources:
+            del self._by_key[source.key]
+        self._services.ledger.left_out(feed.topic, self.spec.group)
+        return True
+
     def _arrived(self, feeds: Sequence[Feed], reply: Sequence[Any], facts: Sequence[Sequence[int]]) -> None:
         found = {key.decode(): entries for key, entries in reply}
         for feed, (added, length, trimmed) in zip(feeds, facts, strict=True):
+            self._services.ledger.understood(feed.topic)
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
             removed = added - length if added >= 0 else trimmed

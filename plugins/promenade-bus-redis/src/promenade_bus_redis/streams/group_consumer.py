@@ -17,7 +17,7 @@ from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
 from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.blocking_link import WaitingLink
-from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import LEAVE, NOBODY, READ
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
@@ -64,7 +64,8 @@ class GroupConsumer:
         self._link = link
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
-        self._recovery = Recovery(services, upkeep, self._holdings)
+        leave_out = self._leave_out if self.pattern is not None else None
+        self._recovery = Recovery(services, upkeep, self._holdings, leave_out)
         self._turn = Turn(services, services.keys.active(spec.topic, spec.group) if spec.ordered else None)
         self._turn_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
@@ -207,6 +208,15 @@ class GroupConsumer:
         self._unread[feed] = None
         self._services.leases.watch(feed)
 
+    def _leave_out(self, feed: Feed) -> None:
+        """Goes on without one topic of a pattern; it is tried again when topics are looked for."""
+        del self.feeds[feed.topic]
+        for source in feed.sources:
+            del self._sources[source.key.encode()]
+        self._unread.pop(feed, None)
+        self._services.leases.forget(feed)
+        self._services.ledger.left_out(feed.topic, self.spec.group)
+
     async def open(self, topics: Iterable[str], start: str) -> None:
         """Makes the groups on the topics that there are. Raises ``RedisFailure``."""
         for topic in topics:
@@ -236,7 +246,7 @@ class GroupConsumer:
             else:
                 await self._read_and_wait_with_others(limit)
         except RedisFailure as failure:
-            if failure.kind is not Kind.NO_GROUP:
+            if not self._recovery.may_regroup(failure):
                 raise
             await self._recovery.regroup()
 

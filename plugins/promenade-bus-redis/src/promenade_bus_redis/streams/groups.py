@@ -219,6 +219,7 @@ class RedisGroups:
         return {
             name.decode(errors="replace"): int(count)
             for name, count in zip(reply[::2], reply[1::2], strict=True)
+            if count.isdigit()  # what else is there is not the bus's
         }
 
     async def _backlogs(self, wanted: Sequence[tuple[str, Collection[str]]]) -> Sequence[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from bus_core.runtime import Trouble, plain_logger, printable
@@ -74,6 +74,7 @@ class Ledger:
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
         self.ailments: dict[str, Callable[[], str | None]] = {}
+        self.strange_topics: set[str] = set()
         self.uncounted = Uncounted()
         self.before: Mapping[str, int] = {}
         self._said: dict[tuple[str, str], float] = {}
@@ -159,6 +160,22 @@ class Ledger:
         self.lost += count
         self.uncounted.add(count, topic, group)
 
+    # --- topics of patterns -------------------------------------------------------------------------------
+
+    def left_out(self, topic: str, group: str) -> None:
+        """A subscription to a pattern goes on without a topic, whose key somebody uses for something else."""
+        self.strange_topics.add(topic)
+        if self._may_say("left out", topic):
+            logger.error(
+                "a topic is left out: somebody uses its key for something else (topic=%s group=%s)",
+                topic,
+                group,
+            )
+
+    def understood(self, topic: str) -> None:
+        """A topic can be read."""
+        self.strange_topics.discard(topic)
+
     # --- groups and data ----------------------------------------------------------------------------------
 
     def reset(self, topic: str, group: str) -> None:
@@ -208,6 +225,11 @@ class Ledger:
                 f"somebody else removes events from {_names(self.foreign_trims)} "
                 f"({sum(self.foreign_trims.values()):,} so far): leave trimming to the bus"
             )
+        if self.strange_topics:
+            problems.append(
+                f"somebody uses the keys of {_names(self.strange_topics)} for something else: what is "
+                "published there is refused, and subscriptions go on without them"
+            )
         problems += [text for ask in self.ailments.values() if (text := ask()) is not None]
         return "; ".join(problems) or None
 
@@ -232,6 +254,6 @@ class Ledger:
         return True
 
 
-def _names(found: Counter[str]) -> str:
+def _names(found: Collection[str]) -> str:
     more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
     return ", ".join(map(printable, sorted(found)[:_MOST_NAMES])) + more

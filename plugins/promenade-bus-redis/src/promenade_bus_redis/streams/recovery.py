@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from bus_core.runtime import lease_clock
@@ -37,9 +37,19 @@ _REGROUPINGS_WITHIN: Final = 5.0
 
 
 class Recovery:
-    """The part of a group's consumer that looks after what is not new."""
+    """The part of a group's consumer that looks after what is not new.
 
-    def __init__(self, services: Services, upkeep: Upkeep, holdings: Holdings) -> None:
+    ``leave_out`` is told of a topic whose key somebody uses for something else, where others go on.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        upkeep: Upkeep,
+        holdings: Holdings,
+        leave_out: Callable[[Feed], None] | None = None,
+    ) -> None:
+        self._leave_out = leave_out
         self._services = services
         self._upkeep = upkeep
         self._holdings = holdings
@@ -123,7 +133,7 @@ class Recovery:
                 most = min(_MOST_SUSPECTS, len(self._suspects) + limit)
                 await self._claim(claiming, most, turn)
         except RedisFailure as failure:
-            if failure.kind is not Kind.NO_GROUP:
+            if not self.may_regroup(failure):
                 raise
             await self.regroup()
 
@@ -139,12 +149,25 @@ class Recovery:
         replies = await self._services.pipe.call_many(commands)
         for index, feed in enumerate(feeds):
             pair = replies[2 * index : 2 * index + 2]
-            for reply in pair:
-                if isinstance(reply, RedisFailure) and reply.kind is not Kind.GROUP_EXISTS:
-                    raise reply
+            refusals = [
+                reply
+                for reply in pair
+                if isinstance(reply, RedisFailure) and reply.kind is not Kind.GROUP_EXISTS
+            ]
+            if refusals:
+                if refusals[0].kind is not Kind.WRONG_TYPE or self._leave_out is None:
+                    raise refusals[0]
+                self._leave_out(feed)
+                continue
+            self._services.ledger.understood(feed.topic)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
                 self._services.ledger.reset(feed.topic, feed.group)
             feed.is_open = feed.was_open = True
+
+    def may_regroup(self, failure: RedisFailure) -> bool:
+        """Whether looking at all groups anew helps: one is gone, or somebody uses the key of one topic."""
+        is_foreign = failure.kind is Kind.WRONG_TYPE and self._leave_out is not None
+        return is_foreign or failure.kind is Kind.NO_GROUP
 
     async def regroup(self) -> None:
         """A group is gone: makes those that are missing, and gives up after some times in a row."""

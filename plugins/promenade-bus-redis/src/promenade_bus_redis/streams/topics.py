@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from bus_core import TopicPattern
+from bus_core.errors import InvalidTopic
+from bus_core.events import is_pattern
+from bus_core.runtime import plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import texts
 
 __all__ = ["Registry"]
+
+logger = plain_logger("promenade.bus.redis")
 
 
 class Registry:
@@ -25,6 +31,7 @@ class Registry:
         self._key = keys.topics
         self._entered: dict[str, None] = {}
         self.seen: frozenset[str] = frozenset()
+        self._strange: set[str] = set()  # what somebody else has put there
 
     @property
     def has_own(self) -> bool:
@@ -59,5 +66,17 @@ class Registry:
         for reply in (replies := await self._pipe.call_many(commands)):
             if isinstance(reply, RedisFailure):
                 raise reply
-        self.seen = frozenset(texts(replies[-1]))
+        names = frozenset(texts(replies[-1])) - self._strange
+        if strange := {name for name in names - self.seen if not _is_topic(name)}:
+            self._strange |= strange
+            logger.warning("%d names among the topics are none; they are left alone", len(strange))
+            names -= strange
+        self.seen = names
         return self.seen
+
+
+def _is_topic(name: str) -> bool:
+    try:
+        return not is_pattern(TopicPattern(name).text)
+    except InvalidTopic:
+        return False
