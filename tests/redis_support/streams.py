@@ -34,6 +34,14 @@ def message(number: int = 0, topic: str = TOPIC, key: str = "k", **more: Any) ->
     return Message(event_id, topic, key, body, **more)
 
 
+def large(number: int, size: int, topic: str = TOPIC) -> Message:
+    """A message that carries a number, and so many bytes."""
+    event_id = str(uuid4())
+    data = {"number": number, "padding": "x" * size}
+    body = json.dumps({"specversion": "1.0", "id": event_id, "data": data}).encode()
+    return Message(event_id, topic, "k", body)
+
+
 def numbers(batch: Sequence[Received]) -> list[int]:
     """The numbers that messages carry."""
     return [json.loads(received.message.body)["data"]["number"] for received in batch]
