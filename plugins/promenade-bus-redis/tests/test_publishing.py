@@ -182,7 +182,7 @@ async def test_half_as_much_after_a_batch_that_took_too_long(
 async def test_what_follows_a_lost_batch_is_not_sent(
     start_server: StartServer, start_proxy: StartProxy
 ) -> None:
-    """Of a large batch only what was sent when the connection failed is uncertain; the rest may be repeated."""
+    """Of a large batch only what was sent when the connection failed is uncertain; the rest has failed."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:

@@ -244,7 +244,7 @@ class _Lane:
 
 
 def _first_part(commands: Sequence[Command]) -> tuple[Sequence[Command], bytes | Exception]:
-    """As many of the commands as may go together, packed; or the first one, which cannot be packed, and why."""
+    """As many commands as may go together, packed; or the first one, and why it cannot be packed."""
     packed: list[bytes] = []
     size = 0
     for command in commands:

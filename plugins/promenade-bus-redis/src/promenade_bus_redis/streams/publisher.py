@@ -124,7 +124,7 @@ class RedisPublisher:
         part = _Part()
         for index in indices:
             message = messages[index]
-            command = ("XADD", streams[message.topic], "*", *message_fields(message))
+            command: tuple[Any, ...] = ("XADD", streams[message.topic], "*", *message_fields(message))
             try:
                 packed = pack_command(command)
             except (ValueError, TypeError) as error:
