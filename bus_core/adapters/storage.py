@@ -37,7 +37,15 @@ from bus_core.errors import (
     PublishError,
     PublishFailed,
 )
-from bus_core.events.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
+from bus_core.events.messages import (
+    Attempt,
+    DeadLetter,
+    DeadLetterFilter,
+    Message,
+    Outcome,
+    Received,
+    with_attempt,
+)
 from bus_core.runtime.clock import lease_clock
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
@@ -350,7 +358,7 @@ class StorageConsumer:
         state = State.of(text)
         if lapsed:
             died = Attempt(state.attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
-            history = (*state.history, died)
+            history = with_attempt(state.history, died)
             state = attrs.evolve(state, attempt=state.attempt + 1, history=history, redelivered=True)
             await self._adapter.change(key, self._owner, Record(state.text(), self._owner, self._until))
         return Received(

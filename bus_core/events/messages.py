@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import attrs
@@ -22,6 +22,7 @@ __all__ = [
     "Message",
     "Outcome",
     "Received",
+    "with_attempt",
 ]
 
 
@@ -99,12 +100,28 @@ class Attempt:
         return self.error.partition(":")[0]
 
 
+_FIRST_KEPT: Final = 5
+_LAST_KEPT: Final = 15
+
+
+def with_attempt(history: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
+    """A history and one more attempt.
+
+    It travels with each retry, so it is bounded: of more than twenty attempts the first five and the last
+    fifteen are kept. Their numbers tell how many there were in between.
+    """
+    if len(history) < _FIRST_KEPT + _LAST_KEPT:
+        return (*history, attempt)
+    return (*history[:_FIRST_KEPT], *history[1 - _LAST_KEPT :], attempt)
+
+
 @attrs.frozen
 class DeadLetter:
     """A message that a subscription gave up on.
 
     ``id`` is opaque and unique in the bus. ``body`` holds the encoded event, or the raw bytes of what
-    could not be decoded. ``attempts`` is the whole history, over redrives.
+    could not be decoded. ``attempts`` is the history, over redrives; of more than twenty attempts the first
+    five and the last fifteen.
     """
 
     id: str

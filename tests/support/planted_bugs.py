@@ -792,6 +792,11 @@ def strip_zero_characters(patch: MonkeyPatch) -> None:
     change_decoded(patch, text=lambda text: text.replace("\x00", ""))
 
 
+@bug("headers of any size are accepted", "test_headers_are_bounded")
+def accept_any_headers(patch: MonkeyPatch) -> None:
+    patch.setattr(arguments, "MOST_HEADER_BYTES", 10**9)
+
+
 @bug("metadata loses what is empty", "test_unicode_metadata_and_headers", "test_naughty_text",
      suite="OnSerializingMemory")  # fmt: skip
 def lose_empty_metadata(patch: MonkeyPatch) -> None:

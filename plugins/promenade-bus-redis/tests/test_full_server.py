@@ -90,7 +90,7 @@ async def test_a_bus_starts_and_drains(binary: ServerBinary, start_server: Start
 
 @pytest.mark.parametrize("name", ["new", "pattern", "ordered", "broadcast"])
 async def test_subscriptions_open(binary: ServerBinary, start_server: StartServer, name: str) -> None:
-    """On a full server every kind of subscription opens, also a new one, and so does a configured consumer."""
+    """On a full server every kind of subscription opens, also a new one, with a configured consumer."""
     server = start_server(binary)
     async with place_on(server) as place:
         await start_full(server, place, 5)
