@@ -7,13 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from bus_core import BaseEvent, Consumer
+from bus_core import BaseEvent, Consumer, Received
 from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.scripts import AHEAD
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.faults import Rate
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
-from redis_support.streams import Place, acks, large, message, numbers, place_on, spec, until
+from redis_support.streams import TOPIC, Place, acks, large, message, numbers, place_on, spec, until
 
 TOPICS = [f"tests.topic{index}.happened" for index in range(40)]
 
@@ -173,3 +174,44 @@ async def test_large_events_are_read_few_at_a_time(redis_server: SharedServer) -
         found = await receive_all(consumer, 60 + 700 - len(first) - len(second), 512)
         assert len(found) == 60 + 700 - len(first) - len(second)
         await consumer.close()
+
+
+# --- counting ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [0, 3, 25])
+@pytest.mark.parametrize("mode", ["group", "broadcast"])
+async def test_a_backlog_without_the_help_of_the_server(
+    redis_server: SharedServer, mode: str, read: int
+) -> None:
+    """Where the server does not know how much is unread, because something was deleted, it is counted."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(block="50ms")
+        consumer = await adapter.open_consumer(spec(mode=mode))
+        await adapter.publish([message(number) for number in range(40)])
+        held: list[Received] = []
+        while len(held) < read:
+            held += await consumer.receive(read - len(held))
+        doomed = place.ask("XREVRANGE", place.keys.stream(TOPIC), "+", "-", "COUNT", "3")[1][0]
+        place.ask("XDEL", place.keys.stream(TOPIC), doomed)
+        assert await adapter.backlog(spec(mode=mode)) == (39 if mode == "group" else 39 - read)
+        await consumer.close()
+
+
+async def test_counting_carries_few_bodies(redis_server: SharedServer) -> None:
+    """A step of a count ends after a megabyte of bodies; what lies all behind, or ahead, needs no step."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        key = place.keys.stream(TOPIC)
+        await adapter.publish([large(number, 200_000) for number in range(25)])
+        ids = [entry[0] for entry in place.ask("XRANGE", key, "-", "+")]
+        pipe = adapter._running.pipe
+
+        async def count(after: str) -> tuple[int, str]:
+            found, following = await pipe.run(AHEAD, [key], after, 1000)
+            return found, following.decode()
+
+        assert await count("0-0") == (25, "")
+        assert await count(ids[-1]) == (0, "")
+        assert await count(ids[-3]) == (2, "")
+        assert await count(ids[0]) == (10, ids[10])

@@ -24,6 +24,5 @@ if from == '' then
   if lag then return {total + tonumber(lag), ''} end
   from = delivered
 end
-local unread = redis.call('XRANGE', KEYS[1], '(' .. from, '+', 'COUNT', limit)
-if #unread < limit then return {total + #unread, ''} end
-return {total + #unread, unread[#unread][1]}
+local unread, following = count_after(KEYS[1], from, limit)
+return {total + unread, following}

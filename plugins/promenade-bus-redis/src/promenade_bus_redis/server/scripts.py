@@ -89,9 +89,9 @@ NOBODY: Final = "~"
 
 ACK: Final = _load("ack", "ids", "account")
 ACTIVATE: Final = _load("activate")
-AHEAD: Final = _load("ahead")
+AHEAD: Final = _load("ahead", "ids", "counting")
 ALIVE: Final = _load("alive", "full")
-BACKLOG: Final = _load("backlog")
+BACKLOG: Final = _load("backlog", "ids", "counting")
 BEGIN: Final = _load("begin", "full")
 BURY: Final = _load("bury", "full", "ids", "account")
 CLAIM: Final = _load("claim", "full", "ids", "account")
