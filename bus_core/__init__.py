@@ -87,6 +87,7 @@ if typing.TYPE_CHECKING:
         Attempt,
         DeadLetter,
         DeadLetterFilter,
+        DeadLetterPage,
         Delivery,
         Envelope,
         Message,
@@ -130,7 +131,7 @@ else:
             "events.base": "BaseEvent Event event",
             "events.field_checks": "Constraint Personal",
             "events.messages": """
-                Attempt DeadLetter DeadLetterFilter Delivery Envelope Message Outcome Received
+                Attempt DeadLetter DeadLetterFilter DeadLetterPage Delivery Envelope Message Outcome Received
             """,
             "events.primitives": "FrozenMapping uuid7",
             "events.topics": "Topic TopicCatalogue TopicPattern",
@@ -172,6 +173,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",
+    "DeadLetterPage",
     "DeadLetterStore",
     "DeadLetters",
     "Delivery",

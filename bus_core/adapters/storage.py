@@ -22,7 +22,7 @@ from contextlib import (
 )
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import attrs
 
@@ -41,6 +41,7 @@ from bus_core.events.messages import (
     Attempt,
     DeadLetter,
     DeadLetterFilter,
+    DeadLetterPage,
     Message,
     Outcome,
     Received,
@@ -270,9 +271,23 @@ class StorageAdapter(ABC):
         return {letter.id: (key, state, letter) for key, state, letter in sorted(letters, key=_letter_id)}
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        return await self.page(where, None, limit)
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        letters = await self._selected(where)
+        if after is not None:
+            behind = _cursor(after)
+            letters = [letter for letter in letters if letter.id > behind]
+        more = len(letters) > limit
+        return DeadLetterPage(letters[:limit], letters[limit - 1].id if more else None)
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        return len(await self._selected(where))
+
+    async def _selected(self, where: DeadLetterFilter) -> Sequence[DeadLetter]:
         async with self.in_transaction("list dead letters"):
             letters = await self._letters()
-        return [letter for _, _, letter in letters.values() if where.selects(letter)][:limit]
+        return [letter for _, _, letter in letters.values() if where.selects(letter)]
 
     async def get(self, letter_id: str) -> DeadLetter:
         async with self.in_transaction("find a dead letter"):
@@ -401,6 +416,13 @@ class StorageConsumer:
 
 def _id(spec: SubscriptionSpec) -> str:
     return f"{spec.group} {spec.topic}"
+
+
+def _cursor(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError(f"this is no cursor of these dead letters: {text!r}") from None
 
 
 def _letter_id(found: tuple[Any, State, DeadLetter]) -> str:

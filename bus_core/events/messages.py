@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -17,6 +17,7 @@ __all__ = [
     "Attempt",
     "DeadLetter",
     "DeadLetterFilter",
+    "DeadLetterPage",
     "Delivery",
     "Envelope",
     "Message",
@@ -134,6 +135,19 @@ class DeadLetter:
     body: bytes = attrs.field(repr=lambda body: f"<{len(body)} bytes>")
     headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
     dead_at: datetime = attrs.field(kw_only=True)
+
+
+class DeadLetterPage(list[DeadLetter]):
+    """Some dead letters, the oldest first. ``next_cursor`` is where the next ones begin; None at the end."""
+
+    __slots__ = ("next_cursor",)
+
+    def __init__(self, letters: Iterable[DeadLetter] = (), next_cursor: str | None = None) -> None:
+        super().__init__(letters)
+        self.next_cursor = next_cursor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({super().__repr__()}, next_cursor={self.next_cursor!r})"
 
 
 @attrs.frozen(kw_only=True)

@@ -49,6 +49,7 @@ PUBLIC = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",
+    "DeadLetterPage",
     "DeadLetterStore",
     "DeadLetters",
     "Delivery",

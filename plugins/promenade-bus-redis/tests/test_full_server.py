@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from bus_core import Consumer, DeadLetter, DeadLetterFilter, Outcome, PublishFailed, Received
+from bus_core import Consumer, DeadLetterFilter, Outcome, PublishFailed
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import StartServer
@@ -17,6 +16,7 @@ from redis_support.streams import (
     TOPIC,
     Place,
     acks,
+    buried,
     die,
     large,
     message,
@@ -29,14 +29,6 @@ from redis_support.streams import (
 
 QUICK: dict[str, Any] = {"lease": "600ms", "block": "50ms", "topic_refresh": "10ms"}
 KEEP_NOTHING: dict[str, Any] = {"retention": {"min_age": "20ms"}}
-
-
-def buried(received: Received) -> Outcome:
-    letter = DeadLetter(
-        "x", received.message.topic, "listener", None, "k", "gave up", (), received.message.body,
-        dead_at=datetime.now(UTC),
-    )  # fmt: skip
-    return Outcome("dead_letter", received.receipt, letter=letter)
 
 
 def fill(server: Server, share: float = 1.0) -> None:

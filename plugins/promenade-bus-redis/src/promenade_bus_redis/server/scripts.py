@@ -33,6 +33,7 @@ __all__ = [
     "HINT",
     "HINTS",
     "LEAVE",
+    "LETTERS",
     "MAKE",
     "MOVE",
     "NOBODY",
@@ -48,6 +49,7 @@ __all__ = [
     "TAIL",
     "TRIM",
     "UPTO",
+    "WHOSE",
     "WITHDRAW",
     "Script",
     "source_of",
@@ -106,6 +108,7 @@ GAP: Final = _load("gap", "full", "ids", "account")
 HINT: Final = _load("hint", "full")
 HINTS: Final = _load("hints", "full")
 LEAVE: Final = _load("leave", "full")
+LETTERS: Final = _load("letters")
 MAKE: Final = _load("make", "full")
 MOVE: Final = _load("move", "ids", "account")
 NOTE: Final = _load("note", "full")
@@ -120,4 +123,5 @@ SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
 TRIM: Final = _load("trim", "full", "ids", "account", "keep")
 UPTO: Final = _load("upto", "ids")
+WHOSE: Final = _load("whose")
 WITHDRAW: Final = _load("withdraw", "full")
