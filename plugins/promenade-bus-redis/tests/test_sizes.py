@@ -7,14 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from bus_core import BaseEvent, Consumer, Received
+from bus_core import BaseEvent, Consumer, FixedRetry, Received
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import AHEAD
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.faults import Rate
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
-from redis_support.streams import TOPIC, Place, acks, large, message, numbers, place_on, spec, until
+from redis_support.streams import GROUP, TOPIC, Place, acks, large, message, numbers, place_on, spec, until
 
 TOPICS = [f"tests.topic{index}.happened" for index in range(40)]
 
@@ -174,6 +174,24 @@ async def test_large_events_are_read_few_at_a_time(redis_server: SharedServer) -
         found = await receive_all(consumer, 60 + 700 - len(first) - len(second), 512)
         assert len(found) == 60 + 700 - len(first) - len(second)
         await consumer.close()
+
+
+async def test_what_is_noted_stays_small(redis_server: SharedServer) -> None:
+    """However often an event is tried, what is noted of its attempts does not grow with each of them."""
+    async with place_on(redis_server) as place:
+        sizes: list[int] = []
+
+        async def fail(event: object) -> None:
+            sizes.append(sum(map(len, place.ask("HVALS", place.keys.notes(TOPIC, GROUP)))))
+            raise ValueError("x" * 3_000)
+
+        async with place.bus() as bus:
+            bus.subscribe(TOPIC, fail, name="listener", retry=FixedRetry(attempts=60, delay=0.001))
+            await bus.publish(TOPIC, BaseEvent("happened", uuid4()))
+            await until(lambda: place.ask("XLEN", place.keys.dead(TOPIC)), "it is a dead letter", 30)
+            assert len(sizes) == 60
+            assert max(sizes) < 60_000
+            assert max(sizes[30:]) < 1.1 * max(sizes[:25])
 
 
 # --- counting ---------------------------------------------------------------------------------------------
