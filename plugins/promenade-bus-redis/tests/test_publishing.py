@@ -167,12 +167,12 @@ async def test_half_as_much_after_a_batch_that_took_too_long(
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
-        adapter = await place.adapter(address=proxy.address, command_timeout="200ms")
+        adapter = await place.adapter(address=proxy.address, command_timeout="400ms")
         assert await adapter.publish([message(0)]) == [None]
         proxy.use(Rate(100_000, "requests"))
-        left = [large(number, 20_000) for number in range(12)]
+        left = [large(number, 10_000) for number in range(24)]
         rounds = 0
-        while left and rounds < 8:
+        while left and rounds < 12:
             rounds += 1
             results = await adapter.publish(left)
             left = [each for each, result in zip(left, results, strict=True) if result is not None]

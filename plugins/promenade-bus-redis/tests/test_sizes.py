@@ -149,7 +149,7 @@ async def test_half_as_many_after_a_read_that_took_too_long(
     proxy = start_proxy(server)
     async with place_on(server) as place:
         publisher = await place.adapter()
-        reader = await place.adapter(address=proxy.address, command_timeout="200ms", block="50ms")
+        reader = await place.adapter(address=proxy.address, command_timeout="400ms", block="50ms")
         await publisher.publish([message(0)])
         consumer = await reader.open_consumer(spec(mode=mode))
         await publisher.publish([large(number, 10_000) for number in range(1, 17)])
