@@ -88,6 +88,7 @@ if typing.TYPE_CHECKING:
         Attempt,
         DeadLetter,
         DeadLetterFilter,
+        DeadLetterPage,
         Delivery,
         Envelope,
         Message,
@@ -132,7 +133,7 @@ else:
             "events.base": "BaseEvent Event event",
             "events.marks": "Constraint JsonForm Personal",
             "events.messages": """
-                Attempt DeadLetter DeadLetterFilter Delivery Envelope Message Outcome Received
+                Attempt DeadLetter DeadLetterFilter DeadLetterPage Delivery Envelope Message Outcome Received
             """,
             "events.primitives": "FrozenMapping uuid7",
             "events.topics": "Topic TopicCatalogue TopicPattern",
@@ -175,6 +176,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",
+    "DeadLetterPage",
     "DeadLetterStore",
     "DeadLetters",
     "Delivery",

@@ -15,7 +15,15 @@ import attrs
 
 from bus_core.errors import BusError, PublishError
 from bus_core.events.base import Event
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, Envelope, Message, Outcome, Received
+from bus_core.events.messages import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    Envelope,
+    Message,
+    Outcome,
+    Received,
+)
 from bus_core.events.primitives import FrozenMapping
 from bus_core.runtime.clock import Clock
 
@@ -202,6 +210,20 @@ class DeadLetterStore(Protocol):
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
+        ...
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        """The letters that the filter selects and that come after a cursor, the oldest first.
+
+        ``after`` is the ``next_cursor`` of an earlier page, or None for the first one. There are at most
+        ``limit`` of them, and fewer where they are large: only a ``next_cursor`` of None says that there are
+        no more. Letters come and go between two pages: one that is there all the time is in exactly one.
+        Raises ``ValueError`` for what is no cursor of this store.
+        """
+        ...
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        """How many letters the filter selects."""
         ...
 
     async def get(self, letter_id: str) -> DeadLetter:

@@ -13,7 +13,7 @@ import attrs
 
 from bus_core.abc import SubscriptionSpec
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
-from bus_core.events.messages import DeadLetter, DeadLetterFilter
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage
 from bus_core.runtime.logs import plain_logger
 
 __all__ = ["KeptLetter", "LocalDeadLetters"]
@@ -25,11 +25,12 @@ logger = plain_logger("promenade.bus")
 
 @attrs.frozen
 class KeptLetter(Generic[P]):
-    """A letter, and what its subscription is given when it is redriven."""
+    """A letter, what its subscription is given when it is redriven, and its number in this store."""
 
     letter: DeadLetter
     payload: P
     spec: SubscriptionSpec
+    number: int = 0
 
 
 class LocalDeadLetters(ABC, Generic[P]):
@@ -41,7 +42,8 @@ class LocalDeadLetters(ABC, Generic[P]):
     def __init__(self, capacity: int) -> None:
         self.dropped = 0
         self._capacity = capacity
-        self._kept: dict[str, KeptLetter[P]] = {}
+        self._kept: dict[str, KeptLetter[P]] = {}  # by their numbers
+        self._numbers = 0
 
     @abstractmethod
     def way_back(self, kept: KeptLetter[P]) -> Callable[[], None] | None:
@@ -59,12 +61,33 @@ class LocalDeadLetters(ABC, Generic[P]):
                 dropped.subscription,
                 dropped.event_id,
             )
-        self._kept[letter.id] = KeptLetter(letter, payload, spec)
+        self._kept.pop(letter.id, None)
+        self._numbers += 1
+        self._kept[letter.id] = KeptLetter(letter, payload, spec, self._numbers)
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
-        selected = (kept.letter for kept in self._kept.values() if where.selects(kept.letter))
-        return [letter for letter, _ in zip(selected, range(limit), strict=False)]
+        return await self.page(where, None, limit)
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        """The selected letters that come after a cursor; see ``bus_core.DeadLetterStore``."""
+        if after is not None and not (after.isascii() and after.isdigit()):
+            raise ValueError(f"this is no cursor of these dead letters: {after!r}")
+        behind = int(after or 0)
+        page = DeadLetterPage()
+        last = 0
+        for kept in self._kept.values():
+            if kept.number > behind and where.selects(kept.letter):
+                if len(page) == limit:
+                    page.next_cursor = str(last)
+                    break
+                page.append(kept.letter)
+                last = kept.number
+        return page
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        """How many letters the filter selects."""
+        return sum(where.selects(kept.letter) for kept in self._kept.values())
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""

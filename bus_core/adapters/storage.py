@@ -22,7 +22,7 @@ from contextlib import (
 )
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import attrs
 
@@ -37,7 +37,16 @@ from bus_core.errors import (
     PublishError,
     PublishFailed,
 )
-from bus_core.events.messages import Attempt, DeadLetter, DeadLetterFilter, Message, Outcome, Received
+from bus_core.events.messages import (
+    Attempt,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    Message,
+    Outcome,
+    Received,
+    with_attempt,
+)
 from bus_core.runtime.clock import lease_clock
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
@@ -266,9 +275,23 @@ class StorageAdapter(ABC):
         return {letter.id: (key, state, letter) for key, state, letter in sorted(letters, key=_letter_id)}
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+        return await self.page(where, None, limit)
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        letters = await self._selected(where)
+        if after is not None:
+            behind = _cursor(after)
+            letters = [letter for letter in letters if letter.id > behind]
+        more = len(letters) > limit
+        return DeadLetterPage(letters[:limit], letters[limit - 1].id if more else None)
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        return len(await self._selected(where))
+
+    async def _selected(self, where: DeadLetterFilter) -> Sequence[DeadLetter]:
         async with self.in_transaction("list dead letters"):
             letters = await self._letters()
-        return [letter for _, _, letter in letters.values() if where.selects(letter)][:limit]
+        return [letter for _, _, letter in letters.values() if where.selects(letter)]
 
     async def get(self, letter_id: str) -> DeadLetter:
         async with self.in_transaction("find a dead letter"):
@@ -354,7 +377,7 @@ class StorageConsumer:
         state = State.of(text)
         if lapsed:
             died = Attempt(state.attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
-            history = (*state.history, died)
+            history = with_attempt(state.history, died)
             state = attrs.evolve(state, attempt=state.attempt + 1, history=history, redelivered=True)
             await self._adapter.change(key, self._owner, Record(state.text(), self._owner, self._until))
         return Received(
@@ -397,6 +420,13 @@ class StorageConsumer:
 
 def _id(spec: SubscriptionSpec) -> str:
     return f"{spec.group} {spec.topic}"
+
+
+def _cursor(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError(f"this is no cursor of these dead letters: {text!r}") from None
 
 
 def _letter_id(found: tuple[Any, State, DeadLetter]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from bus_core.abc import Seconds
 from bus_core.dispatch.codec import is_text, key_of
@@ -16,6 +16,9 @@ from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import Topic, class_name
 
 __all__ = ["as_seconds", "check_topic_given", "checked_event", "checked_headers", "described"]
+
+MOST_HEADER_BYTES: Final = 65_536
+"""Bytes of the headers of one event: every consumer reads all of them before it knows anything."""
 
 
 def as_seconds(value: Seconds) -> float:
@@ -64,17 +67,25 @@ def checked_event(topic: Topic[Any], event: object) -> Event:
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """A frozen copy of headers; raises ``TypeError``, or ``SerializationError`` for text that is no text.
 
-    Every adapter refuses the same ones, here: events of others travel in the same batch.
+    Every adapter refuses the same ones, here: events of others travel in the same batch. Those that are too
+    large are refused as well.
     """
     if not headers:
         return NO_HEADERS
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
+    size = 0
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")
         if not (is_text(key) and is_text(value)):
             raise SerializationError(
                 f"the header {key!r} cannot be encoded: it holds a lone surrogate, which is no character"
+            )
+        size += len(key.encode()) + len(value.encode())
+        if size > MOST_HEADER_BYTES:
+            raise SerializationError(
+                f"the headers have more than {MOST_HEADER_BYTES:,} bytes, names and values together "
+                f"(counted up to {key[:60]!r}); what is large belongs into the event, or elsewhere"
             )
     return FrozenMapping(headers)

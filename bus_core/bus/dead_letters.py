@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import builtins
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final
 
 from bus_core.abc import AdapterBase, DeadLetterStore
 from bus_core.errors import BusError, UnknownSubscription
-from bus_core.events.messages import DeadLetter, DeadLetterFilter
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage
 
 __all__ = ["DeadLetters"]
+
+_PAGE: Final = 100
+"""Letters that are asked for at once where there may be many."""
+
+_MOST_BYTES: Final = 32_000_000
+"""Bytes of bodies after which a list ends, and says where to go on."""
 
 
 class DeadLetters:
@@ -29,13 +37,59 @@ class DeadLetters:
         return self._adapter().dead_letters
 
     async def list(
-        self, *, topic: str | None = None, subscription: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
-        """The oldest letters, of one topic and one subscription if named, at most ``limit``."""
+        self,
+        *,
+        topic: str | None = None,
+        subscription: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> DeadLetterPage:
+        """The oldest letters, of one topic and one subscription if named, at most ``limit``.
+
+        The page has a ``next_cursor``: hand it over as ``cursor`` to go on from there; it is None when there
+        are no more. Very large letters make a page shorter. Raises ``ValueError`` for a cursor that was not
+        given out for these dead letters.
+        """
         self._check_usable("list dead letters")
         if not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit must be an int of at least 1, got {limit!r}")
-        return [*await self._store.list(DeadLetterFilter(topic=topic, subscription=subscription), limit)]
+        where = DeadLetterFilter(topic=topic, subscription=subscription)
+        found = DeadLetterPage(next_cursor=cursor)
+        size = 0
+        while len(found) < limit and size < _MOST_BYTES:
+            page = await self._store.page(where, found.next_cursor, limit - len(found))
+            found += page
+            size += sum(len(letter.body) for letter in page)
+            found.next_cursor = page.next_cursor
+            if page.next_cursor is None:
+                break
+        return found
+
+    async def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
+        """How many letters there are, of one topic and one subscription if named."""
+        self._check_usable("count dead letters")
+        return await self._store.count(DeadLetterFilter(topic=topic, subscription=subscription))
+
+    async def iterate(
+        self, *, topic: str | None = None, subscription: str | None = None
+    ) -> AsyncIterator[DeadLetter]:
+        """Every letter, the oldest first, of one topic and one subscription if named; some at a time.
+
+        Letters may come and go meanwhile: those that are there all the time are told once.
+        """
+        self._check_usable("list dead letters")
+        async for page in self._pages(DeadLetterFilter(topic=topic, subscription=subscription)):
+            for letter in page:
+                yield letter
+
+    async def _pages(self, where: DeadLetterFilter) -> AsyncIterator[DeadLetterPage]:
+        cursor: str | None = None
+        while True:
+            page = await self._store.page(where, cursor, _PAGE)
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -52,15 +106,27 @@ class DeadLetters:
         """
         self._check_usable("redrive dead letters")
         if isinstance(letters, DeadLetterFilter):
-            name = letters.subscription
-            letters = await self._store.list(letters, limit=2**31)
-            if not letters and name is not None and not self._subscribed(name):
-                raise UnknownSubscription(
-                    f"cannot redrive: the bus has no subscription {name!r}, and it left no letter"
-                )
+            ids = await self._ids_of(letters)
         elif isinstance(letters, str | DeadLetter):
-            letters = [letters]
-        return await self._store.redrive([item if isinstance(item, str) else item.id for item in letters])
+            ids = [_id_of(letters)]
+        else:
+            ids = [_id_of(item) for item in letters]
+        return await self._store.redrive(ids)
+
+    async def _ids_of(self, where: DeadLetterFilter) -> builtins.list[str]:
+        """The letters that the filter selects now: those that come back meanwhile are not redriven again."""
+        most = await self._store.count(where)
+        ids: builtins.list[str] = []
+        async for page in self._pages(where):
+            ids += [letter.id for letter in page]
+            if len(ids) >= most:
+                break
+        name = where.subscription
+        if not ids and name is not None and not self._subscribed(name):
+            raise UnknownSubscription(
+                f"cannot redrive: the bus has no subscription {name!r}, and it left no letter"
+            )
+        return ids[:most]
 
     async def purge(self, where: DeadLetterFilter | None = None) -> int:
         """Deletes the letters that the filter selects; returns how many.
@@ -74,3 +140,7 @@ class DeadLetters:
                 "or DeadLetterFilter() for all"
             )
         return await self._store.purge(where)
+
+
+def _id_of(item: str | DeadLetter) -> str:
+    return item if isinstance(item, str) else item.id

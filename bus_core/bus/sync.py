@@ -19,7 +19,7 @@ from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, Delivery
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, Delivery
 from bus_core.events.topics import Topic
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.loop_thread import LoopThread, LoopThreadEnded
@@ -351,13 +351,38 @@ class SyncDeadLetters:
         self._bus = bus
 
     def list(
-        self, *, topic: str | None = None, subscription: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
-        """The oldest letters, of one topic and one subscription if named, at most ``limit``."""
+        self,
+        *,
+        topic: str | None = None,
+        subscription: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> DeadLetterPage:
+        """The oldest letters, of one topic and one subscription if named, at most ``limit``.
+
+        It has a ``next_cursor``, which is handed over as ``cursor`` to go on from there; None at the end.
+        """
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop(
-            "list dead letters", lambda: letters.list(topic=topic, subscription=subscription, limit=limit)
+            "list dead letters",
+            lambda: letters.list(topic=topic, subscription=subscription, limit=limit, cursor=cursor),
         )
+
+    def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
+        """How many letters there are, of one topic and one subscription if named."""
+        letters = self._bus._bus.dead_letters
+        return self._bus.run_on_loop(
+            "count dead letters", lambda: letters.count(topic=topic, subscription=subscription)
+        )
+
+    def iterate(self, *, topic: str | None = None, subscription: str | None = None) -> Iterator[DeadLetter]:
+        """Every letter, the oldest first, of one topic and one subscription if named; some at a time."""
+        page = self.list(topic=topic, subscription=subscription)
+        while True:
+            yield from page
+            if page.next_cursor is None:
+                return
+            page = self.list(topic=topic, subscription=subscription, cursor=page.next_cursor)
 
     def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
-from bus_core.events.messages import Attempt, DeadLetter, Message
+from bus_core.events.messages import Attempt, DeadLetter, Message, with_attempt
 
 __all__ = ["DrainMark", "Entry", "Job", "JobLane", "Past", "Port", "Settler", "Unit", "unit_of"]
 
@@ -234,7 +234,8 @@ class Job:
 
     def note(self, attempt: Attempt) -> None:
         """Adds an attempt to the history."""
-        self._changed_past().history += (attempt,)
+        past = self._changed_past()
+        past.history = with_attempt(past.history, attempt)
 
     def comes_again(self, attempt: int) -> None:
         """The next time that it is handled, it is handled again: with this number."""

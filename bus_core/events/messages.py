@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import attrs
@@ -17,11 +17,13 @@ __all__ = [
     "Attempt",
     "DeadLetter",
     "DeadLetterFilter",
+    "DeadLetterPage",
     "Delivery",
     "Envelope",
     "Message",
     "Outcome",
     "Received",
+    "with_attempt",
 ]
 
 
@@ -99,12 +101,28 @@ class Attempt:
         return self.error.partition(":")[0]
 
 
+_FIRST_KEPT: Final = 5
+_LAST_KEPT: Final = 15
+
+
+def with_attempt(history: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
+    """A history and one more attempt.
+
+    It travels with each retry, so it is bounded: of more than twenty attempts the first five and the last
+    fifteen are kept. Their numbers tell how many there were in between.
+    """
+    if len(history) < _FIRST_KEPT + _LAST_KEPT:
+        return (*history, attempt)
+    return (*history[:_FIRST_KEPT], *history[1 - _LAST_KEPT :], attempt)
+
+
 @attrs.frozen
 class DeadLetter:
     """A message that a subscription gave up on.
 
     ``id`` is opaque and unique in the bus. ``body`` holds the encoded event, or the raw bytes of what
-    could not be decoded. ``attempts`` is the whole history, over redrives.
+    could not be decoded. ``attempts`` is the history, over redrives; of more than twenty attempts the first
+    five and the last fifteen.
     """
 
     id: str
@@ -117,6 +135,19 @@ class DeadLetter:
     body: bytes = attrs.field(repr=lambda body: f"<{len(body)} bytes>")
     headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
     dead_at: datetime = attrs.field(kw_only=True)
+
+
+class DeadLetterPage(list[DeadLetter]):
+    """Some dead letters, the oldest first. ``next_cursor`` is where the next ones begin; None at the end."""
+
+    __slots__ = ("next_cursor",)
+
+    def __init__(self, letters: Iterable[DeadLetter] = (), next_cursor: str | None = None) -> None:
+        super().__init__(letters)
+        self.next_cursor = next_cursor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({super().__repr__()}, next_cursor={self.next_cursor!r})"
 
 
 @attrs.frozen(kw_only=True)

@@ -99,7 +99,12 @@ class Share:
                 return 0, _QUICK
         self._hurry = False
         self._adapt()
-        return min(own, room, self._most if self._more else self._least), None
+        return min(own, room, self._most if self._more else self._at_first), None
+
+    @property
+    def _at_first(self) -> int:
+        """How many to take where no room is kept for them: all subscriptions may get so many at once."""
+        return max(1, min(self._least, self._intake.size // max(1, self._intake.shares)))
 
     def _adapt(self) -> None:
         """Takes more at once where handlers are fast, and less where others could handle it meanwhile."""

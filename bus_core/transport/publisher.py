@@ -21,6 +21,10 @@ __all__ = ["Publisher"]
 MOST_AT_ONCE = 1000
 """Messages in one batch."""
 
+MOST_BYTES = 1_000_000
+"""Bytes of bodies in one batch, after which nothing more is added to it: over a slow network callers of a
+larger one would hear too late of what is stored already."""
+
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 """Seconds before what failed, and may well succeed later, is tried again."""
@@ -157,13 +161,22 @@ class Publisher:
     def _next_batch(self, *, retrying: bool) -> list[_Waiting]:
         """What is to be sent now; who has been told already, or has given up, is left out."""
         batch: list[_Waiting] = []
+        size = 0
         if retrying:
-            batch = [item for item in self._again[:MOST_AT_ONCE] if not item.done.done()]
-            del self._again[:MOST_AT_ONCE]
-        while self._waiting and len(batch) < MOST_AT_ONCE:
+            taken = 0
+            for item in self._again:
+                if taken == MOST_AT_ONCE or size >= MOST_BYTES:
+                    break
+                taken += 1
+                if not item.done.done():
+                    batch.append(item)
+                    size += len(item.message.body)
+            del self._again[:taken]
+        while self._waiting and len(batch) < MOST_AT_ONCE and size < MOST_BYTES:
             item = self._waiting.popleft()
             if not item.done.done():
                 batch.append(item)
+                size += len(item.message.body)
         return batch
 
     async def _results(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:

@@ -18,6 +18,7 @@ from bus_core import (
     DeadLetter,
     DeadLetterFilter,
     DeadLetterNotFound,
+    DeadLetterPage,
     Delivery,
     DeserializationError,
     Event,
@@ -157,7 +158,7 @@ async def test_event_that_cannot_be_encoded(virtual_clock: VirtualClock) -> None
 # --- list, get, purge -------------------------------------------------------------------------------------
 
 
-async def buried(bus: Bus, clock: VirtualClock) -> list[DeadLetter]:
+async def buried(bus: Bus, clock: VirtualClock) -> DeadLetterPage:
     """Ten letters: of two topics and two subscriptions."""
 
     async def fail(event: Event) -> None:
@@ -190,6 +191,83 @@ async def test_list_and_get(virtual_clock: VirtualClock) -> None:
             await bus.dead_letters.get("x")
         with pytest.raises(ValueError, match="at least 1"):
             await listing(limit=0)
+
+
+async def test_pages(virtual_clock: VirtualClock) -> None:
+    """A list says where it goes on, a count needs no list, and all letters can be gone through."""
+    async with running_bus(virtual_clock) as bus:
+        letters = await buried(bus, virtual_clock)
+        dead = bus.dead_letters
+        assert letters.next_cursor is None
+        first = await dead.list(limit=4)
+        second = await dead.list(limit=4, cursor=first.next_cursor)
+        third = await dead.list(limit=4, cursor=second.next_cursor)
+        assert first + second + third == letters
+        assert third.next_cursor is None
+        assert repr(first) == f"DeadLetterPage({[*first]!r}, next_cursor={first.next_cursor!r})"
+        assert (await dead.count(), await dead.count(topic=OTHER.name)) == (10, 4)
+        assert [letter async for letter in dead.iterate()] == letters
+        of_one = [letter async for letter in dead.iterate(subscription="one")]
+        assert of_one == [letter for letter in letters if letter.subscription == "one"]
+        for wrong in ("", "x", "-1", "\u0661"):
+            with pytest.raises(ValueError, match="no cursor of these dead letters"):
+                await dead.list(cursor=wrong)
+
+
+async def test_more_letters_than_a_list_tells(virtual_clock: VirtualClock) -> None:
+    """A list without a limit tells a hundred letters, and that there are more."""
+    async with running_bus(virtual_clock) as bus:
+
+        async def fail(event: Event) -> None:
+            raise PermanentError("no")
+
+        bus.subscribe(HAPPENED, fail, name="one")
+        for number in range(250):
+            await bus.publish(HAPPENED, happened(number))
+        await virtual_clock.settle()
+        listed = await bus.dead_letters.list()
+        assert len(listed) == 100
+        assert listed.next_cursor is not None
+        assert await bus.dead_letters.count() == 250
+        ids = [letter.id async for letter in bus.dead_letters.iterate()]
+        assert len(ids) == len({*ids}) == 250
+
+
+async def test_a_list_is_bounded_in_bytes(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large letters make a list shorter than its limit, and it says where to go on."""
+    monkeypatch.setattr("bus_core.bus.dead_letters._MOST_BYTES", 1)
+    async with running_bus(virtual_clock, memory={"serialize": True}) as bus:
+        await buried(bus, virtual_clock)
+        store = bus.adapter.dead_letters
+        page = store.page
+
+        async def one(where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+            return await page(where, after, 1)
+
+        monkeypatch.setattr(store, "page", one)
+        listed = await bus.dead_letters.list()
+        assert len(listed) == 1
+        assert len([letter async for letter in bus.dead_letters.iterate()]) == 10
+
+
+async def test_a_redrive_by_filter_comes_to_an_end(virtual_clock: VirtualClock) -> None:
+    """Letters that come back while a filter is redriven are not redriven once more."""
+    async with running_bus(virtual_clock) as bus:
+        await buried(bus, virtual_clock)
+        store = bus.adapter.dead_letters
+        seen = await store.count(DeadLetterFilter())
+        page = store.page
+
+        async def growing(where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+            if await store.count(where) < 50:
+                await bus.publish(HAPPENED, happened())
+                await virtual_clock.settle()
+            return await page(where, after, 1)
+
+        store.page = growing  # type: ignore[method-assign]
+        assert await bus.dead_letters.redrive(DeadLetterFilter()) == seen
 
 
 async def test_purge(virtual_clock: VirtualClock) -> None:

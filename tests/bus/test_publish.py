@@ -578,6 +578,23 @@ async def test_bad_headers(headers: Any) -> None:
         assert bus.state().published == 0
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"trace": "x" * 65_536},
+        {"é" * 20_000: "", "a": "é" * 20_000},
+        {f"{number:05}": "" for number in range(14_000)},
+    ],
+    ids=["value", "bytes-not-characters", "many"],
+)
+async def test_headers_that_are_too_large(headers: dict[str, str]) -> None:
+    """Headers that are too large are refused in process as well."""
+    async with running_bus() as bus:
+        with pytest.raises(SerializationError, match="the headers have more than 65,536 bytes"):
+            await bus.publish(HAPPENED, happened(), headers=headers)
+        assert bus.state().published == 0
+
+
 @pytest.mark.parametrize("headers", [{"a": "\ud800"}, {"\udfff": "a"}])
 async def test_headers_that_are_no_text(headers: Any) -> None:
     """Headers with halves of characters are refused here, where the name can be told, on every adapter."""

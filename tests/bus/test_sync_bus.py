@@ -174,6 +174,10 @@ def test_dead_letters() -> None:
         letters = bus.dead_letters.list(topic=HAPPENED.name, subscription="fragile", limit=10)
         assert len(letters) == 2
         assert bus.dead_letters.get(letters[0].id) == letters[0]
+        assert bus.dead_letters.count(topic=HAPPENED.name) == 2
+        first = bus.dead_letters.list(limit=1)
+        assert first + bus.dead_letters.list(cursor=first.next_cursor) == letters
+        assert [*bus.dead_letters.iterate(subscription="fragile")] == letters
         fixed.set()
         assert bus.dead_letters.redrive(letters[0]) == 1
         bus.drain()

@@ -262,6 +262,17 @@ async def test_policy_that_breaks_later(virtual_clock: VirtualClock) -> None:
         assert letter.reason == "the retry policy failed: KeyError: 3"
 
 
+async def test_a_long_history_is_bounded(virtual_clock: VirtualClock) -> None:
+    """However often an event was tried, its history stays small: the first attempts, and the last ones."""
+    async with running_bus(virtual_clock) as bus:
+        bus.subscribe(HAPPENED, Failing(virtual_clock), retry=FixedRetry(attempts=200, delay=1))
+        await bus.publish(HAPPENED, happened())
+        await virtual_clock.advance(300)
+        (letter,) = await bus.dead_letters.list()
+        assert [attempt.number for attempt in letter.attempts] == [1, 2, 3, 4, 5, *range(186, 201)]
+        assert letter.reason == "retries exhausted after 200 attempts"
+
+
 def test_policy_that_cannot_be_built() -> None:
     """A policy that its plugin cannot build is an error of open_bus, not of the first failure."""
 

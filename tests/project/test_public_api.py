@@ -50,6 +50,7 @@ PUBLIC = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterNotFound",
+    "DeadLetterPage",
     "DeadLetterStore",
     "DeadLetters",
     "Delivery",

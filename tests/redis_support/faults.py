@@ -108,6 +108,23 @@ class SlowBytes(Fault):
 
 
 @dataclass(eq=False)
+class Rate(Fault):
+    """A slow network: ``rate`` bytes a second, on each connection."""
+
+    rate: float
+    direction: Direction = "both"
+
+    async def carry(self, piece: Piece, write: Write) -> None:
+        rest = piece.data
+        size = max(1, round(self.rate / 50))
+        while rest and self.direction in (piece.direction, "both") and piece.link.proxy.has(self):
+            await write(rest[:size])
+            rest = rest[size:]
+            await piece.link.proxy.pause(size / self.rate, self)
+        await write(rest)
+
+
+@dataclass(eq=False)
 class Refuse(Fault):
     """New connections are reset at once; those that exist go on."""
 

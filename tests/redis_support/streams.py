@@ -6,10 +6,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from bus_core import Bus, Message, Outcome, Received, SubscriptionSpec, SystemClock, open_bus
+from bus_core import (
+    Bus,
+    DeadLetter,
+    Message,
+    Outcome,
+    Received,
+    SubscriptionSpec,
+    SystemClock,
+    open_bus,
+)
 from bus_core.abc import BuildContext, Consumer
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
@@ -34,6 +44,14 @@ def message(number: int = 0, topic: str = TOPIC, key: str = "k", **more: Any) ->
     return Message(event_id, topic, key, body, **more)
 
 
+def large(number: int, size: int, topic: str = TOPIC) -> Message:
+    """A message that carries a number, and so many bytes."""
+    event_id = str(uuid4())
+    data = {"number": number, "padding": "x" * size}
+    body = json.dumps({"specversion": "1.0", "id": event_id, "data": data}).encode()
+    return Message(event_id, topic, "k", body)
+
+
 def numbers(batch: Sequence[Received]) -> list[int]:
     """The numbers that messages carry."""
     return [json.loads(received.message.body)["data"]["number"] for received in batch]
@@ -42,6 +60,15 @@ def numbers(batch: Sequence[Received]) -> list[int]:
 def acks(batch: Sequence[Received]) -> list[Outcome]:
     """Outcomes that forget all of them."""
     return [Outcome("ack", received.receipt) for received in batch]
+
+
+def buried(received: Received) -> Outcome:
+    """An outcome that makes a dead letter of it."""
+    read = received.message
+    letter = DeadLetter(
+        "x", read.topic, "listener", None, read.key, "gave up", (), read.body, dead_at=datetime.now(UTC)
+    )
+    return Outcome("dead_letter", received.receipt, letter=letter)
 
 
 class Place:

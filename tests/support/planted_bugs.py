@@ -17,6 +17,7 @@ from bus_core import (
     BusError,
     DeadLetter,
     DeadLetterFilter,
+    DeadLetterPage,
     FrozenMapping,
     Inlet,
     Message,
@@ -653,11 +654,46 @@ def go_on_counting(patch: MonkeyPatch) -> None:
 
 @bug("letters are listed newest first", "test_letters_are_listed")
 def list_newest_first(patch: MonkeyPatch) -> None:
-    async def reverse(store: MemoryDeadLetters, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
+    async def reverse(
+        store: MemoryDeadLetters, where: DeadLetterFilter, _after: str | None, limit: int
+    ) -> DeadLetterPage:
         selected = [kept.letter for kept in store._kept.values() if where.selects(kept.letter)]
-        return selected[::-1][:limit]
+        return DeadLetterPage(selected[::-1][:limit])
 
-    patch.setattr(MemoryDeadLetters, "list", reverse)
+    patch.setattr(MemoryDeadLetters, "page", reverse)
+
+
+@bug("a cursor counts letters", "test_pages_while_letters_come_and_go")
+def count_letters_for_a_cursor(patch: MonkeyPatch) -> None:
+    async def page(
+        store: MemoryDeadLetters, where: DeadLetterFilter, after: str | None, limit: int
+    ) -> DeadLetterPage:
+        selected = [kept.letter for kept in store._kept.values() if where.selects(kept.letter)]
+        end = int(after or 0) + limit
+        return DeadLetterPage(selected[int(after or 0) : end], str(end) if end < len(selected) else None)
+
+    patch.setattr(MemoryDeadLetters, "page", page)
+
+
+@bug("a page begins with the last letter of the one before", "test_letters_are_paged",
+     "test_pages_while_letters_come_and_go")  # fmt: skip
+def repeat_the_last_letter(patch: MonkeyPatch) -> None:
+    page = MemoryDeadLetters.page
+
+    async def repeating(
+        store: MemoryDeadLetters, where: DeadLetterFilter, after: str | None, limit: int
+    ) -> DeadLetterPage:
+        return await page(store, where, str(int(after) - 1) if after else None, limit)
+
+    patch.setattr(MemoryDeadLetters, "page", repeating)
+
+
+@bug("a count forgets the filter", "test_letters_are_paged")
+def count_everything(patch: MonkeyPatch) -> None:
+    async def count(store: MemoryDeadLetters, _where: DeadLetterFilter) -> int:
+        return len(store._kept)
+
+    patch.setattr(MemoryDeadLetters, "count", count)
 
 
 @bug("purging deletes every letter", "test_letters_are_purged")
@@ -819,6 +855,11 @@ def cut_long_texts(patch: MonkeyPatch) -> None:
 @bug("texts lose their zero characters", "test_naughty_text", suite="OnSerializingMemory")
 def strip_zero_characters(patch: MonkeyPatch) -> None:
     change_decoded(patch, text=lambda text: text.replace("\x00", ""))
+
+
+@bug("headers of any size are accepted", "test_headers_are_bounded")
+def accept_any_headers(patch: MonkeyPatch) -> None:
+    patch.setattr(arguments, "MOST_HEADER_BYTES", 10**9)
 
 
 @bug("metadata loses what is empty", "test_unicode_metadata_and_headers", "test_naughty_text",

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import count, takewhile
 from typing import Any
+from uuid import uuid4
 
 import attrs
 
@@ -25,6 +26,7 @@ from bus_core import (
     DeadLetter,
     DeadLetterFilter,
     DeadLetterNotFound,
+    DeadLetterPage,
     Features,
     LeaseLost,
     Message,
@@ -320,7 +322,17 @@ class RemoteAdapter:
     # --- dead letters -------------------------------------------------------------------------------------
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
-        return [letter for letter, _, _ in self.server.letters.values() if where.selects(letter)][:limit]
+        return await self.page(where, None, limit)
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        if after is not None and len(after) != len(str(uuid4())):
+            raise ValueError(f"{after!r} is no cursor")
+        selected = [letter for letter, _, _ in self.server.letters.values() if where.selects(letter)]
+        behind = [letter for letter in selected if after is None or letter.id > after]
+        return DeadLetterPage(behind[:limit], behind[limit - 1].id if len(behind) > limit else None)
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        return sum(where.selects(letter) for letter, _, _ in self.server.letters.values())
 
     async def get(self, letter_id: str) -> DeadLetter:
         try:

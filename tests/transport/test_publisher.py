@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -111,6 +112,39 @@ async def test_batches_are_bounded(server: Server) -> None:
         await asyncio.gather(*(bus.publish(HAPPENED, happened(n)) for n in range(2500)))
     assert [len(batch) for batch in batches(server)] == [1000, 1000, 500]
     assert stored(server) == [*range(2500)]
+
+
+async def test_batches_are_bounded_in_bytes(server: Server) -> None:
+    """What is large goes in several batches, so that callers hear of it soon; one event may exceed them."""
+    padding = {"padding": "x" * 300_000}
+    events = [
+        Happened(aggregate_id=uuid4(), number=n, metadata=padding if n < 5 else {"padding": "x" * 1_040_000})
+        for n in range(7)
+    ]
+    async with running_remote_bus(server) as bus:
+        await asyncio.gather(*(bus.publish(HAPPENED, event) for event in events))
+    assert batches(server) == [[0, 1, 2, 3], [4, 5], [6]]
+
+
+async def test_what_is_tried_again_is_bounded_in_bytes(server: Server) -> None:
+    """Batches of what failed before are bounded like others."""
+    clock = VirtualClock()
+    padding = {"padding": "x" * 600_000}
+    server.faults["publish"] = lambda messages: refuse(0, 1, 2, 3)(server, messages)
+    async with running_remote_bus(server, clock) as bus:
+        tasks = [
+            asyncio.ensure_future(
+                bus.publish(HAPPENED, Happened(aggregate_id=uuid4(), number=n, metadata=padding))
+            )
+            for n in range(4)
+        ]
+        await clock.settle()
+        server.calls.clear()
+        server.faults.clear()
+        await clock.advance(2)
+        await asyncio.gather(*tasks)
+    assert batches(server) == [[0, 1], [2, 3]]
+    assert stored(server) == [0, 1, 2, 3]
 
 
 async def test_publishes_run_in_no_callers_context(server: Server) -> None:

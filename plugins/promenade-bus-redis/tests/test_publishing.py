@@ -6,11 +6,11 @@ import pytest
 
 from bus_core import PublishFailed, PublishUncertain
 from redis_support.binaries import ServerBinary
-from redis_support.faults import CutAtReply
+from redis_support.faults import CutAtReply, Drop, Rate
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
 from redis_support.nursery import wait_until
 from redis_support.servers import Replica
-from redis_support.streams import TOPIC, message, place_on, until
+from redis_support.streams import TOPIC, large, message, place_on, until
 
 OTHER = "tests.other.happened"
 
@@ -143,3 +143,69 @@ async def test_closing_without_time(
         await until(
             lambda: len(place.ask("CLIENT", "LIST").splitlines()) == 1, "only the one that asks is left"
         )
+
+
+# --- sizes ------------------------------------------------------------------------------------------------
+
+
+async def test_large_events_over_a_slow_network(start_server: StartServer, start_proxy: StartProxy) -> None:
+    """A batch that takes longer than command_timeout because of its size is stored, each event once."""
+    server = start_server()
+    proxy = start_proxy(server)
+    async with place_on(server) as place:
+        adapter = await place.adapter(address=proxy.address, command_timeout="300ms")
+        proxy.use(Rate(1_500_000, "requests"))
+        results = await adapter.publish([large(number, 150_000) for number in range(12)])
+        assert results == [None] * 12
+        assert place.ask("XLEN", place.keys.stream(TOPIC)) == 12
+
+
+async def test_half_as_much_after_a_batch_that_took_too_long(
+    start_server: StartServer, start_proxy: StartProxy
+) -> None:
+    """Over a network that is too slow for a batch the next ones are smaller, until they get through."""
+    server = start_server()
+    proxy = start_proxy(server)
+    async with place_on(server) as place:
+        adapter = await place.adapter(address=proxy.address, command_timeout="400ms")
+        assert await adapter.publish([message(0)]) == [None]
+        proxy.use(Rate(100_000, "requests"))
+        left = [large(number, 10_000) for number in range(24)]
+        rounds = 0
+        while left and rounds < 12:
+            rounds += 1
+            results = await adapter.publish(left)
+            left = [each for each, result in zip(left, results, strict=True) if result is not None]
+        assert not left
+
+
+async def test_what_follows_a_lost_batch_is_not_sent(
+    start_server: StartServer, start_proxy: StartProxy
+) -> None:
+    """Of a large batch only what was sent when the connection failed is uncertain; the rest has failed."""
+    server = start_server()
+    proxy = start_proxy(server)
+    async with place_on(server) as place:
+        adapter = await place.adapter(address=proxy.address, command_timeout="200ms")
+        assert await adapter.publish([message(0)]) == [None]
+        proxy.use(Drop("requests"))
+        began = asyncio.get_running_loop().time()
+        results = await adapter.publish([large(number, 300_000) for number in range(20)])
+        assert asyncio.get_running_loop().time() - began < 10
+        kinds = [type(result) for result in results]
+        sent = kinds.count(PublishUncertain)
+        assert 0 < sent < 10
+        assert kinds == [PublishUncertain] * sent + [PublishFailed] * (20 - sent)
+        assert all(result.transient for result in results[sent:])  # type: ignore[union-attr]
+
+
+async def test_text_that_cannot_be_encoded(redis_server: SharedServer) -> None:
+    """A message with text that cannot be encoded is refused by itself; the others of its batch are stored."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        first, second, third = await adapter.publish([message(1), message(2, key="\ud800"), message(3)])
+        assert (first, third) == (None, None)
+        assert isinstance(second, PublishFailed)
+        assert not second.transient
+        assert "cannot be encoded" in str(second)
+        assert place.ask("XLEN", place.keys.stream(TOPIC)) == 2

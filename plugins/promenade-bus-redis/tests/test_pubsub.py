@@ -222,8 +222,9 @@ def line(**changed: object) -> bytes:
         line(headers=[1]),
         line(headers={"a": 1}),
         line(latest="many"),
+        line(headers={"a": "x" * 5_000_000}),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 async def test_payloads_that_cannot_be_read(redis_server: SharedServer, payload: bytes) -> None:
     """What pretends to come from a bus and cannot be read says so; what is around it arrives."""

@@ -129,6 +129,27 @@ def test_malformed_entries(fields: list[bytes], fault: str, body: bytes) -> None
     assert (content.fault, content.message.body) == (fault, body)
 
 
+@pytest.mark.parametrize("field", [b"headers", b"state"])
+def test_what_is_too_large_is_not_read(field: bytes) -> None:
+    """What somebody puts beside a body is not read when it is so large that everything else would wait."""
+    texts = {
+        b"headers": b"{" + b",".join(b'"%x":""' % number for number in range(150_000)) + b"}",
+        b"state": b"1 0" + b'\n[1, 1, "no"]' * 150_000,
+    }
+    content = read_entry("a.b.happened", ENTRY, [b"body", b"x", field, texts[field]])
+    assert content.fault is not None
+    assert field.decode() in content.fault
+    assert (content.message.body, content.message.headers, content.state) == (b"x", {}, State())
+
+
+def test_headers_that_may_be_published_are_read() -> None:
+    """As many headers as the bus accepts come back, however much room their encoding takes."""
+    headers = {f"{number:x}": "" for number in range(10_000)} | {"control": "\x00" * 20_000}
+    message = Message("1", "a.b.happened", "k", b"x", headers)
+    content = read_entry("a.b.happened", ENTRY, as_bytes(message_fields(message)))
+    assert (content.fault, content.message.headers) == (None, headers)
+
+
 @given(MESSAGES, st.lists(ATTEMPTS, max_size=3), st.text(max_size=30))
 def test_letters_come_back_as_they_were(message: Message, history: list[Attempt], reason: str) -> None:
     """A dead letter is read as it was written, but for its id, which says where it is."""

@@ -13,6 +13,7 @@ from bus_core import (
     BaseEvent,
     Bus,
     DeadLetter,
+    DeadLetterPage,
     Delivery,
     DrainReport,
     Envelope,
@@ -168,7 +169,12 @@ async def calls() -> None:
         await subscription.unsubscribe()
         await bus.unsubscribe(DEAL_WON, in_a_thread)
         letters = await bus.dead_letters.list(topic="customer.deal.won", limit=5)
-        assert_type(letters, list[DeadLetter])
+        assert_type(letters, DeadLetterPage)
+        assert_type(letters.next_cursor, str | None)
+        await bus.dead_letters.list(cursor=letters.next_cursor)
+        assert_type(await bus.dead_letters.count(subscription="crm"), int)
+        async for letter in bus.dead_letters.iterate(topic="customer.deal.won"):
+            assert_type(letter, DeadLetter)
         await bus.dead_letters.redrive(letters)
         await send_welcome(registered)
         assert_type(await with_delivery(registered, await delivery_of()), int)
@@ -211,7 +217,10 @@ def sync_calls() -> None:
         with sync_bus.after_commit():
             sync_bus.publish(DEAL_WON, won)
         assert_type(sync_bus.health(), HealthReport)
-        assert_type(sync_bus.dead_letters.list(), list[DeadLetter])
+        assert_type(sync_bus.dead_letters.list(), DeadLetterPage)
+        assert_type(sync_bus.dead_letters.count(), int)
+        for each in sync_bus.dead_letters.iterate():
+            assert_type(each, DeadLetter)
         assert_type(greet(registered), int)
         assert_type(sync_bus.close(), DrainReport)
 

@@ -159,8 +159,8 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
         f"{report.name} on {report.wanted_topic}" for report in reports if report.state == "orphaned"
     ]:
         lines.append(
-            f"orphaned: {_plain(', '.join(orphans))}. They keep events from being removed; if nobody needs them "
-            "any more: promenade-bus groups forget GROUP --topic TOPIC"
+            f"orphaned: {_plain(', '.join(orphans))}. They keep events from being removed; if nobody needs "
+            "them any more: promenade-bus groups forget GROUP --topic TOPIC"
         )
     return lines
 

@@ -6,5 +6,7 @@ local time = redis.call('TIME')
 local token = tonumber(time[1]) * 1000000 + tonumber(time[2])
 if token <= tonumber(ARGV[2]) then token = tonumber(ARGV[2]) + 1 end
 token = string.format('%.0f', token)
+-- Of a server whose memory is full only those take a write that have just removed something.
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
 return token

@@ -14,13 +14,12 @@ if redis.call('EXISTS', stream) == 1 then
 end
 
 local counted = {}
-local function count_after(id)
+local function count_once(id)
   if counted[id] then return counted[id] end
-  if left == 0 then return {0, id} end
-  local unread, following = redis.call('XRANGE', stream, '(' .. id, '+', 'COUNT', left), ''
-  if #unread == left then following = unread[left][1] end
-  left = left - #unread
-  counted[id] = {#unread, following}
+  if left <= 0 then return {0, id} end
+  local unread, following = count_after(stream, id, left)
+  left = left - unread
+  counted[id] = {unread, following}
   return counted[id]
 end
 
@@ -28,7 +27,7 @@ local function unread_by(group)
   -- The group will be made at the beginning.
   if not group then return {length, ''} end
   -- Before 7.0 there is no lag, and later on it is not always known.
-  if not group['lag'] then return count_after(group['last-delivered-id']) end
+  if not group['lag'] then return count_once(group['last-delivered-id']) end
   -- Of a group that stands before the first entry it may be a count of what is not there any more (Valkey).
   return {math.min(tonumber(group['lag']), length), ''}
 end

@@ -63,7 +63,7 @@ for _, entry in ipairs(pending) do
             end
           end
           history = history .. '\n[' .. attempt .. ', ' .. now .. ', "ConsumerDied: '
-            .. string.gsub(owner, '[^%w._:-]', '?') .. ' stopped renewing its lease"]'
+            .. string.gsub(owner, '[^%w._:-]', '?') .. ' stopped renewing its lease", ""]'
           attempt, deaths = attempt + 1, deaths + 1
           state = attempt .. ' ' .. deaths .. history
           redis.call('HSET', notes, prefix .. id, state)

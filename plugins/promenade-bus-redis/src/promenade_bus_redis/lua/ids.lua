@@ -6,6 +6,13 @@ local function facts_of(flat)
   return facts
 end
 
+-- The id of the last entry that was added to a stream, or of the last one that is there: nothing comes after it.
+-- XINFO STREAM carries two entries along, bodies and all, which is what is to be avoided.
+local function last_id_of(stream)
+  if redis.call('XLEN', stream) > 0 then return redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1][1] end
+  return facts_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+end
+
 -- Ids are compared as texts: their numbers may be greater than Lua's are exact.
 local function is_after(left, right)
   local left_time, left_number = string.match(left, '^(%d+)-(%d+)$')

@@ -8,6 +8,22 @@ local stream, notes, target = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, delete, prefix, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+-- What must be moved before it can be trimmed may use a tenth of the memory beyond what the server gives to others.
+local function has_reserve()
+  local memory = redis.call('INFO', 'memory')
+  local used, most = string.match(memory, 'used_memory:(%d+)'), string.match(memory, 'maxmemory:(%d+)')
+  return used and most and tonumber(used) < 1.1 * tonumber(most)
+end
+
+local function write(fields, id, delay)
+  if kind == 'parked' then
+    -- The id makes it unique.
+    local member = cmsgpack.pack({id, prefix, fields})
+    return redis.pcall('ZADD', target, string.format('%.0f', now + delay), member)
+  end
+  return redis.pcall('XADD', target, '*', unpack(fields))
+end
+
 local results = {}
 local index = 6
 while index <= #ARGV do
@@ -21,13 +37,11 @@ while index <= #ARGV do
   elseif found[2] ~= consumer then
     results[#results + 1] = -1
   else
-    local written
-    if kind == 'parked' then
-      -- The id makes it unique.
-      local member = cmsgpack.pack({id, prefix, fields})
-      written = redis.pcall('ZADD', target, string.format('%.0f', now + delay), member)
-    else
-      written = redis.pcall('XADD', target, '*', unpack(fields))
+    local written = write(fields, id, delay)
+    if type(written) == 'table' and written.err and string.find(written.err, 'OOM') and has_reserve() then
+      -- A write that needs no memory, after which the server takes those that do.
+      redis.call('PERSIST', stream)
+      written = write(fields, id, delay)
     end
     if type(written) == 'table' and written.err then
       results[#results + 1] = written.err

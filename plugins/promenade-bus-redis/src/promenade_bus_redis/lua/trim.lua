@@ -71,7 +71,15 @@ if first then
   end
   length = length - removed
   if cap > 0 and length > cap then
-    local doomed = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(at_once, length - cap))
+    local doomed, bytes, from = {}, 0, '-'
+    local most = math.min(at_once, length - cap)
+    while #doomed < most and bytes < 1000000 do
+      for _, entry in ipairs(redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(10, most - #doomed))) do
+        doomed[#doomed + 1] = entry
+        for _, value in ipairs(entry[2]) do bytes = bytes + #value end
+      end
+      from = '(' .. doomed[#doomed][1]
+    end
     dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #doomed)
     for _, group in ipairs(groups) do
       local count = 0

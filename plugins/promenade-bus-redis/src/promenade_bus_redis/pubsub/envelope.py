@@ -18,11 +18,12 @@ import attrs
 
 from bus_core import FrozenMapping, Message
 from bus_core.events import NO_HEADERS
-from promenade_bus_redis.server.document import look_inside
+from promenade_bus_redis.server.document import LARGEST, look_inside
 
 __all__ = ["Announcement", "Arrival", "encode_announcement", "encode_event", "read_payload"]
 
 _BEGIN: Final = b"promenade/1 "
+_LONGEST_LINE: Final = 4 * LARGEST
 _NOTED: Final = 512
 """Bytes that the notes about an event take in memory, at most, beside its payload."""
 
@@ -77,6 +78,8 @@ def read_payload(topic: str, payload: bytes, now: datetime) -> Arrival | Announc
         return Arrival(message, now, size=len(payload) + _NOTED)
     line, _, body = payload.partition(b"\n")
     try:
+        if len(line) > _LONGEST_LINE:
+            raise ValueError("too large")
         return _read(topic, json.loads(line[len(_BEGIN) :]), body, len(payload))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError) as error:
         message = Message("", topic, "", payload, NO_HEADERS)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Final
 
-__all__ = ["look_inside", "parse"]
+__all__ = ["LARGEST", "look_inside", "parse"]
+
+LARGEST: Final = 1_048_576
+"""Bytes of what is read beside a body, such as headers: reading it must not keep everything else waiting.
+What the bus writes is smaller."""
 
 _LARGEST_LOOK_INSIDE: Final = 65_536
 """Bytes of a body in which an id is looked for, where the entry itself has none."""
@@ -20,7 +24,9 @@ def look_inside(body: bytes) -> dict[str, str]:
 
 
 def parse(text: bytes) -> object:
-    """The value of a JSON document; None when it is none, or cannot be written again."""
+    """The value of a JSON document; None when it is none, is too large, or cannot be written again."""
+    if len(text) > LARGEST:
+        return None
     try:
         found: object = json.loads(text)
         json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate would fail later, where it hurts

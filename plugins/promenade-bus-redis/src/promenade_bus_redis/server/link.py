@@ -34,6 +34,10 @@ _LITTLE: Final = 65_536
 _CHUNK: Final = 65_536
 """Bytes that are read at once."""
 
+_SLOWEST: Final = 250_000
+"""Bytes a second: large commands and replies may take longer than small ones, as long as a network that is
+not slower than this needs for them."""
+
 _INCOMPLETE: Final = object()
 
 _NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
@@ -108,11 +112,21 @@ class Link:
             raise ConnectionResetError("the connection is closed")
         writer.write(packed)
         if writer.transport.get_write_buffer_size() > _LITTLE:
-            async with asyncio.timeout(self.connection.socket_timeout):
+            async with asyncio.timeout(self._patience + len(packed) / _SLOWEST):
                 await writer.drain()
 
-    async def send(self, packed: bytes, commands: Sequence[Sequence[Any]], patience: float) -> list[Any]:
-        """Like ``call_many`` for commands that are packed already, all of it within ``patience`` seconds."""
+    @property
+    def _patience(self) -> float:
+        """Seconds for a reply that is not large."""
+        return self.connection.socket_timeout or 0.0
+
+    async def send(
+        self, packed: bytes, commands: Sequence[Sequence[Any]], patience: float | None = None
+    ) -> list[Any]:
+        """Like ``call_many`` for commands that are packed already.
+
+        All of it within ``patience`` seconds, and what a slow network needs for so many bytes, if given.
+        """
         return await self._exchange(lambda: packed, commands, patience)
 
     async def _exchange(
@@ -125,9 +139,10 @@ class Link:
         self._in_step = False
         try:
             packed = pack()
-            async with asyncio.timeout(patience):
+            transfer = len(packed) / _SLOWEST
+            async with asyncio.timeout(None if patience is None else patience + transfer):
                 await self._send(packed)
-                await self._read(commands, replies)
+                await self._read(commands, replies, transfer)
             self._in_step = not self._replies.has_data()
             if any(map(self._is_to_end, replies)):
                 self.abort()
@@ -139,13 +154,13 @@ class Link:
             replies += [self._failure(error, command) for command in commands[len(replies) :]]
         return replies
 
-    async def _read(self, commands: Sequence[Sequence[Any]], replies: list[Any]) -> None:
-        """Appends the reply to each command as it comes."""
+    async def _read(self, commands: Sequence[Sequence[Any]], replies: list[Any], transfer: float) -> None:
+        """Appends the reply to each command as it comes. The commands take ``transfer`` seconds to arrive."""
         next_reply = self._replies.gets
         for command in commands:
             reply = next_reply()
             if reply is _INCOMPLETE:
-                reply = await self._wait_for_reply()
+                reply = await self._wait_for_reply(transfer)
             if isinstance(reply, Exception):
                 if not is_reply(reply):
                     raise reply
@@ -168,9 +183,15 @@ class Link:
             and reply.leaves_connection(is_node=self._is_node)
         )
 
-    async def _wait_for_reply(self) -> Any:
-        """The reply of which the end has not arrived, within the time that one may take."""
-        async with asyncio.timeout(self.connection.socket_timeout):
+    async def _wait_for_reply(self, transfer: float) -> Any:
+        """The reply of which the end has not arrived, within the time that one of its size may take.
+
+        Each piece gives the next one the time for a reply, so that a large one has more of it than a server
+        that has gone away, and each byte only as much as it takes on the slowest network.
+        """
+        patience = self._patience
+        last = asyncio.get_running_loop().time() + patience + transfer
+        async with asyncio.timeout_at(last) as limit:
             while True:
                 reader = self.connection._reader
                 data = await reader.read(_CHUNK) if reader is not None else b""
@@ -180,6 +201,8 @@ class Link:
                 reply: Any = self._replies.gets()
                 if reply is not _INCOMPLETE:
                     return reply
+                last += len(data) / _SLOWEST
+                limit.reschedule(min(last, asyncio.get_running_loop().time() + patience))
 
     # --- where replies come unasked -----------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ _SCRIPTS_AND_KEYS: Final = (
     _of("get", "{key}"),
     _of("del", "{key}"),
     _of("pexpire", "{key}", 1),
+    _of("persist", "{key}"),
 )
 
 _STREAMS: Final = (

@@ -8,11 +8,14 @@ the number of subscriptions.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+from hiredis import pack_command
 
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure, translate
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.scripts import Script, source_of
@@ -23,8 +26,11 @@ Command = Sequence[Any]
 Routed = tuple[str, Command]
 """A key, which says where to send it, and a command."""
 
-_MOST_AT_ONCE = 2000
+_MOST_AT_ONCE: Final = 2000
 """Commands in one batch."""
+
+_MOST_BYTES: Final = 1_000_000
+"""Bytes after which a batch takes no further command."""
 
 
 class Pipe:
@@ -116,62 +122,93 @@ class Pipe:
         await asyncio.gather(*(lane.close() for lane in lanes))
 
 
+class _Part:
+    """Commands that are sent together, packed, and who waits for the replies."""
+
+    __slots__ = ("commands", "done", "packed")
+
+    def __init__(self, commands: Sequence[Command], packed: bytes, done: asyncio.Future[list[Any]]) -> None:
+        self.commands = commands
+        self.packed = packed
+        self.done = done
+
+
 class _Lane:
     """The commands to one server."""
 
     def __init__(self, places: Places, address: Address) -> None:
         self._places = places
         self._address = address
-        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._waiting: deque[_Part] = deque()
         self._link: Link | None = None
         self._sending: asyncio.Task[None] | None = None
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies. What is large goes in parts: others get their turn in between."""
+        replies: list[Any] = []
+        while commands:
+            part, packed = _first_part(commands)
+            commands = commands[len(part) :]
+            if isinstance(packed, Exception):
+                replies.append(translate(packed, self._address, sent=False))
+                continue
+            replies += await self._call_part(part, packed)
+            if commands and isinstance(failure := replies[-1], RedisFailure) and failure.ends_connection:
+                # The rest was not sent: it would fail in the same way, after as long.
+                rest = RedisFailure(failure.kind, failure.place, detail=failure.detail, uncertain=False)
+                return [*replies, *(rest for _ in commands)]
+        return replies
+
+    async def _call_part(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
-        self._waiting.append((commands, done))
+        self._waiting.append(_Part(commands, packed, done))
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(), name="promenade-redis-pipe")
         # Whoever is cancelled leaves his commands to their fate; the others get their replies.
         return await done
 
     async def _send_all(self) -> None:
-        batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        batch: list[_Part] = []
         try:
             while self._waiting:
                 batch = self._next_batch()
-                commands = [command for group, _ in batch for command in group]
-                replies = await self._replies(commands)
+                replies = await self._replies(batch)
                 begin = 0
-                for group, done in batch:
-                    if not done.done():
-                        done.set_result(replies[begin : begin + len(group)])
-                    begin += len(group)
+                for part in batch:
+                    if not part.done.done():
+                        part.done.set_result(replies[begin : begin + len(part.commands)])
+                    begin += len(part.commands)
                 batch = []
         except Exception as error:  # a fault of the adapter: whoever waits is told of it, and may try again
             if self._link is not None:
                 self._link.abort()
-            waiting, self._waiting = [*batch, *self._waiting], []
+            waiting, self._waiting = [*batch, *self._waiting], deque()
             batch = []
-            for _, done in waiting:
-                if not done.done():
-                    done.set_exception(error)
+            for part in waiting:
+                if not part.done.done():
+                    part.done.set_exception(error)
         finally:
             self._sending = None
-            for _, done in (*batch, *self._waiting):  # the loop is being closed
-                done.cancel()
+            for part in (*batch, *self._waiting):  # the loop is being closed
+                part.done.cancel()
 
-    def _next_batch(self) -> list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]:
-        batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
-        size = 0
-        while self._waiting and (not batch or size + len(self._waiting[0][0]) <= _MOST_AT_ONCE):
-            group = self._waiting.pop(0)
-            if not group[1].done():
-                batch.append(group)
-                size += len(group[0])
+    def _next_batch(self) -> list[_Part]:
+        batch: list[_Part] = []
+        count = size = 0
+        while self._waiting:
+            part = self._waiting[0]
+            count += len(part.commands)
+            size += len(part.packed)
+            if batch and (count > _MOST_AT_ONCE or size > _MOST_BYTES):
+                break
+            self._waiting.popleft()
+            if not part.done.done():
+                batch.append(part)
         return batch
 
-    async def _replies(self, commands: Sequence[Command]) -> list[Any]:
+    async def _replies(self, batch: Sequence[_Part]) -> list[Any]:
+        commands = [command for part in batch for command in part.commands]
         if not commands:
             return []
         try:
@@ -179,7 +216,7 @@ class _Lane:
         except RedisFailure as failure:
             self._places.learn(failure)
             return [failure for _ in commands]
-        replies = await link.call_many(commands)
+        replies = await link.send(b"".join([part.packed for part in batch]), commands)
         for reply in replies:
             if isinstance(reply, RedisFailure):
                 self._places.learn(reply)
@@ -204,3 +241,21 @@ class _Lane:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
+
+
+def _first_part(commands: Sequence[Command]) -> tuple[Sequence[Command], bytes | Exception]:
+    """As many commands as may go together, packed; or the first one, and why it cannot be packed."""
+    packed: list[bytes] = []
+    size = 0
+    for command in commands:
+        try:
+            one = pack_command(tuple(command))
+        except Exception as error:
+            if packed:
+                break
+            return commands[:1], error
+        size += len(one)
+        if packed and (size > _MOST_BYTES or len(packed) == _MOST_AT_ONCE):
+            break
+        packed.append(one)
+    return (commands if len(packed) == len(commands) else commands[: len(packed)]), b"".join(packed)

@@ -19,18 +19,22 @@ __all__ = [
     "AHEAD",
     "ALIVE",
     "BACKLOG",
+    "BEGIN",
     "BURY",
     "CLAIM",
     "COUNT",
     "DECLARE",
     "DONE",
     "DUE",
+    "ENTER",
     "EXPIRE",
     "FORGET",
     "GAP",
     "HINT",
     "HINTS",
     "LEAVE",
+    "LETTERS",
+    "MAKE",
     "MOVE",
     "NOBODY",
     "NOTE",
@@ -45,6 +49,7 @@ __all__ = [
     "TAIL",
     "TRIM",
     "UPTO",
+    "WHOSE",
     "WITHDRAW",
     "Script",
     "source_of",
@@ -86,32 +91,37 @@ NOBODY: Final = "~"
 
 ACK: Final = _load("ack", "ids", "account")
 ACTIVATE: Final = _load("activate")
-AHEAD: Final = _load("ahead")
-ALIVE: Final = _load("alive")
-BACKLOG: Final = _load("backlog", "ids")
-BURY: Final = _load("bury", "ids", "account")
-CLAIM: Final = _load("claim", "ids", "account")
-COUNT: Final = _load("count")
+AHEAD: Final = _load("ahead", "ids", "counting")
+ALIVE: Final = _load("alive", "full")
+BACKLOG: Final = _load("backlog", "ids", "counting")
+BEGIN: Final = _load("begin", "full")
+BURY: Final = _load("bury", "full", "ids", "account")
+CLAIM: Final = _load("claim", "full", "ids", "account")
+COUNT: Final = _load("count", "full")
+DECLARE: Final = _load("declare", "full")
 DONE: Final = _load("done", "ids", "account")
-DECLARE: Final = _load("declare")
-DUE: Final = _load("due")
+DUE: Final = _load("due", "full")
+ENTER: Final = _load("enter", "full")
 EXPIRE: Final = _load("expire", "keep")
-FORGET: Final = _load("forget", "ids")
-GAP: Final = _load("gap", "ids", "account")
-HINT: Final = _load("hint")
-HINTS: Final = _load("hints")
-LEAVE: Final = _load("leave")
+FORGET: Final = _load("forget", "full", "ids")
+GAP: Final = _load("gap", "full", "ids", "account")
+HINT: Final = _load("hint", "full")
+HINTS: Final = _load("hints", "full")
+LEAVE: Final = _load("leave", "full")
+LETTERS: Final = _load("letters")
+MAKE: Final = _load("make", "full")
 MOVE: Final = _load("move", "ids", "account")
-NOTE: Final = _load("note")
-NOTICE: Final = _load("notice")
-OPEN: Final = _load("open", "ids")
-RAISE: Final = _load("raise")
-READ: Final = _load("read")
-REDRIVE: Final = _load("redrive")
+NOTE: Final = _load("note", "full")
+NOTICE: Final = _load("notice", "full")
+OPEN: Final = _load("open", "full", "ids")
+RAISE: Final = _load("raise", "full")
+READ: Final = _load("read", "full", "ids")
+REDRIVE: Final = _load("redrive", "full")
 RENEW: Final = _load("renew")
 STAY: Final = _load("stay")
 SURVEY: Final = _load("survey", "ids")
-TAIL: Final = _load("tail")
-TRIM: Final = _load("trim", "ids", "account", "keep")
+TAIL: Final = _load("tail", "ids")
+TRIM: Final = _load("trim", "full", "ids", "account", "keep")
 UPTO: Final = _load("upto", "ids")
-WITHDRAW: Final = _load("withdraw")
+WHOSE: Final = _load("whose")
+WITHDRAW: Final = _load("withdraw", "full")

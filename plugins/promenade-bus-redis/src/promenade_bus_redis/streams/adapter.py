@@ -242,9 +242,9 @@ class StreamsAdapter:
             topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
         if spec.mode == "broadcast":
             return await self._open_broadcast(spec, topics)
-        # On a cluster one read cannot wait for several slots.
+        # The server counts what a read of many streams brings for each of them, not in all.
         link = None
-        if not spec.ordered and (pattern is None or not services.places.is_cluster):
+        if not spec.ordered and pattern is None:
             link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
         consumer = GroupConsumer(services, self.upkeep, spec, link)
         try:

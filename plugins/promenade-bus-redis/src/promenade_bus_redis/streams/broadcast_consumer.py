@@ -19,6 +19,7 @@ from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.read_size import ReadSize
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import letter_fields, read_entry
@@ -59,6 +60,7 @@ class BroadcastConsumer:
         self._ready: deque[Received] = deque()
         self._watch = services.wakeups.watch()
         self._stopped = False
+        self._read_size = ReadSize()
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
@@ -70,7 +72,9 @@ class BroadcastConsumer:
             woken, self._watch.woken = self._watch.woken, set()
             for key in woken:
                 self._unread[self._by_key[key]] = None
-            if self._unread and not self._stopped:
+            left = len(self._unread) + 1
+            while len(self._unread) < left and self._unread and not self._ready and not self._stopped:
+                left = len(self._unread)
                 await self._look(limit)
         ready = self._ready
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
@@ -173,10 +177,13 @@ class BroadcastConsumer:
     # --- reading ------------------------------------------------------------------------------------------
 
     async def _look(self, limit: int) -> None:
+        """Reads from topics that may have more, those first that have waited longest: ``limit`` in all."""
         feeds = [*self._unread]
         size = 1 if self._services.places.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
-        self._one_by_one = False
-        bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)]
+        count = self._read_size.count(limit)
+        bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)][:count]
+        if len(feeds) <= count:
+            self._one_by_one = False  # each was looked at
         commands: list[Routed] = []
         for bundle in bundles:
             keys: list[str] = []
@@ -187,7 +194,8 @@ class BroadcastConsumer:
                 keys += [feed.main.key, feed.inbox.key]
                 trimmed += [self._services.keys.trimmed(feed.topic)] * 2
                 begins += [cursor.main, cursor.inbox]
-            commands.append((keys[0], TAIL.command([*keys, *trimmed], [limit, *begins])))
+            arguments = [count // len(bundles), *begins]
+            commands.append((keys[0], TAIL.command([*keys, *trimmed], arguments)))
         failure: RedisFailure | None = None
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure) and self._may_leave_out(bundle, reply):
@@ -195,8 +203,9 @@ class BroadcastConsumer:
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
             else:
-                self._arrived(bundle, reply[0] or (), reply[1][::2])
+                self._arrived(bundle, *reply)
         if failure is not None:
+            self._read_size.failed()
             raise failure
 
     def _may_leave_out(self, bundle: Sequence[Feed], failure: RedisFailure) -> bool:
@@ -207,16 +216,23 @@ class BroadcastConsumer:
             self._one_by_one = True
             return True
         (feed,) = bundle
+        self._one_by_one = False
         del self.feeds[feed.topic], self._cursors[feed], self._unread[feed]
         for source in feed.sources:
             del self._by_key[source.key]
         self._services.ledger.left_out(feed.topic, self.spec.group)
         return True
 
-    def _arrived(self, feeds: Sequence[Feed], reply: Sequence[Any], facts: Sequence[Sequence[int]]) -> None:
+    def _arrived(
+        self, feeds: Sequence[Feed], reply: Sequence[Any], facts: Sequence[Sequence[int] | bytes]
+    ) -> None:
         found = {key.decode(): entries for key, entries in reply}
-        for feed, (added, length, trimmed) in zip(feeds, facts, strict=True):
+        self._read_size.learn(entry for entries in found.values() for entry in entries)
+        for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
+            if isinstance(of_main, bytes):
+                return  # there was enough before it
             self._services.ledger.understood(feed.topic)
+            added, length, trimmed = of_main
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
             removed = added - length if added >= 0 else trimmed
@@ -233,9 +249,11 @@ class BroadcastConsumer:
             for entry_id, fields in found.get(feed.inbox.key, ()):
                 self._take(feed.inbox, entry_id, fields)
                 cursor.inbox = entry_id
-            if not entries and feed.inbox.key not in found:
+            del self._unread[feed]
+            if entries or feed.inbox.key in found or isinstance(of_inbox, bytes):
+                self._unread[feed] = None  # there may be more, after the others
+            else:
                 cursor.position = removed + length
-                del self._unread[feed]
                 self._watch.arm({feed.main.key: cursor.main, feed.inbox.key: cursor.inbox})
 
     def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:

@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import AsyncIterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from bus_core import DeadLetter, DeadLetterFilter, DeadLetterNotFound, UnknownSubscription
-from promenade_bus_redis.server.failures import RedisFailure
+from bus_core import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterNotFound,
+    DeadLetterPage,
+    UnknownSubscription,
+)
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import REDRIVE
+from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, WHOSE
+from promenade_bus_redis.streams.letter_rows import Place, Row
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.wire import read_fields, read_letter
 
 __all__ = ["RedisDeadLetters"]
 
 _AT_ONCE: Final = 100
+_IDS_AT_ONCE: Final = 1000
+_MOST_BYTES: Final = 1_000_000
+"""Bytes of letters in one page, after which nothing is added to it."""
+
 _EXPIRY: Final = 86_400_000
 """Milliseconds for which what goes back to one instance is kept; it is read at once."""
 
@@ -38,22 +49,58 @@ class RedisDeadLetters:
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
         found: list[DeadLetter] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            page = await self.page(where, cursor, limit - len(found))
+            found += page
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return found
+
+    async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
+        """The letters that the filter selects and that come after a cursor; see ``bus_core.DeadLetterStore``.
+
+        First it is found out which they are, and then a megabyte of them is fetched, or one.
+        """
+        behind = None if after is None else Place.of_cursor(after)
+        rows = [Row(topic, behind) for topic in await self._topics(where)]
+        chosen: list[Place] = []
+        size = 0
+        while len(chosen) < limit and size < _MOST_BYTES:
+            await self._look_further(rows, where, limit - len(chosen) + 1)
+            rows = [row for row in rows if row.found]
+            if not rows:
+                break
+            first = min(rows, key=lambda row: row.found[0])
+            place, bytes_of_it = first.found.popleft()
+            chosen.append(place)
+            size += bytes_of_it
+        await self._look_further(rows, where, 1)
+        letters = [letter for _, letter in await self._fetch(chosen)]
+        more = any(row.found for row in rows)
+        return DeadLetterPage(letters, str(chosen[-1]) if more else None)
+
+    async def count(self, where: DeadLetterFilter) -> int:
+        """How many letters the filter selects."""
         topics = await self._topics(where)
-        for topic in topics:
-            taken = 0
-            async for letter, _fields in self._scan(topic):
-                if where.selects(letter):
-                    found.append(letter)
-                    taken += 1
-                    if taken == limit:
-                        break
-        if len(topics) > 1:
-            found.sort(key=lambda letter: letter.dead_at)
-        return found[:limit]
+        if where.subscription is None:
+            places = [self._keys.dead(topic) for topic in topics]
+            replies = await self._pipe.call_many([(place, ("XLEN", place)) for place in places])
+            return sum(_sound(reply, where) or 0 for reply in replies)
+        count = 0
+        rows = [Row(topic, None) for topic in topics]
+        while rows := [row for row in rows if not row.is_over]:
+            await self._look_further(rows, where, _IDS_AT_ONCE)
+            for row in rows:
+                count += len(row.found)
+                row.found.clear()
+        return count
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
-        found = await self._get_many([letter_id])
+        match = _ID.fullmatch(letter_id)
+        found = await self._fetch([Place.at(match[2], match[1])]) if match else []
         if not found:
             raise DeadLetterNotFound(letter_id)
         return found[0][1]
@@ -81,16 +128,13 @@ class RedisDeadLetters:
         """Deletes the letters that the filter selects."""
         purged = 0
         for topic in await self._topics(where):
-            dead = self._keys.dead(topic)
-            doomed: list[str] = []
-            async for letter, _fields in self._scan(topic):
-                if where.selects(letter):
-                    doomed.append(letter.id.rpartition("/")[2])
-                if len(doomed) == _AT_ONCE:
+            dead, row = self._keys.dead(topic), Row(topic, None)
+            while not row.is_over:
+                await self._look_further([row], where, _IDS_AT_ONCE)
+                doomed = [place.entry_id for place, _ in row.found]
+                row.found.clear()
+                if doomed:
                     purged += await self._pipe.call("XDEL", dead, *doomed, key=dead)
-                    doomed = []
-            if doomed:
-                purged += await self._pipe.call("XDEL", dead, *doomed, key=dead)
         return purged
 
     # --- looking ------------------------------------------------------------------------------------------
@@ -100,36 +144,63 @@ class RedisDeadLetters:
             return [where.topic]
         return sorted(await self._registry.refresh())
 
-    async def _scan(self, topic: str) -> AsyncIterator[tuple[DeadLetter, Sequence[bytes]]]:
-        """Every letter of a topic, the oldest first, some at once."""
-        dead = self._keys.dead(topic)
-        begin = "-"
-        while True:
-            entries = await self._pipe.call("XRANGE", dead, begin, "+", "COUNT", _AT_ONCE, key=dead)
-            for entry_id, fields in entries:
-                yield read_letter(topic, f"{topic}/{entry_id.decode()}", fields), fields
-            if len(entries) < _AT_ONCE:
-                return
-            begin = f"({entries[-1][0].decode()}"
+    async def _look_further(self, rows: Sequence[Row], where: DeadLetterFilter, most: int) -> None:
+        """Looks on where nothing is known to follow, until something is found, or known to be the end."""
+        most = min(most, _IDS_AT_ONCE)
+        while looking := [row for row in rows if not row.found and not row.is_over]:
+            for first in range(0, len(looking), _AT_ONCE):
+                part = looking[first : first + _AT_ONCE]
+                places = [self._keys.dead(row.topic) for row in part]
+                arguments = [where.subscription or "", most]
+                commands = [
+                    (place, LETTERS.command([place], [row.begin, *arguments]))
+                    for place, row in zip(places, part, strict=True)
+                ]
+                for row, reply in zip(part, await self._pipe.call_many(commands), strict=True):
+                    row.learn(_sound(reply, where) or ((), b""))
 
-    async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, DeadLetter]]:
-        """The letters that there are, each with the group that failed."""
-        wanted = [(letter_id, found) for letter_id in letter_ids if (found := _ID.fullmatch(letter_id))]
-        letters: list[tuple[_Owner, DeadLetter]] = []
-        for first in range(0, len(wanted), _AT_ONCE):
-            part = wanted[first : first + _AT_ONCE]
-            commands: list[Routed] = []
-            for _, match in part:
-                dead = self._keys.dead(match[1])
-                commands.append((dead, ("XRANGE", dead, match[2], match[2])))
-            for (letter_id, match), reply in zip(part, await self._pipe.call_many(commands), strict=True):
-                if isinstance(reply, RedisFailure):
-                    raise reply
-                for _entry_id, fields in reply:
-                    letters.append((_owner_of(fields), read_letter(match[1], letter_id, fields)))
+    async def _fetch(self, places: Sequence[Place]) -> builtins.list[tuple[Place, DeadLetter]]:
+        """The letters at these places that are there still."""
+        commands: list[Routed] = []
+        for place in places:
+            dead = self._keys.dead(place.topic)
+            commands.append((dead, ("XRANGE", dead, place.entry_id, place.entry_id)))
+        letters: list[tuple[Place, DeadLetter]] = []
+        for place, reply in zip(places, await self._pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure):
+                raise reply
+            for _, fields in reply:
+                letters.append((place, read_letter(place.topic, place.letter_id, fields)))
         return letters
 
-    async def _check_owed(self, letters: Sequence[tuple[_Owner, DeadLetter]]) -> None:
+    async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, _Known]]:
+        """What is to be known of the letters that there are, each with the group that failed."""
+        wanted = [found for letter_id in letter_ids if (found := _ID.fullmatch(letter_id))]
+        letters: list[tuple[_Owner, _Known]] = []
+        for first in range(0, len(wanted), _AT_ONCE):
+            by_topic: dict[str, list[str]] = {}
+            for match in wanted[first : first + _AT_ONCE]:
+                by_topic.setdefault(match[1], []).append(match[2])
+            commands: list[Routed] = []
+            for topic, ids in by_topic.items():
+                dead = self._keys.dead(topic)
+                commands.append((dead, WHOSE.command([dead], ids)))
+            replies = await self._pipe.call_many(commands)
+            for (topic, ids), reply in zip(by_topic.items(), replies, strict=True):
+                if isinstance(reply, RedisFailure):
+                    raise reply
+                for entry_id, fields in zip(ids, reply, strict=True):
+                    if fields:
+                        facts = read_fields(fields)
+                        group, subscription, instance = (
+                            facts.get(name, b"").decode(errors="replace")
+                            for name in (b"group", b"subscription", b"instance")
+                        )
+                        known = _Known(f"{topic}/{entry_id}", topic, subscription)
+                        letters.append((_Owner(group, instance), known))
+        return letters
+
+    async def _check_owed(self, letters: Sequence[tuple[_Owner, _Known]]) -> None:
         """Raises ``UnknownSubscription`` unless somebody is owed each of these letters."""
         if not letters:
             return
@@ -152,13 +223,24 @@ class _Owner(NamedTuple):
     instance: str
 
 
-def _owner_of(fields: Sequence[bytes]) -> _Owner:
-    found = read_fields(fields)
-    group, instance = (found.get(name, b"").decode(errors="replace") for name in (b"group", b"instance"))
-    return _Owner(group, instance)
+class _Known(NamedTuple):
+    """A letter without its body."""
+
+    id: str
+    topic: str
+    subscription: str
 
 
-def _unknown(owner: _Owner, letter: DeadLetter) -> UnknownSubscription:
+def _sound(reply: Any, where: DeadLetterFilter) -> Any:
+    """A reply; None where all topics are looked at, and somebody else's key is in the place of one."""
+    if isinstance(reply, RedisFailure):
+        if reply.kind is Kind.WRONG_TYPE and where.topic is None:
+            return None
+        raise reply
+    return reply
+
+
+def _unknown(owner: _Owner, letter: _Known) -> UnknownSubscription:
     if owner.instance:
         why = f"was broadcast to the instance {owner.instance!r}, which has ended"
     else:

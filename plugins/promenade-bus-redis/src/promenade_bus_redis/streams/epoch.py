@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 
 from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.scripts import BEGIN
 from promenade_bus_redis.streams.keys import Keys
 
 __all__ = ["Epoch"]
@@ -26,8 +27,6 @@ class Epoch:
         """Whether the data are not those that were there before. Raises ``RedisFailure``."""
         found = await self._pipe.call("GET", self._key, key=self._key)
         if found is None:
-            mine = secrets.token_hex(8)
-            await self._pipe.call("SET", self._key, mine, "NX", key=self._key)
-            found = await self._pipe.call("GET", self._key, key=self._key)
+            found = await self._pipe.run(BEGIN, [self._key], secrets.token_hex(8))
         before, self._known = self._known, found
         return before is not None and found != before

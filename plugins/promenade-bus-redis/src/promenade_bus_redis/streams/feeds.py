@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from bus_core import Message
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import OPEN
+from promenade_bus_redis.server.scripts import MAKE, OPEN
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import FRESH, State
 
@@ -107,6 +107,5 @@ class Feed:
 
     def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
         """The commands that make its groups, where they are missing."""
-        main: tuple[Any, ...] = OPEN.command([self.main.key, self.settled], [self.group, start])
-        inbox: tuple[Any, ...] = ("XGROUP", "CREATE", self.inbox.key, self.group, "0", "MKSTREAM")
-        return [(self.main.key, main), (self.inbox.key, inbox)]
+        main = OPEN.command([self.main.key, self.settled], [self.group, start])
+        return [(self.main.key, main), (self.inbox.key, MAKE.command([self.inbox.key], [self.group]))]

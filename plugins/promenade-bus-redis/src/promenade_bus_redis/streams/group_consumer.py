@@ -275,6 +275,7 @@ class GroupConsumer:
         if failure.is_uncertain or failure.ends_connection:
             for feed in self.feeds.values():
                 feed.must_sweep = True
+            self._holdings.read_size.failed()
 
     @property
     def _may_have_missed(self) -> bool:
@@ -287,8 +288,9 @@ class GroupConsumer:
         """On a connection of its own: the latency of one round trip."""
         assert self._link is not None
         since = lease_clock()
+        count = self._holdings.read_size.count(limit)
         keys = [source.key for feed in self.feeds.values() for source in feed.sources]
-        command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self._services.name, "COUNT", limit]
+        command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self._services.name, "COUNT", count]
         if not self._recovery.is_busy:
             command += ["BLOCK", self._link.milliseconds]
         command += ["STREAMS", *keys, *[">"] * len(keys)]
@@ -298,7 +300,7 @@ class GroupConsumer:
             self._recovery.learn_gaps(feeds, found)
         else:
             reply = await self._link.call(command)
-        self._is_behind = bool(reply) and sum(len(entries) for _, entries in reply) >= limit
+        self._is_behind = bool(reply) and sum(len(entries) for _, entries in reply) >= count
         if reply:
             self.arrived(reply, since)
         elif self._recovery.is_busy:
@@ -313,39 +315,49 @@ class GroupConsumer:
             self._unread[self._sources[key.encode()].feed] = None
         if self._stopped:
             return
-        if self._unread:
+        left = len(self._unread) + 1
+        while len(self._unread) < left and self._unread and not self._holdings.ready:
+            left = len(self._unread)
             await self._look(limit)
         if self._recovery.is_busy and not self._holdings.ready:
             await self._recovery.pause()
 
     async def _look(self, limit: int) -> None:
+        """Reads from feeds that may have more, those first that have waited longest: ``limit`` in all."""
         since = lease_clock()
+        count = self._holdings.read_size.count(limit)
+        bundles = self._bundles()[:count]
         commands: list[Routed] = []
-        bundles = self._bundles()
         for bundle in bundles:
             keys = [source.key for feed in bundle for source in feed.sources]
-            arguments = [self.spec.group, self._services.name, limit, self._turn.token]
+            arguments = [self.spec.group, self._services.name, count // len(bundles), self._turn.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
-                continue
-            if (token := fenced_by(reply)) is not None:
+            elif (token := fenced_by(reply)) is not None:
                 self._turn.lost_to(token)
-                continue
-            found, last = reply
-            if found:
-                self._is_behind = sum(len(entries) for _, entries in found) >= limit
-                self.arrived(found, since)
-            if not last:
-                continue  # there may be more
-            keys = [source.key for feed in bundle for source in feed.sources]
-            self._watch.arm(dict(zip(keys, last, strict=True)))
-            for feed in bundle:
-                self._unread.pop(feed, None)
+            else:
+                self._learn_ends(bundle, *reply)
+                self.arrived(reply[0], since)
+        self._is_behind = bool(self._unread)
         if failure is not None:
             raise failure
+
+    def _learn_ends(self, bundle: Sequence[Feed], found: Sequence[Any], last: Sequence[bytes]) -> None:
+        """Waits where there is no more; where there may be, others have their turn first."""
+        places: dict[str, bytes] = {}
+        for feed, ends in zip(bundle, zip(last[::2], last[1::2], strict=True), strict=True):
+            if all(ends):
+                places.update(zip((source.key for source in feed.sources), ends, strict=True))
+                self._unread.pop(feed, None)
+        self._watch.arm(places)
+        for key, _ in found:
+            feed = self._sources[key].feed
+            if feed in self._unread:
+                del self._unread[feed]
+                self._unread[feed] = None
 
     def _bundles(self) -> list[list[Feed]]:
         """Feeds that one command can read."""
@@ -362,6 +374,9 @@ class GroupConsumer:
         """
         until = self._services.leases.until(since)
         is_late = self._services.leases.is_late(since)
+        self._holdings.read_size.learn(entry for _, entries in reply for entry in entries)
+        if is_late:
+            self._holdings.read_size.failed()
         for key, entries in reply:
             if is_late:
                 self._sources[key].feed.must_sweep = True

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 from bus_core import Received
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.read_size import ReadSize
 from promenade_bus_redis.streams.wire import State, read_entry
 
 __all__ = ["Holdings"]
 
 
 class Holdings:
-    """``feeds`` by topic; ``ready`` is what the engine has not received yet."""
+    """``feeds`` by topic; ``ready`` is what the engine has not received yet. ``read_size`` bounds reads."""
 
     def __init__(self, group: str) -> None:
         self.group = group
         self.feeds: dict[str, Feed] = {}
         self.ready: deque[Received] = deque()
+        self.read_size = ReadSize()
 
     def take(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from hiredis import pack_command
 
-from bus_core import Message, PublishError, PublishUncertain
+from bus_core import Message, PublishError, PublishFailed, PublishUncertain
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_error
@@ -22,6 +22,30 @@ from promenade_bus_redis.streams.wire import message_fields
 __all__ = ["RedisPublisher"]
 
 Fsync = Callable[[], bool]
+
+MOST_BYTES: Final = 1_000_000
+"""Bytes that are sent before the replies to them are waited for; a single event may be larger."""
+
+_LEAST_BYTES: Final = 10_000
+
+
+class _Part:
+    """What is sent together."""
+
+    __slots__ = ("commands", "indices", "packed", "size")
+
+    def __init__(self) -> None:
+        self.indices: list[int] = []
+        self.commands: list[tuple[Any, ...]] = []
+        self.packed: list[bytes] = []
+        self.size = 0
+
+    def add(self, index: int, command: tuple[Any, ...], packed: bytes) -> None:
+        """Adds the command of a message."""
+        self.indices.append(index)
+        self.commands.append(command)
+        self.packed.append(packed)
+        self.size += len(packed)
 
 
 class RedisPublisher:
@@ -46,6 +70,7 @@ class RedisPublisher:
         self._wait_seconds = options.wait_seconds if options.durability != "server" else 0.0
         self._patience = options.command_timeout + self._wait_seconds
         self._links: dict[Address, Link] = {}
+        self._most_bytes = MOST_BYTES  # less after a batch that took too long
 
     async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
         """One result for each message: None, or what ``publish_error`` says."""
@@ -93,24 +118,63 @@ class RedisPublisher:
         messages: Sequence[Message],
         results: list[PublishError | None],
     ) -> None:
+        """Sends messages in as many parts as their sizes make; what was not sent has definitely failed."""
         streams = {topic: self._keys.stream(topic) for topic in {message.topic for message in messages}}
-        commands: list[tuple[Any, ...]] = [
-            ("XADD", streams[message.topic], "*", *message_fields(message))
-            for message in map(messages.__getitem__, indices)
-        ]
-        if waiting := self._waiting():
-            commands.append(waiting)
-        replies = await self._replies(address, commands)
+        parts: list[_Part] = []
+        part = _Part()
+        for index in indices:
+            message = messages[index]
+            command: tuple[Any, ...] = ("XADD", streams[message.topic], "*", *message_fields(message))
+            try:
+                packed = pack_command(command)
+            except (ValueError, TypeError) as error:
+                results[index] = PublishFailed(
+                    "the event was not sent: its key, its id or its headers hold text that cannot be encoded "
+                    f"({type(error).__name__})"
+                )
+                continue
+            if part.size and part.size + len(packed) > self._most_bytes:
+                parts.append(part)
+                part = _Part()
+            part.add(index, command, packed)
+        if part.size:
+            parts.append(part)
+        for number, each in enumerate(parts):
+            failure = await self._publish_part(address, each, messages, streams, results)
+            if failure is not None and failure.ends_connection:
+                unsent = RedisFailure(failure.kind, failure.place, detail=failure.detail, uncertain=False)
+                for index in (index for later in parts[number + 1 :] for index in later.indices):
+                    results[index] = publish_error(unsent)
+                return
+
+    async def _publish_part(
+        self,
+        address: Address,
+        part: _Part,
+        messages: Sequence[Message],
+        streams: Mapping[str, str],
+        results: list[PublishError | None],
+    ) -> RedisFailure | None:
+        """Returns how the last of its commands failed, if it did."""
+        waiting = self._waiting()
+        replies = await self._replies(address, part, waiting)
+        last = replies[-1]
         shortage = self._shortage(replies.pop()) if waiting else None
         refused = 0
-        for index, command, reply in zip(indices, commands, replies, strict=False):
+        for index, command, reply in zip(part.indices, part.commands, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 refused += 1
                 results[index] = await self._judge(messages[index], command, reply)
             else:
                 results[index] = shortage
         if shortage is None and refused < len(replies):
-            self._note(indices, messages, streams, replies, refused)
+            self._note(part.indices, messages, streams, replies, refused)
+        if not isinstance(last, RedisFailure):
+            self._most_bytes = min(2 * self._most_bytes, MOST_BYTES)
+            return None
+        if last.kind is Kind.TIMED_OUT:  # perhaps it was too much for this network
+            self._most_bytes = max(part.size // 2, _LEAST_BYTES)
+        return last
 
     def _note(
         self,
@@ -172,7 +236,8 @@ class RedisPublisher:
 
     # --- the connection -----------------------------------------------------------------------------------
 
-    async def _replies(self, address: Address, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _replies(self, address: Address, part: _Part, waiting: tuple[Any, ...] | None) -> list[Any]:
+        commands = [*part.commands, waiting] if waiting else part.commands
         link = self._links.get(address)
         if link is None or not link.is_usable:
             if link is not None:
@@ -185,7 +250,7 @@ class RedisPublisher:
                 self._places.learn(failure)
                 return [failure for _ in commands]
             self._accepted.opened(link)
-        packed = b"".join([pack_command(command) for command in commands])
+        packed = b"".join([*part.packed, pack_command(waiting)] if waiting else part.packed)
         return await link.send(packed, commands, self._patience)
 
     async def close(self) -> None:

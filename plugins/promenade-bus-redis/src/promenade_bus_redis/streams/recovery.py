@@ -130,7 +130,8 @@ class Recovery:
             if len(self._suspects) < _MOST_SUSPECTS and (
                 claiming := [feed for feed in feeds if feed.claim_due]
             ):
-                most = min(_MOST_SUSPECTS, len(self._suspects) + limit)
+                room = self._holdings.read_size.count(min(_MOST_SUSPECTS, limit))
+                most = min(_MOST_SUSPECTS, len(self._suspects) + room)
                 await self._claim(claiming, most, turn)
         except RedisFailure as failure:
             if not self.may_regroup(failure):
@@ -233,14 +234,18 @@ class Recovery:
 
     async def _sweep_source(self, source: Source) -> None:
         name, group, pipe = self._services.name, source.group, self._services.pipe
+        size = self._holdings.read_size
         begin: bytes = b"0-0"
         while True:
             since = lease_clock()
-            command = ("XREADGROUP", "GROUP", group, name, "COUNT", _SWEEP, "STREAMS", source.key, begin)
+            count = size.count(_SWEEP)
+            command = ("XREADGROUP", "GROUP", group, name, "COUNT", count, "STREAMS", source.key, begin)
             reply = await pipe.call(*command, key=source.key)
-            if self._services.leases.is_late(since):
-                continue  # others may have claimed it meanwhile
             entries = reply[0][1] if reply else []
+            size.learn(entries)
+            if self._services.leases.is_late(since):
+                size.failed()
+                continue  # others may have claimed it meanwhile
             unknown = [each for each in entries if self._is_unknown(source, each[0])]
             gone = [entry_id for entry_id, fields in unknown if fields is None]
             if gone:
@@ -252,7 +257,7 @@ class Recovery:
                     until = self._services.leases.until(since)
                     held = self._holdings.take(source, entry_id, fields, until, state)
                     held.noted = state is not None
-            if len(entries) < _SWEEP:
+            if len(entries) < count:
                 return
             begin = entries[-1][0]
 

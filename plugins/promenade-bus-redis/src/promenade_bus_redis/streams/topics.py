@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
 from bus_core.events import is_pattern
 from bus_core.runtime import plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.pipe import Pipe
+from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.scripts import ENTER
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import texts
 
 __all__ = ["Registry"]
 
 logger = plain_logger("promenade.bus.redis")
+
+_AT_ONCE: Final = 1000
+"""Topics that one script enters."""
 
 
 class Registry:
@@ -44,7 +49,8 @@ class Registry:
         if not new:
             return {}
         try:
-            await self._pipe.call("SADD", self._key, *new, key=self._key)
+            for first in range(0, len(new), _AT_ONCE):
+                await self._pipe.run(ENTER, [self._key], *new[first : first + _AT_ONCE])
         except RedisFailure as failure:
             if failure.is_uncertain:  # nothing of the event itself was sent
                 failure = RedisFailure(
@@ -59,9 +65,11 @@ class Registry:
 
     async def refresh(self) -> frozenset[str]:
         """Every topic that there is; enters its own ones again. Raises ``RedisFailure``."""
-        commands: list[tuple[str, Sequence[str]]] = []
-        if self._entered:
-            commands.append((self._key, ("SADD", self._key, *self._entered)))
+        own = [*self._entered]
+        commands: list[Routed] = [
+            (self._key, ENTER.command([self._key], own[first : first + _AT_ONCE]))
+            for first in range(0, len(own), _AT_ONCE)
+        ]
         commands.append((self._key, ("SMEMBERS", self._key)))
         for reply in (replies := await self._pipe.call_many(commands)):
             if isinstance(reply, RedisFailure):

@@ -21,7 +21,7 @@ import attrs
 
 from bus_core import Attempt, DeadLetter, FrozenMapping, Message
 from bus_core.events import NO_HEADERS
-from promenade_bus_redis.server.document import look_inside, parse
+from promenade_bus_redis.server.document import LARGEST, look_inside, parse
 
 __all__ = [
     "FRESH",
@@ -89,6 +89,8 @@ class State:
     @classmethod
     def decode(cls, text: bytes) -> State:
         """Raises ``ValueError`` for what ``encode`` did not write."""
+        if len(text) > LARGEST:
+            raise ValueError("too large for a state")
         try:
             first, *lines = text.decode().split("\n")
             attempt, deaths = map(int, first.split(" "))
@@ -197,6 +199,9 @@ def _text(fields: Mapping[bytes, bytes], name: bytes, faults: list[str]) -> str:
 def _read_headers(text: bytes | None, faults: list[str]) -> FrozenMapping[str, str]:
     if text is None:
         return NO_HEADERS
+    if len(text) > LARGEST:
+        faults.append(f"its field 'headers' has {len(text):,} bytes, more than the {LARGEST:,} that are read")
+        return NO_HEADERS
     found = parse(text)
     if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
         return FrozenMapping(found)
@@ -239,7 +244,7 @@ def read_letter(topic: str, letter_id: str, fields: Sequence[bytes]) -> DeadLett
     except ValueError:
         event_id = None
     try:
-        lines = found.get(b"history", b"").decode().split("\n")
+        lines = found.get(b"history", b"")[:LARGEST].decode().split("\n")
         history = tuple(_decode_attempt(line) for line in lines if line)
         dead_at = from_microseconds(int(found[b"dead_at"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

@@ -8,6 +8,7 @@ import pytest
 
 from bus_core import (
     BusError,
+    DeadLetter,
     DeadLetterFilter,
     DeadLetterNotFound,
     NoRetry,
@@ -92,6 +93,77 @@ class DeadLetterTests:
         ]
         with pytest.raises(DeadLetterNotFound):
             await letters.get("never-there")
+
+    @contract()
+    async def test_letters_are_paged(self, harness: Harness) -> None:
+        """Page after page brings each letter once, the oldest first; a cursor of None says that it is all."""
+        bus = await harness.bus()
+        for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
+            await harness.listen(bus, topic, name, Switch(), retry=NoRetry())
+        for number in range(4):
+            await harness.publish(bus, number)
+            await harness.publish(bus, number, topic=OTHER)
+            await harness.drain()
+            await harness.advance(1)
+        letters = bus.dead_letters
+        assert await letters.count() == 12
+        assert await letters.count(subscription="two") == 4
+        assert await letters.count(topic=OTHER.name) == 4
+        assert await letters.count(topic=OTHER.name, subscription="one") == 0
+        for limit in (1, 5, 6, 12):
+            found: list[DeadLetter] = []
+            cursor: str | None = None
+            for _ in range(12 // limit + 1):
+                page = await letters.list(limit=limit, cursor=cursor)
+                assert len(page) <= limit
+                found += page
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+            assert cursor is None
+            assert len({letter.id for letter in found}) == len(found) == 12
+            assert [letter.dead_at for letter in found] == sorted(letter.dead_at for letter in found)
+        iterated = [letter.id async for letter in letters.iterate()]
+        assert iterated == [letter.id for letter in found]
+        of_two = await letters.list(subscription="two", limit=3)
+        rest = await letters.list(subscription="two", cursor=of_two.next_cursor)
+        assert [letter.subscription for letter in [*of_two, *rest]] == ["two"] * 4
+        assert len({letter.id for letter in [*of_two, *rest]}) == 4
+        assert [letter.topic async for letter in letters.iterate(topic=OTHER.name)] == [OTHER.name] * 4
+        with pytest.raises(ValueError, match="cursor"):
+            await letters.list(cursor="no cursor at all")
+
+    @contract()
+    async def test_pages_while_letters_come_and_go(self, harness: Harness) -> None:
+        """Letters that are there from the first page to the last are told once, whatever comes and goes."""
+        bus = await harness.bus()
+        switch = Switch()
+        listener = await harness.listen(bus, act=switch, retry=NoRetry())
+
+        async def publish(*numbers: int) -> None:
+            for number in numbers:  # one after the other: letters are in the order in which they are stored
+                await harness.publish(bus, number)
+                await harness.drain()
+
+        await publish(*range(10))
+        letters = bus.dead_letters
+        first = await letters.list(limit=4)
+        ids = [letter.id for letter in await letters.list()]
+        assert [letter.id for letter in first] == ids[:4]
+        # Of what was told the last one goes, at which the next page begins, and another; one of the rest.
+        switch.broken = False
+        assert await letters.redrive([ids[0], ids[3], ids[6]]) == 3
+        await harness.until(lambda: len(listener.done) == 3, "the redriven events are handled")
+        switch.broken = True
+        await publish(10, 11)
+        second = await letters.list(limit=2, cursor=first.next_cursor)
+        await publish(12)
+        third = await letters.list(cursor=second.next_cursor)
+        told = [letter.id for letter in [*second, *third]]
+        assert told[:5] == [ids[4], ids[5], ids[7], ids[8], ids[9]]
+        assert len({*told}) == len(told) <= 8
+        assert third.next_cursor is None
+        assert await letters.count() == 10
 
     @contract()
     async def test_letters_are_purged(self, harness: Harness) -> None:

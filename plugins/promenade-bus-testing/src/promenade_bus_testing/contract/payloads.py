@@ -223,6 +223,22 @@ class PayloadTests:
             assert {**call.delivery.headers} == texts
 
     @contract()
+    async def test_headers_are_bounded(self, harness: Harness) -> None:
+        """Headers of 64 KiB arrive, names and values together; larger ones are refused by publish."""
+        bus = await harness.bus()
+        listener = await harness.listen(bus)
+        most = {"a" * 1_000: "b" * 60_000, "c": "\x00" * 4_535}
+        event = Happened(aggregate_id=UUID(int=7), number=1)
+        await harness.finish(bus.publish(THING, event, headers=most), "the event is published")
+        with pytest.raises(SerializationError, match="headers"):
+            await bus.publish(THING, event, headers={**most, "d": ""})
+        await harness.until(lambda: listener.done, "the event is handled")
+        await harness.drain()
+        (call,) = listener.calls
+        assert call.delivery is not None
+        assert {**call.delivery.headers} == most
+
+    @contract()
     async def test_times_and_ids(self, harness: Harness) -> None:
         """The id and the time of an event arrive to the last digit, those far away in time too."""
         bus = await harness.bus()
