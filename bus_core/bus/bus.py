@@ -73,6 +73,7 @@ class Bus:
             worker_pool_size=parts.config.worker_pool_size,
             buffer_size=parts.config.buffer_size,
             overflow_size=parts.config.overflow_size,
+            unknown_version_wait=parts.config.unknown_version_wait,
         )
         self._buffer = self._engine.buffer
         self._life = Lifecycle(self._engine)

@@ -122,6 +122,7 @@ class BusSettings:
     overflow_size: int = attrs.field(default=100_000, validator=attrs.validators.ge(0))
     publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     shutdown_timeout: Annotated[float, DURATION] = 30.0
+    unknown_version_wait: Annotated[float, DURATION] = 600.0
     retry: Retry = _EXPONENTIAL
     serializer: Name = _JSON
     strict_topics: bool = True

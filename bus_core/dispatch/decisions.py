@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 
 from bus_core.abc import RetryPolicy
-from bus_core.errors import PermanentError, Postpone, RetryLater
+from bus_core.errors import DeserializationError, PermanentError, Postpone, RetryLater
 from bus_core.events.base import Event
 from bus_core.runtime.error_text import describe_error
 
-__all__ = ["AttemptFailure", "Decision", "decide"]
+__all__ = ["AttemptFailure", "Decision", "decide", "decide_undecoded"]
 
 
 @attrs.frozen
 class Decision:
-    """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``."""
+    """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``.
+
+    ``elsewhere`` means that another instance shall have it meanwhile, where the adapter can do that.
+    """
 
     action: Literal["retry", "postpone", "dead_letter"]
     delay: float = 0.0
     reason: str = ""
+    elsewhere: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -49,18 +53,12 @@ def decide(
     attempt: int,
     policy: RetryPolicy,
     give_up_on: tuple[type[BaseException], ...] = (),
-    *,
-    decoded: bool = True,
 ) -> Decision:
     """What to do after attempt number ``attempt`` (from 1) failed with ``error``.
-
-    ``decoded`` is false when the message could not even be decoded, which no retry changes.
 
     A policy that raises, or answers with something that is no delay, ends in the dead letters and says
     so: losing the event or retrying it for ever would both be worse.
     """
-    if not decoded:
-        return Decision("dead_letter", reason="cannot be decoded")
     asked = _asked_delay(error) if isinstance(error, Postpone | RetryLater) else None
     if asked is not None and isinstance(error, Postpone):
         return Decision("postpone", asked)
@@ -78,6 +76,26 @@ def decide(
         return Decision("retry", float(delay) if asked is None else asked)
     except BaseException as broken:  # plugin code: even its SystemExit must not take the worker down
         return Decision("dead_letter", reason=f"the retry policy failed: {describe_error(broken)}")
+
+
+def decide_undecoded(error: BaseException, age: float, wait: float) -> Decision:
+    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted.
+
+    What another version of the code has written waits for an instance with that code, not counted, for
+    ``wait`` seconds at most. Nothing else about undecodable bytes changes by waiting.
+    """
+    version = error.other_version if isinstance(error, DeserializationError) else None
+    if version is None:
+        return Decision("dead_letter", reason="cannot be decoded")
+    if age < wait:
+        return Decision("postpone", min(max(age / 4, _SOONEST), _LATEST), elsewhere=True)
+    reason = f"cannot be decoded: no instance that knows version {version} came within {wait:g} s"
+    return Decision("dead_letter", reason=reason)
+
+
+_SOONEST: Final = 0.5
+_LATEST: Final = 30.0
+"""Seconds until what only other code can decode is tried again: a quarter of its age within these."""
 
 
 def _asked_delay(error: Postpone | RetryLater) -> float | None:

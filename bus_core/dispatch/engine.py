@@ -72,13 +72,16 @@ class Engine:
         worker_pool_size: int,
         buffer_size: int,
         overflow_size: int,
+        unknown_version_wait: float = 600.0,
     ) -> None:
         self.clock = clock
         self.buffer = Buffer(buffer_size, overflow_size)
         self.threads = ThreadPool(worker_pool_size, "promenade-handler")
         self._codec = codec
         self.worker_pool_size = worker_pool_size
-        self._follow_up = FollowUp(codec=codec, clock=clock, finish=self.finish)
+        self._follow_up = FollowUp(
+            codec=codec, clock=clock, finish=self.finish, unknown_version_wait=unknown_version_wait
+        )
         self._pool = WorkerPool(
             size=worker_pool_size,
             buffer=self.buffer,

@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.decisions import AttemptFailure, Decision, decide
+from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, decide_undecoded
 from bus_core.dispatch.units import Job, JobLane
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
@@ -24,7 +24,10 @@ logger = plain_logger("promenade.bus")
 class FollowUp:
     """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
 
-    def __init__(self, *, codec: Codec, clock: Clock, finish: Callable[[Job], None]) -> None:
+    def __init__(
+        self, *, codec: Codec, clock: Clock, finish: Callable[[Job], None], unknown_version_wait: float
+    ) -> None:
+        self._unknown_version_wait = unknown_version_wait
         self._codec = codec
         self._clock = clock
         self._finish = finish
@@ -62,14 +65,11 @@ class FollowUp:
         lane = job.lane
         if job.doomed is not None:
             decision = Decision("dead_letter", reason=job.doomed)
+        elif job.event is None:
+            age = (self._clock.now() - job.accepted_at).total_seconds()
+            decision = decide_undecoded(error, age, self._unknown_version_wait)
         else:
-            decision = decide(
-                error,
-                job.attempt,
-                lane.policy_for(job.topic),
-                lane.give_up_on,
-                decoded=job.event is not None,
-            )
+            decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if self._observers:
             self._tell(job, error, decision)
         if decision.action != "postpone" and job.doomed is None:
@@ -82,6 +82,8 @@ class FollowUp:
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
         job.comes_again(job.attempt + (decision.action == "retry"))
+        if decision.elsewhere and lane.settler.hands_back(job, decision.delay):
+            return
         if lane.settler.keeps(job, decision.delay):
             self._waiting[job] = self._clock.call_later(
                 decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")

@@ -106,6 +106,10 @@ class Settler(Protocol):
         """Whether the engine keeps a job until its retry is due; False when the settler has taken it."""
         ...
 
+    def hands_back(self, job: Job, delay: float) -> bool:
+        """Gives a job to whoever of its group wants it in ``delay`` seconds; False where nobody else can."""
+        ...
+
     def release(self, job: Job) -> bool:
         """Gives a job back that was not handled to its end; False where that cannot be done."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import attrs
 
@@ -202,15 +202,15 @@ class JsonSerializer:
             except Unfit as error:
                 faults += [f"{path.lstrip('.')} {words}" for path, words in error.faults]
         if faults:
-            _refuse(plan, faults)
+            _refuse(plan, faults, document)
         try:
             return plan.cls(**values)
         except InvalidEvent as error:
-            _refuse(plan, [fault.partition(", got ")[0] for fault in error.faults])
+            _refuse(plan, [fault.partition(", got ")[0] for fault in error.faults], document)
         except (RecursionError, MemoryError):
             raise
         except Exception as error:  # a validator or a converter of the event class
-            _refuse(plan, [f"the class refuses its values ({type(error).__name__})"])
+            _refuse(plan, [f"the class refuses its values ({type(error).__name__})"], document)
 
     def _read_metadata(self, value: Any) -> Mapping[str, str]:
         try:
@@ -262,8 +262,20 @@ def _sentences(error: Unfit) -> str:
     return "; ".join(f"{path.lstrip('.')} {words}" for path, words in error.faults)
 
 
-def _refuse(plan: _Plan, faults: list[str]) -> NoReturn:
-    raise DeserializationError(f"not a valid {plan.name}: {'; '.join(faults)}") from None
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def _refuse(plan: _Plan, faults: list[str], document: Mapping[str, Any] = _NOTHING) -> NoReturn:
+    known, version = event_version_of(plan.cls), document.get("dataversion")
+    if type(version) is not int or version == known or issubclass(plan.cls, BaseEvent):
+        raise DeserializationError(f"not a valid {plan.name}: {'; '.join(faults)}") from None
+    relation = "newer" if version > known else "older"
+    error = DeserializationError(
+        f"version {version} of {plan.name} is {relation} than version {known}, which is known here, and does "
+        f"not fit it: {'; '.join(faults)}"
+    )
+    error.other_version = version
+    raise error from None
 
 
 def _type_faults(found: Any, expected: str | None) -> list[str]:

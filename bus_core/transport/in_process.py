@@ -43,6 +43,9 @@ class LocalSettler:
     def keeps(self, job: Job, delay: float) -> bool:
         return True
 
+    def hands_back(self, job: Job, delay: float) -> bool:
+        return False
+
     def release(self, job: Job) -> bool:
         return False
 

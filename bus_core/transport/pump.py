@@ -428,6 +428,11 @@ class Pump:
         self._way_back.note(job, _outcome("hold", job))
         return True
 
+    def hands_back(self, job: Job, delay: float) -> bool:
+        if self._parks:
+            self._decide(job, _outcome("retry", job, delay))
+        return self._parks
+
     def release(self, job: Job) -> bool:
         if self.releases:
             self._decide(job, _outcome("release", job))
