@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timezone
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any, Final
@@ -106,19 +106,21 @@ def _settle_decimal(value: Any) -> Decimal:
 def _settle_datetime(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise unfit("a datetime")
-    offset = value.utcoffset()
-    if offset is None:
-        raise unfit("an aware datetime, such as datetime.now(UTC); this one is naive (it has no time zone)")
-    if offset.seconds % 60 or offset.microseconds:  # RFC 3339 has no such offsets: the instant is kept
-        return _in_utc(value)
-    return value
-
-
-def _in_utc(value: datetime) -> datetime:
+    zone = value.tzinfo
+    if zone is UTC:
+        return value
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
+        offset = value.utcoffset()
+        if offset is None:
+            raise unfit(
+                "an aware datetime, such as datetime.now(UTC); this one is naive (it has no time zone)"
+            )
+        if offset.seconds % 60 or offset.microseconds:  # RFC 3339 has no such offsets: the instant is kept
+            return value.astimezone(UTC)
+    except (OverflowError, NotImplementedError):
         raise unfit("a time that exists in UTC") from None
+    # The name of a zone does not travel, its offset does.
+    return value if zone.__class__ is timezone else value.replace(tzinfo=timezone(offset), fold=0)
 
 
 def _settle_date(value: Any) -> date:
