@@ -46,6 +46,9 @@ Settle = Callable[[Any], Any]
 DECIMAL_RANGE: Final = 6144
 """Of IEEE 754 decimal128; without a bound a few characters make a number of megabytes."""
 
+_USUAL_MAPPINGS: Final = (dict, FrozenMapping)
+"""Asking an abstract class is dear."""
+
 _DEEPEST: Final = 500
 """No serializer takes what nests deeper."""
 
@@ -121,6 +124,15 @@ def _settle_datetime(value: Any) -> datetime:
         raise unfit("a time that exists in UTC") from None
     # The name of a zone does not travel, its offset does.
     return value if zone.__class__ is timezone else value.replace(tzinfo=timezone(offset), fold=0)
+
+
+def has_plain_offset(value: datetime) -> bool:
+    """Whether a time has an offset of whole minutes, and no zone by name."""
+    zone = value.tzinfo
+    if zone.__class__ is not timezone:
+        return False
+    offset = value.utcoffset()
+    return offset is not None and not (offset.seconds % 60 or offset.microseconds)
 
 
 def _settle_date(value: Any) -> date:
@@ -381,7 +393,7 @@ def _settler_of_fixed_tuple(shape: FixedTuple, settlers: list[Settle]) -> Settle
 
 def _settler_of_json_objects(words: str) -> Settle:
     def settle(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         return frozen_json(value)
 
@@ -392,7 +404,7 @@ def _settler_of_mapping(shape: MappingOf, settle_key: Settle, settle_item: Settl
     words = words_of(shape)
 
     def settle(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         made: dict[Any, Any] = {}
         same = value.__class__ is FrozenMapping
@@ -500,6 +512,7 @@ class FitsCompiler:
             "FrozenMapping": FrozenMapping,
             "infinity": math.inf,
             "is_text": is_text,
+            "has_plain_offset": has_plain_offset,
             "is_frozen_json": is_frozen_json,
             "time_of_day": time_of_day,
         }
@@ -545,7 +558,7 @@ class FitsCompiler:
         if shape.base is float:
             return f"({exact} and -infinity < {value} < infinity)"
         if shape.base is datetime:
-            return f"({exact} and {value}.tzinfo is UTC)"
+            return f"({exact} and ({value}.tzinfo is UTC or has_plain_offset({value})))"
         if shape.base is time_of_day:
             return f"({exact} and {value}.tzinfo is None)"
         if shape.base is Decimal:
