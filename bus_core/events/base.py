@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from keyword import iskeyword
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -162,10 +163,7 @@ def _faults_of_body(cls: type[Any]) -> list[str]:
             return ["BaseEvent carries its data as it is, without fields; derive from Event"]
         if "__event_type__" in vars(base):  # checked when it was decorated
             continue
-        try:
-            annotated: Mapping[str, Any] = own_annotations(base)
-        except NameError:
-            annotated = {}
+        annotated = _annotated_in(base)
         if base is not cls and issubclass(base, Event) and annotated:
             faults.append(f"{', '.join(annotated)}: the class {base.__name__} lacks the decorator @event")
         for name, reason in _NOT_TO_DEFINE.items():
@@ -173,7 +171,23 @@ def _faults_of_body(cls: type[Any]) -> list[str]:
             if not generated and (name in annotated or name in vars(base)):
                 remedy = _IDS_REMEDY if name == "aggregate_id" else ""
                 faults.append(f"{name} cannot be defined again: {reason}{remedy}")
+    for name in sorted(_fields_of_bases(cls) - {*BASE_FIELDS, *_annotated_in(cls)}):
+        if name in vars(cls):
+            faults.append(f"{name}: it would hide an inherited field; annotate it, for another default")
     return faults
+
+
+def _annotated_in(cls: type[Any]) -> Mapping[str, Any]:
+    """The annotations in the body of a class; none where a name in them is not defined yet."""
+    try:
+        return own_annotations(cls)
+    except NameError:
+        return {}
+
+
+def _fields_of_bases(cls: type[Any]) -> set[str]:
+    bases = [base for base in cls.__mro__[1:] if attrs.has(base)]
+    return {field.name for base in bases for field in attrs.fields(base)}
 
 
 def _define(cls: type[Any], namespace: Mapping[str, Any]) -> Any:
@@ -240,7 +254,9 @@ def _faults_of_fields(fields: list[attrs.Attribute[Any]]) -> Iterator[str]:
         if field.name in BASE_FIELDS:
             continue
         key = key_of_field(field)
-        if key in _NOT_TO_DEFINE:
+        if not key.isidentifier() or iskeyword(key) or key == "self":
+            yield f"{field.name}: {key!r} cannot be the name of an argument; rename the field"
+        elif key in _NOT_TO_DEFINE:
             yield f"{field.name}: an event has an argument {key!r} already; rename the field"
         elif key in keys:
             yield f"{field.name}: {keys[key]} is the argument {key!r} as well; rename one of them"

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timezone
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any, Final
@@ -45,6 +45,9 @@ Settle = Callable[[Any], Any]
 
 DECIMAL_RANGE: Final = 6144
 """Of IEEE 754 decimal128; without a bound a few characters make a number of megabytes."""
+
+_USUAL_MAPPINGS: Final = (dict, FrozenMapping)
+"""Asking an abstract class is dear."""
 
 _DEEPEST: Final = 500
 """No serializer takes what nests deeper."""
@@ -106,19 +109,30 @@ def _settle_decimal(value: Any) -> Decimal:
 def _settle_datetime(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise unfit("a datetime")
-    offset = value.utcoffset()
-    if offset is None:
-        raise unfit("an aware datetime, such as datetime.now(UTC); this one is naive (it has no time zone)")
-    if offset.seconds % 60 or offset.microseconds:  # RFC 3339 has no such offsets: the instant is kept
-        return _in_utc(value)
-    return value
-
-
-def _in_utc(value: datetime) -> datetime:
+    zone = value.tzinfo
+    if zone is UTC:
+        return value
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
+        offset = value.utcoffset()
+        if offset is None:
+            raise unfit(
+                "an aware datetime, such as datetime.now(UTC); this one is naive (it has no time zone)"
+            )
+        if offset.seconds % 60 or offset.microseconds:  # RFC 3339 has no such offsets: the instant is kept
+            return value.astimezone(UTC)
+    except (OverflowError, NotImplementedError):
         raise unfit("a time that exists in UTC") from None
+    # The name of a zone does not travel, its offset does.
+    return value if zone.__class__ is timezone else value.replace(tzinfo=timezone(offset), fold=0)
+
+
+def has_plain_offset(value: datetime) -> bool:
+    """Whether a time has an offset of whole minutes, and no zone by name."""
+    zone = value.tzinfo
+    if zone.__class__ is not timezone:
+        return False
+    offset = value.utcoffset()
+    return offset is not None and not (offset.seconds % 60 or offset.microseconds)
 
 
 def _settle_date(value: Any) -> date:
@@ -379,7 +393,7 @@ def _settler_of_fixed_tuple(shape: FixedTuple, settlers: list[Settle]) -> Settle
 
 def _settler_of_json_objects(words: str) -> Settle:
     def settle(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         return frozen_json(value)
 
@@ -390,7 +404,7 @@ def _settler_of_mapping(shape: MappingOf, settle_key: Settle, settle_item: Settl
     words = words_of(shape)
 
     def settle(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         made: dict[Any, Any] = {}
         same = value.__class__ is FrozenMapping
@@ -498,6 +512,7 @@ class FitsCompiler:
             "FrozenMapping": FrozenMapping,
             "infinity": math.inf,
             "is_text": is_text,
+            "has_plain_offset": has_plain_offset,
             "is_frozen_json": is_frozen_json,
             "time_of_day": time_of_day,
         }
@@ -543,7 +558,7 @@ class FitsCompiler:
         if shape.base is float:
             return f"({exact} and -infinity < {value} < infinity)"
         if shape.base is datetime:
-            return f"({exact} and {value}.tzinfo is UTC)"
+            return f"({exact} and ({value}.tzinfo is UTC or has_plain_offset({value})))"
         if shape.base is time_of_day:
             return f"({exact} and {value}.tzinfo is None)"
         if shape.base is Decimal:

@@ -101,6 +101,7 @@ class EventModel:
 
     def _compiled(self) -> Callable[[Any], bool]:
         compiler = FitsCompiler()
+        exactly = compiler.name(datetime)
         if self.id.exact is not None:
             id_term = f"value_aggregate_id.__class__ is {compiler.name(self.id.exact)}"
         else:
@@ -109,7 +110,7 @@ class EventModel:
         terms = {
             "aggregate_id": id_term,
             "event_id": compiler.term(_EVENT_ID, "value_event_id"),
-            "occurred_at": compiler.term(_OCCURRED_AT, "value_occurred_at"),
+            "occurred_at": f"value_occurred_at.__class__ is {exactly} and value_occurred_at.tzinfo is UTC",
             "metadata": f"(value_metadata is {compiler.name(NO_METADATA)} or {metadata})",
         }
         terms |= {field.name: compiler.term(field.shape, f"value_{field.name}") for field in self.own.fields}

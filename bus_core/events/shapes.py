@@ -34,7 +34,7 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.marks import PERSONAL, Constraint, JsonForm
+from bus_core.events.marks import PERSONAL, Constraint, JsonForm, Personal
 from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
@@ -327,7 +327,8 @@ class Walk:
         rules = tuple(mark for mark in marks if isinstance(mark, Constraint))
         if rules:
             shape = Ruled(shape, rules)
-        return Hidden(shape) if any(mark is PERSONAL for mark in marks) else shape
+        # A mark by the name of its alias, Annotated[str, Personal], means the same.
+        return Hidden(shape) if any(mark is PERSONAL or mark is Personal for mark in marks) else shape
 
     def _union(self, hint: Any, arguments: tuple[Any, ...], bound: Mapping[Any, Any]) -> Shape:
         named = [(self.shape(argument, bound), argument) for argument in arguments]

@@ -6,12 +6,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from inspect import isabstract
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from bus_core.errors import InvalidTopic, TopicConflict, UnknownTopic
-from bus_core.events.base import Event
+from bus_core.events.base import Event, model_of
 
 __all__ = [
     "Topic",
@@ -84,9 +85,21 @@ class Topic(Generic[E]):
             raise InvalidTopic(f"topic {self.name!r} needs a class derived from Event, got {cls!r}")
         if "__attrs_attrs__" not in cls.__dict__:
             raise InvalidTopic(f"topic {self.name!r}: decorate the class {cls.__qualname__} with @event")
+        if isabstract(cls):
+            raise InvalidTopic(
+                f"topic {self.name!r}: the class {cls.__qualname__} is abstract; nobody can make one"
+            )
 
     def __str__(self) -> str:
         return self.name
+
+
+def _check_class(topic: Topic[Any]) -> None:
+    """Resolves by now at the latest what the annotations of the class name: a reader could not."""
+    try:
+        model_of(topic.event_class)
+    except TypeError as error:
+        raise InvalidTopic(f"topic {topic.name!r}: {error}") from error
 
 
 def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], text: object) -> None:
@@ -210,12 +223,17 @@ class TopicRegistry:
                     f"topic {topic.name!r} is declared by {known.origin} and by {origin}; "
                     "one context owns a topic"
                 )
+            _check_class(topic)
             self._known[topic.name] = _Known(topic, origin)
 
     def declare(self, topic: Topic[Any]) -> Topic[Any]:
-        """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes or keys."""
+        """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes or keys.
+
+        Raises ``InvalidTopic`` when an annotation of the class names what is not defined.
+        """
         known = self._known.get(topic.name)
         if known is None:
+            _check_class(topic)
             self._known[topic.name] = _Known(topic, "declared in code")
             return topic
         ours, theirs = known.topic.event_class, topic.event_class

@@ -31,8 +31,23 @@ from uuid import UUID
 import attrs
 import pytest
 
-from bus_core import BaseEvent, Constraint, Event, FrozenMapping, InvalidEvent, JsonForm, Personal, event
+from bus_core import (
+    BaseEvent,
+    Constraint,
+    DeadLetter,
+    Envelope,
+    Event,
+    FrozenMapping,
+    InvalidEvent,
+    JsonForm,
+    Message,
+    Personal,
+    Topic,
+    event,
+    open_bus,
+)
 from bus_core.events import base, model_of
+from bus_core.serialization import JsonSerializer, schema_of
 
 T = TypeVar("T")
 USER = UUID(int=10)
@@ -254,6 +269,28 @@ def test_an_int_in_a_field_of_ints_and_floats_stays_an_int() -> None:
             assert type(only(annotation)(aggregate_id=USER, value=value).value) is type(value)
 
 
+class Zone(clock.tzinfo):
+    """A zone by name, as of zoneinfo, with two offsets."""
+
+    def utcoffset(self, at: clock.datetime | None) -> clock.timedelta | None:
+        return None if at is None else clock.timedelta(hours=1 if at.fold else 2)
+
+    def dst(self, at: clock.datetime | None) -> None:
+        return None
+
+    def tzname(self, at: clock.datetime | None) -> str:
+        return "Europe/Bern"
+
+
+def test_a_time_keeps_its_offset_and_not_the_name_of_its_zone() -> None:
+    """As in JSON, which has no names of zones, so that handlers see the same on every adapter."""
+    for fold, hours in ((0, 2), (1, 1)):
+        at = clock.datetime(2024, 10, 27, 2, 30, fold=fold, tzinfo=Zone())
+        kept = only(clock.datetime)(aggregate_id=USER, value=at).value
+        assert kept.tzinfo == clock.timezone(clock.timedelta(hours=hours))
+        assert kept.isoformat() == f"2024-10-27T02:30:00+0{hours}:00"
+
+
 def test_a_nested_value_is_checked_when_the_event_is_made() -> None:
     """Attrs does not check types, so the event does; all faults are told, each with its place."""
     with pytest.raises(InvalidEvent) as caught:
@@ -371,6 +408,25 @@ def test_fields_that_would_not_travel_are_refused() -> None:
     loose = attrs.field(on_setattr=attrs.setters.NO_OP)
     assert "value: its on_setattr would let it be changed" in refusal(int, value=loose)
     assert "has no annotation" in refusal(int, other=attrs.field())
+
+
+@pytest.mark.parametrize("name", ["self", "class", "not a name"])
+def test_a_field_that_is_no_name_of_an_argument_is_refused(name: str) -> None:
+    """It could not be given to the class."""
+    with pytest.raises(TypeError, match=f"value: '{name}' cannot be the name of an argument; rename"):
+        only(int, value=attrs.field(alias=name))
+
+
+def test_another_default_for_an_inherited_field_needs_its_annotation() -> None:
+    """Without it attrs would hide the field, and no event could be made."""
+    with pytest.raises(TypeError, match="total: it would hide an inherited field; annotate it, for another"):
+        event(type("Odd", (OrderPlaced,), {"total": 5, "__module__": __name__}))
+
+    @event
+    class Paid(OrderPlaced):
+        total: int = 5
+
+    assert Paid(aggregate_id=1).total == 5
 
 
 def test_a_base_class_without_the_decorator_is_refused() -> None:
@@ -705,6 +761,7 @@ CONTACT = Contact(SECRET, "Bern", (SECRET,))
 PERSONAL: list[tuple[Any, Any, Any]] = [
     (Personal[str], SECRET, [SECRET]),
     (Secret | None, SECRET, [SECRET]),
+    (Annotated[str, Personal], SECRET, [SECRET]),
     ("Personal[str]", SECRET, [SECRET]),
     ("DefinedLater", SECRET, [SECRET]),
     ("tuple[DefinedLater, ...]", (SECRET,), (SECRET, 5)),
@@ -772,6 +829,134 @@ def test_the_ad_hoc_event_shows_no_values() -> None:
     with pytest.raises(InvalidEvent) as caught:
         BaseEvent("user.registered", USER, data={"email": {SECRET}})
     assert SECRET not in str(caught.value)
+
+
+def test_messages_and_letters_do_not_show_their_bodies() -> None:
+    """An encoded event may hold personal data, so that a repr tells its size alone."""
+    made = only(Personal[str])(aggregate_id=USER, value=SECRET)
+    body = JsonSerializer().encode(made, topic="a.b.c", source="tests")
+    message = Message(id="1", topic="a.b.c", key="", body=body)
+    letter = DeadLetter("1", "a.b.c", "mail", None, "", "reason", (), body, dead_at=made.occurred_at)
+    for shown in (repr(message), repr(letter), repr(Envelope("a.b.c", made, {}))):
+        assert SECRET not in shown
+    assert f"body=<{len(body)} bytes>" in repr(message)
+
+
+# --- everywhere -------------------------------------------------------------------------------------------
+
+
+@event
+class EverythingHappened(Event[str]):
+    lines: Sequence[Contact]
+    prices: Mapping[str, float | int]
+    tree: Person
+    when: clock.datetime
+    anything: Any
+    address: Annotated[ipaddress.IPv4Address, JsonForm(str, write=str, read=ipaddress.IPv4Address)]
+
+
+@pytest.mark.parametrize("memory", [{}, {"serialize": True}], ids=["objects", "bytes"])
+@pytest.mark.parametrize("serializer", ["json", "msgspec"])
+async def test_an_event_is_handled_as_it_was_made(memory: dict[str, Any], serializer: str) -> None:
+    """With the class and, on a topic of any event, where bytes travel, without it."""
+    made = EverythingHappened(
+        aggregate_id='order "17"',
+        lines=[CONTACT],
+        prices={"a": 1, "b": 1.5},
+        tree=Person(CONTACT, [Person(CONTACT)]),  # type: ignore[arg-type]
+        when=clock.datetime(2024, 5, 1, tzinfo=Zone()),
+        anything={"a": [1, {"b": None}]},
+        address=ipaddress.IPv4Address("127.0.0.1"),
+    )
+    typed, untyped = Topic("test.thing.happened", EverythingHappened), Topic("test.any.happened", BaseEvent)
+    got: list[Event[Any]] = []
+    config = {"adapter": "memory", "serializer": serializer, "memory": memory}
+    async with open_bus({"bus": config}) as bus:
+        bus.subscribe(typed, got.append, name="typed")
+        bus.subscribe(untyped, got.append, name="untyped")
+        await bus.publish(typed, made)
+        body = JsonSerializer().encode(made, topic="test.any.happened", source="tests")
+        await bus.publish(untyped, JsonSerializer().decode(body, event_class=BaseEvent))  # type: ignore[arg-type]
+        await bus.drain()
+    assert got[0] == made
+    assert isinstance(got[1], BaseEvent)
+    assert got[1].aggregate_id == 'order "17"'
+    assert got[1].data["prices"] == {"a": 1, "b": 1.5}
+
+
+def test_the_schema_of_an_event_describes_its_data() -> None:
+    """JSON Schema, from the same shapes: nested classes once, personal data marked, rules in words."""
+    text = {"type": "string"}
+    assert schema_of(EverythingHappened) == {
+        "type": "object",
+        "properties": {
+            "lines": {"type": "array", "items": {"$ref": "#/$defs/Contact"}},
+            "prices": {
+                "type": "object",
+                "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+            },
+            "tree": {"$ref": "#/$defs/Person"},
+            "when": {"type": "string", "format": "date-time"},
+            "anything": {},
+            "address": text,
+        },
+        "required": ["lines", "prices", "tree", "when", "anything", "address"],
+        "$defs": {
+            "Contact": {
+                "type": "object",
+                "properties": {
+                    "street": {**text, "x-personal": True},
+                    "city": text,
+                    "mails": {"type": "array", "items": {**text, "x-personal": True}},
+                },
+                "required": ["street", "city"],
+            },
+            "Person": {
+                "type": "object",
+                "properties": {
+                    "contact": {"$ref": "#/$defs/Contact"},
+                    "friends": {"type": "array", "items": {"$ref": "#/$defs/Person"}},
+                },
+                "required": ["contact"],
+            },
+        },
+    }
+    assert schema_of(with_ids(int)) == {"type": "object", "properties": {}}
+    assert schema_of(BaseEvent) == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "schema"),
+    [
+        (Short, {"type": "string", "description": "must be at most five characters"}),
+        (UUID | None, {"anyOf": [{"type": "string", "format": "uuid"}, {"type": "null"}]}),
+        (Literal["a", 1, None], {"enum": ["a", 1, None]}),
+        (enum.Enum("Tier", {"FREE": "free"}), {"enum": ["free"]}),
+        (AbstractSet[int], {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}),
+        (
+            tuple[int, bool],
+            {
+                "type": "array",
+                "prefixItems": [{"type": "integer"}, {"type": "boolean"}],
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        ),
+        (tuple[()], {"type": "array", "minItems": 0, "maxItems": 0}),
+        (
+            Mapping[int, bytes],
+            {
+                "type": "object",
+                "propertyNames": {"pattern": "^(0|-?[1-9][0-9]*)$"},
+                "additionalProperties": {"type": "string", "contentEncoding": "base64"},
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_the_schema_of_each_type(annotation: Any, schema: dict[str, Any]) -> None:
+    """Each shape has its schema."""
+    assert schema_of(only(annotation))["properties"] == {"value": schema}
 
 
 DefinedLater = Personal[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import product
 from typing import Any
 
@@ -294,3 +295,26 @@ def test_two_catalogues_with_one_topic_are_a_conflict(registry: TopicRegistry) -
     other = catalogue("identity", Topic("identity.user.registered", UserRegistered))
     with pytest.raises(TopicConflict, match=r"declared by promenade-context-identity 0.1.0 and by other 1.0"):
         registry.add_catalogue(other, "other 1.0")
+
+
+def test_a_class_whose_annotations_name_nothing_is_told_with_its_topic() -> None:
+    """A name that is not defined by then would make a dead letter of every event that is read."""
+    cls: Any = event(type("Misspelt", (Event,), {"__annotations__": {"x": "Strng"}, "__module__": __name__}))
+    topic: Topic[Any] = Topic("a.b.c", cls)
+    registry = TopicRegistry()
+    with pytest.raises(InvalidTopic, match=r"topic 'a\.b\.c': Misspelt: an annotation names 'Strng'"):
+        registry.declare(topic)
+    with pytest.raises(InvalidTopic, match="'Strng', which is not defined in its module"):
+        registry.add_catalogue(catalogue("a", topic), "tests")
+    assert "a.b.c" not in registry
+
+
+def test_a_topic_of_an_abstract_class_is_refused() -> None:
+    """Nobody could make one of its events."""
+
+    class Abstract(Event, ABC):
+        @abstractmethod
+        def total(self) -> int: ...
+
+    with pytest.raises(InvalidTopic, match=r"the class .*Abstract is abstract; nobody can make one"):
+        Topic("a.b.c", event(Abstract))

@@ -141,6 +141,52 @@ def test_what_is_missing_is_asked_for(run: Run, module: Module, options: list[st
     assert message in result.output
 
 
+NUMBERED = """
+from bus_core import Event, Topic, event, open_bus
+
+@event
+class Counted(Event[int]):
+    pass
+
+@event
+class Coded(Event[str]):
+    pass
+
+COUNTED, CODED = Topic("shop.thing.counted", Counted), Topic("shop.thing.coded", Coded)
+bus = open_bus({"bus": {"adapter": "memory"}})
+
+@bus.subscribe(COUNTED, name="counts")
+async def count(event):
+    print("id", repr(event.aggregate_id))
+
+@bus.subscribe(CODED, name="codes")
+async def code(event):
+    print("id", repr(event.aggregate_id))
+"""
+
+
+@pytest.mark.parametrize(
+    ("topic", "given", "status", "message"),
+    [
+        ("shop.thing.counted", "7", 0, "id 7\n"),
+        ("shop.thing.coded", "7", 0, "id '7'\n"),
+        ("shop.thing.coded", "new", 0, "id 'new'\n"),
+        ("shop.thing.counted", "new", 2, "--aggregate-id must be an int as text, got 'new'"),
+        ("shop.thing.counted", "07", 2, "--aggregate-id must be an int as text, got '07'"),
+        ("shop.thing.coded", "", 2, "--aggregate-id must be a text that is not empty"),
+    ],
+)
+def test_ids_are_those_of_the_topics_class(
+    run: Run, module: Module, topic: str, given: str, status: int, message: str
+) -> None:
+    """A class with ints or texts as ids gets one; ``new`` makes ids where they are UUIDs."""
+    result = run("publish", "--topic", topic, "--aggregate-id", given, "--app", f"{module(NUMBERED)}:bus")
+    assert result.exit_code == status
+    assert message in result.output
+    asked = run("publish", "--topic", topic, "--app", f"{module(NUMBERED)}:bus")
+    assert "Give --aggregate-id ID" in asked.output
+
+
 def test_a_personal_value_is_never_shown(run: Run, module: Module) -> None:
     """A refused value of a personal field does not appear in the message."""
     result = run(
