@@ -368,6 +368,8 @@ FOUND = {
 }
 
 
+@pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize(
     "planted", [each for each in BUGS if each.plant.__name__ in FOUND], ids=lambda each: each.plant.__name__
 )

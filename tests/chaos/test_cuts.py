@@ -7,6 +7,8 @@ import pytest
 from chaos.cuts import SIDE_BY_SIDE, STEPS, run_cuts
 from redis_support.fixtures import StartServer
 
+pytestmark = [pytest.mark.long, pytest.mark.once]
+
 
 def test_a_kill_between_every_pair_of_steps(start_server: StartServer) -> None:
     """Wherever a consumer is killed, each event is handled, or is one dead letter, and nothing is left."""

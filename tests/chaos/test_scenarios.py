@@ -15,6 +15,8 @@ from chaos.runner import run
 from chaos.scenario import Load, Scenario, Size
 from chaos.scenarios import SCENARIOS
 
+pytestmark = [pytest.mark.long, pytest.mark.once]
+
 _SHORT = Load(consumers=Size(1, 1), rate=Size(200, 200))
 
 STEADY = Scenario(number=0, name="steady", story="nothing goes wrong", load=_SHORT)

@@ -9,6 +9,8 @@ import pytest
 
 from support.benchmarks import check_quick_run
 
+pytestmark = [pytest.mark.long, pytest.mark.once]
+
 FIGURES = {
     "engine_vs_bare_loop",
     "engine_vs_queue",

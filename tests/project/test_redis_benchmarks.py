@@ -9,6 +9,8 @@ import pytest
 
 from support.benchmarks import check_quick_run
 
+pytestmark = [pytest.mark.long, pytest.mark.once]
+
 FIGURES = {
     "publish_json_vs_tasks",
     "publish_json_vs_pipelines",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 TYPING = Path(__file__).resolve().parent / "typing_cases"
 MYPY_ERROR = re.compile(r"(?P<file>[\w.]+):(?P<line>\d+): error: (?P<message>.*)")
 

@@ -25,7 +25,7 @@ from redis_support.nursery import wait_until
 from redis_support.proxy import FaultProxy
 from redis_support.servers import Server, async_client_options, client_options, free_port
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(30)]
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 
 from redis_support.resp import Framer, command_name, is_push
 
+pytestmark = pytest.mark.once
+
 VALUES = [
     b"+OK\r\n",
     b"-ERR no\r\n",

@@ -19,7 +19,7 @@ from redis_support.nursery import Nursery, shared_nursery, wait_until
 from redis_support.sentinels import SentinelGroup
 from redis_support.servers import Replica, Server, free_port
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.once, pytest.mark.timeout(90)]
 
 
 def is_alive(pid: int) -> bool:

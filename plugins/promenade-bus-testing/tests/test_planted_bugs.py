@@ -9,7 +9,7 @@ import pytest
 from promenade_bus_testing.contract import contract_tests
 from support.planted_bugs import BUGS, Bug
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = [pytest.mark.long, pytest.mark.once, pytest.mark.timeout(100)]
 
 SUITES = sorted({each.suite for each in BUGS})
 
