@@ -3,7 +3,8 @@
 - ``redis_server``: a server that is shared by the tests of a process, with a key prefix of the test's own;
   once for every server that is found, or the one that ``REDIS_URL`` names.
 - ``binary``: once for every server that is found; for tests that start servers of their own.
-  ``TEST_SERVERS=newest`` leaves one server for both, and ``TEST_SERVERS=2/3`` the second of three parts.
+  ``TEST_SERVERS=newest`` leaves one server for both, and ``TEST_SERVERS=2/3`` the second of three parts:
+  the first is the newest one, and the others share the rest.
 - ``start_server``, ``start_proxy``: make such servers, and proxies, and end them after the test.
 - ``certificates``: for TLS.
 """
@@ -79,9 +80,12 @@ def _wanted_binaries(wanted: str) -> list[ServerBinary]:
     if (match := PART.fullmatch(wanted)) is None:
         raise pytest.UsageError(f"{SERVERS} is {wanted!r}; it can be 'all', 'newest' or a part such as '2/3'")
     part, parts = map(int, match.groups())
+    if parts == 1:
+        return found
+    others = [binary for binary in found if binary != newest_binary()]
     # The last part has the last one: older ones may be missing where that part is tried.
-    last_first = enumerate(reversed(found))
-    return [binary for index, binary in last_first if max(1, parts - index) == part] or [newest_binary()]
+    shared_out = [binary for index, binary in enumerate(reversed(others)) if max(2, parts - index) == part]
+    return shared_out or [newest_binary()]
 
 
 def _binary(name: str) -> ServerBinary:

@@ -61,7 +61,7 @@ def test_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 9])
 def test_parts_are_all_together(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
-    """Each server is in one of the parts, the last one in the last part, and no part is without any."""
+    """Each server is in one of the parts, the newest in the first one, and no part is without any."""
     named = []
     for part in range(1, parts + 1):
         monkeypatch.setenv("TEST_SERVERS", f"{part}/{parts}")
@@ -69,7 +69,10 @@ def test_parts_are_all_together(monkeypatch: pytest.MonkeyPatch, parts: int) -> 
     found = [binary.id for binary in find_binaries()]
     assert {name for names in named for name in names} == set(found)
     assert all(named)
-    assert found[-1] in named[-1]
+    assert binaries.newest_binary().id in named[0]
+    if 1 < parts <= len(found):  # once each; the last one in the last part
+        assert [len(names) for names in named] == [1, len(found) - parts + 1, *[1] * (parts - 2)]
+        assert named[-1][0] == [name for name in found if name not in named[0]][-1]
 
 
 def test_a_file_that_does_not_run_here_is_passed_over(tmp_path: Path) -> None:
