@@ -1,16 +1,18 @@
 # Every target sets up what it needs, on a machine that has only Python 3.11+ and make.
 #
-#   make test PYTHONS=3.12 ARGS="-k outcome"    one Python, some tests
+#   make test PYTHONS=3.12 ARGS="-k outcome"    this Python, some tests
 #   make demo PYTHON=/path/to/python3           this Python
 #   make demo ADAPTER=redis                      on a server, with several processes
 #   make chaos ONLY=3,5                         some scenarios
+#   make test-all AFTER=test                    without what `make test` has just run
 
 .POSIX:
-.PHONY: help demo test check bench bench-redis chaos flake lock clean
+.PHONY: help demo test test-all check bench bench-redis chaos flake lock clean
 
 PYTHON =
 PYTHONS =
 ARGS =
+AFTER =
 ADAPTER =
 ONLY =
 COUNT = 50
@@ -28,8 +30,11 @@ demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=
 		&& python=$$($(FIND)) && "$$python" tools/make_venv.py "$$environment" "requirements/$$requirements" \
 		&& "$$environment/bin/promenade-bus" demo $(ADAPTER:%=--adapter %) $(ARGS)
 
-test: ## the checks once, then the whole suite on each CPython that is found
-	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/run-tests $(ARGS)
+test: ## in a few minutes: ruff, mypy, and the suite on one CPython and one Redis server
+	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ AFTER= sh tools/run-tests $@ $(ARGS)
+
+test-all: ## everything: pyright too, the long tests, each CPython and each server that is found
+	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ AFTER='$(AFTER)' sh tools/run-tests $@ $(ARGS)
 
 check: ## ruff, mypy --strict, pyright and the architecture test
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
