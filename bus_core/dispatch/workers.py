@@ -199,18 +199,23 @@ class WorkerPool:
 
     def _start_keeper(self, loop: asyncio.AbstractEventLoop) -> None:
         self._keeper = loop.create_task(self._keep(loop), name="promenade-keeper", context=Context())
+        self._keeper.add_done_callback(self._keeper_ended)
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            await loop.create_future()
-        finally:
-            if not self.stopping:
-                if self._buffer.unsettled:
-                    logger.critical(
-                        "the event loop was closed, but the bus was not: %d events are lost; close the bus",
-                        self._buffer.unsettled,
-                    )
-                loop.call_later(_REVIVAL, self._revive, loop)
+    @staticmethod
+    async def _keep(loop: asyncio.AbstractEventLoop) -> None:
+        await loop.create_future()
+
+    def _keeper_ended(self, task: asyncio.Task[None]) -> None:
+        """Also when it was cancelled before its first step."""
+        if self.stopping:
+            return
+        if self._buffer.unsettled:
+            logger.critical(
+                "the event loop was closed, but the bus was not: %d events are lost; close the bus",
+                self._buffer.unsettled,
+            )
+        loop = task.get_loop()
+        loop.call_later(_REVIVAL, self._revive, loop)
 
     def _revive(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop goes on: a program cancelled every task, so as to shut down, but uses its bus still."""

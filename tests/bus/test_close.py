@@ -31,6 +31,7 @@ from bus_core import (
     Topic,
     hookimpl,
 )
+from bus_core.dispatch.workers import WorkerPool
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
 from support.handlers import outlast_cancellation
@@ -763,6 +764,30 @@ async def test_every_task_cancelled(virtual_clock: VirtualClock, busy: str) -> N
         assert sorted(numbers) == ([1, 2, 3] if busy == "handling" else [3])
         report = await bus.close()
         assert report.completed
+
+
+async def test_tasks_cancelled_before_their_first_step(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bus goes on however often its tasks are cancelled, also those that have only been made."""
+    start, left = WorkerPool._start_keeper, [1, 2]
+
+    def start_and_cancel(pool: WorkerPool, loop: asyncio.AbstractEventLoop) -> None:
+        start(pool, loop)
+        if left:
+            left.pop()
+            assert pool._keeper is not None
+            pool._keeper.cancel()
+
+    monkeypatch.setattr(WorkerPool, "_start_keeper", start_and_cancel)
+    async with running_bus(virtual_clock, worker_pool_size=1) as bus:
+        numbers: list[int] = []
+        bus.subscribe(HAPPENED, lambda event: numbers.append(event.number))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await until(lambda: not left)
+        await bus.publish(HAPPENED, happened(1))
+        await until(lambda: numbers == [1])
 
 
 async def test_no_tasks_and_threads_are_left(virtual_clock: VirtualClock) -> None:

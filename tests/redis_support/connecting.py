@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bus_core.config.settings import read_settings
+from bus_core.config import read_settings
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.connections import Connections, make_connections
 from promenade_bus_redis.server.target import resolve_target

@@ -90,8 +90,10 @@ class Server:
         users: Sequence[str] = (),
         port: int | None = None,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.binary = binary or newest_binary()
+        self._environment = environment
         self.host = HOST
         self.port = port or free_port()
         self.password = password
@@ -161,6 +163,7 @@ class Server:
             [self.binary.path, self.configuration_file, *self._arguments],
             directory=self.directory,
             log=self.log,
+            environment=self._environment,
         )
 
     _keeps_configuration = False

@@ -21,6 +21,7 @@ from bus_core import (
     open_bus,
 )
 from bus_core.abc import BuildContext, Consumer
+from bus_core.runtime import lease_clock
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.losses import Uncounted
@@ -152,6 +153,27 @@ async def until(condition: Callable[[], object], what: str, timeout: float = 10.
         raise AssertionError(f"waited {timeout:g} s in vain until {what}") from None
 
 
+def lose_touch(adapter: StreamsAdapter) -> None:
+    """The heartbeats of an adapter go astray from now on: others take it for dead, and it does not know."""
+    leases = adapter._running.leases
+    leases._keys = Keys(f"{leases._keys.prefix}:nowhere")
+
+
+async def stand_still(adapter: StreamsAdapter) -> None:
+    """As if the process had not run for a minute: the next heartbeat comes too late."""
+    services = adapter._running
+    leases = services.leases
+    leases._keys = services.keys
+    spell = leases.spell
+
+    def is_noticed() -> bool:
+        if leases.spell == spell:  # a heartbeat that was under way may have said that all is well
+            leases._renewed_at = lease_clock() - 60
+        return leases.spell > spell
+
+    await until(is_noticed, "a heartbeat notices that it is late")
+
+
 async def die(adapter: StreamsAdapter) -> None:
     """Ends an adapter as a kill of its process does: nothing is released, renewed, or said."""
     services = adapter._services
@@ -163,7 +185,7 @@ async def die(adapter: StreamsAdapter) -> None:
         await adapter._retention.stop()
     services.ledger.uncounted = Uncounted()
     await adapter.upkeep.close()
-    services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it does not say good-bye
+    services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it says no good-bye
     await services.leases.close()
     await services.wakeups.close()
     for link in [*services.own_links]:

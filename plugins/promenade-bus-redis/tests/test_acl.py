@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from bus_core import (
     AdapterError,
     BaseEvent,
     Bus,
+    DeadLetter,
     DeadLetterFilter,
     Delivery,
     HealthStatus,
@@ -131,10 +133,17 @@ async def order(place: Place) -> None:
 
 
 async def broadcast(place: Place) -> None:
-    """Broadcast subscriptions."""
+    """Broadcast subscriptions, and dead letters that are redriven to one."""
     adapter = await adapter_of(place)
     consumer = await adapter.open_consumer(spec(mode="broadcast"))
-    await place.publish(1)
+    await place.publish(1, 2)
+    first, second = await receive(consumer, 2)
+    letter = DeadLetter(
+        "x", TOPIC, "listener", None, "k", "no", (), second.message.body, {}, dead_at=datetime.now(UTC)
+    )
+    await consumer.settle([*acks([first]), Outcome("dead_letter", second.receipt, letter=letter)])
+    (stored,) = await adapter.dead_letters.list(DeadLetterFilter(), 10)
+    await adapter.dead_letters.redrive([stored.id])
     await consumer.settle(acks(await receive(consumer, 1)))
     await adapter.backlog(spec(mode="broadcast"))
     await consumer.close()

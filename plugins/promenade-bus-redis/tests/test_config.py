@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bus_core import ConfigError, Factory, check_config, hookimpl, load_config, open_bus
+from bus_core.config import read_settings, render_settings
 from bus_core.config.bus_config import describe_config
-from bus_core.config.settings import read_settings, render_settings
 from promenade_bus_redis.addresses import Address, RedisUrl, parse_address, parse_url
 from promenade_bus_redis.config import RedisOptions, RetentionOptions, SentinelOptions, TlsOptions
 from promenade_bus_redis.server.target import SECTION, Target, check_options, resolve_target

@@ -362,18 +362,23 @@ async def test_surplus_is_given_back(redis_server: SharedServer) -> None:
 
 
 async def test_a_consumer_that_leaves_is_removed(redis_server: SharedServer) -> None:
-    """A consumer that holds nothing leaves nothing behind in its group; one that does stays."""
+    """A consumer leaves nothing behind in its group, but what it holds: that goes to others after a lease."""
     async with place_on(redis_server) as place:
-        adapter = await place.adapter()
-        consumer = await adapter.open_consumer(spec())
-        await place.publish(1)
-        batch = await receive(consumer, 1)
-        await consumer.close()
-        assert len(place.ask("XINFO", "CONSUMERS", place.keys.stream(TOPIC), GROUP)) == 1
-        assert await consumer.settle(acks(batch)) == [None]
+        adapter = await place.adapter(lease="600ms")
         consumer = await adapter.open_consumer(spec())
         await consumer.close()
         assert place.ask("XINFO", "CONSUMERS", place.keys.stream(TOPIC), GROUP) == []
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(1)
+        (late,) = await receive(consumer, 1)
+        await consumer.close()
+        following = await adapter.open_consumer(spec())
+        (received,) = await receive(following, 1)
+        assert (received.message.id, received.attempt) == (late.message.id, 2)
+        assert isinstance((await consumer.settle(acks([late])))[0], LeaseLost)
+        assert await following.settle(acks([received])) == [None]
+        assert await adapter.backlog(spec()) == 0
+        await following.close()
 
 
 async def test_settling_twice_is_told(redis_server: SharedServer) -> None:

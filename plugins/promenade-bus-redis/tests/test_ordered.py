@@ -4,8 +4,20 @@ import asyncio
 import math
 
 from bus_core import LeaseLost, Outcome
+from promenade_bus_redis.streams.names import instance_of
 from redis_support.fixtures import SharedServer
-from redis_support.streams import TOPIC, acks, die, numbers, place_on, receive, spec, until
+from redis_support.streams import (
+    TOPIC,
+    acks,
+    die,
+    lose_touch,
+    numbers,
+    place_on,
+    receive,
+    spec,
+    stand_still,
+    until,
+)
 
 QUICK = {"lease": "600ms", "block": "200ms"}
 
@@ -68,16 +80,15 @@ async def test_a_zombie_reads_nothing(redis_server: SharedServer) -> None:
         zombie = await first.open_consumer(spec(ordered=True))
         await place.publish(1)
         batch = await receive(zombie, 1)
-        (lock,) = first._services.leases.locks  # type: ignore[union-attr]
-        first._services.leases.locks.clear()  # type: ignore[union-attr]
+        lose_touch(first)
         owner = await second.open_consumer(spec(ordered=True))
         (taken,) = await receive(owner, 1)
         assert taken.attempt == 2
-        lock.until = math.inf
         await place.publish(2)
         zombie._unread = dict.fromkeys(zombie.feeds.values())  # type: ignore[attr-defined]
         assert await zombie.receive(10) == []
         assert numbers(await receive(owner, 1)) == [2]
+        await stand_still(first)
         (late,) = await zombie.settle(acks(batch))
         assert isinstance(late, LeaseLost)
         await zombie.close()
@@ -151,7 +162,7 @@ async def test_order_that_is_new(redis_server: SharedServer) -> None:
         await place.publish(*range(4))
         held = await receive(living, 4)
         assert await ordered.receive(10) == []
-        assert {owner for _, owner in place.pending()} == {old._running.name}
+        assert {instance_of(owner) for _, owner in place.pending()} == {old._running.name}
         await living.settle(acks(held[:1]))
         await place.publish(4)
         await receive(dying, 1)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from bus_core import AdapterError, Attempt, Consumer, LeaseLost, Outcome, Received
-from bus_core.runtime.clock import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import DONE
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.leases import Leases
+from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.names import instance_of
 from promenade_bus_redis.streams.wire import message_fields
 from redis_support.faults import CutAtReply, LoseReplies
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
@@ -20,11 +20,13 @@ from redis_support.streams import (
     TOPIC,
     acks,
     die,
+    lose_touch,
     message,
     numbers,
     place_on,
     receive,
     spec,
+    stand_still,
     until,
 )
 
@@ -156,8 +158,12 @@ async def test_a_reply_that_is_read_too_late(redis_server: SharedServer) -> None
         deadline = time.monotonic() + 5
         while not place.pending() and time.monotonic() < deadline:
             pass  # the loop is blocked: it cannot read the reply
-        time.sleep(0.3)  # noqa: ASYNC251 - a handler that blocks the loop for a lease
         place.ask("XCLAIM", stream, GROUP, "rival", 0, claimed)
+        leases = adapter._services.leases  # type: ignore[union-attr]
+        leases._renewed_at -= 60  # the process stood still
+        beats = leases.beats
+        while leases.beats == beats and time.monotonic() < deadline:
+            pass
         assert await publisher.publish([message(2)]) == [None]
         assert numbers(await receiving) == [2]
         assert {owner for entry, owner in place.pending() if entry == claimed} == {"rival"}
@@ -171,15 +177,12 @@ async def test_a_former_owner_does_not_steal_back(redis_server: SharedServer) ->
         await place.publish(1, 2, 3)
         zombie = await first.open_consumer(spec())
         batch = await receive(zombie, 3)
-        leases = first._services.leases  # type: ignore[union-attr]
-        leases.forget(zombie.feeds[TOPIC])  # type: ignore[attr-defined]
+        lose_touch(first)
         owner = await second.open_consumer(spec())
         taken = await receive(owner, 3)
         assert [received.attempt for received in taken] == [2, 2, 2]
-        leases.watch(zombie.feeds[TOPIC])  # type: ignore[attr-defined]
-        beats = leases.beats
-        await until(lambda: leases.beats > beats + 1, "the former owner tries to renew")
-        assert {name for _, name in place.pending()} == {second._services.name}  # type: ignore[union-attr]
+        await stand_still(first)
+        assert {name for _, name in place.pending()} == {leasing(owner).name}
         outcomes = [
             *acks(batch[:1]),
             Outcome("retry", batch[1].receipt, 5.0),
@@ -198,18 +201,6 @@ def leasing(consumer: Consumer) -> GroupConsumer:
     return consumer
 
 
-async def stand_still(leases: Leases) -> None:
-    """As if the process had not run for a minute: the next beat comes too late."""
-    gaps = leases.gaps
-
-    def is_noticed() -> bool:
-        if leases.gaps == gaps:  # a beat that was under way may have said that all is well
-            leases._renewed_at = lease_clock() - 60
-        return leases.gaps > gaps
-
-    await until(is_noticed, "a beat notices that it is late")
-
-
 async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
     """After beats that came too late a consumer is in doubt, until it has asked what it owns still."""
     async with place_on(redis_server) as place:
@@ -217,14 +208,14 @@ async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
         await place.publish(1, 2, 3, 4)
         consumer = leasing(await first.open_consumer(spec()))
         batch = await receive(consumer, 4)
-        leases = first._services.leases  # type: ignore[union-attr]
-        leases.forget(consumer.feeds[TOPIC])
+        lose_touch(first)
         owner = await second.open_consumer(spec())
         taken = await receive(owner, 2)
         assert await owner.settle(acks(taken[:1])) == [None]
-        assert not consumer.in_doubt  # it beats in time
+        assert not consumer.in_doubt  # it beats in time, for all that it knows
 
-        await stand_still(leases)
+        await stand_still(first)
+        leases = first._running.leases
         beats = leases.beats
         await until(lambda: leases.beats > beats + 1, "it beats in time again")
         assert consumer.in_doubt
@@ -250,15 +241,13 @@ async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> Non
         place.ask("XADD", place.keys.inbox(TOPIC, GROUP), "*", *message_fields(message(2)))
         await receive(consumer, 1)
         assert len(consumer._holdings.ready) == 1  # the server counts for each of the two streams
-        leases = first._services.leases  # type: ignore[union-attr]
-        for feed in consumer.feeds.values():
-            leases.forget(feed)
+        lose_touch(first)
         owner = await second.open_consumer(spec())
         taken: list[Received] = []
         while len(taken) < 2:
             taken += await receive(owner, 2)
         for received in consumer._holdings.ready:
-            received.receipt.until = 0.0
+            received.receipt.spell = NO_SPELL
         consumer.stop()
         assert await consumer.receive(10) == []
         assert await owner.settle(acks(taken)) == [None, None]
@@ -274,12 +263,12 @@ async def test_a_group_that_is_gone_owns_nothing(redis_server: SharedServer) -> 
         consumer = leasing(await adapter.open_consumer(spec()))
         batch = await receive(consumer, 2)
         leases = adapter._services.leases  # type: ignore[union-attr]
-        await stand_still(leases)
+        await stand_still(adapter)
         place.ask("DEL", place.keys.stream(TOPIC))
         assert await consumer.confirm([received.receipt for received in batch]) == [False, False]
-        gaps, beats = leases.gaps, leases.beats
+        spell, beats = leases.spell, leases.beats
         await until(lambda: leases.beats > beats + 2, "beats go on")
-        assert leases.gaps == gaps  # they renew all that there is
+        assert leases.spell == spell
         assert not consumer.in_doubt
         await consumer.close()
 
@@ -291,7 +280,7 @@ async def test_confirming_fails(redis_server: SharedServer) -> None:
         await place.publish(1)
         consumer = leasing(await adapter.open_consumer(spec()))
         (received,) = await receive(consumer, 1)
-        await stand_still(adapter._services.leases)  # type: ignore[union-attr]
+        await stand_still(adapter)
         stream = place.keys.stream(TOPIC)
         place.ask("RENAME", stream, f"{stream}-elsewhere")
         place.ask("SET", stream, "of another type")
@@ -319,7 +308,7 @@ async def test_consumers_of_the_dead_are_removed(redis_server: SharedServer) -> 
 
         def names() -> list[str]:
             infos = place.ask("XINFO", "CONSUMERS", place.keys.stream(TOPIC), GROUP)
-            return [info[info.index("name") + 1] for info in infos]
+            return [instance_of(info[info.index("name") + 1]) for info in infos]
 
         assert dead in names()
         await consumer.settle(acks(batch))

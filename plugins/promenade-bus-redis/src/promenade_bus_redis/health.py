@@ -11,7 +11,7 @@ import attrs
 
 from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
 from bus_core.config import format_duration
-from bus_core.runtime import printable
+from bus_core.runtime import lease_clock, printable
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
@@ -37,6 +37,9 @@ _MOST_TOPICS: Final = 200
 """Topics that one check looks at; the next check looks at the next ones."""
 
 _MOST_NAMES: Final = 5
+
+_STEP_NAMED: Final = 600.0
+"""Seconds for which a step of the server's clock is told."""
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +125,7 @@ class RedisProbe(HealthProbe):
     def _problems(
         self, adapter: StreamsAdapter, services: Services, state: EngineState, found: _Findings
     ) -> Iterator[Problem]:
-        yield from self._server(adapter, found)
+        yield from self._server(adapter, services, found)
         yield from self._losses(services, found)
         yield from self._reading(state, found)
         yield from self._progress(found)
@@ -141,11 +144,19 @@ class RedisProbe(HealthProbe):
                 "start its service, or: promenade-bus groups forget GROUP",
             )
 
-    def _server(self, adapter: StreamsAdapter, found: _Findings) -> Iterator[Problem]:
+    def _server(self, adapter: StreamsAdapter, services: Services, found: _Findings) -> Iterator[Problem]:
         for place, info in found.servers.items():
             name = "the server" if len(found.servers) == 1 else f"the server {place}"
             yield from self._one_server(name, info, adapter.options.wanted_replicas)
         yield from slow_answer(found.round_trip, self._options.slow)
+        step = services.leases.clock.last_step
+        if step is not None and (ago := lease_clock() - step.at) < _STEP_NAMED:
+            yield (
+                DEGRADED,
+                f"the clock of the server {step} {format_duration(float(round(ago)))} ago: retries of "
+                "instances that are gone, and the removal of old events, may come late; see to its time "
+                "service",
+            )
 
     def _one_server(self, name: str, info: Mapping[str, str], wanted_replicas: int) -> Iterator[Problem]:
         if is_replica(info):

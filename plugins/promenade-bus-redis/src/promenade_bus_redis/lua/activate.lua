@@ -1,12 +1,13 @@
 -- Makes an instance the active one, unless another one is.
--- KEYS: the lock. ARGV: lease in milliseconds, a token that is known to be taken already, or 0.
--- Answers: the token, which is greater than every one before, or "".
-if redis.call('GET', KEYS[1]) then return '' end
-local time = redis.call('TIME')
-local token = tonumber(time[1]) * 1000000 + tonumber(time[2])
-if token <= tonumber(ARGV[2]) then token = tonumber(ARGV[2]) + 1 end
-token = string.format('%.0f', token)
--- Of a server whose memory is full only those take a write that have just removed something.
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
-return token
+-- KEYS: the lock. ARGV: who wants it, who has it and is dead ("" for nobody), a token that is known to be taken,
+-- or 0.
+-- Answers: the token, which is greater than every one before, or the same when it was the active one already;
+-- and whoever is the active one instead.
+local holder, token = redis.call('HGET', KEYS[1], 'holder'), tonumber(redis.call('HGET', KEYS[1], 'token')) or 0
+local taken = tonumber(ARGV[3])
+if holder and holder ~= ARGV[1] and holder ~= ARGV[2] then return {'', holder} end
+if holder ~= ARGV[1] or token <= taken then
+  token = math.max(token, taken) + 1
+  redis.call('HSET', KEYS[1], 'token', string.format('%.0f', token), 'holder', ARGV[1])
+end
+return {string.format('%.0f', token), ''}

@@ -1,21 +1,24 @@
--- Takes over entries whose owner has not renewed its lease, and counts its death as an attempt.
--- KEYS: the stream, notes, the fence, what groups have settled, the counts of losses. ARGV: group, consumer, lease in milliseconds, id to begin with, how many
--- pending entries to look at, how many to take, how many the consumer has taken already and not settled,
--- prefix of notes ("" for the stream of the topic itself), token of the active instance (ordered groups; else
--- empty), whose consumers are taken over at once, the topic.
+-- Takes over entries whose owner is dead, and counts its death as an attempt.
+-- KEYS: the stream, notes, the fence, what groups have settled, the counts of losses, and heartbeats where they are
+-- on the same server. ARGV: group, consumer, id to begin with, how many pending entries to look at, how many to
+-- take, how many the consumer has taken already and not settled, prefix of notes ("" for the stream of the topic
+-- itself), token of the active instance (ordered groups; else empty), the topic, and then owners that are dead,
+-- each with the heartbeat that its instance stopped at ("" for none).
 -- An entry that outlived two owners or more is taken alone, so that it cannot ruin others a second time.
 -- What belongs to "~" was released: nobody died.
 -- Answers: where to go on ("" at the end), {id, fields, state} of each one that was taken, ids of those that
 -- are gone from the stream, and whether some were left for later. Or "fenced" and the token
 -- of another instance that was active since.
 local stream, notes = KEYS[1], KEYS[2]
-local group, consumer, lease, start, window = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local room, taken, prefix, token, inherited = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
-local topic = ARGV[11]
-if token ~= '' then
-  local highest = redis.call('GET', KEYS[3])
-  if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
-  if highest ~= token then redis.call('SET', KEYS[3], token) end
+local group, consumer, start, window = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local room, taken, prefix, token, topic = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local refused = token ~= '' and fenced(KEYS[3], token)
+if refused then return refused end
+local dead = {}
+for index = 10, #ARGV, 2 do
+  local owner = ARGV[index]
+  local instance = string.match(owner, '^(.*)#[^#]*$') or owner
+  if not KEYS[6] or (redis.call('ZSCORE', KEYS[6], instance) or '') == ARGV[index + 1] then dead[owner] = true end
 end
 local time = redis.call('TIME')
 local now = string.format('%d%06d', tonumber(time[1]), tonumber(time[2]))
@@ -24,10 +27,8 @@ local picked, gone, left = {}, {}, 0
 local cursor = ''
 if #pending == window then cursor = '(' .. pending[#pending][1] end
 for _, entry in ipairs(pending) do
-  local id, owner, idle = entry[1], entry[2], tonumber(entry[3])
-  local is_free = idle >= lease or owner == '~'
-  if inherited ~= '' and string.sub(owner, 1, #inherited) == inherited then is_free = true end
-  if owner ~= consumer and is_free then
+  local id, owner = entry[1], entry[2]
+  if owner ~= consumer and (owner == '~' or dead[owner]) then
     local state = redis.call('HGET', notes, prefix .. id)
     local attempt, deaths, history = 1, 0, ''
     local known = false
@@ -63,7 +64,7 @@ for _, entry in ipairs(pending) do
             end
           end
           history = history .. '\n[' .. attempt .. ', ' .. now .. ', "ConsumerDied: '
-            .. string.gsub(owner, '[^%w._:-]', '?') .. ' stopped renewing its lease", ""]'
+            .. string.gsub(owner, '[^%w._:#-]', '?') .. ' sent no more heartbeats", ""]'
           attempt, deaths = attempt + 1, deaths + 1
           state = attempt .. ' ' .. deaths .. history
           redis.call('HSET', notes, prefix .. id, state)

@@ -3,7 +3,8 @@
 -- KEYS: the stream, notes, the other place, what groups have settled. ARGV: group, consumer, "1" to delete them
 -- from the stream as well, which is one that nobody else reads, prefix of notes, "stream" or "parked", and then for each entry: id, delay in milliseconds, number
 -- of fields and values, fields and values.
--- Answers for each id: 1 done, 0 nobody owns it, -1 somebody else does, or the error of the write.
+-- Answers for each id: 1 done, or the score of what is parked; 0 nobody owns it, -1 somebody else does, or the
+-- error of the write.
 local stream, notes, target = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, delete, prefix, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local time = redis.call('TIME')
@@ -18,7 +19,7 @@ end
 local function write(fields, id, delay)
   if kind == 'parked' then
     -- The id makes it unique.
-    local member = cmsgpack.pack({id, prefix, fields})
+    local member = cmsgpack.pack({id, prefix, fields, delay})
     return redis.pcall('ZADD', target, string.format('%.0f', now + delay), member)
   end
   return redis.pcall('XADD', target, '*', unpack(fields))
@@ -53,7 +54,7 @@ while index <= #ARGV do
         settle(KEYS[4], group, 1)
       end
       redis.call('HDEL', notes, prefix .. id)
-      results[#results + 1] = 1
+      results[#results + 1] = kind == 'parked' and string.format('%.0f', now + delay) or 1
     end
   end
 end

@@ -5,11 +5,8 @@
 -- Answers: what XREADGROUP does, and for each stream its last id, or "" where there may be more. Or "fenced"
 -- and the token of another instance that was active since.
 local streams, room = #KEYS - 1, tonumber(ARGV[3])
-if ARGV[4] ~= '' then
-  local highest = redis.call('GET', KEYS[#KEYS])
-  if highest and tonumber(highest) > tonumber(ARGV[4]) then return 'fenced ' .. highest end
-  if highest ~= ARGV[4] then redis.call('SET', KEYS[#KEYS], ARGV[4]) end
-end
+local refused = ARGV[4] ~= '' and fenced(KEYS[#KEYS], ARGV[4])
+if refused then return refused end
 local found, last = {}, {}
 local failure
 for index = 1, streams do

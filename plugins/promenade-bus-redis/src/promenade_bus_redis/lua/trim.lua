@@ -1,19 +1,20 @@
 -- Removes what every group of a topic has settled and what is old enough, some at once; and counts what was
 -- removed before a group had read it, by whomever.
 -- KEYS: the stream, the count of what the bus has trimmed, the fence, what groups have settled, and the counts of
--- losses. ARGV: token of the instance whose turn it is, how long settled entries stay, how long those of a topic
--- without groups do (both as bound_of reads it), the hard cap or 0, how many entries to remove at once, how many
--- to drop at once, the topic, groups that must be there.
+-- losses. ARGV: token of the instance whose turn it is, the ids from which on settled entries are too young, and
+-- those of a topic without groups (both as bound_of reads it), the hard cap or 0, how many entries to remove at
+-- once, how many to drop at once, the topic, groups that must be there.
 -- Answers: how many were removed, how many of them because of the cap, whether there is more to do, the last
 -- id, how many entries somebody else has removed so far (-1 where the server does not know), a group and a number
--- for each group that lost unread entries, and groups that are there and not among those that must be. Or
--- "fenced" and the token of another instance.
+-- for each group that lost unread entries, groups that are there and not among those that must be, and the
+-- server's time in milliseconds. Or "fenced" and the token of another instance.
+local time = redis.call('TIME')
+local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 local stream, counter, fence, settled, losses = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, cap, at_once, topic = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[6]), ARGV[7]
-local highest = redis.call('GET', fence)
-if highest and tonumber(highest) > tonumber(token) then return 'fenced ' .. highest end
-if highest ~= token then redis.call('SET', fence, token) end
-if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, '0-0', -1, {}, {}} end
+local refused = fenced(fence, token)
+if refused then return refused end
+if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, '0-0', -1, {}, {}, now} end
 
 local info = facts_of(redis.call('XINFO', 'STREAM', stream))
 local length, last, added = tonumber(info['length']), info['last-generated-id'], info['entries-added']
@@ -44,11 +45,9 @@ end
 
 local removed, dropped, more = 0, 0, 0
 if first then
-  local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local spans = ARGV[2]
   if #groups == 0 then spans = ARGV[3] end
-  local bound = bound_of(spans, first, now)
+  local bound = bound_of(spans, first)
   for _, group in ipairs(groups) do
     local settled = group['last-delivered-id']
     local moment, number = string.match(settled, '^(%d+)-(%d+)$')
@@ -108,4 +107,4 @@ if removed + dropped > 0 then
 end
 local foreign = -1
 if added then foreign = added - length - trimmed end
-return {removed + dropped, dropped, more, last, foreign, lost, strangers}
+return {removed + dropped, dropped, more, last, foreign, lost, strangers, now}

@@ -24,9 +24,9 @@ from bus_core.runtime import Trouble, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
-from promenade_bus_redis.pubsub.lasting import Lasting
 from promenade_bus_redis.server.checks import is_replica, parse_info
 from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.places import Places

@@ -92,21 +92,22 @@ class WaitingLink:
             self._interrupting = asyncio.get_running_loop().create_task(
                 self._interrupt(), name="promenade-redis-interrupt"
             )
+            self._interrupting.add_done_callback(self._interrupted)
 
     async def _interrupt(self) -> None:
         """The server may not have got the read yet: until it has, or the read is over, it is told again."""
-        try:
-            while self._is_waiting and self._may_interrupt and self._client_id is not None:
-                try:
-                    if await self._pipe.call("CLIENT", "UNBLOCK", self._client_id, key=self._key):
-                        return
-                except RedisFailure as failure:
-                    if failure.kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
-                        self._may_interrupt = False
+        while self._is_waiting and self._may_interrupt and self._client_id is not None:
+            try:
+                if await self._pipe.call("CLIENT", "UNBLOCK", self._client_id, key=self._key):
                     return
-                await asyncio.sleep(_PAUSE)
-        finally:
-            self._interrupting = None
+            except RedisFailure as failure:
+                if failure.kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
+                    self._may_interrupt = False
+                return
+            await asyncio.sleep(_PAUSE)
+
+    def _interrupted(self, _task: asyncio.Task[None]) -> None:
+        self._interrupting = None
 
     async def close(self) -> None:
         """Closes the connection."""

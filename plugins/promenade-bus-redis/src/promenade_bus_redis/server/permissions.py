@@ -86,7 +86,7 @@ _STREAMS: Final = (
     _of("zcard", "{key}"),
     _of("zscore", "{key}", "a"),
     _of("zrangebyscore", "{key}", 0, 0),
-    _of("zremrangebyscore", "{key}", 0, 0),
+    _of("zrevrange", "{key}", 0, 0),
     _of("hset", "{key}", "a", ""),  # makes the key, which the next ones remove
     _of("hincrby", "{key}", "a", 1),
     _of("hdel", "{key}", "a"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from hiredis import pack_command
@@ -165,6 +165,7 @@ class _Lane:
         self._waiting.append(_Part(commands, packed, done))
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(), name="promenade-redis-pipe")
+            self._sending.add_done_callback(self._ended)
         # Whoever is cancelled leaves his commands to their fate; the others get their replies.
         return await done
 
@@ -188,10 +189,25 @@ class _Lane:
             for part in waiting:
                 if not part.done.done():
                     part.done.set_exception(error)
+        except asyncio.CancelledError:  # a program has cancelled every task there is
+            self._give_up(batch, uncertain=True)
+            raise
         finally:
             self._sending = None
-            for part in (*batch, *self._waiting):  # the loop is being closed
-                part.done.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Also when it was cancelled before its first step."""
+        if self._sending is task:
+            self._sending = None
+        if task.cancelled() and self._sending is None:
+            waiting, self._waiting = self._waiting, deque()
+            self._give_up(waiting, uncertain=False)
+
+    def _give_up(self, waiting: Iterable[_Part], *, uncertain: bool) -> None:
+        for part in waiting:
+            if not part.done.done():
+                failure = RedisFailure(Kind.LOST, str(self._address), uncertain=uncertain)
+                part.done.set_result([failure for _ in part.commands])
 
     def _next_batch(self) -> list[_Part]:
         batch: list[_Part] = []

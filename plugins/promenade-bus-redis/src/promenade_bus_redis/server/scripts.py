@@ -30,8 +30,7 @@ __all__ = [
     "EXPIRE",
     "FORGET",
     "GAP",
-    "HINT",
-    "HINTS",
+    "GOODBYE",
     "LEAVE",
     "LETTERS",
     "MAKE",
@@ -40,11 +39,11 @@ __all__ = [
     "NOTE",
     "NOTICE",
     "OPEN",
+    "OWNED",
     "RAISE",
     "READ",
     "REDRIVE",
-    "RENEW",
-    "STAY",
+    "RELEASE",
     "SURVEY",
     "TAIL",
     "TRIM",
@@ -90,38 +89,37 @@ NOBODY: Final = "~"
 """Whom entries belong to that were let go of where they are."""
 
 ACK: Final = _load("ack", "ids", "account")
-ACTIVATE: Final = _load("activate")
+ACTIVATE: Final = _load("activate", "full")
 AHEAD: Final = _load("ahead", "ids", "counting")
 ALIVE: Final = _load("alive", "full")
 BACKLOG: Final = _load("backlog", "ids", "counting")
 BEGIN: Final = _load("begin", "full")
 BURY: Final = _load("bury", "full", "ids", "account")
-CLAIM: Final = _load("claim", "full", "ids", "account")
+CLAIM: Final = _load("claim", "full", "ids", "account", "fence")
 COUNT: Final = _load("count", "full")
 DECLARE: Final = _load("declare", "full")
 DONE: Final = _load("done", "ids", "account")
 DUE: Final = _load("due", "full")
 ENTER: Final = _load("enter", "full")
-EXPIRE: Final = _load("expire", "keep")
+EXPIRE: Final = _load("expire", "ids", "keep")
 FORGET: Final = _load("forget", "full", "ids")
 GAP: Final = _load("gap", "full", "ids", "account")
-HINT: Final = _load("hint", "full")
-HINTS: Final = _load("hints", "full")
-LEAVE: Final = _load("leave", "full")
+GOODBYE: Final = _load("goodbye", "full")
+LEAVE: Final = _load("leave", "full", "ids", "account")
 LETTERS: Final = _load("letters")
 MAKE: Final = _load("make", "full")
 MOVE: Final = _load("move", "ids", "account")
-NOTE: Final = _load("note", "full")
+NOTE: Final = _load("note", "full", "ids", "account")
 NOTICE: Final = _load("notice", "full")
 OPEN: Final = _load("open", "full", "ids")
+OWNED: Final = _load("owned")
 RAISE: Final = _load("raise", "full")
-READ: Final = _load("read", "full", "ids")
+READ: Final = _load("read", "full", "ids", "fence")
 REDRIVE: Final = _load("redrive", "full")
-RENEW: Final = _load("renew")
-STAY: Final = _load("stay")
+RELEASE: Final = _load("release")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
-TRIM: Final = _load("trim", "full", "ids", "account", "keep")
+TRIM: Final = _load("trim", "full", "ids", "account", "keep", "fence")
 UPTO: Final = _load("upto", "ids")
 WHOSE: Final = _load("whose")
 WITHDRAW: Final = _load("withdraw", "full")

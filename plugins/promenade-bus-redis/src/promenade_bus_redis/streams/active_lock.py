@@ -1,22 +1,21 @@
-"""Whose turn it is, where only one instance may read: locks with a lease, and tokens that only grow.
+"""Whose turn it is, where only one instance may act: locks that the dead lose, and tokens that only grow.
 
-A lock can be lost without its owner knowing, for as long as a process is stopped. Therefore each read of an
-ordered group shows its token, and a server that has seen a greater one refuses it.
+An instance has a lock until it gives it back, or another one sees that it is dead. It may be taken for dead
+without knowing, for as long as its process is stopped. Therefore each read of an ordered group shows its
+token, and a server that has seen a greater one refuses it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bus_core import AdapterError
-from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.scripts import ACTIVATE, STAY
-from promenade_bus_redis.streams.leases import Lock
-
-if TYPE_CHECKING:
-    from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.server.scripts import ACTIVATE, RELEASE
+from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.names import instance_of, raw, text
+from promenade_bus_redis.streams.services import Lock, Services
 
 __all__ = ["Turn", "fenced_by"]
 
@@ -24,21 +23,22 @@ _FENCED: Final = re.compile(rb"fenced (\d+)")
 
 
 class Turn:
-    """May be taken by one instance at a time, for each key of the server that stands for it.
+    """May be taken by one ``holder`` at a time, for each key of the server that stands for it.
 
-    ``is_ordered``: what is read has to show ``token``, that of the first key.
+    ``key`` is None where nobody waits for a turn, but for that of the configured name of the instance.
     """
 
-    def __init__(self, services: Services, key: str | None) -> None:
+    def __init__(self, services: Services, key: str | None, holder: str) -> None:
         self.is_ordered = key is not None
-        self.number = 0  # grows whenever it becomes this instance's turn
+        self.number = 0  # grows whenever it becomes this holder's turn
         self._services = services
-        self._own = None if key is None else Lock(key)
+        self._own = None if key is None else Lock(key, holder)
 
     @property
     def token(self) -> str:
-        """What shows that it is this instance's turn; empty where it does not matter, or is another's."""
-        return "" if self._own is None else self._own.token
+        """What shows that it is this holder's turn; empty where it does not matter, or is another's."""
+        own = self._own
+        return "" if own is None or not own.token else f"{own.token} {own.holder}"
 
     @property
     def _locks(self) -> list[Lock]:
@@ -46,64 +46,62 @@ class Turn:
 
     @property
     def is_taken(self) -> bool:
-        """Whether it was this instance's turn when somebody last looked, and still is by the clock."""
-        now = lease_clock()
-        return all(lock.token and lock.until > now for lock in self._locks)
+        """Whether it was this holder's turn when somebody last looked, and nobody can have taken it since."""
+        return all(map(self._is_sure, self._locks))
+
+    def _is_sure(self, lock: Lock) -> bool:
+        return lock.token > lock.greatest_seen and self._services.leases.is_sure(lock.spell)
 
     async def take(self) -> bool:
-        """Tries to make it this instance's turn.
+        """Tries to make it this holder's turn.
 
         Raises ``RedisFailure``, and ``AdapterError`` when another instance has the configured name.
         """
-        leases = self._services.leases
         for lock in self._locks:
-            since = lease_clock()
-            if lock.token and lock.until > since:
+            if self._is_sure(lock) or await self._take(lock):
                 continue
-            if lock.token:
-                # One that was active by another key had a greater token: this one needs a new one.
-                is_old = int(lock.token) <= lock.greatest_seen
-                lease = 0 if is_old else leases.milliseconds
-                kept = await self._services.pipe.run(STAY, [lock.key], lock.token, lease)
-                if kept == 1 and not is_old:
-                    lock.until = leases.until(since)
-                    continue
-                lock.token = ""
-            token = await self._services.pipe.run(
-                ACTIVATE, [lock.key], leases.milliseconds, lock.greatest_seen
-            )
-            if not token and lock is self._services.name_lock:
+            if lock is self._services.name_lock:
                 raise AdapterError(
                     f"another instance has the consumer name {self._services.options.consumer!r}, or had it "
                     "until its lease ends; give each instance a name of its own, or leave out "
                     "'bus.redis.consumer'"
                 )
-            if not token:
-                return False
-            lock.token = token.decode()
-            lock.until = leases.until(since)
-            leases.locks[lock] = None
-            self.number += 1
+            return False
         return True
 
+    async def _take(self, lock: Lock) -> bool:
+        leases, pipe = self._services.leases, self._services.pipe
+        # Others see the heartbeat before they see who has the lock.
+        spell = leases.spell or await leases.renew(pipe)
+        dead = b""
+        while True:
+            arguments = [lock.holder, dead, lock.greatest_seen]
+            token, other = await pipe.run(ACTIVATE, [lock.key], *arguments)
+            if token:
+                if lock is self._own and int(token) != lock.token:
+                    self.number += 1
+                lock.token, lock.spell = int(token), spell
+                return True
+            lock.token, lock.spell = 0, NO_SPELL
+            instance = instance_of(text(other))
+            if other == dead or instance not in (await leases.judge(pipe, [instance]))[0]:
+                return False
+            dead = raw(text(other))
+
     def lost_to(self, token: int) -> None:
-        """Another instance was active since."""
+        """Another instance was active since, or showed a token that this one's must be greater than."""
         if self._own is not None:
             self._own.greatest_seen = max(self._own.greatest_seen, token)
-            self._own.until = 0.0
 
     async def give_back(self) -> None:
         """Lets another instance take it at once."""
         lock = self._own
-        if lock is None:
-            return
-        self._services.leases.locks.pop(lock, None)
-        token, lock.token = lock.token, ""
-        if token:
+        if lock is not None and lock.token:
+            lock.token = 0
             try:
-                await self._services.pipe.run(STAY, [lock.key], token, 0)
+                await self._services.pipe.run(RELEASE, [lock.key], lock.holder)
             except RedisFailure:
-                pass  # it ends by itself
+                pass  # others find out that this instance is dead
 
 
 def fenced_by(reply: object) -> int | None:

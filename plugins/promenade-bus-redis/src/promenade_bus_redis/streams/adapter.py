@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
-import socket
 from collections.abc import Sequence
-from typing import Final
 
 from bus_core import (
     AdapterError,
@@ -27,7 +22,7 @@ from promenade_bus_redis.server.checks import ServerFacts, check_servers
 from promenade_bus_redis.server.connections import Connections, make_connections
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
-from promenade_bus_redis.server.scripts import STAY
+from promenade_bus_redis.server.scripts import RELEASE
 from promenade_bus_redis.server.target import resolve_target
 from promenade_bus_redis.streams.backlog import count_backlogs
 from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer, count_unread
@@ -37,19 +32,19 @@ from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.groups import RedisGroups
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.leases import Leases, Lock
+from promenade_bus_redis.streams.leases import Leases
 from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.names import name_instance
 from promenade_bus_redis.streams.publisher import RedisPublisher
 from promenade_bus_redis.streams.retention import Retention
-from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.server_clock import ServerClock
+from promenade_bus_redis.streams.services import Lock, Services
 from promenade_bus_redis.streams.stored_events import Accepted
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wakeups import Wakeups
 
 __all__ = ["StreamsAdapter"]
-
-_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._:-]+")
 
 
 class StreamsAdapter:
@@ -137,18 +132,19 @@ class StreamsAdapter:
         places = Places(connections)
         pipe = Pipe(places)
         registry = Registry(pipe, self._keys)
-        name = self._make_name()
+        configured = self._options.consumer
+        name = name_instance(configured, self._options.lease)
         leases = Leases(
             self._make_connections,
             self._keys,
             name,
             lease=self._options.lease,
             interval=self._options.heartbeat_interval,
+            clock=ServerClock(),
         )
         self._ledger.ailments["leases"] = lambda: leases.problem
         waiting = self._ledger.trouble("the read that waits for many subscriptions")
         wakeups = Wakeups(places, pipe, self._options.block, waiting)
-        configured = self._options.consumer
         services = Services(
             options=self._options,
             keys=self._keys,
@@ -162,8 +158,7 @@ class StreamsAdapter:
             census=Census(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
             accepted=Accepted(pipe, self._keys, self._ledger),
-            inherited=f"{configured}." if configured else "",
-            name_lock=Lock(self._keys.name_lock(configured)) if configured else None,
+            name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)
         registry.entered = upkeep.topic_found
@@ -175,6 +170,7 @@ class StreamsAdapter:
         self._retention = Retention(services)
         try:
             await services.epoch.has_ended()
+            await leases.renew(pipe)
             await services.census.begin()
             self._ledger.before = await RedisGroups(services).losses()
         except BaseException:
@@ -192,12 +188,6 @@ class StreamsAdapter:
 
     def _make_connections(self) -> Connections:
         return make_connections(self._target, self._options, name=self._service)
-
-    def _make_name(self) -> str:
-        chance = secrets.token_hex(4)
-        if self._options.consumer:
-            return f"{self._options.consumer}.{chance}"
-        return _NOT_IN_NAMES.sub("-", f"{socket.gethostname()}-{os.getpid()}-{chance}")
 
     async def close(self) -> None:
         """Gives back what ``start`` took."""
@@ -219,7 +209,7 @@ class StreamsAdapter:
         await services.wakeups.close()
         await services.leases.close()
         if (lock := services.name_lock) is not None and lock.token:
-            await services.pipe.call_many([(lock.key, STAY.command([lock.key], [lock.token, 0]))])
+            await services.pipe.call_many([(lock.key, RELEASE.command([lock.key], [lock.holder]))])
         if self._publisher is not None:
             await self._publisher.close()
         await services.pipe.close()

@@ -44,7 +44,7 @@ async def count_backlogs(services: Services, specs: Sequence[SubscriptionSpec]) 
         for topic in topics[spec.topic]:
             wanted.setdefault(topic, {})[spec.group] = None
     counts = await count_groups(services, wanted)
-    return [sum(counts.get((topic, spec.group), 0) for topic in topics[spec.topic]) for spec in specs]
+    return [sum(counts[topic, spec.group] for topic in topics[spec.topic]) for spec in specs]
 
 
 async def count_groups(

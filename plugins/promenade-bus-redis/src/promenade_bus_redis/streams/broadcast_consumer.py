@@ -19,6 +19,7 @@ from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.read_size import ReadSize
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
@@ -55,7 +56,6 @@ class BroadcastConsumer:
         self._cursors: dict[Feed, _Cursor] = {}
         self._by_key: dict[str, Feed] = {}
         self._unread: dict[Feed, None] = {}
-        self._opened_at = b"0-0"
         self._one_by_one = False  # whether one of many topics cannot be read
         self._ready: deque[Received] = deque()
         self._watch = services.wakeups.watch()
@@ -126,9 +126,9 @@ class BroadcastConsumer:
         """Nobody else's events are this instance's."""
 
     def add_topic(self, topic: str) -> None:
-        """Reads this topic as well, as far as it was published to since the subscription was opened."""
+        """Reads this topic as well: all of it, for it was not there when the subscription was opened."""
         if topic not in self.feeds:
-            self._add(topic, self._opened_at, None)
+            self._add(topic, b"0-0", None)
 
     def _add(self, topic: str, cursor: bytes, position: int | None) -> None:
         feed = Feed(self._services.keys, topic, self.spec.group, self._services.name)
@@ -141,9 +141,6 @@ class BroadcastConsumer:
     async def open(self, topics: Iterable[str]) -> None:
         """Begins behind everything that there is. Raises ``RedisFailure``."""
         services = self._services
-        seconds, microseconds = await services.pipe.call("TIME")
-        before = int(seconds) * 1000 + int(microseconds) // 1000 - 1
-        self._opened_at = f"{before}-{2**64 - 1}".encode()
         names = [*topics]
         for failure in (await services.registry.know(names)).values():
             raise failure
@@ -258,7 +255,7 @@ class BroadcastConsumer:
 
     def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:
         content = read_entry(source.feed.topic, entry_id, fields)
-        held = Held(source, entry_id, content.message, content.published_at, 0.0, content.state)
+        held = Held(source, entry_id, content.message, content.published_at, NO_SPELL, content.state)
         self._ready.append(
             Received(
                 message=content.message,

@@ -20,7 +20,7 @@ INBOX_NOTES: Final = "inbox:"
 class Held:
     """An entry that this instance owns until it is settled: the receipt of what was received.
 
-    ``until`` is the moment, on the clock of ``leases``, up to which nobody can have taken it over.
+    ``spell`` is that of ``Leases`` in which it was received, or last confirmed.
     """
 
     __slots__ = (
@@ -30,10 +30,10 @@ class Held:
         "noted",
         "published_at",
         "source",
+        "spell",
         "state",
         "suspect",
         "tried",
-        "until",
     )
 
     def __init__(
@@ -42,14 +42,14 @@ class Held:
         entry_id: bytes,
         message: Message,
         published_at: datetime,
-        until: float,
+        spell: int,
         state: State = FRESH,
     ) -> None:
         self.source = source
         self.entry_id = entry_id
         self.message = message
         self.published_at = published_at
-        self.until = until
+        self.spell = spell
         self.state = state
         self.fault: str | None = None  # why it cannot be understood
         self.noted = False  # whether there is a note of its attempts
@@ -93,7 +93,7 @@ class Feed:
         self.was_open = False
         self.must_sweep = False  # whether something may be pending that nobody here knows of
         self.claim_due = True
-        self.takes_all = False  # whether nobody else may hold anything, as order wants it
+        self.is_awaited = False  # whether an earlier active instance has something of it in hand still
         self.trimmed = keys.trimmed(topic)
         self.settled = keys.settled(topic)
         self.losses = keys.losses_of(topic)

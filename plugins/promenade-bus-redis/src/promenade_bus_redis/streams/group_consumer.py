@@ -15,14 +15,14 @@ from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
-from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.blocking_link import WaitingLink
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import LEAVE, NOBODY, READ
+from promenade_bus_redis.server.scripts import NOBODY, READ
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
+from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.recovery import Recovery
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.settlement import settle
@@ -58,7 +58,8 @@ class GroupConsumer:
     ) -> None:
         self.spec = spec
         self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
-        self._holdings = Holdings(spec.group)
+        self.name = services.name_consumer(ordered=spec.ordered)
+        self._holdings = Holdings(spec.group, self.name)
         self._services = services
         self._upkeep = upkeep
         self._link = link
@@ -66,12 +67,13 @@ class GroupConsumer:
         self._sources: dict[bytes, Source] = {}
         leave_out = self._leave_out if self.pattern is not None else None
         self._recovery = Recovery(services, upkeep, self._holdings, leave_out)
-        self._turn = Turn(services, services.keys.active(spec.topic, spec.group) if spec.ordered else None)
+        key = services.keys.active(spec.topic, spec.group) if spec.ordered else None
+        self._turn = Turn(services, key, self.name)
         self._turn_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
         self._read_at = 0.0
-        self._gaps = services.leases.gaps  # of which what is held is known to be owned still
+        self._spell = services.leases.spell  # in which what is held is known to be owned still
         self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
 
@@ -84,22 +86,21 @@ class GroupConsumer:
 
     @property
     def longest_hold(self) -> float:
-        """Longer waits are parked: what is held has to be renewed all the time. Order forbids parking."""
+        """Longer waits are parked: what is held stays in memory all the time. Order forbids parking."""
         if self.spec.ordered:
             return math.inf
         return self._services.options.lease / 3
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
-        if self._holdings.ready:
-            await self._confirm_ready()
         if not self._holdings.ready and not self._stopped:
             try:
                 await self._fill(limit)
-            except RedisFailure as failure:
+            except BaseException as failure:  # a cancellation, too: what a reply would have brought is ours
                 self._distrust(failure)
                 raise
             self._read_at = self._services.read_at = time.monotonic()
+        await self._confirm_ready()
         ready = self._holdings.ready
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
@@ -107,8 +108,9 @@ class GroupConsumer:
         """Carries outcomes out; see ``bus_core.Consumer``."""
         stays = self.spec.ordered and not self._stopped
         in_place = ("" if stays else NOBODY) if self.spec.ordered else None
-        results, parked = await settle(self._services.pipe, self._services.name, outcomes, in_place)
-        for outcome, result in zip(outcomes, results, strict=True):
+        leases = self._services.leases
+        settled = await settle(self._services.pipe, self.name, outcomes, leases.is_sure, in_place)
+        for outcome, result in zip(outcomes, settled.results, strict=True):
             held: Held = outcome.receipt
             if outcome.action == "hold":
                 self._recovery.cleared(held)
@@ -120,10 +122,10 @@ class GroupConsumer:
                 self._hand_out_again(held, outcome.delay)
                 continue
             self._recovery.settled(held)
-        if parked is not None:
-            feeds = {outcome.receipt.source.feed for outcome in outcomes if outcome.action == "retry"}
-            self._upkeep.parked(feeds, parked)
-        return results
+        self._upkeep.parked(settled.parked)
+        for feed in settled.lost:
+            self._services.ledger.lose(1, feed.topic, feed.group)
+        return settled.results
 
     def _hand_out_again(self, held: Held, delay: float) -> None:
         """An ordered group has no other place for what is released than where it is."""
@@ -140,22 +142,23 @@ class GroupConsumer:
     @property
     def in_doubt(self) -> bool:
         """Whether others may own by now what was received here; see ``bus_core.LeasingConsumer``."""
-        leases = self._services.leases
-        return leases.has_gap or leases.gaps != self._gaps
+        return self._spell == NO_SPELL or self._services.leases.spell != self._spell
 
     async def confirm(self, receipts: Sequence[Held]) -> Sequence[bool]:
-        """Renews the leases; which entries are this instance's still. Raises ``RedisFailure``."""
-        gaps = self._services.leases.gaps
-        owned = await self._recovery.confirm(receipts)
-        self._gaps = gaps
+        """Renews the lease; which entries are this consumer's still. Raises ``RedisFailure``."""
+        self._spell, owned = await self._recovery.confirm(receipts)
         return owned
 
     async def _confirm_ready(self) -> None:
         """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
-        now = lease_clock()
-        doubtful = [received.receipt for received in self._holdings.ready if received.receipt.until <= now]
+        spell = self._services.leases.spell
+        doubtful = [
+            received.receipt
+            for received in self._holdings.ready
+            if spell == NO_SPELL or received.receipt.spell != spell
+        ]
         if doubtful:
-            owned = await self._recovery.confirm(doubtful)
+            _, owned = await self._recovery.confirm(doubtful)
             lost = {held for held, is_owned in zip(doubtful, owned, strict=True) if not is_owned}
             self._holdings.ready = deque(
                 received for received in self._holdings.ready if received.receipt not in lost
@@ -171,6 +174,7 @@ class GroupConsumer:
         self._stopped = True
         self._upkeep.forget(self)
         self._services.census.leave(self.spec)
+        self._watch.close()
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
@@ -178,12 +182,10 @@ class GroupConsumer:
                 await self._turn.give_back()
                 await self._services.census.say_left()
         except (RedisFailure, TimeoutError):
-            pass  # others find out that it is gone
-        for feed in self.feeds.values():
-            self._services.leases.forget(feed)
-        self._watch.close()
-        if self._link is not None:
-            await self._services.give_back_link(self._link)
+            pass  # the upkeep sees to it, or others find out that the instance is dead
+        finally:
+            if self._link is not None:
+                await self._services.give_back_link(self._link)
 
     # --- what the upkeep calls ----------------------------------------------------------------------------
 
@@ -194,7 +196,7 @@ class GroupConsumer:
         self._watch.wake()
 
     def look_for_dead(self, feed: Feed) -> None:
-        """Looks through a feed for what the dead held, also where order is new: others read without it."""
+        """Looks through a feed for what the dead held."""
         feed.claim_due = True
 
     def add_topic(self, topic: str) -> None:
@@ -206,7 +208,6 @@ class GroupConsumer:
         for source in feed.sources:
             self._sources[source.key.encode()] = source
         self._unread[feed] = None
-        self._services.leases.watch(feed)
 
     def _leave_out(self, feed: Feed) -> None:
         """Goes on without one topic of a pattern; it is tried again when topics are looked for."""
@@ -214,7 +215,6 @@ class GroupConsumer:
         for source in feed.sources:
             del self._sources[source.key.encode()]
         self._unread.pop(feed, None)
-        self._services.leases.forget(feed)
         self._services.ledger.left_out(feed.topic, self.spec.group)
 
     async def open(self, topics: Iterable[str], start: str) -> None:
@@ -234,8 +234,10 @@ class GroupConsumer:
         await self._recovery.look_after(limit, self._turn)
         if self._holdings.ready or self._stopped:
             return
-        if self._turn.is_ordered and self._recovery.is_busy:
+        if self._turn.is_ordered and self._recovery.must_wait:
             await self._recovery.pause()  # first what is older
+            for feed in self.feeds.values():
+                feed.claim_due |= feed.is_awaited
             return
         if not self.feeds:
             await self._watch.wait(self._services.options.block)
@@ -261,7 +263,6 @@ class GroupConsumer:
             self._turn_number = self._turn.number
             for feed in self.feeds.values():
                 feed.claim_due = True
-                feed.takes_all = self.spec.ordered
                 self._unread[feed] = None
         return not self._stopped
 
@@ -270,9 +271,9 @@ class GroupConsumer:
         await self._watch.wait(_STANDBY)
         return False
 
-    def _distrust(self, failure: RedisFailure) -> None:
+    def _distrust(self, failure: BaseException) -> None:
         """After a failure something may have been handed out to us that never arrived."""
-        if failure.is_uncertain or failure.ends_connection:
+        if not isinstance(failure, RedisFailure) or failure.is_uncertain or failure.ends_connection:
             for feed in self.feeds.values():
                 feed.must_sweep = True
             self._holdings.read_size.failed()
@@ -287,10 +288,10 @@ class GroupConsumer:
     async def _read_and_wait(self, limit: int) -> None:
         """On a connection of its own: the latency of one round trip."""
         assert self._link is not None
-        since = lease_clock()
+        spell = self._services.leases.spell
         count = self._holdings.read_size.count(limit)
         keys = [source.key for feed in self.feeds.values() for source in feed.sources]
-        command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self._services.name, "COUNT", count]
+        command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self.name, "COUNT", count]
         if not self._recovery.is_busy:
             command += ["BLOCK", self._link.milliseconds]
         command += ["STREAMS", *keys, *[">"] * len(keys)]
@@ -302,7 +303,7 @@ class GroupConsumer:
             reply = await self._link.call(command)
         self._is_behind = bool(reply) and sum(len(entries) for _, entries in reply) >= count
         if reply:
-            self.arrived(reply, since)
+            self._arrived(reply, spell)
         elif self._recovery.is_busy:
             await self._recovery.pause()
 
@@ -324,13 +325,13 @@ class GroupConsumer:
 
     async def _look(self, limit: int) -> None:
         """Reads from feeds that may have more, those first that have waited longest: ``limit`` in all."""
-        since = lease_clock()
+        spell = self._services.leases.spell
         count = self._holdings.read_size.count(limit)
         bundles = self._bundles()[:count]
         commands: list[Routed] = []
         for bundle in bundles:
             keys = [source.key for feed in bundle for source in feed.sources]
-            arguments = [self.spec.group, self._services.name, count // len(bundles), self._turn.token]
+            arguments = [self.spec.group, self.name, count // len(bundles), self._turn.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
@@ -340,7 +341,7 @@ class GroupConsumer:
                 self._turn.lost_to(token)
             else:
                 self._learn_ends(bundle, *reply)
-                self.arrived(reply[0], since)
+                self._arrived(reply[0], spell)
         self._is_behind = bool(self._unread)
         if failure is not None:
             raise failure
@@ -366,25 +367,14 @@ class GroupConsumer:
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 
-    def arrived(self, reply: Sequence[Any], since: float) -> None:
-        """Takes entries over that were handed out to this consumer, or were not heard of so far.
-
-        What is noticed so late that others may have claimed it is asked for again: a blocked event loop does
-        not read replies, and nobody renews what it has not read.
-        """
-        until = self._services.leases.until(since)
-        is_late = self._services.leases.is_late(since)
+    def _arrived(self, reply: Sequence[Any], spell: int) -> None:
+        """Takes entries over that were handed out to this consumer, in a spell that had begun before."""
         self._holdings.read_size.learn(entry for _, entries in reply for entry in entries)
-        if is_late:
-            self._holdings.read_size.failed()
         for key, entries in reply:
-            if is_late:
-                self._sources[key].feed.must_sweep = True
-                continue
             source = self._sources[key]
             for entry_id, fields in entries:
                 if fields is not None:
-                    self._holdings.take(source, entry_id, fields, until)
+                    self._holdings.take(source, entry_id, fields, spell)
 
     # --- leaving ------------------------------------------------------------------------------------------
 
@@ -401,10 +391,9 @@ class GroupConsumer:
             )
 
     async def _leave(self) -> None:
-        arguments = [self.spec.group, self._services.name, 0]
-        commands = [
-            (source.key, LEAVE.command([source.key], arguments))
-            for feed in self.feeds.values()
-            for source in feed.sources
-        ]
-        await self._services.pipe.call_many(commands)
+        """Leaves the group, and what is unsettled to nobody. Raises ``RedisFailure``."""
+        sources = [source for feed in self.feeds.values() for source in feed.sources]
+        for source in sources:
+            for held in source.held.values():
+                held.spell = NO_SPELL
+        await self._upkeep.leave(sources, self.name)

@@ -15,6 +15,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY
 from promenade_bus_redis.streams.backlog import count_groups
+from promenade_bus_redis.streams.names import instance_of
 from promenade_bus_redis.streams.record import Keeps, Part, Record, matcher_of
 from promenade_bus_redis.streams.services import Services
 
@@ -342,7 +343,7 @@ def _wish_report(keeps: Keeps, now: int) -> WishReport:
 def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[str]) -> TopicReport:
     _name, pending, lowest, lag, _delivered, consumers = group
     oldest = max(0.0, (now - int(lowest.partition(b"-")[0])) / 1000) if lowest else None
-    names = {name.decode(errors="replace") for name in consumers}
+    names = {instance_of(name.decode(errors="replace")) for name in consumers}
     return TopicReport(
         topic=topic,
         pending=pending,

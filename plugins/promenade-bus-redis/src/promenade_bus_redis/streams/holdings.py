@@ -14,10 +14,14 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """``feeds`` by topic; ``ready`` is what the engine has not received yet. ``read_size`` bounds reads."""
+    """``feeds`` by topic; ``ready`` is what the engine has not received yet. ``read_size`` bounds reads.
 
-    def __init__(self, group: str) -> None:
+    ``consumer`` is its name.
+    """
+
+    def __init__(self, group: str, consumer: str) -> None:
         self.group = group
+        self.consumer = consumer
         self.feeds: dict[str, Feed] = {}
         self.ready: deque[Received] = deque()
         self.read_size = ReadSize()
@@ -27,13 +31,13 @@ class Holdings:
         source: Source,
         entry_id: bytes,
         fields: Sequence[bytes],
-        until: float,
+        spell: int,
         state: State | None = None,
     ) -> Held:
         """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
         content = read_entry(source.feed.topic, entry_id, fields)
         known = content.state if state is None else state
-        held = Held(source, entry_id, content.message, content.published_at, until, known)
+        held = Held(source, entry_id, content.message, content.published_at, spell, known)
         held.fault = content.fault
         source.held[entry_id] = held
         self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))

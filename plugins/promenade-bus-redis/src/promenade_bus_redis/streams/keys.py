@@ -5,22 +5,22 @@ key                          type       what it holds
 ===========================  =========  ==================================================================
 ``p:{topic}``                stream     the events of the topic; a consumer group for each subscription
 ``p:{topic}:inbox:group``    stream     what came back to one group: released, redriven, or waited for
-``p:{topic}:parked:group``   zset       what waits for a retry, by the server's time at which it is due
+``p:{topic}:parked:group``   zset       what waits for a retry, by the server's time at which it would be due
 ``p:{topic}:notes:group``    hash       for what is pending and was tried before: its attempts so far
 ``p:{topic}:dead``           stream     dead letters of all groups
 ``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
 ``p:{topic}:trimmed``        string     how many entries the bus itself has trimmed
 ``p:{topic}:fence``          string     the highest token of an instance that has trimmed
-``p:{topic}:active:group``   string     the instance that is active (ordered), until its lease ends; ``topic``
-                                        may be a pattern
+``p:{topic}:active:group``   hash       the consumer that is active (ordered), and its token; ``topic`` may
+                                        be a pattern
 ``p:{topic}:settled``        hash       for each group how many entries it has settled, or lost
 ``p:{topic}:told``           hash       which losses instances have counted that no script can see
 ``p:{topic}:losses``         hash       on a cluster, where losses are counted before they are in ``p:losses``
-``p:consumer:name``          string     the instance that has a configured consumer name
+``p:consumer:name``          hash       the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
 ``p:record``                 hash       what services are owed, and who serves it: see ``streams.record``
-``p:instances``              zset       instances by the server's time until which their lease lasts
-``p:due``                    zset       hints: which groups have something parked, and when it is due
+``p:heartbeats``             zset       instances, and how far each has counted up its heartbeat
+``p:due``                    zset       hints: which groups have something parked
 ===========================  =========  ==================================================================
 
 ``p`` is the option ``prefix``. The braces are part of the name: what belongs to a topic shares a slot of a
@@ -104,9 +104,9 @@ class Keys:
         return f"{self.prefix}:topics"
 
     @property
-    def instances(self) -> str:
-        """The instances that live."""
-        return f"{self.prefix}:instances"
+    def heartbeats(self) -> str:
+        """The instances, and their heartbeats."""
+        return f"{self.prefix}:heartbeats"
 
     @property
     def due(self) -> str:

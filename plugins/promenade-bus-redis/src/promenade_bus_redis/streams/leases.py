@@ -1,7 +1,12 @@
-"""Renews what this instance holds, from a thread of its own: a handler that blocks the loop loses nothing.
+"""Who is alive: the heartbeat of this instance, and a watch over those of the others.
 
-The thread has its own event loop and its own connection. It reads what is held from dictionaries that the
-loop of the bus changes, one step at a time; a copy of a dictionary is such a step.
+Each instance counts up a number of its own; one command does it, however much the instance holds. Whoever
+wants to take something over notes the number and the time on his own clock, and does so only when the
+number is still the same after a lease. No time of day decides anything, and nothing that is being handled is
+touched.
+
+A thread with an event loop and a connection of its own sends the heartbeats: a handler that blocks the loop
+of the bus loses nothing.
 """
 
 from __future__ import annotations
@@ -9,50 +14,48 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 from bus_core.runtime import FIRST_PAUSE, grown, lease_clock, plain_logger
 from promenade_bus_redis.server.connections import Connections
-from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.pipe import Pipe, Routed
+from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
-from promenade_bus_redis.server.scripts import ALIVE, RENEW, STAY
-from promenade_bus_redis.streams.feeds import Feed, Held
+from promenade_bus_redis.server.scripts import ALIVE, GOODBYE
 from promenade_bus_redis.streams.keys import Keys
+from promenade_bus_redis.streams.names import lease_of, raw, text
+from promenade_bus_redis.streams.server_clock import ServerClock
 
-__all__ = ["Leases", "Lock", "in_batches"]
+__all__ = ["NO_SPELL", "Leases"]
 
 logger = plain_logger("promenade.bus.redis")
 
 _SAFE: Final = 0.75
 """The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
 
-_IDS_AT_ONCE: Final = 200
-"""Entries that one script renews."""
+_UNNOTICED: Final = 0.9
+"""The part of a lease after which a heartbeat has to have arrived: later, others may have given up on it."""
+
+_REMEMBERED: Final = 3.0
+"""Leases for which a dead instance stays on the server, so that everybody learns of its death."""
+
+_MOST_ABSENT: Final = 10_000
 
 _CLOSING: Final = 2.0
 """Seconds that the thread may take to say good-bye to the server."""
 
-
-class Lock:
-    """A key that one instance has at a time. ``token`` is empty while it is not this one.
-
-    ``until`` is when others may take it, on the clock of this module. ``greatest_seen`` is a token that
-    somebody else had.
-    """
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.token = ""
-        self.until = 0.0
-        self.greatest_seen = 0
+NO_SPELL: Final = 0
+"""In place of the number of a spell: others may own what was received, for all that is known."""
 
 
 class Leases:
-    """What is held, and the thread that renews it.
+    """The heartbeat of this instance ``name``, and what it knows of the others. Times are seconds.
 
-    ``make_connections`` is called in the thread. ``name`` is the consumer. Times are seconds.
+    A **spell** is a time in which heartbeats came without a gap that is long enough for others to take over
+    what this instance holds. Whatever was received in the current spell is owned still.
+
+    ``make_connections`` is called in the thread.
     """
 
     def __init__(
@@ -63,26 +66,32 @@ class Leases:
         *,
         lease: float,
         interval: float,
+        clock: ServerClock,
     ) -> None:
         self.name = name
         self.lease = lease
-        self.milliseconds = max(1, round(lease * 1000))
+        self.clock = clock
         self.beats = 0
-        self.gaps = 0  # beats that came when a lease may have ended
-        self.dead: frozenset[str] = frozenset()  # instances whose lease has ended
-        self.locks: dict[Lock, None] = {}  # renewed as well
+        self.departures = 0  # how often it was noticed that an instance has left
+        self.dead: Mapping[str, str] = {}  # instances, each with the heartbeat that it stopped at
+        self.problem: str | None = None  # for health
         self._make_connections = make_connections
         self._keys = keys
         self._interval = interval
-        self._feeds: dict[Feed, None] = {}
+        self._guard = threading.Lock()  # what is learnt from a heartbeat, in whatever thread
+        self._spell: tuple[int, float] = (NO_SPELL, float("-inf"))  # its number, and until when it is sure
+        self._renewed_at = float("-inf")
+        self._beat_of_own = ""
+        self._left = ""
+        self._watching_since = lease_clock()
+        self._late: dict[str, tuple[str, float]] = {}  # heartbeats that did not go on, and since when
+        self._absent: dict[str, float] = {}  # who has no heartbeat, and since when
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
         self._beating: asyncio.Task[object] | None = None
         self._is_aborted = False
-        self.problem: str | None = None  # for health
-        self._renewed_at = lease_clock()  # everything that was held
 
     # --- on the loop of the bus ---------------------------------------------------------------------------
 
@@ -90,7 +99,6 @@ class Leases:
         """Starts the thread."""
         self._stop.clear()
         self._is_aborted = False
-        self._renewed_at = lease_clock()
         self._thread = threading.Thread(target=self._run, name="promenade-redis-leases", daemon=True)
         self._thread.start()
 
@@ -120,26 +128,125 @@ class Leases:
             except RuntimeError:
                 pass  # it ended by itself
 
-    def until(self, since: float) -> float:
-        """Up to when nobody can take over what was delivered, or renewed, at ``since`` or later."""
-        return since + self.lease * _SAFE
-
-    def is_late(self, since: float) -> bool:
-        """Whether others may have taken over what was delivered at ``since``, and was not renewed."""
-        return lease_clock() > self.until(since)
+    # --- what this instance owns --------------------------------------------------------------------------
 
     @property
-    def has_gap(self) -> bool:
-        """Whether others may have taken over what was held all the time since the last beat."""
-        return self.is_late(self._renewed_at)
+    def spell(self) -> int:
+        """The number of the current spell; ``NO_SPELL`` while the next heartbeat is late."""
+        number, until = self._spell
+        return number if lease_clock() <= until else NO_SPELL
 
-    def watch(self, feed: Feed) -> None:
-        """Renews what is held of a feed from now on."""
-        self._feeds[feed] = None
+    def is_sure(self, spell: int) -> bool:
+        """Whether nobody can have taken over what was received in this spell."""
+        return spell != NO_SPELL and spell == self.spell
 
-    def forget(self, feed: Feed) -> None:
-        """Leaves what is held of a feed to others, when its lease ends."""
-        self._feeds.pop(feed, None)
+    async def renew(self, pipe: Pipe) -> int:
+        """Sends a heartbeat at once; the spell that it belongs to. Raises ``RedisFailure``."""
+        since = lease_clock()
+        arguments = [self.name, self._beat_of_own, self._beat_of_own, *self._forgettable()]
+        self._learn(await pipe.run(ALIVE, [self._keys.heartbeats], *arguments), since, lease_clock())
+        return self._spell[0]
+
+    # --- who else is alive --------------------------------------------------------------------------------
+
+    async def judge(self, pipe: Pipe, names: Collection[str]) -> tuple[Mapping[str, str], float | None]:
+        """Which of these instances are dead, each with the heartbeat that it stopped at, "" for none.
+
+        Also tells after how many seconds more can be said of those that have no heartbeat, if there are any.
+        The answer is as old as the call. Raises ``RedisFailure``.
+        """
+        asked = [name for name in names if name != self.name]
+        if not asked:
+            return {}, None
+        since, key = lease_clock(), self._keys.heartbeats
+        found = await pipe.call_many([(key, ("ZSCORE", key, raw(name))) for name in asked])
+        received = lease_clock()
+        dead: dict[str, str] = {}
+        soonest: float | None = None
+        if self.spell == NO_SPELL:
+            return dead, self._interval  # who stood still has not seen the others
+        with self._guard:
+            for name, beat in zip(asked, found, strict=True):
+                if isinstance(beat, RedisFailure):
+                    raise beat
+                if beat is not None:
+                    self._absent.pop(name, None)
+                    if self.dead.get(name) == beat.decode():
+                        dead[name] = self.dead[name]
+                    continue
+                left = self._absent.setdefault(name, received) + lease_of(name, self.lease) - since
+                if left <= 0:
+                    dead[name] = ""
+                elif soonest is None or left < soonest:
+                    soonest = left
+            while len(self._absent) > _MOST_ABSENT:
+                del self._absent[next(iter(self._absent))]
+        return dead, soonest
+
+    async def alive(self, pipe: Pipe) -> frozenset[str]:
+        """The instances that live, as far as this one knows. Raises ``RedisFailure``.
+
+        Who has watched them for less than a lease goes by how far their heartbeats are behind his own.
+        """
+        await self.renew(pipe)
+        key = self._keys.heartbeats
+        found = await pipe.call("ZRANGEBYSCORE", key, "-inf", "+inf", "WITHSCORES", key=key)
+        beats = {text(name): float(beat) for name, beat in zip(found[::2], found[1::2], strict=True)}
+        latest = max(beats.values(), default=0.0)
+        with self._guard:
+            if lease_clock() - self._watching_since >= self.lease:
+                gone = {name for name, beat in self.dead.items() if beats.get(name) == float(beat)}
+            else:
+                gone = {
+                    name for name, beat in beats.items() if latest - beat > lease_of(name, self.lease) * 1000
+                }
+        others = (name for name in beats if not name.startswith(":") and name not in gone)
+        return frozenset((*others, self.name))
+
+    # --- what a heartbeat tells ---------------------------------------------------------------------------
+
+    def _learn(self, reply: Sequence[Any], since: float, received: float) -> None:
+        beat, seconds, microseconds, left, late = reply
+        self.clock.note(int(seconds) + int(microseconds) / 1e6, since, received)
+        with self._guard:
+            number, _ = self._spell
+            if received > self._renewed_at + _UNNOTICED * self.lease:
+                number += 1
+                # While this instance stood still others may have done so, too, and it has not seen them.
+                self._late, self._absent, self.dead = {}, {}, {}
+                self._watching_since = received
+            self._renewed_at = max(self._renewed_at, since)
+            self._spell = (number, self._renewed_at + _SAFE * self.lease)
+            if self._left and self._left != left.decode():
+                self.departures += 1
+            self._left = left.decode() or "none"
+            self._beat_of_own = beat.decode()
+            self._watch(late, since, received)
+            self.beats += 1
+
+    def _watch(self, late: Sequence[bytes], since: float, received: float) -> None:
+        current: dict[str, tuple[str, float]] = {}
+        dead: dict[str, str] = {}
+        for name, beat in zip(map(text, late[::2]), map(text, late[1::2]), strict=True):
+            if name == self.name or name.startswith(":"):
+                continue
+            noted = self._late.get(name)
+            if noted is None or noted[0] != beat:
+                noted = (beat, received)
+            current[name] = noted
+            if since - noted[1] >= lease_of(name, self.lease):
+                dead[name] = beat
+        self._late, self.dead = current, dead
+
+    def _forgettable(self) -> list[str | bytes]:
+        """Instances that have been dead for so long that everybody knows, with their heartbeats."""
+        now = lease_clock()
+        return [
+            word
+            for name, (beat, noted) in self._late.items()
+            if now - noted >= (1 + _REMEMBERED) * lease_of(name, self.lease)
+            for word in (raw(name), beat)
+        ]
 
     # --- in the thread ------------------------------------------------------------------------------------
 
@@ -172,20 +279,22 @@ class Leases:
         pipe = Pipe(Places(connections))
         try:
             while not self._stop.is_set():
-                began = time.monotonic()
+                began = lease_clock()
                 try:
-                    await self._beat(pipe)
+                    await self.renew(pipe)
+                    self.problem = None
+                except RedisFailure as failure:
+                    self._failed(failure.kind)
                 except Exception as error:
                     self._failed(type(error).__name__)
-                pause = max(self._interval / 10, self._interval - (time.monotonic() - began))
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(self._pause(began)):
                         await self._woken.wait()
                 except TimeoutError:
                     pass
             try:
                 async with asyncio.timeout(_CLOSING):
-                    await pipe.call("ZREM", self._keys.instances, self.name, key=self._keys.instances)
+                    await pipe.run(GOODBYE, [self._keys.heartbeats], self.name)
             except (RedisFailure, TimeoutError):
                 pass  # its lease ends by itself
         finally:
@@ -196,60 +305,14 @@ class Leases:
                 await pipe.close()
                 await connections.close()
 
-    async def _beat(self, pipe: Pipe) -> None:
-        since = lease_clock()
-        if since > self.until(self._renewed_at):
-            self.gaps += 1
-        sources = [source for feed in [*self._feeds.copy()] for source in feed.sources]
-        renewals = [batch for source in sources for batch in in_batches([*source.held.copy().values()])]
-        alive = ALIVE.command([self._keys.instances], [self.name, self.milliseconds, 10 * self.milliseconds])
-        commands: list[Routed] = [(self._keys.instances, alive)]
-        commands += map(self.renewal, renewals)
-        locks = [(lock, token) for lock in self.locks.copy() if (token := lock.token)]
-        for lock, token in locks:
-            commands.append((lock.key, STAY.command([lock.key], [token, self.milliseconds])))
-        replies = await pipe.call_many(commands)
-        self._learn_alive(replies[0])
-        for batch, reply in zip(renewals, replies[1 : 1 + len(renewals)], strict=True):
-            self.learn_renewed(batch, reply, since)
-        if not any(map(_is_unknown, replies[1 : 1 + len(renewals)])):
-            self._renewed_at = since
-        for (lock, token), reply in zip(locks, replies[1 + len(renewals) :], strict=True):
-            if reply in (0, 1) and lock.token == token:
-                lock.until = self.until(since) if reply else 0.0
-        self.beats += 1
-
-    def _learn_alive(self, reply: object) -> None:
-        if isinstance(reply, RedisFailure):
-            self._failed(reply.kind)
-        elif isinstance(reply, list):
-            self.problem = None
-            self.dead = frozenset(name.decode(errors="replace") for name in reply) - {self.name}
-
-    def renewal(self, batch: Sequence[Held]) -> Routed:
-        """The command that renews a batch, as far as this instance owns it."""
-        source = batch[0].source
-        ids = [held.entry_id for held in batch]
-        return source.key, RENEW.command([source.key], [source.group, self.name, *ids])
-
-    def learn_renewed(self, batch: Sequence[Held], reply: object, since: float) -> None:
-        """Notes what the answer to it says. ``since`` is when it was sent, or earlier."""
-        if not isinstance(reply, list):
-            return  # without a renewal every settlement asks for the owner
-        for held, renewed in zip(batch, reply, strict=True):
-            held.until = self.until(since) if renewed == 1 else 0.0
+    def _pause(self, began: float) -> float:
+        """Up to the next heartbeat, or to when one that did not go on tells of a death."""
+        now = lease_clock()
+        ends = [noted + lease_of(name, self.lease) for name, (_, noted) in self._late.items()]
+        following = min((end for end in ends if end > now), default=began + self._interval)
+        return max(self._interval / 10, min(began + self._interval, following) - now)
 
     def _failed(self, kind: object) -> None:
         if self.problem is None:
             logger.error("leases cannot be renewed: %s; trying again until they can", kind)
         self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
-
-
-def in_batches(held: Sequence[Held]) -> list[Sequence[Held]]:
-    """Entries of one stream, in as many parts as it takes commands to renew them."""
-    return [held[first : first + _IDS_AT_ONCE] for first in range(0, len(held), _IDS_AT_ONCE)]
-
-
-def _is_unknown(reply: object) -> bool:
-    """Whether it is not known what became of a renewal. Of a group that is gone nothing is owned."""
-    return isinstance(reply, RedisFailure) and reply.kind is not Kind.NO_GROUP

@@ -40,7 +40,7 @@ from bus_core.events import is_pattern
 __all__ = ["Demand", "Keeps", "Part", "Record", "Serving", "Span", "matcher_of", "read_record"]
 
 _ANY: Final = "0-any"
-_EVER: Final = 10**15
+EVER: Final = 10**15
 
 
 def matcher_of(topic: str) -> Callable[[str], bool]:
@@ -99,11 +99,6 @@ class Span:
 
     seconds: float | None
     upto: int | None = None
-
-    def __str__(self) -> str:
-        """As scripts read it: milliseconds, and the moment."""
-        age = _EVER if self.seconds is None else round(self.seconds * 1000)
-        return f"{age}<{_EVER if self.upto is None else self.upto}"
 
 
 @attrs.frozen(kw_only=True)

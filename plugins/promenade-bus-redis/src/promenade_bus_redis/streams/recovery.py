@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP, NOBODY, OWNED
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
-from promenade_bus_redis.streams.leases import in_batches
+from promenade_bus_redis.streams.names import instance_of, is_ordered, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import State
@@ -27,6 +27,9 @@ _WINDOW: Final = 200
 """Pending entries that one look for the dead goes through."""
 
 _SWEEP: Final = 500
+
+_ASKED_AT_ONCE: Final = 200
+"""Entries of which one script asks for the owner."""
 
 _PAUSE: Final = 0.05
 """Seconds between two looks while suspects are being handled."""
@@ -63,6 +66,11 @@ class Recovery:
         """Whether more of the dead is to be claimed as soon as what was claimed is settled."""
         return any(feed.claim_due for feed in self._holdings.feeds.values())
 
+    @property
+    def must_wait(self) -> bool:
+        """Whether something is pending that comes before whatever is read next, where order matters."""
+        return any(feed.claim_due or feed.is_awaited for feed in self._holdings.feeds.values())
+
     async def pause(self) -> None:
         """Waits until something was settled, or for a moment."""
         self._changed.clear()
@@ -88,34 +96,42 @@ class Recovery:
             self._suspects.discard(held)
             self._changed.set()
 
-    async def confirm(self, entries: Sequence[Held]) -> Sequence[bool]:
-        """Renews the leases of entries, and lets go of those that are not this consumer's any more.
+    async def confirm(self, entries: Sequence[Held]) -> tuple[int, Sequence[bool]]:
+        """Asks which entries are this consumer's still, and lets go of the others.
 
-        Raises ``RedisFailure``.
+        Tells the spell as well for which the answers hold. Raises ``RedisFailure``.
         """
+        leases, pipe = self._services.leases, self._services.pipe
         batches = [
             batch
             for source in dict.fromkeys(held.source for held in entries)
-            for batch in in_batches([held for held in entries if held.source is source])
+            for batch in _in_batches([held for held in entries if held.source is source])
         ]
-        commands = [self._services.leases.renewal(batch) for batch in batches]
+        commands = [self._asking(batch) for batch in batches]
         while True:
-            since = lease_clock()
-            replies = await self._services.pipe.call_many(commands)
-            if not self._services.leases.is_late(since):
+            # Nobody takes over what is owned after the heartbeat.
+            spell = await leases.renew(pipe)
+            replies = await pipe.call_many(commands)
+            if leases.is_sure(spell):
                 break  # otherwise the answer is as old as what was to be found out
-        renewed: set[Held] = set()
+        owned: set[Held] = set()
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.NO_GROUP:
                     continue  # without its group an entry belongs to nobody
                 raise reply
-            self._services.leases.learn_renewed(batch, reply, since)
-            renewed.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)
+            owned.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)
         for held in entries:
-            if held not in renewed:
+            if held in owned:
+                held.spell = spell
+            else:
                 self.settled(held)
-        return [held in renewed for held in entries]
+        return spell, [held in owned for held in entries]
+
+    def _asking(self, batch: Sequence[Held]) -> Routed:
+        source = batch[0].source
+        ids = [held.entry_id for held in batch]
+        return source.key, OWNED.command([source.key], [source.group, self._holdings.consumer, *ids])
 
     async def look_after(self, limit: int, turn: Turn) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
@@ -127,16 +143,22 @@ class Recovery:
                 await self._count_gaps(counting)
             if sweeping := [feed for feed in feeds if feed.must_sweep]:
                 await self._sweep(sweeping)
-            if len(self._suspects) < _MOST_SUSPECTS and (
-                claiming := [feed for feed in feeds if feed.claim_due]
-            ):
+            if self._may_claim and (claiming := [feed for feed in feeds if feed.claim_due]):
                 room = self._holdings.read_size.count(min(_MOST_SUSPECTS, limit))
                 most = min(_MOST_SUSPECTS, len(self._suspects) + room)
                 await self._claim(claiming, most, turn)
+                if stranded := [feed for feed in claiming if feed.must_sweep]:
+                    await self._sweep(stranded)
         except RedisFailure as failure:
             if not self.may_regroup(failure):
                 raise
             await self.regroup()
+
+    @property
+    def _may_claim(self) -> bool:
+        """What outlived two owners is handled alone, so that it cannot ruin others a second time."""
+        alone = any(held.state.deaths > 1 for held in self._suspects)
+        return len(self._suspects) < _MOST_SUSPECTS and not alone
 
     # --- groups -------------------------------------------------------------------------------------------
 
@@ -233,19 +255,16 @@ class Recovery:
             self._settled = None
 
     async def _sweep_source(self, source: Source) -> None:
-        name, group, pipe = self._services.name, source.group, self._services.pipe
+        name, group, pipe = self._holdings.consumer, source.group, self._services.pipe
         size = self._holdings.read_size
         begin: bytes = b"0-0"
         while True:
-            since = lease_clock()
+            spell = self._services.leases.spell
             count = size.count(_SWEEP)
             command = ("XREADGROUP", "GROUP", group, name, "COUNT", count, "STREAMS", source.key, begin)
             reply = await pipe.call(*command, key=source.key)
             entries = reply[0][1] if reply else []
             size.learn(entries)
-            if self._services.leases.is_late(since):
-                size.failed()
-                continue  # others may have claimed it meanwhile
             unknown = [each for each in entries if self._is_unknown(source, each[0])]
             gone = [entry_id for entry_id, fields in unknown if fields is None]
             if gone:
@@ -254,8 +273,7 @@ class Recovery:
             notes = await self._notes(source, [entry_id for entry_id, _ in found])
             for (entry_id, fields), state in zip(found, notes, strict=True):
                 if self._is_unknown(source, entry_id):
-                    until = self._services.leases.until(since)
-                    held = self._holdings.take(source, entry_id, fields, until, state)
+                    held = self._holdings.take(source, entry_id, fields, spell, state)
                     held.noted = state is not None
             if len(entries) < count:
                 return
@@ -270,7 +288,7 @@ class Recovery:
             return []
         fields = [source.notes_prefix.encode() + entry_id for entry_id in ids]
         found = await self._services.pipe.call("HMGET", source.notes, *fields, key=source.key)
-        return [_state(text) for text in found]
+        return [_state(note) for note in found]
 
     async def _bury_gone(self, source: Source, ids: Sequence[bytes]) -> None:
         feed = source.feed
@@ -281,55 +299,75 @@ class Recovery:
     # --- what belonged to the dead ------------------------------------------------------------------------
 
     async def _claim(self, feeds: Sequence[Feed], most: int, turn: Turn) -> None:
+        """Takes over what the dead held, and notices what this consumer holds without knowing."""
+        pending = await self._pending([source for feed in feeds for source in feed.sources])
+        own, leases = self._holdings.consumer, self._services.leases
+        others = {owner for owners in pending.values() for owner in owners} - {own, NOBODY}
+        dead, more_in = await leases.judge(self._services.pipe, {*map(instance_of, others)})
+        if more_in is not None:
+            self._upkeep.look_in(more_in)
         for feed in feeds:
             left = False
+            feed.is_awaited = False
             for source in feed.sources:
-                left = await self._claim_source(source, most, turn) or left
+                owners = pending[source]
+                if owners.get(own, 0) > len(source.held):
+                    feed.must_sweep = True
+                if turn.is_ordered:
+                    older = (owner for owner in owners if owner != own and instance_of(owner) not in dead)
+                    feed.is_awaited |= any(map(is_ordered, older))
+                doomed = {owner: dead[instance_of(owner)] for owner in owners if instance_of(owner) in dead}
+                if doomed or NOBODY in owners:
+                    left = await self._claim_source(source, most, turn, doomed) or left
                 if len(self._suspects) >= most:
                     return  # this feed comes again
             feed.claim_due = left
-            feed.takes_all = feed.takes_all and left
 
-    async def _claim_source(self, source: Source, most: int, turn: Turn) -> bool:
-        """Takes over what belonged to the dead; tells whether something was left for later.
+    async def _pending(self, sources: Sequence[Source]) -> Mapping[Source, Mapping[str, int]]:
+        """How many entries are pending for each consumer."""
+        commands: list[Routed] = [(source.key, ("XPENDING", source.key, source.group)) for source in sources]
+        found: dict[Source, Mapping[str, int]] = {}
+        for source, reply in zip(sources, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure):
+                raise reply
+            found[source] = {text(name): int(count) for name, count in reply[3] or ()}
+        return found
 
-        Of an ordered group whoever's turn begins takes everything, in order: nobody else may hold anything.
-        """
+    async def _claim_source(self, source: Source, most: int, turn: Turn, dead: Mapping[str, str]) -> bool:
+        """Takes over what belonged to the dead; tells whether something was left for later."""
         begin: Any = "-"
+        services = self._services
         while True:
-            since = lease_clock()
+            spell = services.leases.spell
             taken = len(self._suspects)
             arguments = [
                 source.group,
-                self._services.name,
-                0 if source.feed.takes_all else self._services.leases.milliseconds,
+                self._holdings.consumer,
                 begin,
                 _WINDOW,
                 most - taken,
                 taken,
                 source.notes_prefix,
                 turn.token,
-                self._services.inherited,
                 source.feed.topic,
+                *(word for owner, beat in dead.items() for word in (raw(owner), beat)),
             ]
             feed = source.feed
             keys = [source.key, source.notes, feed.fence, feed.settled, feed.losses]
-            reply = await self._services.pipe.run(CLAIM, keys, *arguments)
+            if not services.places.is_cluster:
+                keys.append(services.keys.heartbeats)
+            reply = await services.pipe.run(CLAIM, keys, *arguments)
             if (token := fenced_by(reply)) is not None:
                 turn.lost_to(token)
                 return True
             begin, picked, gone, left = reply
-            self._services.ledger.lose(len(gone), source.feed.topic, source.group)
-            if self._services.leases.is_late(since):
-                source.feed.must_sweep = True
-                return True
-            for entry_id, fields, text in picked:
-                until = self._services.leases.until(since)
+            services.ledger.lose(len(gone), source.feed.topic, source.group)
+            for entry_id, fields, note in picked:
                 if entry_id in source.held:  # it was ours, and is again: a handler has it here
-                    source.held[entry_id].until = until
+                    source.held[entry_id].spell = spell
                     continue
-                held = self._holdings.take(source, entry_id, fields, until, _state(text))
-                held.noted = bool(text)
+                held = self._holdings.take(source, entry_id, fields, spell, _state(note))
+                held.noted = bool(note)
                 if held.state.owner_died:
                     held.suspect = True
                     self._suspects.add(held)
@@ -339,10 +377,15 @@ class Recovery:
                 return False
 
 
-def _state(text: bytes | None) -> State | None:
-    if not text:
+def _in_batches(held: Sequence[Held]) -> list[Sequence[Held]]:
+    """Entries of one stream, in as many parts as it takes commands to ask for them."""
+    return [held[first : first + _ASKED_AT_ONCE] for first in range(0, len(held), _ASKED_AT_ONCE)]
+
+
+def _state(note: bytes | None) -> State | None:
+    if not note:
         return None
     try:
-        return State.decode(text)
+        return State.decode(note)
     except ValueError:
         return State(attempt=1, deaths=1)  # it was tried before; how often nobody knows any more

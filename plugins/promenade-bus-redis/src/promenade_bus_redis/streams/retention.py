@@ -14,12 +14,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, plain_logger
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
-from promenade_bus_redis.streams.record import Demand, Record, Span
+from promenade_bus_redis.streams.ages import Ages, later
+from promenade_bus_redis.streams.record import EVER, Demand, Record, Span
+from promenade_bus_redis.streams.server_clock import ServerClock
 
 if TYPE_CHECKING:
     from promenade_bus_redis.streams.services import Services
@@ -54,20 +58,22 @@ class Retention:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._turn = Turn(services, services.keys.upkeep)
+        self._turn = Turn(services, services.keys.upkeep, f"{services.name}#upkeep")
         self._due: list[tuple[float, str]] = []
         self._pauses: dict[str, float] = {}
         self._last_ids: dict[str, bytes] = {}
         self._foreign: dict[str, int] = {}
         self._demand = Demand()
         self._min_age = 0.0
-        self._settled = ""
-        self._unsubscribed = ""
-        self._letters = ""  # nothing where they stay for ever
+        self._settled: Sequence[Span] = ()
+        self._unsubscribed: Sequence[Span] = ()
+        self._letters: Sequence[Span] = ()  # none where they stay for ever
         self._read_at = 0.0
         self._noticed: set[tuple[str, str]] = set()
         self._copied: dict[bytes, bytes] = {}  # of a cluster
-        self._task: asyncio.Task[None] | None = None
+        self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
+        self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
+        self._lasting = Lasting(self._go_on, "promenade-redis-retention", cut=lambda: None)
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
         self.trimmed = 0
@@ -75,7 +81,7 @@ class Retention:
 
     def start(self) -> None:
         """Begins."""
-        self._task = asyncio.get_running_loop().create_task(self._go_on(), name="promenade-redis-retention")
+        self._lasting.start()
 
     async def close(self) -> None:
         """Ends, and lets another instance have its turn."""
@@ -84,10 +90,7 @@ class Retention:
 
     async def stop(self) -> None:
         """Ends."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task,))
+        await self._lasting.end()
 
     async def _go_on(self) -> None:
         await asyncio.sleep(_FIRST)
@@ -142,17 +145,21 @@ class Retention:
         await census.tidy(record, alive)
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
-        for topic in self._pauses.keys() - topics:
-            del self._pauses[topic]
+        if gone := self._pauses.keys() - topics:
+            for topic in gone:
+                del self._pauses[topic]
+            self._ages = {place: ages for place, ages in self._ages.items() if place[0] not in gone}
 
     def _learn_wishes(self, record: Record) -> None:
         self._demand = Demand(record.parts)
         settled = record.spans(lambda keeps: keeps.settled)
         letters = record.spans(lambda keeps: keeps.letters)
         self._min_age = settled[0].seconds or 0.0
-        self._settled = _as_argument(settled)
-        self._unsubscribed = _as_argument(record.spans(lambda keeps: max(keeps.settled, keeps.unsubscribed)))
-        self._letters = "" if letters[0].seconds is None else _as_argument(letters)
+        self._settled = settled
+        self._unsubscribed = record.spans(lambda keeps: max(keeps.settled, keeps.unsubscribed))
+        self._letters = () if letters[0].seconds is None else letters
+        wanted = {span.seconds for span in (*self._settled, *self._unsubscribed)}
+        self._ages = {place: ages for place, ages in self._ages.items() if place[1] in wanted}
 
     # --- when ---------------------------------------------------------------------------------------------
 
@@ -183,18 +190,23 @@ class Retention:
 
     async def _trim(self, topics: Sequence[str]) -> list[str]:
         """One step on each topic; tells where there is more to do."""
-        commands = [self._trimming(topic) for topic in topics]
+        clocks = [await self._clock_for(topic) for topic in topics]
+        sent = lease_clock()
+        commands = [self._trimming(topic, clock, sent) for topic, clock in zip(topics, clocks, strict=True)]
         if self._letters:
-            places = [self._services.keys.dead(topic) for topic in topics]
-            commands += [(place, EXPIRE.command([place], [self._letters])) for place in places]
+            for topic, clock in zip(topics, clocks, strict=True):
+                place = self._services.keys.dead(topic)
+                young = " ".join(_young(span, _id_at(clock, sent, span)) for span in self._letters)
+                commands.append((place, EXPIRE.command([place], [young])))
         replies = await self._services.pipe.call_many(commands)
+        received = lease_clock()
         if self._services.places.is_cluster:
             await self._copy_losses(topics)
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
         strangers: set[tuple[str, str]] = set()
         failure: RedisFailure | None = None
-        for topic, reply in zip(topics, replies, strict=False):
+        for topic, clock, reply in zip(topics, clocks, replies, strict=False):
             if isinstance(reply, RedisFailure):
                 self._plan(topic, _OFTEN)
                 if reply.kind is not Kind.WRONG_TYPE:  # somebody else's key has the name of a topic
@@ -204,6 +216,8 @@ class Retention:
                 self._plan(topic, _SOONEST)
             else:
                 strangers.update((topic, name.decode(errors="replace")) for name in reply[6])
+                clock.note(int(reply[7]) / 1000, sent, received)
+                self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
                     again.append(topic)
         try:
@@ -218,7 +232,33 @@ class Retention:
             raise
         return again
 
-    def _trimming(self, topic: str) -> Routed:
+    async def _clock_for(self, topic: str) -> ServerClock:
+        """The clock of the server that has a topic."""
+        places = self._services.places
+        if not places.is_cluster:
+            return self._services.leases.clock
+        try:
+            address = await places.find(self._services.keys.stream(topic))
+        except RedisFailure:
+            return ServerClock()  # whoever trims finds out, too
+        return self._clocks.setdefault(address, ServerClock())
+
+    def _note_ages(self, topic: str, last_id: str, now: float) -> None:
+        for span in (*self._settled, *self._unsubscribed):
+            if span.seconds is not None:
+                self._ages.setdefault((topic, span.seconds), Ages()).note(last_id, now, span.seconds)
+
+    def _too_young(self, topic: str, spans: Iterable[Span], clock: ServerClock, now: float) -> str:
+        """The ids from which on entries are too young, by the server's clock or by when they were seen."""
+        found: list[str] = []
+        for span in spans:
+            bound = _id_at(clock, now, span)
+            if span.seconds is not None and (ages := self._ages.get((topic, span.seconds))) is not None:
+                bound = later(bound, ages.bound(now, span.seconds))
+            found.append(_young(span, bound))
+        return " ".join(found)
+
+    def _trimming(self, topic: str, clock: ServerClock, now: float) -> Routed:
         keys = self._services.keys
         names = [
             keys.stream(topic),
@@ -229,8 +269,8 @@ class Retention:
         ]
         arguments = [
             self._turn.token,
-            self._settled,
-            self._unsubscribed,
+            self._too_young(topic, self._settled, clock, now),
+            self._too_young(topic, self._unsubscribed, clock, now),
             self._services.options.retention.max_length or 0,
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
@@ -241,7 +281,7 @@ class Retention:
 
     def _learn(self, topic: str, reply: Sequence[Any]) -> bool:
         """Counts; tells whether there is more to do."""
-        removed, dropped, more, last_id, foreign, lost, _strangers = reply
+        removed, dropped, more, last_id, foreign, lost = reply[:6]
         ledger = self._services.ledger
         self.trimmed += removed
         if dropped:
@@ -275,5 +315,12 @@ class Retention:
             logger.info("removed %d dead letters that were older than dead_letters_max_age", count)
 
 
-def _as_argument(spans: Iterable[Span]) -> str:
-    return " ".join(map(str, spans))
+def _id_at(clock: ServerClock, now: float, span: Span) -> str:
+    """The first id of what is younger than that by the server's clock."""
+    if span.seconds is None:
+        return "0-0"
+    return f"{max(0, round(clock.stamp_of(now - span.seconds) * 1000))}-0"
+
+
+def _young(span: Span, bound: str) -> str:
+    return f"{bound}<{EVER if span.upto is None else span.upto}"

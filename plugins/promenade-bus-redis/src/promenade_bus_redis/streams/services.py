@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import attrs
 
 from promenade_bus_redis.config import RedisOptions
@@ -11,24 +14,39 @@ from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.streams.census import Census
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.leases import Leases, Lock
+from promenade_bus_redis.streams.leases import NO_SPELL, Leases
 from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.names import name_consumer
 from promenade_bus_redis.streams.stored_events import Accepted
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.wakeups import Wakeups
 
-__all__ = ["Services"]
+__all__ = ["Lock", "Services"]
 
 MOST_OWN_LINKS = 4
 """Subscriptions that wait on a connection of their own; the others wait together."""
 
 
 @attrs.define(eq=False)
+class Lock:
+    """A key that one ``holder`` has at a time. ``token`` is 0 while that is another one.
+
+    ``spell`` is that of ``Leases`` in which it was last looked at; ``greatest_seen`` a token that somebody
+    else has shown.
+    """
+
+    key: str
+    holder: str
+    token: int = 0
+    spell: int = NO_SPELL
+    greatest_seen: int = 0
+
+
+@attrs.define(eq=False)
 class Services:
     """Made when the adapter starts.
 
-    ``name`` is the consumer of this instance in all groups. Consumers whose names begin with ``inherited``
-    were earlier instances of the same configured name: they are over, for ``name_lock`` is this one's.
+    ``name`` is that of this instance; ``name_lock`` stands for the name that is configured, if one is.
     """
 
     options: RedisOptions
@@ -43,20 +61,21 @@ class Services:
     census: Census
     epoch: Epoch
     accepted: Accepted
-    inherited: str = ""
     name_lock: Lock | None = None
     own_links: set[WaitingLink] = attrs.field(factory=set)
     counts_gaps: bool = True
     """Whether the server knows how many entries were ever added to a stream, as far as it was asked."""
     read_at: float | None = None
     """When a read was last answered, on the monotonic clock."""
+    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
+
+    def name_consumer(self, *, ordered: bool) -> str:
+        """A name for a consumer in its group, which no other one has."""
+        return name_consumer(self.name, next(self._numbers), ordered=ordered)
 
     async def alive(self) -> frozenset[str]:
         """The names of the instances that live. Raises ``RedisFailure``."""
-        key = self.keys.instances
-        seconds, _ = await self.pipe.call("TIME", key=key)
-        reply = await self.pipe.call("ZRANGEBYSCORE", key, f"({int(seconds) * 1000}", "+inf", key=key)
-        return frozenset(name.decode(errors="replace") for name in reply) | {self.name}
+        return await self.leases.alive(self.pipe)
 
     def lend_link(self, key: str) -> WaitingLink | None:
         """A connection for reads that wait, as long as there are not too many of them."""

@@ -1,26 +1,25 @@
 """Carries outcomes out: many together, each with a result of its own.
 
-Nobody is asked for the owner of an entry while its lease cannot have ended: then it is only forgotten. From
+Nobody is asked for the owner of an entry while nobody can have taken it over: then it is only forgotten. From
 then on, and for everything that moves an entry elsewhere, a script checks the owner first.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import attrs
 from redis.exceptions import ResponseError
 
 from bus_core import BusError, LeaseLost, Outcome
-from bus_core.runtime import lease_clock
 from promenade_bus_redis.server.failures import RedisFailure, translate
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ACK, DONE, MOVE, NOTE
-from promenade_bus_redis.streams.feeds import Held, Source
+from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.wire import State, letter_fields, returning_fields
 
-__all__ = ["Settlement", "settle"]
+__all__ = ["Parked", "Settled", "Settlement", "settle"]
 
 _MOVES_AT_ONCE: Final = 50
 """Entries that one script moves: a script holds up everybody else."""
@@ -32,15 +31,33 @@ Judge = Callable[[Any], "list[Result] | None"]
 """What a reply says of each outcome; None when it says that all of them were carried out."""
 
 
+@attrs.frozen
+class Parked:
+    """What waits for a retry: ``score`` is how the server knows it, and ``delay`` is in seconds."""
+
+    feed: Feed
+    score: str
+    delay: float
+
+
+@attrs.frozen
+class Settled:
+    """What came of outcomes: a result for each; what was parked; and the feeds of entries that are lost."""
+
+    results: list[Result]
+    parked: list[Parked] = attrs.field(factory=list)
+    lost: list[Feed] = attrs.field(factory=list)
+
+
 class Settlement:
     """The commands that carry out some outcomes, and what their replies mean.
 
-    ``trusts_leases``: nobody takes anything over before its lease has ended.
+    ``is_sure`` tells of a spell of ``Leases`` whether what was received in it is owned still.
     """
 
-    def __init__(self, consumer: str, *, trusts_leases: bool) -> None:
+    def __init__(self, consumer: str, is_sure: Callable[[int], bool]) -> None:
         self._consumer = consumer
-        self._trusts_leases = trusts_leases
+        self._is_sure = is_sure
         self._commands: list[Routed] = []
         self._judges: list[tuple[Sequence[int], Sequence[Held], Judge]] = []
 
@@ -48,9 +65,9 @@ class Settlement:
 
     def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
         """Forgets entries for the group."""
-        now = lease_clock() if self._trusts_leases else math.inf
         # Looked at once: the thread of the leases changes it meanwhile.
-        doubtful = {place for place, each in enumerate(held) if each.until <= now}
+        sure = {spell for spell in {each.spell for each in held} if self._is_sure(spell)}
+        doubtful = {place for place, each in enumerate(held) if each.spell not in sure}
         if doubtful:
             unsure = [held[place] for place in doubtful]
             ids = [each.entry_id for each in unsure]
@@ -79,6 +96,7 @@ class Settlement:
         target: str,
         kind: str,
         entries: Sequence[tuple[int, Held, float, list[Any]]],
+        settled: Settled,
     ) -> None:
         """Writes entries elsewhere, after a delay in seconds, and forgets them here if that succeeded."""
         batch: list[tuple[int, Held, float, list[Any]]] = []
@@ -87,13 +105,18 @@ class Settlement:
             batch.append(entry)
             size += sum(len(value) for value in entry[3] if isinstance(value, str | bytes))
             if len(batch) >= _MOVES_AT_ONCE or size >= _BYTES_AT_ONCE:
-                self._move(source, target, kind, batch)
+                self._move(source, target, kind, batch, settled)
                 batch, size = [], 0
         if batch:
-            self._move(source, target, kind, batch)
+            self._move(source, target, kind, batch, settled)
 
     def _move(
-        self, source: Source, target: str, kind: str, batch: list[tuple[int, Held, float, list[Any]]]
+        self,
+        source: Source,
+        target: str,
+        kind: str,
+        batch: list[tuple[int, Held, float, list[Any]]],
+        settled: Settled,
     ) -> None:
         arguments: list[Any] = [
             source.group,
@@ -109,15 +132,19 @@ class Settlement:
             MOVE.command([source.key, source.notes, target, source.feed.settled], arguments),
             [index for index, *_ in batch],
             [held for _, held, *_ in batch],
-            _each,
+            _each if kind == "stream" else _parking(source.feed, [delay for *_, delay, _ in batch], settled),
         )
 
-    def note(self, source: Source, indices: Sequence[int], held: Sequence[Held], owner: str) -> None:
+    def note(
+        self, source: Source, indices: Sequence[int], held: Sequence[Held], owner: str, settled: Settled
+    ) -> None:
         """Writes down the states of entries that stay where they are; see ``settle`` for ``owner``."""
-        arguments: list[Any] = [source.group, self._consumer, source.notes_prefix, owner]
+        feed = source.feed
+        arguments: list[Any] = [source.group, self._consumer, source.notes_prefix, owner, feed.topic]
         for each in held:
             arguments += [each.entry_id, each.state.encode()]
-        self._add(source.key, NOTE.command([source.key, source.notes], arguments), indices, held, _each)
+        script = NOTE.command([source.key, source.notes, feed.settled, feed.losses], arguments)
+        self._add(source.key, script, indices, held, _noting(feed, settled))
 
     def _add(
         self,
@@ -204,21 +231,48 @@ def _each(reply: Any) -> list[Result]:
     return results
 
 
+def _parking(feed: Feed, delays: Sequence[float], settled: Settled) -> Judge:
+    """For what is parked: the score of each that was is a result like 1, and is kept."""
+
+    def judge(reply: Any) -> list[Result]:
+        answers: list[Any] = []
+        for answer, delay in zip(reply, delays, strict=True):
+            if isinstance(answer, bytes) and answer.isdigit():
+                settled.parked.append(Parked(feed, answer.decode(), delay))
+                answer = 1
+            answers.append(answer)
+        return _each(answers)
+
+    return judge
+
+
+def _noting(feed: Feed, settled: Settled) -> Judge:
+    """For what stays where it is, unless it is gone from the stream."""
+
+    def judge(reply: Any) -> list[Result]:
+        settled.lost.extend(feed for answer in reply if answer == 2)
+        return _each([1 if answer == 2 else answer for answer in reply])
+
+    return judge
+
+
 async def settle(
-    pipe: Pipe, consumer: str, outcomes: Sequence[Outcome], in_place: str | None = None
-) -> tuple[list[Result], float | None]:
-    """Carries out what becomes of entries of groups; also tells the shortest delay that was parked.
+    pipe: Pipe,
+    consumer: str,
+    outcomes: Sequence[Outcome],
+    is_sure: Callable[[int], bool],
+    in_place: str | None = None,
+) -> Settled:
+    """Carries out what becomes of entries of groups.
 
     Where what is released must stay in its order, ``in_place`` is whom it belongs to then: "" when this
     consumer hands it out again, ``NOBODY`` when another one is to take it over.
     """
-    results: list[Result] = [None] * len(outcomes)
-    # Of an ordered group whoever is active takes everything over, whatever leases say.
-    settlement = Settlement(consumer, trusts_leases=in_place is None)
+    settled = Settled([None] * len(outcomes))
+    settlement = Settlement(consumer, is_sure)
     acks: dict[Source, tuple[list[int], list[Held]]] = {}
     notes: dict[tuple[Source, str], tuple[list[int], list[Held]]] = {}
     moves: dict[tuple[Source, str, str], list[tuple[int, Held, float, list[Any]]]] = {}
-    soonest: float | None = None
     for index, outcome in enumerate(outcomes):
         held: Held = outcome.receipt
         source = held.source
@@ -245,15 +299,14 @@ async def settle(
         fields = returning_fields(held.message, held.published_at, held.state)
         if action == "retry" and outcome.delay > 0:
             place = (source, source.feed.parked, "parked")
-            soonest = outcome.delay if soonest is None else min(soonest, outcome.delay)
         else:
             place = (source, source.feed.inbox.key, "stream")
         moves.setdefault(place, []).append((index, held, outcome.delay, fields))
     for source, (indices, entries) in acks.items():
         settlement.acknowledge(source, indices, entries)
     for (source, owner), (indices, entries) in notes.items():
-        settlement.note(source, indices, entries, owner)
+        settlement.note(source, indices, entries, owner, settled)
     for (source, target, kind), batch in moves.items():
-        settlement.move(source, target, kind, batch)
-    await settlement.carry_out(pipe, results)
-    return results, soonest
+        settlement.move(source, target, kind, batch, settled)
+    await settlement.carry_out(pipe, settled.results)
+    return settled

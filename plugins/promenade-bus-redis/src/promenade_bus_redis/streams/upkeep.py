@@ -11,16 +11,19 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, plain_logger
-from promenade_bus_redis.server.failures import RedisFailure
+from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import COUNT, DUE, HINT, HINTS, LEAVE
-from promenade_bus_redis.streams.feeds import Feed
+from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
+from promenade_bus_redis.streams.feeds import Feed, Source
+from promenade_bus_redis.streams.names import heir_of, instance_of, raw, text
 from promenade_bus_redis.streams.services import Services
+from promenade_bus_redis.streams.settlement import Parked
 
 __all__ = ["Upkeep", "Wakeable"]
 
@@ -33,14 +36,18 @@ _LOOK: Final = 3.0
 """Seconds between two looks through a feed, at least: each is several commands, of an idle worker too."""
 
 _DUE_AT_ONCE: Final = 100
-_HINTS_AT_ONCE: Final = 100
-_TOLD_AGAIN: Final = 5.0
 _TOLD_FOR: Final = 86_400_000
 """Milliseconds for which is remembered which losses an instance has told."""
 
+_HINTED: Final = 10.0
+"""Seconds between two looks at the hints of what is parked, where nobody has left or died."""
+
+_GRACE: Final = 0.5
+"""Seconds by which what others have parked is left to them."""
+
 _SLACK: Final = 0.01
-_FORGOTTEN_AFTER: Final = 10
-"""Leases without a sign of life after which a consumer that holds nothing is removed from its group."""
+_ROUNDS: Final = 10
+"""Looks through all feeds between two in which consumers of the dead are removed from their groups."""
 
 
 class Wakeable(Protocol):
@@ -76,18 +83,22 @@ class Upkeep:
         self._services = services
         self._consumers: dict[Wakeable, None] = {}
         self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
-        self._timers: list[tuple[float, int, Feed]] = []  # what this instance has parked
+        self._timers: list[tuple[float, int, Feed]] = []
+        self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep", cut=lambda: None)
         self._topics_at = 0.0
         self._hints_at = 0.0
         self._look_at = 0.0
         self._epoch_at = 0.0
         self._looking: list[tuple[Wakeable, Feed]] = []
         self._dead: frozenset[str] = frozenset()
-        self._dead_beats = 0
+        self._departures = 0
+        self._look_everywhere_at: float | None = None
+        self._leaving: dict[tuple[Source, str], None] = {}
         self._rounds = 0
+        self._undecided: set[Feed] = set()  # of which it is not known yet who is dead
         self._hinting: set[asyncio.Task[object]] = set()
         self._trouble = services.ledger.trouble("the upkeep of the Redis adapter")
 
@@ -95,21 +106,23 @@ class Upkeep:
 
     def start(self) -> None:
         """Begins."""
-        self._task = asyncio.get_running_loop().create_task(self._go_on(), name="promenade-redis-upkeep")
+        self._lasting.start()
 
     async def close(self) -> None:
         """Ends, when what was counted is stored."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task, *self._hinting))
-            await self._store_losses(time.monotonic())
+        if not self._lasting.is_started:
+            return
+        await self._lasting.end()
+        if self._hinting:
+            await asyncio.wait(self._hinting)
+        await self._store_losses(time.monotonic())
 
     def look_after(self, consumer: Wakeable) -> None:
         """A consumer was opened."""
         self._consumers[consumer] = None
         if consumer.pattern is not None:
             self._patterns[consumer] = consumer.pattern
+        self._hints_at = min(self._hints_at, time.monotonic() + _TURN)
 
     def forget(self, consumer: Wakeable) -> None:
         """A consumer is being closed."""
@@ -131,14 +144,50 @@ class Upkeep:
         self._epoch_at = 0.0
         self._changed.set()
 
-    def parked(self, feeds: Iterable[Feed], delay: float) -> None:
-        """Something was parked that is due after so many seconds."""
-        for feed in feeds:
-            heapq.heappush(self._timers, (time.monotonic() + delay + _SLACK, next(self._numbers), feed))
-            key = self._services.keys.due
-            hint = HINT.command([key], [f"{feed.topic} {feed.group}", round(delay * 1000), "earliest"])
-            self._hint((key, hint))
-        self._changed.set()
+    def parked(self, parked: Iterable[Parked]) -> None:
+        """Something was parked here, and waits from now on."""
+        now = time.monotonic()
+        hinted: dict[Feed, None] = {}
+        for each in parked:
+            self._wait_for(each.feed, each.score, now + each.delay + _SLACK)
+            hinted[each.feed] = None
+        key = self._services.keys.due
+        for feed in hinted:
+            self._hint((key, ("ZADD", key, 0, _hint_of(feed))))
+        if hinted:
+            self._changed.set()
+
+    def look_in(self, seconds: float) -> None:
+        """Looks through all feeds for what the dead held, that much later or earlier."""
+        at = time.monotonic() + seconds + _SLACK
+        if self._look_everywhere_at is None or at < self._look_everywhere_at:
+            self._look_everywhere_at = at
+            self._changed.set()
+
+    async def leave(self, sources: Iterable[Source], consumer: str) -> None:
+        """A consumer is over, and its instance lives on: what it holds is others' after a lease.
+
+        Raises ``RedisFailure``: then it is said again later.
+        """
+        leaving = [(source, consumer) for source in sources]
+        try:
+            await self._leave(leaving)
+        except BaseException:
+            self._leaving.update(dict.fromkeys(leaving))
+            raise
+
+    async def _leave(self, leaving: Sequence[tuple[Source, str]]) -> None:
+        commands = [_leaving(source, name, heir_of(name)) for source, name in leaving]
+        failure: RedisFailure | None = None
+        for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
+            if isinstance(reply, RedisFailure) and reply.kind is not Kind.NO_GROUP:
+                failure = failure or reply
+                continue
+            self._leaving.pop((source, name), None)
+            if isinstance(reply, int) and reply > 0:
+                self._services.ledger.lose(reply, source.feed.topic, source.group)
+        if failure is not None:
+            raise failure
 
     def topic_found(self, topic: str) -> None:
         """A topic that may be new, such as one that was just published to here."""
@@ -180,6 +229,8 @@ class Upkeep:
 
     def _pause(self) -> float:
         soonest = min(self._topics_at, self._hints_at, self._look_at, self._epoch_at)
+        if self._look_everywhere_at is not None:
+            soonest = min(soonest, self._look_everywhere_at)
         if self._timers:
             soonest = min(soonest, self._timers[0][0])
         return min(_TURN, max(0.005, soonest - time.monotonic()))
@@ -192,11 +243,13 @@ class Upkeep:
         now = time.monotonic()
         steps = (
             self._look_for_losses,
+            self._notice_departures,
             self._hand_on_what_is_due,
+            self._leave_again,
             self._find_topics,
             self._say_again,
             self._store_losses,
-            self._notice_deaths,
+            self._look_everywhere,
             self._look_at_next,
         )
         fault: BaseException | None = None
@@ -212,10 +265,14 @@ class Upkeep:
         while self._timers and self._timers[0][0] <= now:
             due[heapq.heappop(self._timers)[2]] = None
         if now >= self._hints_at:
-            self._hints_at = now + _TURN
+            self._hints_at = now + _HINTED
             due.update(dict.fromkeys(await self._hinted()))
         if due:
             await self._hand_on([*due])
+
+    async def _leave_again(self, _now: float) -> None:
+        if self._leaving:
+            await self._leave([*self._leaving])
 
     async def _say_again(self, _now: float) -> None:
         await self._services.census.say_again()
@@ -270,60 +327,93 @@ class Upkeep:
     # --- what is parked -----------------------------------------------------------------------------------
 
     async def _hinted(self) -> list[Feed]:
-        """Feeds of ours that have something due, as far as hints tell."""
+        """Feeds of ours that have something parked, as far as hints tell."""
         key = self._services.keys.due
-        names = await self._services.pipe.run(HINTS, [key], _HINTS_AT_ONCE, round(_TOLD_AGAIN * 1000))
+        names = await self._services.pipe.call("ZRANGEBYSCORE", key, "-inf", "+inf", key=key)
         if not names:
             return []
         feeds = {
-            f"{feed.topic} {feed.group}".encode(): feed
-            for consumer in self._consumers
-            for feed in consumer.feeds.values()
+            _hint_of(feed).encode(): feed for consumer in self._consumers for feed in consumer.feeds.values()
         }
         return [feeds[name] for name in names if name in feeds]
 
     async def _hand_on(self, feeds: list[Feed]) -> None:
-        """Moves what is due to the inboxes, and remembers when the next one is."""
+        """Moves what has waited long enough to the inboxes, and waits for the rest."""
         key = self._services.keys.due
         while feeds:
-            keys = [[feed.parked, feed.inbox.key] for feed in feeds]
-            replies = await self._services.pipe.call_many(
-                [(pair[0], DUE.command(pair, [_DUE_AT_ONCE])) for pair in keys]
-            )
+            now = time.monotonic()
+            commands: list[Routed] = []
+            for feed in feeds:
+                scores = [score for score, at in self._waiting.get(feed, {}).items() if at <= now]
+                commands.append(
+                    (feed.parked, DUE.command([feed.parked, feed.inbox.key], [_DUE_AT_ONCE, *scores]))
+                )
+            sent = lease_clock()
+            replies = await self._services.pipe.call_many(commands)
             again: list[Feed] = []
-            for feed, reply in zip(feeds, replies, strict=True):
+            for feed, command, reply in zip(feeds, commands, replies, strict=True):
                 if isinstance(reply, RedisFailure):
-                    self._remember(feed, _TURN)
+                    self._wake_at(feed, time.monotonic() + _TURN)
                     continue
-                moved, following = reply
-                name = f"{feed.topic} {feed.group}"
-                if moved == _DUE_AT_ONCE:
+                _moved, more, stamp, left = reply
+                self._services.leases.clock.note(int(stamp) / 1000, sent, lease_clock())
+                if more:
                     again.append(feed)
-                elif following >= 0:
-                    self._remember(feed, following / 1000)
-                    self._hint((key, HINT.command([key], [name, following, "set"])))
-                elif moved:
-                    self._hint((key, HINT.command([key], [name, 0, "clear"])))
+                    continue
+                waiting = self._waiting.get(feed, {})
+                for score in command[1][6:]:
+                    waiting.pop(score, None)
+                self._wait_for_others(feed, left)
+                if not left:
+                    self._waiting.pop(feed, None)
+                    self._hint((key, ("ZREM", key, _hint_of(feed))))
             feeds = again
 
-    def _remember(self, feed: Feed, delay: float) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + delay + _SLACK, next(self._numbers), feed))
+    def _wait_for_others(self, feed: Feed, left: Sequence[bytes]) -> None:
+        """What others have parked comes back when they died: after its delay, on the clock of this process.
+
+        It began with the server's time, which may have stepped since. Whatever that says, it takes no longer
+        than the delay from now on.
+        """
+        waiting, clock = self._waiting.setdefault(feed, {}), self._services.leases.clock
+        for score, delay in zip(left[::2], left[1::2], strict=True):
+            known = score.decode()
+            if known in waiting:
+                continue
+            seconds = int(delay) / 1000
+            now = lease_clock()
+            began = clock.own_of(float(score) / 1000 - seconds, now)
+            waited = 0.0 if began is None else max(0.0, now - began)
+            self._wait_for(feed, known, time.monotonic() + max(0.0, seconds - waited) + _GRACE)
+
+    def _wait_for(self, feed: Feed, score: str, at: float) -> None:
+        waiting = self._waiting.setdefault(feed, {})
+        waiting[score] = max(at, waiting.get(score, at))  # of the same millisecond
+        self._wake_at(feed, waiting[score])
+
+    def _wake_at(self, feed: Feed, at: float) -> None:
+        heapq.heappush(self._timers, (at, next(self._numbers), feed))
 
     # --- the dead -----------------------------------------------------------------------------------------
 
-    async def _notice_deaths(self, _now: float) -> None:
-        """Looks everywhere when an instance is seen to have died, and once more a heartbeat later."""
+    async def _notice_departures(self, now: float) -> None:
+        """Looks everywhere when an instance is seen to have died, or has left."""
         leases = self._services.leases
-        if leases.dead - self._dead:
-            self._dead_beats = leases.beats + 2
-        if self._dead_beats and (leases.dead - self._dead or leases.beats >= self._dead_beats):
-            if leases.beats >= self._dead_beats:
-                self._dead_beats = 0
-            for consumer in self._consumers:
-                for feed in consumer.feeds.values():
-                    consumer.look_for_dead(feed)
-                consumer.wake()
-        self._dead = leases.dead
+        dead = frozenset(leases.dead)
+        if dead - self._dead or leases.departures != self._departures:
+            self._hints_at = 0.0
+        if dead - self._dead:
+            self._look_everywhere_at = now
+        self._dead, self._departures = dead, leases.departures
+
+    async def _look_everywhere(self, now: float) -> None:
+        if self._look_everywhere_at is None or now < self._look_everywhere_at:
+            return
+        self._look_everywhere_at = None
+        for consumer in self._consumers:
+            for feed in consumer.feeds.values():
+                consumer.look_for_dead(feed)
+            consumer.wake()
 
     async def _look_at_next(self, now: float) -> None:
         """One feed after the other: what belonged to the dead, what is parked, who has left."""
@@ -343,8 +433,43 @@ class Upkeep:
             return
         consumer.look_for_dead(feed)
         await self._hand_on([feed])
-        if self._rounds % _FORGOTTEN_AFTER == 0:
-            arguments = [feed.group, "", round(_FORGOTTEN_AFTER * lease * 1000)]
-            await self._services.pipe.call_many(
-                [(source.key, LEAVE.command([source.key], arguments)) for source in feed.sources]
-            )
+        if self._rounds % _ROUNDS == 0 or feed in self._undecided:
+            self._undecided.discard(feed)
+            await self._remove_the_dead(feed)
+
+    async def _remove_the_dead(self, feed: Feed) -> None:
+        """Consumers of instances that are dead leave their group when they hold nothing."""
+        pipe, sources = self._services.pipe, feed.sources
+        replies = await pipe.call_many(
+            [(source.key, ("XINFO", "CONSUMERS", source.key, source.group)) for source in sources]
+        )
+        names: dict[Source, list[str]] = {}
+        for source, reply in zip(sources, replies, strict=True):
+            if isinstance(reply, RedisFailure):
+                raise reply
+            facts = (dict(zip(each[::2], each[1::2], strict=True)) for each in reply)
+            names[source] = [text(each[b"name"]) for each in facts if not each[b"pending"]]
+        instances = {instance_of(name) for found in names.values() for name in found}
+        dead, more_in = await self._services.leases.judge(pipe, instances)
+        if more_in is not None:
+            self._undecided.add(feed)
+        await pipe.call_many(
+            [
+                _leaving(source, name, "")
+                for source, found in names.items()
+                for name in found
+                if instance_of(name) in dead and name != NOBODY
+            ]
+        )
+
+
+def _leaving(source: Source, name: str, heir: str) -> Routed:
+    feed = source.feed
+    keys = [source.key, source.notes, feed.settled, feed.losses]
+    return source.key, LEAVE.command(
+        keys, [source.group, raw(name), raw(heir), feed.topic, source.notes_prefix]
+    )
+
+
+def _hint_of(feed: Feed) -> str:
+    return f"{feed.topic} {feed.group}"

@@ -117,9 +117,7 @@ class Wakeups:
         if self._closed or not places:
             return
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._read_all(), name="promenade-redis-wakeups"
-            )
+            self._start()
         elif self._timer is None:
             # What begins to wait at about the same time is waited for together.
             self._timer = asyncio.get_running_loop().call_later(self._pace, self._interrupt)
@@ -149,29 +147,44 @@ class Wakeups:
 
     # --- its task -----------------------------------------------------------------------------------------
 
+    @property
+    def _is_wanted(self) -> bool:
+        return bool(self._begin or self._away) and not self._closed
+
+    def _start(self) -> None:
+        if self._task is None and self._is_wanted:
+            self._task = asyncio.get_running_loop().create_task(
+                self._read_all(), name="promenade-redis-wakeups"
+            )
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It goes on when a program has cancelled every task there is."""
+        self._task = None
+        if self._is_wanted:
+            # Not at once: when the loop is being closed, nothing of it may be left.
+            task.get_loop().call_later(_FIRST_PAUSE, self._start)
+
     async def _read_all(self) -> None:
         pause = _FIRST_PAUSE
-        try:
-            while (self._begin or self._away) and not self._closed:
-                if self._places.is_cluster:
-                    await asyncio.sleep(_POLL)
-                    self._wake_all()
-                    continue
-                fault = await fault_of(self._read())
-                if fault is None:
-                    self._trouble.over()
-                    pause = _FIRST_PAUSE
-                    continue
-                if isinstance(fault, RedisFailure):
-                    logger.debug("the read that waits for all failed: %s", fault.kind)
-                else:
-                    self._trouble.failed("wait", fault)
-                # Each of them finds out for itself what is wrong, and says so.
+        while self._is_wanted:
+            if self._places.is_cluster:
+                await asyncio.sleep(_POLL)
                 self._wake_all()
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-        finally:
-            self._task = None
+                continue
+            fault = await fault_of(self._read())
+            if fault is None:
+                self._trouble.over()
+                pause = _FIRST_PAUSE
+                continue
+            if isinstance(fault, RedisFailure):
+                logger.debug("the read that waits for all failed: %s", fault.kind)
+            else:
+                self._trouble.failed("wait", fault)
+            # Each of them finds out for itself what is wrong, and says so.
+            self._wake_all()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _is_back(self, watch: Watch) -> None:
         self._away.discard(watch)
