@@ -14,6 +14,7 @@ import pytest
 from bus_core import BaseEvent, Consumer, Outcome, Topic
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
+from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import (
     heir_of,
     instance_of,
@@ -23,11 +24,13 @@ from promenade_bus_redis.streams.names import (
     raw,
     text,
 )
+from redis_support.clusters import Cluster
 from redis_support.faults import Piece, Stall, Write
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
 from redis_support.streams import (
     GROUP,
     TOPIC,
+    Place,
     acks,
     die,
     lose_touch,
@@ -475,3 +478,32 @@ async def test_lost_touch_is_noticed_by_others_only(redis_server: SharedServer) 
         assert received.attempt == 2
         for each in (owner, heir):
             await each.close()
+
+
+async def test_the_node_of_the_heartbeats_is_away() -> None:
+    """On a cluster topics of other nodes go on: who cannot send heartbeats asks what is its own."""
+    with Cluster() as cluster:
+        place = Place(cluster.primaries[0], "bus", cluster.primaries[0].address)
+        away = cluster.owner_of(place.keys.heartbeats)
+        try:
+            adapter = await place.adapter(cluster=True, lease="300ms", command_timeout="300ms", block="100ms")
+            names = (f"tests.t{number}.happened" for number in range(100))
+            topic = next(name for name in names if cluster.owner_of(place.keys.stream(name)) is not away)
+            consumer = await adapter.open_consumer(spec(topic))
+            await place.publish(1, topic=topic)
+            await consumer.settle(acks(await receive(consumer, 1)))
+            away.pause()
+            leases = adapter._running.leases
+            await until(lambda: leases.spell == NO_SPELL, "heartbeats do not arrive")
+            await place.publish(2, topic=topic)
+            (received,) = await receive(consumer, 1, timeout=20)
+            assert numbers([received]) == [2]
+            assert leasing(consumer).in_doubt
+            assert await leasing(consumer).confirm([received.receipt]) == [True]
+            assert await consumer.settle(acks([received])) == [None]
+            away.resume()
+            await until(lambda: leases.spell != NO_SPELL, "heartbeats arrive again")
+            await consumer.close()
+        finally:
+            away.resume()
+            await place.close()

@@ -13,6 +13,7 @@ from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP, NOBODY, OWNED
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
+from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import instance_of, is_ordered, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
@@ -109,10 +110,15 @@ class Recovery:
         ]
         commands = [self._asking(batch) for batch in batches]
         while True:
-            # Nobody takes over what is owned after the heartbeat.
-            spell = await leases.renew(pipe)
+            try:
+                # Nobody takes over what is owned after the heartbeat.
+                spell = await leases.renew(pipe)
+            except RedisFailure:
+                if not self._services.places.is_cluster:
+                    raise
+                spell = NO_SPELL  # only the node of the heartbeats is away: then nobody is taken for dead
             replies = await pipe.call_many(commands)
-            if leases.is_sure(spell):
+            if spell == NO_SPELL or leases.is_sure(spell):
                 break  # otherwise the answer is as old as what was to be found out
         owned: set[Held] = set()
         for batch, reply in zip(batches, replies, strict=True):
