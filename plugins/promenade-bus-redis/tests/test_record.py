@@ -351,6 +351,24 @@ async def test_a_service_that_is_gone(redis_server: SharedServer) -> None:
             await consumer.close()
 
 
+async def test_the_wish_goes_with_the_last_group(redis_server: SharedServer) -> None:
+    """When the last group of a service that has ended is forgotten, nothing is kept because of its wish."""
+    async with place_on(redis_server) as place:
+        retired = await place.adapter(service="retired", **keeping(min_age="30d"))
+        for topic in (TOPIC, OTHER):
+            await retired.open_consumer(spec(topic))
+        for consumer in [*retired.upkeep._consumers]:
+            await consumer.close()  # type: ignore[attr-defined]
+        place.adapters.remove(retired)
+        await retired.close()
+        adapter = await place.adapter(service="shop", **keeping())
+        lasting = [("retired", None), ("shop", None)]
+        for topic in (TOPIC, OTHER):
+            assert [(each.service, each.stored_before) for each in await adapter.groups.wishes()] == lasting
+            await adapter.groups.forget(GROUP, topic=topic)
+        assert [each.service for each in await adapter.groups.wishes()] == ["shop"]
+
+
 async def test_a_service_changes_its_mind(redis_server: SharedServer) -> None:
     """A service that wants less than it did gets that, once nothing of it runs with the old setting."""
     async with place_on(redis_server) as place:

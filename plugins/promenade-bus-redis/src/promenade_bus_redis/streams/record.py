@@ -251,10 +251,13 @@ def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
         yield text.split(" ", {"part": 2, "serves": 3}.get(kind, 1)), value.decode(errors="replace")
 
 
-def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps) -> Record:
+def read_record(
+    reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps, settled_one: str = ""
+) -> Record:
     """Reads the hash; what somebody else has put there says nothing.
 
-    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept.
+    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept. An instance
+    that is about to say that it has said everything can be named.
     """
     parts: list[tuple[str, str, str]] = []
     servings: list[Serving] = []
@@ -280,7 +283,7 @@ def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: K
                     number, has_said_all, keeps = value.split(" ", 2)
                     instances[instance] = keeps
                     service = Keeps.decode(keeps, None).service
-                    if instance in alive and has_said_all == "1":
+                    if instance in alive and (has_said_all == "1" or instance == settled_one):
                         settled[service] = max(settled.get(service, 0), int(number))
                 case ["keeps", keeps]:
                     seen[keeps] = int(value)
