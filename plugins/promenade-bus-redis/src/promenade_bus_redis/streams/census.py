@@ -154,6 +154,11 @@ class Census:
         settled = self._name if self._is_settled else ""
         return read_record(found, now, {*alive, self._name}, self._keeps, settled)
 
+    async def version(self) -> str:
+        """Changes when something new is said, or forgotten. Raises ``RedisFailure``."""
+        found = await self._pipe.call("HGET", self._key, "count", key=self._key)
+        return "" if found is None else found.decode(errors="replace")
+
     async def ahead_of(self, spec: SubscriptionSpec) -> Collection[str]:
         """Instances that may have their turn before this one gets it with an ordered subscription.
 
@@ -193,13 +198,16 @@ class Census:
 
     async def remove(self, parts: Iterable[Part]) -> None:
         """Forgets parts. Raises ``RedisFailure``."""
-        await self._delete([f"part {part.topic} {part.group}" for part in parts])
+        if fields := [f"part {part.topic} {part.group}" for part in parts]:
+            await self._delete(fields)
+            await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def remove_wishes(self, record: Record, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
         wishes = {keeps.encode() for keeps in record.keeps if keeps.service == service}
         gone = [f"instance {name}" for name, keeps in record.instances.items() if keeps in wishes]
         await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
+        await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def _delete(self, fields: Sequence[str]) -> None:
         for first in range(0, len(fields), _AT_ONCE):

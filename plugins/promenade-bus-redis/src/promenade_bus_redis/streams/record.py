@@ -10,7 +10,8 @@ part TOPIC GROUP             NUMBER SEEN ORDERED FACTS     a subscription serves
 serves INSTANCE TOPIC GROUP  NUMBER ORDERED                an instance serves it at the moment
 instance INSTANCE            NUMBER SETTLED KEEPS          an instance runs; whether it has said everything
 keeps KEEPS                  SEEN                          until when an instance wanted that
-count                        NUMBER                        the last number that was given out
+count                        NUMBER                        the last number that was given out; one is when
+                                                           something is forgotten, too
 ===========================  ============================  ===============================================
 
 Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
@@ -151,6 +152,8 @@ class Record:
     """What each instance wants to be kept, as the record has it."""
     stale: tuple[str, ...] = ()
     """Fields that say nothing any more."""
+    version: str = ""
+    """The last number that was given out."""
 
     def of_group(self, group: str) -> tuple[Part, ...]:
         """The parts of one group."""
@@ -264,6 +267,7 @@ def read_record(
     instances: dict[str, str] = {}
     settled: dict[str, int] = {}  # by service: the newest living instance that has said everything
     seen: dict[str, int] = {}
+    version = ""
     for words, value in _pairs(reply):
         with suppress(ValueError):
             match words:
@@ -285,6 +289,8 @@ def read_record(
                     service = Keeps.decode(keeps, None).service
                     if instance in alive and (has_said_all == "1" or instance == settled_one):
                         settled[service] = max(settled.get(service, 0), int(number))
+                case ["count"]:
+                    version = value
                 case ["keeps", keeps]:
                     seen[keeps] = int(value)
                 case _:
@@ -323,6 +329,7 @@ def read_record(
         keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
         instances=instances,
         stale=tuple(f"keeps {text}" for text in seen if text not in texts),
+        version=version,
     )
 
 
