@@ -175,6 +175,8 @@ async def look_at_groups(place: Place) -> None:
     await place.publish(1)
     assert (await adapter.groups.list(count=True))[0].backlog == 1
     await consumer.close()
+    other = await adapter_of(place)  # which knows of no topic so far
+    assert [report.name for report in await other.groups.list()] == ["tests.listener"]
     await adapter.groups.forget("tests.listener", force=True)
     assert await adapter.groups.list() == []
 

@@ -12,7 +12,7 @@ from bus_core.events.base import BaseEvent
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.servers import Replica
-from redis_support.streams import Place, place_on
+from redis_support.streams import Place, place_on, spec
 
 TOPIC = "tests.thing.happened"
 
@@ -120,6 +120,23 @@ async def test_what_was_renamed_is_named(redis_server: SharedServer) -> None:
                 assert found.figures["orphaned_groups"] == 1
                 await bus.adapter.groups.forget("tests.former")  # type: ignore[union-attr]
                 await probe_until(bus, lambda each: each.status is HealthStatus.HEALTHY)
+
+
+async def test_order_that_waits_is_named(redis_server: SharedServer) -> None:
+    """An ordered subscription that waits for instances with another pattern is named, and they are."""
+    quick: dict[str, Any] = {"lease": "300ms", "block": "50ms"}
+    async with place_on(redis_server) as place:
+        former = await place.adapter(**quick)
+        await former.open_consumer(spec("tests.*.happened", name="listener", ordered=True))
+        async with probed(place, **quick) as bus:
+            await bus.subscribe(TOPIC, lambda event: None, name="listener", ordered=True).ready()
+            found = await probe_until(bus, lambda each: "waits for its turn" in each.summary)
+            assert (
+                f"'tests.listener' on '{TOPIC}' waits for its turn: '{former._running.name}'" in found.summary
+            )
+            for consumer in [*former.upkeep._consumers]:
+                await consumer.close()  # type: ignore[attr-defined]
+            await probe_until(bus, lambda each: "waits for its turn" not in each.summary)
 
 
 async def test_a_server_that_is_away(start_server: StartServer) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import math
 
 from bus_core import LeaseLost, Outcome
-from promenade_bus_redis.streams.names import instance_of
 from redis_support.fixtures import SharedServer
 from redis_support.streams import (
     TOPIC,
@@ -148,28 +147,8 @@ async def test_one_name_on_two_topics(redis_server: SharedServer) -> None:
             await place.publish(1, topic=topic)
         for consumer in consumers:
             await consumer.settle(acks(await receive(consumer, 1)))
+        for consumer in consumers:
             await consumer.close()
-
-
-async def test_order_that_is_new(redis_server: SharedServer) -> None:
-    """Order does not begin while code without it serves the same events; then it takes over all of them."""
-    async with place_on(redis_server) as place:
-        old, new = await place.adapter(**QUICK), await place.adapter(**QUICK)
-        place.adapters.insert(0, await place.adapter())
-        living, dying = await old.open_consumer(spec()), await old.open_consumer(spec(TOPIC))
-        await until(lambda: old._running.leases.beats, "it has said that it lives")
-        ordered = await new.open_consumer(spec(ordered=True))
-        await place.publish(*range(4))
-        held = await receive(living, 4)
-        assert await ordered.receive(10) == []
-        assert {instance_of(owner) for _, owner in place.pending()} == {old._running.name}
-        await living.settle(acks(held[:1]))
-        await place.publish(4)
-        await receive(dying, 1)
-        place.adapters.remove(old)
-        await die(old)
-        assert numbers(await receive(ordered, 4)) == [1, 2, 3, 4]
-        await ordered.close()
 
 
 async def test_order_that_is_over(redis_server: SharedServer) -> None:

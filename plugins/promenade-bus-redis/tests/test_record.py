@@ -20,6 +20,7 @@ from bus_core import (
 )
 from bus_core.events.base import BaseEvent
 from promenade_bus_redis.streams import census as census_module
+from promenade_bus_redis.streams import retention as retention_module
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import GroupInUse
 from promenade_bus_redis.streams.keys import Keys
@@ -349,6 +350,48 @@ async def test_a_service_that_is_gone(redis_server: SharedServer) -> None:
         await until(lambda: place.ask("XLEN", place.keys.stream(TOPIC)) == 0, "what it wanted is removed")
         for consumer in consumers:
             await consumer.close()
+
+
+async def test_what_is_forgotten_goes_soon(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a wish of days kept goes soon after it was forgotten, not when it would have been looked at."""
+    monkeypatch.setattr(retention_module, "_STANDBY", 0.05)
+    async with place_on(redis_server) as place:
+        retired = await place.adapter(service="retired", **keeping(min_age="30d"))
+        await (await retired.open_consumer(spec(name="retired"))).close()
+        await place.publish(*range(5))
+        place.adapters.remove(retired)
+        await retired.close()
+        adapter = await place.adapter(service="shop", **keeping())
+        consumer = await adapter.open_consumer(spec())
+        await consumer.settle(acks(await receive(consumer, 5)))
+        retention = adapter._retention
+        assert retention is not None
+        await until(lambda: retention._min_age > 86400, "the wish is known")
+        await until(lambda: min(retention._pauses.values(), default=0) > 1, "it is looked at seldom")
+        assert place.ask("XLEN", place.keys.stream(TOPIC)) == 5
+        await adapter.groups.forget("tests.retired", force=True)
+        await until(lambda: place.ask("XLEN", place.keys.stream(TOPIC)) == 0, "it goes", 5)
+        await consumer.close()
+
+
+async def test_the_wish_goes_with_the_last_group(redis_server: SharedServer) -> None:
+    """When the last group of a service that has ended is forgotten, nothing is kept because of its wish."""
+    async with place_on(redis_server) as place:
+        retired = await place.adapter(service="retired", **keeping(min_age="30d"))
+        for topic in (TOPIC, OTHER):
+            await retired.open_consumer(spec(topic))
+        for consumer in [*retired.upkeep._consumers]:
+            await consumer.close()  # type: ignore[attr-defined]
+        place.adapters.remove(retired)
+        await retired.close()
+        adapter = await place.adapter(service="shop", **keeping())
+        lasting = [("retired", None), ("shop", None)]
+        for topic in (TOPIC, OTHER):
+            assert [(each.service, each.stored_before) for each in await adapter.groups.wishes()] == lasting
+            await adapter.groups.forget(GROUP, topic=topic)
+        assert [each.service for each in await adapter.groups.wishes()] == ["shop"]
 
 
 async def test_a_service_changes_its_mind(redis_server: SharedServer) -> None:

@@ -129,6 +129,14 @@ class RedisProbe(HealthProbe):
         yield from self._losses(services, found)
         yield from self._reading(state, found)
         yield from self._progress(found)
+        for part, (since, before) in sorted(services.census.waiting.items()):
+            if time.monotonic() - since >= adapter.options.lease:
+                topic, _, group = part.partition(" ")
+                yield (
+                    DEGRADED,
+                    f"{group!r} on {topic!r} waits for its turn: {_names(before)} served the same events "
+                    "before, with another topic or pattern; stop them when the new code is to take over",
+                )
         if abandoned := [str(part) for part in found.orphans if part.is_abandoned]:
             yield (
                 DEGRADED,

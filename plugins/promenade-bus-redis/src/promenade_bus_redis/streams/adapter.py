@@ -229,7 +229,7 @@ class StreamsAdapter:
         pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
         topics = [spec.topic]
         if pattern is not None:
-            topics = [topic for topic in await services.registry.refresh() if pattern.matches(topic)]
+            topics = await services.registry.matching(pattern)
         if spec.mode == "broadcast":
             return await self._open_broadcast(spec, topics)
         # The server counts what a read of many streams brings for each of them, not in all.

@@ -21,7 +21,7 @@ __all__ = ["Census"]
 _SAID_AGAIN: Final = 60.0
 """Seconds after which an instance says again which subscriptions it serves."""
 
-_SETTLED: Final = 1.0
+_SETTLED: Final = 0.5
 """Seconds without a new subscription after which an instance has said everything that its code has."""
 
 _BURIED_AFTER: Final = 60.0
@@ -50,6 +50,7 @@ class Census:
         )
         self._own: dict[str, list[SubscriptionSpec]] = {}  # the subscriptions behind each part
         self._left: set[str] = set()  # parts of which it is not said yet that they are not served any more
+        self.waiting: dict[str, tuple[float, Collection[str]]] = {}  # since when ordered parts wait for whom
         self._changed_at = time.monotonic()
         self._said_at: float | None = None
         self._said_settled = False
@@ -83,6 +84,7 @@ class Census:
             specs.remove(spec)
         if not specs and self._own.pop(part, None) is not None:
             self._left.add(part)
+            self.waiting.pop(part, None)
 
     async def say_left(self) -> None:
         """Says what is not served here any more. Raises ``RedisFailure``; then it is said later."""
@@ -149,31 +151,44 @@ class Census:
         commands: list[Routed] = [(self._key, ("HGETALL", self._key)), (self._key, ("TIME",))]
         found, moment = _raise_first(await self._pipe.call_many(commands))
         now = int(moment[0]) * 1000 + int(moment[1]) // 1000
-        return read_record(found, now, {*alive, self._name}, self._keeps)
+        settled = self._name if self._is_settled else ""
+        return read_record(found, now, {*alive, self._name}, self._keeps, settled)
 
-    async def must_wait(self, spec: SubscriptionSpec, alive: Collection[str]) -> bool:
-        """Whether an ordered subscription may not begin yet: other code of its service is still at it.
+    async def version(self) -> str:
+        """Changes when something new is said, or forgotten. Raises ``RedisFailure``."""
+        found = await self._pipe.call("HGET", self._key, "count", key=self._key)
+        return "" if found is None else found.decode(errors="replace")
 
-        That is an instance which serves the same events without order, or, before this one, with another
-        pattern. Raises ``RedisFailure``.
+    async def ahead_of(self, spec: SubscriptionSpec) -> Collection[str]:
+        """Instances that may have their turn before this one gets it with an ordered subscription.
+
+        They began earlier to serve some of the same events, with another topic or pattern, as code does that
+        is being replaced. Raises ``RedisFailure``.
         """
-        record = await self.read(alive)
-        living = {*alive} - {self._name}
-        mine = [
-            serving.number
-            for serving in record.servings
-            if (serving.instance, serving.group, serving.topic) == (self._name, spec.group, spec.topic)
-        ]
-        return any(
-            serving.instance in living
-            and serving.group == spec.group
-            and patterns_overlap(serving.topic, spec.topic)
-            and (
-                not serving.ordered
-                or (serving.topic != spec.topic and mine != [] and serving.number < mine[0])
-            )
-            for serving in record.servings
+        servings = (await self.read(())).servings
+        own = (self._name, spec.group, spec.topic)
+        since = min(
+            (each.number for each in servings if (each.instance, each.group, each.topic) == own), default=0
         )
+        return {
+            each.instance
+            for each in servings
+            if each.instance != self._name
+            and each.group == spec.group
+            and each.topic != spec.topic
+            and each.ordered
+            and each.number < since
+            and patterns_overlap(each.topic, spec.topic)
+        }
+
+    def note_waiting(self, spec: SubscriptionSpec, instances: Collection[str]) -> None:
+        """An ordered subscription waits for its turn, which these instances have; for none any more."""
+        part = _part_of(spec)
+        if instances:
+            since, _ = self.waiting.get(part, (time.monotonic(), ()))
+            self.waiting[part] = since, instances
+        else:
+            self.waiting.pop(part, None)
 
     async def notice(self, strangers: Iterable[tuple[str, str]]) -> None:
         """Groups on topics that nobody ever declared: from now on it counts how long that is so."""
@@ -183,13 +198,16 @@ class Census:
 
     async def remove(self, parts: Iterable[Part]) -> None:
         """Forgets parts. Raises ``RedisFailure``."""
-        await self._delete([f"part {part.topic} {part.group}" for part in parts])
+        if fields := [f"part {part.topic} {part.group}" for part in parts]:
+            await self._delete(fields)
+            await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def remove_wishes(self, record: Record, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
         wishes = {keeps.encode() for keeps in record.keeps if keeps.service == service}
         gone = [f"instance {name}" for name, keeps in record.instances.items() if keeps in wishes]
         await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
+        await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def _delete(self, fields: Sequence[str]) -> None:
         for first in range(0, len(fields), _AT_ONCE):

@@ -257,14 +257,21 @@ class GroupConsumer:
         if not self._turn.is_taken and not await self._turn.take():
             return await self._stand_by()
         if self._turn_number != self._turn.number:
-            services = self._services
-            if self.spec.ordered and await services.census.must_wait(self.spec, await services.alive()):
+            if self.spec.ordered and await self._comes_later():
                 return await self._stand_by()
             self._turn_number = self._turn.number
             for feed in self.feeds.values():
                 feed.claim_due = True
                 self._unread[feed] = None
         return not self._stopped
+
+    async def _comes_later(self) -> bool:
+        """Whether an instance serves the same events in order by another pattern, and did so before."""
+        services = self._services
+        ahead = await services.census.ahead_of(self.spec)
+        dead, _ = await services.leases.judge(services.pipe, ahead)
+        services.census.note_waiting(self.spec, ahead := {*ahead} - dead.keys())
+        return bool(ahead)
 
     async def _stand_by(self) -> bool:
         self._watch.woken.clear()

@@ -238,9 +238,11 @@ class RedisGroups:
         """Removes a group from all of its topics, with what waits for it; returns what that was.
 
         With ``topic``, one of the topics or patterns that it is listed with, only from those that are not of
-        another one. Its dead letters stay. Raises ``UnknownSubscription`` when there is no such group, and
-        ``GroupInUse`` when an instance serves it, or it has not settled everything; ``force`` does it all the
-        same.
+        another one. Its dead letters stay. With the last group of a service that does not run, nothing is
+        kept any longer because the service wanted it.
+
+        Raises ``UnknownSubscription`` when there is no such group, and ``GroupInUse`` when an instance serves
+        it, or it has not settled everything; ``force`` does it all the same.
         """
         services = self._services
         reports = await self.list()
@@ -256,8 +258,20 @@ class RedisGroups:
         if not force:
             _check_forgettable(name, forgotten, backlog)
         await services.census.remove([report.part for report in forgotten if report.part is not None])
+        await self._forget_wishes({report.part.service for report in forgotten if report.part is not None})
         await self._remove(name, doomed if topic is not None else sorted(topics), force=force)
+        locks = [services.keys.active(report.wanted_topic, name) for report in forgotten]
+        await services.pipe.call_many([(lock, ("DEL", lock)) for lock in locks])
         return Forgotten(topics=tuple(doomed), backlog=backlog)
+
+    async def _forget_wishes(self, services: Collection[str]) -> None:
+        """Those of services that have nothing else, and do not run."""
+        census = self._services.census
+        record = await census.read(await self._services.alive())
+        left = {part.service for part in record.parts}
+        for keeps in record.keeps:
+            if keeps.upto is not None and keeps.service in services and keeps.service not in left:
+                await census.remove_wishes(record, keeps.service)
 
     async def forget_service(self, service: str) -> None:
         """Forgets for how long a service wanted events to be kept.

@@ -18,6 +18,7 @@ key                          type       what it holds
 ``p:{topic}:losses``         hash       on a cluster, where losses are counted before they are in ``p:losses``
 ``p:consumer:name``          hash       the instance that has a configured consumer name
 ``p:topics``                 set        every topic that was published or subscribed to
+``p:topics:latest``          stream     those that were entered last, for who knows the others
 ``p:record``                 hash       what services are owed, and who serves it: see ``streams.record``
 ``p:heartbeats``             zset       instances, and how far each has counted up its heartbeat
 ``p:due``                    zset       hints: which groups have something parked
@@ -112,6 +113,11 @@ class Keys:
     def due(self) -> str:
         """Hints about what is parked."""
         return f"{self.prefix}:due"
+
+    @property
+    def latest_topics(self) -> str:
+        """The topics that were entered last."""
+        return f"{self.prefix}:topics:latest"
 
     @property
     def record(self) -> str:

@@ -10,7 +10,8 @@ part TOPIC GROUP             NUMBER SEEN ORDERED FACTS     a subscription serves
 serves INSTANCE TOPIC GROUP  NUMBER ORDERED                an instance serves it at the moment
 instance INSTANCE            NUMBER SETTLED KEEPS          an instance runs; whether it has said everything
 keeps KEEPS                  SEEN                          until when an instance wanted that
-count                        NUMBER                        the last number that was given out
+count                        NUMBER                        the last number that was given out; one is when
+                                                           something is forgotten, too
 ===========================  ============================  ===============================================
 
 Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
@@ -151,6 +152,8 @@ class Record:
     """What each instance wants to be kept, as the record has it."""
     stale: tuple[str, ...] = ()
     """Fields that say nothing any more."""
+    version: str = ""
+    """The last number that was given out."""
 
     def of_group(self, group: str) -> tuple[Part, ...]:
         """The parts of one group."""
@@ -251,16 +254,20 @@ def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
         yield text.split(" ", {"part": 2, "serves": 3}.get(kind, 1)), value.decode(errors="replace")
 
 
-def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps) -> Record:
+def read_record(
+    reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps, settled_one: str = ""
+) -> Record:
     """Reads the hash; what somebody else has put there says nothing.
 
-    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept.
+    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept. An instance
+    that is about to say that it has said everything can be named.
     """
     parts: list[tuple[str, str, str]] = []
     servings: list[Serving] = []
     instances: dict[str, str] = {}
     settled: dict[str, int] = {}  # by service: the newest living instance that has said everything
     seen: dict[str, int] = {}
+    version = ""
     for words, value in _pairs(reply):
         with suppress(ValueError):
             match words:
@@ -280,8 +287,10 @@ def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: K
                     number, has_said_all, keeps = value.split(" ", 2)
                     instances[instance] = keeps
                     service = Keeps.decode(keeps, None).service
-                    if instance in alive and has_said_all == "1":
+                    if instance in alive and (has_said_all == "1" or instance == settled_one):
                         settled[service] = max(settled.get(service, 0), int(number))
+                case ["count"]:
+                    version = value
                 case ["keeps", keeps]:
                     seen[keeps] = int(value)
                 case _:
@@ -320,6 +329,7 @@ def read_record(reply: Sequence[bytes], now: int, alive: Collection[str], own: K
         keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
         instances=instances,
         stale=tuple(f"keeps {text}" for text in seen if text not in texts),
+        version=version,
     )
 
 

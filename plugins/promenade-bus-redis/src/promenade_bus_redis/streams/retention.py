@@ -69,6 +69,9 @@ class Retention:
         self._unsubscribed: Sequence[Span] = ()
         self._letters: Sequence[Span] = ()  # none where they stay for ever
         self._read_at = 0.0
+        self._ask_at = 0.0
+        self._version = ""
+        self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
         self._noticed: set[tuple[str, str]] = set()
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
@@ -124,7 +127,7 @@ class Retention:
         now = time.monotonic()
         if not self._turn.is_taken and not await self._turn.take():
             return
-        if now >= self._read_at:
+        if now >= self._read_at or await self._has_changed(now):
             await self._read()
             refresh = self._services.options.topic_refresh
             self._read_at = now + min(_READ_AGAIN, max(_SOONEST, refresh, self._min_age / 10))
@@ -136,12 +139,19 @@ class Retention:
         for topic in busy:
             self._plan(topic, 0.0)
 
+    async def _has_changed(self, now: float) -> bool:
+        """Whether the record says something else than when it was read; asked for now and then."""
+        if now < self._ask_at:
+            return False
+        self._ask_at = now + _STANDBY
+        return await self._services.census.version() != self._version
+
     async def _read(self) -> None:
         """Reads what topics there are, and who wants them."""
         topics = await self._services.registry.refresh()
         census, alive = self._services.census, await self._services.alive()
         record = await census.read(alive)
-        self._learn_wishes(record)
+        is_freed = self._learn_record(record)
         await census.tidy(record, alive)
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
@@ -149,8 +159,16 @@ class Retention:
             for topic in gone:
                 del self._pauses[topic]
             self._ages = {place: ages for place, ages in self._ages.items() if place[0] not in gone}
+        if is_freed:
+            self._pauses = dict.fromkeys(sorted(self._pauses), 0.0)
+            self._due = [(time.monotonic(), topic) for topic in self._pauses]
 
-    def _learn_wishes(self, record: Record) -> None:
+    def _learn_record(self, record: Record) -> bool:
+        """Learns who wants what for how long; tells whether something does not bind any more that did."""
+        self._version = record.version
+        before = self._settled, self._unsubscribed, self._letters
+        gone = self._bound - (bound := {(part.group, part.topic) for part in record.parts})
+        self._bound = bound
         self._demand = Demand(record.parts)
         settled = record.spans(lambda keeps: keeps.settled)
         letters = record.spans(lambda keeps: keeps.letters)
@@ -160,6 +178,7 @@ class Retention:
         self._letters = () if letters[0].seconds is None else letters
         wanted = {span.seconds for span in (*self._settled, *self._unsubscribed)}
         self._ages = {place: ages for place, ages in self._ages.items() if place[1] in wanted}
+        return bool(gone) or before != (self._settled, self._unsubscribed, self._letters)
 
     # --- when ---------------------------------------------------------------------------------------------
 

@@ -1,9 +1,16 @@
-"""Which topics there are. Patterns look here; so does everything that goes over all topics."""
+"""Which topics there are. Patterns look here; so does everything that goes over all topics.
+
+The registry is a set, into which anybody may put topics. Beside it is a log of the latest ones, which is all
+that is read by an instance that knows the others. When the set has another size then, it is read anew, in
+parts, so that the loop and the server go on meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
@@ -20,23 +27,32 @@ __all__ = ["Registry"]
 logger = plain_logger("promenade.bus.redis")
 
 _AT_ONCE: Final = 1000
-"""Topics that one script enters."""
+"""Topics that one command enters, or reads, and that are looked at before others have their turn."""
+
+_PICKED: Final = 3
+
+_LOGGED: Final = 10_000
+"""The latest topics that the log has, about."""
 
 
 class Registry:
-    """The set of topics, and those that this instance has entered.
+    """The topics that there are, and those that this instance has entered.
 
-    What it has entered it enters again from time to time (``refresh``): the server may lose it. ``entered``
-    is told of each topic.
+    What it has entered it enters again when the server has lost it. ``entered`` is told of each such topic.
+    ``order`` has all that are known, new ones at its end; when some are gone it is another list.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self.entered: Callable[[str], None] | None = None
+        self.order: list[str] = []
         self._pipe = pipe
         self._key = keys.topics
+        self._log = keys.latest_topics
         self._entered: dict[str, None] = {}
-        self.seen: frozenset[str] = frozenset()
-        self._strange: set[str] = set()  # what somebody else has put there
+        self._known: set[str] = set()  # those in order, and what somebody else has put there
+        self._position: bytes | None = None  # up to where the log was read
+        self._was_doubtful = False
+        self._refreshing = asyncio.Lock()
 
     @property
     def has_own(self) -> bool:
@@ -49,8 +65,7 @@ class Registry:
         if not new:
             return {}
         try:
-            for first in range(0, len(new), _AT_ONCE):
-                await self._pipe.run(ENTER, [self._key], *new[first : first + _AT_ONCE])
+            await self._enter(new)
         except RedisFailure as failure:
             if failure.is_uncertain:  # nothing of the event itself was sent
                 failure = RedisFailure(
@@ -63,24 +78,93 @@ class Registry:
                 self.entered(topic)
         return {}
 
+    async def _enter(self, topics: Sequence[str]) -> None:
+        for first in range(0, len(topics), _AT_ONCE):
+            part = topics[first : first + _AT_ONCE]
+            if await self._pipe.run(ENTER, [self._key], *part):
+                # Who misses them in the log finds them in the set, only later.
+                log = ("XADD", self._log, "MAXLEN", "~", _LOGGED, "*", "topic")
+                await self._pipe.call_many([(self._log, (*log, topic)) for topic in part])
+            self._add(part)
+
+    def _add(self, topics: Iterable[str]) -> None:
+        new = [topic for topic in dict.fromkeys(topics) if topic not in self._known]
+        self._known.update(new)
+        sound = [topic for topic in new if topic in self._entered or _is_topic(topic)]
+        self.order += sound
+        if len(sound) < len(new):
+            strange = len(new) - len(sound)
+            logger.warning("%d names among the topics are none; they are left alone", strange)
+
+    async def matching(self, pattern: TopicPattern) -> list[str]:
+        """The topics of a pattern. Raises ``RedisFailure``."""
+        await self.update(at_once=True)
+        found: list[str] = []
+        topics = [*self.order]
+        for first in range(0, len(topics), _AT_ONCE):
+            found += filter(pattern.matches, topics[first : first + _AT_ONCE])
+            await asyncio.sleep(0)
+        return found
+
     async def refresh(self) -> frozenset[str]:
-        """Every topic that there is; enters its own ones again. Raises ``RedisFailure``."""
-        own = [*self._entered]
-        commands: list[Routed] = [
-            (self._key, ENTER.command([self._key], own[first : first + _AT_ONCE]))
-            for first in range(0, len(own), _AT_ONCE)
-        ]
-        commands.append((self._key, ("SMEMBERS", self._key)))
-        for reply in (replies := await self._pipe.call_many(commands)):
-            if isinstance(reply, RedisFailure):
-                raise reply
-        names = frozenset(texts(replies[-1])) - self._strange
-        if strange := {name for name in names - self.seen if not _is_topic(name)}:
-            self._strange |= strange
-            logger.warning("%d names among the topics are none; they are left alone", len(strange))
-            names -= strange
-        self.seen = names
-        return self.seen
+        """Every topic that there is; see ``update``. Raises ``RedisFailure``."""
+        await self.update(at_once=True)
+        return frozenset(self.order)
+
+    async def update(self, *, at_once: bool) -> None:
+        """Learns what topics there are, and enters its own ones again that are gone. Raises ``RedisFailure``.
+
+        Those that somebody put into the set without the log are found ``at_once``, or at the second time.
+        """
+        async with self._refreshing:
+            more = await self._read_log()
+            if more == 0:
+                self._was_doubtful = False
+            elif at_once or self._was_doubtful or more < 0:
+                self._was_doubtful = False
+                await self._read_set()
+            else:
+                self._was_doubtful = True
+
+    async def _read_log(self) -> int:
+        """Adds the latest topics; tells how many more there are, or less than none when some are gone."""
+        position = self._position
+        if position is None:
+            last = await self._pipe.call("XREVRANGE", self._log, "+", "-", "COUNT", 1, key=self._log)
+            self._position = last[0][0] if last else b"0-0"
+            return -1
+        while True:
+            # After a loss another set may have the same size: hardly one with some picked at random.
+            some = random.choices(self.order, k=_PICKED) if self.order else [""]
+            commands: list[Routed] = [
+                (self._key, ("SCARD", self._key)),
+                (self._key, ("SMISMEMBER", self._key, *some)),
+                (self._log, ("XRANGE", self._log, b"(" + position, "+", "COUNT", _AT_ONCE)),
+            ]
+            size, picked, entries = _raise_first(await self._pipe.call_many(commands))
+            for entry_id, fields in entries:
+                self._position = position = entry_id
+                self._add(texts(fields[1:2]))
+            if len(entries) < _AT_ONCE:
+                return int(size) - len(self._known) if all(picked) or not self.order else -1
+
+    async def _read_set(self) -> None:
+        """Reads all of them, and enters own ones again that are gone."""
+        found: set[str] = set()
+        cursor: bytes | int = 0
+        while True:
+            command = ("SSCAN", self._key, cursor, "COUNT", _AT_ONCE)
+            cursor, topics = await self._pipe.call(*command, key=self._key)
+            found.update(texts(topics))
+            if cursor == b"0":
+                break
+        if not self._known <= found:
+            self._known = set()
+            self.order = []
+            self._position = None  # the log may be gone as well
+        self._add(found)
+        if gone := [topic for topic in self._entered if topic not in found]:
+            await self._enter(gone)
 
 
 def _is_topic(name: str) -> bool:
@@ -88,3 +172,10 @@ def _is_topic(name: str) -> bool:
         return not is_pattern(TopicPattern(name).text)
     except InvalidTopic:
         return False
+
+
+def _raise_first(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, RedisFailure):
+            raise reply
+    return replies

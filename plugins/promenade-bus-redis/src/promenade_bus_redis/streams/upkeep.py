@@ -45,6 +45,9 @@ _HINTED: Final = 10.0
 _GRACE: Final = 0.5
 """Seconds by which what others have parked is left to them."""
 
+_OFFERED_AT_ONCE: Final = 1000
+"""Topics that a pattern is compared with before others have their turn."""
+
 _SLACK: Final = 0.01
 _ROUNDS: Final = 10
 """Looks through all feeds between two in which consumers of the dead are removed from their groups."""
@@ -83,6 +86,7 @@ class Upkeep:
         self._services = services
         self._consumers: dict[Wakeable, None] = {}
         self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
+        self._offered: dict[Wakeable, tuple[list[str], int]] = {}  # up to where in which list of topics
         self._timers: list[tuple[float, int, Feed]] = []
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
@@ -128,6 +132,7 @@ class Upkeep:
         """A consumer is being closed."""
         self._consumers.pop(consumer, None)
         self._patterns.pop(consumer, None)
+        self._offered.pop(consumer, None)
 
     @property
     def consumers(self) -> tuple[Wakeable, ...]:
@@ -282,8 +287,26 @@ class Upkeep:
             return
         self._topics_at = now + self._services.options.topic_refresh / 2
         if self._patterns or self._services.registry.has_own:
-            for topic in await self._services.registry.refresh():
-                self.topic_found(topic)
+            await self._services.registry.update(at_once=False)
+            for consumer, pattern in [*self._patterns.items()]:
+                await self._offer_topics(consumer, pattern)
+
+    async def _offer_topics(self, consumer: Wakeable, pattern: TopicPattern) -> None:
+        """Tells a consumer of topics that it was not told of, some at once."""
+        while consumer in self._patterns:
+            order = self._services.registry.order
+            known, place = self._offered.get(consumer, (order, 0))
+            if known is not order:
+                place = 0
+            if place >= len(order):
+                return
+            part = order[place : place + _OFFERED_AT_ONCE]
+            self._offered[consumer] = order, place + len(part)
+            for topic in part:
+                if topic not in consumer.feeds and pattern.matches(topic):
+                    consumer.add_topic(topic)
+                    consumer.wake()
+            await asyncio.sleep(0)
 
     # --- what was lost ------------------------------------------------------------------------------------
 
