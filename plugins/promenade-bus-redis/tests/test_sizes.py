@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from bus_core import BaseEvent, Consumer, FixedRetry, Received
+from bus_core import BaseEvent, Consumer, FixedRetry, Outcome, Received
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.scripts import AHEAD
+from promenade_bus_redis.server.scripts import AHEAD, DUE
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.faults import Rate
@@ -233,3 +233,28 @@ async def test_counting_carries_few_bodies(redis_server: SharedServer) -> None:
         assert await count(ids[-1]) == (0, "")
         assert await count(ids[-3]) == (2, "")
         assert await count(ids[0]) == (10, ids[10])
+
+
+async def test_handing_on_carries_few_bodies(redis_server: SharedServer) -> None:
+    """A step that hands on retries ends after a megabyte, and says that there is more."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        consumer = await adapter.open_consumer(spec())
+        await adapter.publish([large(number, 100_000) for number in range(30)])
+        batch: list[Received] = []
+        while len(batch) < 30:
+            batch += await consumer.receive(30)
+        outcomes = [Outcome("retry", received.receipt, 600.0, 2) for received in batch]
+        assert await consumer.settle(outcomes) == [None] * 30
+        parked, inbox = place.keys.parked(TOPIC, GROUP), place.keys.inbox(TOPIC, GROUP)
+        pipe = adapter._running.pipe
+        members = await pipe.call("ZRANGEBYSCORE", parked, "-inf", "+inf", "WITHSCORES", key=parked)
+        scores = {*members[1::2]}
+        steps: list[int] = []
+        more = 1
+        while more:
+            moved, more, *_ = await pipe.run(DUE, [parked, inbox], 100, *sorted(scores))
+            steps.append(moved)
+        assert sum(steps) == place.ask("XLEN", inbox) == 30
+        assert max(steps) <= 11
+        await consumer.close()
