@@ -9,7 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from bus_core import BaseEvent, SerializationError
+from bus_core import (
+    BaseEvent,
+    DeadLetterFilter,
+    DeadLetterNotFound,
+    SerializationError,
+    UnknownSubscription,
+)
 from promenade_bus_redis.server.failures import RedisFailure
 from redis_support.fixtures import SharedServer
 from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
@@ -19,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 FORGED = "1\n2026-01-01 00:00:00,000 CRITICAL auth root logged in from 6.6.6.6\x1b[2J"
 GOOD = '{"specversion": "1.0", "id": "1", "data": {"number": 7}}'
 
-STRANGE: dict[str, dict[str | bytes, str | bytes]] = {
+STRANGE: dict[str, dict[Any, Any]] = {
     "a forged id": {"id": FORGED, "body": "x"},
     "a forged key": {"key": FORGED, "body": "x"},
     "a forged field": {FORGED: "x"},
@@ -53,7 +59,7 @@ async def test_a_strange_entry_harms_itself(
             for number, fields in enumerate(STRANGE.values()):
                 await bus.publish(TOPIC, BaseEvent("thing.happened", uuid4(), data={"number": number}))
                 with place.server.client() as client:
-                    client.xadd(place.keys.stream(TOPIC), fields)  # type: ignore[arg-type]
+                    client.xadd(place.keys.stream(TOPIC), fields)
             await bus.drain()
             assert handled == [*range(len(STRANGE))]
             letters = await bus.dead_letters.list(limit=100)
@@ -169,3 +175,41 @@ async def test_strange_names_among_the_topics(
         assert await adapter._running.registry.refresh() == {TOPIC}
         assert caplog.text.count("names among the topics are none") == 1
         await consumer.close()
+
+
+async def test_a_strange_letter_harms_itself(redis_server: SharedServer) -> None:
+    """Among dead letters there may be anything: the others are listed, redriven and purged all the same."""
+    async with place_on(redis_server) as place:
+        fails = True
+        handled = asyncio.Event()
+
+        async def handle(_event: BaseEvent) -> None:
+            if fails:
+                raise ValueError("no")
+            handled.set()
+
+        async with place.bus(bus={"retry": {"policy": "none"}}) as bus:
+            await bus.subscribe(TOPIC, handle, name="listener").ready()
+            dead = place.keys.dead(TOPIC)
+            with place.server.client() as client:
+                for fields in STRANGE.values():
+                    client.xadd(
+                        dead, {**fields, "history": "x\n[1]", "event_id": b"\xff", "dead_at": "9" * 40}
+                    )
+            await bus.publish(TOPIC, BaseEvent("thing.happened", uuid4()))
+            await bus.drain()
+            letters = await bus.dead_letters.list(limit=100)
+            assert len(letters) == len(STRANGE) + 1
+            (good,) = [letter for letter in letters if letter.subscription == "listener"]
+            strange = next(letter for letter in letters if letter is not good)
+            for absurd in (f"{TOPIC}/{10**19}-{10**19 * 9}", f"{TOPIC}/٣-٣", f"{TOPIC}/1-1", "", FORGED):
+                with pytest.raises(DeadLetterNotFound):
+                    await bus.dead_letters.get(absurd)
+                assert await bus.dead_letters.redrive([absurd]) == 0
+            with pytest.raises(UnknownSubscription):
+                await bus.dead_letters.redrive([strange.id])
+            fails = False
+            assert await bus.dead_letters.redrive([f"{TOPIC}/{10**19 * 9}-1", good.id]) == 1
+            async with asyncio.timeout(10):
+                await handled.wait()
+            assert await bus.dead_letters.purge(DeadLetterFilter()) == len(STRANGE)

@@ -56,6 +56,7 @@ class Link:
         self.address = address
         self.stays = False
         self._is_node = is_node
+        self._is_left = False
         self._in_step = True
         # The parser of redis-py, which the handshake uses, takes one reply at a time with a time limit of its
         # own, and that costs more than everything else that is done for an event.
@@ -144,7 +145,7 @@ class Link:
                 await self._send(packed)
                 await self._read(commands, replies, transfer)
             self._in_step = not self._replies.has_data()
-            if any(map(self._is_to_end, replies)):
+            if self._is_left:
                 self.abort()
         except asyncio.CancelledError:
             self.abort()
@@ -167,21 +168,16 @@ class Link:
                 reply = self._failure(reply, command)
             replies.append(reply)
 
-    def _failure(self, error: Exception, command: Sequence[Any]) -> RedisFailure:
+    def _failure(self, error: Exception, command: Sequence[Any] = ("",)) -> RedisFailure:
+        """What an error means, and whether this connection is left for it."""
         failure = translate(error, self.address, command=_name(command))
+        self._is_left |= failure.leaves_connection(is_node=self._is_node) and not self.stays
         if failure.kind not in (Kind.MOVED, Kind.ASK) or self._is_node:
             return failure
         words = "it is a node of a cluster; set 'cluster: true'"
         told = RedisFailure(failure.kind, failure.place, command=failure.command, detail=words)
         told.__cause__ = failure.__cause__
         return told
-
-    def _is_to_end(self, reply: object) -> bool:
-        return (
-            isinstance(reply, RedisFailure)
-            and not self.stays
-            and reply.leaves_connection(is_node=self._is_node)
-        )
 
     async def _wait_for_reply(self, transfer: float) -> Any:
         """The reply of which the end has not arrived, within the time that one of its size may take.
@@ -239,13 +235,13 @@ class Link:
                 if isinstance(reply, Exception):
                     if not is_reply(reply):
                         raise reply
-                    reply = translate(reply, self.address)
+                    reply = self._failure(reply)
                 replies.append(reply)
         except (RedisError, OSError) as error:
             self.abort()
             failure = translate(error, self.address)
         else:
-            if any(map(self._is_to_end, replies)):
+            if self._is_left:
                 self.abort()
             return replies
         raise failure

@@ -95,7 +95,9 @@ async def count_ahead(pipe: Pipe, positions: Iterable[Position]) -> Mapping[Posi
         )
         for at, reply in zip(some, replies, strict=True):
             if isinstance(reply, RedisFailure):
-                raise reply
+                if reply.kind is not Kind.WRONG_TYPE:
+                    raise reply
+                reply = (0, b"")  # as above
             counts[at] += reply[0]
             if reply[1]:
                 begins[at] = reply[1]

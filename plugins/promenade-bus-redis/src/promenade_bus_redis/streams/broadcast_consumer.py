@@ -71,7 +71,8 @@ class BroadcastConsumer:
                 await self._watch.wait(self._services.options.block)
             woken, self._watch.woken = self._watch.woken, set()
             for key in woken:
-                self._unread[self._by_key[key]] = None
+                if (feed := self._by_key.get(key)) is not None:  # it may have been left out since
+                    self._unread[feed] = None
             left = len(self._unread) + 1
             while len(self._unread) < left and self._unread and not self._ready and not self._stopped:
                 left = len(self._unread)

@@ -34,7 +34,8 @@ _MOST_BYTES: Final = 1_000_000
 _EXPIRY: Final = 86_400_000
 """Milliseconds for which what goes back to one instance is kept; it is read at once."""
 
-_ID: Final = re.compile(r"([A-Za-z0-9_.-]{1,200})/(\d{1,20}-\d{1,20})")
+_ID: Final = re.compile(r"([A-Za-z0-9_.-]{1,200})/(([0-9]{1,20})-([0-9]{1,20}))")
+_GREATEST: Final = 2**64 - 1
 
 
 class RedisDeadLetters:
@@ -99,7 +100,7 @@ class RedisDeadLetters:
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
-        match = _ID.fullmatch(letter_id)
+        match = _match(letter_id)
         found = await self._fetch([Place.at(match[2], match[1])]) if match else []
         if not found:
             raise DeadLetterNotFound(letter_id)
@@ -175,7 +176,7 @@ class RedisDeadLetters:
 
     async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, _Known]]:
         """What is to be known of the letters that there are, each with the group that failed."""
-        wanted = [found for letter_id in letter_ids if (found := _ID.fullmatch(letter_id))]
+        wanted = [found for letter_id in letter_ids if (found := _match(letter_id))]
         letters: list[tuple[_Owner, _Known]] = []
         for first in range(0, len(wanted), _AT_ONCE):
             by_topic: dict[str, list[str]] = {}
@@ -251,3 +252,9 @@ def _unknown(owner: _Owner, letter: _Known) -> UnknownSubscription:
     return UnknownSubscription(
         f"cannot redrive: the subscription {letter.subscription!r} {why}; nothing was moved"
     )
+
+
+def _match(letter_id: str) -> re.Match[str] | None:
+    """The topic and the entry of a letter; None for what cannot be the id of one: the server refuses it."""
+    match = _ID.fullmatch(letter_id)
+    return match if match and max(int(match[3]), int(match[4])) <= _GREATEST else None

@@ -320,7 +320,8 @@ class GroupConsumer:
             await self._watch.wait(self._services.options.block)
         woken, self._watch.woken = self._watch.woken, set()
         for key in woken:
-            self._unread[self._sources[key.encode()].feed] = None
+            if (source := self._sources.get(key.encode())) is not None:  # it may have been left out since
+                self._unread[source.feed] = None
         if self._stopped:
             return
         left = len(self._unread) + 1
