@@ -298,7 +298,7 @@ def _discreet(cls: type[Any], field: attrs.Attribute[Any]) -> attrs.Attribute[An
         except Exception as error:
             raise refused("validator", error) from None
 
-    takes_more = isinstance(converter, attrs.Converter)
+    takes_more = isinstance(field.converter, attrs.Converter)
 
     def convert(*arguments: Any) -> Any:
         try:

@@ -827,7 +827,7 @@ def test_a_validator_does_not_tell_a_personal_value() -> None:
     ways: list[Any] = [
         {"validator": attrs.validators.in_(["a"])},
         {"converter": int},
-        {"converter": attrs.Converter(lambda value, _: int(value), takes_self=True)},
+        {"converter": attrs.Converter(lambda value, _: int(str(value)), takes_self=True)},
     ]
     for extra in ways:
         for annotation in (Personal[str], "DefinedLater"):
