@@ -157,15 +157,20 @@ _IDS_REMEDY: Final = "; for ids of another type derive from Event[int] or Event[
 
 def _faults_of_body(cls: type[Any]) -> list[str]:
     """What the body of a class, and of what it derives from besides events, must not define."""
+    if "__attrs_attrs__" in vars(cls):
+        return ["it is decorated already; @event alone makes an attrs class"]
     faults: list[str] = []
+    fields = {*_annotated_in(cls), *_fields_of_bases(cls)}
     for base in cls.__mro__[: cls.__mro__.index(Event)]:
         if base is BaseEvent:
             return ["BaseEvent carries its data as it is, without fields; derive from Event"]
         if "__event_type__" in vars(base):  # checked when it was decorated
             continue
         annotated = _annotated_in(base)
-        if base is not cls and issubclass(base, Event) and annotated:
-            faults.append(f"{', '.join(annotated)}: the class {base.__name__} lacks the decorator @event")
+        missing = [name for name, hint in annotated.items() if name not in fields and not _is_of_class(hint)]
+        if missing:
+            decorator = "@event" if issubclass(base, Event) else "@attrs.define(slots=False)"
+            faults.append(f"{', '.join(missing)}: the class {base.__name__} lacks the decorator {decorator}")
         for name, reason in _NOT_TO_DEFINE.items():
             generated = name.startswith("__") and base is not cls
             if not generated and (name in annotated or name in vars(base)):
@@ -175,6 +180,12 @@ def _faults_of_body(cls: type[Any]) -> list[str]:
         if name in vars(cls):
             faults.append(f"{name}: it would hide an inherited field; annotate it, for another default")
     return faults
+
+
+def _is_of_class(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return annotation.startswith(("ClassVar", "typing.ClassVar"))
+    return annotation is ClassVar or get_origin(annotation) is ClassVar
 
 
 def _annotated_in(cls: type[Any]) -> Mapping[str, Any]:
@@ -287,17 +298,21 @@ def _discreet(cls: type[Any], field: attrs.Attribute[Any]) -> attrs.Attribute[An
         except Exception as error:
             raise refused("validator", error) from None
 
-    def convert(value: Any) -> Any:
+    takes_more = isinstance(field.converter, attrs.Converter)
+
+    def convert(*arguments: Any) -> Any:
         try:
-            return converter(value)
+            return (converter.converter if takes_more else converter)(*arguments)
         except Exception as error:
             raise refused("converter", error) from None
 
+    discreet: Any = convert
+    if takes_more:
+        takes_self, takes_field = converter.takes_self, converter.takes_field
+        discreet = attrs.Converter(convert, takes_self=takes_self, takes_field=takes_field)
     return field.evolve(
         validator=None if validator is None else validate,
-        converter=convert
-        if callable(converter) and not isinstance(converter, attrs.Converter)
-        else converter,
+        converter=None if converter is None else discreet,
     )
 
 

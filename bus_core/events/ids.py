@@ -12,7 +12,8 @@ import attrs
 from bus_core.events.checks import Settle, settler_of
 from bus_core.events.faults import unfit
 from bus_core.events.primitives import uuid_of_int
-from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, name_of, plain
+from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, plain
+from bus_core.events.walk import name_of
 
 __all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "written_uuid"]
 

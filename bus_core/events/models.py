@@ -9,8 +9,9 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.checks import FitsCompiler, Settle, settler_of
+from bus_core.events.checks import Settle, settler_of
 from bus_core.events.faults import Unfit
+from bus_core.events.fits import FitsCompiler
 from bus_core.events.ids import IdForm, id_form_of
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.privacy import bounded
@@ -22,9 +23,9 @@ from bus_core.events.shapes import (
     Scalar,
     Shape,
     UnsupportedType,
-    Walk,
     has_personal_part,
 )
+from bus_core.events.walk import Walk
 
 __all__ = [
     "BASE_FIELDS",

@@ -10,7 +10,8 @@ from typing import Any, Final
 import attrs
 
 from bus_core.events.annotations import hints_of_class
-from bus_core.events.shapes import Field, UnsupportedType, Walk, name_of
+from bus_core.events.shapes import Field, UnsupportedType
+from bus_core.events.walk import Walk, name_of
 
 __all__ = ["fields_of_record", "is_record", "with_values"]
 

@@ -20,7 +20,8 @@ from bus_core.events.faults import Unfit, unfit
 from bus_core.events.ids import IdForm, read_uuid
 from bus_core.events.models import BASE_FIELDS, NO_METADATA
 from bus_core.events.primitives import FrozenMapping
-from bus_core.serialization.json_reading import compile_quick, fields_reader_of
+from bus_core.serialization.json_quick import compile_quick
+from bus_core.serialization.json_reading import fields_reader_of
 from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter
 from bus_core.serialization.json_values import read_datetime, write_datetime
 from bus_core.serialization.json_writing import Writers

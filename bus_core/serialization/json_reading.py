@@ -1,20 +1,17 @@
 """What reads values from JSON: functions over the shapes of fields.
 
-There are two ways. The thorough one raises ``Unfit`` with every fault. The quick one reads what is as it
-should be, without a word for what is not: whatever it raises means that everything is read thoroughly,
-once, from the outermost value on. Reading quickly does not begin again inside of a value: what is wrong deep
-inside would be looked for twice as often with each level.
+They read thoroughly: they raise ``Unfit`` with every fault. ``json_quick`` has the readers of usual values.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
-from bus_core.events.checks import frozen_json, words_of
+from bus_core.events.checks import words_of
 from bus_core.events.faults import Fault, Unfit, unfit, within
 from bus_core.events.marks import Constraint
 from bus_core.events.primitives import FrozenMapping
@@ -34,22 +31,20 @@ from bus_core.events.shapes import (
     Ruled,
     Scalar,
     Shape,
+    is_none,
     json_kinds,
     plain,
     plain_json,
 )
-from bus_core.serialization.json_values import READERS, read_bool, read_int, read_str
+from bus_core.events.values import frozen_json
+from bus_core.serialization.json_values import READERS
 
-__all__ = ["Read", "compile_quick", "fields_reader_of", "reader_of"]
+__all__ = ["KIND_OF", "Read", "fields_reader_of", "reader_of"]
 
 Read = Callable[[Any], Any]
-"""Makes a value of what JSON holds; raises ``Unfit``, or anything where it reads quickly."""
+"""Makes a value of what JSON holds; raises ``Unfit``."""
 
-_KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
-_MISSING: Final = object()
-
-
-# --- thoroughly -------------------------------------------------------------------------------------------
+KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
 
 
 def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
@@ -301,7 +296,7 @@ def _reader_of_union(shape: OneOf, readers: Sequence[Read]) -> Read:
     words = _words_in_json(shape)
 
     def read(value: Any) -> Any:
-        candidates = by_kind.get("null" if value is None else _KIND_OF[type(value)], ())
+        candidates = by_kind.get("null" if value is None else KIND_OF[type(value)], ())
         if len(candidates) == 1:
             return candidates[0](value)
         for read_alternative in candidates:
@@ -315,128 +310,6 @@ def _reader_of_union(shape: OneOf, readers: Sequence[Read]) -> Read:
 
 
 def _words_in_json(shape: OneOf) -> str:
-    others = [item for item in shape.alternatives if not _is_none(item)]
+    others = [item for item in shape.alternatives if not is_none(item)]
     words = " or ".join(map(words_of, others))
     return words if len(others) == len(shape.alternatives) else f"null or {words}"
-
-
-def _is_none(shape: Shape) -> bool:
-    return isinstance(shape, Scalar) and shape.cls is type(None)
-
-
-# --- quickly ----------------------------------------------------------------------------------------------
-
-
-class Odd(ValueError):
-    """A value is not as it should be."""
-
-
-_INLINE: Final[dict[Any, type[Any]]] = {read_str: str, read_bool: bool, read_int: int}
-"""What only asks for the class of a value: that is done in place."""
-
-
-def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
-    """What reads values of a shape quickly."""
-    if isinstance(shape, Hidden):
-        return _quick_of(shape.inner, known)
-    if isinstance(shape, Collection):
-        kind, read_item = shape.kind, _quick_of(shape.item, known)
-
-        def read_array(value: Any) -> Any:
-            if value.__class__ is not list:
-                raise Odd
-            return kind([read_item(item) for item in value])
-
-        return read_array
-    if isinstance(shape, Record | Recursive):
-        return _quick_of_named(shape, known)
-    if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
-        others = [item for item in shape.alternatives if not _is_none(item)]
-        if len(others) == 1:
-            return _quick_of_optional(others[0], known)
-    return reader_of(shape)
-
-
-def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
-    read_other = _quick_of(shape, known)
-    kinds = json_kinds(shape)
-    classes = {cls for cls, kind in _KIND_OF.items() if kind in kinds}
-
-    def read(value: Any) -> Any:
-        if value is None:
-            return None
-        if value.__class__ not in classes:
-            raise Odd
-        return read_other(value)
-
-    return read
-
-
-def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
-    if id(shape) in known:
-        return known[id(shape)]
-    inner: list[Read] = []
-    known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, Record):
-        inner.append(compile_quick(shape.cls, shape.fields, known=known))
-    else:
-        assert shape.shape is not None
-        inner.append(_quick_of(shape.shape, known))
-    known[id(shape)] = inner[0]
-    return inner[0]
-
-
-def compile_quick(
-    cls: type[Any],
-    fields: Iterable[Field],
-    *,
-    also: Iterable[str] = (),
-    known: dict[int, Read] | None = None,
-) -> Callable[..., Any]:
-    """A function that makes a value of ``cls`` of a JSON object.
-
-    What is ``also`` an argument of the constructor is one of the function, too. It is compiled from text, as
-    attrs does with its methods: a loop over the fields takes three times as long.
-    """
-    known = {} if known is None else known
-    names: dict[str, Any] = {"cls": cls, "Odd": Odd, "missing": _MISSING}
-    lines = [
-        f"def read({', '.join(['data', *also])}):",
-        "    if data.__class__ is not dict:",
-        "        raise Odd",
-    ]
-    arguments = [f"{name}={name}" for name in also]
-    for index, field in enumerate(fields):
-        value = f"value{index}"
-        read = _quick_of(field.shape, known)
-        exact = _INLINE.get(read)
-        if exact is None:
-            names[f"read{index}"] = read
-            reading = [f"{value} = read{index}({value})"]
-        else:
-            names[f"type{index}"] = exact
-            reading = [f"if {value}.__class__ is not type{index}:", "    raise Odd"]
-        absent = _default_text(field.default, f"default{index}", names)
-        if absent is None:
-            lines.append(f"    {value} = data[{field.key!r}]")
-            lines += [f"    {line}" for line in reading]
-        else:
-            lines += [f"    {value} = data.get({field.key!r}, missing)", f"    if {value} is missing:"]
-            lines += [f"        {value} = {absent}", "    else:"]
-            lines += [f"        {line}" for line in reading]
-        arguments.append(f"{field.key}={value}")
-    lines.append(f"    return cls({', '.join(arguments)})")
-    exec("\n".join(lines), names)
-    made: Callable[..., Any] = names["read"]
-    return made
-
-
-def _default_text(default: Any, name: str, names: dict[str, Any]) -> str | None:
-    """What gives the default of a field, under that name; None where it has to be in the object."""
-    if default is attrs.NOTHING or getattr(default, "takes_self", False):
-        return None
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        names[name] = default.factory
-        return f"{name}()"
-    names[name] = default
-    return name

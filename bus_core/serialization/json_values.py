@@ -16,10 +16,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from bus_core.events.checks import DECIMAL_RANGE
 from bus_core.events.faults import unfit
 from bus_core.events.ids import read_uuid
 from bus_core.events.primitives import FrozenMapping
+from bus_core.events.values import DECIMAL_RANGE
 from bus_core.serialization.options import JsonOptions
 
 __all__ = [

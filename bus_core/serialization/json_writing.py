@@ -29,6 +29,7 @@ from bus_core.events.shapes import (
     Ruled,
     Scalar,
     Shape,
+    is_none,
     plain,
     plain_json,
 )
@@ -116,7 +117,7 @@ class Writers:
         return lambda value: {write_name(name): write_item(part) for name, part in value.items()}
 
     def _writer_of_union(self, shape: OneOf) -> Write:
-        others = [item for item in shape.alternatives if not _is_none(item)]
+        others = [item for item in shape.alternatives if not is_none(item)]
         if len(others) == 1:
             write = self._writer(others[0])
             if write is None:
@@ -145,10 +146,6 @@ class Writers:
     def record_writer_of(self, record: Record) -> Callable[[Any], dict[str, Any]]:
         """What writes the fields of an object. It is compiled from text, as readers are."""
         return _compiled(record.fields, [self._writer(field.shape) for field in record.fields])
-
-
-def _is_none(shape: Shape) -> bool:
-    return isinstance(shape, Scalar) and shape.cls is type(None)
 
 
 def _writer_of_enum(shape: EnumMember) -> Write:

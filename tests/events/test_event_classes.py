@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Final,
     Literal,
     LiteralString,
@@ -436,6 +437,31 @@ def test_a_base_class_without_the_decorator_is_refused() -> None:
         event(type("Odd", (middle,), {"__module__": __name__}))
 
 
+@dataclass
+class Audited:
+    by: str
+    kind: ClassVar[str] = ""
+
+
+def test_a_mixin_that_attrs_passes_over_is_refused() -> None:
+    """Attrs takes the fields of attrs classes alone; a protocol may name fields that the class has."""
+    with pytest.raises(TypeError, match=r"by: the class Audited lacks the decorator @attrs\.define"):
+        event(type("Odd", (Audited, Event), {"__module__": __name__}))
+
+    @event
+    class Named(HasName, Event):
+        name: str
+
+    assert Named(aggregate_id=USER, name="a").name == "a"
+
+
+def test_a_class_is_decorated_once() -> None:
+    """A second decorator would take the slots of the first for defaults."""
+    for again in (event, attrs.define):
+        with pytest.raises(TypeError, match="it is decorated already; @event alone makes an attrs class"):
+            event(again(type("Odd", (Event,), {"__annotations__": {"a": int}, "__module__": __name__})))
+
+
 def test_nothing_derives_from_the_ad_hoc_event() -> None:
     """Its fields would not travel: it carries ``data`` alone."""
     with pytest.raises(
@@ -798,7 +824,11 @@ def test_what_is_not_personal_is_shown() -> None:
 
 def test_a_validator_does_not_tell_a_personal_value() -> None:
     """Those of attrs quote the value; the error of an event names the field alone."""
-    ways: list[Any] = [{"validator": attrs.validators.in_(["a"])}, {"converter": int}]
+    ways: list[Any] = [
+        {"validator": attrs.validators.in_(["a"])},
+        {"converter": int},
+        {"converter": attrs.Converter(lambda value, _: int(str(value)), takes_self=True)},
+    ]
     for extra in ways:
         for annotation in (Personal[str], "DefinedLater"):
             cls = only(annotation, value=attrs.field(**extra))

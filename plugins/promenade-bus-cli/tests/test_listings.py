@@ -45,8 +45,13 @@ def books(site: Site) -> None:
 
 @pytest.mark.usefixtures("books")
 def test_topics_are_listed_with_their_contract(run: Run) -> None:
-    """JSON tells everything about a topic: class, version, fields with types and marks, origin."""
+    """JSON tells everything about a topic: class, version, fields with types and marks, schema, origin."""
     found = run.json("topics", "books.book.sold")
+    schema = found[0].pop("schema")
+    assert schema["required"] == ["title"]
+    assert schema["properties"]["buyer"] == {
+        "anyOf": [{"type": "string", "x-personal": True}, {"type": "null"}]
+    }
     assert found[0].pop("event").endswith("promenade_context_books.BookSold")
     assert found == [
         {

@@ -1,0 +1,164 @@
+"""The fast answer for a value that is in its one form already: an expression, compiled from text per class.
+
+attrs makes its own methods in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from datetime import time as time_of_day
+from decimal import Decimal
+from typing import Any
+
+from bus_core.events.primitives import FrozenMapping
+from bus_core.events.shapes import (
+    AnyJson,
+    Collection,
+    EnumMember,
+    FixedTuple,
+    Formed,
+    Hidden,
+    LiteralValue,
+    MappingOf,
+    OneOf,
+    Record,
+    Recursive,
+    Ruled,
+    Scalar,
+    Shape,
+    is_none,
+)
+from bus_core.events.values import (
+    has_plain_offset,
+    is_frozen_json,
+    is_text,
+)
+
+__all__ = ["FitsCompiler"]
+
+
+class FitsCompiler:
+    """Compiles shapes into expressions that are true for values which are in their one form."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {
+            "datetime": datetime,
+            "UTC": UTC,
+            "FrozenMapping": FrozenMapping,
+            "infinity": math.inf,
+            "is_text": is_text,
+            "has_plain_offset": has_plain_offset,
+            "is_frozen_json": is_frozen_json,
+            "time_of_day": time_of_day,
+        }
+        self.functions: list[str] = []
+        self._helpers: dict[int, str] = {}
+
+    def name(self, value: Any) -> str:
+        """A name for a value inside the expressions."""
+        name = f"given{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def term(self, shape: Shape, value: str) -> str:
+        """The expression for a variable of that name."""
+        if isinstance(shape, Scalar):
+            return self._scalar(shape, value)
+        if isinstance(shape, AnyJson):
+            return f"is_frozen_json({value})"
+        if isinstance(shape, EnumMember):
+            return f"{value}.__class__ is {self.name(shape.cls)}"
+        if isinstance(shape, LiteralValue):
+            known = self.name({(item.__class__, item) for item in shape.values})
+            kinds = self.name(tuple({item.__class__ for item in shape.values}))
+            return f"({value}.__class__ in {kinds} and ({value}.__class__, {value}) in {known})"
+        if isinstance(shape, Hidden):
+            return self.term(shape.inner, value)
+        if isinstance(shape, Ruled):
+            checks = "".join(f" and {self.name(rule.check)}({value})" for rule in shape.rules)
+            return f"({self.term(shape.inner, value)}{checks})"
+        if isinstance(shape, OneOf):
+            ordered = sorted(shape.alternatives, key=lambda item: not is_none(item))
+            return f"({' or '.join(self.term(item, value) for item in ordered)})"
+        if isinstance(shape, Formed):
+            return "False"  # it is asked each time whether the value can be written
+        return f"{self._helper(shape)}({value})"
+
+    def _scalar(self, shape: Scalar, value: str) -> str:
+        if is_none(shape):
+            return f"{value} is None"
+        exact = f"{value}.__class__ is {self.name(shape.cls)}"
+        if shape.base is str:
+            return f"({exact} and ({value}.isascii() or is_text({value})))"
+        if shape.base is float:
+            return f"({exact} and -infinity < {value} < infinity)"
+        if shape.base is datetime:
+            return f"({exact} and ({value}.tzinfo is UTC or has_plain_offset({value})))"
+        if shape.base is time_of_day:
+            return f"({exact} and {value}.tzinfo is None)"
+        if shape.base is Decimal:
+            return f"({exact} and {value}.is_finite() and -6144 <= {value}.adjusted() <= 6144)"
+        return exact
+
+    def _helper(self, shape: Collection | FixedTuple | MappingOf | Record | Recursive) -> str:
+        known = self._helpers.get(id(shape))
+        if known is not None:
+            return known
+        helper = self._helpers[id(shape)] = f"fits{len(self._helpers)}"
+        lines = [f"def {helper}(value):"]
+        if isinstance(shape, Collection):
+            lines += [
+                f"    if value.__class__ is not {shape.kind.__name__}:",
+                "        return False",
+                "    for item in value:",
+                f"        if not {self.term(shape.item, 'item')}:",
+                "            return False",
+                "    return True",
+            ]
+        elif isinstance(shape, MappingOf):
+            lines += [
+                "    if value.__class__ is not FrozenMapping:",
+                "        return False",
+                "    for key, item in value.items():",
+                f"        if not ({self.term(shape.key, 'key')} and {self.term(shape.item, 'item')}):",
+                "            return False",
+                "    return True",
+            ]
+        elif isinstance(shape, FixedTuple):
+            lines += [
+                f"    if value.__class__ is not tuple or len(value) != {len(shape.items)}:",
+                "        return False",
+                f"    {''.join(f'item{index}, ' for index in range(len(shape.items))) or '()'} = value",
+            ]
+            terms = [self.term(item, f"item{index}") for index, item in enumerate(shape.items)]
+            lines.append(f"    return {self._all(terms)}")
+        elif isinstance(shape, Record):
+            lines += [
+                f"    if value.__class__ is not {self.name(shape.cls)}:",
+                "        return False",
+            ]
+            terms = []
+            for index, field in enumerate(shape.fields):
+                lines.append(f"    item{index} = getattr(value, {field.name!r})")
+                terms.append(self.term(field.shape, f"item{index}"))
+            lines.append(f"    return {self._all(terms)}")
+        else:
+            assert shape.shape is not None
+            lines.append(f"    return {self.term(shape.shape, 'value')}")
+        self.functions.append("\n".join(lines))
+        return helper
+
+    @staticmethod
+    def _all(terms: Any) -> str:
+        return " and ".join(terms) or "True"
+
+    def compiled(self, terms: Mapping[str, str]) -> Callable[[Any], bool]:
+        """A function of an object: whether the term of each attribute is true for its value."""
+        lines = ["def fits(event):"]
+        lines += [f"    {name} = event.{attribute}" for name, attribute in ((f"value_{a}", a) for a in terms)]
+        lines.append("    return " + self._all(terms.values()))
+        exec("\n".join([*self.functions, "\n".join(lines)]), self.names)
+        fits: Callable[[Any], bool] = self.names["fits"]
+        return fits

@@ -1,0 +1,195 @@
+"""Single values in their one form: texts, numbers, times, and whatever JSON holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timezone
+from datetime import time as time_of_day
+from decimal import Decimal
+from typing import Any, Final
+
+from bus_core.events.faults import Unfit, unfit, within
+from bus_core.events.primitives import FrozenMapping
+
+__all__ = [
+    "DECIMAL_RANGE",
+    "SETTLERS",
+    "Settle",
+    "frozen_json",
+    "has_plain_offset",
+    "is_frozen_json",
+    "is_text",
+]
+
+Settle = Callable[[Any], Any]
+"""Gives a value in its one form; raises ``Unfit``."""
+
+DECIMAL_RANGE: Final = 6144
+"""Of IEEE 754 decimal128; without a bound a few characters make a number of megabytes."""
+
+_DEEPEST: Final = 500
+"""No serializer takes what nests deeper."""
+
+
+def is_text(text: str) -> bool:
+    """Whether there is UTF-8 for a text, which a lone surrogate has not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def settle_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise unfit("a str")
+    text = value if value.__class__ is str else str.__str__(value)
+    if not (text.isascii() or is_text(text)):
+        raise unfit("a text without lone surrogates, which are no characters")
+    return text
+
+
+def _settle_int(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise unfit("an int")
+    return int.__int__(value)
+
+
+def settle_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise unfit("a number")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise unfit("a finite number (JSON has no NaN or infinity)")
+        return float.__float__(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise unfit("a number in the range of a float") from None
+    if number != value:
+        raise unfit("a number that a float can hold exactly (annotate the field with int, or float | int)")
+    return number
+
+
+def _settle_decimal(value: Any) -> Decimal:
+    if not isinstance(value, Decimal):
+        raise unfit("a Decimal")
+    if not value.is_finite():
+        raise unfit("a finite Decimal")
+    if abs(value.adjusted()) > DECIMAL_RANGE:
+        raise unfit(f"a finite Decimal with an exponent of at most {DECIMAL_RANGE}")
+    return value
+
+
+def _settle_datetime(value: Any) -> datetime:
+    if not isinstance(value, datetime):
+        raise unfit("a datetime")
+    zone = value.tzinfo
+    if zone is UTC:
+        return value
+    try:
+        offset = value.utcoffset()
+        if offset is None:
+            raise unfit(
+                "an aware datetime, such as datetime.now(UTC); this one is naive (it has no time zone)"
+            )
+        if offset.seconds % 60 or offset.microseconds:  # RFC 3339 has no such offsets: the instant is kept
+            return value.astimezone(UTC)
+    except (OverflowError, NotImplementedError):
+        raise unfit("a time that exists in UTC") from None
+    # The name of a zone does not travel, its offset does.
+    return value if zone.__class__ is timezone else value.replace(tzinfo=timezone(offset), fold=0)
+
+
+def has_plain_offset(value: datetime) -> bool:
+    """Whether a time has an offset of whole minutes, and no zone by name."""
+    zone = value.tzinfo
+    if zone.__class__ is not timezone:
+        return False
+    offset = value.utcoffset()
+    return offset is not None and not (offset.seconds % 60 or offset.microseconds)
+
+
+def _settle_date(value: Any) -> date:
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise unfit("a date")
+    return value
+
+
+def _settle_time(value: Any) -> time_of_day:
+    if not isinstance(value, time_of_day):
+        raise unfit("a time")
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise unfit("a time without a zone, or with a fixed offset")
+    return value
+
+
+SETTLERS: Final[Mapping[Any, Settle]] = {
+    str: settle_str,
+    int: _settle_int,
+    float: settle_float,
+    Decimal: _settle_decimal,
+    datetime: _settle_datetime,
+    date: _settle_date,
+    time_of_day: _settle_time,
+}
+
+
+def frozen_json(value: Any, room: int = _DEEPEST) -> Any:
+    """A JSON value with its mappings frozen and its lists made tuples; raises ``Unfit`` for anything else."""
+    kind = value.__class__
+    if kind is str:
+        if not (value.isascii() or is_text(value)):
+            raise unfit("a text without lone surrogates, which are no characters")
+        return value
+    if value is None or kind is bool or kind is int:
+        return value
+    if isinstance(value, float):
+        return settle_float(value)
+    if isinstance(value, str):
+        return settle_str(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if not room:
+        raise unfit(f"nested less than {_DEEPEST} levels")
+    if kind is dict or isinstance(value, Mapping):
+        made: dict[str, Any] = {}
+        try:
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise unfit("under a key that is a text, as in JSON")
+                made[key if key.__class__ is str and key.isascii() else settle_str(key)] = frozen_json(
+                    item, room - 1
+                )
+        except Unfit as error:
+            raise within("[...]", error) from None
+        return FrozenMapping(made)
+    if isinstance(value, list | tuple):
+        items: list[Any] = []
+        try:
+            for item in value:
+                items.append(frozen_json(item, room - 1))
+        except Unfit as error:
+            raise within(f"[{len(items)}]", error) from None
+        return tuple(items)
+    raise unfit("JSON values only: None, bool, int, finite float, str, list, tuple, dict with str keys")
+
+
+def is_frozen_json(value: Any, room: int = _DEEPEST) -> bool:
+    """Whether ``frozen_json`` would give the value as it is."""
+    kind = value.__class__
+    if kind is str:
+        return value.isascii() or is_text(value)
+    if value is None or kind is bool or kind is int:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if not room:
+        return False
+    if kind is tuple:
+        return all(is_frozen_json(item, room - 1) for item in value)
+    return kind is FrozenMapping and all(
+        key.__class__ is str and is_frozen_json(key) and is_frozen_json(item, room - 1)
+        for key, item in value.items()
+    )
