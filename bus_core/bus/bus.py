@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -81,6 +81,7 @@ class Bus:
         self._direct, self._onward = self._outbound.direct, self._outbound.onward
         self._roster = Roster(parts, self._engine, self._life, lambda: self._adapter, self._outbound.declared)
         self._closing: asyncio.Future[DrainReport] | None = None
+        self._thread = 0  # of the event loop, once the bus is started
         self._dead_letters = DeadLetters(lambda: self._adapter, self._life.check_open, self._roster.has)
         _every_bus.add(self)
 
@@ -223,6 +224,7 @@ class Bus:
             life.stage = Stage.NEW
             raise
         life.loop = asyncio.get_running_loop()
+        life.thread = self._thread = get_ident()
         carrier = self._new_carrier()
         self._engine.start()
         life.stage = Stage.OPEN
@@ -343,11 +345,8 @@ class Bus:
         except TypeError:
             onward = None
         else:
-            if (
-                headers is None
-                and event.__class__ is route.event_class
-                and _get_running_loop() is self._life.loop
-            ):
+            # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
+            if headers is None and event.__class__ is route.event_class and get_ident() == self._thread:
                 buffer = self._buffer
                 ports = buffer.ports
                 if len(ports) < buffer.limit or self._engine.wake_for_room():

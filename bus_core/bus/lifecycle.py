@@ -24,12 +24,14 @@ class Stage(Enum):
 class Lifecycle:
     """The stage that a bus has reached. Each check raises what its caller is to be told.
 
-    ``loop`` is the event loop that started the bus. ``forked`` is set in a child process that inherited it.
+    ``loop`` is the event loop that started the bus, and ``thread`` the thread that it runs in. ``forked`` is set
+    in a child process that inherited it.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.stage = Stage.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
         self.forked = False
         self._engine = engine
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from bus_core.abc import AnyAdapter, Middleware
@@ -112,7 +113,7 @@ class Outbound:
         if (
             event.__class__ is not route.event_class
             or len(ports) >= buffer.limit
-            or asyncio._get_running_loop() is not self._life.loop
+            or get_ident() != self._life.thread
         ):
             return False
         ports.append(route.port)  # type: ignore[arg-type]  # it has one
