@@ -24,7 +24,7 @@ class Stage(Enum):
 class Lifecycle:
     """The stage that a bus has reached. Each check raises what its caller is to be told.
 
-    ``loop`` is the event loop that started the bus, and ``thread`` the thread that it runs in. ``forked`` is set
+    ``loop`` is the event loop that started the bus, ``thread`` the thread that it runs in. ``forked`` is set
     in a child process that inherited it.
     """
 

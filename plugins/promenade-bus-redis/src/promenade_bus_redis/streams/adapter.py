@@ -169,6 +169,7 @@ class StreamsAdapter:
         self._dead_letters = RedisDeadLetters(services)
         self._retention = Retention(services)
         try:
+            await services.epoch.check_layout()
             await services.epoch.has_ended()
             await leases.renew(pipe)
             await services.census.begin()

@@ -130,6 +130,11 @@ class Keys:
         return f"{self.prefix}:losses"
 
     @property
+    def layout(self) -> str:
+        """The number of the layout of all keys."""
+        return f"{self.prefix}:layout"
+
+    @property
     def epoch(self) -> str:
         """When the data of the server began."""
         return f"{self.prefix}:epoch"
