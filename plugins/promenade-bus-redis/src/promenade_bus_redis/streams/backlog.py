@@ -69,7 +69,9 @@ async def count_groups(
         for (topic, groups), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.WRONG_TYPE:
-                    continue  # somebody uses the key of a topic for something else: nothing of it is an event
+                    # Somebody uses the key of a topic for something else: nothing of it is an event.
+                    counts.update(((topic, group), 0) for group in groups)
+                    continue
                 raise reply
             for group, number, following in zip(groups, reply[::2], reply[1::2], strict=True):
                 counts[topic, group] = number
