@@ -68,9 +68,11 @@ async def count_groups(
         replies = await services.pipe.call_many(commands)
         for (topic, groups), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
-                if reply.kind is Kind.WRONG_TYPE:
-                    continue  # somebody uses the key of a topic for something else: nothing of it is an event
-                raise reply
+                if reply.kind is not Kind.WRONG_TYPE:
+                    raise reply
+                # Somebody uses the key of a topic for something else: nothing of it is an event.
+                counts.update(((topic, group), 0) for group in groups)
+                continue
             for group, number, following in zip(groups, reply[::2], reply[1::2], strict=True):
                 counts[topic, group] = number
                 if following:
