@@ -31,7 +31,7 @@ class Epoch:
         self._known: bytes | None = None
 
     async def check_layout(self) -> None:
-        """Notes the layout where there is none yet. Raises ``AdapterError`` for another, and ``RedisFailure``."""
+        """Notes the layout where there is none. Raises ``AdapterError`` for another, and ``RedisFailure``."""
         key = self._keys.layout
         found = await self._pipe.call("GET", key, key=key) or await self._pipe.run(BEGIN, [key], LAYOUT)
         if found != str(LAYOUT).encode():
