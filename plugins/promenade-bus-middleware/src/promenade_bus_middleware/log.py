@@ -78,21 +78,21 @@ class _EventLog:
         fields: dict[str, object] = {
             "direction": envelope.direction,
             "outcome": outcome,
-            "topic": printable(envelope.topic, _LONGEST),
+            "topic": _plain(envelope.topic),
             "event_id": str(envelope.event.event_id),
             "duration_ms": round(seconds * 1000, 3),
         }
         text = "%(outcome)s %(topic)s event_id=%(event_id)s"
         if envelope.delivery is not None:
-            fields["subscription"] = printable(envelope.delivery.subscription, _LONGEST)
+            fields["subscription"] = _plain(envelope.delivery.subscription)
             fields["attempt"] = envelope.delivery.attempt
             text += " subscription=%(subscription)s attempt=%(attempt)d"
         text += " duration_ms=%(duration_ms)s"
         if error is not None:
-            fields["error"] = printable(error, _LONGEST)
+            fields["error"] = _plain(error)
             text += " error=%(error)s"
         given = envelope.headers
-        headers = {name: printable(given[name], _LONGEST) for name in self._headers if name in given}
+        headers = {name: _plain(given[name]) for name in self._headers if name in given}
         if headers:
             fields["headers"] = headers
             text += " headers=%(headers)s"
@@ -103,3 +103,7 @@ class _EventLog:
             # is shown the way logging shows the errors of its own handlers.
             if logging.raiseExceptions:
                 traceback.print_exc()
+
+
+def _plain(text: str) -> str:
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...", None)
