@@ -5,6 +5,7 @@
 #   make demo ADAPTER=redis                      on a server, with several processes
 #   make chaos ONLY=3,5                         some scenarios
 #   make test-all AFTER=test                    without what `make test` has just run
+#   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
 .PHONY: help demo test test-all check bench bench-redis chaos flake lock clean
@@ -49,7 +50,7 @@ bench: ## the engine against a bare loop and against its peers
 chaos: ## what can go wrong with Redis, with real processes, at full length: about half an hour
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
-		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' $(ARGS)
+		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' --count '$(COUNT)' $(ARGS)
 
 bench-redis: ## the Redis adapter against redis-py by hand, and against a peer
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

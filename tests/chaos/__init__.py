@@ -15,6 +15,7 @@
 ``forkserver``   starts those processes within milliseconds
 ``crew``         the processes of one run
 ``cuts``         kills between every pair of steps, as schedules
+``histories``    deployments by chance, and a model of what must be
 ``runner``       runs a scenario and makes its findings
 ``findings``     the account, the samples, and what they add up to
 ``report``       the findings for people, and as JSON

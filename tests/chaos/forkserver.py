@@ -111,7 +111,8 @@ def shared_forkserver() -> ForkServer:
 
 def _serve(address: str) -> None:
     from bus_core import open_bus
-    from chaos.roles import play
+    from chaos import roles
+    from chaos.histories import player
 
     # Opening a bus, which is not started, imports all plugins and makes what is cached.
     open_bus({"bus": {"adapter": "redis", "health": {"probes": ["engine", "event-loop"]}}})
@@ -129,7 +130,8 @@ def _serve(address: str) -> None:
                     if pid == 0:
                         listener.close()
                         connection.close()
-                        _become(play, request)
+                        is_player = request["role"]["kind"] == "player"
+                        _become(player.play if is_player else roles.play, request)
                     statuses.pop(pid, None)  # of an earlier process with that number
                     answer: Any = pid
                 case "signal":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -8,7 +9,8 @@ from bus_core import Message
 from promenade_bus_redis.streams import stored_events as accepted
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from redis_support.binaries import ServerBinary
-from redis_support.fixtures import StartServer
+from redis_support.faults import Stall
+from redis_support.fixtures import StartProxy, StartServer
 from redis_support.servers import Server
 from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
 
@@ -167,3 +169,24 @@ async def test_a_server_that_cannot_tell_yet(start_server: StartServer) -> None:
         assert adapter.lost == 0
         place.ask("RENAME", "elsewhere", key)
         await until(lambda: adapter.lost == 3, "the next one succeeds")
+
+
+async def test_a_look_while_something_is_published(
+    start_server: StartServer, start_proxy: StartProxy
+) -> None:
+    """A publisher that was looked at while it published notices later, when it is idle, what is gone."""
+    server = start_server(settings=WITH_FILE)
+    proxy = start_proxy(server)
+    async with place_on(server) as place:
+        adapter = await place.adapter(address=proxy.address)
+        await place.publish(1)
+        size = written(server)
+        proxy.use(Stall("replies"))
+        publishing = asyncio.create_task(place.publish(2))
+        await until(lambda: written(server) > size, "it is stored")
+        looking = asyncio.create_task(adapter._running.accepted.look())
+        await asyncio.sleep(0)
+        proxy.heal()
+        await asyncio.gather(publishing, looking)
+        lose_from(server, size)
+        await until(lambda: adapter.lost == 1, "what is gone is counted")

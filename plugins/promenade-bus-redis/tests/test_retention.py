@@ -7,6 +7,7 @@ import pytest
 
 from bus_core import Outcome
 from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.record import Demand
 from promenade_bus_redis.streams.retention import Retention
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import SharedServer, StartServer
@@ -78,6 +79,27 @@ async def test_young_events_stay(redis_server: SharedServer) -> None:
         await adapter.groups.forget_service("careful")
         await look(adapter)
         assert length(place) == 0
+        await consumer.close()
+
+
+async def test_a_group_that_has_just_begun_is_no_stranger(redis_server: SharedServer) -> None:
+    """A group that begins after it was read who wants what is not one that nobody declared."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**keeping())
+        await place.publish(1)
+        await look(adapter)
+        consumer = await adapter.open_consumer(spec(topic="tests.thing.*"))
+        await until(
+            lambda: GROUP in str(place.ask("XINFO", "GROUPS", place.keys.stream(TOPIC))), "it is made"
+        )
+        job(adapter)._demand = Demand()  # as it was read before
+        await job(adapter)._trim([TOPIC])
+        record = await adapter._running.census.read(frozenset())
+        assert [str(part) for part in record.parts] == ["'tests.listener' on 'tests.thing.*'"]
+        place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), "by-hand", "0")
+        await job(adapter)._trim([TOPIC])
+        record = await adapter._running.census.read(frozenset())
+        assert f"'by-hand' on {TOPIC!r}" in [str(part) for part in record.parts]
         await consumer.close()
 
 

@@ -74,8 +74,15 @@ class Link:
     @property
     def is_usable(self) -> bool:
         """Whether it is open, and nothing was heard of its end so far; costs nothing to ask."""
+        return self._in_step and not self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end was heard of. One that owes a reply has not ended; costs nothing to ask."""
         reader = self.connection._reader
-        return self.is_open and reader is not None and not reader.at_eof() and reader.exception() is None
+        if reader is None or not self.connection.is_connected:
+            return True
+        return reader.at_eof() or reader.exception() is not None
 
     async def is_stale(self) -> bool:
         """Whether the server has closed it, or sent something, while nobody used it."""

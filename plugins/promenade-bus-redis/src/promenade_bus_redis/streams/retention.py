@@ -243,13 +243,23 @@ class Retention:
             if failure is not None:
                 raise failure
             if new := strangers - self._noticed:
-                await self._services.census.notice(sorted(new))
-                self._noticed |= new
+                await self._notice(new)
         except RedisFailure:
             for topic in again:
                 self._plan(topic, _SOONEST)
             raise
         return again
+
+    async def _notice(self, strangers: set[tuple[str, str]]) -> None:
+        """Groups that nobody has declared are noted, so that they can be named one day.
+
+        A group is declared before it is made: what looks like a stranger may have begun since it was read who
+        wants what.
+        """
+        record = await self._services.census.read(await self._services.alive())
+        unknown = {(topic, group) for topic, group in strangers if not record.knows(group, topic)}
+        await self._services.census.notice(sorted(unknown))
+        self._noticed |= unknown
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""

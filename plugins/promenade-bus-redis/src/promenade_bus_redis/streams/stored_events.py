@@ -50,7 +50,7 @@ class Accepted:
 
     def opened(self, link: Link) -> None:
         """Events go over this connection from now on."""
-        self._links = [each for each in self._links if each.is_usable]
+        self._links = [each for each in self._links if not each.has_ended]
         self._links.append(link)
         self._suspect()
 
@@ -92,8 +92,9 @@ class Accepted:
 
     async def look(self) -> None:
         """Counts what the server does not have any more, if a connection broke; raises ``RedisFailure``."""
-        if not all(link.is_usable for link in self._links):
-            self._links = [link for link in self._links if link.is_usable]
+        # A connection over which something is being published is not at its end.
+        if any(link.has_ended for link in self._links):
+            self._links = [link for link in self._links if not link.has_ended]
             self._suspect()
         if not self._must_look:
             return
