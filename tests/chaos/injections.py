@@ -251,13 +251,14 @@ class LosePower:
     """The machine of the server loses its power: what was not on its disk yet is gone.
 
     The server says when its file is on the disk, and writes it there every second. Beyond what it had then,
-    the file is cut where no second write was over when the server died. Noted as ``power_failures``, and how
-    much was cut as ``cut_bytes``.
+    the file is cut where no second write was over when the server died. It dies at a moment when the file has
+    grown by ``least`` bytes since. Noted as ``power_failures``, and how much was cut as ``cut_bytes``.
     """
 
     seconds: float
     times: Size
     then: float = 1.0
+    least: int = 4_000
 
     def __call__(self, stage: Stage) -> None:
         for _ in range(stage.times(self.times)):
@@ -283,7 +284,8 @@ class LosePower:
             connection.send_command("WAITAOF", 1, 0, 5_000)
             time.sleep(self.seconds)
             server.pause()
-            if connection.can_read(timeout=0.05):
+            grown = server.append_only_file.stat().st_size - kept
+            if grown < self.least or connection.can_read(timeout=0.05):
                 server.resume()
                 return None
         server.kill()
