@@ -323,9 +323,6 @@ class InvalidEvent(EventError, ValueError):
         self.faults = tuple(faults)
         super().__init__(f"{event_class}: " + "; ".join(self.faults))
 
-    def __reduce__(self) -> tuple[type[InvalidEvent], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.event_class, self.faults)
-
 
 class EventTypeMismatch(EventError, TypeError):
     """The event is not an instance of the topic's event class."""

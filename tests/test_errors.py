@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bus_core import errors
-from bus_core.errors import BusError, PermanentError
+from bus_core.errors import BusError, InvalidEvent, PermanentError
 
 MADE: dict[str, Callable[[], BusError]] = {
     "BufferFull": lambda: errors.BufferFull("buffer", 10),
@@ -79,7 +79,18 @@ class Refused(PermanentError):
         super().__init__(f"order {order} is refused: {why}")
 
 
+class Misfit(InvalidEvent):
+    """One of an application that derives from an error with a constructor of its own."""
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+        super().__init__("Order", [f"order {order} does not fit"])
+
+
 def test_the_errors_of_applications_travel() -> None:
     """A subclass needs nothing for it, however its constructor is called."""
     error = pickle.loads(pickle.dumps(Refused(7, why="late")))
     assert (type(error), str(error), error.order) == (Refused, "order 7 is refused: late", 7)
+    misfit = pickle.loads(pickle.dumps(Misfit(7)))
+    assert (type(misfit), str(misfit), misfit.order) == (Misfit, "Order: order 7 does not fit", 7)
+    assert misfit.faults == ("order 7 does not fit",)
