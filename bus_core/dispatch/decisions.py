@@ -78,15 +78,19 @@ def decide(
         return Decision("dead_letter", reason=f"the retry policy failed: {describe_error(broken)}")
 
 
-def decide_undecoded(error: BaseException, age: float, wait: float) -> Decision:
+def decide_undecoded(error: BaseException, age: float, wait: float | None) -> Decision:
     """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted.
 
     What another version of the code has written waits for an instance with that code, not counted, for
-    ``wait`` seconds at most. Nothing else about undecodable bytes changes by waiting.
+    ``wait`` seconds at most; None where no other instance can get it. Nothing else about undecodable bytes
+    changes by waiting.
     """
     version = error.other_version if isinstance(error, DeserializationError) else None
     if version is None:
         return Decision("dead_letter", reason="cannot be decoded")
+    if wait is None:
+        reason = f"cannot be decoded: version {version} is not known here, and no other instance gets it"
+        return Decision("dead_letter", reason=reason)
     if age < wait:
         return Decision("postpone", min(max(age / 4, _SOONEST), _LATEST), elsewhere=True)
     reason = f"cannot be decoded: no instance that knows version {version} came within {wait:g} s"

@@ -67,7 +67,8 @@ class FollowUp:
             decision = Decision("dead_letter", reason=job.doomed)
         elif job.event is None:
             age = (self._clock.now() - job.accepted_at).total_seconds()
-            decision = decide_undecoded(error, age, self._unknown_version_wait)
+            wait = self._unknown_version_wait if lane.settler.releases else None
+            decision = decide_undecoded(error, age, wait)
         else:
             decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if self._observers:

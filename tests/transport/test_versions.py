@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from bus_core import DeserializationError, Event, Topic, event
 from bus_core.serialization import JsonOptions, JsonSerializer
-from promenade_bus_memory import MemoryHub
-from promenade_bus_testing import VirtualClock
-from support.buses import running_bus, until
+from support.buses import until
 from support.handlers import ignore
 from support.remote import Server, running_remote_bus
 
@@ -93,19 +92,34 @@ async def test_what_it_cannot_decode_goes_back_for_others() -> None:
         assert await old.dead_letters.list() == []
 
 
-async def test_it_does_not_wait_for_ever(virtual_clock: VirtualClock) -> None:
+async def test_it_does_not_wait_for_ever() -> None:
     """After unknown_version_wait it is a dead letter that says for which version nobody came."""
-    hub = MemoryHub()
-    memory = {"hub": hub, "serialize": True}
-    async with (
-        running_bus(virtual_clock, memory=memory, unknown_version_wait="1m") as bus,
-        running_bus(virtual_clock, memory=memory) as publishing,
-    ):
-        bus.subscribe(OLD, ignore, name="audit")
-        await publishing.publish(RETYPED, Retyped(aggregate_id=uuid4(), number="x"))
-        await virtual_clock.advance(50)
+    server = Server()
+    async with running_remote_bus(server, unknown_version_wait="1m") as bus:
+        await bus.subscribe(OLD, ignore, name="audit").ready()
+        async with running_remote_bus(server) as publishing:
+            await publishing.publish(RETYPED, Retyped(aggregate_id=uuid4(), number="x"))
+        (group,) = server.groups.values()
+        await until(lambda: group.parked, "it was given back")
         assert await bus.dead_letters.list() == []
-        await virtual_clock.advance(50)
+        ((_, entry),) = group.parked
+        entry.stored_at -= timedelta(minutes=1)
+        server.due()
+        await until(lambda: server.letters, "it is dead")
         (letter,) = await bus.dead_letters.list()
     assert letter.reason == "cannot be decoded: no instance that knows version 3 came within 60 s"
     assert [attempt.number for attempt in letter.attempts] == [1]
+
+
+async def test_it_waits_for_nobody_where_no_other_instance_can_get_it() -> None:
+    """A broadcast event is this instance's alone: waiting would hold up its close, and end in no letter."""
+    server = Server()
+    async with running_remote_bus(server) as bus, running_remote_bus(server) as publishing:
+        await bus.subscribe(OLD, ignore, name="audit", mode="broadcast").ready()
+        await publishing.publish(RETYPED, Retyped(aggregate_id=uuid4(), number="x"))
+        await until(lambda: server.letters, "it is dead")
+        (letter,) = await bus.dead_letters.list()
+        assert letter.reason == (
+            "cannot be decoded: version 3 is not known here, and no other instance gets it"
+        )
+        assert (await bus.close(5)).completed
