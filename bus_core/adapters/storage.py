@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -21,7 +21,8 @@ from contextlib import (
     suppress,
 )
 from datetime import UTC, datetime
-from typing import Any
+from random import randrange
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import attrs
@@ -50,6 +51,8 @@ from bus_core.events.messages import (
 from bus_core.runtime.clock import lease_clock
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
+
+T = TypeVar("T")
 
 _LONGEST_WAIT = 2.0
 """Seconds of real time after which ``receive`` returns although there is nothing."""
@@ -170,16 +173,16 @@ class StorageAdapter(ABC):
             await self.shut()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        results = await _together_or_apart(messages, self._add_all)
+        if None in results:
+            self._news.set()
+        return [None if each is None else _failed(each) for each in results]
+
+    async def _add_all(self, messages: Sequence[Message]) -> Sequence[None]:
         now = datetime.now(UTC)
-        try:
-            async with self.in_transaction("add messages"):
-                for each in messages:
-                    await self.add(each.topic, State(each, now).text())
-        except BusError as error:
-            failure = PublishFailed(str(error), transient=True)
-            failure.__cause__ = error
-            return [failure for _ in messages]
-        self._news.set()
+        async with self.in_transaction("add messages"):
+            for each in messages:
+                await self.add(each.topic, State(each, now).text())
         return [None for _ in messages]
 
     async def open_consumer(self, spec: SubscriptionSpec) -> StorageConsumer:
@@ -391,6 +394,9 @@ class StorageConsumer:
         )
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        return await _together_or_apart(outcomes, self._settle_all)
+
+    async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         lost = LeaseLost("somebody else owns the message, or it was settled before")
         async with self._adapter.in_transaction("settle"):
             return [None if await self._settle(each) else lost for each in outcomes]
@@ -416,6 +422,39 @@ class StorageConsumer:
         self._renewing.cancel()
         await asyncio.wait({self._renewing})
         self._adapter.report(self, None)
+
+
+async def _together_or_apart(
+    items: Sequence[T], handle: Callable[[Sequence[T]], Awaitable[Sequence[BusError | None]]]
+) -> Sequence[BusError | None]:
+    """What ``handle`` tells of items in one transaction or, when that fails, of each in one of its own.
+
+    The storage may refuse one of them, such as a record that is too large for it. As it may refuse all, the
+    second that fails is the last that is tried. It begins anywhere, so that each gets its turn.
+    """
+    try:
+        return await handle(items)
+    except BusError as error:
+        results: list[BusError | None] = [error for _ in items]
+    if len(items) < 2:
+        return results
+    failed = 0
+    first = randrange(len(items))
+    for at in (*range(first, len(items)), *range(first)):
+        try:
+            (results[at],) = await handle([items[at]])
+        except BusError as fault:
+            results[at] = fault
+            failed += 1
+            if failed == 2:
+                break
+    return results
+
+
+def _failed(error: BusError) -> PublishFailed:
+    failure = PublishFailed(str(error), transient=True)
+    failure.__cause__ = error
+    return failure
 
 
 def _id(spec: SubscriptionSpec) -> str:

@@ -7,13 +7,14 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import NoneType
 from typing import Any
 from uuid import uuid4
 
 import attrs
 import pytest
 
-from bus_core import Features, Message, Outcome, SubscriptionSpec
+from bus_core import AdapterError, Features, Message, Outcome, PublishFailed, SubscriptionSpec
 from bus_core.adapters import DEAD, Claim, Record, StorageAdapter, matches
 from support.buses import until
 
@@ -211,6 +212,63 @@ async def test_a_transaction_that_fails_undoes_no_other(storage: Storage) -> Non
     received = await consumer.receive(100)
     assert [each.message.key for each in received] == ["0", "2"]
     await consumer.close()
+
+
+class PickyStorage(Storage):
+    """It takes no record that waits for a retry."""
+
+    async def change(self, key: Any, owner: str, record: Record | None) -> bool:
+        if record is not None:
+            raise OSError("too large")
+        return await super().change(key, owner, record)
+
+
+async def test_an_outcome_that_is_refused_holds_up_no_other() -> None:
+    """Those that are settled with it in one call are done, each in a transaction of its own."""
+    storage = PickyStorage()
+    await storage.start()
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message(number) for number in range(5)])
+    first, *others = [each.receipt for each in await consumer.receive(5)]
+    outcomes = [Outcome("retry", first, 0.0, 2, ()), *map(_ack, others)]
+    refused, *done = await consumer.settle(outcomes)
+    assert isinstance(refused, AdapterError)
+    assert done == [None] * 4
+    assert [*storage.rows] == [first[0]]
+    await consumer.close()
+    await storage.close()
+
+
+async def test_a_message_that_is_refused_holds_up_no_other(storage: Storage) -> None:
+    """Publishes of others that travel with it are stored, each in a transaction of its own."""
+    consumer = await storage.open_consumer(SPEC)
+    calls = itertools.count()
+    storage.fails = lambda call: call == "add" and next(calls) in (1, 2)  # in the batch, and then alone
+    results = await storage.publish([message(number) for number in range(5)])
+    assert sorted(map(type, results), key=str) == [NoneType] * 4 + [PublishFailed]
+    assert len(await consumer.receive(100)) == 4
+    await consumer.close()
+
+
+async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
+    """A storage that may refuse everything is not asked for each of many; the next call begins elsewhere."""
+    storage = PickyStorage()
+    await storage.start()
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message(number) for number in range(20)])
+    receipts = [each.receipt for each in await consumer.receive(20)]
+    left = {receipt[0]: Outcome("retry", receipt, 0.0, 2, ()) for receipt in receipts[:19]}
+    left[receipts[19][0]] = _ack(receipts[19])
+    results: Sequence[object] = [AdapterError("not tried")]
+    tries = 0
+    while results[-1] is not None:
+        results = await consumer.settle([*left.values()])
+        tries += 1
+        assert tries < 1000
+    assert all(isinstance(each, AdapterError) for each in results[:-1])
+    assert len(storage.rows) == 19
+    await consumer.close()
+    await storage.close()
 
 
 def _ack(receipt: object) -> Any:
