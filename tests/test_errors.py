@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from bus_core import errors
@@ -94,3 +95,45 @@ def test_the_errors_of_applications_travel() -> None:
     misfit = pickle.loads(pickle.dumps(Misfit(7)))
     assert (type(misfit), str(misfit), misfit.order) == (Misfit, "Order: order 7 does not fit", 7)
     assert misfit.faults == ("order 7 does not fit",)
+
+
+@attrs.define
+class Slotted(PermanentError):
+    """One whose facts are in slots, as attrs makes them."""
+
+    order: int
+
+
+@attrs.frozen
+class Frozen(PermanentError):
+    """One that cannot be changed."""
+
+    order: int
+
+
+@attrs.frozen(slots=False)
+class FrozenFacts(PermanentError):
+    """One that cannot be changed, without slots."""
+
+    order: int
+
+
+class OwnSlots(PermanentError):
+    """One whose facts are in slots that nobody else knows of."""
+
+    __slots__ = ("order",)
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+        super().__init__(f"order {order}")
+
+
+@pytest.mark.parametrize("kind", [Slotted, Frozen, FrozenFacts, OwnSlots])
+@pytest.mark.parametrize(
+    "way", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"]
+)
+def test_errors_travel_wherever_their_facts_are(kind: Any, way: Callable[[Any], Any]) -> None:
+    """Slots and frozen classes are as good as attributes."""
+    error = kind(7)
+    again = way(error)
+    assert (type(again), again.order, again.args) == (kind, 7, error.args)
