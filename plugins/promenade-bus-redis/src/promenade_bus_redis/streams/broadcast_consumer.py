@@ -218,6 +218,7 @@ class BroadcastConsumer:
         del self.feeds[feed.topic], self._cursors[feed], self._unread[feed]
         for source in feed.sources:
             del self._by_key[source.key]
+        self._upkeep.left_out(self, feed.topic)
         self._services.ledger.left_out(feed.topic, self.spec.group)
         return True
 

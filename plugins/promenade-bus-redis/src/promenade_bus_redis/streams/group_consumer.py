@@ -215,6 +215,7 @@ class GroupConsumer:
         for source in feed.sources:
             del self._sources[source.key.encode()]
         self._unread.pop(feed, None)
+        self._upkeep.left_out(self, feed.topic)
         self._services.ledger.left_out(feed.topic, self.spec.group)
 
     async def open(self, topics: Iterable[str], start: str) -> None:

@@ -87,6 +87,7 @@ class Upkeep:
         self._consumers: dict[Wakeable, None] = {}
         self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
         self._offered: dict[Wakeable, tuple[list[str], int]] = {}  # up to where in which list of topics
+        self._left_out: dict[tuple[Wakeable, str], None] = {}  # topics that are to be tried again
         self._timers: list[tuple[float, int, Feed]] = []
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
@@ -194,6 +195,10 @@ class Upkeep:
         if failure is not None:
             raise failure
 
+    def left_out(self, consumer: Wakeable, topic: str) -> None:
+        """A consumer goes on without a topic of its pattern: it gets it again when topics are looked for."""
+        self._left_out[consumer, topic] = None
+
     def topic_found(self, topic: str) -> None:
         """A topic that may be new, such as one that was just published to here."""
         for consumer, pattern in self._patterns.items():
@@ -288,6 +293,11 @@ class Upkeep:
         self._topics_at = now + self._services.options.topic_refresh / 2
         if self._patterns or self._services.registry.has_own:
             await self._services.registry.update(at_once=False)
+            again, self._left_out = self._left_out, {}
+            for consumer, topic in again:
+                if consumer in self._patterns and topic not in consumer.feeds:
+                    consumer.add_topic(topic)
+                    consumer.wake()
             for consumer, pattern in [*self._patterns.items()]:
                 await self._offer_topics(consumer, pattern)
 
