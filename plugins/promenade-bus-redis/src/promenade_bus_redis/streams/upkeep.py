@@ -328,6 +328,8 @@ class Upkeep:
         self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
         if await self._services.epoch.has_ended():
             await self._begin_again()
+        elif await self._services.census.is_forgotten():
+            await self._services.census.say_again(all_of_it=True)
         await self._services.accepted.look()
         if self._epoch_at == again:  # nothing was suspected meanwhile
             self._epoch_at = now + refresh
