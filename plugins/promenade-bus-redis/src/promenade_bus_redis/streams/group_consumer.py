@@ -343,6 +343,7 @@ class GroupConsumer:
             arguments = [self.spec.group, self.name, count // len(bundles), self._turn.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
+        arrived: list[Any] = []
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
@@ -350,7 +351,8 @@ class GroupConsumer:
                 self._turn.lost_to(token)
             else:
                 self._learn_ends(bundle, *reply)
-                self._arrived(reply[0], spell)
+                arrived += reply[0]
+        self._arrived(arrived, spell)
         self._is_behind = bool(self._unread)
         if failure is not None:
             raise failure
