@@ -16,7 +16,7 @@ from bus_core import (
     SerializationError,
     UnknownSubscription,
 )
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer
 from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
 
@@ -149,6 +149,28 @@ async def test_a_strange_topic_harms_itself(
         await until(lambda: not adapter._ledger.strange_topics, "all is well again")
         for each in (consumer, *taken):
             await each.close()
+
+
+async def test_a_strange_key_does_not_end_the_upkeep(redis_server: SharedServer) -> None:
+    """Who leaves a topic whose key is strange by now has left, and what else is due goes on."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="40ms", block="50ms")
+        consumer = await adapter.open_consumer(spec())
+        place.ask("SET", place.keys.stream(TOPIC), "mine")
+        await consumer.close()
+        assert not adapter.upkeep._leaving
+        pattern = await adapter.open_consumer(spec("tests.other.*"))
+
+        async def refused(_now: float) -> None:
+            raise RedisFailure(Kind.REFUSED, "the server")
+
+        adapter.upkeep._leave_again = refused  # type: ignore[method-assign]
+        place.ask("XADD", place.keys.stream(OTHER), "*", "body", GOOD)
+        place.ask("SADD", place.keys.topics, OTHER)
+        batch = await receive(pattern, 1)
+        assert numbers(batch) == [7]
+        await pattern.settle(acks(batch))
+        await pattern.close()
 
 
 async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:

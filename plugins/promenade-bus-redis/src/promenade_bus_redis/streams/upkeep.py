@@ -186,7 +186,8 @@ class Upkeep:
         commands = [_leaving(source, name, heir_of(name)) for source, name in leaving]
         failure: RedisFailure | None = None
         for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
-            if isinstance(reply, RedisFailure) and reply.kind is not Kind.NO_GROUP:
+            # Without the group, or with somebody else's key in its place, nothing is held there.
+            if isinstance(reply, RedisFailure) and reply.kind not in (Kind.NO_GROUP, Kind.WRONG_TYPE):
                 failure = failure or reply
                 continue
             self._leaving.pop((source, name), None)
@@ -248,7 +249,7 @@ class Upkeep:
     async def _take_turn(self) -> BaseException | None:
         """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
 
-        Raises ``RedisFailure``: then the rest would fail as well.
+        Raises ``RedisFailure``; at once where the rest would fail as well, because there is only one server.
         """
         now = time.monotonic()
         steps = (
@@ -263,11 +264,17 @@ class Upkeep:
             self._look_at_next,
         )
         fault: BaseException | None = None
+        refusal: RedisFailure | None = None
         for step in steps:
             failure = await fault_of(step(now))
             if isinstance(failure, RedisFailure):
-                raise failure
-            fault = fault if failure is None else failure
+                if failure.ends_connection and not self._services.places.is_cluster:
+                    raise failure
+                refusal = refusal or failure
+            else:
+                fault = fault or failure
+        if fault is None and refusal is not None:
+            raise refusal
         return fault
 
     async def _hand_on_what_is_due(self, now: float) -> None:
