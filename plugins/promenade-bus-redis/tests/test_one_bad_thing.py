@@ -13,12 +13,13 @@ from bus_core import (
     BaseEvent,
     DeadLetterFilter,
     DeadLetterNotFound,
+    Outcome,
     SerializationError,
     UnknownSubscription,
 )
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer
-from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
+from redis_support.streams import GROUP, TOPIC, acks, message, numbers, place_on, receive, spec, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -149,6 +150,29 @@ async def test_a_strange_topic_harms_itself(
         await until(lambda: not adapter._ledger.strange_topics, "all is well again")
         for each in (consumer, *taken):
             await each.close()
+
+
+async def test_what_is_held_of_a_strange_topic(redis_server: SharedServer) -> None:
+    """What came back and is being handled when its topic is left out is not handed out a second time."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="40ms", block="50ms")
+        consumer: Any = await adapter.open_consumer(spec("tests.#"))
+        await place.publish(1, topic=OTHER)
+        (first,) = await receive(consumer, 1)
+        assert await consumer.settle([Outcome("release", first.receipt)]) == [None]
+        (held,) = await receive(consumer, 1)
+        strange = place.keys.stream(OTHER)
+        place.ask("SET", strange, "mine")
+        async with asyncio.timeout(10):
+            while not adapter._ledger.strange_topics:
+                assert not await consumer.receive(1)
+            place.ask("DEL", strange)
+            while OTHER not in consumer.feeds or consumer.feeds[OTHER].claim_due:
+                assert not await consumer.receive(1)
+        assert not await consumer.receive(1)
+        assert await consumer.settle(acks([held])) == [None]
+        assert place.ask("XLEN", place.keys.inbox(OTHER, GROUP)) == 0
+        await consumer.close()
 
 
 async def test_a_strange_key_does_not_end_the_upkeep(redis_server: SharedServer) -> None:
