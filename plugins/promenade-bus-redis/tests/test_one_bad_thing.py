@@ -13,12 +13,13 @@ from bus_core import (
     BaseEvent,
     DeadLetterFilter,
     DeadLetterNotFound,
+    Outcome,
     SerializationError,
     UnknownSubscription,
 )
-from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer
-from redis_support.streams import TOPIC, acks, message, numbers, place_on, receive, spec, until
+from redis_support.streams import GROUP, TOPIC, acks, message, numbers, place_on, receive, spec, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -126,6 +127,7 @@ async def test_a_strange_topic_harms_itself(
         consumer = await adapter.open_consumer(spec("tests.#", mode=mode))
         if when == "meanwhile":
             await asyncio.gather(consumer.receive(1), return_exceptions=True)
+            await until(lambda: bool(adapter.upkeep._offered), "it was told of all topics")
             place.ask("SET", strange, "mine")
         await place.publish(1)
         heard: list[int] = []
@@ -148,6 +150,51 @@ async def test_a_strange_topic_harms_itself(
         await until(lambda: not adapter._ledger.strange_topics, "all is well again")
         for each in (consumer, *taken):
             await each.close()
+
+
+async def test_what_is_held_of_a_strange_topic(redis_server: SharedServer) -> None:
+    """What came back and is being handled when its topic is left out is not handed out a second time."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="40ms", block="50ms")
+        consumer: Any = await adapter.open_consumer(spec("tests.#"))
+        await place.publish(1, topic=OTHER)
+        (first,) = await receive(consumer, 1)
+        assert await consumer.settle([Outcome("release", first.receipt)]) == [None]
+        (held,) = await receive(consumer, 1)
+        strange = place.keys.stream(OTHER)
+        place.ask("SET", strange, "mine")
+        async with asyncio.timeout(10):
+            while not adapter._ledger.strange_topics:
+                assert not await consumer.receive(1)
+            place.ask("DEL", strange)
+            while OTHER not in consumer.feeds or consumer.feeds[OTHER].claim_due:
+                assert not await consumer.receive(1)
+        assert not await consumer.receive(1)
+        assert await consumer.settle(acks([held])) == [None]
+        assert place.ask("XLEN", place.keys.inbox(OTHER, GROUP)) == 0
+        await consumer.close()
+
+
+async def test_a_strange_key_does_not_end_the_upkeep(redis_server: SharedServer) -> None:
+    """Who leaves a topic whose key is strange by now has left, and what else is due goes on."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(topic_refresh="40ms", block="50ms")
+        consumer = await adapter.open_consumer(spec())
+        place.ask("SET", place.keys.stream(TOPIC), "mine")
+        await consumer.close()
+        assert not adapter.upkeep._leaving
+        pattern = await adapter.open_consumer(spec("tests.other.*"))
+
+        async def refused(_now: float) -> None:
+            raise RedisFailure(Kind.REFUSED, "the server")
+
+        adapter.upkeep._leave_again = refused  # type: ignore[method-assign]
+        place.ask("XADD", place.keys.stream(OTHER), "*", "body", GOOD)
+        place.ask("SADD", place.keys.topics, OTHER)
+        batch = await receive(pattern, 1)
+        assert numbers(batch) == [7]
+        await pattern.settle(acks(batch))
+        await pattern.close()
 
 
 async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:

@@ -257,6 +257,31 @@ async def test_what_could_not_be_said_is_said_later(redis_server: SharedServer) 
         assert (await read(adapter)).parts[0].instances == ()
 
 
+async def test_a_server_that_came_back_with_an_older_snapshot(redis_server: SharedServer) -> None:
+    """What an instance serves is said again soon, and its groups are not taken for made by hand."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**keeping())
+        assert adapter._retention is not None
+        await adapter._retention.stop()
+        record = place.keys.record
+        before = place.ask("HGETALL", record)
+        consumer = await adapter.open_consumer(spec("tests.thing.*"))
+        await place.publish(1)
+        assert numbers(await receive(consumer, 1)) == [1]
+        await settled(adapter)
+        place.ask("DEL", record)
+        place.ask("HSET", record, *before)
+        await adapter._running.census.notice([(TOPIC, GROUP)])  # as retention did when it looked first
+        deadline = time.monotonic() + 10
+        while "tests.thing.*" not in [part.topic for part in (await read(adapter)).parts]:
+            assert time.monotonic() < deadline
+        assert TOPIC in [part.topic for part in (await read(adapter)).parts]
+        assert (await read(adapter)).orphans(0.0) == ()
+        await adapter._running.census.tidy(await read(adapter), await adapter._running.alive())
+        assert [part.topic for part in (await read(adapter)).parts] == ["tests.thing.*"]
+        await consumer.close()
+
+
 async def test_the_dead_are_buried(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an instance said that died is removed after a while; what its service is owed stays."""
     monkeypatch.setattr(census_module, "_BURIED_AFTER", 0.1)

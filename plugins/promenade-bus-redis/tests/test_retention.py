@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bus_core import Outcome
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.record import Demand
 from promenade_bus_redis.streams.retention import Retention
@@ -38,6 +39,30 @@ async def look(adapter: StreamsAdapter) -> None:
     retention._read_at = 0.0
     retention._due = [(0.0, topic) for topic in retention._pauses]
     await retention.visit()
+
+
+async def test_a_topic_is_looked_at_again_whatever_fails(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that fails when its topics were trimmed, or before, is not the last one at them."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**keeping())
+        retention = job(adapter)
+        await retention.stop()
+        await place.publish(1)
+        await retention.visit()
+
+        async def fail(*_: object) -> None:
+            raise RedisFailure(Kind.LOST, "the node of the counts")
+
+        monkeypatch.setattr(adapter._running.places, "is_cluster", True)
+        for name in ("_copy_losses", "_clock_for"):
+            with monkeypatch.context() as broken:
+                broken.setattr(retention, name, fail)
+                retention._due = [(0.0, topic) for topic in retention._pauses]
+                with pytest.raises(RedisFailure):
+                    await retention.visit()
+            assert [topic for _, topic in retention._due] == [TOPIC]
 
 
 async def test_settled_events_go(redis_server: SharedServer) -> None:

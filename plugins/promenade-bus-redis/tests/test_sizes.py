@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bus_core import BaseEvent, Consumer, FixedRetry, Outcome, Received
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import AHEAD, DUE
+from promenade_bus_redis.streams import broadcast_consumer
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.faults import Rate
@@ -32,6 +34,25 @@ async def receive_all(consumer: Consumer, count: int, limit: int, timeout: float
             found += numbers(batch)
             assert await consumer.settle(acks(batch)) == [None] * len(batch)
     return found
+
+
+@pytest.mark.parametrize("mode", ["ordered", "broadcast"])
+async def test_a_read_grows_again(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Where each topic is read by itself, a read that became small grows with what all of them bring."""
+    monkeypatch.setattr(broadcast_consumer, "_FEEDS_AT_ONCE", 1)
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        await adapter.publish([message(0, topic) for topic in TOPICS[:2]])
+        more: dict[str, Any] = {"mode": "broadcast"} if mode == "broadcast" else {"ordered": True}
+        consumer: Any = await adapter.open_consumer(spec("tests.*.happened", start="latest", **more))
+        size = consumer._read_size if mode == "broadcast" else consumer._holdings.read_size
+        size._most = 1
+        await adapter.publish([message(number, topic) for topic in TOPICS[:2] for number in range(1, 51)])
+        await receive_all(consumer, 100, 50)
+        assert size._most >= 16
+        await consumer.close()
 
 
 # --- how many ---------------------------------------------------------------------------------------------

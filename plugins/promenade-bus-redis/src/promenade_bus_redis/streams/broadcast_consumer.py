@@ -195,13 +195,16 @@ class BroadcastConsumer:
             arguments = [count // len(bundles), *begins]
             commands.append((keys[0], TAIL.command([*keys, *trimmed], arguments)))
         failure: RedisFailure | None = None
+        arrived: list[Any] = []
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure) and self._may_leave_out(bundle, reply):
                 continue
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
             else:
+                arrived += (entry for _, entries in reply[0] for entry in entries)
                 self._arrived(bundle, *reply)
+        self._read_size.learn(arrived)
         if failure is not None:
             self._read_size.failed()
             raise failure
@@ -218,6 +221,7 @@ class BroadcastConsumer:
         del self.feeds[feed.topic], self._cursors[feed], self._unread[feed]
         for source in feed.sources:
             del self._by_key[source.key]
+        self._upkeep.left_out(self, feed.topic)
         self._services.ledger.left_out(feed.topic, self.spec.group)
         return True
 
@@ -225,7 +229,6 @@ class BroadcastConsumer:
         self, feeds: Sequence[Feed], reply: Sequence[Any], facts: Sequence[Sequence[int] | bytes]
     ) -> None:
         found = {key.decode(): entries for key, entries in reply}
-        self._read_size.learn(entry for entries in found.values() for entry in entries)
         for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
             if isinstance(of_main, bytes):
                 return  # there was enough before it

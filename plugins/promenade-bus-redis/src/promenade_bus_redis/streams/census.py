@@ -111,6 +111,14 @@ class Census:
         if all_of_it or is_news or is_due:
             await self._say([*self._own])
 
+    async def is_forgotten(self) -> bool:
+        """Whether the server does not have what was said last, as when it came back with an older snapshot.
+
+        Raises ``RedisFailure``.
+        """
+        fields = [f"instance {self._name}", *(f"serves {self._name} {part}" for part in [*self._own][-1:])]
+        return None in await self._pipe.call("HMGET", self._key, *fields, key=self._key)
+
     @property
     def _is_settled(self) -> bool:
         if self._said_settled:

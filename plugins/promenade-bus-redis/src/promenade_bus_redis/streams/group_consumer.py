@@ -76,6 +76,7 @@ class GroupConsumer:
         self._spell = services.leases.spell  # in which what is held is known to be owned still
         self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
+        self._left_out: dict[str, Feed] = {}  # feeds that it goes on without, with what it holds of them
 
     @property
     def feeds(self) -> dict[str, Feed]:
@@ -203,7 +204,7 @@ class GroupConsumer:
         """Reads this topic as well, from the next read on."""
         if topic in self.feeds:
             return
-        feed = Feed(self._services.keys, topic, self.spec.group)
+        feed = self._left_out.pop(topic, None) or Feed(self._services.keys, topic, self.spec.group)
         self.feeds[topic] = feed
         for source in feed.sources:
             self._sources[source.key.encode()] = source
@@ -211,10 +212,12 @@ class GroupConsumer:
 
     def _leave_out(self, feed: Feed) -> None:
         """Goes on without one topic of a pattern; it is tried again when topics are looked for."""
-        del self.feeds[feed.topic]
+        self._left_out[feed.topic] = self.feeds.pop(feed.topic)
+        feed.is_open, feed.must_count, feed.claim_due = False, True, True
         for source in feed.sources:
             del self._sources[source.key.encode()]
         self._unread.pop(feed, None)
+        self._upkeep.left_out(self, feed.topic)
         self._services.ledger.left_out(feed.topic, self.spec.group)
 
     async def open(self, topics: Iterable[str], start: str) -> None:
@@ -342,6 +345,7 @@ class GroupConsumer:
             arguments = [self.spec.group, self.name, count // len(bundles), self._turn.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
+        arrived: list[Any] = []
         for bundle, reply in zip(bundles, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
@@ -349,7 +353,8 @@ class GroupConsumer:
                 self._turn.lost_to(token)
             else:
                 self._learn_ends(bundle, *reply)
-                self._arrived(reply[0], spell)
+                arrived += reply[0]
+        self._arrived(arrived, spell)
         self._is_behind = bool(self._unread)
         if failure is not None:
             raise failure
@@ -400,7 +405,8 @@ class GroupConsumer:
 
     async def _leave(self) -> None:
         """Leaves the group, and what is unsettled to nobody. Raises ``RedisFailure``."""
-        sources = [source for feed in self.feeds.values() for source in feed.sources]
+        feeds = [*self.feeds.values(), *self._left_out.values()]
+        sources = [source for feed in feeds for source in feed.sources]
         for source in sources:
             for held in source.held.values():
                 held.spell = NO_SPELL

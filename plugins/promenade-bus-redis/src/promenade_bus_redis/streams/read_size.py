@@ -33,7 +33,10 @@ class ReadSize:
         return self._asked
 
     def learn(self, entries: Iterable[Sequence[Any]]) -> None:
-        """Entries came: pairs of an id and of fields, which are None where the entry is gone."""
+        """Entries came, all of a read: pairs of an id and of fields, which are None where the entry is gone.
+
+        A read that is shared among streams asks for a little less than it may.
+        """
         count = size = 0
         for _, fields in entries:
             if fields is not None:
@@ -42,7 +45,7 @@ class ReadSize:
         if count:
             # More at once; less only little by little: what is small now may be large again.
             self._bytes_each = max(size / count, self._bytes_each / 2)
-        if count >= self._asked:
+        if count > self._asked / 2:
             self._most = max(self._most, 2 * count)
 
     def failed(self) -> None:

@@ -21,7 +21,8 @@ A part binds retention until it is forgotten, whether or not somebody serves it,
 pattern on which the group is not made yet. It is abandoned when no living instance serves it and a newer one
 of its service serves other parts without it: then health names it at once. Where nobody newer runs that takes
 longer, for a service may be stopped for a night. A part that is abandoned is taken up, and goes, when another
-part of its group that is served covers all of its topics.
+part of its group that is served covers all of its topics. So is a group that somebody seemed to have made by
+hand, when a part of a service turns out to have its topic: it was noted before the service had said so.
 """
 
 from __future__ import annotations
@@ -165,20 +166,30 @@ class Record:
 
     def orphans(self, orphaned_after: float) -> tuple[Part, ...]:
         """Parts that nobody will handle, for all that is known."""
-        return tuple(part for part in self.parts if part.is_orphan(orphaned_after))
+        mistaken = {*self._mistaken}
+        return tuple(part for part in self.parts if part.is_orphan(orphaned_after) and part not in mistaken)
 
     @property
     def taken_up(self) -> tuple[Part, ...]:
-        """Parts that are abandoned, and of which another part of the group has all topics."""
+        """Parts of which another part of the group has all topics: abandoned ones, and noted by mistake."""
         served: dict[str, list[str]] = {}
         for part in self.parts:
             if part.instances:
                 served.setdefault(part.group, []).append(part.topic)
-        return tuple(
+        abandoned = (
             part
             for part in self.parts
             if part.is_abandoned and any(_covers(topic, part.topic) for topic in served.get(part.group, ()))
         )
+        return (*self._mistaken, *abandoned)
+
+    @property
+    def _mistaken(self) -> tuple[Part, ...]:
+        """Parts of groups that were taken for made by hand before their services had said what they serve."""
+        if not (noted := [part for part in self.parts if not part.service]):
+            return ()
+        demand = Demand(self.parts)
+        return tuple(part for part in noted if part.group in demand.groups_on(part.topic))
 
     def spans(self, of: Callable[[Keeps], float | None]) -> tuple[Span, ...]:
         """For how long events stay, by one of the times that services want.

@@ -141,9 +141,9 @@ class Recovery:
 
     async def look_after(self, limit: int, turn: Turn) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
-        feeds = [*self._holdings.feeds.values()]
-        if any(not feed.is_open for feed in feeds):
+        if any(not feed.is_open for feed in self._holdings.feeds.values()):
             await self.open_groups("0")
+        feeds = [*self._holdings.feeds.values()]  # without those that were left out
         try:
             if counting := [feed for feed in feeds if feed.must_count]:
                 await self._count_gaps(counting)

@@ -132,10 +132,17 @@ class Retention:
             refresh = self._services.options.topic_refresh
             self._read_at = now + min(_READ_AGAIN, max(_SOONEST, refresh, self._min_age / 10))
         busy = self._take_due(time.monotonic())
-        for _ in range(_STEPS):
-            if not busy or not self._turn.is_taken:
-                break
-            busy = await self._trim(busy)
+        try:
+            for _ in range(_STEPS):
+                if not busy or not self._turn.is_taken:
+                    break
+                busy = await self._trim(busy)
+        except BaseException:
+            planned = {topic for _, topic in self._due}
+            for topic in busy:
+                if topic not in planned:
+                    self._plan(topic, _SOONEST)
+            raise
         for topic in busy:
             self._plan(topic, 0.0)
 
@@ -208,7 +215,7 @@ class Retention:
     # --- doing it -----------------------------------------------------------------------------------------
 
     async def _trim(self, topics: Sequence[str]) -> list[str]:
-        """One step on each topic; tells where there is more to do."""
+        """One step on each topic; tells where there is more to do. Others are planned, unless this fails."""
         clocks = [await self._clock_for(topic) for topic in topics]
         sent = lease_clock()
         commands = [self._trimming(topic, clock, sent) for topic, clock in zip(topics, clocks, strict=True)]
@@ -219,8 +226,6 @@ class Retention:
                 commands.append((place, EXPIRE.command([place], [young])))
         replies = await self._services.pipe.call_many(commands)
         received = lease_clock()
-        if self._services.places.is_cluster:
-            await self._copy_losses(topics)
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
         strangers: set[tuple[str, str]] = set()
@@ -239,15 +244,12 @@ class Retention:
                 self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
                     again.append(topic)
-        try:
-            if failure is not None:
-                raise failure
-            if new := strangers - self._noticed:
-                await self._notice(new)
-        except RedisFailure:
-            for topic in again:
-                self._plan(topic, _SOONEST)
-            raise
+        if self._services.places.is_cluster:
+            await self._copy_losses(topics)
+        if failure is not None:
+            raise failure
+        if new := strangers - self._noticed:
+            await self._notice(new)
         return again
 
     async def _notice(self, strangers: set[tuple[str, str]]) -> None:

@@ -87,6 +87,7 @@ class Upkeep:
         self._consumers: dict[Wakeable, None] = {}
         self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
         self._offered: dict[Wakeable, tuple[list[str], int]] = {}  # up to where in which list of topics
+        self._left_out: dict[tuple[Wakeable, str], None] = {}  # topics that are to be tried again
         self._timers: list[tuple[float, int, Feed]] = []
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
@@ -185,7 +186,8 @@ class Upkeep:
         commands = [_leaving(source, name, heir_of(name)) for source, name in leaving]
         failure: RedisFailure | None = None
         for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
-            if isinstance(reply, RedisFailure) and reply.kind is not Kind.NO_GROUP:
+            # Without the group, or with somebody else's key in its place, nothing is held there.
+            if isinstance(reply, RedisFailure) and reply.kind not in (Kind.NO_GROUP, Kind.WRONG_TYPE):
                 failure = failure or reply
                 continue
             self._leaving.pop((source, name), None)
@@ -193,6 +195,10 @@ class Upkeep:
                 self._services.ledger.lose(reply, source.feed.topic, source.group)
         if failure is not None:
             raise failure
+
+    def left_out(self, consumer: Wakeable, topic: str) -> None:
+        """A consumer goes on without a topic of its pattern: it gets it again when topics are looked for."""
+        self._left_out[consumer, topic] = None
 
     def topic_found(self, topic: str) -> None:
         """A topic that may be new, such as one that was just published to here."""
@@ -243,7 +249,7 @@ class Upkeep:
     async def _take_turn(self) -> BaseException | None:
         """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
 
-        Raises ``RedisFailure``: then the rest would fail as well.
+        Raises ``RedisFailure``; at once where the rest would fail as well, because there is only one server.
         """
         now = time.monotonic()
         steps = (
@@ -258,11 +264,17 @@ class Upkeep:
             self._look_at_next,
         )
         fault: BaseException | None = None
+        refusal: RedisFailure | None = None
         for step in steps:
             failure = await fault_of(step(now))
             if isinstance(failure, RedisFailure):
-                raise failure
-            fault = fault if failure is None else failure
+                if failure.ends_connection and not self._services.places.is_cluster:
+                    raise failure
+                refusal = refusal or failure
+            else:
+                fault = fault or failure
+        if fault is None and refusal is not None:
+            raise refusal
         return fault
 
     async def _hand_on_what_is_due(self, now: float) -> None:
@@ -288,6 +300,11 @@ class Upkeep:
         self._topics_at = now + self._services.options.topic_refresh / 2
         if self._patterns or self._services.registry.has_own:
             await self._services.registry.update(at_once=False)
+            again, self._left_out = self._left_out, {}
+            for consumer, topic in again:
+                if consumer in self._patterns and topic not in consumer.feeds:
+                    consumer.add_topic(topic)
+                    consumer.wake()
             for consumer, pattern in [*self._patterns.items()]:
                 await self._offer_topics(consumer, pattern)
 
@@ -318,6 +335,8 @@ class Upkeep:
         self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
         if await self._services.epoch.has_ended():
             await self._begin_again()
+        elif await self._services.census.is_forgotten():
+            await self._services.census.say_again(all_of_it=True)
         await self._services.accepted.look()
         if self._epoch_at == again:  # nothing was suspected meanwhile
             self._epoch_at = now + refresh
