@@ -346,7 +346,7 @@ class Roster:
             return self._leaving.get(lane)
         del self._lanes[lane]
         _drop(self._by_name, lane.spec.name, lane)
-        with suppress(TypeError):
+        with suppress(TypeError, KeyError):  # it cannot be hashed, or not as before
             _drop(self._by_handler, lane.handler, lane)
         if self._life.stage is not Stage.OPEN:
             return None

@@ -613,3 +613,33 @@ async def test_memory_replays_nothing() -> None:
     async with running_bus() as bus:
         with pytest.raises(UnsupportedFeature, match="nothing is retained to replay"):
             bus.subscribe(HAPPENED, ignore, start="earliest")
+
+
+class Changing:
+    """A handler whose hash changes, as that of a mutable record does."""
+
+    def __init__(self) -> None:
+        self.received: list[Event] = []
+
+    def __hash__(self) -> int:
+        return len(self.received)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    async def __call__(self, event: Event) -> None:
+        self.received.append(event)
+
+
+async def test_a_handler_whose_hash_changes_can_leave() -> None:
+    """A handler that is another one by its hash later is unsubscribed like any other."""
+    handler = Changing()
+    async with running_bus() as bus:
+        subscription = bus.subscribe(HAPPENED, handler)
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        await subscription.unsubscribe()
+        await bus.publish(HAPPENED, happened(2))
+        await bus.drain()
+        assert len(handler.received) == 1
+        assert bus.subscriptions == ()
