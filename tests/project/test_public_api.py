@@ -12,6 +12,7 @@ import importlib_metadata
 import pytest
 
 import bus_core
+import bus_core.abc
 import promenade_bus_memory
 from bus_core import Event, HealthStatus, TopicConflict
 
@@ -131,6 +132,7 @@ PUBLIC = [
 EXAMPLE = '''\
 from uuid import UUID
 import bus_core
+import bus_core.abc
 from bus_core import BaseEvent, Event, Topic, TopicCatalogue, event, open_bus
 
 @event                                     # immutable, hashable, keyword-only; type checkers see the fields
@@ -307,3 +309,13 @@ async def test_the_example_where_the_context_is_installed(monkeypatch: pytest.Mo
     text = str(caught.value)
     assert "topic 'identity.user.registered' is declared with promenade_identity" in text
     assert "promenade-context-identity" in text
+
+
+def test_everything_that_others_implement_is_listed() -> None:
+    """Each public class of bus_core.abc is among the names that it offers."""
+    defined = {
+        name
+        for name, found in vars(bus_core.abc).items()
+        if isinstance(found, type) and found.__module__ == "bus_core.abc" and not name.startswith("_")
+    }
+    assert defined - set(bus_core.abc.__all__) == set()

@@ -49,7 +49,7 @@ class Cluster(Stacked):
             stack.callback(server.close)
             server.launch()
         for server in self.servers:
-            server.wait_ready()
+            server.come_up()
         self._join()
 
     @property

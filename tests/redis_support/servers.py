@@ -130,15 +130,20 @@ class Server:
 
     def start(self, timeout: float = START_TIMEOUT) -> Server:
         """Starts the process and waits until it answers PING."""
+        self.launch()
+        return self.come_up(timeout)
+
+    def come_up(self, timeout: float = START_TIMEOUT) -> Server:
+        """Waits until a server that was launched answers; launches it again when others took its port."""
         deadline = time.monotonic() + timeout
         for attempt in itertools.count(1):
-            self.launch()
             try:
                 self.wait_ready(max(deadline - time.monotonic(), 0.1))
             except RuntimeError:  # it ended; its port may have been taken since it was looked for
                 if not self._chooses_port or attempt == 5 or "in use" not in self.log_text():
                     raise
                 self.port = free_port()
+                self.launch()
             else:
                 self._chooses_port = False
                 return self

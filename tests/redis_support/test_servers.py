@@ -268,3 +268,15 @@ def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
         assert own.start(["true"], directory=tmp_path, log=tmp_path / "log").wait() == 0
     finally:
         own.close()
+
+
+def test_a_cluster_takes_other_ports_when_its_own_are_taken() -> None:
+    """A port that somebody takes between the look for it and the start is no failure."""
+    cluster = Cluster()
+    wanted = cluster.servers[1].port
+    with socket.socket() as taken:
+        taken.bind((cluster.servers[1].host, wanted))
+        taken.listen()
+        with cluster:
+            assert cluster.servers[1].port != wanted
+            assert cluster.servers[1].ask("PING")
