@@ -191,6 +191,30 @@ async def test_nobody_overtakes_those_who_wait() -> None:
         bus.publish_nowait(HAPPENED, happened(3))  # nobody waits any more
 
 
+async def test_nobody_overtakes_those_who_wait_while_a_worker_goes_on() -> None:
+    """While a worker is awake, and needs no waking, a place that comes free is for those who wait as well."""
+    handled: list[int] = []
+
+    async def handle(event: Happened) -> None:
+        await asyncio.sleep(0)
+        handled.append(event.number)
+
+    async with running_bus(buffer_size=3, worker_pool_size=1) as bus:
+        bus.subscribe(HAPPENED, handle)
+        tasks = publishing(bus, *range(30))
+        overtaken = 0
+        while not all(task.done() for task in tasks) and overtaken == 0:
+            try:
+                bus.publish_nowait(HAPPENED, happened(100))
+                overtaken += bus.state().waiting_publishers > 0
+            except BufferFull:
+                pass
+            await asyncio.sleep(0)
+        assert overtaken == 0
+        await bus.drain()
+        assert [number for number in handled if number < 100] == [*range(30)]
+
+
 async def test_a_publisher_that_gives_up_is_not_waited_for() -> None:
     """When those who waited were cancelled, the next one that comes has its place."""
     gate = Gate()
