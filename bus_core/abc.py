@@ -425,8 +425,11 @@ class InProcessAdapter(AdapterBase, Protocol):
         """The inlet takes no part any more; harmless when it was not attached."""
         ...
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have become another one."""
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have become another one.
+
+        It is given the topic, or a pattern that covers the topics, of which that is so: ``#`` for all.
+        """
         ...
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:

@@ -27,7 +27,7 @@ from bus_core.dispatch.middleware import compose
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Envelope
-from bus_core.events.topics import Topic
+from bus_core.events.topics import Topic, is_pattern
 from bus_core.transport.carrier import Carrier
 from bus_core.transport.in_process import may_wait
 from bus_core.transport.routes import Route, Routes
@@ -77,10 +77,15 @@ class Outbound:
 
     # --- the longer and the shorter way -------------------------------------------------------------------
 
-    def routes_changed(self) -> None:
-        """Every route has to ask the adapter again, when it is used next."""
-        self.direct.clear()
-        self.onward.clear()
+    def routes_changed(self, text: str = "#") -> None:
+        """The routes of a topic, or of a pattern's topics, have to be looked up again when they are used."""
+        if is_pattern(text):
+            self.direct.clear()
+            self.onward.clear()
+        elif (route := self.routes.outdate(text)) is not None:
+            for known in (self.direct, self.onward):
+                known.pop(route.topic, None)
+                known.pop(text, None)
 
     def look_closer(self) -> None:
         """From now on every publish takes the longer way, with all checks, until ``look_less_closely``."""

@@ -33,6 +33,7 @@ if typing.TYPE_CHECKING:
         json_kinds,
         plain,
     )
+    from bus_core.events.topic_index import TopicIndex
     from bus_core.events.topics import is_pattern, nearest_names, patterns_overlap
 else:
     __getattr__, __dir__ = on_demand.names(
@@ -45,6 +46,7 @@ else:
                 AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
                 Recursive Ruled Scalar Shape has_personal_part is_personal json_kinds plain
             """,
+            "topic_index": "TopicIndex",
             "topics": "is_pattern nearest_names patterns_overlap",
         },
     )
@@ -65,6 +67,7 @@ __all__ = [
     "Ruled",
     "Scalar",
     "Shape",
+    "TopicIndex",
     "Unfit",
     "event_type_of",
     "event_version_of",

@@ -15,6 +15,7 @@ from bus_core.dispatch.units import Job
 from bus_core.errors import BufferFull, BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import DeadLetter, Message
+from bus_core.events.topics import is_pattern
 from bus_core.transport.routes import Route
 
 __all__ = ["InProcessCarrier", "LocalSettler", "may_wait"]
@@ -61,8 +62,8 @@ may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
 class InProcessCarrier:
     """Implements ``Carrier`` for an adapter in the process: what is published is queued at once.
 
-    ``changed`` is called when a route may have become another one. ``check_accepting`` raises when the
-    bus takes no events any more: an event may have waited for room meanwhile.
+    ``changed`` is called with a topic or pattern whose routes may have become others. ``check_accepting``
+    raises when the bus takes no events any more: an event may have waited for room meanwhile.
     """
 
     problem = None
@@ -74,7 +75,7 @@ class InProcessCarrier:
         codec: Codec,
         *,
         direct: bool,
-        changed: Callable[[], None],
+        changed: Callable[[str], None],
         check_accepting: Callable[[], None],
     ) -> None:
         self.encodes = adapter.serialize
@@ -88,9 +89,10 @@ class InProcessCarrier:
         self._settler = LocalSettler(adapter, engine.finish)
         adapter.watch(self._routes_changed)
 
-    def _routes_changed(self) -> None:
-        self._generation += 1
-        self._changed()
+    def _routes_changed(self, text: str) -> None:
+        if is_pattern(text):
+            self._generation += 1
+        self._changed(text)
 
     def attach(self, lane: Lane) -> None:
         lane.settler = self._settler
@@ -108,12 +110,11 @@ class InProcessCarrier:
     def renew(self, route: Route) -> None:
         """Asks the adapter again if something changed since the route did."""
         if route.generation != self._generation:
-            route.generation = self._generation
-            route.renew(self._adapter, self._engine, direct=self._direct)
+            route.renew(self._adapter, self._engine, self._generation, direct=self._direct)
 
     def pause_changed(self, lane: Lane) -> None:
         """It may have lost or regained its direct port."""
-        self._routes_changed()
+        self._routes_changed(lane.spec.topic)
 
     async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
         """Waits for room in every engine that gets the event, then queues it in all of them or in none."""

@@ -16,6 +16,9 @@ from bus_core.events.topics import Topic
 
 __all__ = ["Route", "Routes"]
 
+OUTDATED = -1
+"""The generation of a route that has to ask the adapter again."""
+
 MOST_UNDECLARED = 1000
 """Of how many undeclared topics the routes are kept: their names may be without number."""
 
@@ -39,6 +42,7 @@ class Route:
         "engines",
         "event_class",
         "generation",
+        "kept",
         "port",
         "topic",
         "unrouted",
@@ -47,7 +51,8 @@ class Route:
     def __init__(self, topic: Topic[Any]) -> None:
         self.topic = topic
         self.event_class: type[Event] = topic.event_class
-        self.generation = -1  # which of the bus's changes of routing it knows
+        self.generation = OUTDATED
+        self.kept = True  # where it is told of changes
         self.port: Port | None = None
         self._engine: Engine | None = None  # whose buffer the port leads to
         self.engines: tuple[Engine, ...] = ()
@@ -70,10 +75,21 @@ class Route:
 
     def succeed(self, former: Route) -> None:
         """Goes on with the counters of the route of the same topic from before it was declared."""
+        former.give_way()
         self.counted, self.unrouted = former.published, former.unrouted
 
-    def renew(self, adapter: InProcessAdapter, engine: Engine, *, direct: bool) -> None:
+    def outdate(self) -> None:
+        """It has to ask the adapter again when it is used next."""
+        self.generation = OUTDATED
+
+    def give_way(self) -> None:
+        """It is told of no further changes: events that are on their way on it ask the adapter each time."""
+        self.kept = False
+        self.outdate()
+
+    def renew(self, adapter: InProcessAdapter, engine: Engine, generation: int, *, direct: bool) -> None:
         """Asks the adapter again. ``direct`` allows a ``port``."""
+        self.generation = generation if self.kept else OUTDATED
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
         lanes = [lane for group in self._groups for lane in group]
         engines = dict.fromkeys(cast(Engine, lane.engine) for lane in lanes)
@@ -141,9 +157,17 @@ class Routes:
             return
         if len(self._undeclared) >= MOST_UNDECLARED:
             oldest = self._undeclared.pop(next(iter(self._undeclared)))
+            oldest.give_way()
             self._gone_published += oldest.published
             self._gone_unrouted += oldest.unrouted
         self._undeclared[name] = route
+
+    def outdate(self, name: str) -> Route | None:
+        """Outdates the route of a topic, and returns it, if there is one."""
+        route = self._declared.get(name) or self._undeclared.get(name)
+        if route is not None:
+            route.outdate()
+        return route
 
     def __iter__(self) -> Iterator[Route]:
         routes = {**self._declared, **self._undeclared}

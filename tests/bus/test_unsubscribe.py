@@ -8,8 +8,10 @@ import pytest
 from bus_core import (
     Delivery,
     FixedRetry,
+    Topic,
     UnknownSubscription,
 )
+from promenade_bus_memory import MemoryHub
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, until
 from support.handlers import Collecting, ignore
 
@@ -188,3 +190,67 @@ async def test_unsubscribe_after_close() -> None:
     async with bus:
         pass
     await subscription.unsubscribe()
+
+
+@pytest.mark.parametrize("happens", ["its topic is declared", "many other topics are used"])
+async def test_an_event_that_waits_for_room_does_not_reach_who_left(happens: str) -> None:
+    """Whatever becomes of the route of an event that waits, it goes where it is to go when there is room."""
+    own, others, staying, leaving = asyncio.Event(), asyncio.Event(), Collecting(), Collecting()
+    options: dict[str, Any] = {"buffer_size": 1, "strict_topics": False, "memory": {"hub": MemoryHub()}}
+    full = Topic("test.full", Happened), Topic("test.full.too", Happened)
+    async with running_bus(**options) as bus, running_bus(**options) as other:
+
+        async def hold(_event: Happened) -> None:
+            await own.wait()
+
+        async def hold_others(_event: Happened) -> None:
+            await others.wait()
+
+        bus.subscribe(full[0], hold)
+        other.subscribe(full[1], hold_others)
+        subscription = bus.subscribe("test.free", leaving.collect, name="leaving")
+        bus.subscribe("test.free", staying.collect, name="staying")
+        other.subscribe("test.free", ignore)
+        for topic in full:
+            await bus.publish(topic, happened())
+        publishing = [asyncio.create_task(bus.publish("test.free", happened(1)))]
+        await until(lambda: other.state().waiting_publishers == 1)
+        if happens == "its topic is declared":
+            publishing.append(asyncio.create_task(bus.publish(Topic("test.free", Happened), happened(2))))
+            await until(lambda: other.state().waiting_publishers == 2)
+        else:
+            for number in range(1000):
+                await bus.publish(f"test.other{number}", happened())
+        others.set()
+        await until(lambda: bus.state().waiting_publishers == len(publishing))
+        await subscription.unsubscribe()
+        own.set()
+        await asyncio.gather(*publishing)
+        await bus.drain()
+    assert sorted(staying.numbers) == [1, 2][: len(publishing)]
+    assert leaving.numbers == []
+
+
+async def test_unsubscribing_while_events_of_other_topics_flow() -> None:
+    """Who comes to a topic, or to a pattern over it, and who leaves, counts from the next event on."""
+    exact, pattern, other = Collecting(), Collecting(), Collecting()
+    async with running_bus() as bus:
+        bus.subscribe(OTHER, other.collect)
+
+        async def publish(number: int) -> None:
+            for topic in (HAPPENED, OTHER):
+                await bus.publish(topic, happened(number))
+
+        await publish(0)
+        by_name = bus.subscribe(HAPPENED, exact.collect)
+        await publish(1)
+        by_pattern = bus.subscribe("test.thing.#", pattern.collect, name="pattern")
+        await publish(2)
+        await by_name.unsubscribe()
+        await publish(3)
+        await by_pattern.unsubscribe()
+        await publish(4)
+        await bus.drain()
+    assert exact.numbers == [1, 2]
+    assert other.numbers == [0, 1, 2, 3, 4]
+    assert pattern.numbers == [2, 3]

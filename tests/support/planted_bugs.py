@@ -35,7 +35,7 @@ from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import FollowUp
 from bus_core.dispatch.units import Job
 from bus_core.dispatch.workers import Worker, WorkerPool
-from bus_core.events.topics import TopicPattern
+from bus_core.events.topic_index import TopicIndex
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
@@ -434,17 +434,23 @@ def take_turns_in_ordered_groups(patch: MonkeyPatch) -> None:
 
 @bug("a topic leaks into those that begin like it", "test_topics_are_isolated")
 def leak_between_topics(patch: MonkeyPatch) -> None:
-    patch.setattr(TopicPattern, "matches", lambda pattern, topic: topic.startswith(pattern.text))
+    patch.setattr(
+        TopicIndex,
+        "matching",
+        lambda index, topic: [
+            item for text, items in index._items.items() if topic.startswith(text) for item in items
+        ],
+    )
 
 
 @bug("a star stands for several words", "test_patterns")
 def greedy_star(patch: MonkeyPatch) -> None:
-    matches = TopicPattern.matches
+    add = TopicIndex.add
 
-    def greedy(pattern: TopicPattern, topic: str) -> bool:
-        return matches(TopicPattern(pattern.text.replace("*", "#")), topic)
+    def greedy(index: TopicIndex[Inlet], text: str, item: Inlet) -> None:
+        add(index, text.replace("*", "#"), item)
 
-    patch.setattr(TopicPattern, "matches", greedy)
+    patch.setattr(TopicIndex, "add", greedy)
 
 
 @bug("a new topic is not covered by older patterns", "test_pattern_covers_new_topics", suite="OnRemote")
@@ -465,9 +471,8 @@ def forget_new_topics(patch: MonkeyPatch) -> None:
 def route_otherwise(patch: MonkeyPatch, group_of: Callable[[Inlet], object]) -> None:
     def route(hub: MemoryHub, topic: str) -> Sequence[Sequence[Inlet]]:
         groups: dict[object, list[Inlet]] = {}
-        for pattern, inlet in hub._inlets:
-            if pattern.matches(topic):
-                groups.setdefault(group_of(inlet), []).append(inlet)
+        for inlet in hub._inlets.matching(topic):
+            groups.setdefault(group_of(inlet), []).append(inlet)
         return [*groups.values()]
 
     patch.setattr(MemoryHub, "route", route)
@@ -495,8 +500,8 @@ def do_not_notice(patch: MonkeyPatch) -> None:
     watch = MemoryHub.watch
     noticed = itertools.count()
 
-    def once(hub: MemoryHub, changed: Callable[[], None]) -> None:
-        watch(hub, lambda: changed() if next(noticed) < 2 else None)
+    def once(hub: MemoryHub, changed: Callable[[str], None]) -> None:
+        watch(hub, lambda text: changed(text) if next(noticed) < 2 else None)
 
     patch.setattr(MemoryHub, "watch", once)
 
@@ -506,7 +511,7 @@ def detach_all_of_the_topic(patch: MonkeyPatch) -> None:
     detach = MemoryHub.detach
 
     def careless(hub: MemoryHub, inlet: Inlet) -> None:
-        for _, other in [*hub._inlets]:
+        for other in hub._inlets.matching(inlet.spec.topic):
             if other.spec.topic == inlet.spec.topic:
                 detach(hub, other)
 
@@ -957,7 +962,7 @@ def stay_in_the_hub(patch: MonkeyPatch) -> None:
     kept: list[object] = []
     watch = MemoryHub.watch
 
-    def keeping(hub: MemoryHub, changed: Callable[[], None]) -> None:
+    def keeping(hub: MemoryHub, changed: Callable[[str], None]) -> None:
         kept.append(changed)
         watch(hub, changed)
 

@@ -23,7 +23,7 @@ class MemoryAdapter:
         self.serialize = options.serialize
         self._hub = options.hub or MemoryHub()
         self.dead_letters = MemoryDeadLetters(self._hub, options.dead_letters)
-        self._changed: Callable[[], None] | None = None
+        self._changed: Callable[[str], None] | None = None
 
     @property
     def lost(self) -> int:
@@ -43,8 +43,8 @@ class MemoryAdapter:
         self.dead_letters.detach(inlet)
         self._hub.detach(inlet)
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Calls ``changed`` whenever routing may have changed."""
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Calls ``changed`` with the topic or pattern of which routing may have changed."""
         self._changed = changed
         self._hub.watch(changed)
 

@@ -18,15 +18,15 @@ class MemoryDeadLetters(LocalDeadLetters[Event | Message]):
     def __init__(self, hub: MemoryHub, capacity: int) -> None:
         super().__init__(capacity)
         self._hub = hub
-        self._inlets: list[Inlet] = []
+        self._inlets: set[Inlet] = set()
 
     def attach(self, inlet: Inlet) -> None:
         """An inlet of the bus that owns this store."""
-        self._inlets.append(inlet)
+        self._inlets.add(inlet)
 
     def detach(self, inlet: Inlet) -> None:
         """Undoes ``attach``; harmless when it was not attached."""
-        self._inlets = [other for other in self._inlets if other is not inlet]
+        self._inlets.discard(inlet)
 
     def way_back(self, kept: KeptLetter[Event | Message]) -> Callable[[], None] | None:
         """By the subscription that gave up: this bus's own, or another member of a group that competes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bus_core import Inlet, TopicPattern
+from bus_core import Inlet
+from bus_core.events import TopicIndex
 
 __all__ = ["MemoryHub"]
 
@@ -17,42 +18,39 @@ class MemoryHub:
     """
 
     def __init__(self) -> None:
-        self._inlets: list[tuple[TopicPattern, Inlet]] = []
-        self._watchers: list[Callable[[], None]] = []
+        self._inlets: TopicIndex[Inlet] = TopicIndex()
+        self._watchers: list[Callable[[str], None]] = []
 
     def attach(self, inlet: Inlet) -> None:
         """From now on the inlet takes part in routing."""
-        self._inlets.append((TopicPattern(inlet.spec.topic), inlet))
-        self._changed()
+        self._inlets.add(inlet.spec.topic, inlet)
+        self._changed(inlet.spec.topic)
 
     def detach(self, inlet: Inlet) -> None:
         """The inlet takes no part any more; harmless when it was not attached."""
-        self._inlets = [item for item in self._inlets if item[1] is not inlet]
-        self._changed()
+        if self._inlets.discard(inlet.spec.topic, inlet):
+            self._changed(inlet.spec.topic)
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Calls ``changed`` whenever an inlet comes or goes."""
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Calls ``changed`` whenever an inlet comes or goes, with its topic or pattern."""
         self._watchers.append(changed)
 
-    def unwatch(self, changed: Callable[[], None]) -> None:
+    def unwatch(self, changed: Callable[[str], None]) -> None:
         """Undoes ``watch``."""
         self._watchers = [watcher for watcher in self._watchers if watcher != changed]
 
-    def _changed(self) -> None:
+    def _changed(self, text: str) -> None:
         for watcher in [*self._watchers]:
-            watcher()
+            watcher(text)
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
         """For each group that gets an event of the topic, the inlets that compete for it."""
         groups: dict[object, list[Inlet]] = {}
-        for pattern, inlet in self._inlets:
-            if pattern.matches(topic):
-                alone = inlet.spec.mode == "broadcast"
-                groups.setdefault(inlet if alone else inlet.spec.group, []).append(inlet)
+        for inlet in self._inlets.matching(topic):
+            alone = inlet.spec.mode == "broadcast"
+            groups.setdefault(inlet if alone else inlet.spec.group, []).append(inlet)
         return [*groups.values()]
 
     def inlets_of(self, group: str, topic: str) -> Sequence[Inlet]:
         """The inlets of a group that get events of the topic."""
-        return [
-            inlet for pattern, inlet in self._inlets if inlet.spec.group == group and pattern.matches(topic)
-        ]
+        return [inlet for inlet in self._inlets.matching(topic) if inlet.spec.group == group]

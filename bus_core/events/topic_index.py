@@ -1,0 +1,134 @@
+"""Items by topics and patterns: exact topics in a dictionary, patterns in a tree of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from typing import Generic, TypeVar
+
+from bus_core.events.topics import is_pattern
+
+__all__ = ["TopicIndex"]
+
+T = TypeVar("T")
+
+
+class _Node:
+    """A place in the tree: some patterns begin with the words on the way to it, and ``texts`` end here.
+
+    One for ``#`` ``repeats``: any further word leads back to it.
+    """
+
+    __slots__ = ("children", "repeats", "texts")
+
+    def __init__(self, *, repeats: bool = False) -> None:
+        self.repeats = repeats
+        self.children: dict[str, _Node] = {}
+        self.texts: dict[str, None] = {}
+
+
+class _Tree:
+    """Patterns by their words. Hashes in a row are one: no child of a node for ``#`` is another one."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self) -> None:
+        self._root = _Node()
+
+    def __bool__(self) -> bool:
+        return bool(self._root.children)
+
+    def add(self, text: str) -> None:
+        node = self._root
+        for word in text.split("."):
+            if word == "#" and node.repeats:
+                continue
+            child = node.children.get(word)
+            if child is None:
+                child = node.children[word] = _Node(repeats=word == "#")
+            node = child
+        node.texts[text] = None
+
+    def discard(self, text: str) -> None:
+        """Takes a text out that is there, and the nodes that were there for it alone."""
+        way: list[tuple[_Node, str]] = []
+        node = self._root
+        for word in text.split("."):
+            if word == "#" and node.repeats:
+                continue
+            way.append((node, word))
+            node = node.children[word]
+        del node.texts[text]
+        while way and not node.texts and not node.children:
+            node, word = way.pop()
+            del node.children[word]
+
+    def covering(self, topic: str) -> list[str]:
+        """The patterns that cover a topic."""
+        nodes = _with_empty_hashes((self._root,))
+        for word in topic.split("."):
+            reached: list[_Node] = []
+            for node in nodes:
+                if node.repeats:
+                    reached.append(node)
+                for each in (word, "*"):
+                    child = node.children.get(each)
+                    if child is not None:
+                        reached.append(child)
+            nodes = _with_empty_hashes(reached)
+        return [text for node in nodes for text in node.texts]
+
+
+def _with_empty_hashes(nodes: Iterable[_Node]) -> Iterable[_Node]:
+    """The nodes, and those for ``#`` that are reached from there without a word. Each node is there once."""
+    found = dict.fromkeys(nodes)
+    for node in [*found]:
+        child = node.children.get("#")
+        if child is not None:
+            found[child] = None
+    return found
+
+
+class TopicIndex(Generic[T]):
+    """Items by the topic or pattern that each was added under. What is found costs, not what is there."""
+
+    __slots__ = ("_items", "_numbers", "_patterns")
+
+    def __init__(self) -> None:
+        self._items: dict[str, dict[T, int]] = {}  # with numbers that rise as they are added
+        self._numbers = count()
+        self._patterns: _Tree | None = None  # while there are some
+
+    def add(self, text: str, item: T) -> None:
+        """Adds an item under a topic or pattern; harmless when it is there."""
+        items = self._items.get(text)
+        if items is None:
+            items = self._items[text] = {}
+            if is_pattern(text):
+                self._patterns = self._patterns or _Tree()
+                self._patterns.add(text)
+        items.setdefault(item, next(self._numbers))
+
+    def discard(self, text: str, item: T) -> bool:
+        """Undoes ``add``; False when there is nothing to undo."""
+        items = self._items.get(text)
+        if items is None or items.pop(item, None) is None:
+            return False
+        if not items:
+            del self._items[text]
+            if self._patterns is not None and is_pattern(text):
+                self._patterns.discard(text)
+                self._patterns = self._patterns or None
+        return True
+
+    def matching(self, topic: str) -> list[T]:
+        """The items of a topic, and of the patterns that cover it, in the order in which they were added."""
+        texts = [topic] if self._patterns is None else [topic, *self._patterns.covering(topic)]
+        found = [items for text in texts if (items := self._items.get(text))]
+        if len(found) == 1:
+            return [*found[0]]
+        numbers: dict[T, int] = {}
+        for items in found:
+            for item, number in items.items():
+                numbers[item] = min(number, numbers.get(item, number))
+        return sorted(numbers, key=numbers.__getitem__)
