@@ -15,11 +15,11 @@ __all__ = ["SystemClock"]
 class SystemClock:
     """The real clock: the system's wall clock and the running event loop's timers."""
 
+    monotonic = staticmethod(time.monotonic)
+    timestamp = staticmethod(time.time)
+
     def now(self) -> datetime:
         return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         return asyncio.get_running_loop().call_later(delay, callback)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, TypeVar
+from itertools import islice
+from types import CoroutineType
+from typing import Any, Generic, TypeVar
 
 from bus_core.errors import HandlerTimeout
 from bus_core.runtime.clock import Clock, TimerHandle
 
-__all__ = ["call_within", "expiry", "run_with_timeout"]
+__all__ = ["Deadlines", "call_within", "expiry", "run_with_timeout"]
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ async def run_with_timeout(
 ) -> T:
     """Awaits ``call(*arguments)`` for at most so many seconds; ``HandlerTimeout`` names the subscription.
 
-    For what happens at the limit see ``call_within``.
+    For what happens at the limit see ``Deadlines.within``.
     """
     return await call_within(clock, seconds, partial(HandlerTimeout, subscription, seconds), call, *arguments)
 
@@ -43,49 +45,125 @@ async def call_within(
     call: Callable[..., Awaitable[T]],
     *arguments: Any,
 ) -> T:
-    """Awaits ``call(*arguments)`` in the current task, and cancels it when the time is over.
+    """Awaits ``call(*arguments)`` for at most so many seconds; see ``Deadlines.within``."""
+    return await Deadlines(clock).within(seconds, error, call(*arguments))
 
-    Raises ``error()`` when the call ended because of that, and also when it swallowed the cancellation and
-    returned: it ran too long either way. An exception that it raised on its way out is left as it is, with a
-    note. A cancellation that comes from outside is passed on, even when it arrives at the same moment as
-    the limit, and so is a ``CancelledError`` that the call raises by itself before the limit.
 
-    The rules are those of ``asyncio.timeout``, which has no clock that can be replaced.
-    """
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a time limit needs a running task")
-    limit = _Limit(task)
-    cancelled_before = task.cancelling()
-    timer = clock.call_later(seconds, limit.reached)
-    try:
-        result = await call(*arguments)
-    except asyncio.CancelledError as cancelled:
-        # Whatever is left of the count after our own share is taken off belongs to somebody else.
-        if limit.expired and task.uncancel() <= cancelled_before:
-            raise error() from cancelled
-        raise
-    except BaseException as failure:
+class Deadlines:
+    """The time limits of many calls on one clock and one event loop, which share one timer."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._limits: dict[float, dict[_Limit, None]] = {}  # by their seconds: those of one length in order
+        self._live = 0
+        self._timer: TimerHandle | None = None
+        self._due = 0.0  # when the timer goes off
+
+    async def within(self, seconds: float, error: Callable[[], Exception], awaitable: Awaitable[T]) -> T:
+        """Awaits something in the current task for at most so many seconds, and cancels it then.
+
+        Raises ``error()`` when it ended because of that, and also when it swallowed the cancellation and
+        returned: it ran too long either way. An exception that it raised on its way out is left as it is,
+        with a note. A cancellation that comes from outside is passed on, even when it arrives at the same
+        moment as the limit, and so is a ``CancelledError`` that it raises by itself before the limit.
+
+        The rules are those of ``asyncio.timeout``, which has no clock that can be replaced. What never waits
+        cannot be cancelled, and costs no timer: the limit is set when the first step has come to wait.
+        """
+        began = self._monotonic()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit needs a running task")
+        cancelled_before = task.cancelling()
+        steps: Coroutine[Any, Any, T]
+        steps = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
+        try:
+            waits_for = steps.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        limit = _Limit(task, began + seconds)
+        self._set(limit, seconds)
+        try:
+            result = await _Rest(steps, waits_for)
+        except asyncio.CancelledError as cancelled:
+            # Whatever is left of the count after our own share is taken off belongs to somebody else.
+            if limit.expired and task.uncancel() <= cancelled_before:
+                raise error() from cancelled
+            raise
+        except BaseException as failure:
+            if limit.expired:
+                task.uncancel()
+                failure.add_note(f"raised after the call had been cancelled at its limit of {seconds:g} s")
+            raise
+        finally:
+            self._drop(limit, seconds)
         if limit.expired:
             task.uncancel()
-            failure.add_note(f"raised after the call had been cancelled at its limit of {seconds:g} s")
-        raise
-    finally:
+            raise error()
+        return result
+
+    # --- the timer ----------------------------------------------------------------------------------------
+
+    def _set(self, limit: _Limit, seconds: float) -> None:
+        alike = self._limits.get(seconds)
+        if alike is None:
+            alike = self._limits[seconds] = {}
+        alike[limit] = None
+        self._live += 1
+        if self._timer is None or limit.deadline < self._due:
+            self._start_timer(limit.deadline)
+
+    def _drop(self, limit: _Limit, seconds: float) -> None:
         limit.over = True
-        timer.cancel()
-    if limit.expired:
-        task.uncancel()
-        raise error()
-    return result
+        alike = self._limits.get(seconds)
+        if alike is None or limit not in alike:
+            return  # it has expired
+        del alike[limit]
+        self._live -= 1
+        if not self._live:
+            self._limits.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _start_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = deadline
+        self._timer = self._clock.call_later(max(0.0, deadline - self._monotonic()), self._look)
+
+    def _look(self) -> None:
+        """Ends what is over, and sets the timer for the next one."""
+        if self._timer is None:
+            return  # a clock may call what was cancelled
+        self._timer = None
+        now = max(self._monotonic(), self._due)
+        nearest: list[float] = []
+        for alike in self._limits.values():
+            over = 0
+            for limit in alike:
+                if limit.deadline > now:
+                    nearest.append(limit.deadline)
+                    break
+                over += 1
+            for limit in [*islice(alike, over)]:
+                del alike[limit]
+                self._live -= 1
+                limit.reached()
+        if nearest:
+            self._start_timer(min(nearest))
 
 
 class _Limit:
-    """What the timer does, once, and only while the call is running."""
+    """What happens at a deadline, once, and only while the call is running."""
 
-    __slots__ = ("_task", "expired", "over")
+    __slots__ = ("_task", "deadline", "expired", "over")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: asyncio.Task[Any], deadline: float) -> None:
         self._task = task
+        self.deadline = deadline
         self.expired = False
         self.over = False
 
@@ -93,3 +171,34 @@ class _Limit:
         if not self.over:
             self.expired = True
             self._task.cancel()
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+class _Rest(Generic[T]):
+    """What is left of a coroutine that has made its first step, and waits for something."""
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps, waits_for = self._steps, self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except GeneratorExit:
+                    steps.close()
+                    raise
+                except BaseException as thrown:
+                    waits_for = steps.throw(thrown)
+                else:
+                    waits_for = steps.send(sent)
+        except StopIteration as done:
+            result: T = done.value
+            return result

@@ -241,6 +241,7 @@ async def test_timer_that_fires_too_late() -> None:
             return super().call_later(delay, callback)
 
     async def quick() -> str:
+        await asyncio.sleep(0)
         return "done"
 
     assert await run_with_timeout(Careless(), 10, "welcome-mail", quick) == "done"
