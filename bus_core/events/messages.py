@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
 
 import attrs
@@ -23,6 +23,10 @@ __all__ = [
     "Message",
     "Outcome",
     "Received",
+    "Record",
+    "Source",
+    "delivery_of",
+    "envelope_of",
     "with_attempt",
 ]
 
@@ -51,8 +55,39 @@ class Message:
     headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
 
 
+Record: TypeAlias = "tuple[Event | Message, str, float, Mapping[str, str], str | None]"
+"""An accepted event on its way to handlers of the process.
+
+What was accepted, its topic, when (seconds since the epoch), its headers, and its ordering key: None where
+that is the text of ``aggregate_id``, which few ask for.
+"""
+
+Source: TypeAlias = "tuple[Record, str, int, bool]"
+"""What an attempt is about: the record, the subscription's name, the number of the attempt,
+``redelivered``."""
+
+
+class _OnDemand:
+    """Fields that are worked out when somebody asks for one: most handlers never ask for most of them."""
+
+    __slots__ = ("_source",)
+
+    _source: Source
+    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            work_out = self._worked_out.get(name)
+            if work_out is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = work_out(self._source)
+            object.__setattr__(self, name, value)
+            return value
+
+
 @attrs.frozen
-class Delivery:
+class Delivery(_OnDemand):
     """One attempt to hand one event to one subscription: what a handler may ask about it.
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
@@ -67,9 +102,23 @@ class Delivery:
     published_at: datetime
     headers: Mapping[str, str]
 
+    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]] = {
+        "topic": lambda source: source[0][1],
+        "subscription": lambda source: source[1],
+        "message_id": lambda source: _id_of(source[0][0]),
+        "attempt": lambda source: source[2],
+        "redelivered": lambda source: source[3],
+        "published_at": lambda source: datetime.fromtimestamp(source[0][2], UTC),
+        "headers": lambda source: source[0][3],
+    }
+
+
+def _id_of(payload: Event | Message) -> str:
+    return payload.id if isinstance(payload, Message) else str(payload.event_id)
+
 
 @attrs.define
-class Envelope:
+class Envelope(_OnDemand):
     """What passes through a middleware chain, in both directions.
 
     ``delivery`` is None while publishing. A publish middleware may change ``headers`` and replace
@@ -81,10 +130,36 @@ class Envelope:
     headers: dict[str, str]
     delivery: Delivery | None = None
 
+    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]] = {
+        "topic": lambda source: source[0][1],
+        "headers": lambda source: dict(source[0][3]),
+        "delivery": lambda source: delivery_of(source),
+    }
+
     @property
     def direction(self) -> Literal["publish", "consume"]:
         """Which of the two chains this envelope passes through."""
         return "publish" if self.delivery is None else "consume"
+
+
+_new: Final = object.__new__
+_set_source: Final = _OnDemand.__dict__["_source"].__set__  # of the slot
+_set_event: Final = Envelope.__dict__["event"].__set__
+
+
+def delivery_of(source: Source) -> Delivery:
+    """The delivery of an attempt. It is made for each event, and filled in when it is asked something."""
+    made = _new(Delivery)
+    _set_source(made, source)
+    return made
+
+
+def envelope_of(event: Event, source: Source) -> Envelope:
+    """The envelope of an attempt, made like ``delivery_of`` makes a delivery."""
+    made = _new(Envelope)
+    _set_event(made, event)
+    _set_source(made, source)
+    return made
 
 
 @attrs.frozen
