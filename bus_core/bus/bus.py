@@ -39,7 +39,7 @@ from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, Delivery
+from bus_core.events.messages import Delivery
 from bus_core.events.topics import Topic
 from bus_core.runtime.timeouts import call_within
 from bus_core.transport.carrier import Carrier
@@ -75,13 +75,11 @@ class Bus:
             overflow_size=parts.config.overflow_size,
             unknown_version_wait=parts.config.unknown_version_wait,
         )
-        self._buffer = self._engine.buffer
         self._life = Lifecycle(self._engine)
         self._outbound = Outbound(parts, self._engine, self._life, lambda: self._adapter)
-        self._direct, self._onward = self._outbound.direct, self._outbound.onward
+        self._accept = self._outbound.accept
         self._roster = Roster(parts, self._engine, self._life, lambda: self._adapter, self._outbound.declared)
         self._closing: asyncio.Future[DrainReport] | None = None
-        self._thread = 0  # of the event loop, once the bus is started
         self._dead_letters = DeadLetters(lambda: self._adapter, self._life.check_open, self._roster.has)
         _every_bus.add(self)
 
@@ -150,7 +148,7 @@ class Bus:
         routes = self._outbound.routes
         return self._engine.state(
             self._roster.lanes,
-            published=routes.published,
+            published=routes.total_published,
             unrouted=routes.unrouted,
             lost=self._adapter.lost,
         )
@@ -160,7 +158,7 @@ class Bus:
 
         Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
         """
-        return {route.topic.name: route.published for route in self._outbound.routes}
+        return self._outbound.routes.published
 
     def instrument(
         self,
@@ -224,7 +222,7 @@ class Bus:
             life.stage = Stage.NEW
             raise
         life.loop = asyncio.get_running_loop()
-        life.thread = self._thread = get_ident()
+        life.thread = get_ident()
         carrier = self._new_carrier()
         self._engine.start()
         life.stage = Stage.OPEN
@@ -338,28 +336,8 @@ class Bus:
         ``BufferFull`` (from a handler, when the overflow is used up), ``PublishFailed``,
         ``PublishUncertain``.
         """
-        try:
-            route = self._direct[topic]
-        except KeyError:
-            onward = self._onward.get(topic)
-        except TypeError:
-            onward = None
-        else:
-            # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
-            if headers is None and event.__class__ is route.event_class and get_ident() == self._thread:
-                buffer = self._buffer
-                ports = buffer.ports
-                if len(ports) < buffer.limit or self._engine.wake_for_room():
-                    # Engine.put for the plain case, without the price of a call.
-                    ports.append(route.port)  # type: ignore[arg-type]  # it has one
-                    buffer.payloads.append(event)
-                    return
-            onward = None
-        if onward is not None and headers is None and event.__class__ is onward.event_class:
-            self._life.check_loop("publish")
-            await self._outbound.carried.accept(onward, event, NO_HEADERS)
-            return
-        await self._outbound.publish(topic, event, headers)
+        if not self._accept(topic, event, headers):
+            await self._outbound.publish(topic, event, headers)
 
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
@@ -370,7 +348,7 @@ class Bus:
         Where the adapter is outside of the process many are under way at the same time: what it refuses for
         a while, and takes when it is asked again, may come behind later ones.
         """
-        await self._outbound.publish_many(items, self.publish)
+        await self._outbound.publish_many(items)
 
     @overload
     def publish_nowait(

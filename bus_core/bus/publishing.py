@@ -17,11 +17,11 @@ from bus_core.bus.after_commit import (
     open_block,
     publish_in_order,
     raise_failures,
-    result_of,
 )
 from bus_core.bus.arguments import checked_event, checked_headers, described
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
+from bus_core.dispatch.codec import key_of
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.middleware import compose
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
@@ -40,8 +40,7 @@ class Outbound:
 
     ``direct`` and ``onward`` hold only routes that a publish may use without a further look, to the queue
     of this process or to an adapter outside of it. Whatever makes a further look necessary (a change of
-    subscriptions, a drain, after_commit, closing, a fork) empties both. They stay the same dictionaries:
-    ``Bus.publish`` looks into them.
+    subscriptions, a drain, after_commit, closing, a fork) empties both.
     """
 
     def __init__(
@@ -49,11 +48,13 @@ class Outbound:
     ) -> None:
         self.direct: dict[Topic[Any] | str, Route] = {}
         self.onward: dict[Topic[Any] | str, Route] = {}
-        self.routes = Routes()
+        self.routes = Routes(engine.buffer.unsealed)
         self.middleware = parts.publish_middleware
         self._registry = parts.registry
         self._codec = parts.codec
         self._buffer = engine.buffer
+        self._wake_for_room = engine.wake_for_room
+        self._timestamp = engine.timestamp
         self._life = life
         self._adapter = adapter
         self._carrier: Carrier | None = None
@@ -107,33 +108,51 @@ class Outbound:
 
     # --- one event ----------------------------------------------------------------------------------------
 
-    def accept_at_once(self, topic: Any, event: Any) -> bool:
-        """What ``Bus.publish`` does first. There it is spelt out: a call would be felt."""
+    def accept(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> bool:
+        """Puts an event into the queue, if nothing stands in between and there is room: the usual publish.
+
+        False, with nothing done, where a further look is needed, as ``publish`` takes one. Raises
+        ``SerializationError`` and ``TypeError``.
+        """
         try:
             route = self.direct[topic]
         except (KeyError, TypeError):
             return False
-        buffer = self._buffer
-        ports = buffer.ports
-        if (
-            event.__class__ is not route.event_class
-            or len(ports) >= buffer.limit
-            or get_ident() != self._life.thread
-        ):
+        # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
+        if event.__class__ is not route.event_class or get_ident() != self._life.thread:
             return False
-        ports.append(route.port)  # type: ignore[arg-type]  # it has one
-        buffer.payloads.append(event)
+        buffer = self._buffer
+        if len(buffer.ports) >= buffer.limit and not self._wake_for_room():
+            return False
+        if headers is None:
+            if route.port is not None:
+                buffer.ports.append(route.port)
+                buffer.payloads.append(event)
+                return True
+            headers = NO_HEADERS
+        else:
+            headers = checked_headers(headers)
+        key = key_of(route.topic, event) if route.is_keyed else None
+        payload = event if route.encode is None else route.encode(route.topic, event, headers)
+        buffer.payloads.append((payload, route.name, self._timestamp(), headers, key))
+        buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
+        route.counted += 1
         return True
 
-    async def publish(self, topic: object, event: object, headers: Mapping[str, str] | None = None) -> None:
-        """The longer way, with all checks; see ``Bus.publish``."""
+    async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
+        """Publishes what ``accept`` does not; see ``Bus.publish``."""
+        if headers is None:
+            handed_over = self._handed_over(topic, event)
+            if handed_over is not None:
+                await handed_over
+                return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
             await self._way_of(item)
 
     def publish_nowait(self, topic: Any, event: Any, headers: Mapping[str, str] | None) -> None:
         """See ``Bus.publish_nowait``."""
-        if headers is None and self.accept_at_once(topic, event):
+        if self.accept(topic, event, headers):
             return
         adapter = self._adapter()
         if not adapter.features.in_process:
@@ -144,7 +163,7 @@ class Outbound:
         if self._hold(item):
             return
         route = self._route(item.topic)
-        accepted_before = route.published
+        accepted_before = route.counted
         sending = self._send(item)
         token = may_wait.set(False)
         try:
@@ -154,7 +173,7 @@ class Outbound:
         finally:
             may_wait.reset(token)
             sending.close()
-        if route.published == accepted_before:
+        if route.counted == accepted_before:
             raise PublishFailed(
                 f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
             )
@@ -202,7 +221,7 @@ class Outbound:
         self.carried.renew(route)
         may_be_direct = self._life.stage is Stage.OPEN and not self._indirections
         if may_be_direct and declared:
-            if route.port is not None and topic.key is None:
+            if route.record_port is not None:
                 self.direct[route.topic] = self.direct[route.topic.name] = route
             elif not (self.middleware or self._adapter().features.in_process):
                 self.onward[route.topic] = self.onward[route.topic.name] = route
@@ -210,24 +229,29 @@ class Outbound:
 
     # --- several ------------------------------------------------------------------------------------------
 
-    async def publish_many(
-        self,
-        items: Iterable[tuple[Topic[Any] | str, Event[Any]]],
-        publish: Callable[[Any, Any], Awaitable[None]],
-    ) -> None:
-        """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
+    async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
+        """See ``Bus.publish_many``."""
         if self._adapter().features.in_process:
-            results = [
-                None if self.accept_at_once(topic, event) else await result_of(publish(topic, event))
-                for topic, event in items
-            ]
+            results = [await self._result_of(topic, event) for topic, event in items]
         else:
-            results = await publish_in_order(items, self._handed_over, lambda item: publish(*item))
+            results = await publish_in_order(
+                items, lambda item: self._handed_over(*item), lambda item: self.publish(*item)
+            )
         raise_failures(results)
 
-    def _handed_over(self, item: tuple[Topic[Any] | str, Event[Any]]) -> asyncio.Future[None] | None:
-        """What ``Bus.publish`` does for an adapter outside of the process, where nothing is waited for."""
-        topic, event = item
+    async def _result_of(self, topic: Any, event: Any) -> Exception | None:
+        try:
+            if not self.accept(topic, event):
+                await self.publish(topic, event)
+        except Exception as error:
+            return error
+        return None
+
+    def _handed_over(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+        """What is left of a publish to an adapter outside of the process, when nothing stands in between.
+
+        None where there is more to do.
+        """
         try:
             onward = self.onward.get(topic)
         except TypeError:

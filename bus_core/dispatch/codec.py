@@ -80,9 +80,13 @@ class Codec:
         """The message of an event whose topic is given by name; raises ``SerializationError``."""
         return self.encode(self._topic(topic), event, FrozenMapping())
 
-    def key_of(self, topic: str, event: Event) -> str:
-        """The ordering key of an event; raises ``SerializationError``."""
-        return key_of(self._topic(topic), event)
+    def special_key(self, topic: str, event: Event) -> str | None:
+        """The ordering key that the topic derives from an event; None where it is the ``aggregate_id``.
+
+        Raises ``SerializationError``.
+        """
+        declared = self._topic(topic)
+        return None if declared.key is None else key_of(declared, event)
 
     def decode(self, message: Message) -> Event[Any]:
         """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.

@@ -3,14 +3,17 @@
 It joins the buffer (what is accepted), the workers (who runs it), the lanes (what may run now) and the
 follow-up (what comes after a failure), and knows how to drain and to stop all of it.
 
-How it stays fast: an event for a plain handler waits in the queue as it is, a worker awaits the handler
-directly (no task per event), and nothing is computed per event that can be computed per subscription.
+How it stays fast: an event for a plain handler waits in the queue as it is, and any other as a small record;
+a worker awaits the handler directly (no task per event); and nothing is done per event that can be done once
+per subscription. What an event may come to besides (a retry, a wait for others, a dead letter) is worked out
+when it does.
 
 How it stays fair and isolated:
 
 - Workers that have run for ``SLICE`` seconds without a pause give way to the rest of the loop.
-- Workers are woken one after the other, the next one only when the former is held up in a handler: fast
-  handlers run in one worker, slow ones in all of them.
+- One worker goes along the queue. Others are woken when it is held up in a handler, and go along what it has
+left:
+  fast handlers run in one worker, slow ones in all of them.
 - A worker whose context variables changed in a handler ends, and a fresh one takes its place.
 - Whatever a handler raises is a failure of that handler. Only the engine's own shutdown stops the workers.
 """
@@ -19,8 +22,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from bus_core.abc import EngineState, SubscriptionState
 from bus_core.dispatch.codec import Codec
@@ -29,15 +32,15 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
 from bus_core.dispatch.retries import FollowUp
-from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Port, Unit, unit_of
+from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Payload, Port, Unit
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, DeadLetter, Message
-from bus_core.runtime.clock import Clock, lease_clock
+from bus_core.events.messages import NO_HEADERS, DeadLetter, Message, Record
+from bus_core.runtime.clock import Clock, lease_clock, timestamps_of
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.threads import ThreadPool
-from bus_core.runtime.timeouts import expiry
+from bus_core.runtime.timeouts import Deadlines, expiry
 
 __all__ = ["Engine", "current_engine"]
 
@@ -75,17 +78,22 @@ class Engine:
         unknown_version_wait: float = 600.0,
     ) -> None:
         self.clock = clock
+        self.timestamp = timestamps_of(clock)
+        self.deadlines = Deadlines(clock)
+        self.decode = codec.decode
         self.buffer = Buffer(buffer_size, overflow_size)
         self.threads = ThreadPool(worker_pool_size, "promenade-handler")
         self._codec = codec
         self.worker_pool_size = worker_pool_size
         self._follow_up = FollowUp(
-            codec=codec, clock=clock, finish=self.finish, unknown_version_wait=unknown_version_wait
+            codec=codec,
+            clock=clock,
+            finish=lambda job: self.finish(job),
+            unknown_version_wait=unknown_version_wait,
         )
         self._pool = WorkerPool(
             size=worker_pool_size,
             buffer=self.buffer,
-            clock=clock,
             inside=self,
             failed=self._follow_up.attempt_failed,
             stood_still=self._tell_of_standstill,
@@ -96,6 +104,10 @@ class Engine:
     def finish(self, job: Job) -> None:
         """A job has come to its end, good or bad, and its settler is through with it."""
         self._pool.finish(job)
+
+    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+        """See ``WorkerPool.shut_out``."""
+        return self._pool.shut_out(lane, record)
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
@@ -154,35 +166,32 @@ class Engine:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         """Accepts an event for these lanes, whether there is room or not: ask ``has_room`` before."""
-        event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
-        as_it_is = event is not None and not headers
-        plain = tuple(lane.direct for lane in lanes if lane.direct is not None) if as_it_is else ()
-        others = [lane for lane in lanes if lane.direct is None or not as_it_is]
+        paused = [lane for lane in lanes if lane.paused]
+        ready = [lane for lane in lanes if not lane.paused]
+        bare = [lane.port for lane in ready if lane.port is not None]
+        as_it_is = not headers and not isinstance(payload, Message) and len(bare) == len(ready)
         # What may fail comes first: an event is accepted by all or by none.
-        key = ""
-        if message is not None:
-            key = message.key
-        elif event is not None and any(lane.spec.ordered for lane in others):
-            key = self._codec.key_of(topic, event)
+        key = None if isinstance(payload, Message) else self._codec.special_key(topic, payload)
+        record: Record = (payload, topic, self.timestamp(), headers, key)
         if self.buffer.asleep:
             self._pool.rouse()
-        unit = Unit(len(lanes)) if len(others) > 1 or (others and plain) or self._marks else None
-        causing = running_worker()
-        cause = causing.entry[2] if causing is not None and causing.entry is not None else None
-        if unit is not None and cause is not None:
-            for mark in unit_of(cause).marks:
-                mark.add(unit)
+        causing = running_worker() if self._marks else None
+        marks = () if causing is None else causing.marks
+        unit = Unit(len(lanes)) if len(paused) > 1 or (paused and ready) or marks else None
+        for mark in marks:
+            assert unit is not None, "somebody waits for it"
+            mark.add(unit)
         self.buffer.accepted()
-        if plain and event is not None:
-            port = self.port_for(plain)
+        if ready:
+            port = self.port_for(bare if as_it_is else [lane.record_port for lane in ready])
+            what = payload if as_it_is and not isinstance(payload, Message) else record
             if unit is None:
-                self.buffer.append_plain(port, event)
+                self.buffer.append_plain(port, what)
                 port.reported += 1  # by the route that it came by, which may be another bus's
             else:
-                self.buffer.append((port, event, unit))
-        for lane in others:
-            past = Past(message=message, key=key) if message is not None or key else None
-            lane.accept(Job(lane, topic, unit, self.clock.now(), event=event, headers=headers, past=past))
+                self.buffer.append((port, what, unit))
+        for lane in paused:
+            lane.accept(lane.job_of(record, unit))
 
     def has_room(self, *, granted: bool = False) -> bool:
         """Whether an event can be accepted now; see ``Buffer.has_room``."""
@@ -202,19 +211,12 @@ class Engine:
 
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
-        event, message = (None, payload) if isinstance(payload, Message) else (payload, None)
         self.buffer.accepted()
-        lane.accept(
-            Job(
-                lane,
-                letter.topic,
-                None,
-                self.clock.now(),
-                event=event,
-                headers=letter.headers,
-                past=Past(message=message, key=letter.key, history=letter.attempts, redelivered=True),
-            )
-        )
+        self._pool.take_over()  # what runs was there before, as was what stands in the queue
+        lane.gather()
+        record: Record = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
+        event = None if isinstance(payload, Message) else payload
+        lane.accept(Job(lane, record, event=event, past=Past(history=letter.attempts, redelivered=True)))
 
     def receive(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Accepts what an adapter's consumer has handed out."""
@@ -228,29 +230,29 @@ class Engine:
             self.buffer.delivery_settled(job.unit)
         return jobs
 
-    def decode(self, job: Job) -> Event:
-        """The event of a job that arrived as a message; raises ``DeserializationError``."""
-        assert job.message is not None, "a job without an event has a message"
-        return self._codec.decode(job.message)
+    def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
+        """Removes the entries of a lane from the queue, in order, and returns them as jobs.
 
-    def take_back(self, lane: JobLane) -> list[Job]:
-        """Removes the entries of a lane from the queue, in order, and returns them as jobs."""
-        jobs: list[Job] = []
+        False with those that were no jobs before.
+        """
+        self._pool.take_over()
+        jobs: list[tuple[Job, bool]] = []
         kept: list[Entry] = []
         for port, payload, counter in self.buffer.take_all():
             if isinstance(payload, Job):
                 if payload.lane is lane:
-                    jobs.append(payload)
+                    jobs.append((payload, True))
                 else:
                     kept.append((port, payload, counter))
-            elif lane.port in port.ports:
-                unit = port.take_apart(counter)
-                jobs.append(self._pool.as_job(lane, payload, unit))
-                rest = [other for other in port.ports if other is not lane.port]
-                if rest:
-                    kept.append((self.port_for(rest), payload, unit))
-            else:
+                continue
+            rest = [each for each in port.ports if each.lane is not lane]
+            if len(rest) == len(port.ports):
                 kept.append((port, payload, counter))
+                continue
+            unit = port.take_apart(counter)
+            jobs.append((lane.job_of(payload, unit), False))
+            if rest:
+                kept.append((self.port_for(rest), payload, unit))
         self.buffer.put_back(kept)
         return jobs
 
@@ -279,13 +281,10 @@ class Engine:
     def _mark_accepted(self, mark: DrainMark, lanes: Iterable[Lane]) -> None:
         for worker in self._pool.at_work:
             mark.add(self._pool.single_out(worker))
-        marked: list[Entry] = []
-        for port, payload, counter in self.buffer.take_all():
-            unit = port.take_apart(counter)
-            mark.add(unit)
-            marked.append((port, payload, counter or unit))
-        self.buffer.put_back(marked)
-        in_lanes = [job for lane in lanes for job in (*lane.held_jobs(), *lane.settler.settling)]
+        self.buffer.mark(mark)
+        in_lanes = [
+            job for lane in lanes if lane.holds for job in (*lane.held_jobs(), *lane.settler.settling)
+        ]
         for job in [*self._follow_up.waiting, *in_lanes]:
             job.unit = job.unit or Unit(1)
             mark.add(job.unit)
@@ -331,13 +330,17 @@ class Engine:
         cancelled: list[tuple[Worker, Left]] = []
         for worker, (port, payload, counter) in self._pool.abandon():
             # An event that was taken for a job while it ran is known by that job.
-            running: Left = (port.lane, counter if isinstance(counter, Job) else payload, "running")
+            running: Left = (
+                port.lane,
+                _known(port, counter if isinstance(counter, Job) else payload),
+                "running",
+            )
             if port.lane.settler.releases:
                 cancelled.append((worker, running))
             else:
                 left.append(running)
         for port, payload, _ in self.buffer.take_all():
-            left.extend((each.lane, payload, "queued") for each in port.ports)
+            left.extend((each.lane, _known(each, payload), "queued") for each in port.ports)
         for lane in lanes:
             left.extend((lane, job, "queued") for job in lane.held_jobs())
             lane.clear()
@@ -379,7 +382,18 @@ class Engine:
             for each in port.ports:
                 queued[each.lane] += number
         running = Counter(worker.lane for worker in at_work)
-        plain.update(worker.burst.current[0] for worker in at_work if worker.burst and worker.burst.is_plain)
+        for worker in at_work:
+            current = worker.current
+            if current is not None and current[2] is None:
+                plain[current[0]] += 1
         return tuple(
-            lane.state(queued[lane], running[lane], plain[lane.port] if lane.port else 0) for lane in lanes
+            lane.state(
+                queued[lane], running[lane], plain[lane.record_port] + (plain[lane.port] if lane.port else 0)
+            )
+            for lane in lanes
         )
+
+
+def _known(port: Port, payload: Payload) -> Event | Job:
+    """What is reported of something that is given up."""
+    return port.lane.job_of(payload, None) if isinstance(payload, tuple) else payload

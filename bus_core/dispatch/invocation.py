@@ -1,31 +1,32 @@
-"""One attempt: decode, filter, middleware, handler, within a time limit."""
+"""One attempt: decode, filter, middleware, handler, within a time limit; composed once for a subscription."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
-from bus_core.abc import Middleware
+from bus_core.abc import Handler, Middleware
 from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.middleware import compose
 from bus_core.dispatch.units import Job
 from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events.base import Event
-from bus_core.events.messages import Delivery, Envelope
+from bus_core.events.messages import Message, Record, Source, delivery_of, envelope_of
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.threads import ThreadPool
-from bus_core.runtime.timeouts import call_within, run_with_timeout
+from bus_core.runtime.timeouts import Deadlines
 
-__all__ = ["Invocation", "InvocationHost"]
+__all__ = ["NOTHING", "Invocation", "InvocationHost"]
 
 
 class InvocationHost(Protocol):
     """The engine as an invocation knows it."""
 
     clock: Clock
+    deadlines: Deadlines
     threads: ThreadPool
 
     @property
@@ -38,18 +39,45 @@ class InvocationHost(Protocol):
         """Whether the event loop is being closed although the bus is open."""
         ...
 
-    def decode(self, job: Job) -> Event:
-        """The event of a job that arrived as a message; raises ``DeserializationError``."""
+    def decode(self, message: Message) -> Event:
+        """The event of what arrived as a message; raises ``DeserializationError``."""
         ...
 
 
-class Invocation:
-    """Calls the handler of one subscription: composed once, run for each attempt.
+class _Nothing:
+    """Is awaited where there is nothing to do."""
 
-    ``skipped`` counts the events that ``where`` has turned away.
+    def __await__(self) -> Generator[Any, None, None]:
+        return _EXHAUSTED
+
+
+_EXHAUSTED: Final = cast("Generator[Any, None, None]", iter(()))
+
+NOTHING: Final = _Nothing()
+
+
+class Invocation:
+    """Calls the handler of one subscription. What it needs is asked when it is composed, and never again.
+
+    ``of_event`` takes the event alone; it is None where anything else is needed. ``of_record`` makes the
+    first attempt of a record, ``of_job`` any attempt of a job. What they return is to be awaited: it ends
+    well when the event is handled or skipped, and raises when the attempt failed, as may the calls
+    themselves. ``skipped`` counts the events that ``where`` has turned away.
     """
 
-    __slots__ = ("_chain", "_handler", "_host", "_name", "_shape", "_timeout", "_where", "skipped")
+    __slots__ = (
+        "_handler",
+        "_host",
+        "_middleware",
+        "_name",
+        "_shape",
+        "_timeout",
+        "_where",
+        "of_event",
+        "of_job",
+        "of_record",
+        "skipped",
+    )
 
     def __init__(
         self,
@@ -66,10 +94,11 @@ class Invocation:
         self._name = name
         self._handler = handler
         self._shape = shape
+        self._middleware = tuple(middleware)
         self._timeout = timeout
         self._where = where
-        self._chain = compose(middleware, self._call)
         self.skipped = 0
+        self._compose()
 
     @property
     def in_thread(self) -> bool:
@@ -78,57 +107,136 @@ class Invocation:
 
     def instrument(self, middleware: Middleware) -> None:
         """Puts one more middleware around the others."""
-        self._chain = middleware(self._chain)
+        self._middleware = (middleware, *self._middleware)
+        self._compose()
+
+    # --- composing ----------------------------------------------------------------------------------------
+
+    def _compose(self) -> None:
+        call = self._limited() if self._shape.is_async else self._in_thread()
+        if self._middleware:
+            self.of_record, self.of_job = self._with_chain(
+                compose(self._middleware, self._end_of_chain(call))
+            )
+        elif self._shape.takes_delivery:
+            self.of_record, self.of_job = self._with_delivery(call)
+        else:
+            self.of_record, self.of_job = self._with_event(call)
+        takes_event_only = (
+            self._shape.is_async
+            and not self._shape.takes_delivery
+            and not self._middleware
+            and self._timeout is None
+            and self._where is None
+        )
+        self.of_event: Callable[[Any], Awaitable[Any]] | None = self._handler if takes_event_only else None
+
+    def _limited(self) -> Callable[..., Awaitable[Any]]:
+        """Calls the handler within its time limit, if it has one."""
+        handler, seconds = self._handler, self._timeout
+        if seconds is None:
+            return handler
+        error = partial(HandlerTimeout, self._name, seconds)
+        within = self._host.deadlines.within
+        if self._shape.takes_delivery:
+            return lambda event, delivery: within(seconds, error, handler(event, delivery))
+        return lambda event: within(seconds, error, handler(event))
+
+    def _in_thread(self) -> Callable[..., Awaitable[Any]]:
+        handler, call_in_thread = self._handler, self._call_in_thread
+        return lambda *arguments: call_in_thread(partial(handler, *arguments))
+
+    def _end_of_chain(self, call: Callable[..., Awaitable[Any]]) -> Handler:
+        if self._shape.takes_delivery:
+            return lambda envelope: call(envelope.event, envelope.delivery)
+        return lambda envelope: call(envelope.event)
+
+    # What follows is called for each event: a decision that can be made once is made outside of the inner
+    # functions.
+
+    def _with_chain(self, chain: Handler) -> _Calls:
+        where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+
+        def of_record(record: Record) -> Awaitable[Any]:
+            event: Any = record[0]
+            if event.__class__ is Message:
+                event = decode(event)
+            if where is not None and not selects(event):
+                return NOTHING
+            return chain(envelope_of(event, (record, name, 1, False)))
+
+        def of_job(job: Job) -> Awaitable[Any]:
+            event = self._event_of(job)
+            if where is not None and not selects(event):
+                return NOTHING
+            return chain(envelope_of(event, self._source_of(job)))
+
+        return of_record, of_job
+
+    def _with_delivery(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
+        where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+
+        def of_record(record: Record) -> Awaitable[Any]:
+            event: Any = record[0]
+            if event.__class__ is Message:
+                event = decode(event)
+            if where is not None and not selects(event):
+                return NOTHING
+            return call(event, delivery_of((record, name, 1, False)))
+
+        def of_job(job: Job) -> Awaitable[Any]:
+            event = self._event_of(job)
+            if where is not None and not selects(event):
+                return NOTHING
+            return call(event, delivery_of(self._source_of(job)))
+
+        return of_record, of_job
+
+    def _with_event(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
+        where, decode, selects = self._where, self._host.decode, self._selects
+
+        def of_record(record: Record) -> Awaitable[Any]:
+            event: Any = record[0]
+            if event.__class__ is Message:
+                event = decode(event)
+            if where is not None and not selects(event):
+                return NOTHING
+            return call(event)
+
+        def of_job(job: Job) -> Awaitable[Any]:
+            event = self._event_of(job)
+            if where is not None and not selects(event):
+                return NOTHING
+            return call(event)
+
+        return of_record, of_job
+
+    # --- one attempt --------------------------------------------------------------------------------------
 
     def _event_of(self, job: Job) -> Event:
         """What is to be handled; raises when it must not be, or cannot be decoded."""
         if job.doomed is not None:
             raise PermanentError(job.doomed)
         if job.event is None:
-            job.event = self._host.decode(job)
+            payload = job.record[0]
+            job.event = self._host.decode(payload) if isinstance(payload, Message) else payload
         return job.event
 
-    def run_plain(self, job: Job) -> Awaitable[Any]:
-        """Like ``run``, where nobody asks for more than the event: a third of what an attempt costs."""
-        awaitable: Awaitable[Any] = self._handler(self._event_of(job))
-        return awaitable
-
-    async def run(self, job: Job) -> None:
-        """Makes one attempt; returns when the event is handled or skipped, raises when it failed."""
-        event = self._event_of(job)
-        if self._where is not None and not self._selects(event):
-            self.skipped += 1
-            return
-        delivery = Delivery(
-            topic=job.topic,
-            subscription=self._name,
-            message_id=str(event.event_id),
-            attempt=job.attempt,
-            redelivered=job.redelivered,
-            published_at=job.accepted_at,
-            headers=job.headers,
-        )
-        await self._chain(Envelope(job.topic, event, dict(job.headers), delivery))
+    def _source_of(self, job: Job) -> Source:
+        return job.record, self._name, job.attempt, job.redelivered
 
     def _selects(self, event: Event) -> bool:
         assert self._where is not None, "there is a filter"
         selected: object = self._where(event)
+        if selected is True:
+            return True
         if inspect.isawaitable(selected):  # which is always true
             if inspect.iscoroutine(selected):
                 selected.close()
             raise PermanentError("where= returned an awaitable: it has to be a plain function of the event")
+        if not selected:
+            self.skipped += 1
         return bool(selected)
-
-    async def _call(self, envelope: Envelope) -> None:
-        arguments = (envelope.event, envelope.delivery) if self._shape.takes_delivery else (envelope.event,)
-        if not self._shape.is_async:
-            await self._call_in_thread(partial(self._handler, *arguments))
-        elif self._timeout is None:
-            await self._handler(*arguments)
-        else:
-            await run_with_timeout(
-                self._host.clock, self._timeout, self._name, partial(self._handler, *arguments)
-            )
 
     async def _call_in_thread(self, call: Callable[[], Any]) -> None:
         clock = self._host.clock
@@ -152,9 +260,12 @@ class Invocation:
                 await result
             else:
                 rest = max(0.0, self._timeout - (clock.monotonic() - began))
-                await call_within(
-                    clock, rest, partial(HandlerTimeout, self._name, self._timeout), lambda: result
+                await self._host.deadlines.within(
+                    rest, partial(HandlerTimeout, self._name, self._timeout), result
                 )
         if self._timeout is not None and clock.monotonic() - began > self._timeout:
             # The failure is recorded now that the thread has returned.
             raise HandlerTimeout(self._name, self._timeout)
+
+
+_Calls = tuple[Callable[[Record], Awaitable[Any]], Callable[[Job], Awaitable[Any]]]

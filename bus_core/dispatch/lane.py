@@ -1,24 +1,26 @@
 """A lane is the engine's side of one subscription: how its events reach its handler, and what holds them.
 
-A lane without any restriction holds nothing: its entries stand in the engine's common queue. A lane that
-is paused, ordered, or bounded in concurrency keeps what may not run yet, and feeds the queue as others
-of its jobs come to an end.
+Its entries stand in the engine's common queue. One worker goes along them, so that as long as no handler is
+held up, events are handled one after the other, whatever the lane demands. A handler that is held up becomes
+a job of its lane. Where that is ordered, or bounded in concurrency, events that a worker comes to meanwhile
+may have to wait for it: they become jobs, too, and are kept here until others of the lane have come to an
+end. A lane that is paused keeps all of its events.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.invocation import Invocation, InvocationHost
-from bus_core.dispatch.units import Job, JobLane, Port, Settler
+from bus_core.dispatch.units import Job, JobLane, Port, Settler, Unit, key_of_record
 from bus_core.events.base import Event
-from bus_core.events.messages import DeadLetter, Message
+from bus_core.events.messages import NO_HEADERS, DeadLetter, Message, Record
 from bus_core.events.topics import is_pattern
 
 __all__ = ["Lane", "LaneHost"]
@@ -35,8 +37,22 @@ class LaneHost(InvocationHost, Protocol):
         """Puts jobs of one lane into the queue of the workers."""
         ...
 
-    def take_back(self, lane: JobLane) -> list[Job]:
-        """Removes the entries of a lane from the queue, in order, and returns them as jobs."""
+    def timestamp(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+        """Takes the event that a worker is about to handle back into its lane, where it waits for others.
+
+        May raise ``ShutOut``.
+        """
+        ...
+
+    def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
+        """Removes the entries of a lane from the queue, in order, and returns them as jobs.
+
+        False with those that were no jobs before.
+        """
         ...
 
     def adopt_running(self, lane: JobLane) -> None:
@@ -75,7 +91,9 @@ class Lane:
         "late",
         "paused",
         "port",
+        "record_port",
         "redriven",
+        "restricted",
         "retried",
         "settler",
         "spec",
@@ -107,16 +125,8 @@ class Lane:
         self._invocation = Invocation(
             engine, spec.name, handler, shape, middleware=middleware, timeout=timeout, where=where
         )
-        takes_event_only = (
-            shape.is_async
-            and not shape.takes_delivery
-            and not middleware
-            and timeout is None
-            and where is None
-        )
-        is_free = concurrency is None and not spec.ordered and not is_pattern(spec.topic)
-        self.port = Port(self, handler) if takes_event_only and is_free else None
-        self.job_port = Port(self, self._invocation.run_plain if takes_event_only else self._invocation.run)
+        self.restricted = concurrency is not None or spec.ordered
+        self._set_ports()
         self.paused = False
         self._active = 0
         self._backlog: deque[Job] = deque()
@@ -139,13 +149,32 @@ class Lane:
     def instrument(self, middleware: Middleware) -> None:
         """Puts one more middleware around the others. Only while nothing has been accepted."""
         self._invocation.instrument(middleware)
-        self.port = None
-        self.job_port = Port(self, self._invocation.run)
+        self._set_ports()
 
-    @property
-    def direct(self) -> Port | None:
-        """The port for events as they are, when the handler takes them and nothing restricts the lane."""
-        return None if self.paused else self.port
+    def _set_ports(self) -> None:
+        invocation = self._invocation
+        # An event alone does not tell its topic.
+        is_bare = not self.restricted and not is_pattern(self.spec.topic)
+        self.port = Port(self, invocation.of_event) if is_bare and invocation.of_event is not None else None
+        enter = self._entrance(invocation.of_record) if self.restricted else invocation.of_record
+        self.record_port = Port(self, enter)
+        self.job_port = Port(self, invocation.of_job)
+
+    def _entrance(self, call: Callable[[Record], Awaitable[Any]]) -> Callable[[Record], Awaitable[Any]]:
+        """Calls the handler, unless the event has to wait for others."""
+
+        def enter(record: Record) -> Awaitable[Any]:
+            # Only who is held up, or waits, can stand in the way: mostly nobody.
+            if (self._active or self._held or self._backlog) and self._shuts_out(record):
+                return self._engine.shut_out(self, record)
+            return call(record)
+
+        return enter
+
+    def _shuts_out(self, record: Record) -> bool:
+        if self.spec.ordered and key_of_record(record) in self._held:
+            return True
+        return self.concurrency is not None and (self._active >= self.concurrency or bool(self._backlog))
 
     def policy_for(self, topic: str, /) -> RetryPolicy:
         """The retry policy for events of a topic."""
@@ -156,24 +185,42 @@ class Lane:
         """Whether the handler is a synchronous one, which cannot be cancelled."""
         return self._invocation.in_thread
 
+    # --- jobs -----------------------------------------------------------------------------------------------
+
+    def job_of(self, payload: Event | Record, unit: Unit | None) -> Job:
+        """The job of a delivery that had none."""
+        if not isinstance(payload, tuple):
+            payload = (payload, self.spec.topic, self._engine.timestamp(), NO_HEADERS, None)
+        event = payload[0]
+        return Job(self, payload, unit, event=None if isinstance(event, Message) else event)
+
+    def adopt(self, job: Job) -> None:
+        """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
+        self._active += 1
+        if self.spec.ordered:
+            self._held.setdefault(job.key)
+
     # --- what may run now -----------------------------------------------------------------------------------
 
     def accept(self, job: Job) -> None:
         """Takes a job: it goes to the workers at once, or waits here for its turn."""
         if self.spec.ordered:
             if job.key in self._held:
-                waiting = self._held[job.key] = self._held[job.key] or deque()
-                waiting.append(job)
-                self.behind += 1
+                self._wait_for_key(job)
                 return
             self._held[job.key] = None
         self._admit(job)
+
+    def _wait_for_key(self, job: Job) -> None:
+        waiting = self._held[job.key] = self._held[job.key] or deque()
+        waiting.append(job)
+        self.behind += 1
 
     def accept_all(self, jobs: Sequence[Job]) -> None:
         """Takes jobs, in order."""
         if not jobs:
             return
-        if self.spec.ordered or self.concurrency is not None or not self._may_run:
+        if self.restricted or not self._may_run:
             for job in jobs:
                 self.accept(job)
         else:
@@ -207,17 +254,20 @@ class Lane:
                 self._backlog.append(held.popleft())  # behind the jobs of other keys that wait for room
             else:
                 self._held.pop(job.key, None)
-        self._feed()
-        self._look_whether_left()
+        if self._backlog:
+            self._feed()
+        if self._left is not None:
+            self._look_whether_left()
 
     def _look_whether_left(self) -> None:
         if self._left is not None and not self._outstanding and not self._left.done():
             self._left.set_result(None)
 
     def _feed(self) -> None:
-        while self._backlog and self._may_run:
+        backlog = self._backlog
+        while backlog and self._may_run:
             self._active += 1
-            self._engine.push(self._backlog.popleft())
+            self._engine.push(backlog.popleft())
 
     @property
     def _outstanding(self) -> int:
@@ -233,9 +283,26 @@ class Lane:
         self._take_back()
 
     def _take_back(self) -> None:
-        taken_back = self._engine.take_back(self)
-        self._active -= len(taken_back)
-        self._backlog.extendleft(reversed(taken_back))
+        """Brings here what stands in the queue: what had been let into it first, then what comes behind."""
+        jobs: list[Job] = []
+        fresh: list[Job] = []
+        for job, was_job in self._engine.take_back(self):
+            (jobs if was_job else fresh).append(job)
+        self._active -= len(jobs)
+        self._backlog.extendleft(reversed(jobs))
+        for job in fresh:
+            if self.spec.ordered:
+                if job.key in self._held:
+                    self._wait_for_key(job)
+                    continue
+                self._held[job.key] = None
+            self._backlog.append(job)
+
+    def gather(self) -> None:
+        """Lets what stands in the queue come before what is accepted next."""
+        if self.restricted:
+            self._take_back()
+            self._feed()
 
     def resume(self) -> None:
         """Undoes ``pause``."""
@@ -300,9 +367,10 @@ class Lane:
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
 
-    def adopted(self) -> None:
-        """An entry without a job has become one; from now on it counts like any other."""
-        self._active += 1
+    @property
+    def holds(self) -> bool:
+        """Whether it keeps any job, or one that is being settled."""
+        return bool(self._backlog or self._held or self.settler.settling)
 
     def held_jobs(self) -> list[Job]:
         """Every job that waits in this lane for its turn."""
@@ -321,9 +389,10 @@ class Lane:
         ``plain`` is how many of its entries have no counter and are not handled yet: all others that were
         accepted like this, and stayed so, are handled.
         """
-        handled = self.job_port.handled - self._invocation.skipped
-        if self.port is not None:
-            handled += self.port.handled + self.port.accepted - self.port.apart - plain
+        handled = self.job_port.handled - self._invocation.skipped - plain
+        for port in (self.port, self.record_port):
+            if port is not None:
+                handled += port.handled + port.accepted - port.apart
         return SubscriptionState(
             name=self.spec.name,
             topic=self.spec.topic,

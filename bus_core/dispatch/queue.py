@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from itertools import chain, count, groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, groupby
+from operator import length_hint
 
-from bus_core.dispatch.batches import Batch, Burst
-from bus_core.dispatch.units import Entry, Job, Port, Unit
+from bus_core.dispatch.batches import Batch
+from bus_core.dispatch.units import DrainMark, Entry, Job, Payload, Port, Unit
 from bus_core.errors import BufferFull, BusClosed
-from bus_core.events.base import Event
 
 __all__ = ["Buffer"]
+
+_LONGEST_BATCH = 1024
+"""Entries of a batch of plain ones: what was handled of it is kept as long as the others."""
 
 
 class Buffer:
     """Counts accepted events until they are settled, and holds those that no worker has begun.
 
-    The newest of them are two open columns, ``ports`` and ``payloads``: all that ``publish`` does for a
-    plain event is to append to both. Before them come batches, from the first of which workers take their
-    bursts, so that nothing is popped per event. The open columns become the last batch when they are next,
-    when an entry with a counter follows, or when somebody asks for numbers: then their events are counted,
-    too. A batch holds either plain entries or such that have a counter.
+    The newest of them are two open columns, ``ports`` and ``payloads``: all that ``publish`` does for an
+    event is to append to both. Before them come batches, from the first of which a worker is given a walk:
+    some entries at once, so that nothing is popped or counted per event. The open columns become the last
+    batch when they are next, when they are long, or when an entry with a counter follows: then their events
+    are counted, too. A batch holds either plain entries or such that have a counter.
+
+    One walk is open at a time. It ends when the worker has come to its end (``end``), or when the worker
+    turns out to be held up in a handler (``halt``), which leaves it with the entry that it is at.
     """
 
     def __init__(self, size: int, overflow_size: int) -> None:
@@ -34,10 +40,17 @@ class Buffer:
         # comes first: one comparison with their length asks for all of it.
         self.limit = 0
         self.ports: list[Port] = []
-        self.payloads: list[Event | Job] = []
+        self.payloads: list[Payload] = []
         self._besides = 0  # the unsettled events, less those in the open columns
-        self._batches: deque[Batch] = deque()
-        self._bursts: set[Burst] = set()
+        self._batches: deque[Batch] = deque()  # none of which is used up
+        # The walk that is open: its batch, the columns that were given out, and how far the worker has come.
+        self._walked: Batch | None = None
+        self._walk_ports: list[Port] = []
+        self._walk_payloads: list[Payload] = []
+        self._walk_at: Iterator[Port] = iter(())
+        self._walk_counted = 0
+        self.is_plain = True  # whether its entries have no counters
+        self.marks: tuple[DrainMark, ...] = ()  # the drains that wait for them, then
         self._publishers: OrderedDict[int, asyncio.Future[None]] = OrderedDict()  # by their places
         self._places = count()
         self._told = 0  # of room, and not on their way yet: nobody may be told of the same room
@@ -47,81 +60,153 @@ class Buffer:
 
     def has_entries(self) -> bool:
         """Whether there is an entry that no worker has begun."""
-        while self._batches and self._batches[0].used_up:
-            self._batches.popleft()
-        return bool(self._batches or self.ports or any(burst.left for burst in self._bursts))
+        return bool(self._batches or self.ports or length_hint(self._walk_at))
 
-    def begin(self, most: int) -> Burst:
-        """The next entries, at most so many; ask ``has_entries`` before. ``end`` has to follow."""
-        if self._bursts:
-            for other in self._bursts:  # of workers that are held up: what they have left comes first
-                self._recall(other)
-        if not self._batches:
+    def has_others(self) -> bool:
+        """Whether there is anything to handle besides the first delivery of a walk that was just opened."""
+        walk = self._walk_ports
+        return bool(self._batches or self.ports or len(walk) > 1 or len(walk[0].ports) > 1)
+
+    @property
+    def waiting_entries(self) -> int:
+        """How many entries no worker has begun."""
+        left = sum(len(batch.ports) - batch.begun for batch in self._batches)
+        return left + len(self.ports) + length_hint(self._walk_at)
+
+    # --- the walk of a worker -----------------------------------------------------------------------------
+
+    def begin(
+        self, most_plain: int, most_counted: int
+    ) -> Iterator[tuple[Port, Payload]] | Iterator[Entry] | None:
+        """Opens a walk along the next entries, at most so many of their kind; None when there are none.
+
+        ``is_plain`` tells of which kind they are: whether they have no counters.
+        """
+        batches = self._batches
+        if not batches:
+            if not self.ports:
+                return None
             self.seal()
-        burst = self._batches[0].take(most)
-        self._bursts.add(burst)
-        return burst
+        batch = batches[0]
+        counters = batch.counters
+        most = most_plain if counters is None else most_counted
+        start = batch.begun
+        self._walk_ports = ports = batch.ports[start : start + most]
+        self._walk_payloads = payloads = batch.payloads[start : start + most]
+        batch.begun = begun = start + len(ports)
+        if begun == len(batch.ports):
+            batches.popleft()
+        self._walked = batch
+        self.marks = batch.marks
+        self._walk_at = at = iter(ports)
+        self._walk_counted = 0
+        if counters is None:
+            self.is_plain = True
+            return zip(at, payloads, strict=False)
+        self.is_plain = False
+        return zip(at, payloads, counters[start:begun], strict=False)
 
-    def end(self, burst: Burst) -> None:
-        """The worker is through with all that it has begun; others get the rest."""
-        self._bursts.discard(burst)
-        self._put_first(burst.cut())
-        finished = burst.count(burst.begun)
+    @property
+    def begun(self) -> int:
+        """How many entries of its walk the worker has begun."""
+        return len(self._walk_ports) - length_hint(self._walk_at)
+
+    @property
+    def current(self) -> Entry:
+        """The entry that the worker is at."""
+        batch, left = self._walked, length_hint(self._walk_at)
+        assert batch is not None, "a walk is open"
+        at = len(self._walk_ports) - left - 1
+        counters = batch.counters
+        counter = None if counters is None else counters[batch.begun - left - 1]
+        return self._walk_ports[at], self._walk_payloads[at], counter
+
+    def halt(self) -> Entry:
+        """Ends the walk with the entry that the worker is at, which it is left with; others get the rest."""
+        batch, ports, left = self._walked, self._walk_ports, length_hint(self._walk_at)
+        assert batch is not None, "a walk is open"
+        at = len(ports) - left - 1
+        counters = batch.counters
+        entry = (
+            ports[at],
+            self._walk_payloads[at],
+            None if counters is None else counters[batch.begun - left - 1],
+        )
+        self._close(batch, left, at)
+        return entry
+
+    def end(self) -> None:
+        """Ends the walk: the worker is through with all that it has begun; others get the rest."""
+        batch, left = self._walked, length_hint(self._walk_at)
+        assert batch is not None, "a walk is open"
+        self._close(batch, left, len(self._walk_ports) - left)
+
+    def _close(self, batch: Batch, left: int, finished: int) -> None:
+        if left:
+            if batch.begun == len(batch.ports):
+                self._batches.appendleft(batch)
+            batch.begun -= left
         if finished:
-            self._settled(finished)
+            self._finished(batch, finished)
+        self._walked = None
+        # The worker walks along these columns, and so comes to an end. A handler that waits keeps alive its
+        # own event only.
+        self._walk_ports.clear()
+        self._walk_payloads.clear()
+        self._walk_at = _NOWHERE
 
-    def single_out(self, burst: Burst) -> None:
-        """Ends the burst of a worker that is held up. The entry that it is at is not counted here."""
-        self._bursts.discard(burst)
-        self._recall(burst)
-        burst.let_go()
+    def _finished(self, batch: Batch, finished: int) -> None:
+        """Counts what was finished in a walk: a plain entry by this, and all others by themselves."""
+        if batch.counters is not None:
+            return
+        uncounted = finished - self._walk_counted
+        if uncounted > 0:
+            self._walk_counted = finished
+            for mark in batch.marks:
+                mark.settled(uncounted)
+            self.settled(uncounted)
 
-    def _recall(self, burst: Burst) -> None:
-        """Takes back what the worker has not begun."""
-        self._put_first(burst.cut())
-        self._finished(burst)
-
-    def _finished(self, burst: Burst) -> None:
-        """Counts what a worker has finished before the entry that it is at."""
-        finished = burst.count(burst.begun - 1)
-        if finished:
-            self._settled(finished)
+    # --- what stands in the queue -------------------------------------------------------------------------
 
     def seal(self) -> None:
         """Makes a batch of the open columns, and counts their events as accepted by the ports."""
-        ports = self.ports
+        ports, payloads = self.ports, self.payloads
         if not ports:
             return
-        self._batches.append(Batch(ports, self.payloads))
         self.ports, self.payloads = [], []
-        self._count(len(ports))
+        number = len(ports)
+        self._count(number)
+        if number <= _LONGEST_BATCH:
+            self._batches.append(Batch(ports, payloads))
+        else:
+            for start in range(0, number, _LONGEST_BATCH):
+                some = slice(start, start + _LONGEST_BATCH)
+                self._batches.append(Batch(ports[some], payloads[some]))
         first = ports[0]
-        if ports[-1] is first and ports.count(first) == len(ports):
-            first.accepted += len(ports)
+        if ports[-1] is first and ports.count(first) == number:
+            first.accepted += number
         else:
             for port in ports:
                 port.accepted += 1
-
-    def _put_first(self, batch: Batch | None) -> None:
-        if batch is not None:
-            self._batches.appendleft(batch)
 
     def put_first(self, entry: Entry) -> None:
         """Puts an entry with a counter in front of all others."""
         self._batches.appendleft(Batch.of([entry]))
 
-    def append_plain(self, port: Port, event: Event) -> None:
+    def append_plain(self, port: Port, payload: Payload) -> None:
         """Puts an event that was accepted behind all others."""
         self.ports.append(port)
-        self.payloads.append(event)
+        self.payloads.append(payload)
         self._count(-1)
 
     def append(self, entry: Entry) -> None:
         """Puts an entry with a counter, of an event that was accepted, behind all others."""
-        self.seal()
+        if self.ports:
+            self.seal()
         last = self._batches[-1] if self._batches else None
-        if last is None or last.counters is None or last.taken:  # for ever appended to, it would grow
-            self._batches.append(Batch.of([entry]))
+        if last is None or last.counters is None or last.begun or last is self._walked:
+            port, payload, counter = entry
+            self._batches.append(Batch([port], [payload], [counter]))  # for ever appended to, it would grow
         else:
             last.append(entry)
 
@@ -136,13 +221,17 @@ class Buffer:
         self._batches += [Batch.of([*alike]) for _, alike in groupby(entries, key=_is_plain)]
 
     def take_all(self) -> list[Entry]:
-        """Empties the queue, and returns its entries in order."""
-        for burst in self._bursts:
-            self._recall(burst)
+        """Empties the queue, and returns its entries in order. No walk may be open."""
         self.seal()
-        entries = [entry for batch in self._batches for entry in batch]
+        entries = [entry for batch in self._batches for entry in batch.rest()]
         self._batches.clear()
         return entries
+
+    def mark(self, mark: DrainMark) -> None:
+        """Makes a drain wait for every entry of the queue. No walk may be open."""
+        self.seal()
+        for batch in self._batches:
+            batch.mark(mark)
 
     def fall_asleep(self) -> None:
         """The next event has to wake a worker: until then nothing is accepted without asking."""
@@ -158,9 +247,9 @@ class Buffer:
 
     @property
     def unsettled(self) -> int:
-        """How many events are accepted and not settled; counts what the workers have finished by now."""
-        for burst in self._bursts:
-            self._finished(burst)
+        """How many events are accepted and not settled; counts what is finished of the walk by now."""
+        if self._walked is not None:
+            self._finished(self._walked, self.begun - 1)
         return self._besides + len(self.ports)
 
     def accepted(self) -> None:
@@ -173,28 +262,40 @@ class Buffer:
         """So many more events are unsettled, which the adapter was asked for because there was room."""
         self._count(number)
 
-    def delivery_settled(self, unit: Unit | None) -> None:
-        """One delivery has come to its end, good or bad. Without a unit it was the event's only one."""
+    def delivery_settled(self, unit: Unit | None, number: int = 1) -> None:
+        """A delivery has come to its end, good or bad, or several. Without a unit it was the event's only
+        one.
+        """
         if unit is not None:
-            unit.remaining -= 1
+            unit.remaining -= number
             if unit.remaining:
                 return
             for mark in unit.marks:
                 mark.settled()
-        self._settled(1)
+        self.settled(1)
 
-    def _settled(self, number: int) -> None:
+    def settled(self, number: int) -> None:
+        """So many events have come to their end."""
         self._besides -= number
+        if self.limit > 0:  # then nobody waits
+            self.limit += number
+            return
         if self._publishers:
             self.pass_on()
         self._set_limit()
 
     def _count(self, change: int) -> None:
         self._besides += change
-        self._set_limit()
+        if self.limit > 0:
+            self.limit -= change
+        else:
+            self._set_limit()
 
     def _set_limit(self) -> None:
-        self.limit = 0 if self.asleep or self._in_line else self.size - self._besides
+        if self.asleep or self._publishers or self._told:
+            self.limit = 0
+        else:
+            self.limit = self.size - self._besides
 
     def waiting(self) -> tuple[Counter[Port], Counter[Port]]:
         """Counts the entries that no worker has begun by their ports: all of them, and the plain ones.
@@ -202,10 +303,16 @@ class Buffer:
         It changes nothing, and costs little for each entry. Plain ones in the open columns count among the
         first only: they are not among what their port has ``accepted`` yet.
         """
-        parts: list[Batch | Burst] = [*self._batches, *self._bursts]
-        plain = Counter(chain.from_iterable(part.ports_left for part in parts if part.is_plain))
-        counted = chain.from_iterable(part.ports_left for part in parts if not part.is_plain)
-        return Counter(chain(counted, self.ports)) + plain, plain
+        plain = Counter[Port]()
+        counted = Counter[Port]()
+        for batch in self._batches:
+            (plain if batch.counters is None else counted).update(batch.ports_left)
+        (plain if self.is_plain else counted).update(self._walk_ports[self.begun :])
+        return counted + Counter(self.ports) + plain, plain
+
+    def unsealed(self) -> Counter[Port]:
+        """How many entries in the open columns each port has accepted and not counted."""
+        return Counter(self.ports)
 
     # --- room ---------------------------------------------------------------------------------------------
 
@@ -289,3 +396,6 @@ class Buffer:
 
 def _is_plain(entry: Entry) -> bool:
     return entry[2] is None
+
+
+_NOWHERE: Iterator[Port] = iter(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
@@ -63,6 +64,9 @@ class FollowUp:
 
     def _decide(self, job: Job, error: BaseException) -> None:
         lane = job.lane
+        if job.event is None and job.message is not None:
+            with suppress(Exception):  # what it was decoded to is not kept, for those that do not fail
+                job.event = self._codec.decode(job.message)
         if job.doomed is not None:
             decision = Decision("dead_letter", reason=job.doomed)
         elif job.event is None:

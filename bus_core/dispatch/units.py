@@ -1,6 +1,7 @@
-"""The engine's notes about accepted events: small mutable records, made only when they are needed.
+"""The engine's notes about accepted events: small objects, made only when they are needed.
 
-An event for one plain handler has none of them: it waits in the queue as it is.
+An event waits in the queue as it is, or as a record, and a handler that does not fail leaves nothing behind.
+A ``Job`` is made of it when it has come to more: a failure, a handler that others have to wait for, a pause.
 """
 
 from __future__ import annotations
@@ -8,13 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
-from bus_core.events.messages import Attempt, DeadLetter, Message, with_attempt
+from bus_core.events.messages import Attempt, DeadLetter, Message, Record, with_attempt
 
-__all__ = ["DrainMark", "Entry", "Job", "JobLane", "Past", "Port", "Settler", "Unit", "unit_of"]
+__all__ = [
+    "DrainMark",
+    "Entry",
+    "Job",
+    "JobLane",
+    "Past",
+    "Payload",
+    "Port",
+    "Settler",
+    "ShutOut",
+    "Unit",
+    "key_of_record",
+    "unit_of",
+]
 
 
 class DrainMark:
@@ -32,9 +46,9 @@ class DrainMark:
             unit.marks = (*unit.marks, self)
             self.remaining += 1
 
-    def settled(self) -> None:
-        """One marked unit is settled."""
-        self.remaining -= 1
+    def settled(self, number: int = 1) -> None:
+        """So many of what is marked are settled."""
+        self.remaining -= number
         if self.remaining == 0 and not self.done.done():
             self.done.set_result(None)
 
@@ -44,33 +58,37 @@ class Unit:
 
     __slots__ = ("marks", "remaining")
 
-    def __init__(self, remaining: int) -> None:
+    def __init__(self, remaining: int, marks: tuple[DrainMark, ...] = ()) -> None:
         self.remaining = remaining
-        self.marks: tuple[DrainMark, ...] = ()
+        self.marks = marks
+
+
+def key_of_record(record: Record) -> str:
+    """The ordering key of an event on its way."""
+    payload, _, _, _, key = record
+    if key is not None:
+        return key
+    return payload.key if isinstance(payload, Message) else str(payload.aggregate_id)
 
 
 class Past:
-    """What makes a job more than a fresh event: that it was tried before, has a key, or came from outside.
+    """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
     ``receipt`` is the adapter's, of what was received; ``doomed`` is why it goes to the dead letters without
     being handled.
     """
 
-    __slots__ = ("attempt", "doomed", "history", "key", "message", "receipt", "redelivered")
+    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered")
 
     def __init__(
         self,
         *,
-        message: Message | None = None,
-        key: str = "",
         history: tuple[Attempt, ...] = (),
         attempt: int = 1,
         redelivered: bool = False,
         receipt: object = None,
         doomed: str | None = None,
     ) -> None:
-        self.message = message
-        self.key = key
         self.history = history
         self.attempt = attempt
         self.redelivered = redelivered
@@ -142,8 +160,18 @@ class JobLane(Inlet, Protocol):
         ...
 
     @property
+    def record_port(self) -> Port:
+        """The port for records."""
+        ...
+
+    @property
     def job_port(self) -> Port:
         """The port for jobs."""
+        ...
+
+    @property
+    def restricted(self) -> bool:
+        """Whether a delivery that is held up stands in the way of others, of its key or of any."""
         ...
 
     @property
@@ -156,8 +184,16 @@ class JobLane(Inlet, Protocol):
     retried: int
     dead_lettered: int
 
-    def adopted(self) -> None:
-        """Counts an entry without a job that has become one."""
+    def accept(self, job: Job) -> None:
+        """Takes a job: it goes to the workers at once, or waits for its turn."""
+        ...
+
+    def job_of(self, payload: Event | Record, unit: Unit | None) -> Job:
+        """The job of a delivery that had none."""
+        ...
+
+    def adopt(self, job: Job) -> None:
+        """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
         ...
 
     def step_done(self, job: Job, *, settled: bool) -> None:
@@ -170,46 +206,61 @@ class JobLane(Inlet, Protocol):
 
 
 class Job:
-    """What is known of one message on its way to one subscription, beyond the event itself.
+    """What is known of one event on its way to one subscription, beyond its record.
 
     Most wait for their first attempt, and are many: they share one past.
     """
 
-    __slots__ = ("_accepted", "_past", "event", "headers", "lane", "topic", "unit")
+    __slots__ = ("_key", "_past", "event", "lane", "record", "unit")
 
     def __init__(
         self,
         lane: JobLane,
-        topic: str,
-        unit: Unit | None,
-        accepted_at: datetime,
+        record: Record,
+        unit: Unit | None = None,
         *,
         event: Event | None = None,
-        headers: Mapping[str, str],
         past: Past | None = None,
     ) -> None:
         self.lane = lane
-        self.topic = topic
+        self.record = record
         self.unit = unit
-        self._accepted = accepted_at.timestamp()  # half as large, and exact to the microsecond
-        self.event = event
-        self.headers = headers
+        self.event = event  # None as long as it was not decoded
+        self._key = record[4]
         self._past = past or _NO_PAST
+
+    @property
+    def topic(self) -> str:
+        """Where it was published."""
+        return self.record[1]
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What travels beside the event."""
+        return self.record[3]
 
     @property
     def accepted_at(self) -> datetime:
         """When the adapter accepted it."""
-        return datetime.fromtimestamp(self._accepted, UTC)
+        return datetime.fromtimestamp(self.record[2], UTC)
+
+    @property
+    def payload(self) -> Event | Message:
+        """What was accepted: the event itself, or its message where events are serialized."""
+        return self.record[0]
 
     @property
     def message(self) -> Message | None:
         """What arrived, where events are serialized."""
-        return self._past.message
+        payload = self.record[0]
+        return payload if isinstance(payload, Message) else None
 
     @property
     def key(self) -> str:
-        """What orders it, where something does."""
-        return self._past.key
+        """What orders it."""
+        if self._key is None:
+            self._key = key_of_record(self.record)
+        return self._key
 
     @property
     def history(self) -> tuple[Attempt, ...]:
@@ -253,22 +304,22 @@ class Job:
         return self._past
 
     @property
-    def payload(self) -> Event | Message:
-        """What was accepted: the event itself, or its message where events are serialized."""
-        payload = self.message if self.message is not None else self.event
-        assert payload is not None, "a job carries an event or a message"
-        return payload
-
-    @property
     def event_id(self) -> str:
         """The event's id as text; readable even when the event cannot be decoded."""
-        if self.event is not None:
-            return str(self.event.event_id)
-        return self.message.id if self.message is not None else ""
+        payload = self.record[0]
+        return payload.id if isinstance(payload, Message) else str(payload.event_id)
+
+
+Payload: TypeAlias = "Event | Record | Job"
+"""What stands in the queue: an event as it is, for plain handlers; a record for all others; or a job."""
+
+
+class ShutOut(BaseException):
+    """Raised to a worker by a lane that an event has to wait for; no handler was called."""
 
 
 class Port:
-    """Where a worker calls into a lane: with an event for its plain handler, or with a job.
+    """Where a worker calls into a lane: with an event for its plain handler, with a record, or with a job.
 
     ``ports`` is the port itself, or those of several lanes that one event is for. What is counted per event
     is counted here once, in ``accepted``; everything else is worked out when somebody asks.
@@ -282,24 +333,26 @@ class Port:
         self.lane = lane
         self.call = call
         self.ports = (self,) if ports is None else ports
-        self.accepted = 0  # plain entries
+        self.accepted = 0  # entries without a counter
         self.reported = 0  # those of them that a route counts among what was published already
         self.apart = 0  # those of them that became entries with a counter, or were given up
         self.handled = 0  # deliveries that were counted by themselves, and what a filter skipped
 
-    def take_apart(self, counter: Unit | Job | None, remaining: int | None = None) -> Unit:
+    def take_apart(
+        self, counter: Unit | Job | None, remaining: int | None = None, marks: tuple[DrainMark, ...] = ()
+    ) -> Unit:
         """The unit that counts the deliveries of an entry of this port from now on, if none did yet."""
         if counter is not None:
             return unit_of(counter)
         self.apart += 1
-        return Unit(len(self.ports) if remaining is None else remaining)
+        return Unit(len(self.ports) if remaining is None else remaining, marks)
 
 
-Entry = tuple[Port, "Event | Job", "Unit | Job | None"]
+Entry = tuple[Port, Payload, "Unit | Job | None"]
 """A place in the queue: a port, what it is called with, and who counts its deliveries.
 
-An event for plain handlers stands there once. Nobody counts as long as one worker is enough for all of
-them. A job stands there with its lane's port for jobs, and counts itself.
+An event stands there once, also for several handlers. Nobody counts as long as one worker is enough for all
+of them. A job stands there with its lane's port for jobs, and counts itself.
 """
 
 

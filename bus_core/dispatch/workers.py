@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
+from operator import length_hint
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from bus_core.dispatch.batches import Burst
+from bus_core.dispatch.invocation import NOTHING
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.units import Entry, Job, JobLane, Port, Unit
+from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Payload, Port, ShutOut, Unit, unit_of
 from bus_core.errors import WrongEventLoop
-from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS
-from bus_core.runtime.clock import Clock, lease_clock
+from bus_core.events.messages import Record
+from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
 from bus_core.runtime.logs import plain_logger
 
@@ -28,11 +28,11 @@ logger = plain_logger("promenade.bus")
 SLICE = 0.002
 """Seconds that workers may run before the rest of the event loop gets its turn."""
 
-_MOST_BETWEEN_TIME_CHECKS = 128
+_LONGEST_WALK = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
 _STANDSTILL = 1.0
-"""Seconds without any burst, after which one asks whether the process stood still."""
+"""Seconds without any walk, after which one asks whether the process stood still."""
 
 _REVIVAL = 0.1
 """Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
@@ -46,28 +46,27 @@ class Worker:
 
     __slots__ = (
         "base",
-        "burst",
         "context",
         "entry",
         "pool",
-        "port",
+        "ports",
         "rest",
         "since",
         "stopping",
         "task",
         "waiter",
+        "was_cancelled",
     )
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
-        # What it works on: the entries of a burst, until it is held up, and the one entry that is counted
-        # by itself, if the current one is. Where an event is for several handlers, ``port`` is the one that
-        # it is at, and ``rest`` walks along those after it. While a handler is held up, all of this may be
-        # changed by others: see WorkerPool.single_out.
-        self.burst: Burst | None = None
+        # While the worker walks along entries of the queue, the queue knows the one that it is at. When it is
+        # held up in a handler, or fails, the walk is closed and leaves it with that entry. Where an event is
+        # for several handlers, ``rest`` walks along those of ``ports`` that come after the current one. While
+        # a handler is held up, all of this may be changed by others: see WorkerPool.take_over.
         self.entry: Entry | None = None
-        self.port: Port | None = None
-        self.rest: Iterable[Port] = ()
+        self.ports: Sequence[Port] = ()
+        self.rest: Iterator[Port] | None = None
         # What its task runs in, and a copy from before the first handler. Comparing the two costs half of
         # what it takes to compare with ``copy_context()``.
         self.context = Context()  # an empty one: not the variables of whoever started the bus
@@ -75,18 +74,9 @@ class Worker:
         self.base = self.context.copy()
         self.since = 0.0
         self.stopping = False
+        self.was_cancelled = False
         self.task: WorkerTask | None = None
         self.waiter: asyncio.Future[None] | None = None  # what it rests on, until it is roused
-
-    @property
-    def held_up(self) -> bool:
-        """Whether what it has not begun of its burst was handed to others, or would have been."""
-        return self.burst is None
-
-    @property
-    def has_entry(self) -> bool:
-        """Whether it is at an entry that is not settled elsewhere; a handler may have changed that."""
-        return self.entry is not None
 
     @property
     def cancelled(self) -> bool:
@@ -96,15 +86,26 @@ class Worker:
     @property
     def current(self) -> Entry | None:
         """The entry whose handler is running; None when none is."""
-        if self.entry is None and self.burst is not None:
-            return self.burst.current
-        return self.entry
+        return self.entry if self.entry is not None else self.pool.current_of(self)
 
     @property
     def lane(self) -> JobLane | None:
         """The lane whose handler is running; None when none is."""
+        if self.rest is not None:
+            return self.ports[len(self.ports) - length_hint(self.rest) - 1].lane
         current = self.current
-        return None if current is None else (self.port or current[0]).lane
+        return None if current is None else current[0].lane
+
+    @property
+    def marks(self) -> tuple[DrainMark, ...]:
+        """The drains that wait for what it is at, and for what that causes."""
+        current = self.current
+        if current is None:
+            return ()
+        counter = current[2]
+        if counter is not None:
+            return unit_of(counter).marks
+        return self.pool.marks_of_walk if self.entry is None else ()
 
 
 class WorkerTask(asyncio.Task[None]):
@@ -116,10 +117,13 @@ class WorkerTask(asyncio.Task[None]):
     worker: Worker
 
     def cancel(self, msg: object = None) -> bool:
-        if self.worker.current is not None:
-            self.worker.pool.single_out(self.worker)  # the worker will notice, and end after this delivery
+        self.worker.was_cancelled = True
+        self.worker.pool.close_walk(self.worker)  # so that it will notice, and end after this delivery
         return super().cancel(msg)
 
+
+_LATER: Final[Iterator[Any]] = iter(())
+"""In place of a walk: in a later turn of the loop."""
 
 current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
 
@@ -157,7 +161,6 @@ class WorkerPool:
         *,
         size: int,
         buffer: Buffer,
-        clock: Clock,
         inside: object,
         failed: Callable[[Job, BaseException], None],
         stood_still: Callable[[], None],
@@ -168,14 +171,18 @@ class WorkerPool:
         self.lost = 0
         self._size = size
         self._buffer = buffer
-        self._clock = clock
         self._failed = failed
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
+        self._giving_way = 0  # so many workers pause, and go on in this turn of the loop
+        self._walker: Worker | None = None  # whose walk is open
         self._keeper: asyncio.Task[None] | None = None
-        self._between_time_checks = 4
+        self._most_plain = 4  # entries of one walk
+        self._most_counted = 4
+        self._wave = 1  # so many workers are woken at once
+        self._rested = False  # whether some worker had nothing to do in this turn of the loop
         self._turn_began = 0.0
-        self._began_at = 0.0  # when the latest burst did
+        self._began_at = 0.0  # when the latest walk did
         self._next_turn_planned = False
         self.loop: asyncio.AbstractEventLoop | None = None
         # Of tasks with the context of a worker, the delivery that it was at when they were seen first.
@@ -239,6 +246,8 @@ class WorkerPool:
         """Sees to it that a worker's end never ends the bus: the next event starts a fresh one."""
         if worker.stopping or worker not in self._workers:
             return
+        if worker.current is not None:
+            self.single_out(worker)  # what is lost with it was not handled
         self._workers.discard(worker)
         error = None if task.cancelled() else task.exception()
         if error is not None:
@@ -257,180 +266,234 @@ class WorkerPool:
             self._buffer.fall_asleep()
 
     def rouse(self) -> None:
-        """Wakes or starts one worker, if one is idle or missing. It does the same when it is held up.
+        """Makes sure that some worker looks at the queue soon. It does the same when it is held up.
 
         Raises ``WrongEventLoop``: a worker cannot be woken from another thread.
         """
         if asyncio._get_running_loop() is not self.loop:
             raise WrongEventLoop("publish")
         self._buffer.stay_awake()
+        if self._walker is not None:
+            self._plan_next_turn()  # which tells whether it is held up
+        else:
+            self._wake(1)
+
+    def _wake(self, number: int) -> None:
+        """Wakes so many workers, as far as there are idle ones; starts one that is missing."""
         while self._idle:
             worker = self._idle.popleft()
             if worker.waiter is not None and not worker.waiter.done():
                 worker.waiter.set_result(None)
                 worker.waiter = None
-                return
+                number -= 1
+                if not number:
+                    return
         if len(self._workers) < self._size and not self.stopping and not self.torn_down:
             self._start_worker()
 
     def wake_for_room(self) -> bool:
         """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
-        if not self._buffer.has_room(for_handler=False):
+        buffer = self._buffer
+        if not buffer.has_room(for_handler=False):
             return False
-        if self._buffer.asleep:
+        if buffer.asleep:
             self.rouse()
         return True
 
+    # --- the walks ----------------------------------------------------------------------------------------
+
     async def _work(self, worker: Worker) -> None:
-        buffer = self._buffer
+        buffer, context, base = self._buffer, worker.context, worker.base
         while not worker.stopping:
-            if not buffer.has_entries():
+            walk: Any = self._begin(worker)
+            if walk is None:
                 await self._rest(worker)
                 continue
-            if not self._begin_burst(worker):
-                await _give_way()
+            if walk is _LATER:
+                self._giving_way += 1
+                try:
+                    await _give_way()
+                finally:
+                    self._giving_way -= 1
                 continue
-            worker.burst = burst = buffer.begin(self._between_time_checks)
-            if burst.plain is not None:
-                unchanged = await self._handle_plain(worker, burst.plain)
+            unchanged = True
+            if not buffer.is_plain:
+                unchanged = await self._handle_counted(worker, walk)
             else:
-                unchanged = await self._handle_counted(worker, burst.entries)
-            was_cancelled = worker.held_up and worker.cancelled
-            worker.burst = None
-            buffer.end(burst)
-            del burst  # an idle worker keeps no event alive
-            if not unchanged or was_cancelled:
-                return self._replace(worker)
-
-    async def _handle_plain(self, worker: Worker, entries: Iterator[tuple[Port, Event | Job]]) -> bool:
-        """Handles a burst of plain entries; False when a handler changed the context variables.
-
-        The walk ends early where a handler is held up: whoever notices has the rest of the burst taken back.
-        """
-        context, base = worker.context, worker.base
-        unchanged = True
-        for port, payload in entries:
-            try:
-                call = port.call  # CPython 3.11 looks a slot up faster than it calls one
-                await call(payload)
-            except BaseException as error:
-                self._attempt_failed(worker, error)
-            try:
-                if context == base:
+                # It ends early when the walk is closed: see ``take_over``.
+                for port, payload in walk:
+                    try:
+                        call = port.call  # CPython 3.11 looks a slot up faster than it calls one
+                        await call(payload)
+                    except BaseException as error:
+                        self._attempt_failed(worker, error)
+                    try:
+                        if context == base:
+                            continue
+                    except BaseException:  # a value whose comparison raises is a changed one
+                        pass
+                    unchanged = False
+                    break
+                port = payload = call = None
+            walk = None  # an idle worker keeps no event alive
+            if self._walker is worker:
+                self._walker = None
+                buffer.end()
+                if unchanged:
                     continue
-            except BaseException:  # a value whose comparison raises is a changed one
-                pass
-            unchanged = False
-            break
-        if worker.entry is not None:  # it was held up, and then succeeded
-            self._settle(worker)
-        return unchanged
+            else:
+                entry = worker.entry
+                if entry is not None:
+                    worker.entry = None
+                    if entry[2] is None:
+                        buffer.settled(1)
+                    else:
+                        self._settle(entry)
+                    entry = None
+                if unchanged and not (worker.was_cancelled and worker.cancelled):
+                    continue
+            return self._replace(worker)
 
-    async def _handle_counted(self, worker: Worker, entries: Iterator[Entry]) -> bool:
-        """Handles a burst of entries that have a counter; like ``_handle_plain``."""
-        for entry in entries:
-            worker.entry = entry
-            port, payload, _ = entry
+    async def _handle_counted(self, worker: Worker, walk: Iterator[Entry]) -> bool:
+        """Handles a walk along entries that have a counter; False when a handler changed the context
+        variables.
+        """
+        for port, payload, counter in walk:
             try:
                 await port.call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
             else:
-                if worker.has_entry:  # several handlers: each delivery was counted by itself
-                    self._settle(worker)
+                if self._walker is worker:
+                    for each in port.ports:
+                        each.handled += 1
+                    self._delivered(counter, len(port.ports))
             if _differs(worker.context, worker.base):
                 return False
         return True
 
-    async def _call_each(self, ports: Sequence[Port], payload: Event | Job) -> None:
+    async def _call_each(self, ports: Sequence[Port], payload: Payload) -> None:
         """Hands one event to several handlers, one after the other as long as none is held up or fails.
 
-        Then the walk ends, because whoever notices hands the rest of it to others.
+        Then the walk along them ends: others get the rest.
         """
         worker = current_worker.get()
         context, base = worker.context, worker.base
+        worker.ports = ports
         worker.rest = rest = iter(ports)
         for port in rest:
-            worker.port = port
             try:
                 call = port.call
                 await call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
                 return
-            port.handled += 1
-            if worker.entry is not None:
-                self._delivered(worker.entry)
             try:
                 if context == base:
                     continue
             except BaseException:  # a value whose comparison raises is a changed one
                 pass
-            self._hand_over(worker)
+            self.close_walk(worker)
             return
-        worker.port = None
-        worker.entry = None  # where it was counted, each delivery was counted by itself
-
-    def _hand_over(self, worker: Worker) -> None:
-        """A handler changed the context variables: the rest of the event goes to other workers."""
-        counted = worker.entry is not None
-        unit = self.single_out(worker)
-        worker.entry = None  # counted here
-        if not counted:
-            self._buffer.delivery_settled(unit)
+        if worker.rest is not None:
+            worker.rest = None
+            if self._buffer.is_plain:
+                for port in ports:
+                    port.handled += 1
 
     def _replace(self, worker: Worker) -> None:
         """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
         self._workers.discard(worker)
         self._wake_or_fall_asleep()
 
-    def _begin_burst(self, worker: Worker) -> bool:
-        """Notes the time and plans the end of the turn.
+    def _begin(self, worker: Worker) -> Iterator[tuple[Port, Payload]] | Iterator[Entry] | None:
+        """Opens a walk for a worker; None when there is nothing to do.
 
-        False when the workers' part of it is over, or nothing is left to begin.
+        ``_LATER`` when the workers' part of this turn of the loop is over.
         """
         now = lease_clock()
         since, self._began_at = self._began_at, now
         if now - since > _STANDSTILL:
+            self.take_over()
             self._stood_still()
-            if not self._buffer.has_entries():
-                return False
-        if not self._next_turn_planned:
-            assert self.loop is not None, "workers run on a loop"
-            self._next_turn_planned = True
+        if self._walker is not None:
+            self._held_up()  # another one is; what it has left comes first
+        buffer = self._buffer
+        is_planned = self._next_turn_planned
+        if not is_planned:
             self._turn_began = now
-            self.loop.call_soon(self._next_turn)
         else:
             if worker.since >= self._turn_began:
                 self._adapt(now - worker.since)
-            if now - self._turn_began > SLICE:
-                return False
+            if now - self._turn_began > SLICE and buffer.has_entries():
+                return _LATER
         worker.since = now
-        return True
+        walk = buffer.begin(self._most_plain, self._most_counted)
+        if walk is None:
+            return None
+        self._walker = worker
+        if not is_planned:
+            if buffer.has_others():
+                self._plan_next_turn()
+            else:
+                buffer.fall_asleep()  # nobody has to look, unless something else comes
+        return walk
 
     def _adapt(self, seconds: float) -> None:
         """Looks at the clock more often when the events since the last look took long."""
-        if seconds > SLICE / 2 and self._between_time_checks > 1:
-            self._between_time_checks //= 2
-        elif seconds < SLICE / 8 and self._between_time_checks < _MOST_BETWEEN_TIME_CHECKS:
-            self._between_time_checks *= 2
+        is_plain = self._buffer.is_plain
+        most = self._most_plain if is_plain else self._most_counted
+        if seconds > SLICE / 2 and most > 1:
+            most //= 2
+        elif seconds < SLICE / 8 and most < _LONGEST_WALK:
+            most *= 2
+        else:
+            return
+        if is_plain:
+            self._most_plain = most
+        else:
+            self._most_counted = most
+
+    def _plan_next_turn(self) -> None:
+        if not self._next_turn_planned:
+            assert self.loop is not None, "workers run on a loop"
+            self._next_turn_planned = True
+            self.loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Runs when every worker has paused. If entries are left, it wakes a worker when all are held up."""
+        """Runs when every worker has paused. Wakes workers for what is left, if none of those awake goes
+        on.
+        """
         self._next_turn_planned = False
-        all_held_up = True
-        for worker in self._workers:
-            if worker.burst is not None:
-                self.single_out(worker)  # its handler is held up: the next ones shall not wait for it
-            elif worker.entry is None:
-                all_held_up = all_held_up and worker.waiter is not None  # else it goes on in this turn
-        if all_held_up or not self._buffer.has_entries():
-            self._wake_or_fall_asleep()
+        if self._walker is not None:
+            self._held_up()
+        if self._giving_way:
+            return
+        left = self._buffer.waiting_entries
+        if not left:
+            self._buffer.fall_asleep()
+            return
+        self._buffer.stay_awake()
+        # The more of them are held up at once, the more are woken: what waits long shall soon occupy them
+        # all.
+        self._wave = 1 if self._rested else self._wave * 2
+        self._rested = False
+        self._wake(min(left, self._wave))
+
+    def _held_up(self) -> None:
+        """The worker whose walk is open is held up in a handler: others do not wait for it."""
+        begun = self._buffer.begun  # while handlers wait, what is left of walks is in the way
+        if self._buffer.is_plain:
+            self._most_plain = begun
+        else:
+            self._most_counted = begun
+        self.take_over()
 
     async def _rest(self, worker: Worker) -> None:
         assert self.loop is not None, "workers run on a loop"
         worker.waiter = waiter = self.loop.create_future()
         self._idle.append(worker)
+        self._rested = True
         self._buffer.fall_asleep()
         await waiter
 
@@ -444,47 +507,87 @@ class WorkerPool:
             else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
         )
 
+    def current_of(self, worker: Worker) -> Entry | None:
+        """The entry of a worker whose walk is open."""
+        return self._buffer.current if self._walker is worker else None
+
+    @property
+    def marks_of_walk(self) -> tuple[DrainMark, ...]:
+        """The drains that wait for the plain entries of the walk that is open."""
+        return self._buffer.marks
+
+    def close_walk(self, worker: Worker) -> None:
+        """Leaves a worker with the delivery that it is at, if it is on a walk."""
+        if self._walker is worker:
+            self.take_over()
+
+    def take_over(self, *, adopting: bool = True) -> None:
+        """Closes the walk that is open, if one is. Its worker is left with the delivery that it is at.
+
+        If that is held up, others of its lane may have to wait for it from now on: it becomes a job, unless
+        ``adopting`` is false.
+        """
+        worker = self._walker
+        if worker is None:
+            return
+        self._walker = None
+        marks = self._buffer.marks
+        worker.entry = entry = self._buffer.halt()
+        port, payload, counter = entry
+        if worker.rest is not None:
+            worker.entry = port, payload, counter = self._part_of(worker, entry, marks)
+        elif counter is None and marks:
+            counter = port.take_apart(None, 1, marks)
+            worker.entry = (port, payload, counter)
+        if adopting and port.lane.restricted and not isinstance(counter, Job):
+            self._as_job(worker)
+
+    def _part_of(self, worker: Worker, entry: Entry, marks: tuple[DrainMark, ...]) -> Entry:
+        """The delivery that a worker is at of an event for several handlers; others get those after it."""
+        whole, payload, counter = entry
+        assert worker.rest is not None, "there are several"
+        others = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
+        worker.rest = None
+        done = len(worker.ports) - len(others) - 1
+        for port in worker.ports[:done]:
+            port.handled += 1
+        unit = whole.take_apart(counter, 1 + len(others), marks)
+        if counter is not None:
+            unit.remaining -= done
+        if others:
+            self._buffer.put_first((self.port_for(others), payload, unit))
+        return worker.ports[done], payload, unit
+
+    def single_out(self, worker: Worker) -> Unit:
+        """Leaves a worker with the delivery that it is at, and counts it by itself."""
+        self.close_walk(worker)
+        assert worker.entry is not None, "the worker is at work"
+        port, payload, counter = worker.entry
+        if counter is None:
+            counter = port.take_apart(None)
+            worker.entry = (port, payload, counter)
+        return unit_of(counter)
+
     def adopt_running(self, lane: JobLane) -> None:
-        """Makes jobs of the entries of a lane that are running without one."""
-        if lane.port is None:
-            return  # all of its entries are jobs
+        """Makes jobs of what the workers are running of a lane without one."""
         for worker in self._workers:
-            current = worker.current
-            if current is not None and lane.port in (worker.port, current[0]):
+            if worker.lane is lane:
+                self.close_walk(worker)
                 self._as_job(worker)
 
-    def as_job(self, lane: JobLane, payload: Event | Job, unit: Unit) -> Job:
-        assert not isinstance(payload, Job), "a job is a job already"
-        lane.adopted()
-        return Job(lane, lane.spec.topic, unit, self._clock.now(), event=payload, headers=NO_HEADERS)
-
     def _as_job(self, worker: Worker) -> Job:
-        """Makes a job of the delivery that a worker is at, if it is none yet."""
-        unit = self.single_out(worker)
-        assert worker.entry is not None, "it was singled out"
+        """Makes a job of the delivery that a worker is left with, if it is none yet."""
+        assert worker.entry is not None, "its walk is closed"
         port, payload, counter = worker.entry
         if isinstance(counter, Job):
             return counter
-        job = self.as_job(port.lane, payload, unit)
+        assert not isinstance(payload, Job), "a job counts itself"
+        if counter is None:
+            port.apart += 1
+        job = port.lane.job_of(payload, counter)
+        port.lane.adopt(job)
         worker.entry = (port, job, job)
         return job
-
-    def single_out(self, worker: Worker) -> Unit:
-        """Leaves a worker with the delivery that it is at, and counts it; other workers get the rest."""
-        current = worker.current
-        assert current is not None, "the worker is at work"
-        port, payload, counter = current
-        if worker.burst is not None:
-            self._buffer.single_out(worker.burst)
-            worker.burst = None
-        if worker.port is not None:
-            port, worker.port = worker.port, None
-        rest = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
-        unit = current[0].take_apart(counter, 1 + len(rest))
-        if rest:
-            self._buffer.put_first((self.port_for(rest), payload, unit))
-        worker.entry = (port, payload, counter or unit)
-        return unit
 
     def was_started_by(self, worker: Worker, task: asyncio.Task[Any]) -> bool:
         """Whether the delivery that the worker is at has started a task, for all that can be seen.
@@ -498,28 +601,64 @@ class WorkerPool:
         self._started[task] = self.single_out(worker) if at_work else None
         return at_work
 
-    def _settle(self, worker: Worker) -> None:
-        """Settles the delivery with a counter that a worker was at; it was handled."""
-        assert worker.entry is not None, "it has a counter"
-        worker.entry[0].handled += 1
-        self._delivered(worker.entry)
-        worker.entry = None
+    def _settle(self, entry: Entry) -> None:
+        """Settles a delivery that a worker was left with, and that is counted by itself; it was handled."""
+        port, _, counter = entry
+        port.handled += 1
+        self._delivered(counter, 1)
 
-    def _delivered(self, entry: Entry) -> None:
-        """A delivery with a counter has succeeded."""
-        counter = entry[2]
+    def _delivered(self, counter: Unit | Job | None, number: int) -> None:
+        """Deliveries with a counter have succeeded."""
         if isinstance(counter, Job):
+            if self._buffer.asleep:
+                self._buffer.stay_awake()  # what it lets go on is seen by the worker, which is going to look
             counter.lane.settler.acknowledge(counter)
         else:
-            self._buffer.delivery_settled(counter)
+            self._buffer.delivery_settled(counter, number)
 
     def _attempt_failed(self, worker: Worker, error: BaseException) -> None:
         if worker.stopping:
             raise asyncio.CancelledError from error  # already reported as abandoned
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
             raise error  # the coroutine is being thrown away together with its loop
+        if isinstance(error, ShutOut):
+            self._back_into_lane(worker)
+            return
+        self.close_walk(worker)
         self._failed(self._as_job(worker), error)
         worker.entry = None  # what follows has been decided
+
+    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+        """Takes the event that a worker is about to handle back into its lane, where it waits for others.
+
+        Raises ``ShutOut`` where that takes more than the usual: the worker sees to it, then.
+        """
+        worker, buffer = self._walker, self._buffer
+        if worker is None or worker.rest is not None or not buffer.is_plain:
+            raise ShutOut
+        # Its entry is finished, and the job takes another place.
+        marks = buffer.marks
+        unit = Unit(1) if marks else None
+        for mark in marks:
+            assert unit is not None, "it has marks"
+            mark.add(unit)
+        lane.record_port.apart += 1
+        buffer.received(1)
+        lane.accept(lane.job_of(record, unit))
+        return NOTHING
+
+    def _back_into_lane(self, worker: Worker) -> None:
+        """The delivery that a worker is at goes back into its lane. The worker goes on with others."""
+        if self._walker is worker:
+            self.take_over(adopting=False)
+        assert worker.entry is not None, "its walk is closed"
+        port, payload, counter = worker.entry
+        worker.entry = None
+        assert not isinstance(payload, Job), "a job was let in before"
+        assert not isinstance(counter, Job), "it was not adopted"
+        if counter is None:
+            port.apart += 1
+        port.lane.accept(port.lane.job_of(payload, counter))
 
     @property
     def at_work(self) -> list[Worker]:

@@ -82,7 +82,8 @@ class InProcessCarrier:
         self._adapter = adapter
         self._engine = engine
         self._codec = codec
-        self._direct = direct and not adapter.serialize
+        self._encode = codec.encode if adapter.serialize else None
+        self._direct = direct
         self._changed = changed
         self._check_accepting = check_accepting
         self._generation = 0
@@ -110,7 +111,9 @@ class InProcessCarrier:
     def renew(self, route: Route) -> None:
         """Asks the adapter again if something changed since the route did."""
         if route.generation != self._generation:
-            route.renew(self._adapter, self._engine, self._generation, direct=self._direct)
+            route.renew(
+                self._adapter, self._engine, self._generation, encode=self._encode, direct=self._direct
+            )
 
     def pause_changed(self, lane: Lane) -> None:
         """It may have lost or regained its direct port."""

@@ -20,7 +20,7 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import abandoned
 from bus_core.dispatch.units import Job, Past
 from bus_core.errors import ConsumerDied, UnknownSubscription
-from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received
+from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received, Record
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
@@ -350,15 +350,15 @@ class Pump:
             self.lane.retried += 1
         message = received.message
         past = Past(
-            message=message,
-            key=message.key,
             history=received.history,
             attempt=received.attempt,
             redelivered=received.redelivered,
             receipt=received.receipt,
             doomed=self._doom(received),
         )
-        return Job(self.lane, message.topic, None, received.published_at, headers=message.headers, past=past)
+        accepted = received.published_at.timestamp()
+        record: Record = (message, message.topic, accepted, message.headers, message.key)
+        return Job(self.lane, record, past=past)
 
     def _doom(self, received: Received) -> str | None:
         """Why a message is not to be handled, if it is not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
@@ -16,6 +16,9 @@ from bus_core.events.topics import Topic
 
 __all__ = ["Route", "Routes"]
 
+Encode = Callable[[Topic[Any], Event, Mapping[str, str]], Message]
+"""Makes the message of an event and its headers; raises ``SerializationError``."""
+
 OUTDATED = -1
 """The generation of a route that has to ask the adapter again."""
 
@@ -26,9 +29,10 @@ MOST_UNDECLARED = 1000
 class Route:
     """The way of the events of one topic from ``publish`` to the lanes of its subscriptions.
 
-    ``port`` is where an event goes when nothing stands in between: no publish middleware, no serializer,
-    no group to choose a member of. It is None otherwise. ``chain`` is the publish middleware of this
-    topic, composed once, around accepting the event.
+    ``record_port`` is where the records of events go when nothing stands in between: no publish middleware,
+    no group to choose a member of, no other bus. It is None otherwise. ``port`` is where the events
+    themselves go, if all handlers take nothing else. ``encode`` makes messages of them where the adapter
+    wants that. ``chain`` is the publish middleware of this topic, composed once, around accepting the event.
     """
 
     chain: Handler
@@ -39,44 +43,46 @@ class Route:
         "_turns",
         "chain",
         "counted",
+        "encode",
         "engines",
         "event_class",
         "generation",
+        "is_keyed",
         "kept",
+        "name",
         "port",
+        "record_port",
         "topic",
         "unrouted",
     )
 
     def __init__(self, topic: Topic[Any]) -> None:
         self.topic = topic
+        self.name = topic.name
         self.event_class: type[Event] = topic.event_class
+        self.is_keyed = topic.key is not None
         self.generation = OUTDATED
         self.kept = True  # where it is told of changes
         self.port: Port | None = None
-        self._engine: Engine | None = None  # whose buffer the port leads to
+        self.record_port: Port | None = None
+        self.encode: Encode | None = None
+        self._engine: Engine | None = None  # whose buffer the ports lead to
         self.engines: tuple[Engine, ...] = ()
         self.counted = 0
         self.unrouted = 0
         self._groups: Sequence[Sequence[Lane]] = ()
         self._turns = count()
 
-    @property
-    def published(self) -> int:
-        """How many events were accepted. Those that went straight to the port were counted there."""
-        self._ask_port()
-        return self.counted
+    def published(self, unsealed: Mapping[Port, int]) -> int:
+        """How many events were accepted. The port counts those that went straight to it, or has yet to."""
+        if self.port is None:
+            return self.counted
+        return self.counted + self.port.accepted - self.port.reported + unsealed.get(self.port, 0)
 
-    def _ask_port(self) -> None:
-        if self.port is not None and self._engine is not None:
-            self._engine.buffer.seal()  # which counts what it has accepted
-            self.counted += self.port.accepted - self.port.reported
-            self.port.reported = self.port.accepted
-
-    def succeed(self, former: Route) -> None:
+    def succeed(self, former: Route, unsealed: Mapping[Port, int]) -> None:
         """Goes on with the counters of the route of the same topic from before it was declared."""
         former.give_way()
-        self.counted, self.unrouted = former.published, former.unrouted
+        self.counted, self.unrouted = former.published(unsealed), former.unrouted
 
     def outdate(self) -> None:
         """It has to ask the adapter again when it is used next."""
@@ -87,21 +93,40 @@ class Route:
         self.kept = False
         self.outdate()
 
-    def renew(self, adapter: InProcessAdapter, engine: Engine, generation: int, *, direct: bool) -> None:
-        """Asks the adapter again. ``direct`` allows a ``port``."""
+    def renew(
+        self,
+        adapter: InProcessAdapter,
+        engine: Engine,
+        generation: int,
+        *,
+        encode: Encode | None,
+        direct: bool,
+    ) -> None:
+        """Asks the adapter again. ``direct`` allows to go straight to a port."""
         self.generation = generation if self.kept else OUTDATED
-        self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.topic.name))
+        self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.name))
         lanes = [lane for group in self._groups for lane in group]
         engines = dict.fromkeys(cast(Engine, lane.engine) for lane in lanes)
         # Those of other buses first: what they refuse must not have been accepted by our own already.
         self.engines = tuple(sorted(engines, key=lambda found: found is engine))
-        chosen = len(lanes) == len(self._groups)  # nobody competes
-        ports = tuple(lane.direct for lane in lanes if lane.direct is not None and lane.engine is engine)
-        self._ask_port()  # before it goes
+        self._take_count()  # before the port goes
         self._engine = engine
-        self.port = (
-            engine.port_for(ports) if direct and chosen and lanes and len(ports) == len(lanes) else None
-        )
+        self.encode = encode
+        chosen = len(lanes) == len(self._groups)  # nobody competes
+        straight = direct and chosen and bool(lanes) and engines.keys() == {engine}
+        if not straight or any(lane.paused for lane in lanes):
+            self.port = self.record_port = None
+            return
+        self.record_port = engine.port_for([lane.record_port for lane in lanes])
+        bare = [lane.port for lane in lanes if lane.port is not None]
+        as_it_is = len(bare) == len(lanes) and encode is None and not self.is_keyed
+        self.port = engine.port_for(bare) if as_it_is else None
+
+    def _take_count(self) -> None:
+        if self.port is not None and self._engine is not None:
+            self._engine.buffer.seal()  # which counts what it has accepted
+            self.counted += self.port.accepted - self.port.reported
+            self.port.reported = self.port.accepted
 
     def full_engine(self, leaving: Collection[Engine] = (), granted: Engine | None = None) -> Engine | None:
         """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
@@ -124,7 +149,7 @@ class Route:
         for engine in self.engines:
             lanes = [lane for lane in chosen if lane.engine is engine]
             if lanes:
-                engine.put(self.topic.name, payload, lanes, headers)
+                engine.put(self.name, payload, lanes, headers)
         self.counted += 1
 
 
@@ -136,7 +161,8 @@ def _member_for(group: Sequence[Lane], turn: int) -> Lane:
 class Routes:
     """The routes of one bus. Those of undeclared topics give way to newer ones; the totals stay right."""
 
-    def __init__(self) -> None:
+    def __init__(self, unsealed: Callable[[], Mapping[Port, int]]) -> None:
+        self._unsealed = unsealed
         self._declared: dict[str, Route] = {}
         self._undeclared: dict[str, Route] = {}
         self._gone_published = 0
@@ -152,13 +178,13 @@ class Routes:
         if declared:
             former = self._undeclared.pop(name, None)
             if former is not None:
-                route.succeed(former)
+                route.succeed(former, self._unsealed())
             self._declared[name] = route
             return
         if len(self._undeclared) >= MOST_UNDECLARED:
             oldest = self._undeclared.pop(next(iter(self._undeclared)))
             oldest.give_way()
-            self._gone_published += oldest.published
+            self._gone_published += oldest.published(self._unsealed())
             self._gone_unrouted += oldest.unrouted
         self._undeclared[name] = route
 
@@ -174,9 +200,15 @@ class Routes:
         return iter([routes[name] for name in sorted(routes)])
 
     @property
-    def published(self) -> int:
+    def published(self) -> Mapping[str, int]:
+        """How many events were accepted on each topic that is there still, by name."""
+        unsealed = self._unsealed()
+        return {route.name: route.published(unsealed) for route in self}
+
+    @property
+    def total_published(self) -> int:
         """How many events were accepted on all topics."""
-        return self._gone_published + sum(route.published for route in self)
+        return self._gone_published + sum(self.published.values())
 
     @property
     def unrouted(self) -> int:

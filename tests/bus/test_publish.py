@@ -381,7 +381,7 @@ async def test_publish_from_another_loop_while_the_bus_is_awake(publish: Publish
         bus.subscribe(HAPPENED, hold, name="hold")
         await publish(bus, HAPPENED, happened())  # the route is known from now on
         await until(lambda: bus.state().running_handlers, "a worker is awake")
-        bus._buffer.stay_awake()
+        bus._engine.buffer.stay_awake()
         with pytest.raises(WrongEventLoop):
             await asyncio.to_thread(lambda: asyncio.run(publish(bus, HAPPENED, happened())))  # type: ignore[arg-type]
         with pytest.raises(WrongEventLoop):

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -18,6 +19,7 @@ from bus_core import (
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
+    Delivery,
     FrozenMapping,
     Inlet,
     Message,
@@ -26,16 +28,18 @@ from bus_core import (
 )
 from bus_core.bus import arguments, publishing
 from bus_core.bus.bus import Bus
+from bus_core.dispatch import codec
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import Decision
 from bus_core.dispatch.engine import Engine
-from bus_core.dispatch.invocation import Invocation
+from bus_core.dispatch.invocation import NOTHING, Invocation
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import FollowUp
 from bus_core.dispatch.units import Job
 from bus_core.dispatch.workers import Worker, WorkerPool
 from bus_core.events.topic_index import TopicIndex
+from bus_core.runtime.timeouts import Deadlines
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
@@ -70,6 +74,19 @@ def bug(name: str, *caught_by: str, suite: str = "OnMemory") -> Callable[[Plant]
     return add
 
 
+def around_each_attempt(patch: MonkeyPatch, change: Callable[[Lane, Callable[[Any], Any], Any], Any]) -> None:
+    """Calls ``change`` with the lane, what is called for an attempt, and what it is called with."""
+    set_ports = Lane._set_ports
+
+    def changed(lane: Lane) -> None:
+        set_ports(lane)
+        lane.port = None  # so that each event has a record
+        for port in (lane.record_port, lane.job_port):
+            port.call = partial(change, lane, port.call)
+
+    patch.setattr(Lane, "_set_ports", changed)
+
+
 def nth(number: int) -> Callable[[], bool]:
     """True at each call whose number is a multiple."""
     calls = itertools.count(1)
@@ -81,15 +98,8 @@ def nth(number: int) -> Callable[[], bool]:
 
 @bug("the engine loses one event in a thousand", "test_volume")
 def lose_one_in_a_thousand(patch: MonkeyPatch) -> None:
-    unlucky, accept = nth(1000), Lane.accept
-
-    def losing(lane: Lane, job: Job) -> None:
-        if unlucky():
-            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
-        else:
-            accept(lane, job)
-
-    patch.setattr(Lane, "accept", losing)
+    unlucky = nth(1000)
+    around_each_attempt(patch, lambda _lane, call, payload: NOTHING if unlucky() else call(payload))
 
 
 @bug("the adapter says stored, and loses one message in a thousand", "test_volume", suite="OnRemote")
@@ -117,15 +127,14 @@ def forget_acknowledgements(patch: MonkeyPatch) -> None:
 
 @bug("the engine delivers one event in a thousand twice", "test_volume")
 def deliver_one_in_a_thousand_twice(patch: MonkeyPatch) -> None:
-    unlucky, accept = nth(1000), Lane.accept
+    unlucky = nth(1000)
 
-    def doubling(lane: Lane, job: Job) -> None:
-        if unlucky() and job.unit is not None:
-            job.unit.remaining += 1
-            accept(lane, job)
-        accept(lane, job)
+    async def doubling(_lane: Lane, call: Callable[[Any], Any], payload: Any) -> None:
+        if unlucky():
+            await call(payload)
+        await call(payload)
 
-    patch.setattr(Lane, "accept", doubling)
+    around_each_attempt(patch, doubling)
 
 
 @bug("the engine runs plain handlers twice", "test_publish_subscribe", "test_volume")
@@ -133,7 +142,7 @@ def deliver_twice_on_the_short_way(patch: MonkeyPatch) -> None:
     port_for = Engine.port_for
 
     def doubling(engine: Engine, ports: Sequence[Any]) -> Any:
-        return port_for(engine, [*ports, *ports] if len(ports) == 1 else ports)
+        return port_for(engine, [*ports, ports[0]])
 
     patch.setattr(Engine, "port_for", doubling)
 
@@ -176,8 +185,7 @@ def acknowledge_failures(patch: MonkeyPatch) -> None:
 
 
 def _attempt_succeeded(pool: WorkerPool, worker: Worker) -> None:
-    if worker.entry is not None:  # a plain entry that was not held up is counted with its burst
-        pool._settle(worker)
+    """Nothing: a delivery that has not failed is settled by the worker."""
 
 
 @bug("the adapter acknowledges before the handler", "test_release_counts_no_attempt",
@@ -338,7 +346,8 @@ def lose_headers(patch: MonkeyPatch) -> None:
     resume_job = Lane.resume_job
 
     def losing(lane: Lane, job: Job) -> None:
-        job.headers = {}
+        payload, topic, accepted, _, key = job.record
+        job.record = (payload, topic, accepted, {}, key)
         resume_job(lane, job)
 
     patch.setattr(Lane, "resume_job", losing)
@@ -346,28 +355,24 @@ def lose_headers(patch: MonkeyPatch) -> None:
 
 @bug("a waiting retry holds a worker", "test_waiting_retry_holds_no_worker")
 def hold_a_worker(patch: MonkeyPatch) -> None:
-    run = Invocation.run
-
-    async def holding(invocation: Invocation, job: Job) -> None:
+    async def holding(lane: Lane, call: Callable[[Any], Any], payload: Any) -> None:
         try:
-            await run(invocation, job)
+            await call(payload)
         except ValueError:
             gate = asyncio.Event()
-            invocation._host.clock.call_later(3600, gate.set)
+            lane.engine.clock.call_later(3600, gate.set)
             await gate.wait()
             raise
 
-    patch.setattr(Invocation, "run", holding)
+    around_each_attempt(patch, holding)
 
 
 @bug("timeouts are ignored", "test_timeout", "test_timeout_dead_letters_at_last")
 def ignore_timeouts(patch: MonkeyPatch) -> None:
-    import bus_core.dispatch.invocation
+    async def patient(_deadlines: Deadlines, _seconds: float, _error: Any, awaitable: Any) -> Any:
+        return await awaitable
 
-    async def patient(_clock: Any, _seconds: float, _name: str, call: Callable[[], Any]) -> Any:
-        return await call()
-
-    patch.setattr(bus_core.dispatch.invocation, "run_with_timeout", patient)
+    patch.setattr(Deadlines, "within", patient)
 
 
 # --- order ------------------------------------------------------------------------------------------------
@@ -419,7 +424,11 @@ def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
 
 @bug("all keys are one", "test_other_keys_run_meanwhile")
 def one_key_for_all(patch: MonkeyPatch) -> None:
-    patch.setattr(Codec, "key_of", lambda _codec, _topic, _event: "the only one")
+    import bus_core.dispatch.lane
+    import bus_core.dispatch.units
+
+    for module in (bus_core.dispatch.lane, bus_core.dispatch.units):
+        patch.setattr(module, "key_of_record", lambda _record: "the only one")
 
 
 @bug("instances of an ordered group take turns", "test_order_over_instances")
@@ -556,13 +565,7 @@ def end_the_group(patch: MonkeyPatch) -> None:
 
 @bug("where is ignored", "test_where_selects", "test_counters_tell_the_truth")
 def ignore_where(patch: MonkeyPatch) -> None:
-    run = Invocation.run
-
-    async def unselective(invocation: Invocation, job: Job) -> None:
-        invocation._where = None
-        await run(invocation, job)
-
-    patch.setattr(Invocation, "run", unselective)
+    patch.setattr(Invocation, "_selects", lambda _invocation, _event: True)
 
 
 @bug("a pause is ignored", "test_pause_and_resume")
@@ -891,16 +894,15 @@ def change_decoded(patch: MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
 @bug("an event is handled once only, however often it is published", "test_the_same_event_again")
 def remember_ids(patch: MonkeyPatch) -> None:
     seen: set[object] = set()
-    accept = Lane.accept
 
-    def remembering(lane: Lane, job: Job) -> None:
-        if (lane.spec.name, job.event_id) in seen:
-            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
-        else:
-            seen.add((lane.spec.name, job.event_id))
-            accept(lane, job)
+    def remembering(lane: Lane, call: Callable[[Any], Any], payload: Any) -> Any:
+        name = (lane.spec.name, payload.event_id if isinstance(payload, Job) else payload[0].event_id)
+        if name in seen:
+            return NOTHING
+        seen.add(name)
+        return call(payload)
 
-    patch.setattr(Lane, "accept", remembering)
+    around_each_attempt(patch, remembering)
 
 
 # --- resources, and what an adapter says of itself --------------------------------------------------------
@@ -976,7 +978,10 @@ def claim_more(patch: MonkeyPatch) -> None:
 
 @bug("a delivery gives the wrong time", "test_delivery_tells")
 def naive_times(patch: MonkeyPatch) -> None:
-    patch.setattr(Job, "accepted_at", property(lambda _: datetime.now(UTC).replace(tzinfo=None)))
+    def naive(_source: object) -> datetime:
+        return datetime.now(UTC).replace(tzinfo=None)
+
+    patch.setitem(cast(Any, Delivery._worked_out), "published_at", naive)
 
 
 @bug("headers are not looked at", "test_one_bad_value_harms_itself")
@@ -986,4 +991,5 @@ def take_any_headers(patch: MonkeyPatch) -> None:
 
 @bug("nobody asks for a key that is not needed", "test_one_bad_value_harms_itself")
 def ask_for_no_key(patch: MonkeyPatch) -> None:
-    patch.setattr(arguments, "key_of", lambda *_: "")
+    for module in (arguments, publishing, codec):
+        patch.setattr(module, "key_of", lambda *_: "")
