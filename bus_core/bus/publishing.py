@@ -257,9 +257,16 @@ class Outbound:
         except TypeError:
             return None
         if onward is None or event.__class__ is not onward.event_class:
-            return None
+            return self._begin_to_send(self._checked(topic, event, None))
         self._life.check_loop("publish")
         return self.carried.hand_over(onward, event, NO_HEADERS)
+
+    def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
+        """Hands a checked event to the carrier; None where it has to be published by itself."""
+        # A middleware may wait, and then others would come first; in a block of after_commit it is held.
+        if self.middleware or open_block(self._block.get()) is not None:
+            return None
+        return self.carried.hand_over(self._route(item.topic), item.event, item.headers)
 
     # --- blocks of after_commit ---------------------------------------------------------------------------
 
@@ -297,10 +304,4 @@ class Outbound:
         if outer is not None:
             outer.items += block.items
             return
-
-        def hand_over(item: HeldEvent) -> asyncio.Future[None] | None:
-            if self.middleware:  # it may wait, and then others would come first
-                return None
-            return self.carried.hand_over(self._route(item.topic), item.event, item.headers)
-
-        raise_failures(await publish_in_order(block.items, hand_over, self._send))
+        raise_failures(await publish_in_order(block.items, self._begin_to_send, self._send))

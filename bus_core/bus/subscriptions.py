@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +21,8 @@ from bus_core.errors import (
     UnsupportedFeature,
 )
 from bus_core.events.base import Event
-from bus_core.events.topics import Topic, TopicPattern, is_pattern, patterns_overlap
+from bus_core.events.topic_index import TopicIndex
+from bus_core.events.topics import Topic, TopicPattern, is_pattern
 from bus_core.transport.carrier import Carrier
 
 __all__ = ["Roster", "Subscription"]
@@ -147,8 +148,9 @@ class Roster:
         self._carrier: Carrier | None = None
         self._middleware = parts.consume_middleware
         self._lanes: dict[Lane, None] = {}  # in the order in which they were made
-        self._by_name: dict[str, dict[Lane, None]] = {}
-        self._by_handler: dict[Callable[..., Any], dict[Lane, None]] = {}
+        self._by_topic: TopicIndex[Lane] = TopicIndex()
+        self._by_name: dict[str, TopicIndex[Lane]] = {}
+        self._by_handler: dict[Callable[..., Any], TopicIndex[Lane]] = {}
         self._last_number: dict[str, int] = {}  # of the names that were made of a handler's, by the latter
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
 
@@ -223,9 +225,10 @@ class Roster:
             where=options.where,
         )
         self._lanes[lane] = None
+        self._by_topic.add(text, lane)
+        _add(self._by_name, name, lane)
         with suppress(TypeError):  # a handler that cannot be hashed
-            self._by_handler.setdefault(handler, {})[lane] = None
-        self._by_name.setdefault(name, {})[lane] = None
+            _add(self._by_handler, handler, lane)
         if self._life.stage is Stage.OPEN:
             self._carried.attach(lane)
         return Subscription(self, lane)
@@ -259,20 +262,25 @@ class Roster:
                     f"the subscription to {topic!r} needs a name=: on the durable adapter "
                     f"{adapter.name!r} it names the group that outlives this process"
                 )
-            for lane in self._lanes_of(handler):
-                if lane.spec.topic != topic and patterns_overlap(lane.spec.topic, topic):
-                    raise DuplicateSubscription(lane.spec.name, topic, lane.spec.topic, same_handler=True)
+            for lane in self._others_of(handler, topic):
+                raise DuplicateSubscription(lane.spec.name, topic, lane.spec.topic, same_handler=True)
             return self._default_name(qualified_name, topic)
         other = self._clash(given, topic)
         if other is not None:
             raise DuplicateSubscription(given, topic, other)
         return given
 
-    def _lanes_of(self, handler: Callable[..., Any]) -> Iterable[Lane]:
+    def _others_of(self, handler: Callable[..., Any], topic: str) -> Iterator[Lane]:
+        """The subscriptions of a handler to others than this topic, of which some get the same events."""
         try:
-            return self._by_handler.get(handler, {})
+            lanes = self._by_handler.get(handler)
         except TypeError:  # an object that cannot be hashed
-            return [lane for lane in self._lanes if lane.handler == handler]
+            lanes = self._by_topic
+        if lanes is None:
+            return
+        for text in lanes.overlapping(topic):
+            if text != topic:
+                yield from (lane for lane in lanes.at(text) if lane.handler == handler)
 
     def _default_name(self, qualified_name: str, topic: str) -> str:
         """A name made of a handler's qualified name, with a number where that is taken."""
@@ -287,10 +295,8 @@ class Roster:
 
     def _clash(self, name: str, topic: str) -> str | None:
         """What a subscription of that name listens to already, if it overlaps the topic."""
-        for lane in self._by_name.get(name, ()):
-            if patterns_overlap(lane.spec.topic, topic):
-                return lane.spec.topic
-        return None
+        lanes = self._by_name.get(name)
+        return None if lanes is None else next(lanes.overlapping(topic), None)
 
     # --- for a subscription -------------------------------------------------------------------------------
 
@@ -327,7 +333,7 @@ class Roster:
         """See ``Bus.unsubscribe``."""
         self._life.check_usable("unsubscribe")
         text = topic.name if isinstance(topic, Topic) else topic
-        lanes = [lane for lane in self._lanes if lane.spec.topic == text and lane.handler == handler]
+        lanes = [lane for lane in self._by_topic.at(text) if lane.handler == handler]
         if not lanes:
             raise UnknownSubscription(f"no subscription of {handler!r} to {text!r} on this bus")
         leaving = [(lane, self._begin_to_leave(lane)) for lane in lanes]
@@ -345,6 +351,7 @@ class Roster:
         if lane not in self._lanes:
             return self._leaving.get(lane)
         del self._lanes[lane]
+        self._by_topic.discard(lane.spec.topic, lane)
         _drop(self._by_name, lane.spec.name, lane)
         with suppress(TypeError, KeyError):  # it cannot be hashed, or not as before
             _drop(self._by_handler, lane.handler, lane)
@@ -366,12 +373,20 @@ class Roster:
         return self._carrier
 
 
-def _drop(index: dict[K, dict[Lane, None]], key: K, lane: Lane) -> None:
-    """Takes a lane out of an index, and the key with its last one."""
-    lanes = index[key]
-    del lanes[lane]
-    if not lanes:
-        del index[key]
+def _add(indexes: dict[K, TopicIndex[Lane]], key: K, lane: Lane) -> None:
+    """Puts a lane into the index of a key."""
+    index = indexes.get(key)
+    if index is None:
+        index = indexes[key] = TopicIndex()
+    index.add(lane.spec.topic, lane)
+
+
+def _drop(indexes: dict[K, TopicIndex[Lane]], key: K, lane: Lane) -> None:
+    """Takes a lane out of the index of a key, and the key with its last one."""
+    index = indexes[key]
+    index.discard(lane.spec.topic, lane)
+    if not index:
+        del indexes[key]
 
 
 def _group_of(service: str, name: str) -> str:

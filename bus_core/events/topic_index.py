@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -11,6 +11,8 @@ from bus_core.events.topics import is_pattern
 __all__ = ["TopicIndex"]
 
 T = TypeVar("T")
+
+_numbers = count()
 
 
 class _Node:
@@ -28,7 +30,7 @@ class _Node:
 
 
 class _Tree:
-    """Patterns by their words. Hashes in a row are one: no child of a node for ``#`` is another one."""
+    """Texts by their words. Hashes in a row are one: no child of a node for ``#`` is another one."""
 
     __slots__ = ("_root",)
 
@@ -64,7 +66,7 @@ class _Tree:
             del node.children[word]
 
     def covering(self, topic: str) -> list[str]:
-        """The patterns that cover a topic."""
+        """The texts that cover a topic."""
         nodes = _with_empty_hashes((self._root,))
         for word in topic.split("."):
             reached: list[_Node] = []
@@ -77,6 +79,38 @@ class _Tree:
                         reached.append(child)
             nodes = _with_empty_hashes(reached)
         return [text for node in nodes for text in node.texts]
+
+    def overlapping(self, text: str) -> Iterator[str]:
+        """The texts that some topic fits as well as it fits this one."""
+        words = text.split(".")
+        places = [(self._root, 0)]  # a node, and how many words of the text led there
+        seen = {*places}
+        while places:
+            node, at = places.pop()
+            if at == len(words):
+                yield from node.texts
+            for place in _places_next_to(node, words, at):
+                if place not in seen:
+                    seen.add(place)
+                    places.append(place)
+
+
+def _places_next_to(node: _Node, words: list[str], at: int) -> Iterator[tuple[_Node, int]]:
+    """Where one more word leads, or none at all."""
+    children = node.children
+    if "#" in children:
+        yield children["#"], at
+    if at == len(words):
+        return
+    word = words[at]
+    if word == "#":
+        yield node, at + 1
+    behind = at if word == "#" else at + 1
+    if node.repeats:
+        yield node, behind
+    for each in children if word in ("*", "#") else (word, "*"):
+        if each in children and each != "#":
+            yield children[each], behind
 
 
 def _with_empty_hashes(nodes: Iterable[_Node]) -> Iterable[_Node]:
@@ -92,12 +126,15 @@ def _with_empty_hashes(nodes: Iterable[_Node]) -> Iterable[_Node]:
 class TopicIndex(Generic[T]):
     """Items by the topic or pattern that each was added under. What is found costs, not what is there."""
 
-    __slots__ = ("_items", "_numbers", "_patterns")
+    __slots__ = ("_items", "_patterns", "_topics")
 
     def __init__(self) -> None:
         self._items: dict[str, dict[T, int]] = {}  # with numbers that rise as they are added
-        self._numbers = count()
         self._patterns: _Tree | None = None  # while there are some
+        self._topics: _Tree | None = None  # while there are some, once a pattern was compared with them
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
 
     def add(self, text: str, item: T) -> None:
         """Adds an item under a topic or pattern; harmless when it is there."""
@@ -107,7 +144,9 @@ class TopicIndex(Generic[T]):
             if is_pattern(text):
                 self._patterns = self._patterns or _Tree()
                 self._patterns.add(text)
-        items.setdefault(item, next(self._numbers))
+            elif self._topics is not None:
+                self._topics.add(text)
+        items.setdefault(item, next(_numbers))
 
     def discard(self, text: str, item: T) -> bool:
         """Undoes ``add``; False when there is nothing to undo."""
@@ -119,7 +158,13 @@ class TopicIndex(Generic[T]):
             if self._patterns is not None and is_pattern(text):
                 self._patterns.discard(text)
                 self._patterns = self._patterns or None
+            elif self._topics is not None:
+                self._topics.discard(text)
         return True
+
+    def at(self, text: str) -> Collection[T]:
+        """The items under exactly this topic or pattern, in the order in which they were added."""
+        return self._items.get(text, {}).keys()
 
     def matching(self, topic: str) -> list[T]:
         """The items of a topic, and of the patterns that cover it, in the order in which they were added."""
@@ -132,3 +177,20 @@ class TopicIndex(Generic[T]):
             for item, number in items.items():
                 numbers[item] = min(number, numbers.get(item, number))
         return sorted(numbers, key=numbers.__getitem__)
+
+    def overlapping(self, text: str) -> Iterator[str]:
+        """The topics and patterns here of which some topic, or part, is one of this topic or pattern, too."""
+        if not is_pattern(text):
+            if text in self._items:
+                yield text
+            if self._patterns is not None:
+                yield from self._patterns.covering(text)
+            return
+        if self._topics is None:
+            self._topics = _Tree()
+            for each in self._items:
+                if not is_pattern(each):
+                    self._topics.add(each)
+        for tree in (self._topics, self._patterns):
+            if tree is not None:
+                yield from tree.overlapping(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from inspect import isabstract
 from typing import Any, Generic, TypeVar
@@ -110,8 +110,13 @@ def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], tex
     _check_words(text, (word for word in text.split(".") if word not in ("*", "#")))
 
 
-def _expression_of(words: str) -> str:
-    return "".join(r"\." + (r"[^.]+" if word == "*" else re.escape(word)) for word in words.split())
+def _fits(stretch: Iterable[str], words: Sequence[str], at: int) -> bool:
+    """Whether words without a '#' fit to those of a topic from a place on."""
+    for word in stretch:
+        if word not in ("*", words[at]):
+            return False
+        at += 1
+    return True
 
 
 @attrs.frozen
@@ -119,33 +124,40 @@ class TopicPattern:
     """An AMQP topic pattern: ``*`` stands for one word, ``#`` for zero or more words."""
 
     text: str = attrs.field(validator=_check_pattern)
-    _expression: re.Pattern[str] = attrs.field(init=False, eq=False, repr=False)
+    _stretches: tuple[list[str], ...] = attrs.field(init=False, eq=False, repr=False)  # between the hashes
 
     def __attrs_post_init__(self) -> None:
-        # Each '#' takes its dot along, so that 'a.#' matches 'a' and '#.b' matches 'b'. The words after a
-        # '#' are taken at the first place where they fit, and for good (an atomic group, as fnmatch does):
-        # trying every place would take exponential time in the number of hashes.
-        first, *others = " ".join(self._words).split("#")
-        parts = [_expression_of(first)]
-        for stretch in others[:-1]:
-            if stretch.strip():
-                parts.append(rf"(?>(?:\.[^.]+)*?{_expression_of(stretch)}(?![^.]))")
-        if others:
-            parts.append(r"(?:\.[^.]+)*" + _expression_of(others[-1]))
-        object.__setattr__(self, "_expression", re.compile("".join(parts)))
-
-    @property
-    def _words(self) -> list[str]:
-        return self.text.split(".")
+        stretches = " ".join(self.text.split(".")).split("#")
+        object.__setattr__(self, "_stretches", tuple(stretch.split() for stretch in stretches))
 
     def matches(self, topic: str) -> bool:
         """Whether the pattern covers the topic of that name."""
-        return self._expression.fullmatch("." + topic) is not None
+        words = topic.split(".")
+        first, *others = self._stretches
+        spare = len(words) - sum(map(len, self._stretches))  # so many words the hashes stand for
+        if spare < 0 or not _fits(first, words, 0):
+            return False
+        if not others:
+            return not spare
+        *inner, last = others
+        if not _fits(last, words, len(words) - len(last)):
+            return False
+        # The words between two hashes are taken at the first place where they fit, and for good: trying every
+        # place would take exponential time in the number of hashes.
+        at = len(first)
+        for stretch in inner:
+            while not _fits(stretch, words, at):
+                at += 1
+                spare -= 1
+                if spare < 0:
+                    return False
+            at += len(stretch)
+        return True
 
     @property
     def specificity(self) -> tuple[int, int, int]:
         """Sorts patterns of which several match a topic: the largest is the most specific one."""
-        words = self._words
+        words = self.text.split(".")
         return (sum(word not in ("*", "#") for word in words), -words.count("#"), words.count("*"))
 
 

@@ -7,12 +7,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from bus_core.events import TopicIndex
+from bus_core.events import TopicIndex, patterns_overlap
 
 WORDS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=5)
 TEXTS = WORDS.map(".".join)
 NAMES = [".".join(words) for length in range(1, 6) for words in product("abc", repeat=length)]
-STEPS = st.lists(st.tuples(st.sampled_from(["add", "add", "discard"]), TEXTS, st.integers(0, 2)), max_size=12)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "discard", "compare"]), TEXTS, st.integers(0, 2)), max_size=12
+)
 
 
 def covers(pattern: list[str], words: list[str]) -> bool:
@@ -31,6 +33,9 @@ def index_of(steps: Iterable[tuple[str, str, int]]) -> tuple[TopicIndex[int], li
         if step == "add":
             index.add(text, item)
             held += [(text, item)] if (text, item) not in held else []
+        elif step == "compare":
+            expected = {other for other, _ in held if patterns_overlap(text, other)}
+            assert sorted(index.overlapping(text)) == sorted(expected)
         else:
             assert index.discard(text, item) is ((text, item) in held)
             held = [each for each in held if each != (text, item)]
@@ -40,11 +45,16 @@ def index_of(steps: Iterable[tuple[str, str, int]]) -> tuple[TopicIndex[int], li
 @settings(deadline=None)
 @given(STEPS, st.lists(st.sampled_from(NAMES), min_size=1, max_size=20))
 def test_what_matches_is_found(steps: list[tuple[str, str, int]], names: list[str]) -> None:
-    """Whatever came and went: a topic's items are those of the texts that cover it, each once, in order."""
+    """Whatever came and went: a topic's items are those of the texts that cover it, each once, in order.
+
+    On the way, a text overlaps with all those that share a topic with it.
+    """
     index, held = index_of(steps)
     for name in names:
         expected = [item for text, item in held if covers(text.split("."), name.split("."))]
         assert index.matching(name) == [*dict.fromkeys(expected)]
+    for text, _ in held:
+        assert [*index.at(text)] == [item for other, item in held if other == text]
 
 
 @settings(deadline=None)
@@ -63,6 +73,7 @@ def test_many_hashes_stay_fast() -> None:
     index.add("#.a." * 25 + "#.b", 1)
     index.add("#.a.*." * 15 + "#.#.a", 2)
     assert index.matching(".".join("a" * 90)) == [2]
+    assert [*index.overlapping("#.a." * 25 + "#.c")] == []
 
 
 @pytest.mark.parametrize("text", ["a.b", "a.*", "#"])

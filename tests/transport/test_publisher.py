@@ -26,6 +26,7 @@ from bus_core import (
     PublishFailed,
     PublishManyError,
     PublishUncertain,
+    Topic,
     WrongEventLoop,
 )
 from promenade_bus_testing import VirtualClock
@@ -443,6 +444,15 @@ async def test_publish_many_shares_batches(server: Server) -> None:
         assert bus.published() == {HAPPENED.name: 2500}
     assert stored(server) == [*range(2500)]
     assert len(batches(server)) <= 5
+
+
+async def test_publish_many_on_new_topics_shares_batches(server: Server) -> None:
+    """The first events of many topics go together like the later ones."""
+    topics = [Topic(f"test.topic{number}.used", Happened) for number in range(500)]
+    async with running_remote_bus(server) as bus:
+        await bus.publish_many((topic, happened(n)) for n, topic in enumerate(topics))
+    assert stored(server) == [*range(500)]
+    assert len(batches(server)) <= 2
 
 
 async def test_publish_many_with_bad_items_between(server: Server) -> None:
