@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
         json_kinds,
         plain,
     )
-    from bus_core.events.topic_index import TopicIndex
+    from bus_core.events.topic_index import TopicIndex, TopicTree
     from bus_core.events.topics import is_pattern, nearest_names, patterns_overlap
 else:
     __getattr__, __dir__ = on_demand.names(
@@ -46,7 +46,7 @@ else:
                 AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
                 Recursive Ruled Scalar Shape has_personal_part is_personal json_kinds plain
             """,
-            "topic_index": "TopicIndex",
+            "topic_index": "TopicIndex TopicTree",
             "topics": "is_pattern nearest_names patterns_overlap",
         },
     )
@@ -68,6 +68,7 @@ __all__ = [
     "Scalar",
     "Shape",
     "TopicIndex",
+    "TopicTree",
     "Unfit",
     "event_type_of",
     "event_version_of",

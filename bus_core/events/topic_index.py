@@ -1,4 +1,4 @@
-"""Items by topics and patterns: exact topics in a dictionary, patterns in a tree of their words."""
+"""Topics and patterns in a tree of their words, and items by them: what is found costs, not what is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from bus_core.events.topics import is_pattern
 
-__all__ = ["TopicIndex"]
+__all__ = ["TopicIndex", "TopicTree"]
 
 T = TypeVar("T")
 
@@ -29,8 +29,8 @@ class _Node:
         self.texts: dict[str, None] = {}
 
 
-class _Tree:
-    """Texts by their words. Hashes in a row are one: no child of a node for ``#`` is another one."""
+class TopicTree:
+    """Topics and patterns by their words, each once."""
 
     __slots__ = ("_root",)
 
@@ -41,9 +41,10 @@ class _Tree:
         return bool(self._root.children)
 
     def add(self, text: str) -> None:
+        """Adds a topic or pattern; harmless when it is there."""
         node = self._root
         for word in text.split("."):
-            if word == "#" and node.repeats:
+            if word == "#" and node.repeats:  # hashes in a row are one
                 continue
             child = node.children.get(word)
             if child is None:
@@ -52,7 +53,7 @@ class _Tree:
         node.texts[text] = None
 
     def discard(self, text: str) -> None:
-        """Takes a text out that is there, and the nodes that were there for it alone."""
+        """Undoes ``add``; raises ``KeyError`` when it is not there."""
         way: list[tuple[_Node, str]] = []
         node = self._root
         for word in text.split("."):
@@ -66,7 +67,7 @@ class _Tree:
             del node.children[word]
 
     def covering(self, topic: str) -> list[str]:
-        """The texts that cover a topic."""
+        """Those that cover a topic."""
         nodes = _with_empty_hashes((self._root,))
         for word in topic.split("."):
             reached: list[_Node] = []
@@ -81,7 +82,7 @@ class _Tree:
         return [text for node in nodes for text in node.texts]
 
     def overlapping(self, text: str) -> Iterator[str]:
-        """The texts that some topic fits as well as it fits this one."""
+        """Those that share a topic with this topic or pattern: of a pattern the topics that it covers."""
         words = text.split(".")
         places = [(self._root, 0)]  # a node, and how many words of the text led there
         seen = {*places}
@@ -124,14 +125,14 @@ def _with_empty_hashes(nodes: Iterable[_Node]) -> Iterable[_Node]:
 
 
 class TopicIndex(Generic[T]):
-    """Items by the topic or pattern that each was added under. What is found costs, not what is there."""
+    """Items by the topic or pattern that each was added under."""
 
     __slots__ = ("_items", "_patterns", "_topics")
 
     def __init__(self) -> None:
         self._items: dict[str, dict[T, int]] = {}  # with numbers that rise as they are added
-        self._patterns: _Tree | None = None  # while there are some
-        self._topics: _Tree | None = None  # while there are some, once a pattern was compared with them
+        self._patterns: TopicTree | None = None  # while there are some
+        self._topics: TopicTree | None = None  # while there are some, once a pattern was compared with them
 
     def __bool__(self) -> bool:
         return bool(self._items)
@@ -142,7 +143,7 @@ class TopicIndex(Generic[T]):
         if items is None:
             items = self._items[text] = {}
             if is_pattern(text):
-                self._patterns = self._patterns or _Tree()
+                self._patterns = self._patterns or TopicTree()
                 self._patterns.add(text)
             elif self._topics is not None:
                 self._topics.add(text)
@@ -179,7 +180,7 @@ class TopicIndex(Generic[T]):
         return sorted(numbers, key=numbers.__getitem__)
 
     def overlapping(self, text: str) -> Iterator[str]:
-        """The topics and patterns here of which some topic, or part, is one of this topic or pattern, too."""
+        """The topics and patterns here that share a topic with this topic or pattern."""
         if not is_pattern(text):
             if text in self._items:
                 yield text
@@ -187,7 +188,7 @@ class TopicIndex(Generic[T]):
                 yield from self._patterns.covering(text)
             return
         if self._topics is None:
-            self._topics = _Tree()
+            self._topics = TopicTree()
             for each in self._items:
                 if not is_pattern(each):
                     self._topics.add(each)

@@ -127,7 +127,7 @@ async def test_a_strange_topic_harms_itself(
         consumer = await adapter.open_consumer(spec("tests.#", mode=mode))
         if when == "meanwhile":
             await asyncio.gather(consumer.receive(1), return_exceptions=True)
-            await until(lambda: bool(adapter.upkeep._offered), "it was told of all topics")
+            await until(lambda: OTHER in consumer.feeds, "it was told of all topics")
             place.ask("SET", strange, "mine")
         await place.publish(1)
         heard: list[int] = []

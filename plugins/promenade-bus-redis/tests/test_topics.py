@@ -7,7 +7,7 @@ import pytest
 
 from bus_core import TopicPattern
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.streams import upkeep as upkeep_module
+from promenade_bus_redis.streams import topics as topics_module
 from promenade_bus_redis.streams.topics import Registry
 from redis_support.fixtures import SharedServer
 from redis_support.streams import Place, message, numbers, place_on, receive, spec, until
@@ -102,7 +102,7 @@ async def test_patterns_find_topics(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """A pattern is offered every topic, in parts, however it came into the registry."""
-    monkeypatch.setattr(upkeep_module, "_OFFERED_AT_ONCE", 2)
+    monkeypatch.setattr(topics_module, "_AT_ONCE", 2)
     async with place_on(redis_server) as place:
         reading = await place.adapter(topic_refresh="10ms", block="50ms")
         place.adapters.insert(0, await place.adapter(topic_refresh="60s"))

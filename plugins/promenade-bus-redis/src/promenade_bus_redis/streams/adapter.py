@@ -161,7 +161,7 @@ class StreamsAdapter:
             name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)
-        registry.entered = upkeep.topic_found
+        registry.found = upkeep.topic_found
         services.accepted.suspected = upkeep.suspect_loss
         self._publisher = RedisPublisher(
             places, registry, self._keys, self._options, self._uses_waitaof, services.accepted

@@ -34,11 +34,10 @@ async def count_backlogs(services: Services, specs: Sequence[SubscriptionSpec]) 
 
     Raises ``RedisFailure``.
     """
-    patterns = {spec.topic: TopicPattern(spec.topic) for spec in specs if is_pattern(spec.topic)}
-    known = await services.registry.refresh() if patterns else ()
     topics: dict[str, Sequence[str]] = {spec.topic: (spec.topic,) for spec in specs}
-    for name, pattern in patterns.items():
-        topics[name] = [topic for topic in known if pattern.matches(topic)]
+    if patterns := [text for text in topics if is_pattern(text)]:
+        await services.registry.update(at_once=True)
+        topics.update((text, services.registry.known(TopicPattern(text))) for text in patterns)
     wanted: dict[str, dict[str, None]] = {}
     for spec in specs:
         for topic in topics[spec.topic]:

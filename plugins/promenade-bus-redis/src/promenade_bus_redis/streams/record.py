@@ -37,7 +37,7 @@ import attrs
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.events import is_pattern
+from bus_core.events import TopicIndex, is_pattern
 
 __all__ = ["Demand", "Keeps", "Part", "Record", "Serving", "Span", "matcher_of", "read_record"]
 
@@ -240,21 +240,22 @@ class Demand:
     """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
 
     def __init__(self, parts: Iterable[Part] = ()) -> None:
-        self._by_name: dict[str, dict[str, None]] = {}
-        self._by_pattern: list[tuple[Callable[[str], bool], str]] = []
+        self._groups: TopicIndex[str] = TopicIndex()
         for part in parts:
-            if not part.service:
-                continue  # it binds by being there
-            if is_pattern(part.topic):
-                self._by_pattern.append((matcher_of(part.topic), part.group))
-            else:
-                self._by_name.setdefault(part.topic, {})[part.group] = None
+            if part.service and _is_sound(part.topic):  # another one binds by being there
+                self._groups.add(part.topic, part.group)
 
-    def groups_on(self, topic: str) -> tuple[str, ...]:
+    def groups_on(self, topic: str) -> Sequence[str]:
         """The groups that are owed a topic."""
-        groups = dict(self._by_name.get(topic, {}))
-        groups.update((group, None) for matches, group in self._by_pattern if matches(topic))
-        return (*groups,)
+        return self._groups.matching(topic)
+
+
+def _is_sound(topic: str) -> bool:
+    """Whether it is a topic or pattern, and not what somebody else wrote."""
+    with suppress(InvalidTopic):
+        TopicPattern(topic)
+        return True
+    return False
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
-from bus_core.events import is_pattern
+from bus_core.events import TopicTree, is_pattern
 from bus_core.runtime import plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
@@ -27,7 +27,7 @@ __all__ = ["Registry"]
 logger = plain_logger("promenade.bus.redis")
 
 _AT_ONCE: Final = 1000
-"""Topics that one command enters, or reads, and that are looked at before others have their turn."""
+"""Topics that one command enters, or reads, and that are made known before others have their turn."""
 
 _PICKED: Final = 3
 
@@ -38,13 +38,14 @@ _LOGGED: Final = 10_000
 class Registry:
     """The topics that there are, and those that this instance has entered.
 
-    What it has entered it enters again when the server has lost it. ``entered`` is told of each such topic.
-    ``order`` has all that are known, new ones at its end; when some are gone it is another list.
+    What it has entered it enters again when the server has lost it. ``found`` is told of each topic that
+    becomes known. ``order`` has all of them, new ones at its end; when some are gone it is another list.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
-        self.entered: Callable[[str], None] | None = None
+        self.found: Callable[[str], None] = lambda _: None
         self.order: list[str] = []
+        self._tree = TopicTree()  # the same
         self._pipe = pipe
         self._key = keys.topics
         self._log = keys.latest_topics
@@ -73,9 +74,6 @@ class Registry:
                 )
             return dict.fromkeys(new, failure)
         self._entered.update(dict.fromkeys(new))
-        if self.entered is not None:
-            for topic in new:
-                self.entered(topic)
         return {}
 
     async def _enter(self, topics: Sequence[str]) -> None:
@@ -92,19 +90,21 @@ class Registry:
         self._known.update(new)
         sound = [topic for topic in new if topic in self._entered or _is_topic(topic)]
         self.order += sound
+        for topic in sound:
+            self._tree.add(topic)
+            self.found(topic)
         if len(sound) < len(new):
             strange = len(new) - len(sound)
             logger.warning("%d names among the topics are none; they are left alone", strange)
 
     async def matching(self, pattern: TopicPattern) -> list[str]:
-        """The topics of a pattern. Raises ``RedisFailure``."""
+        """The topics of a pattern that there are. Raises ``RedisFailure``."""
         await self.update(at_once=True)
-        found: list[str] = []
-        topics = [*self.order]
-        for first in range(0, len(topics), _AT_ONCE):
-            found += filter(pattern.matches, topics[first : first + _AT_ONCE])
-            await asyncio.sleep(0)
-        return found
+        return self.known(pattern)
+
+    def known(self, pattern: TopicPattern) -> list[str]:
+        """The topics of a pattern that are known, sorted."""
+        return sorted(self._tree.overlapping(pattern.text))
 
     async def refresh(self) -> frozenset[str]:
         """Every topic that there is; see ``update``. Raises ``RedisFailure``."""
@@ -161,8 +161,12 @@ class Registry:
         if not self._known <= found:
             self._known = set()
             self.order = []
+            self._tree = TopicTree()
             self._position = None  # the log may be gone as well
-        self._add(found)
+        names = [*found]
+        for first in range(0, len(names), _AT_ONCE):
+            self._add(names[first : first + _AT_ONCE])
+            await asyncio.sleep(0)
         if gone := [topic for topic in self._entered if topic not in found]:
             await self._enter(gone)
 

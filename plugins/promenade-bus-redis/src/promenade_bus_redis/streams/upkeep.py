@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
+from bus_core.events import TopicIndex
 from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.lasting import Lasting
@@ -44,9 +45,6 @@ _HINTED: Final = 10.0
 
 _GRACE: Final = 0.5
 """Seconds by which what others have parked is left to them."""
-
-_OFFERED_AT_ONCE: Final = 1000
-"""Topics that a pattern is compared with before others have their turn."""
 
 _SLACK: Final = 0.01
 _ROUNDS: Final = 10
@@ -85,8 +83,7 @@ class Upkeep:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._consumers: dict[Wakeable, None] = {}
-        self._patterns: dict[Wakeable, TopicPattern] = {}  # of those that have one
-        self._offered: dict[Wakeable, tuple[list[str], int]] = {}  # up to where in which list of topics
+        self._patterns: TopicIndex[Wakeable] = TopicIndex()  # those that have one
         self._left_out: dict[tuple[Wakeable, str], None] = {}  # topics that are to be tried again
         self._timers: list[tuple[float, int, Feed]] = []
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
@@ -123,17 +120,19 @@ class Upkeep:
         await self._store_losses(time.monotonic())
 
     def look_after(self, consumer: Wakeable) -> None:
-        """A consumer was opened."""
+        """A consumer was opened; topics may have been found meanwhile."""
         self._consumers[consumer] = None
         if consumer.pattern is not None:
-            self._patterns[consumer] = consumer.pattern
+            self._patterns.add(consumer.pattern.text, consumer)
+            for topic in self._services.registry.known(consumer.pattern):
+                _offer(consumer, topic)
         self._hints_at = min(self._hints_at, time.monotonic() + _TURN)
 
     def forget(self, consumer: Wakeable) -> None:
         """A consumer is being closed."""
         self._consumers.pop(consumer, None)
-        self._patterns.pop(consumer, None)
-        self._offered.pop(consumer, None)
+        if consumer.pattern is not None:
+            self._patterns.discard(consumer.pattern.text, consumer)
 
     @property
     def consumers(self) -> tuple[Wakeable, ...]:
@@ -201,11 +200,9 @@ class Upkeep:
         self._left_out[consumer, topic] = None
 
     def topic_found(self, topic: str) -> None:
-        """A topic that may be new, such as one that was just published to here."""
-        for consumer, pattern in self._patterns.items():
-            if topic not in consumer.feeds and pattern.matches(topic):
-                consumer.add_topic(topic)
-                consumer.wake()
+        """There is a topic, which may be new, such as one that is being published to here."""
+        for consumer in self._patterns.matching(topic):
+            _offer(consumer, topic)
 
     def _hint(self, command: Routed) -> None:
         """Hints are a convenience: what is parked is found without them, only later."""
@@ -302,28 +299,8 @@ class Upkeep:
             await self._services.registry.update(at_once=False)
             again, self._left_out = self._left_out, {}
             for consumer, topic in again:
-                if consumer in self._patterns and topic not in consumer.feeds:
-                    consumer.add_topic(topic)
-                    consumer.wake()
-            for consumer, pattern in [*self._patterns.items()]:
-                await self._offer_topics(consumer, pattern)
-
-    async def _offer_topics(self, consumer: Wakeable, pattern: TopicPattern) -> None:
-        """Tells a consumer of topics that it was not told of, some at once."""
-        while consumer in self._patterns:
-            order = self._services.registry.order
-            known, place = self._offered.get(consumer, (order, 0))
-            if known is not order:
-                place = 0
-            if place >= len(order):
-                return
-            part = order[place : place + _OFFERED_AT_ONCE]
-            self._offered[consumer] = order, place + len(part)
-            for topic in part:
-                if topic not in consumer.feeds and pattern.matches(topic):
-                    consumer.add_topic(topic)
-                    consumer.wake()
-            await asyncio.sleep(0)
+                if consumer in self._consumers:
+                    _offer(consumer, topic)
 
     # --- what was lost ------------------------------------------------------------------------------------
 
@@ -503,6 +480,13 @@ class Upkeep:
                 if instance_of(name) in dead and name != NOBODY
             ]
         )
+
+
+def _offer(consumer: Wakeable, topic: str) -> None:
+    """Tells a consumer of a topic of its pattern."""
+    if topic not in consumer.feeds:
+        consumer.add_topic(topic)
+        consumer.wake()
 
 
 def _leaving(source: Source, name: str, heir: str) -> Routed:
