@@ -35,6 +35,7 @@ __all__ = [
     "fault_of_default",
     "key_of_field",
     "model_of_fields",
+    "settle_occurred_at",
 ]
 
 NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
@@ -97,7 +98,7 @@ class EventModel:
             self._parts = {
                 "aggregate_id": ("aggregate_id", None, self.id.settle),
                 "event_id": ("event_id", _EVENT_ID, settler_of(_EVENT_ID)),
-                "occurred_at": ("occurred_at", _OCCURRED_AT, _settle_occurred_at),
+                "occurred_at": ("occurred_at", _OCCURRED_AT, settle_occurred_at),
                 "metadata": ("metadata", _METADATA, settler_of(_METADATA)),
                 **{
                     field.name: (field.key, field.shape, settler_of(field.shape)) for field in self.own.fields
@@ -135,7 +136,7 @@ def _is_settled_by(settle: Settle) -> Callable[[Any], bool]:
 _settle_datetime: Final = settler_of(_OCCURRED_AT)
 
 
-def _settle_occurred_at(value: Any) -> datetime:
+def settle_occurred_at(value: Any) -> datetime:
     """An aware time in another zone means the same instant in UTC."""
     settled: datetime = _settle_datetime(value)
     if settled.tzinfo is UTC:
