@@ -86,8 +86,8 @@ class Codec:
 
         Raises ``SerializationError``.
         """
-        declared = self._topic(topic)
-        return None if declared.key is None else key_of(declared, event)
+        declared = self._registry.get(topic)
+        return None if declared is None or declared.key is None else key_of(declared, event)
 
     def decode(self, message: Message) -> Event[Any]:
         """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
