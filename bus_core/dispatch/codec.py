@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bus_core.abc import Serializer
-from bus_core.errors import SerializationError, TopicError, UnknownTopic
+from bus_core.errors import SerializationError
 from bus_core.events.base import BaseEvent, Event
+from bus_core.events.ids import text_of_id
 from bus_core.events.messages import Message
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import Topic, TopicRegistry
@@ -18,7 +19,7 @@ __all__ = ["Codec", "is_text", "key_of"]
 def key_of(topic: Topic[Any], event: Event) -> str:
     """The ordering key of an event; raises ``SerializationError`` when the topic's ``key`` gives none."""
     if topic.key is None:
-        return str(event.aggregate_id)
+        return text_of_id(event.aggregate_id)
     try:
         key: object = topic.key(event)
     except Exception as error:
@@ -69,7 +70,7 @@ class Codec:
                 f"{type(event).__name__} for topic {topic.name!r}"
             )
         return Message(
-            id=str(event.event_id),
+            id=text_of_id(event.event_id),
             topic=topic.name,
             key=key_of(topic, event),
             body=body,
@@ -85,24 +86,19 @@ class Codec:
 
         Raises ``SerializationError``.
         """
-        declared = self._topic(topic)
-        return None if declared.key is None else key_of(declared, event)
+        declared = self._registry.get(topic)
+        return None if declared is None or declared.key is None else key_of(declared, event)
 
     def decode(self, message: Message) -> Event[Any]:
         """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
 
         Raises ``DeserializationError`` and nothing else, as serializers do.
         """
-        try:
-            event_class: type[Event[Any]] = self._registry.find(message.topic).event_class
-        except TopicError:  # unknown here, or a name that is none: what is in the message decides
-            event_class = BaseEvent
+        topic = self._registry.get(message.topic)
+        event_class = BaseEvent if topic is None else topic.event_class  # unknown: the message decides
         if event_class is Event:  # an undeclared topic carries any event
             event_class = BaseEvent
         return self._serializer.decode(message.body, event_class=event_class)
 
     def _topic(self, name: str) -> Topic[Any]:
-        try:
-            return self._registry.find(name)
-        except UnknownTopic:
-            return Topic(name, BaseEvent)
+        return self._registry.get(name) or Topic(name, BaseEvent)

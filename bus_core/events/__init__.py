@@ -10,9 +10,11 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
+    from bus_core.events.assembling import assembler_of
     from bus_core.events.base import event_type_of, event_version_of, model_of, shown_fields
     from bus_core.events.faults import Unfit
     from bus_core.events.messages import NO_HEADERS
+    from bus_core.events.models import BASE_FIELDS, NO_METADATA
     from bus_core.events.shapes import (
         AnyJson,
         Collection,
@@ -29,6 +31,7 @@ if typing.TYPE_CHECKING:
         Scalar,
         Shape,
         has_personal_part,
+        is_none,
         is_personal,
         json_kinds,
         plain,
@@ -39,12 +42,14 @@ else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
+            "assembling": "assembler_of",
             "base": "event_type_of event_version_of model_of shown_fields",
             "faults": "Unfit",
             "messages": "NO_HEADERS",
+            "models": "BASE_FIELDS NO_METADATA",
             "shapes": """
                 AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
-                Recursive Ruled Scalar Shape has_personal_part is_personal json_kinds plain
+                Recursive Ruled Scalar Shape has_personal_part is_none is_personal json_kinds plain
             """,
             "topic_index": "TopicIndex TopicTree",
             "topics": "is_pattern nearest_names patterns_overlap",
@@ -52,7 +57,9 @@ else:
     )
 
 __all__ = [
+    "BASE_FIELDS",
     "NO_HEADERS",
+    "NO_METADATA",
     "AnyJson",
     "Collection",
     "EnumMember",
@@ -70,9 +77,11 @@ __all__ = [
     "TopicIndex",
     "TopicTree",
     "Unfit",
+    "assembler_of",
     "event_type_of",
     "event_version_of",
     "has_personal_part",
+    "is_none",
     "is_pattern",
     "is_personal",
     "json_kinds",

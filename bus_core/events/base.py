@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from keyword import iskeyword
@@ -234,7 +234,6 @@ def _define(cls: type[Any], namespace: Mapping[str, Any]) -> Any:
     except attrs.exceptions.UnannotatedAttributeError as error:
         raise could_not_travel(cls, [f"a field has no annotation ({error})"]) from None
     defined.__event_model__ = model
-    defined.__event_fits__ = _is_not_known_to_fit
     if model is not None:
         model.own.cls = defined
     return defined
@@ -242,6 +241,7 @@ def _define(cls: type[Any], namespace: Mapping[str, Any]) -> Any:
 
 def _attrs_class(cls: type[Any], transform: Callable[..., Any] | None = None) -> Any:
     cls.__hash__ = _hash_by_id  # type: ignore[assignment]
+    cls.__event_misfits__ = _not_compiled
     return attrs.define(
         cls,
         auto_attribs=True,
@@ -391,20 +391,26 @@ class _TypeName:
         return instance._type if isinstance(instance, BaseEvent) else owner.__event_type__
 
 
-def _is_not_known_to_fit(_event: Any) -> bool:
+def _not_compiled(_event: Event[Any]) -> None:
     """In place of the compiled check, which a class gets with its first event."""
-    return False
 
 
 def _settle(event: Event[Any]) -> None:
-    """Brings the values of an event into their one form, and raises ``InvalidEvent`` for what has none."""
-    cls: Any = type(event)
-    model = model_of(cls)
-    faults = model.settle(event)
+    """Brings all values of an event into their one form: of the first one of its class, or of an odd one."""
+    _settle_fields(event, None)
+    cls = type(event)
+    cls.__event_misfits__ = model_of(cls).misfits
+
+
+def _settle_fields(event: Event[Any], names: Iterable[str] | None) -> None:
+    """Brings values of an event into their one form, by default all.
+
+    Raises ``InvalidEvent`` for what has none.
+    """
+    cls = type(event)
+    faults = model_of(cls).settle(event, names)
     if faults:
         raise InvalidEvent(cls.__name__, faults)
-    if cls.__event_fits__ is _is_not_known_to_fit:
-        cls.__event_fits__ = model.fits
 
 
 @_event_base
@@ -421,7 +427,7 @@ class Event(Generic[AggregateId]):
     __event_version__: ClassVar[int] = 1
     __event_hints__: ClassVar[Mapping[str, Any] | None] = None
     __event_model__: ClassVar[EventModel | None] = None
-    __event_fits__ = _is_not_known_to_fit
+    __event_misfits__: ClassVar[Callable[[Event[Any]], tuple[str, ...] | None]]
 
     aggregate_id: AggregateId
     event_id: UUID = attrs.field(factory=uuid7)
@@ -430,11 +436,13 @@ class Event(Generic[AggregateId]):
 
     def __attrs_post_init__(self) -> None:
         try:
-            if self.__event_fits__():
-                return
+            names = self.__event_misfits__()
         except Exception:  # a rule that cannot judge a value: the thorough way tells
-            pass
-        _settle(self)
+            names = None
+        if names is None:
+            _settle(self)
+        elif names:
+            _settle_fields(self, names)
 
     __attrs_post_init__.checks_events = True  # type: ignore[attr-defined]
 
@@ -496,12 +504,13 @@ class BaseEvent(Event["UUID | str"]):
         occurred_at: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        given = {"event_id": event_id, "occurred_at": occurred_at, "metadata": metadata, "data": data}
-        initialize: Any = self.__attrs_init__  # type: ignore[attr-defined]
-        initialize(
+        self.__attrs_init__(  # type: ignore[attr-defined]
             type=type,
             aggregate_id=aggregate_id,
-            **{name: value for name, value in given.items() if value is not None},
+            event_id=attrs.NOTHING if event_id is None else event_id,
+            occurred_at=attrs.NOTHING if occurred_at is None else occurred_at,
+            metadata=NO_METADATA if metadata is None else metadata,
+            data=attrs.NOTHING if data is None else data,
         )
 
 

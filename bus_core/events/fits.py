@@ -1,4 +1,4 @@
-"""The fast answer for a value that is in its one form already: an expression, compiled from text per class.
+"""The fast answer for values that are in their one form already: expressions, compiled from text per class.
 
 attrs makes its own methods in the same way.
 """
@@ -154,11 +154,19 @@ class FitsCompiler:
     def _all(terms: Any) -> str:
         return " and ".join(terms) or "True"
 
-    def compiled(self, terms: Mapping[str, str]) -> Callable[[Any], bool]:
-        """A function of an object: whether the term of each attribute is true for its value."""
-        lines = ["def fits(event):"]
-        lines += [f"    {name} = event.{attribute}" for name, attribute in ((f"value_{a}", a) for a in terms)]
-        lines.append("    return " + self._all(terms.values()))
-        exec("\n".join([*self.functions, "\n".join(lines)]), self.names)
-        fits: Callable[[Any], bool] = self.names["fits"]
-        return fits
+    def misfits(self, terms: Mapping[str, str]) -> Callable[[Any], tuple[str, ...]]:
+        """A function of an object: the names of those attributes whose term is not true for their value.
+
+        A term is about a variable that is called ``value``.
+        """
+        lines = ["def misfits(event):", "    found = ()"]
+        for attribute, term in terms.items():
+            lines += [
+                f"    value = event.{attribute}",
+                f"    if not ({term}):",
+                f"        found += ({attribute!r},)",
+            ]
+        lines.append("    return found")
+        exec("\n".join([*self.functions, *lines]), self.names)
+        misfits: Callable[[Any], tuple[str, ...]] = self.names["misfits"]
+        return misfits

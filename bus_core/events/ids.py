@@ -11,13 +11,15 @@ import attrs
 
 from bus_core.events.checks import Settle, settler_of
 from bus_core.events.faults import unfit
-from bus_core.events.primitives import uuid_of_int
+from bus_core.events.primitives import text_of_uuid, uuid_of_int
 from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, plain
 from bus_core.events.walk import name_of
 
-__all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "written_uuid"]
+__all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "text_of_id", "written_uuid"]
 
 _LARGEST: Final = 1 << 128
+_bytes_of_hex: Final = bytes.fromhex
+_int_of_bytes: Final = int.from_bytes
 _INT: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
 
 
@@ -37,24 +39,30 @@ class IdForm:
 
 def read_uuid(value: Any) -> UUID:
     """A UUID in its hyphenated form. ``UUID(text)`` would also take braces, and is four times slower."""
-    if type(value) is not str or len(value) != 36 or value[8:24:5] != "----":
+    if value.__class__ is not str or len(value) != 36 or value[8:24:5] != "----":
         raise unfit("a UUID")
     try:
-        number = bytes.fromhex(value.replace("-", ""))
+        number = _bytes_of_hex(value.replace("-", ""))
     except ValueError:
         raise unfit("a UUID") from None
     if len(number) != 16:  # a dash, or a space, in place of a digit
         raise unfit("a UUID")
-    return uuid_of_int(int.from_bytes(number))
+    return uuid_of_int(_int_of_bytes(number))
 
 
 def written_uuid(text: str) -> UUID | None:
     """The UUID whose text it is, character by character; None for any other text."""
+    if len(text) != 36 or text != text.lower():
+        return None
     try:
-        made = read_uuid(text)
+        return read_uuid(text)
     except ValueError:
         return None
-    return made if str(made) == text else None
+
+
+def text_of_id(value: UUID | int | str) -> str:
+    """The text of an id: what ``str(value)`` gives."""
+    return text_of_uuid(value) if value.__class__ is UUID else str(value)
 
 
 def _settle_uuid(value: Any) -> UUID:
@@ -92,8 +100,7 @@ def _settle_any(value: Any) -> UUID | str:
         return value
     if not isinstance(value, str):
         raise unfit("a UUID or a str")
-    text = _settle_text(value)
-    return written_uuid(text) or text
+    return written_uuid(value) or _settle_text(value)
 
 
 UUID_ID: Final = IdForm("uuid", _settle_uuid, read_uuid, exact=UUID)

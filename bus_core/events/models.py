@@ -35,6 +35,7 @@ __all__ = [
     "fault_of_default",
     "key_of_field",
     "model_of_fields",
+    "settle_occurred_at",
 ]
 
 NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
@@ -52,29 +53,31 @@ _MUTABLE: Final = (list, dict, set, bytearray)
 class EventModel:
     """An event class: ``own`` are the fields that it adds to those of every event, and ``id`` its ids.
 
-    ``fits`` says whether an event is in its one form already; ``settle`` brings one into it.
+    ``misfits`` names the fields of an event that are not in their one form; ``settle`` brings them into it.
     """
 
     own: Record
     id: IdForm
-    _parts: list[tuple[str, str, Shape | None, Settle]] = attrs.field(factory=list)
-    _fits: Callable[[Any], bool] | None = None
+    _parts: dict[str, tuple[str, Shape | None, Settle]] = attrs.field(factory=dict)
+    _misfits: Callable[[Any], tuple[str, ...]] | None = None
 
     def shape_of(self, attribute: str) -> Shape | None:
         """The shape of one of the class's own fields; None for any other attribute."""
         return next((field.shape for field in self.own.fields if field.name == attribute), None)
 
     @property
-    def fits(self) -> Callable[[Any], bool]:
-        """Whether an event is in its one form; compiled at the first use."""
-        if self._fits is None:
-            self._fits = self._compiled()
-        return self._fits
+    def misfits(self) -> Callable[[Any], tuple[str, ...]]:
+        """Which fields of an event are not in their one form; compiled at the first use."""
+        if self._misfits is None:
+            self._misfits = self._compiled()
+        return self._misfits
 
-    def settle(self, event: Any) -> list[str]:
-        """Brings the fields of an event into their one form; returns what is wrong with them."""
+    def settle(self, event: Any, names: Iterable[str] | None = None) -> list[str]:
+        """Brings fields of an event into their one form, by default all; returns what is wrong with them."""
         faults: list[str] = []
-        for name, argument, shape, settle in self._settlers():
+        parts = self._settlers()
+        for name in parts if names is None else names:
+            argument, shape, settle = parts[name]
             value = getattr(event, name)
             try:
                 settled = settle(value)
@@ -89,33 +92,35 @@ class EventModel:
                     object.__setattr__(event, name, settled)
         return faults
 
-    def _settlers(self) -> list[tuple[str, str, Shape | None, Settle]]:
+    def _settlers(self) -> dict[str, tuple[str, Shape | None, Settle]]:
+        """Of each field its argument, its shape where it is one of the class's own, and what settles it."""
         if not self._parts:
-            self._parts = [
-                ("aggregate_id", "aggregate_id", None, self.id.settle),
-                ("event_id", "event_id", _EVENT_ID, settler_of(_EVENT_ID)),
-                ("occurred_at", "occurred_at", _OCCURRED_AT, _settle_occurred_at),
-                ("metadata", "metadata", _METADATA, settler_of(_METADATA)),
-                *((field.name, field.key, field.shape, settler_of(field.shape)) for field in self.own.fields),
-            ]
+            self._parts = {
+                "aggregate_id": ("aggregate_id", None, self.id.settle),
+                "event_id": ("event_id", _EVENT_ID, settler_of(_EVENT_ID)),
+                "occurred_at": ("occurred_at", _OCCURRED_AT, settle_occurred_at),
+                "metadata": ("metadata", _METADATA, settler_of(_METADATA)),
+                **{
+                    field.name: (field.key, field.shape, settler_of(field.shape)) for field in self.own.fields
+                },
+            }
         return self._parts
 
-    def _compiled(self) -> Callable[[Any], bool]:
+    def _compiled(self) -> Callable[[Any], tuple[str, ...]]:
         compiler = FitsCompiler()
-        exactly = compiler.name(datetime)
         if self.id.exact is not None:
-            id_term = f"value_aggregate_id.__class__ is {compiler.name(self.id.exact)}"
+            id_term = f"value.__class__ is {compiler.name(self.id.exact)}"
         else:
-            id_term = f"{compiler.name(_is_settled_by(self.id.settle))}(value_aggregate_id)"
-        metadata = compiler.term(_METADATA, "value_metadata")
+            id_term = f"{compiler.name(_is_settled_by(self.id.settle))}(value)"
+        metadata = compiler.term(_METADATA, "value")
         terms = {
             "aggregate_id": id_term,
-            "event_id": compiler.term(_EVENT_ID, "value_event_id"),
-            "occurred_at": f"value_occurred_at.__class__ is {exactly} and value_occurred_at.tzinfo is UTC",
-            "metadata": f"(value_metadata is {compiler.name(NO_METADATA)} or {metadata})",
+            "event_id": compiler.term(_EVENT_ID, "value"),
+            "occurred_at": f"value.__class__ is {compiler.name(datetime)} and value.tzinfo is UTC",
+            "metadata": f"value is {compiler.name(NO_METADATA)} or {metadata}",
         }
-        terms |= {field.name: compiler.term(field.shape, f"value_{field.name}") for field in self.own.fields}
-        return compiler.compiled(terms)
+        terms |= {field.name: compiler.term(field.shape, "value") for field in self.own.fields}
+        return compiler.misfits(terms)
 
 
 def _is_settled_by(settle: Settle) -> Callable[[Any], bool]:
@@ -131,7 +136,7 @@ def _is_settled_by(settle: Settle) -> Callable[[Any], bool]:
 _settle_datetime: Final = settler_of(_OCCURRED_AT)
 
 
-def _settle_occurred_at(value: Any) -> datetime:
+def settle_occurred_at(value: Any) -> datetime:
     """An aware time in another zone means the same instant in UTC."""
     settled: datetime = _settle_datetime(value)
     if settled.tzinfo is UTC:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 from uuid import UUID, SafeUUID
 
-__all__ = ["FrozenMapping", "uuid7", "uuid_of_int"]
+__all__ = ["FrozenMapping", "text_of_uuid", "uuid7", "uuid_of_int"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,6 +27,16 @@ def uuid_of_int(number: int) -> UUID:
     return made
 
 
+def text_of_uuid(value: UUID) -> str:
+    """``str(value)``, in two thirds of the time."""
+    digits = value.int.to_bytes(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+_VERSION_7: Final = 0x7 << 76 | 0x2 << 62
+"""Version and variant, at their places in the number."""
+
+
 def uuid7() -> UUID:
     """A time-ordered identifier of version 7 (RFC 9562, section 5.7).
 
@@ -36,13 +46,7 @@ def uuid7() -> UUID:
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     fraction = rest * 4096 // 1_000_000
-    return uuid_of_int(
-        (milliseconds & 0xFFFF_FFFF_FFFF) << 80
-        | 0x7 << 76
-        | fraction << 64
-        | 0x2 << 62
-        | random.getrandbits(62)
-    )
+    return uuid_of_int(milliseconds << 80 | fraction << 64 | _VERSION_7 | random.getrandbits(62))
 
 
 class FrozenMapping(dict[K, V], Generic[K, V]):

@@ -13,7 +13,7 @@ from bus_core.events.annotations import hints_of_class
 from bus_core.events.shapes import Field, UnsupportedType
 from bus_core.events.walk import Walk, name_of
 
-__all__ = ["fields_of_record", "is_record", "with_values"]
+__all__ = ["fields_of_record", "is_record", "only_keeps_values", "with_values"]
 
 
 def is_record(cls: type[Any]) -> bool:
@@ -46,6 +46,21 @@ def fields_of_record(cls: type[Any], walk: Walk) -> tuple[Field, ...]:
         fields.append(Field(name, key, shape, default))
     _check_constructor(cls, [field.key for field in fields])
     return tuple(fields)
+
+
+def only_keeps_values(cls: type[Any]) -> bool:
+    """Whether a record of such a class holds exactly what its constructor was given."""
+    return (
+        _is_generated(cls.__init__)
+        and not any("__new__" in vars(base) for base in cls.__mro__ if base is not object)
+        and not any("__call__" in vars(meta) for meta in type(cls).__mro__ if meta not in (type, object))
+        and not any(hasattr(cls, name) for name in _OWN_STEPS)
+        and not (attrs.has(cls) and any(field.converter is not None for field in attrs.fields(cls)))
+    )
+
+
+_OWN_STEPS: Final = ("__attrs_pre_init__", "__attrs_post_init__", "__post_init__")
+"""What a class may do for itself while a record is made."""
 
 
 def with_values(record: Any, values: dict[str, Any]) -> Any:

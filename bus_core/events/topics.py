@@ -271,6 +271,11 @@ class TopicRegistry:
             raise UnknownTopic(checked, nearest_names(checked, self._known))
         return Topic(checked, Event)
 
+    def get(self, name: str) -> Topic[Any] | None:
+        """The topic of a name; None for one that is not known, without looking for names that are near."""
+        known = self._known.get(name)
+        return None if known is None else known.topic
+
     def __contains__(self, name: object) -> bool:
         return name in self._known
 

@@ -44,8 +44,9 @@ def installed_entry_points() -> tuple[list[EntryPoint], dict[str, Exception]]:
             text = distribution.read_text("entry_points.txt")
             if not text or ENTRY_POINT_GROUP not in text:
                 continue
-            name, version = canonical_name(distribution.metadata["Name"]), distribution.version
-            requires = tuple(distribution.requires or ())
+            metadata = distribution.metadata  # parsed at each access, with the description in it
+            name, version = canonical_name(metadata["Name"]), metadata["Version"]
+            requires = tuple(metadata.get_all("Requires-Dist") or distribution.requires or ())
             entries = [
                 EntryPoint(entry.name, name, entry.value, version, requires)
                 for entry in distribution.entry_points.select(group=ENTRY_POINT_GROUP)

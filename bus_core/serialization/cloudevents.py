@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from threading import RLock
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
 import attrs
 
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
 from bus_core.events.base import BaseEvent, Event, event_type_of, event_version_of, model_of
-from bus_core.events.faults import Unfit, unfit
+from bus_core.events.faults import Unfit, unfit, within
 from bus_core.events.ids import IdForm, read_uuid
-from bus_core.events.models import BASE_FIELDS, NO_METADATA
-from bus_core.events.primitives import FrozenMapping
-from bus_core.serialization.json_quick import compile_quick
+from bus_core.events.models import NO_METADATA, settle_occurred_at
+from bus_core.events.primitives import FrozenMapping, text_of_uuid
+from bus_core.events.shapes import Field
+from bus_core.serialization.json_quick import quick_reader_of
 from bus_core.serialization.json_reading import fields_reader_of
 from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter
 from bus_core.serialization.json_values import read_datetime, write_datetime
-from bus_core.serialization.json_writing import Writers
+from bus_core.serialization.json_writing import Writers, depth_of
 from bus_core.serialization.options import JsonOptions
 
 __all__ = ["JsonSerializer"]
@@ -32,26 +35,27 @@ __all__ = ["JsonSerializer"]
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "subject", "time", "data", "datacontenttype"})
 _SAFE_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_HEADS = 1000
-_PLAIN_IDS = frozenset({"uuid", "int"})
-"""Ids whose text needs no escapes."""
 
 
 @attrs.frozen
 class _Plan:
     """What is known of a class of events: what reads and writes its own fields, and its ids.
 
-    ``quick`` reads a usual document; None for events without a class. ``heads`` are the texts that begin
-    its documents.
+    ``write`` gives the text of ``data``, and ``depth`` bounds how deep a document nests. ``quick`` makes an
+    event of usual values. ``untyped`` are events without a class: of their data and their
+    type name. ``heads`` are the texts that begin the documents of the class.
     """
 
     cls: type[Event[Any]]
     name: str
     type: str
+    untyped: bool
     keys: frozenset[str]
     id: IdForm
-    write: Callable[[Any], dict[str, Any]]
+    write: Callable[[Any], str]
+    depth: float
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
-    quick: Callable[..., Event[Any]] | None
+    quick: Callable[..., Event[Any]]
     heads: dict[tuple[str, str, str], str] = attrs.field(factory=dict)
 
 
@@ -64,7 +68,7 @@ class JsonSerializer:
         self._writer = JsonWriter(self.options)
         self._plans: dict[type[Event[Any]], _Plan] = {}
         self._planning = RLock()
-        self._writers = Writers(self.options)
+        self._writers = Writers(self.options, self._writer.text)
 
     def check(self, event_class: type[Event[Any]]) -> None:
         """Raises ``SerializationError`` when an annotation of the class cannot be resolved."""
@@ -77,24 +81,24 @@ class JsonSerializer:
         cls = type(event)
         plan = self._plans.get(cls) or self._plan(cls)
         try:
-            data = plan.write(event)
             text = self._writer.text
-            subject = str(event.aggregate_id)
-            subject = f'"{subject}"' if plan.id.kind in _PLAIN_IDS else text(subject)
-            parts = [
-                plan.heads.get((topic, source, event.type)) or self._head(plan, topic, source, event.type),
-                f'"id":"{event.event_id}","subject":{subject},',
-                f'"time":"{write_datetime(event.occurred_at)}",',
-            ]
-            if event.metadata:
-                parts.append(f'"metadata":{text(text(dict(event.metadata)))},')
-            parts.append(f'"data":{text(data)}}}')
-            return self._writer.bounded("".join(parts))
+            aggregate_id = event.aggregate_id
+            if aggregate_id.__class__ is UUID:
+                subject = f'"{text_of_uuid(aggregate_id)}"'
+            else:
+                subject = text(str(aggregate_id))
+            head = plan.heads.get((topic, source, event.type)) or self._head(plan, topic, source, event.type)
+            metadata = f'"metadata":{text(text(dict(event.metadata)))},' if event.metadata else ""
+            return self._writer.bounded(
+                f'{head}"id":"{text_of_uuid(event.event_id)}","subject":{subject},'
+                f'"time":"{write_datetime(event.occurred_at)}",{metadata}"data":{plan.write(event)}}}',
+                depth=plan.depth,
+            )
         except Unfit as error:
             raise SerializationError(f"{plan.name} cannot be encoded: {_sentences(error)}") from None
         except JsonTextError as error:
             raise SerializationError(f"{plan.name} cannot be encoded: {error}") from None
-        except (TypeError, ValueError, RecursionError, MemoryError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError, MemoryError) as error:
             raise SerializationError(
                 f"{plan.name} cannot be encoded: a field holds a value that does not fit its type "
                 f"({type(error).__name__})"
@@ -139,7 +143,6 @@ class JsonSerializer:
 
     def _quick_event(self, plan: _Plan, document: dict[str, Any]) -> Event[Any] | None:
         """The event, if there is nothing odd about the document."""
-        make = plan.quick
         if "data_base64" in document:
             return None
         try:
@@ -147,19 +150,20 @@ class JsonSerializer:
             kind, data = document["type"], document["data"]
             if (
                 document["specversion"] != "1.0"
-                or (kind != plan.type and make is not None)
+                or not (kind == plan.type or plan.untyped)
                 or type(source) is not str
                 or not source
             ):
                 return None
+            occurred_at = read_datetime(document["time"])
             metadata = document.get("metadata")
-            base = (
+            return plan.quick(
+                {"type": kind, "data": data} if plan.untyped else data,
                 plan.id.read(document["subject"]),
                 read_uuid(document["id"]),
-                read_datetime(document["time"]),
+                occurred_at if occurred_at.tzinfo is UTC else settle_occurred_at(occurred_at),
                 NO_METADATA if metadata is None else self._read_metadata(metadata),
             )
-            return _untyped(kind, data, *base) if make is None else make(data, *base)
         except Exception:  # whatever it is: it is found, and told, on the long way
             return None
 
@@ -186,9 +190,8 @@ class JsonSerializer:
                     faults += [f"{name} {words}" for _, words in error.faults]
             elif required:
                 faults.append(f"{name} is missing")
-        untyped = issubclass(plan.cls, BaseEvent)
-        if document.get("type") != plan.type or untyped:
-            faults += _type_faults(document.get("type"), None if untyped else plan.type)
+        if document.get("type") != plan.type or plan.untyped:
+            faults += _type_faults(document.get("type"), None if plan.untyped else plan.type)
         data = document.get("data")
         if document.get("data_base64") is not None:
             faults.append(
@@ -196,7 +199,7 @@ class JsonSerializer:
             )
         elif data is not None and type(data) is not dict:
             faults.append("data must be an object with the event's fields")
-        elif untyped:
+        elif plan.untyped:
             values["type"], values["data"] = document.get("type"), data or {}
         else:
             try:
@@ -241,30 +244,36 @@ class JsonSerializer:
             raise SerializationError(f"{name} cannot be encoded: {error}") from error
         fields = model.own.fields
         untyped = issubclass(cls, BaseEvent)
-        write = self._writers.record_writer_of(model.own)
         return _Plan(
             cls,
             name,
             event_type_of(cls),
+            untyped,
             frozenset(field.key for field in fields),
             model.id,
-            (lambda event: write(event)["data"]) if untyped else write,
+            self._writer_of_data(fields[-1]) if untyped else self._writers.writer_of_fields(fields),
+            1 + depth_of(model.own),
             fields_reader_of(fields),
-            None if untyped else compile_quick(cls, fields, also=BASE_FIELDS),
+            quick_reader_of(cls),
         )
+
+    def _writer_of_data(self, field: Field) -> Callable[[Any], str]:
+        """What writes the data of an event without a class."""
+        write_data = self._writers.writer_of(field.shape)
+
+        def write(event: Any) -> str:
+            try:
+                return write_data(event.data)
+            except Unfit as error:
+                raise within(f".{field.key}", error) from None
+
+        return write
 
     def _plan_to_decode(self, cls: type[Event[Any]]) -> _Plan:
         try:
             return self._plan(cls)
         except SerializationError as error:
             raise DeserializationError(str(error).replace("encoded", "decoded", 1)) from error
-
-
-def _untyped(kind: str, data: dict[str, Any], aggregate_id: Any, *others: Any) -> BaseEvent:
-    event_id, occurred_at, metadata = others
-    return BaseEvent(
-        kind, aggregate_id, data=data, event_id=event_id, occurred_at=occurred_at, metadata=metadata
-    )
 
 
 def _sentences(error: Unfit) -> str:
@@ -276,7 +285,7 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 def _refuse(plan: _Plan, faults: list[str], document: Mapping[str, Any] = _NOTHING) -> NoReturn:
     known, version = event_version_of(plan.cls), document.get("dataversion")
-    if type(version) is not int or version == known or issubclass(plan.cls, BaseEvent):
+    if type(version) is not int or version == known or plan.untyped:
         raise DeserializationError(f"not a valid {plan.name}: {'; '.join(faults)}") from None
     relation = "newer" if version > known else "older"
     error = DeserializationError(

@@ -7,18 +7,27 @@ with each level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import attrs
 
+from bus_core.events.assembling import assembler_of
+from bus_core.events.base import Event, model_of
+from bus_core.events.checks import settler_of
+from bus_core.events.faults import Unfit
+from bus_core.events.models import BASE_FIELDS
+from bus_core.events.primitives import FrozenMapping
 from bus_core.events.shapes import (
+    AnyJson,
     Collection,
     Field,
     Hidden,
+    MappingOf,
     OneOf,
     Record,
     Recursive,
+    Scalar,
     Shape,
     is_none,
     json_kinds,
@@ -26,7 +35,7 @@ from bus_core.events.shapes import (
 from bus_core.serialization.json_reading import KIND_OF, Read, reader_of
 from bus_core.serialization.json_values import read_bool, read_int, read_str
 
-__all__ = ["compile_quick"]
+__all__ = ["quick_reader_of"]
 
 _MISSING: Final = object()
 
@@ -52,6 +61,10 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
             return kind([read_item(item) for item in value])
 
         return read_array
+    if isinstance(shape, AnyJson):
+        return _frozen
+    if isinstance(shape, MappingOf) and isinstance(shape.item, AnyJson) and _is_of_texts(shape):
+        return _frozen_object
     if isinstance(shape, Record | Recursive):
         return _quick_of_named(shape, known)
     if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
@@ -59,6 +72,29 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
         if len(others) == 1:
             return _quick_of_optional(others[0], known)
     return reader_of(shape)
+
+
+def _frozen(value: Any) -> Any:
+    """What a ``JsonReader`` has read, as an event holds it: sound texts and bounded numbers need no look."""
+    kind = value.__class__
+    if kind is dict:
+        return _frozen_object(value)
+    return tuple([_frozen(item) for item in value]) if kind is list else value
+
+
+def _frozen_object(value: Any) -> Any:
+    if value.__class__ is not dict:
+        raise Odd
+    made = dict(value)  # the thorough way may want the value as it is
+    for key, item in value.items():
+        kind = item.__class__
+        if kind is dict or kind is list:
+            made[key] = _frozen(item)
+    return FrozenMapping(made)
+
+
+def _is_of_texts(shape: MappingOf) -> bool:
+    return isinstance(shape.key, Scalar) and shape.key.cls is str
 
 
 def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
@@ -82,7 +118,7 @@ def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
     inner: list[Read] = []
     known[id(shape)] = lambda value: inner[0](value)
     if isinstance(shape, Record):
-        inner.append(compile_quick(shape.cls, shape.fields, known=known))
+        inner.append(_compiled(shape.cls, shape.fields, by_name=True, known=known))
     else:
         assert shape.shape is not None
         inner.append(_quick_of(shape.shape, known))
@@ -90,26 +126,34 @@ def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
     return inner[0]
 
 
-def compile_quick(
-    cls: type[Any],
-    fields: Iterable[Field],
+def quick_reader_of(cls: type[Event[Any]]) -> Callable[..., Event[Any]]:
+    """A function that makes an event of its ``data`` and the values of the fields that every event has."""
+    fields = model_of(cls).own.fields
+    assemble = assembler_of(cls)
+    return _compiled(assemble or cls, fields, by_name=assemble is None, also=BASE_FIELDS)
+
+
+def _compiled(
+    make: Callable[..., Any],
+    fields: Sequence[Field],
     *,
+    by_name: bool,
     also: Iterable[str] = (),
     known: dict[int, Read] | None = None,
 ) -> Callable[..., Any]:
-    """A function that makes a value of ``cls`` of a JSON object.
+    """A function of a JSON object that calls ``make`` with the values of the fields.
 
-    What is ``also`` an argument of the constructor is one of the function, too. It is compiled from text, as
-    attrs does with its methods: a loop over the fields takes three times as long.
+    What is ``also`` an argument of ``make`` is one of the function, too. It is compiled from text, as attrs
+    does with its methods: a loop over the fields takes three times as long.
     """
     known = {} if known is None else known
-    names: dict[str, Any] = {"cls": cls, "Odd": Odd, "missing": _MISSING}
+    names: dict[str, Any] = {"make": make, "Odd": Odd, "missing": _MISSING}
     lines = [
         f"def read({', '.join(['data', *also])}):",
         "    if data.__class__ is not dict:",
         "        raise Odd",
     ]
-    arguments = [f"{name}={name}" for name in also]
+    values = [*also]
     for index, field in enumerate(fields):
         value = f"value{index}"
         read = _quick_of(field.shape, known)
@@ -120,7 +164,7 @@ def compile_quick(
         else:
             names[f"type{index}"] = exact
             reading = [f"if {value}.__class__ is not type{index}:", "    raise Odd"]
-        absent = _default_text(field.default, f"default{index}", names)
+        absent = _default_text(field, f"default{index}", names)
         if absent is None:
             lines.append(f"    {value} = data[{field.key!r}]")
             lines += [f"    {line}" for line in reading]
@@ -128,19 +172,30 @@ def compile_quick(
             lines += [f"    {value} = data.get({field.key!r}, missing)", f"    if {value} is missing:"]
             lines += [f"        {value} = {absent}", "    else:"]
             lines += [f"        {line}" for line in reading]
-        arguments.append(f"{field.key}={value}")
-    lines.append(f"    return cls({', '.join(arguments)})")
+        values.append(value)
+    if by_name:
+        arguments = [*also, *(field.key for field in fields)]
+        values = [f"{argument}={value}" for argument, value in zip(arguments, values, strict=True)]
+    lines.append(f"    return make({', '.join(values)})")
     exec("\n".join(lines), names)
     made: Callable[..., Any] = names["read"]
     return made
 
 
-def _default_text(default: Any, name: str, names: dict[str, Any]) -> str | None:
-    """What gives the default of a field, under that name; None where it has to be in the object."""
+def _default_text(field: Field, name: str, names: dict[str, Any]) -> str | None:
+    """What gives the default of a field, under that name; None where it has to be in the object.
+
+    It is in its one form, as everything else that is read.
+    """
+    default = field.default
     if default is attrs.NOTHING or getattr(default, "takes_self", False):
         return None
+    settle = settler_of(field.shape)
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        names[name] = default.factory
-        return f"{name}()"
-    names[name] = default
+        names[name], names[f"settle_{name}"] = default.factory, settle
+        return f"settle_{name}({name}())"
+    try:
+        names[name] = settle(default)
+    except Unfit:
+        return None
     return name

@@ -111,8 +111,9 @@ class JsonReader:
         if nesting_exceeds(body, self._limits.max_depth):
             raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
         try:
-            document = self._scan(body.decode())
-            if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
+            text = body.decode()
+            document = self._scan(text)
+            if "\\" in text and _SURROGATE_ESCAPE.search(body):
                 json.dumps(document, ensure_ascii=False).encode()  # only to see whether it can be encoded
         except JsonTextError:
             raise
@@ -159,14 +160,18 @@ class JsonWriter:
         self._limits = limits
         self.text = _text_writer()
 
-    def bounded(self, text: str) -> bytes:
-        """The bytes of a document; raises ``JsonTextError`` when no reader would take it."""
+    def bounded(self, text: str, *, depth: float = math.inf) -> bytes:
+        """The bytes of a document; raises ``JsonTextError`` when no reader would take it.
+
+        ``depth`` is known of documents that cannot nest deeper.
+        """
         try:
             body = text.encode()
         except UnicodeEncodeError:
             raise JsonTextError("a text has a lone surrogate, which is no character") from None
         if len(body) > self._limits.max_bytes:
             raise JsonTextError(_too_long(body, self._limits))
-        if nesting_exceeds(body, self._limits.max_depth):
-            raise JsonTextError(f"the document nests deeper than {self._limits.max_depth} levels (max_depth)")
+        max_depth = self._limits.max_depth
+        if depth > max_depth and nesting_exceeds(body, max_depth):
+            raise JsonTextError(f"the document nests deeper than {max_depth} levels (max_depth)")
         return body

@@ -1,7 +1,7 @@
 """How single values are written in JSON: identifiers, times, durations, decimals, bytes, and JSON itself.
 
 ``read_*`` take what a JSON reader made and never coerce: ``"1"`` is not an int, ``1.9`` is not 1, and a
-bool is no number. ``write_*`` take checked values and give JSON values. Both raise ``Unfit``.
+bool is no number. ``writers`` take checked values and give JSON text. Both raise ``Unfit``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
-from typing import Any
+from json.encoder import encode_basestring
+from typing import Any, Final
 from uuid import UUID
 
 from bus_core.events.faults import unfit
 from bus_core.events.ids import read_uuid
-from bus_core.events.primitives import FrozenMapping
+from bus_core.events.primitives import FrozenMapping, text_of_uuid
 from bus_core.events.values import DECIMAL_RANGE
 from bus_core.serialization.options import JsonOptions
 
 __all__ = [
     "READERS",
+    "Writer",
     "read_bool",
     "read_datetime",
     "read_int",
     "read_str",
     "write_datetime",
+    "write_timedelta",
     "writers",
 ]
 
@@ -153,6 +156,7 @@ def read_bytes(value: Any) -> bytes:
 
 
 Reader = Callable[[Any], Any]
+Writer = Callable[[Any], str]
 
 READERS: dict[Any, Reader] = {
     str: read_str,
@@ -176,12 +180,17 @@ READERS: dict[Any, Reader] = {
 
 def write_datetime(value: datetime) -> str:
     """RFC 3339. An event's times have offsets of whole minutes."""
-    if value.tzinfo is UTC:
-        return value.isoformat()[:-6] + "Z"  # in place of +00:00
+    if value.tzinfo is UTC:  # in two parts, because isoformat() asks the zone for its offset, which is dear
+        return f"{_text_of_date(value)}T{_text_of_time(value.time())}Z"
     return value.isoformat()
 
 
+_text_of_date: Final = date.isoformat
+_text_of_time: Final = time_of_day.isoformat
+
+
 def write_timedelta(value: timedelta) -> str:
+    """An ISO 8601 duration of days and seconds."""
     sign = "-" if value < timedelta() else ""
     value = abs(value)
     fraction = f".{value.microseconds:06}" if value.microseconds else ""
@@ -192,37 +201,53 @@ def _write_base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
-def writers(limits: JsonOptions) -> dict[Any, Callable[[Any], Any]]:
-    """For each simple type what writes its values; types that JSON has are not in it, except ints."""
-    too_large = 10 ** (limits.max_digits - 1)
+_BOOLS: Final = {True: "true", False: "false"}
 
-    def write_int(value: int) -> int:
+
+def _quoted(write: Callable[[Any], str]) -> Writer:
+    """For what is written without any character that JSON escapes."""
+    return lambda value: f'"{write(value)}"'
+
+
+def writers(limits: JsonOptions, text: Writer) -> dict[Any, Writer]:
+    """For each simple type what writes its values, and for ``Any`` what writes JSON values.
+
+    ``text`` writes what Python's own encoder takes.
+    """
+    too_large = 10 ** (limits.max_digits - 1)
+    text_of_int = int.__repr__
+
+    def bounded(value: int) -> int:
         if not -too_large < value < too_large:
             raise unfit(f"an int of less than {limits.max_digits} digits")
         return value
 
-    def write_json(value: Any, room: int = limits.max_depth) -> Any:
+    def plain(value: Any, room: int = limits.max_depth) -> Any:
         kind = value.__class__
         if kind is int:
-            return write_int(value)
+            return bounded(value)
         if kind is tuple:
             if not room:
                 raise unfit(f"nested less than {limits.max_depth} levels")
-            return [write_json(item, room - 1) for item in value]
+            return [plain(item, room - 1) for item in value]
         if kind is FrozenMapping:
             if not room:
                 raise unfit(f"nested less than {limits.max_depth} levels")
-            return {key: write_json(item, room - 1) for key, item in value.items()}
+            return {key: plain(item, room - 1) for key, item in value.items()}
         return value
 
     return {
-        int: write_int,
-        UUID: str,
-        datetime: write_datetime,
-        date: date.isoformat,
-        time_of_day: time_of_day.isoformat,
-        timedelta: write_timedelta,
-        Decimal: str,
-        bytes: _write_base64,
-        Any: write_json,
+        str: encode_basestring,
+        bool: _BOOLS.__getitem__,
+        int: lambda value: text_of_int(bounded(value)),
+        float: text,
+        type(None): lambda _value: "null",
+        UUID: _quoted(text_of_uuid),
+        datetime: _quoted(write_datetime),
+        date: _quoted(_text_of_date),
+        time_of_day: _quoted(_text_of_time),
+        timedelta: _quoted(write_timedelta),
+        Decimal: _quoted(str),
+        bytes: _quoted(_write_base64),
+        Any: lambda value: text(plain(value)),
     }

@@ -1,4 +1,4 @@
-"""What writes values in JSON: functions over the shapes of fields.
+"""What writes values in JSON: functions over the shapes of fields, each of which gives a piece of the text.
 
 An event has brought its values into their one form, so that nothing is looked at again here but what the
 limits of a serializer bound.
@@ -7,7 +7,8 @@ limits of a serializer bound.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from keyword import iskeyword
 from typing import Any
 
@@ -30,50 +31,41 @@ from bus_core.events.shapes import (
     Scalar,
     Shape,
     is_none,
+    parts_of,
     plain,
     plain_json,
 )
-from bus_core.serialization.json_values import writers
+from bus_core.serialization.json_values import Writer, writers
 from bus_core.serialization.options import JsonOptions
 
-__all__ = ["Write", "Writers"]
-
-Write = Callable[[Any], Any]
-"""Makes the JSON value of a value; raises ``Unfit``."""
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+__all__ = ["Writers", "depth_of"]
 
 
 class Writers:
-    """Makes writers of shapes, for the limits of one serializer."""
+    """Makes writers of shapes, within the limits of a serializer. ``text`` writes JSON as Python has it."""
 
-    def __init__(self, limits: JsonOptions) -> None:
-        self._simple = writers(limits)
-        self._known: dict[int, tuple[Shape, Write]] = {}
+    def __init__(self, limits: JsonOptions, text: Writer) -> None:
+        self._text = text
+        self._simple = writers(limits, text)
+        self._known: dict[int, tuple[Shape, Writer]] = {}
 
-    def writer_of(self, shape: Shape) -> Write:
-        """What writes values of a shape."""
-        return self._writer(shape) or _as_it_is
-
-    def _writer(self, shape: Shape) -> Write | None:
-        """The same; None where values are JSON already."""
+    def writer_of(self, shape: Shape) -> Writer:
+        """What writes values of a shape; raises ``Unfit``."""
         if isinstance(shape, Scalar):
-            return self._simple.get(shape.base)
+            return self._simple[shape.base]
         if isinstance(shape, AnyJson):
             return self._simple[Any]
         if isinstance(shape, EnumMember):
-            return _writer_of_enum(shape)
+            return self._writer_of_enum(shape)
         if isinstance(shape, LiteralValue):
-            return plain_json
+            return lambda value: self._text(plain_json(value))
         if isinstance(shape, Ruled | Hidden):
-            return self._writer(shape.inner)
+            return self.writer_of(shape.inner)
         if isinstance(shape, Collection):
             return self._writer_of_collection(shape)
         if isinstance(shape, FixedTuple):
             parts = [self.writer_of(item) for item in shape.items]
-            return lambda value: [write(item) for write, item in zip(parts, value, strict=True)]
+            return lambda value: _array([write(item) for write, item in zip(parts, value, strict=True)])
         if isinstance(shape, MappingOf):
             return self._writer_of_mapping(shape)
         if isinstance(shape, OneOf):
@@ -82,52 +74,59 @@ class Writers:
             return self._writer_of_form(shape)
         return self._writer_of_named(shape)
 
-    def _writer_of_named(self, shape: Record | Recursive) -> Write:
+    def _writer_of_named(self, shape: Record | Recursive) -> Writer:
         known = self._known.get(id(shape))
         if known is not None:
             return known[1]
-        inner: list[Write] = []
+        inner: list[Writer] = []
         self._known[id(shape)] = shape, lambda value: inner[0](value)
         if isinstance(shape, Record):
-            inner.append(self.record_writer_of(shape))
+            inner.append(self.writer_of_fields(shape.fields))
         else:
             assert shape.shape is not None
             inner.append(self.writer_of(shape.shape))
         self._known[id(shape)] = shape, inner[0]
         return inner[0]
 
-    def _writer_of_collection(self, shape: Collection) -> Write:
-        write = self._writer(shape.item)
+    def _writer_of_enum(self, shape: EnumMember) -> Writer:
+        texts = {member.value: self._text(plain_json(member.value)) for member in shape.cls}
+
+        def write(member: Any) -> str:
+            value = member._value_  # member.value is a call
+            known = texts.get(value)
+            return self._text(plain_json(value)) if known is None else known  # flags combine
+
+        return write
+
+    def _writer_of_collection(self, shape: Collection) -> Writer:
+        write = self.writer_of(shape.item)
         if shape.kind is frozenset:
-            write_item = write or _as_it_is
-            return lambda value: _in_order([write_item(item) for item in value])
-        if write is None:
-            return list
-        return lambda value: [write(item) for item in value]
+            return lambda value: _array(_in_order([write(item) for item in value]))
+        return lambda value: _array([write(item) for item in value])
 
-    def _writer_of_mapping(self, shape: MappingOf) -> Write:
-        key, item = plain(shape.key), self._writer(shape.item)
-        write_key = self._writer(shape.key)
+    def _writer_of_mapping(self, shape: MappingOf) -> Writer:
+        key, write_item = plain(shape.key), self.writer_of(shape.item)
+        write_name = self.writer_of(shape.key)
         if isinstance(key, Scalar) and key.base is int:
-            write_number = write_key or _as_it_is
-            write_key = lambda value: str(write_number(value))  # noqa: E731
-        if write_key is None and item is None:
-            return dict
-        write_name, write_item = write_key or _as_it_is, item or _as_it_is
-        return lambda value: {write_name(name): write_item(part) for name, part in value.items()}
+            write_number = write_name
+            write_name = lambda value: f'"{write_number(value)}"'  # noqa: E731
 
-    def _writer_of_union(self, shape: OneOf) -> Write:
+        def write(value: Any) -> str:
+            written = {write_name(name): write_item(part) for name, part in value.items()}
+            return f"{{{','.join([f'{name}:{part}' for name, part in written.items()])}}}"
+
+        return write
+
+    def _writer_of_union(self, shape: OneOf) -> Writer:
         others = [item for item in shape.alternatives if not is_none(item)]
         if len(others) == 1:
-            write = self._writer(others[0])
-            if write is None:
-                return _as_it_is
-            return lambda value: None if value is None else write(value)
+            write = self.writer_of(others[0])
+            return lambda value: "null" if value is None else write(value)
         alternatives = [(settler_of(item), self.writer_of(item)) for item in others]
 
-        def write_alternative(value: Any) -> Any:
+        def write_alternative(value: Any) -> str:
             if value is None:
-                return None
+                return "null"
             for settle, write in alternatives:
                 try:
                     if settle(value) is not value:
@@ -135,56 +134,46 @@ class Writers:
                 except Unfit:
                     continue
                 return write(value)
-            return value
+            return self._text(value)
 
         return write_alternative
 
-    def _writer_of_form(self, shape: Formed) -> Write:
+    def _writer_of_form(self, shape: Formed) -> Writer:
         settle, write, give = settler_of(shape.inner), self.writer_of(shape.inner), shape.form.write
         return lambda value: write(settle(give(value)))
 
-    def record_writer_of(self, record: Record) -> Callable[[Any], dict[str, Any]]:
-        """What writes the fields of an object. It is compiled from text, as readers are."""
-        return _compiled(record.fields, [self._writer(field.shape) for field in record.fields])
+    def writer_of_fields(self, fields: Sequence[Field]) -> Writer:
+        """What writes an object of these fields. It is compiled from text, as readers are."""
+        names: dict[str, Any] = {"inside": _inside, "keys": [field.key for field in fields]}
+        lines = ["def write(record):", "    try:", "        at = 0"]  # this is for classes without fields
+        pieces: list[str] = []
+        for index, field in enumerate(fields):
+            is_plain = field.name.isidentifier() and not iskeyword(field.name)
+            value = f"record.{field.name}" if is_plain else f"getattr(record, {field.name!r})"
+            names[f"write{index}"] = self.writer_of(field.shape)
+            names[f"key{index}"] = f"{',' if index else ''}{self._text(field.key)}:"
+            lines += [f"        at = {index}", f"        value{index} = write{index}({value})"]
+            pieces.append(f"{{key{index}}}{{value{index}}}")
+        lines += [
+            "    except Exception as error:",
+            "        raise inside(keys[at], error) from None",
+            f"    return f'{{{{{''.join(pieces)}}}}}'",
+        ]
+        exec("\n".join(lines), names)
+        write: Writer = names["write"]
+        return write
 
 
-def _writer_of_enum(shape: EnumMember) -> Write:
-    def write(value: Any) -> Any:
-        return plain_json(value.value)
-
-    return write
+def _array(texts: Sequence[str]) -> str:
+    return f"[{','.join(texts)}]"
 
 
-def _in_order(items: list[Any]) -> list[Any]:
+def _in_order(texts: list[str]) -> list[str]:
     """The same items in the same order in every process."""
     try:
-        items.sort()
+        return sorted(texts, key=json.loads)
     except TypeError:  # values of several types have no order
-        items.sort(key=lambda item: json.dumps(item, sort_keys=True))
-    return items
-
-
-def _compiled(fields: Sequence[Field], parts: Sequence[Write | None]) -> Callable[[Any], dict[str, Any]]:
-    keys = [field.key for field in fields]
-    names: dict[str, Any] = {"inside": _inside, "keys": keys}
-    lines = ["def write(record):", "    try:", "        at = 0"]  # the last one is for classes without fields
-    for index, (field, write) in enumerate(zip(fields, parts, strict=True)):
-        is_plain = field.name.isidentifier() and not iskeyword(field.name)
-        value = f"record.{field.name}" if is_plain else f"getattr(record, {field.name!r})"
-        if write is not None:
-            names[f"write{index}"] = write
-            lines.append(f"        at = {index}")
-            value = f"write{index}({value})"
-        lines.append(f"        value{index} = {value}")
-    made = ", ".join(f"{field.key!r}: value{index}" for index, field in enumerate(fields))
-    lines += [
-        "    except Exception as error:",
-        "        raise inside(keys[at], error) from None",
-        f"    return {{{made}}}",
-    ]
-    exec("\n".join(lines), names)
-    compiled: Callable[[Any], dict[str, Any]] = names["write"]
-    return compiled
+        return sorted(texts)
 
 
 def _inside(key: str, error: Exception) -> Unfit:
@@ -192,3 +181,14 @@ def _inside(key: str, error: Exception) -> Unfit:
     if isinstance(error, Unfit):
         return within(f".{key}", error)
     return Unfit([(f".{key}", "has a value that does not fit its type")])
+
+
+def depth_of(shape: Shape, around: tuple[Shape, ...] = ()) -> float:
+    """How many levels of objects and arrays the values of a shape have at most; infinite without a bound."""
+    if isinstance(shape, AnyJson) or shape in around:
+        return math.inf
+    parts = [field.shape for field in shape.fields] if isinstance(shape, Record) else [*parts_of(shape)]
+    if isinstance(shape, Recursive):
+        parts = [shape.shape] if shape.shape is not None else []
+    inner = max((depth_of(part, (*around, shape)) for part in parts), default=0)
+    return inner + isinstance(shape, Record | Collection | FixedTuple | MappingOf)

@@ -58,6 +58,21 @@ def test_a_message_of_an_unknown_topic_becomes_a_base_event(codec: Codec, name: 
     assert (read.type, read.data) == ("deal.won", {"customer": "Ada"})
 
 
+def test_nobody_looks_for_a_name_that_is_near_to_an_unknown_one(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes as long as decoding twenty events, and its result would be in no message."""
+
+    def looked_for(*_: object) -> list[str]:
+        raise AssertionError
+
+    monkeypatch.setattr("bus_core.events.topics.nearest_names", looked_for)
+    made = DealWon(aggregate_id=DEAL, customer="Ada")
+    sent = codec.encode(DEAL_WON, made, {})
+    assert isinstance(codec.decode(Message(sent.id, "customer.deal.wonn", sent.key, sent.body)), BaseEvent)
+    assert codec.encode_named("customer.deal.wonn", made).key == str(DEAL)
+
+
 def test_a_message_that_is_no_event_is_a_decoding_error(codec: Codec) -> None:
     """Bytes of any kind give the one error that dead-letters a message."""
     with pytest.raises(DeserializationError, match="not a valid DealWon: the document is not JSON"):

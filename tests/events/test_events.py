@@ -21,6 +21,7 @@ from bus_core.errors import InvalidEvent
 from bus_core.events.base import event_type_of, event_version_of, model_of
 from bus_core.events.primitives import FrozenMapping, uuid7
 from bus_core.events.shapes import is_personal
+from support.scripts import run_script
 
 CountryCode = Annotated[
     str, Constraint("two capital letters", lambda value: len(value) == 2 and value.isupper())
@@ -443,6 +444,16 @@ def test_the_ad_hoc_event_carries_frozen_data() -> None:
     with pytest.raises(TypeError, match="immutable"):
         one.data["steps"][1]["ok"] = 1
     assert BaseEvent("a", USER).data == {}
+
+
+def test_the_ad_hoc_event_is_checked_as_itself() -> None:
+    """An event of the bare base class that was made before it leaves its data to be frozen all the same."""
+    printed, _ = run_script("""
+        Event(aggregate_id=uuid4())
+        data = BaseEvent("plan.changed", uuid4(), data={"steps": [1]}).data
+        print(json.dumps([type(data).__name__, type(data["steps"]).__name__]))
+    """)
+    assert printed == ["FrozenMapping", "tuple"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", ".a", "x" * 256, 7])

@@ -238,6 +238,8 @@ def test_topics_are_found_by_name(registry: TopicRegistry) -> None:
     assert registry.find("identity.user.registered").event_class is UserRegistered
     assert registry.origin("identity.user.registered") == "promenade-context-identity 0.1.0"
     assert registry.origin("nobody.knows.it") is None
+    assert registry.get("identity.user.registered") is registry.find("identity.user.registered")
+    assert registry.get("nobody.knows.it") is None
     assert list(registry.as_mapping()) == ["identity.user.registered", "identity.user.suspended"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, NewType
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_core import Constraint, Event, JsonForm, event
+from bus_core import BaseEvent, Constraint, Event, FrozenMapping, JsonForm, event
 from bus_core.errors import DeserializationError
 from bus_core.serialization.cloudevents import JsonOptions, JsonSerializer
 
@@ -210,6 +211,59 @@ def test_nothing_else_may_follow_a_document(more: str) -> None:
     body = (json.dumps(DOCUMENT) + more).encode()
     with pytest.raises(DeserializationError, match="Extra data"):
         JsonSerializer().decode(body, event_class=ThingHappened)
+
+
+def test_a_time_of_another_zone_is_read_in_utc() -> None:
+    """An event that was read holds its time as one that was made."""
+    document = DOCUMENT | {"time": "2024-05-01T14:00:00+02:00"}
+    read = outcome(document)[1]
+    assert read.occurred_at == datetime(2024, 5, 1, 12, tzinfo=UTC)
+    assert read.occurred_at.tzinfo is UTC
+    assert outcome(thoroughly(document)) == ("event", read)
+
+
+def test_what_is_read_without_a_class_is_frozen() -> None:
+    """The data of a ``BaseEvent`` refuses changes at any depth, as that of one that was made."""
+    data = {"a": [1, {"b": [None, "x"]}], "c": {"d": 0.5}}
+    made = BaseEvent("thing.happened", UUID(int=1), data=data)
+    document = written(made, JsonSerializer())
+    read = outcome(document, BaseEvent)[1]
+    assert read == made == outcome(thoroughly(document), BaseEvent)[1]
+    assert type(read.data) is type(read.data["a"][1]) is FrozenMapping
+    assert type(read.data["a"]) is type(read.data["a"][1]["b"]) is tuple
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": "a b"},
+        {"type": ""},
+        {"type": 7},
+        {"data": []},
+        {"data": None},
+        {"subject": ""},
+        {"subject": 7},
+    ],
+    ids=str,
+)
+def test_both_ways_come_to_the_same_without_a_class(changes: dict[str, Any]) -> None:
+    """What is odd about a document is told in the same words."""
+    document = DOCUMENT | changes
+    assert outcome(document, BaseEvent) == outcome(thoroughly(document), BaseEvent)
+
+
+@event
+class Collecting(Event):
+    """A field whose factory gives what an event does not hold."""
+
+    names: Sequence[str] = attrs.field(factory=lambda: ["a"])
+
+
+def test_the_default_of_a_field_that_was_left_out_is_in_its_one_form() -> None:
+    """A list that a factory makes arrives as a tuple."""
+    document = written(Collecting(aggregate_id=UUID(int=1)), JsonSerializer())
+    del document["data"]["names"]
+    assert outcome(document, Collecting)[1].names == ("a",)
 
 
 # --- where the two ways might part ------------------------------------------------------------------------

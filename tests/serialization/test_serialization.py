@@ -473,3 +473,24 @@ def test_what_no_reader_would_take_is_not_written() -> None:
     assert decode(encode(deep, small), BaseEvent, small) == deep
     deeper = BaseEvent("a.b", USER, data={"x": [[[[[1]]]]]})
     assert "nests deeper than 6 levels (max_depth)" in unencodable(deeper, small)
+
+
+def test_how_deep_a_class_nests_is_bounded_as_well() -> None:
+    """It is known before there is an event, and counts all the same."""
+
+    @event
+    class Deep(Event):
+        rows: tuple[tuple[tuple[int, ...], ...], ...]
+
+    made = Deep(aggregate_id=USER, rows=(((1,),),))
+    assert "nests deeper than 4 levels (max_depth)" in unencodable(
+        made, JsonSerializer(JsonOptions(max_depth=4))
+    )
+    assert decode(encode(made, enough := JsonSerializer(JsonOptions(max_depth=5))), Deep, enough) == made
+
+
+def test_an_event_that_lacks_a_value_is_refused() -> None:
+    """As one that was pickled by another version of its class."""
+    made = changed()
+    type(made).occurred_at.__delete__(made)  # type: ignore[attr-defined]
+    assert "UserRegistered cannot be encoded" in unencodable(made)

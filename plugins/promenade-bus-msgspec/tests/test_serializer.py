@@ -247,13 +247,65 @@ def test_other_types_go_the_way_of_the_built_in_serializer(hint: Any) -> None:
     assert not MsgspecSerializer().is_fast(cls)
 
 
-def test_an_untyped_event_goes_the_way_of_the_built_in_serializer() -> None:
+def test_a_typed_event_is_read_without_its_class() -> None:
     """A ``BaseEvent`` is written and read as ever, also when a typed event is read as one."""
     fast = MsgspecSerializer()
     untyped = BaseEvent("thing.made", AGGREGATE, data={"a": [1, None]})
     assert fast.decode(fast.encode(untyped, **ADDRESS), event_class=BaseEvent) == untyped
     typed = fast.encode(Plain(aggregate_id=AGGREGATE, text="x"), **ADDRESS)
     assert fast.decode(typed, event_class=BaseEvent).type == "plain"
+
+
+JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | floats | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(texts, JSON_VALUES, max_size=4), st.uuids() | texts.filter(bool), st.integers(4, 8))
+def test_events_without_a_class_mean_the_same_to_both(data: Any, given_id: Any, max_depth: int) -> None:
+    """Whatever their data is, one reads what the other writes, or both refuse it in the same words."""
+    made = BaseEvent("thing.made", given_id, data=data, metadata={"trace": "1"})
+    limits = JsonOptions(max_depth=max_depth)
+    outcomes: list[Any] = []
+    for writer in (MsgspecSerializer(limits), JsonSerializer(limits)):
+        for reader in (MsgspecSerializer(limits), JsonSerializer(limits)):
+            try:
+                read = reader.decode(writer.encode(made, **ADDRESS), event_class=BaseEvent)
+            except SerializationError as error:
+                outcomes.append(str(error))
+            else:
+                assert read == made
+                assert type(read.data) is FrozenMapping  # type: ignore[attr-defined]
+                outcomes.append("read")
+    assert len({*outcomes}) == 1
+
+
+UNTYPED = JsonSerializer().encode(BaseEvent("thing.made", AGGREGATE, data={"a": [1, None]}), **ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        UNTYPED.replace(b'"a":[', b'"a":1,"a":['),
+        UNTYPED.replace(b"thing.made", b"thing made"),
+        UNTYPED.replace(b"1,null", b"9" * 1001),
+        UNTYPED.replace(b"1,null", b"[" * 70 + b"]" * 70),
+        UNTYPED.replace(b"1,null", b"NaN"),
+        UNTYPED.replace(b'"data":{', b'"data":[{').replace(b"}}", b"}]}"),
+        UNTYPED.replace(b'"source":"shop"', b'"source":""'),
+    ],
+    ids=range(7),
+)
+def test_hostile_bytes_without_a_class_are_refused_in_the_same_words(body: bytes) -> None:
+    """Nothing gets in that the built-in serializer would not let in."""
+    with pytest.raises(DeserializationError) as expected:
+        JsonSerializer().decode(body, event_class=BaseEvent)
+    with pytest.raises(DeserializationError) as refused:
+        MsgspecSerializer().decode(body, event_class=BaseEvent)
+    assert str(refused.value) == str(expected.value)
 
 
 @event
@@ -386,6 +438,25 @@ def test_damaged_documents_mean_what_they_mean_to_the_built_in_serializer(
         return got if b'"time":"' in body else attrs.evolve(got, occurred_at=datetime(2024, 1, 1, tzinfo=UTC))
 
     assert read(MsgspecSerializer()) == read(JsonSerializer())
+
+
+@event
+class Deep(Event):
+    """Five levels, the document included."""
+
+    rows: tuple[tuple[tuple[int, ...], ...], ...] = (((1,),),)
+
+
+def test_a_class_that_nests_too_deeply_is_refused() -> None:
+    """``max_depth`` holds for what a class says, too."""
+    flat, deep = MsgspecSerializer(JsonOptions(max_depth=4)), MsgspecSerializer(JsonOptions(max_depth=5))
+    made = Deep(aggregate_id=AGGREGATE)
+    with pytest.raises(SerializationError, match="max_depth"):
+        flat.encode(made, **ADDRESS)
+    with pytest.raises(DeserializationError, match="max_depth"):
+        flat.decode(deep.encode(made, **ADDRESS), event_class=Deep)
+    assert deep.is_fast(Deep)
+    assert deep.decode(deep.encode(made, **ADDRESS), event_class=Deep) == made
 
 
 def test_limits_hold_in_both_directions() -> None:

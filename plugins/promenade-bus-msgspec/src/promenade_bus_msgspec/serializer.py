@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bus_core import Event
+from bus_core import BaseEvent, Event
 from bus_core.serialization import JsonOptions, JsonSerializer
 from promenade_bus_msgspec.plans import Plan, plan_of
+from promenade_bus_msgspec.untyped import UntypedPlan
 
 __all__ = ["MsgspecSerializer"]
 
@@ -23,7 +24,7 @@ class MsgspecSerializer:
     def __init__(self, options: JsonOptions | None = None) -> None:
         self._default = JsonSerializer(options)
         self._max_bytes = self._default.options.max_bytes
-        self._plans: dict[type[Event[Any]], Plan | None] = {}
+        self._plans: dict[type[Event[Any]], Plan | UntypedPlan | None] = {}
 
     @property
     def options(self) -> JsonOptions:
@@ -36,23 +37,31 @@ class MsgspecSerializer:
 
     def is_fast(self, event_class: type[Event[Any]]) -> bool:
         """Whether msgspec takes part for events of this class."""
-        return self._plan(event_class) is not None
+        plans = self._plans
+        return (plans[event_class] if event_class in plans else self._plan(event_class)) is not None
 
     def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError`` naming the class and the field."""
-        plan = self._plan(type(event))
+        try:
+            plan = self._plans[type(event)]
+        except KeyError:
+            plan = self._plan(type(event))
         if plan is not None:
             try:
                 body = plan.write(event, topic, source)
             except Exception:
-                body = None  # the other one says what is wrong, if anything is
-            if body is not None and len(body) <= self._max_bytes:
-                return body
+                pass  # the other one says what is wrong, if anything is
+            else:
+                if len(body) <= self._max_bytes:
+                    return body
         return self._default.encode(event, topic=topic, source=source)
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError``, whatever they are."""
-        plan = self._plan(event_class)
+        try:
+            plan = self._plans[event_class]
+        except KeyError:
+            plan = self._plan(event_class)
         if plan is not None and type(body) is bytes and len(body) <= self._max_bytes:
             try:
                 event = plan.read(body)
@@ -62,9 +71,10 @@ class MsgspecSerializer:
                 return event
         return self._default.decode(body, event_class=event_class)
 
-    def _plan(self, cls: type[Any]) -> Plan | None:
-        try:
-            return self._plans[cls]
-        except KeyError:
-            plan = self._plans[cls] = plan_of(cls)
-            return plan
+    def _plan(self, cls: type[Any]) -> Plan | UntypedPlan | None:
+        max_depth = self.options.max_depth
+        plan: Plan | UntypedPlan | None = UntypedPlan(max_depth) if cls is BaseEvent else plan_of(cls)
+        if isinstance(plan, Plan) and plan.depth > max_depth:
+            plan = None
+        self._plans[cls] = plan
+        return plan

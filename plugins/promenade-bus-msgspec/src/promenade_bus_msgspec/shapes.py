@@ -1,44 +1,46 @@
-"""Which shapes of fields msgspec writes and reads exactly as the built-in serializer does."""
+"""Which shapes of fields msgspec writes and reads exactly as the built-in serializer does, and how."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
+from functools import partial
+from keyword import iskeyword
 from typing import Annotated, Any, Final, Literal, Union
 from uuid import UUID
 
 import attrs
 import msgspec
 
-from bus_core import FrozenMapping
+from bus_core import Constraint, FrozenMapping
 from bus_core.events import (
     Collection,
     EnumMember,
+    Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     Record,
+    Ruled,
     Scalar,
     Shape,
+    is_none,
     plain,
 )
+from promenade_bus_msgspec.documents import LARGEST_INT, Unlike, bounded_int, generic, in_utc
 
-__all__ = ["Build", "Guard", "Unlike", "Wire", "wire_of"]
+__all__ = ["Expression", "Wire", "Wires", "attribute_of"]
 
-Build = Callable[[Any], Any]
-"""Makes the value of a field of what msgspec has read."""
-
-Guard = Callable[[Any], bool]
-"""Whether a value is one that both write, or read, alike."""
+Expression = Callable[[str], str]
+"""From the text of an expression for a value to that of one for what becomes of it."""
 
 _SIMPLE: Final[Mapping[Any, Any]] = {
     str: str,
     bool: bool,
-    # Larger ones are bounded by max_digits, of which msgspec does not know.
-    int: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    int: Annotated[int, msgspec.Meta(ge=-LARGEST_INT - 1, le=LARGEST_INT)],
     # msgspec would write null for what is no number.
     float: Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)],
     type(None): None,
@@ -47,125 +49,175 @@ _SIMPLE: Final[Mapping[Any, Any]] = {
 }
 
 
-class Unlike(TypeError):
-    """Values of a shape may differ."""
-
-
 @attrs.frozen
 class Wire:
-    """A shape as msgspec is told it; what makes values of it of what was read, where that is not the same."""
+    """A shape as msgspec is told it.
+
+    ``give`` makes of a value what msgspec writes, and ``take`` makes the value of what it has read; None
+    where nothing has to be done. Both raise ``Unlike`` for what the built-in serializer has to look at.
+    ``same`` are values that msgspec writes as they are, and ``depth`` is how many levels of arrays and
+    objects they have at most.
+    """
 
     type: Any
-    build: Build | None = None
-    guard: Guard | None = None
+    give: Expression | None = None
+    take: Expression | None = None
+    same: bool = True
+    depth: int = 0
 
 
-def wire_of(shape: Shape) -> Wire:
-    """How msgspec is told of an event's field; raises ``Unlike``."""
-    inner = plain(shape)
-    if _is_scalar(_optional(inner), datetime):
-        return Wire(datetime if inner is _optional(inner) else datetime | None, guard=_is_in_utc)
-    return _wire(inner, ())
+class Wires:
+    """Makes wires of shapes. The expressions of all of them use the same ``names``."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {}
+
+    def name(self, value: Any) -> str:
+        """A name for a value inside the expressions."""
+        name = f"given{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def wire_of(self, shape: Shape, around: tuple[Shape, ...] = ()) -> Wire:
+        """How msgspec is told of a shape; raises ``Unlike``. ``around`` holds it, the outermost first."""
+        if isinstance(shape, Hidden):
+            return self.wire_of(shape.inner, around)
+        if isinstance(shape, Ruled):
+            return self._ruled(self.wire_of(shape.inner, around), shape.rules)
+        if isinstance(shape, OneOf):
+            return _optional(self.wire_of(_other_than_none(shape), around))
+        if isinstance(shape, LiteralValue) and all(type(item) is str for item in shape.values):
+            return Wire(generic(Literal, *shape.values))
+        if isinstance(shape, EnumMember) and all(type(member.value) is str for member in shape.cls):
+            return Wire(shape.cls)
+        if isinstance(shape, Scalar):
+            return self._scalar(shape, around)
+        if shape in around:
+            raise Unlike("a record inside of itself")
+        if isinstance(shape, Collection) and shape.kind is tuple:
+            return self._tuple(self.wire_of(shape.item, (*around, shape)), len(around))
+        if isinstance(shape, MappingOf) and _is_text(plain(shape.key)):
+            key, item = self.wire_of(shape.key), self.wire_of(shape.item, (*around, shape))
+            return self._mapping(key, item, len(around))
+        if isinstance(shape, Record):
+            return self._record(shape, around)
+        raise Unlike(type(shape).__name__)
+
+    def _ruled(self, inner: Wire, rules: tuple[Constraint, ...]) -> Wire:
+        keep, take = self.name(partial(_keeping, rules)), inner.take or _as_it_is
+        return attrs.evolve(inner, take=lambda value: f"{keep}({take(value)})")
+
+    def _scalar(self, shape: Scalar, around: tuple[Shape, ...]) -> Wire:
+        if shape.cls is datetime and not (around and isinstance(around[-1], Collection | MappingOf)):
+            check = self.name(in_utc)
+            return Wire(datetime, lambda value: f"{check}({value})", lambda value: f"{check}({value})")
+        if shape.cls is int:
+            check_int = self.name(bounded_int)
+            return Wire(_SIMPLE[int], lambda value: f"{check_int}({value})")
+        if shape.cls in _SIMPLE:
+            return Wire(_SIMPLE[shape.cls])
+        raise Unlike(shape.cls.__name__)
+
+    def _tuple(self, item: Wire, level: int) -> Wire:
+        kind = generic(tuple, item.type, ...)
+        name = f"item{level}"
+
+        def each(expression: Expression) -> Expression:
+            return lambda value: f"tuple([{expression(name)} for {name} in {value}])"
+
+        take = None if item.take is None else each(item.take)
+        return Wire(kind, self._giver(item, kind, each), take, item.same, 1 + item.depth)
+
+    def _mapping(self, key: Wire, item: Wire, level: int) -> Wire:
+        kind = generic(dict, str, item.type)
+        name, part, frozen = f"key{level}", f"item{level}", self.name(FrozenMapping)
+        take_key, take_item = key.take or _as_it_is, item.take or _as_it_is
+
+        def each(expression: Expression) -> Expression:
+            return lambda value: f"{{{name}: {expression(part)} for {name}, {part} in {value}.items()}}"
+
+        def take(value: str) -> str:
+            if key.take is item.take is None:
+                return f"{frozen}({value})"
+            items = f"{take_key(name)}: {take_item(part)} for {name}, {part} in {value}.items()"
+            return f"{frozen}({{{items}}})"
+
+        return Wire(kind, self._giver(item, kind, each), take, item.same, 1 + item.depth)
+
+    def _giver(self, item: Wire, kind: Any, each: Callable[[Expression], Expression]) -> Expression | None:
+        """What gives many items: msgspec looks through those that are the same more quickly than a loop."""
+        if item.give is None:
+            return None
+        if not item.same:
+            return each(item.give)
+        check = self.name(partial(msgspec.convert, type=kind))
+        return lambda value: f"{check}({value})"
+
+    def _record(self, shape: Record, around: tuple[Shape, ...]) -> Wire:
+        """An attrs class or a dataclass: msgspec has something alike."""
+        if any(field.key != field.name for field in shape.fields):
+            raise Unlike("a field whose argument has another name")
+        names = [field.name for field in shape.fields]
+        wires = [self.wire_of(field.shape, (*around, shape)) for field in shape.fields]
+        parts = [*zip(names, wires, strict=True)]
+        struct = msgspec.defstruct(shape.cls.__name__, [(name, wire.type) for name, wire in parts], gc=False)
+        give, take = self.name(struct), self.name(shape.cls)
+        by_place = _takes_by_place(shape.cls, names)
+
+        def given(value: str) -> str:
+            arguments = [(wire.give or _as_it_is)(attribute_of(value, name)) for name, wire in parts]
+            return f"{give}({', '.join(arguments)})"
+
+        def taken(value: str) -> str:
+            arguments = [(wire.take or _as_it_is)(attribute_of(value, name)) for name, wire in parts]
+            if not by_place:
+                arguments = [f"{name}={argument}" for name, argument in zip(names, arguments, strict=True)]
+            return f"{take}({', '.join(arguments)})"
+
+        depth = max((wire.depth for wire in wires), default=0)
+        return Wire(struct, given, taken, same=False, depth=1 + depth)
 
 
-def _wire(shape: Shape, records: tuple[Shape, ...]) -> Wire:
-    """``records`` are those around it, the outermost first."""
-    inner = plain(shape)
-    if isinstance(inner, Scalar) and inner.cls in _SIMPLE:
-        return Wire(_SIMPLE[inner.cls])
-    if isinstance(inner, LiteralValue) and all(type(item) is str for item in inner.values):
-        return Wire(_generic(Literal, *inner.values))
-    if isinstance(inner, Collection) and inner.kind is tuple:
-        item = _wire(inner.item, records)
-        return Wire(_generic(tuple, item.type, ...), _of_each(item))
-    if isinstance(inner, MappingOf) and _is_scalar(plain(inner.key), str):
-        item = _wire(inner.item, records)
-        return Wire(_generic(dict, str, item.type), _of_values(item))
-    if (other := _optional(inner)) is not inner:
-        wire = _wire(other, records)
-        return Wire(Union[wire.type, None], _unless_none(wire))  # noqa: UP007
-    if isinstance(inner, EnumMember) and all(type(member.value) is str for member in inner.cls):
-        return Wire(inner.cls)
-    if isinstance(inner, Record):
-        return _record(inner, records)
-    raise Unlike(type(inner).__name__)
+def attribute_of(value: str, name: str) -> str:
+    """The expression for an attribute; raises ``Unlike`` for a name that has none."""
+    if not name.isidentifier() or iskeyword(name):
+        raise Unlike("a field whose name is no identifier")
+    return f"{value}.{name}"
 
 
-def _generic(kind: Any, *arguments: Any) -> Any:
-    return kind[arguments]
+def _as_it_is(value: str) -> str:
+    return value
 
 
-def _is_scalar(shape: Shape, cls: type[Any]) -> bool:
-    return isinstance(shape, Scalar) and shape.cls is cls
+def _optional(wire: Wire) -> Wire:
+    def unless_none(expression: Expression | None) -> Expression | None:
+        if expression is None:
+            return None
+        return lambda value: f"(None if {value} is None else {expression(value)})"
+
+    kind: Any = Union[wire.type, None]  # noqa: UP007
+    return attrs.evolve(wire, type=kind, give=unless_none(wire.give), take=unless_none(wire.take))
 
 
-def _optional(shape: Shape) -> Shape:
-    """What ``T | None`` may be beside None; anything else as it is."""
-    if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
-        others = [item for item in shape.alternatives if not _is_scalar(item, type(None))]
-        if len(others) == 1:
-            return plain(others[0])
-    return shape
+def _other_than_none(shape: OneOf) -> Shape:
+    others = [item for item in shape.alternatives if not is_none(item)]
+    if len(others) != 1:
+        raise Unlike("a union")
+    return others[0]
 
 
-def _record(shape: Record, records: tuple[Shape, ...]) -> Wire:
-    """An attrs class or a dataclass: msgspec fills something alike, and its constructor is called."""
-    if shape in records:
-        raise Unlike("a record inside of itself")
-    if any(field.key != field.name for field in shape.fields):
-        raise Unlike("a field whose argument has another name")
-    names = [field.name for field in shape.fields]
-    wires = [_wire(field.shape, (*records, shape)) for field in shape.fields]
-    struct = msgspec.defstruct(
-        shape.cls.__name__, [(name, wire.type) for name, wire in zip(names, wires, strict=True)], gc=False
-    )
-    return Wire(struct, _of_record(shape.cls, names, wires))
+def _is_text(shape: Shape) -> bool:
+    return isinstance(shape, Scalar) and shape.cls is str
 
 
-# --- making values ----------------------------------------------------------------------------------------
-
-
-def _of_each(item: Wire) -> Build | None:
-    build = item.build
-    return None if build is None else lambda values: tuple([build(value) for value in values])
-
-
-def _of_values(item: Wire) -> Build:
-    build = item.build
-    if build is None:
-        return FrozenMapping
-    return lambda values: FrozenMapping({key: build(value) for key, value in values.items()})
-
-
-def _unless_none(wire: Wire) -> Build | None:
-    build = wire.build
-    return None if build is None else lambda value: None if value is None else build(value)
-
-
-def _of_record(cls: Any, names: list[str], wires: list[Wire]) -> Build:
-    values_of = msgspec.structs.astuple
-    builds = [(place, wire.build) for place, wire in enumerate(wires) if wire.build is not None]
-    positional = _takes_by_place(cls, names)
-
-    def build(struct: Any) -> Any:
-        values: Any = values_of(struct)
-        if builds:
-            values = [*values]
-            for place, build_value in builds:
-                values[place] = build_value(values[place])
-        return cls(*values) if positional else cls(**dict(zip(names, values, strict=True)))
-
-    return build
-
-
-def _takes_by_place(cls: Any, names: list[str]) -> bool:
+def _takes_by_place(cls: Any, names: Sequence[str]) -> bool:
     parameters = inspect.signature(cls).parameters.values()
     by_place = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
-    return by_place[: len(names)] == names
+    return by_place[: len(names)] == [*names]
 
 
-# --- values that may differ -------------------------------------------------------------------------------
-
-
-def _is_in_utc(value: datetime | None) -> bool:
-    return value is None or value.tzinfo is UTC
+def _keeping(rules: tuple[Constraint, ...], value: Any) -> Any:
+    for rule in rules:
+        if not rule.check(value):
+            raise Unlike("a value that a rule refuses")
+    return value

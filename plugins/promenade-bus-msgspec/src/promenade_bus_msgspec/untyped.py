@@ -1,0 +1,97 @@
+"""How events without a class are written and read: their data is whatever JSON holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bus_core import BaseEvent, Event, FrozenMapping
+from bus_core.events import Ruled, assembler_of, model_of
+from promenade_bus_msgspec.documents import (
+    Unlike,
+    bounded_int,
+    document_class,
+    encode,
+    in_utc,
+    read_metadata,
+    write_metadata,
+)
+
+__all__ = ["UntypedPlan"]
+
+
+class UntypedPlan:
+    """Writes and reads a ``BaseEvent``, as a ``Plan`` does events of a class."""
+
+    def __init__(self, max_depth: int) -> None:
+        model = model_of(BaseEvent)
+        type_name = model.own.fields[0].shape
+        assert isinstance(type_name, Ruled)
+        (rule,) = type_name.rules
+        self._is_type_name = rule.check
+        self._read_id = model.id.read
+        self._make: Any = assembler_of(BaseEvent)
+        self._document = document_class(str, str, dict[str, Any])
+        self._decode = msgspec.json.Decoder(self._document).decode
+        self._room = max_depth - 1  # the document itself is the first level
+
+    def write(self, event: Any, topic: str, source: str) -> bytes:
+        """The bytes of an event; raises ``Unlike``, or whatever msgspec does."""
+        _check(event.data, self._room)
+        return encode(
+            self._document(
+                "1.0",
+                event.type,
+                source,
+                topic,
+                1,
+                "application/json",
+                event.event_id,
+                str(event.aggregate_id),
+                in_utc(event.occurred_at),
+                write_metadata(event.metadata),
+                event.data,
+            )
+        )
+
+    def read(self, body: bytes) -> Event[Any] | None:
+        """The event of exactly such bytes; None, or an error, for any others."""
+        document = self._decode(body)
+        if encode(document) != body or not self._is_type_name(document.type):
+            return None
+        event: Event[Any] = self._make(
+            self._read_id(document.subject),
+            document.id,
+            in_utc(document.time),
+            read_metadata(document.metadata),
+            document.type,
+            _frozen(document.data, self._room),
+        )
+        return event
+
+
+def _check(value: Any, room: int) -> None:
+    """Raises ``Unlike`` for what the built-in serializer has to look at in a mapping or tuple."""
+    if not room:
+        raise Unlike("a value that nests too deeply")
+    for item in value.values() if value.__class__ is FrozenMapping else value:
+        kind = item.__class__
+        if kind is int:
+            bounded_int(item)
+        elif kind is FrozenMapping or kind is tuple:
+            _check(item, room - 1)
+
+
+def _frozen(value: Any, room: int) -> Any:
+    """A dict or list that msgspec has read, as an event holds it; raises ``Unlike``."""
+    if not room:
+        raise Unlike("a value that nests too deeply")
+    is_mapping = value.__class__ is dict
+    for key, item in value.items() if is_mapping else enumerate(value):
+        kind = item.__class__
+        if kind is int:
+            bounded_int(item)
+        elif kind is dict or kind is list:
+            value[key] = _frozen(item, room - 1)  # nobody else has it, and its keys stay
+    return FrozenMapping(value) if is_mapping else tuple(value)
