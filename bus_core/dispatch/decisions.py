@@ -79,7 +79,7 @@ def decide(
 
 
 def decide_undecoded(error: BaseException, age: float, wait: float | None) -> Decision:
-    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted.
+    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted or redriven.
 
     What another version of the code has written waits for an instance with that code, not counted, for
     ``wait`` seconds at most; None where no other instance can get it. Nothing else about undecodable bytes

@@ -70,7 +70,7 @@ class FollowUp:
         if job.doomed is not None:
             decision = Decision("dead_letter", reason=job.doomed)
         elif job.event is None:
-            age = (self._clock.now() - job.accepted_at).total_seconds()
+            age = (self._clock.now() - job.waiting_since).total_seconds()
             wait = self._unknown_version_wait if lane.settler.releases else None
             decision = decide_undecoded(error, age, wait)
         else:

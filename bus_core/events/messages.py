@@ -253,7 +253,8 @@ class Received:
 
     ``receipt`` is the adapter's own, for ``Consumer.settle``. ``attempt`` is the number of the attempt
     that comes now: 1 plus the failed ones that count. ``history`` holds those, and earlier ones from
-    before a redrive. ``redelivered`` says that an earlier attempt may have been begun.
+    before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``redriven_at`` is
+    when it was redriven last, if it was.
 
     ``owner_died`` says that the owner before this one died, or lost its lease, and may have been handling
     it: this counts as an attempt, and is the last entry of ``history``. ``fault`` says why the message
@@ -268,6 +269,7 @@ class Received:
     owner_died: bool = False
     fault: str | None = None
     history: tuple[Attempt, ...] = ()
+    redriven_at: datetime | None = None
 
 
 @attrs.define

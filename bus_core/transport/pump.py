@@ -355,6 +355,7 @@ class Pump:
             redelivered=received.redelivered,
             receipt=received.receipt,
             doomed=self._doom(received),
+            redriven_at=received.redriven_at,
         )
         accepted = received.published_at.timestamp()
         record: Record = (message, message.topic, accepted, message.headers, message.key)
