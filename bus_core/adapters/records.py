@@ -56,6 +56,7 @@ class State:
     redelivered: bool = False
     history: tuple[Attempt, ...] = ()
     letter: DeadLetter | None = None
+    redriven_at: datetime | None = None
 
     def text(self) -> str:
         """Itself as the text of a record."""

@@ -308,7 +308,8 @@ class StorageAdapter(ABC):
         async with self.in_transaction("redrive dead letters"):
             letters = await self._letters()
             for key, state, letter in (letters[each] for each in letter_ids if each in letters):
-                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None)
+                now = datetime.now(UTC)
+                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None, redriven_at=now)
                 moved += await self.change(key, DEAD, Record(again.text()))
         return moved
 
@@ -391,6 +392,7 @@ class StorageConsumer:
             redelivered=state.redelivered,
             owner_died=bool(lapsed),
             history=state.history,
+            redriven_at=state.redriven_at,
         )
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,17 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from bus_core import AdapterError, Features, Message, Outcome, PublishFailed, SubscriptionSpec
+from bus_core import (
+    AdapterError,
+    DeadLetter,
+    DeadLetterFilter,
+    Features,
+    Message,
+    Outcome,
+    PublishFailed,
+    Received,
+    SubscriptionSpec,
+)
 from bus_core.adapters import DEAD, Claim, Record, StorageAdapter, matches
 from support.buses import until
 
@@ -269,6 +280,32 @@ async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
     assert len(storage.rows) == 19
     await consumer.close()
     await storage.close()
+
+
+async def test_a_redrive_is_dated(storage: Storage) -> None:
+    """What comes back from the dead letters tells when it was redriven, also after a retry."""
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message()])
+    [received] = await consumer.receive(1)
+    assert received.redriven_at is None
+    await consumer.settle([_buried(received)])
+    began = datetime.now(UTC)
+    assert await storage.redrive([letter.id for letter in await storage.list(DeadLetterFilter(), 9)]) == 1
+    [again] = await consumer.receive(1)
+    assert again.redriven_at is not None
+    assert began <= again.redriven_at <= datetime.now(UTC)
+    await consumer.settle([Outcome("retry", again.receipt, 0.0, 2, ())])
+    [retried] = await consumer.receive(1)
+    assert (retried.redriven_at, retried.published_at) == (again.redriven_at, received.published_at)
+    await consumer.close()
+
+
+def _buried(received: Received) -> Outcome:
+    read = received.message
+    letter = DeadLetter(
+        str(uuid4()), TOPIC, "audit", None, read.key, "gave up", (), read.body, dead_at=datetime.now(UTC)
+    )
+    return Outcome("dead_letter", received.receipt, letter=letter)
 
 
 def _ack(receipt: object) -> Any:
