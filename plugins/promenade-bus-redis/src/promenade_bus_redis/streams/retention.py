@@ -14,10 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
@@ -76,7 +75,7 @@ class Retention:
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
-        self._lasting = Lasting(self._go_on, "promenade-redis-retention", cut=lambda: None)
+        self._lasting = Lasting(self._go_on, "promenade-redis-retention")
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
         self.trimmed = 0

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from bus_core import TopicPattern
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
 from promenade_bus_redis.streams.feeds import Feed, Source
@@ -92,7 +91,7 @@ class Upkeep:
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
-        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep", cut=lambda: None)
+        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep")
         self._topics_at = 0.0
         self._hints_at = 0.0
         self._look_at = 0.0
