@@ -75,6 +75,7 @@ class Ledger:
         self.forgotten_events: Counter[str] = Counter()
         self.ailments: dict[str, Callable[[], str | None]] = {}
         self.strange_topics: set[str] = set()
+        self.strange_retries: Counter[str] = Counter()
         self.uncounted = Uncounted()
         self.before: Mapping[str, int] = {}
         self._said: dict[tuple[str, str], float] = {}
@@ -172,6 +173,16 @@ class Ledger:
                 group,
             )
 
+    def strange(self, count: int, topic: str, group: str) -> None:
+        """Somebody else has put something among the parked retries of a group: it becomes a dead letter."""
+        if not count:
+            return
+        self.strange_retries[f"{group} on {topic}"] += count
+        if self._may_say("strange", f"{topic} {group}"):
+            logger.error(
+                "somebody else has parked %d retries that are none (topic=%s group=%s)", count, topic, group
+            )
+
     def understood(self, topic: str) -> None:
         """A topic can be read."""
         self.strange_topics.discard(topic)
@@ -229,6 +240,11 @@ class Ledger:
             problems.append(
                 f"somebody uses the keys of {_names(self.strange_topics)} for something else: what is "
                 "published there is refused, and subscriptions go on without them"
+            )
+        if self.strange_retries:
+            problems.append(
+                f"somebody else has put something among the retries of {_names(self.strange_retries)} "
+                f"({sum(self.strange_retries.values()):,} so far), which is dead-lettered as it is"
             )
         problems += [text for ask in self.ailments.values() if (text := ask()) is not None]
         return "; ".join(problems) or None

@@ -248,7 +248,8 @@ class Upkeep:
     async def _take_turn(self) -> BaseException | None:
         """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
 
-        Raises ``RedisFailure``; at once where the rest would fail as well, because there is only one server.
+        So is what the server refuses for good. Raises ``RedisFailure``; at once where the rest would fail as
+        well, because there is only one server.
         """
         now = time.monotonic()
         steps = (
@@ -269,6 +270,8 @@ class Upkeep:
             if isinstance(failure, RedisFailure):
                 if failure.ends_connection and not self._services.places.is_cluster:
                     raise failure
+                if failure.is_lasting:
+                    fault = fault or failure
                 refusal = refusal or failure
             else:
                 fault = fault or failure
@@ -379,8 +382,12 @@ class Upkeep:
         return [feeds[name] for name in names if name in feeds]
 
     async def _hand_on(self, feeds: list[Feed]) -> None:
-        """Moves what has waited long enough to the inboxes, and waits for the rest."""
+        """Moves what has waited long enough to the inboxes, and waits for the rest.
+
+        Raises ``RedisFailure``.
+        """
         key = self._services.keys.due
+        failure: RedisFailure | None = None
         while feeds:
             now = time.monotonic()
             commands: list[Routed] = []
@@ -395,8 +402,10 @@ class Upkeep:
             for feed, command, reply in zip(feeds, commands, replies, strict=True):
                 if isinstance(reply, RedisFailure):
                     self._wake_at(feed, time.monotonic() + _TURN)
+                    failure = failure or reply
                     continue
-                _moved, more, stamp, left = reply
+                _moved, more, stamp, left, strange = reply
+                self._services.ledger.strange(strange, feed.topic, feed.group)
                 self._services.leases.clock.note(int(stamp) / 1000, sent, lease_clock())
                 if more:
                     again.append(feed)
@@ -409,6 +418,8 @@ class Upkeep:
                     self._waiting.pop(feed, None)
                     self._hint((key, ("ZREM", key, _hint_of(feed))))
             feeds = again
+        if failure is not None:
+            raise failure
 
     def _wait_for_others(self, feed: Feed, left: Sequence[bytes]) -> None:
         """What others have parked comes back when they died: after its delay, on the clock of this process.
