@@ -95,6 +95,8 @@ class FollowUp:
             )
             lane.waiting += 1
             lane.step_done(job, settled=False)
+        elif decision.action == "retry":  # another instance may get it
+            lane.retried += 1
 
     def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
         failure = AttemptFailure(

@@ -346,8 +346,6 @@ class Pump:
         self._unsettled += 1
 
     def _job_of(self, received: Received) -> Job:
-        if received.attempt > 1 and not received.owner_died:
-            self.lane.retried += 1
         message = received.message
         past = Past(
             history=received.history,
