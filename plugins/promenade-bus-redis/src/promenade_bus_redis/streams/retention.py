@@ -71,7 +71,8 @@ class Retention:
         self._ask_at = 0.0
         self._version = ""
         self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
-        self._noticed: set[tuple[str, str]] = set()
+        self._strangers: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
+        self._noticed: set[tuple[str, str]] = set()  # those of them that were noted
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
@@ -158,6 +159,7 @@ class Retention:
         census, alive = self._services.census, await self._services.alive()
         record = await census.read(alive)
         is_freed = self._learn_record(record)
+        await self._notice(record)
         await census.tidy(record, alive)
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
@@ -175,6 +177,7 @@ class Retention:
         before = self._settled, self._unsubscribed, self._letters
         gone = self._bound - (bound := {(part.group, part.topic) for part in record.parts})
         self._bound = bound
+        self._noticed &= {(topic, group) for group, topic in bound}  # what was forgotten may come again
         self._demand = Demand(record.parts)
         settled = record.spans(lambda keeps: keeps.settled)
         letters = record.spans(lambda keeps: keeps.letters)
@@ -227,7 +230,6 @@ class Retention:
         received = lease_clock()
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
-        strangers: set[tuple[str, str]] = set()
         failure: RedisFailure | None = None
         for topic, clock, reply in zip(topics, clocks, replies, strict=False):
             if isinstance(reply, RedisFailure):
@@ -238,7 +240,8 @@ class Retention:
                 self._turn.lost_to(token)
                 self._plan(topic, _SOONEST)
             else:
-                strangers.update((topic, name.decode(errors="replace")) for name in reply[6])
+                strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
+                self._strangers |= strangers - self._noticed
                 clock.note(int(reply[7]) / 1000, sent, received)
                 self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
@@ -247,20 +250,18 @@ class Retention:
             await self._copy_losses(topics)
         if failure is not None:
             raise failure
-        if new := strangers - self._noticed:
-            await self._notice(new)
         return again
 
-    async def _notice(self, strangers: set[tuple[str, str]]) -> None:
+    async def _notice(self, record: Record) -> None:
         """Groups that nobody has declared are noted, so that they can be named one day.
 
-        A group is declared before it is made: what looks like a stranger may have begun since it was read who
-        wants what.
+        A group is declared before it is made: what looked like a stranger when a topic was trimmed may have
+        begun since it was read who wants what, and is known to a later record.
         """
-        record = await self._services.census.read(await self._services.alive())
-        unknown = {(topic, group) for topic, group in strangers if not record.knows(group, topic)}
+        unknown = {(topic, group) for topic, group in self._strangers if not record.knows(group, topic)}
         await self._services.census.notice(sorted(unknown))
         self._noticed |= unknown
+        self._strangers.clear()
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""
