@@ -44,6 +44,7 @@ __all__ = [
     "READ",
     "REDRIVE",
     "RELEASE",
+    "REMOVE",
     "SURVEY",
     "TAIL",
     "TRIM",
@@ -117,6 +118,7 @@ RAISE: Final = _load("raise", "full")
 READ: Final = _load("read", "full", "ids", "fence")
 REDRIVE: Final = _load("redrive", "full")
 RELEASE: Final = _load("release")
+REMOVE: Final = _load("remove", "full")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
 TRIM: Final = _load("trim", "full", "ids", "account", "keep", "fence")

@@ -12,7 +12,7 @@ from bus_core.events import patterns_overlap
 from promenade_bus_redis.config import RetentionOptions
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import DECLARE, NOTICE, WITHDRAW
+from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REMOVE, WITHDRAW
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.record import Keeps, Part, Record, read_record
 
@@ -204,11 +204,13 @@ class Census:
         for first in range(0, len(parts), _AT_ONCE):
             await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
-    async def remove(self, parts: Iterable[Part]) -> None:
-        """Forgets parts. Raises ``RedisFailure``."""
-        if fields := [f"part {part.topic} {part.group}" for part in parts]:
-            await self._delete(fields)
-            await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
+    async def remove(self, parts: Iterable[Part], *, force: bool = False) -> int:
+        """Forgets parts, unless somebody has declared them since they were read; tells how many.
+
+        ``force`` forgets them all the same. Raises ``RedisFailure``.
+        """
+        said = [(f"part {part.topic} {part.group}", "" if force else part.said) for part in parts]
+        return await self._remove(said)
 
     async def remove_wishes(self, record: Record, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
@@ -216,6 +218,13 @@ class Census:
         gone = [f"instance {name}" for name, keeps in record.instances.items() if keeps in wishes]
         await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
         await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
+
+    async def _remove(self, said: Sequence[tuple[str, str]]) -> int:
+        removed = 0
+        for first in range(0, len(said), _AT_ONCE):
+            words = [word for pair in said[first : first + _AT_ONCE] for word in pair]
+            removed += await self._pipe.run(REMOVE, [self._key], *words)
+        return removed
 
     async def _delete(self, fields: Sequence[str]) -> None:
         for first in range(0, len(fields), _AT_ONCE):
@@ -231,7 +240,7 @@ class Census:
             parts = [f"{each.topic} {each.group}" for each in record.servings if each.instance == name]
             await self._withdraw(name, record.instances[name], parts)
         await self.remove(record.taken_up)
-        await self._delete(record.stale)
+        await self._remove(record.stale)
 
 
 def _part_of(spec: SubscriptionSpec) -> str:

@@ -60,11 +60,12 @@ class Part:
 
     ``service`` is empty for a group that somebody made by hand. ``unseen`` is for how many seconds no
     instance has said that it serves it, and ``instances`` are the living ones that do. ``is_abandoned``: a
-    newer instance of the service runs without it.
+    newer instance of the service runs without it. ``said`` is what the record says of it.
     """
 
     group: str
     topic: str
+    said: str = attrs.field(default="", eq=False, repr=False)
     service: str = ""
     subscription: str = ""
     ordered: bool = False
@@ -151,8 +152,8 @@ class Record:
     keeps: tuple[Keeps, ...] = ()
     instances: Mapping[str, str] = attrs.field(factory=dict)
     """What each instance wants to be kept, as the record has it."""
-    stale: tuple[str, ...] = ()
-    """Fields that say nothing any more."""
+    stale: tuple[tuple[str, str], ...] = ()
+    """Fields that say nothing any more, and their values."""
     version: str = ""
     """The last number that was given out."""
 
@@ -320,6 +321,7 @@ def read_record(
             part = Part(
                 group=group,
                 topic=topic,
+                said=value,
                 service=service,
                 subscription=str(said.get("subscription", "")),
                 ordered=ordered == "1",
@@ -339,7 +341,7 @@ def read_record(
         servings=tuple(servings),
         keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
         instances=instances,
-        stale=tuple(f"keeps {text}" for text in seen if text not in texts),
+        stale=tuple((f"keeps {text}", str(seen[text])) for text in seen if text not in texts),
         version=version,
     )
 
