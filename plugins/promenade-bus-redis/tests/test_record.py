@@ -311,6 +311,24 @@ async def test_a_server_that_came_back_with_an_older_snapshot(redis_server: Shar
         await consumer.close()
 
 
+@pytest.mark.parametrize("field", ["serves {name} {part}", "part {part}"])
+async def test_what_somebody_has_removed_is_said_again(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """Whichever of its subscriptions the record does not have any more, an instance says it again soon."""
+    monkeypatch.setattr(census_module, "_AT_ONCE", 2)
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**keeping())
+        for number in range(5):
+            await adapter.open_consumer(spec(f"tests.t{number}.happened"))
+        await settled(adapter)
+        for number in range(5):
+            part = f"tests.t{number}.happened {GROUP}"
+            gone = field.format(name=adapter._running.name, part=part)
+            assert place.ask("HDEL", place.keys.record, gone) == 1
+            await until(lambda: place.ask("HEXISTS", place.keys.record, gone), "it is said again")  # noqa: B023
+
+
 async def test_the_dead_are_buried(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an instance said that died is removed after a while; what its service is owed stays."""
     monkeypatch.setattr(census_module, "_BURIED_AFTER", 0.1)

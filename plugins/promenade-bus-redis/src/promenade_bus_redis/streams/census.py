@@ -54,6 +54,7 @@ class Census:
         self._changed_at = time.monotonic()
         self._said_at: float | None = None
         self._said_settled = False
+        self._looked_for = 0  # up to which part it was looked whether the server has it
         self._dead: dict[str, float] = {}  # since when instances were seen dead
 
     @property
@@ -112,11 +113,17 @@ class Census:
             await self._say([*self._own])
 
     async def is_forgotten(self) -> bool:
-        """Whether the server does not have what was said last, as when it came back with an older snapshot.
+        """Whether the server does not have what was said, as when it came back with an older snapshot.
 
-        Raises ``RedisFailure``.
+        Of very many subscriptions the last one is looked for, and some others in turn. Raises
+        ``RedisFailure``.
         """
-        fields = [f"instance {self._name}", *(f"serves {self._name} {part}" for part in [*self._own][-1:])]
+        parts = [*self._own]
+        first = self._looked_for if self._looked_for < len(parts) else 0
+        self._looked_for = first + _AT_ONCE
+        fields = [f"instance {self._name}"]
+        for part in {*parts[first : self._looked_for], *parts[-1:]}:
+            fields += [f"serves {self._name} {part}", f"part {part}"]
         return None in await self._pipe.call("HMGET", self._key, *fields, key=self._key)
 
     @property
