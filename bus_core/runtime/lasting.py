@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from bus_core.runtime.failures import FIRST_PAUSE
@@ -55,5 +54,4 @@ class Lasting:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((task,))
+            await asyncio.wait((task,))
