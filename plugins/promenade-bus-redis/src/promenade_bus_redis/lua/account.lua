@@ -4,8 +4,9 @@
 -- however far the group has read since.
 
 -- Entries are not pending any more. Of a group that nobody has begun to count all that is gone is taken for settled.
+-- What was done must not seem to have failed because somebody else uses the key.
 local function settle(settled, group, count)
-  if redis.call('HGET', settled, group) then redis.call('HINCRBY', settled, group, count) end
+  if type(redis.pcall('HGET', settled, group)) == 'string' then redis.pcall('HINCRBY', settled, group, count) end
 end
 
 -- Counts as lost what is neither of the others, and returns how many; nil where that cannot be told now: before
@@ -19,15 +20,15 @@ local function count_missing(stream, settled, losses, topic, info, group)
     unread = length
   end
   local due = added - tonumber(group['pending']) - unread
-  local noted = redis.call('HGET', settled, name)
-  local lost = noted and math.max(0, due - tonumber(noted)) or 0
+  local noted = tonumber(redis.call('HGET', settled, name))
+  local lost = noted and math.max(0, due - noted) or 0
   if lost > 0 then
     local counted = redis.pcall('HINCRBY', losses, topic .. ' ' .. name, string.format('%.0f', lost))
     if type(counted) == 'table' and counted.err then return nil end
     -- The server tells how far behind a group is, which has done with what is gone.
     redis.call('XGROUP', 'SETID', stream, name, delivered, 'ENTRIESREAD', string.format('%.0f', added - unread))
   end
-  if not noted or tonumber(noted) ~= due then
+  if noted ~= due then
     redis.pcall('HSET', settled, name, string.format('%.0f', due))
   end
   return lost

@@ -232,7 +232,7 @@ class BroadcastConsumer:
         for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
             if isinstance(of_main, bytes):
                 return  # there was enough before it
-            self._services.ledger.understood(feed.topic)
+            self._services.ledger.understood(feed.topic, self.spec.group)
             added, length, trimmed = of_main
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())

@@ -74,7 +74,7 @@ class Ledger:
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
         self.ailments: dict[str, Callable[[], str | None]] = {}
-        self.strange_topics: set[str] = set()
+        self.strange_topics: set[tuple[str, str]] = set()  # with the group that was to use them
         self.strange_retries: Counter[str] = Counter()
         self.uncounted = Uncounted()
         self.before: Mapping[str, int] = {}
@@ -164,11 +164,11 @@ class Ledger:
     # --- topics of patterns -------------------------------------------------------------------------------
 
     def left_out(self, topic: str, group: str) -> None:
-        """A subscription to a pattern goes on without a topic, whose key somebody uses for something else."""
-        self.strange_topics.add(topic)
+        """Somebody uses a key of a topic for something else: a group, or retention, goes on without it."""
+        self.strange_topics.add((topic, group))
         if self._may_say("left out", topic):
             logger.error(
-                "a topic is left out: somebody uses its key for something else (topic=%s group=%s)",
+                "a topic is left out: somebody uses a key of it for something else (topic=%s group=%s)",
                 topic,
                 group,
             )
@@ -183,9 +183,9 @@ class Ledger:
                 "somebody else has parked %d retries that are none (topic=%s group=%s)", count, topic, group
             )
 
-    def understood(self, topic: str) -> None:
-        """A topic can be read."""
-        self.strange_topics.discard(topic)
+    def understood(self, topic: str, group: str) -> None:
+        """A topic can be used."""
+        self.strange_topics.discard((topic, group))
 
     # --- groups and data ----------------------------------------------------------------------------------
 
@@ -238,8 +238,8 @@ class Ledger:
             )
         if self.strange_topics:
             problems.append(
-                f"somebody uses the keys of {_names(self.strange_topics)} for something else: what is "
-                "published there is refused, and subscriptions go on without them"
+                f"somebody uses keys of {_names({topic for topic, _ in self.strange_topics})} for something "
+                "else: what needs them is refused, and everything else goes on without these topics"
             )
         if self.strange_retries:
             problems.append(

@@ -188,7 +188,7 @@ class Recovery:
                     raise refusals[0]
                 self._leave_out(feed)
                 continue
-            self._services.ledger.understood(feed.topic)
+            self._services.ledger.understood(feed.topic, feed.group)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
                 self._services.ledger.reset(feed.topic, feed.group)
             feed.is_open = feed.was_open = True

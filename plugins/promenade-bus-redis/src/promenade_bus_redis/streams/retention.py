@@ -31,6 +31,9 @@ __all__ = ["Retention"]
 
 logger = plain_logger("promenade.bus.redis")
 
+RETENTION: Final = "retention"
+"""In place of a group, where a topic cannot be looked at."""
+
 _TOPICS_AT_ONCE: Final = 10
 _REMOVED_AT_ONCE: Final = 1000
 _DROPPED_AT_ONCE: Final = 100
@@ -103,7 +106,7 @@ class Retention:
             if fault is None:
                 self._trouble.over()
                 pause = FIRST_PAUSE
-            elif isinstance(fault, AdapterError):
+            elif isinstance(fault, AdapterError) and not getattr(fault, "is_lasting", False):
                 logger.debug("retention failed: %s", getattr(fault, "kind", type(fault).__name__))
             else:
                 self._trouble.failed("trim", fault)
@@ -234,12 +237,15 @@ class Retention:
         for topic, clock, reply in zip(topics, clocks, replies, strict=False):
             if isinstance(reply, RedisFailure):
                 self._plan(topic, _OFTEN)
-                if reply.kind is not Kind.WRONG_TYPE:  # somebody else's key has the name of a topic
+                if reply.kind is Kind.WRONG_TYPE:
+                    self._services.ledger.left_out(topic, RETENTION)
+                else:
                     failure = reply
             elif (token := fenced_by(reply)) is not None:
                 self._turn.lost_to(token)
                 self._plan(topic, _SOONEST)
             else:
+                self._services.ledger.understood(topic, RETENTION)
                 strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
                 self._strangers |= strangers - self._noticed
                 clock.note(int(reply[7]) / 1000, sent, received)
