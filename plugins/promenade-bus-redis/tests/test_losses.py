@@ -311,6 +311,25 @@ async def test_positions_that_somebody_moves(start_server: StartServer) -> None:
         await consumer.close()
 
 
+async def test_a_group_that_nobody_has_begun_to_count(start_server: StartServer) -> None:
+    """What it settled before it is counted is no loss, and what it loses afterwards is one."""
+    async with place_on(start_server()) as place:
+        adapter = await place.adapter(**keeping())
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(*range(10))
+        await consumer.settle(acks(await receive(consumer, 4)))
+        place.ask("DEL", place.keys.settled(TOPIC))
+        place.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 6)  # those that are settled
+        await consumer.settle(acks(await receive(consumer, 6)))
+        await look(adapter)
+        assert counted(place) == {}
+        await consumer.close()
+        await place.publish(*range(5))
+        place.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 2)
+        await look(adapter)
+        assert counted(place) == {f"{TOPIC} {GROUP}": 3}
+
+
 async def test_what_was_gone_before_is_nobodys_loss(start_server: StartServer) -> None:
     """A group does not lose what was removed before it was made, with or without other groups."""
     server = start_server()

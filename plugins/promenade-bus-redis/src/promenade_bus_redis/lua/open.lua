@@ -9,6 +9,6 @@ local info = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 local added = info['entries-added']
 if added then
   if ARGV[2] == '0' then added = added - tonumber(info['length']) end
-  redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', added))
+  note(KEYS[2], ARGV[1], added)
 end
 return made
