@@ -42,3 +42,16 @@ local function count_missing(stream, settled, losses, topic, info, group)
   return lost
 end
 
+-- The same for a group that is owed a topic and not made yet: what was removed since it was last looked at, or, when
+-- it never was, beyond what is not its affair.
+local function count_unmade(settled, losses, topic, name, removed, before)
+  local noted = noted_of(settled, name)
+  local lost = math.max(0, removed - (noted or before))
+  if lost > 0 then
+    local counted = redis.pcall('HINCRBY', losses, topic .. ' ' .. name, string.format('%.0f', lost))
+    if type(counted) == 'table' and counted.err then return 0 end
+  end
+  if noted ~= removed then note(settled, name, removed) end
+  return lost
+end
+

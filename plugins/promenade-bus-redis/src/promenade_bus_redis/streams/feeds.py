@@ -91,6 +91,7 @@ class Feed:
         self.inbox = Source(self, keys.inbox(topic, group, instance), is_inbox=True)
         self.is_open = False
         self.was_open = False
+        self.is_new = False  # whether the topic is younger than the subscription
         self.must_sweep = False  # whether something may be pending that nobody here knows of
         self.claim_due = True
         self.is_awaited = False  # whether an earlier active instance has something of it in hand still
@@ -107,5 +108,6 @@ class Feed:
 
     def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
         """The commands that make its groups, where they are missing."""
-        main = OPEN.command([self.main.key, self.settled], [self.group, start])
+        keys = [self.main.key, self.settled, self.trimmed, self.losses]
+        main = OPEN.command(keys, [self.group, start, self.topic, "1" if self.is_new else ""])
         return [(self.main.key, main), (self.inbox.key, MAKE.command([self.inbox.key], [self.group]))]

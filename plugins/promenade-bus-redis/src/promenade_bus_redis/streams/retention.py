@@ -73,6 +73,8 @@ class Retention:
         self._read_at = 0.0
         self._ask_at = 0.0
         self._version = ""
+        self._read_in = 0  # in which of its turns it has read what topics there are
+        self._new: set[str] = set()  # topics that were found since, and not looked at
         self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
         self._strangers: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
         self._noticed: set[tuple[str, str]] = set()  # those of them that were noted
@@ -164,6 +166,9 @@ class Retention:
         is_freed = self._learn_record(record)
         await self._notice(record)
         await census.tidy(record, alive)
+        if self._read_in == self._turn.number:
+            self._new |= topics - self._pauses.keys()
+        self._read_in = self._turn.number
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
         if gone := self._pauses.keys() - topics:
@@ -246,6 +251,7 @@ class Retention:
                 self._plan(topic, _SOONEST)
             else:
                 self._services.ledger.understood(topic, RETENTION)
+                self._new.discard(topic)
                 strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
                 self._strangers |= strangers - self._noticed
                 clock.note(int(reply[7]) / 1000, sent, received)
@@ -312,6 +318,7 @@ class Retention:
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
             topic,
+            "1" if topic in self._new else "",
             *self._demand.groups_on(topic),
         ]
         return names[0], TRIM.command(names, arguments)
