@@ -42,6 +42,7 @@ __all__ = [
     "OWNED",
     "RAISE",
     "READ",
+    "REDATE",
     "REDRIVE",
     "RELEASE",
     "REMOVE",
@@ -116,6 +117,7 @@ OPEN: Final = _load("open", "full", "ids", "account")
 OWNED: Final = _load("owned")
 RAISE: Final = _load("raise", "full")
 READ: Final = _load("read", "full", "ids", "fence")
+REDATE: Final = _load("redate", "full")
 REDRIVE: Final = _load("redrive", "full")
 RELEASE: Final = _load("release")
 REMOVE: Final = _load("remove", "full")

@@ -12,7 +12,7 @@ from bus_core.events import patterns_overlap
 from promenade_bus_redis.config import RetentionOptions
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REMOVE, WITHDRAW
+from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REDATE, REMOVE, WITHDRAW, Script
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.record import Keeps, Part, Record, read_record
 
@@ -217,7 +217,7 @@ class Census:
         ``force`` forgets them all the same. Raises ``RedisFailure``.
         """
         said = [(f"part {part.topic} {part.group}", "" if force else part.said) for part in parts]
-        return await self._remove(said)
+        return await self._compare(REMOVE, said)
 
     async def remove_wishes(self, record: Record, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
@@ -226,12 +226,13 @@ class Census:
         await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
         await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
-    async def _remove(self, said: Sequence[tuple[str, str]]) -> int:
-        removed = 0
+    async def _compare(self, script: Script, said: Sequence[tuple[str, str]]) -> int:
+        """Has a script do something with fields that say still what they said."""
+        done = 0
         for first in range(0, len(said), _AT_ONCE):
             words = [word for pair in said[first : first + _AT_ONCE] for word in pair]
-            removed += await self._pipe.run(REMOVE, [self._key], *words)
-        return removed
+            done += await self._pipe.run(script, [self._key], *words)
+        return done
 
     async def _delete(self, fields: Sequence[str]) -> None:
         for first in range(0, len(fields), _AT_ONCE):
@@ -239,7 +240,10 @@ class Census:
             await self._pipe.call("HDEL", self._key, *part, key=self._key)
 
     async def tidy(self, record: Record, alive: Collection[str]) -> None:
-        """Removes what was taken up, and what instances said that are dead. Raises ``RedisFailure``."""
+        """Removes what was taken up, and what instances said that are dead; dates anew what is in the future.
+
+        Raises ``RedisFailure``.
+        """
         now = time.monotonic()
         dead = record.instances.keys() - {*alive, self._name}
         self._dead = {name: self._dead.get(name, now) for name in dead}
@@ -247,7 +251,8 @@ class Census:
             parts = [f"{each.topic} {each.group}" for each in record.servings if each.instance == name]
             await self._withdraw(name, record.instances[name], parts)
         await self.remove(record.taken_up)
-        await self._remove(record.stale)
+        await self._compare(REMOVE, record.stale)
+        await self._compare(REDATE, record.early)
 
 
 def _part_of(spec: SubscriptionSpec) -> str:

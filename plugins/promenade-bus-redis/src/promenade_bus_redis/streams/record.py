@@ -15,7 +15,7 @@ count                        NUMBER                        the last number that 
 ===========================  ============================  ===============================================
 
 Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
-server's time in milliseconds, for ages only.
+server's time in milliseconds, for ages only. After that went back a part is dated anew.
 
 A part binds retention until it is forgotten, whether or not somebody serves it, also on topics of its
 pattern on which the group is not made yet. It is abandoned when no living instance serves it and a newer one
@@ -154,6 +154,8 @@ class Record:
     """What each instance wants to be kept, as the record has it."""
     stale: tuple[tuple[str, str], ...] = ()
     """Fields that say nothing any more, and their values."""
+    early: tuple[tuple[str, str], ...] = ()
+    """Fields of parts that were declared in the future, and their values: the server's clock went back."""
     version: str = ""
     """The last number that was given out."""
 
@@ -312,6 +314,7 @@ def read_record(
         if serving.instance in alive:
             serving_by_part.setdefault((serving.topic, serving.group), []).append(serving.instance)
     found: list[Part] = []
+    early: list[tuple[str, str]] = []
     for topic, group, value in parts:
         with suppress(ValueError, TypeError, AttributeError):
             number, moment, ordered, facts = value.split(" ", 3)
@@ -331,6 +334,8 @@ def read_record(
                 is_abandoned=not served_by and settled.get(service, 0) > int(number),
             )
             found.append(part)
+            if int(moment) > now:
+                early.append((f"part {topic} {group}", value))
     found.sort(key=lambda part: (part.group, part.topic))
     wishes = [*_wishes(seen, {*instances.values()}, {part.service for part in found})]
     counting = {own, *(keeps for keeps in wishes if not keeps.is_over(now))}
@@ -342,6 +347,7 @@ def read_record(
         keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
         instances=instances,
         stale=tuple((f"keeps {text}", str(seen[text])) for text in seen if text not in texts),
+        early=tuple(early),
         version=version,
     )
 
