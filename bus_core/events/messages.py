@@ -166,8 +166,9 @@ def envelope_of(event: Event, source: Source) -> Envelope:
 class Attempt:
     """An attempt that failed: its number from 1, when it failed, and the error.
 
-    ``error`` is ``"Type: message"``, with causes and the members of groups. Messages may hold personal data,
-    so treat it like the body. ``place`` is where it was raised: ``file:line in function``, or empty.
+    ``error`` is ``"Type: message"``, with causes and the members of groups. ``<personal>`` is in place of
+    values that are marked as personal in the event. Messages may hold other personal data, so treat it like
+    the body. ``place`` is where it was raised: ``file:line in function``, or empty.
     """
 
     number: int
