@@ -14,7 +14,7 @@ from cattrs.preconf.json import JsonConverter, make_converter
 from bus_core.events.messages import Attempt, DeadLetter, Message
 from bus_core.events.topics import TopicPattern
 
-__all__ = ["DEAD", "NOBODY", "Claim", "Record", "State", "matches"]
+__all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "State", "matches"]
 
 NOBODY = ""
 """The owner of a record that may be claimed when it is due."""
@@ -23,7 +23,10 @@ DEAD = "dead"
 """The owner of a record that is a dead letter; it is never due."""
 
 Claim = tuple[Any, str, bool]
-"""A record that was claimed: its key, of any type; its text; whether a lease on it lapsed."""
+"""A record that was claimed: its key, of any type; its text; whether it belonged to somebody before."""
+
+Pending = tuple[str, str, int, float, float]
+"""What one owner has of a subscription: both names, how many records, and when the first and last are due."""
 
 _pattern = cache(TopicPattern)
 
@@ -37,8 +40,8 @@ def matches(pattern: str, topic: str) -> bool:
 class Record:
     """What a storage keeps of a message on its way to one subscription.
 
-    ``due`` is a time in seconds since the epoch, before which the record is not claimed: the end of the
-    lease of its ``owner``, or of a delay where nobody owns it.
+    ``due`` is a time in seconds since the epoch: where nobody owns it, the end of a delay, before which it is
+    not claimed. Where somebody does, it grows as long as the ``owner`` lives.
     """
 
     text: str
@@ -56,6 +59,7 @@ class State:
     redelivered: bool = False
     history: tuple[Attempt, ...] = ()
     letter: DeadLetter | None = None
+    redriven_at: datetime | None = None
 
     def text(self) -> str:
         """Itself as the text of a record."""

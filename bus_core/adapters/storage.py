@@ -11,7 +11,8 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -23,12 +24,13 @@ from contextlib import (
 from datetime import UTC, datetime
 from random import randrange
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import attrs
 
 from bus_core.abc import Features, SubscriptionSpec
-from bus_core.adapters.records import DEAD, NOBODY, Claim, Record, State, matches
+from bus_core.adapters.leases import Owners, name_owner
+from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, State, matches
 from bus_core.errors import (
     AdapterError,
     BusError,
@@ -49,8 +51,11 @@ from bus_core.events.messages import (
     with_attempt,
 )
 from bus_core.runtime.clock import lease_clock
+from bus_core.runtime.error_text import place_of
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
+from bus_core.runtime.lasting import Lasting
 
-__all__ = ["DEAD", "NOBODY", "Claim", "Record", "StorageAdapter", "matches"]
+__all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "StorageAdapter", "matches"]
 
 T = TypeVar("T")
 
@@ -64,14 +69,23 @@ _SHARE = 10
 """How many times as long as a look took it rests at least, so that looks leave time for the rest."""
 
 
+_LOOKS = 8
+"""Looks at who is alive within a lease, also while nobody waits for anything."""
+
+_SURE = 0.75
+"""The part of a lease in which nobody can have taken for dead who renewed it."""
+
+_MOST_DEAD = 100
+"""Dead owners that one claim names; those behind them have their turn when these have nothing left."""
+
 _EPOCH = time.time() - lease_clock()
 
 
 def record_time() -> float:
-    """Seconds since the epoch by a clock that cannot be set: ``Record.due`` is compared with it.
+    """Seconds since the epoch by a clock that cannot be set, for ``Record.due``.
 
-    It begins at the time of day of this process's start. Setting the clock of the machine neither ends nor
-    prolongs what the process owns.
+    It begins at the time of day of this process's start. It says when a delay is over, and nothing of who
+    owns what: other processes may have begun with another time of day.
     """
     return _EPOCH + lease_clock()
 
@@ -84,6 +98,9 @@ class StorageAdapter(ABC):
     ``shut``. What a transaction did stays done as ``features`` promise.
 
     Claim neither ``broadcast`` nor ``ordered``: leases decide here who gets a message.
+
+    An owner is dead when nothing of what it owns was renewed for its lease, by the clock of whoever looks. No
+    time of day decides that.
     """
 
     name: str
@@ -127,9 +144,12 @@ class StorageAdapter(ABC):
 
     @abstractmethod
     async def claim(
-        self, subscription: str, owner: str, now: float, until: float, limit: int
+        self, subscription: str, owner: str, now: float, until: float, limit: int, dead: Collection[str]
     ) -> Sequence[Claim]:
-        """Gives the first records that are due at ``now`` to the owner, due ``until``; in order of adding."""
+        """Gives the first records to the owner that it may have, due ``until``; in order of adding.
+
+        Those are the ones of ``NOBODY`` that are due at ``now``, and all of the ``dead`` owners.
+        """
 
     @abstractmethod
     async def renew(self, subscription: str, owner: str, until: float) -> None:
@@ -140,10 +160,10 @@ class StorageAdapter(ABC):
         """Replaces a record, or deletes it for None, if the owner owns it still; tells whether he did."""
 
     @abstractmethod
-    async def pending(self) -> Sequence[tuple[str, int, float]]:
-        """For each subscription how many records it has that are not ``DEAD``, and when the first is due.
+    async def pending(self) -> Sequence[Pending]:
+        """For each subscription and owner, ``NOBODY`` too, how many records there are that are not ``DEAD``.
 
-        Subscriptions without any are left out.
+        Also when the first and the last of them are due.
         """
 
     @abstractmethod
@@ -153,10 +173,14 @@ class StorageAdapter(ABC):
     # --- Adapter ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        self._waiting: dict[str, StorageConsumer] = {}
+        self._waiting: dict[StorageConsumer, None] = {}
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._problems: dict[object, str] = {}
+        self._owners = Owners()
+        self._reading = Trouble(f"the storage of {self.name!r}")
+        self._troubles: dict[Trouble, None] = {self._reading: None}
+        self._unreadable = 0  # dead letters
+        self._odd = 0  # rows of ``pending``
         try:
             with self.translated("be opened"):
                 await self.open()
@@ -164,11 +188,11 @@ class StorageAdapter(ABC):
             with suppress(Exception):  # there may be nothing to give back
                 await self.shut()
             raise
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = Lasting(self._watch, f"promenade-{self.name}-watch")
+        self._watching.start()
 
     async def close(self) -> None:
-        self._watching.cancel()
-        await asyncio.wait({self._watching})
+        await self._watching.end()
         with self.translated("be closed"):
             await self.shut()
 
@@ -188,56 +212,87 @@ class StorageAdapter(ABC):
     async def open_consumer(self, spec: SubscriptionSpec) -> StorageConsumer:
         async with self.in_transaction("add a subscription"):
             await self.subscribe(_id(spec), spec.topic, self.features.replay and spec.start != "latest")
-        return StorageConsumer(self, _id(spec), self._waiting)
+        return StorageConsumer(self, spec, self._waiting)
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
         return (await self.backlogs([spec]))[0]
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
         async with self.in_transaction("count records"):
-            counts = {name: count for name, count, _ in await self.pending()}
-        return [counts.get(_id(spec), 0) for spec in specs]
+            found = await self.pending()
+        counts = Counter[str]()
+        for subscription, _, count, *_ in found:
+            counts[subscription] += count
+        return [counts[_id(spec)] for spec in specs]
+
+    def dead_of(self, subscription: str) -> Sequence[str]:
+        """Owners of a subscription that have renewed nothing for their lease, as far as was seen."""
+        return self._owners.dead.get(subscription, ())[:_MOST_DEAD]
 
     async def _watch(self) -> None:
-        """Looks again and again for what is due, for all consumers that wait for something."""
+        """Looks again and again for what is due, for all consumers that wait, and for who is alive."""
         shortest, longest = _PAUSES
         pause = shortest
+        looked_at = -math.inf
         while True:
+            between = self.lease / _LOOKS
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(min(pause, between)):
                     await self._news.wait()
                     pause = shortest
             self._news.clear()
             began = time.monotonic()
-            found = False
-            try:
-                async with self.in_transaction("be read"):
-                    pending = await self.pending() if self._waiting else ()
-                self.report(self._watch, None)
-            except BusError as error:
-                pending = ()
-                cause = error.__cause__ or error
-                self.report(self._watch, f"its storage cannot be read: {type(cause).__name__}")
-            now = record_time()
-            for subscription, _, due in pending:
-                consumer = self._waiting.get(subscription)
-                if consumer is not None and due <= now:
-                    found = True
-                    consumer.look()
-            pause = shortest if found else min(pause * 2, longest)
-            await asyncio.sleep(_SHARE * (time.monotonic() - began))
+            woken = 0
+            if self._waiting or began - looked_at >= between:
+                looked_at = began
+                due: set[str] = set()
+                fault = await fault_of(self._look(due))
+                if fault is None:
+                    self._reading.over()
+                else:
+                    self._reading.failed("be read", fault.__cause__ or fault)
+                for consumer in self._waiting:
+                    if consumer.subscription in due:
+                        consumer.look()
+                        woken += 1
+            pause = shortest if woken else min(pause * 2, longest)
+            await asyncio.sleep(min(between, _SHARE * (time.monotonic() - began)))
+
+    async def _look(self, due: set[str]) -> None:
+        """Learns who is alive; adds the subscriptions that have something to claim."""
+        sent = lease_clock()
+        async with self.in_transaction("be read"):
+            pending = await self.pending()
+        sound = [each for each in pending if _is_sound(each)]
+        self._odd = len(pending) - len(sound)
+        self._owners.learn(sound, sent, lease_clock(), self.lease)
+        now = record_time()
+        for subscription, owner, _, first, _ in sound:
+            if first <= now if owner == NOBODY else owner in self.dead_of(subscription):
+                due.add(subscription)
 
     @property
     def degraded(self) -> str | None:
         """The problems of the moment: of each part its own, so that no part clears another's."""
-        return "; ".join(dict.fromkeys(self._problems.values())) or None
+        problems = [trouble.text for trouble in self._troubles if trouble.text is not None]
+        if self._unreadable:
+            problems.append(
+                f"{self._unreadable} dead letters in the storage of {self.name!r} are left out: they are not "
+                "what the bus has written"
+            )
+        if self._odd:
+            problems.append(
+                f"records in the storage of {self.name!r} are passed over: when they are due is no number"
+            )
+        return "; ".join(dict.fromkeys(problems)) or None
 
-    def report(self, part: object, problem: str | None) -> None:
-        """Notes what a part cannot do at the moment; None when it can again, or has ended."""
-        if problem is None:
-            self._problems.pop(part, None)
-        else:
-            self._problems[part] = problem
+    def watch_over(self, trouble: Trouble) -> None:
+        """Tells health of what a part cannot do."""
+        self._troubles[trouble] = None
+
+    def forget(self, trouble: Trouble) -> None:
+        """A part has ended."""
+        self._troubles.pop(trouble, None)
 
     @asynccontextmanager
     async def in_transaction(self, what: str) -> AsyncIterator[None]:
@@ -256,14 +311,20 @@ class StorageAdapter(ABC):
 
     @contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Makes an ``AdapterError`` of what the storage raises."""
+        """Makes an ``AdapterError`` of what the storage raises.
+
+        It names the class and the place, and keeps the cause. What drivers say besides is not repeated: it
+        may be a statement with all of its values, or an address with its password.
+        """
         try:
             yield
         except BusError:
             raise
         except Exception as error:
             kind = type(error).__name__
-            raise AdapterError(f"the storage of {self.name!r} cannot {what}: {kind}: {error}") from error
+            raise AdapterError(
+                f"the storage of {self.name!r} cannot {what}: {kind} at {place_of(error)}"
+            ) from error
 
     # --- DeadLetterStore ----------------------------------------------------------------------------------
 
@@ -273,8 +334,13 @@ class StorageAdapter(ABC):
 
     async def _letters(self) -> dict[str, tuple[Any, State, DeadLetter]]:
         """The dead letters by their id, the oldest first: their ids sort by time."""
-        found = [(key, State.of(text)) for key, text in await self.dead()]
-        letters = [(key, state, state.letter) for key, state in found if state.letter is not None]
+        letters: list[tuple[Any, State, DeadLetter]] = []
+        rows = await self.dead()
+        for key, text in rows:
+            state = _state_of(text)
+            if state is not None and state.letter is not None:
+                letters.append((key, state, state.letter))
+        self._unreadable = len(rows) - len(letters)
         return {letter.id: (key, state, letter) for key, state, letter in sorted(letters, key=_letter_id)}
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
@@ -308,7 +374,8 @@ class StorageAdapter(ABC):
         async with self.in_transaction("redrive dead letters"):
             letters = await self._letters()
             for key, state, letter in (letters[each] for each in letter_ids if each in letters):
-                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None)
+                now = datetime.now(UTC)
+                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None, redriven_at=now)
                 moved += await self.change(key, DEAD, Record(again.text()))
         return moved
 
@@ -321,32 +388,68 @@ class StorageAdapter(ABC):
         return deleted
 
 
+@attrs.define(eq=False)
+class _Owned:
+    """The receipt of what a consumer owns: the record's key, and what its text says."""
+
+    key: Any
+    state: State
+
+
 class StorageConsumer:
-    """Implements ``Consumer``. It has a lease of its own, which ends with it."""
+    """Implements ``Consumer`` and ``LeasingConsumer``. It has a lease of its own, which ends with it."""
 
     def __init__(
-        self, adapter: StorageAdapter, subscription: str, waiting: dict[str, StorageConsumer]
+        self, adapter: StorageAdapter, spec: SubscriptionSpec, waiting: dict[StorageConsumer, None]
     ) -> None:
         self.longest_hold = adapter.lease / 3
+        self.subscription = _id(spec)
         self._adapter = adapter
-        self._subscription = subscription
+        self._topic = spec.topic
         self._waiting = waiting
-        self._owner = uuid4().hex
+        self._owner = name_owner(adapter.lease)
         self._due = asyncio.Event()
         self._stopped = False
-        self._renewing = asyncio.create_task(self._renew())
+        self._renewed_at = lease_clock()
+        self._trouble = Trouble(f"the lease of {spec.name!r}")
+        adapter.watch_over(self._trouble)
+        self._renewing = Lasting(self._renew_again, f"promenade-{adapter.name}-renew-{spec.name}")
+        self._renewing.start()
 
-    async def _renew(self) -> None:
-        adapter = self._adapter
+    async def _renew_again(self) -> None:
+        pause = self._adapter.lease / 3
         while True:
-            await asyncio.sleep(adapter.lease / 3)
-            try:
-                async with adapter.in_transaction("renew leases"):
-                    await adapter.renew(self._subscription, self._owner, self._until)
-                adapter.report(self, None)
-            except BusError as error:
-                cause = error.__cause__ or error
-                adapter.report(self, f"its leases cannot be renewed: {type(cause).__name__}")
+            await asyncio.sleep(pause)
+            fault = await fault_of(self._renew())
+            if fault is None:
+                self._trouble.over()
+                pause = self._adapter.lease / 3
+            else:
+                self._trouble.failed("be renewed", fault.__cause__ or fault)
+                pause = min(self._adapter.lease / 3, grown(max(FIRST_PAUSE, pause)))
+
+    async def _renew(self, held: Sequence[_Owned] = ()) -> Sequence[bool]:
+        """Renews the lease on everything; tells of what it holds what it owns still."""
+        adapter, since = self._adapter, lease_clock()
+        async with adapter.in_transaction("renew leases"):
+            await adapter.renew(self.subscription, self._owner, self._until)
+            owned = [
+                await adapter.change(
+                    each.key, self._owner, Record(each.state.text(), self._owner, self._until)
+                )
+                for each in held
+            ]
+        self._renewed_at = since
+        return owned
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether others may have taken over what it holds; see ``bus_core.LeasingConsumer``."""
+        return lease_clock() - self._renewed_at > _SURE * self._adapter.lease
+
+    async def confirm(self, receipts: Sequence[_Owned]) -> Sequence[bool]:
+        """Renews the lease; which messages are this consumer's still."""
+        return await self._renew(receipts)
 
     @property
     def _until(self) -> float:
@@ -360,11 +463,13 @@ class StorageConsumer:
         self._due.clear()
         received = await self._claim(limit)
         if not received and not self._stopped:
-            self._waiting[self._subscription] = self
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_WAIT):
-                    await self._due.wait()
-            del self._waiting[self._subscription]
+            self._waiting[self] = None
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LONGEST_WAIT):
+                        await self._due.wait()
+            finally:
+                self._waiting.pop(self, None)
             received = await self._claim(limit)
         return received
 
@@ -372,12 +477,16 @@ class StorageConsumer:
         if self._stopped:
             return []
         adapter = self._adapter
+        dead = [owner for owner in adapter.dead_of(self.subscription) if owner != self._owner]
         async with adapter.in_transaction("claim records"):
-            claimed = await adapter.claim(self._subscription, self._owner, record_time(), self._until, limit)
+            now = record_time()
+            claimed = await adapter.claim(self.subscription, self._owner, now, self._until, limit, dead)
             return [await self._received(*each) for each in claimed]
 
     async def _received(self, key: Any, text: str, lapsed: bool) -> Received:
-        state = State.of(text)
+        state = _state_of(text)
+        if state is None:
+            return self._unreadable(key, text)
         if lapsed:
             died = Attempt(state.attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
             history = with_attempt(state.history, died)
@@ -385,12 +494,24 @@ class StorageConsumer:
             await self._adapter.change(key, self._owner, Record(state.text(), self._owner, self._until))
         return Received(
             message=state.message,
-            receipt=(key, state),
+            receipt=_Owned(key, state),
             published_at=state.published_at,
             attempt=state.attempt,
             redelivered=state.redelivered,
             owner_died=bool(lapsed),
             history=state.history,
+            redriven_at=state.redriven_at,
+        )
+
+    def _unreadable(self, key: Any, text: object) -> Received:
+        """A record that somebody else has written, or changed: a dead letter, with its text as it is."""
+        body = str(text).encode("utf-8", "backslashreplace")
+        state = State(Message("", self._topic, "", body), datetime.now(UTC))
+        return Received(
+            message=state.message,
+            receipt=_Owned(key, state),
+            published_at=state.published_at,
+            fault="its record is not what the bus has written",
         )
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
@@ -402,7 +523,8 @@ class StorageConsumer:
             return [None if await self._settle(each) else lost for each in outcomes]
 
     async def _settle(self, outcome: Outcome) -> bool:
-        key, state = outcome.receipt
+        owned: _Owned = outcome.receipt
+        state = owned.state
         record: Record | None = None
         if outcome.action == "dead_letter":
             dead = attrs.evolve(state, redelivered=True, letter=outcome.letter)
@@ -410,18 +532,19 @@ class StorageConsumer:
         elif outcome.action != "ack":
             again = attrs.evolve(state, attempt=outcome.attempt, history=outcome.history, redelivered=True)
             held = outcome.action == "hold"
+            if held:
+                owned.state = again
             owner, due = (self._owner, self._until) if held else (NOBODY, record_time() + outcome.delay)
             record = Record(again.text(), owner, due)
-        return await self._adapter.change(key, self._owner, record)
+        return await self._adapter.change(owned.key, self._owner, record)
 
     def stop(self) -> None:
         self._stopped = True
         self._due.set()
 
     async def close(self) -> None:
-        self._renewing.cancel()
-        await asyncio.wait({self._renewing})
-        self._adapter.report(self, None)
+        await self._renewing.end()
+        self._adapter.forget(self._trouble)
 
 
 async def _together_or_apart(
@@ -455,6 +578,20 @@ def _failed(error: BusError) -> PublishFailed:
     failure = PublishFailed(str(error), transient=True)
     failure.__cause__ = error
     return failure
+
+
+def _is_sound(row: Sequence[Any]) -> bool:
+    """Whether it is a row that ``pending`` returns: somebody else may have put anything into the storage."""
+    kinds = (str, str, int, int | float, int | float)
+    return len(row) == len(kinds) and all(map(isinstance, row, kinds))
+
+
+def _state_of(text: str) -> State | None:
+    """What the text of a record says; None for what the bus did not write."""
+    try:
+        return State.of(text)
+    except Exception:  # whatever a converter raises for what somebody else has written
+        return None
 
 
 def _id(spec: SubscriptionSpec) -> str:

@@ -11,7 +11,7 @@ import attrs
 from bus_core.abc import RetryPolicy
 from bus_core.errors import DeserializationError, PermanentError, Postpone, RetryLater
 from bus_core.events.base import Event
-from bus_core.runtime.error_text import describe_error
+from bus_core.runtime.error_text import place_of
 
 __all__ = ["AttemptFailure", "Decision", "decide", "decide_undecoded"]
 
@@ -21,12 +21,14 @@ class Decision:
     """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``.
 
     ``elsewhere`` means that another instance shall have it meanwhile, where the adapter can do that.
+    ``fault`` is what went wrong while it was decided.
     """
 
     action: Literal["retry", "postpone", "dead_letter"]
     delay: float = 0.0
     reason: str = ""
     elsewhere: bool = False
+    fault: BaseException | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -75,11 +77,12 @@ def decide(
             raise ValueError(f"next_delay returned {delay!r}, which is no delay")
         return Decision("retry", float(delay) if asked is None else asked)
     except BaseException as broken:  # plugin code: even its SystemExit must not take the worker down
-        return Decision("dead_letter", reason=f"the retry policy failed: {describe_error(broken)}")
+        reason = f"the retry policy failed: {type(broken).__name__} at {place_of(broken)}"
+        return Decision("dead_letter", reason=reason, fault=broken)
 
 
 def decide_undecoded(error: BaseException, age: float, wait: float | None) -> Decision:
-    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted.
+    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted or redriven.
 
     What another version of the code has written waits for an instance with that code, not counted, for
     ``wait`` seconds at most; None where no other instance can get it. Nothing else about undecodable bytes

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, decide_undecoded
 from bus_core.dispatch.units import Job, JobLane
+from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
 from bus_core.runtime.clock import Clock, TimerHandle
@@ -70,7 +72,7 @@ class FollowUp:
         if job.doomed is not None:
             decision = Decision("dead_letter", reason=job.doomed)
         elif job.event is None:
-            age = (self._clock.now() - job.accepted_at).total_seconds()
+            age = (self._clock.now() - job.waiting_since).total_seconds()
             wait = self._unknown_version_wait if lane.settler.releases else None
             decision = decide_undecoded(error, age, wait)
         else:
@@ -79,7 +81,10 @@ class FollowUp:
             self._tell(job, error, decision)
         if decision.action != "postpone" and job.doomed is None:
             lane.failed_attempts += 1
-            job.note(Attempt(job.attempt, self._clock.now(), describe_error(error), place_of(error)))
+            told = _told(error, job.event)
+            if decision.fault is not None:
+                told += f"; and the retry policy failed with {_told(decision.fault, job.event)}"
+            job.note(Attempt(job.attempt, self._clock.now(), told, place_of(error)))
         log = partial(_log_failure, job, error, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
@@ -95,6 +100,8 @@ class FollowUp:
             )
             lane.waiting += 1
             lane.step_done(job, settled=False)
+        elif decision.action == "retry":  # another instance may get it
+            lane.retried += 1
 
     def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
         failure = AttemptFailure(
@@ -144,7 +151,7 @@ class FollowUp:
                 message = self._codec.encode_named(job.topic, job.event)
             except BaseException as error:  # a serializer is a plugin, and reads the user's values
                 reason += (
-                    f"; and it has no body, because the event cannot be encoded: {describe_error(error)}"
+                    f"; and it has no body, because the event cannot be encoded: {_told(error, job.event)}"
                 )
         letter = DeadLetter(
             id=str(uuid7()),
@@ -164,6 +171,12 @@ class FollowUp:
             self.lost += 1
             _log_loss(job, "the dead-letter store failed", broken)
             self._finish(job)
+
+
+def _told(error: BaseException, event: Event[Any] | None) -> str:
+    """What an error says, without what is marked as personal in the event that it is about."""
+    cleaned = None if event is None else partial(without_personal, event=event)
+    return describe_error(error, cleaned=cleaned)
 
 
 def _as_uuid(text: str) -> UUID | None:

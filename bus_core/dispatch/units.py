@@ -75,10 +75,10 @@ class Past:
     """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
     ``receipt`` is the adapter's, of what was received; ``doomed`` is why it goes to the dead letters without
-    being handled.
+    being handled. ``redriven_at`` is when it was last sent back as a dead letter, if it was.
     """
 
-    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered")
+    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered", "redriven_at")
 
     def __init__(
         self,
@@ -88,12 +88,14 @@ class Past:
         redelivered: bool = False,
         receipt: object = None,
         doomed: str | None = None,
+        redriven_at: datetime | None = None,
     ) -> None:
         self.history = history
         self.attempt = attempt
         self.redelivered = redelivered
         self.receipt = receipt
         self.doomed = doomed
+        self.redriven_at = redriven_at
 
 
 _NO_PAST = Past()
@@ -248,6 +250,11 @@ class Job:
     def payload(self) -> Event | Message:
         """What was accepted: the event itself, or its message where events are serialized."""
         return self.record[0]
+
+    @property
+    def waiting_since(self) -> datetime:
+        """When the adapter accepted it, or it was sent back as a dead letter."""
+        return max(self.accepted_at, self._past.redriven_at or self.accepted_at)
 
     @property
     def message(self) -> Message | None:

@@ -45,7 +45,7 @@ from bus_core.events.models import (
     model_of_fields,
 )
 from bus_core.events.primitives import FrozenMapping, uuid7
-from bus_core.events.privacy import HIDDEN, shown
+from bus_core.events.privacy import HIDDEN, hidden_values, shown, without
 from bus_core.events.shapes import AnyJson, Field, Hidden, MappingOf, Record, Ruled, Scalar, has_personal_part
 
 if TYPE_CHECKING:
@@ -474,6 +474,19 @@ def _shown_field(event: Event[Any], field: attrs.Attribute[Any]) -> str:
     if callable(field.repr):
         return HIDDEN if has_personal_part(shape) else field.repr(value)
     return shown(shape, value)
+
+
+def without_personal(text: str, event: Event[Any]) -> str:
+    """A text with ``<personal>`` in place of what is marked as personal in an event; see ``without``."""
+    model = model_of(type(event))
+    shapes = ((field.name, model.shape_of(field.name)) for field in attrs.fields(cast(Any, type(event))))
+    hidden = [
+        each
+        for name, shape in shapes
+        if shape is not None and has_personal_part(shape)
+        for each in hidden_values(shape, getattr(event, name))
+    ]
+    return without(text, hidden) if hidden else text
 
 
 def _names_in(data: Mapping[str, Any]) -> str:

@@ -166,8 +166,9 @@ def envelope_of(event: Event, source: Source) -> Envelope:
 class Attempt:
     """An attempt that failed: its number from 1, when it failed, and the error.
 
-    ``error`` is ``"Type: message"``, with causes and the members of groups. Messages may hold personal data,
-    so treat it like the body. ``place`` is where it was raised: ``file:line in function``, or empty.
+    ``error`` is ``"Type: message"``, with causes and the members of groups. ``<personal>`` is in place of
+    values that are marked as personal in the event. Messages may hold other personal data, so treat it like
+    the body. ``place`` is where it was raised: ``file:line in function``, or empty.
     """
 
     number: int
@@ -253,7 +254,8 @@ class Received:
 
     ``receipt`` is the adapter's own, for ``Consumer.settle``. ``attempt`` is the number of the attempt
     that comes now: 1 plus the failed ones that count. ``history`` holds those, and earlier ones from
-    before a redrive. ``redelivered`` says that an earlier attempt may have been begun.
+    before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``redriven_at`` is
+    when it was redriven last, if it was.
 
     ``owner_died`` says that the owner before this one died, or lost its lease, and may have been handling
     it: this counts as an attempt, and is the last entry of ``history``. ``fault`` says why the message
@@ -268,6 +270,7 @@ class Received:
     owner_died: bool = False
     fault: str | None = None
     history: tuple[Attempt, ...] = ()
+    redriven_at: datetime | None = None
 
 
 @attrs.define

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any, Final
+
+import attrs
 
 from bus_core.events.checks import settler_of
 from bus_core.events.faults import Unfit
@@ -19,9 +22,12 @@ from bus_core.events.shapes import (
     is_personal,
 )
 
-__all__ = ["HIDDEN", "bounded", "shown"]
+__all__ = ["HIDDEN", "bounded", "hidden_values", "shown", "without"]
 
 HIDDEN = "<personal>"
+
+_SHORTEST: Final = 4
+"""Characters of a text that is looked for in others: what is shorter is found everywhere."""
 
 
 def bounded(value: object) -> str:
@@ -67,3 +73,66 @@ def _shown_alternative(shape: OneOf, value: Any) -> str:
             continue
         return shown(alternative, value)
     return HIDDEN
+
+
+def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
+    """What ``shown`` hides of a value."""
+    if is_personal(shape):
+        yield value
+    elif isinstance(shape, Ruled):
+        yield from hidden_values(shape.inner, value)
+    elif isinstance(shape, Record) and value.__class__ is shape.cls:
+        for field in shape.fields:
+            yield from hidden_values(field.shape, getattr(value, field.name))
+    elif isinstance(shape, Collection):
+        for item in value:
+            yield from hidden_values(shape.item, item)
+    elif isinstance(shape, FixedTuple):
+        for part, item in zip(shape.items, value, strict=False):
+            yield from hidden_values(part, item)
+    elif isinstance(shape, MappingOf):
+        for item in value.values():
+            yield from hidden_values(shape.item, item)
+    elif isinstance(shape, OneOf):
+        for alternative in shape.alternatives:
+            try:
+                settler_of(alternative)(value)
+            except Unfit:
+                continue
+            yield from hidden_values(alternative, value)
+            return
+    elif isinstance(shape, Recursive) and shape.shape is not None:
+        yield from hidden_values(shape.shape, value)
+
+
+def without(text: str, values: Iterable[Any]) -> str:
+    """A text with ``<personal>`` in place of each of these values, and of what they are made of.
+
+    They are found where they are written as they are: not parts of them, and nothing of less than four
+    characters.
+    """
+    words = {word for value in values for word in _words_of(value) if len(word) >= _SHORTEST}
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(word, HIDDEN)
+    return text
+
+
+def _words_of(value: Any) -> Iterator[str]:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        yield str.__str__(value)
+        yield repr(str.__str__(value))[1:-1]
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            for part in pair:
+                yield from _words_of(part)
+    elif isinstance(value, tuple | Set):
+        for item in value:
+            yield from _words_of(item)
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            yield from _words_of(getattr(value, field.name))
+    else:
+        yield str(value)
+        yield repr(value)

@@ -1,8 +1,8 @@
 """Time, threads and background failures: tools that know nothing of events.
 
 May import: ``errors``. Owns: the clock protocol, time limits on that clock, a sleep that others can end,
-threads for synchronous handlers and for the loop of a sync bus, the record of what keeps failing, and log
-lines that nobody can forge.
+threads for synchronous handlers and for the loop of a sync bus, tasks that last, the record of what keeps
+failing, and log lines that nobody can forge.
 """
 
 import typing
@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
     from bus_core.runtime.clock import TimerHandle, lease_clock
     from bus_core.runtime.error_text import printable
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
+    from bus_core.runtime.lasting import Lasting
     from bus_core.runtime.logs import plain_logger
     from bus_core.runtime.sleeper import Sleeper
     from bus_core.runtime.timeouts import call_within, expiry, run_with_timeout
@@ -23,6 +24,7 @@ else:
             "clock": "TimerHandle lease_clock",
             "error_text": "printable",
             "failures": "FIRST_PAUSE Trouble fault_of grown",
+            "lasting": "Lasting",
             "logs": "plain_logger",
             "sleeper": "Sleeper",
             "timeouts": "call_within expiry run_with_timeout",
@@ -31,6 +33,7 @@ else:
 
 __all__ = [
     "FIRST_PAUSE",
+    "Lasting",
     "Sleeper",
     "TimerHandle",
     "Trouble",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 __all__ = ["describe_error", "place_of", "printable"]
@@ -13,36 +13,39 @@ _MOST_MEMBERS = 10
 _MOST_LEVELS = 3
 
 
-def describe_error(error: BaseException, limit: int = 2000) -> str:
+def describe_error(
+    error: BaseException, limit: int = 2000, *, cleaned: Callable[[str], str] | None = None
+) -> str:
     """``"Type: message"`` for a person, with the causes and the members of groups, bounded in length.
 
-    Survives errors whose ``str`` raises.
+    Survives errors whose ``str`` raises. ``cleaned`` takes out of each text what is not to be shown.
     """
-    described = "".join(_chain(error))
+    described = "".join(_chain(error, cleaned))
     return described if len(described) <= limit else described[: limit - 3] + "..."
 
 
-def _chain(error: BaseException) -> Iterator[str]:
+def _chain(error: BaseException, cleaned: Callable[[str], str] | None) -> Iterator[str]:
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen and len(seen) < _MOST_CAUSES:
         if seen and isinstance(following, asyncio.CancelledError):
             return  # how a time limit works is no cause of its own
-        yield ("; caused by " if seen else "") + _described(following, _MOST_LEVELS)
+        yield ("; caused by " if seen else "") + _described(following, _MOST_LEVELS, cleaned)
         seen.add(id(following))
         following = following.__cause__
 
 
-def _described(error: BaseException, levels: int) -> str:
+def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] | None) -> str:
     """One error, and what it groups, without its causes."""
     name = type(error).__name__
     try:
         text = str(error).encode("utf-8", "backslashreplace").decode()
+        text = text if cleaned is None else cleaned(text)
     except BaseException:  # a hostile __str__ must not take the worker down
         text = "<its text cannot be shown>"
     described = f"{name}: {text}" if text else name
     if isinstance(error, BaseExceptionGroup) and levels:
-        members = [_described(member, levels - 1) for member in error.exceptions[:_MOST_MEMBERS]]
+        members = [_described(member, levels - 1, cleaned) for member in error.exceptions[:_MOST_MEMBERS]]
         more = len(error.exceptions) - len(members)
         described += f" [{' | '.join(members)}{f' | and {more} more' if more else ''}]"
     return described

@@ -346,8 +346,6 @@ class Pump:
         self._unsettled += 1
 
     def _job_of(self, received: Received) -> Job:
-        if received.attempt > 1 and not received.owner_died:
-            self.lane.retried += 1
         message = received.message
         past = Past(
             history=received.history,
@@ -355,6 +353,7 @@ class Pump:
             redelivered=received.redelivered,
             receipt=received.receipt,
             doomed=self._doom(received),
+            redriven_at=received.redriven_at,
         )
         accepted = received.published_at.timestamp()
         record: Record = (message, message.topic, accepted, message.headers, message.key)

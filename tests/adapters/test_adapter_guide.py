@@ -72,8 +72,8 @@ def adapter_on(directory: Path, lease: float = 30.0) -> Any:
 
 
 def test_it_is_short() -> None:
-    """The whole adapter has fewer than 80 lines: imports, blank lines and the hook included."""
-    assert len(source_of_the_guide().splitlines()) < 80
+    """The whole adapter has fewer than 90 lines: imports, blank lines and the hook included."""
+    assert len(source_of_the_guide().splitlines()) < 90
 
 
 async def test_owner_that_died(tmp_path: Path) -> None:

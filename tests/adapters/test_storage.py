@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 from uuid import uuid4
@@ -14,8 +16,20 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from bus_core import AdapterError, Features, Message, Outcome, PublishFailed, SubscriptionSpec
-from bus_core.adapters import DEAD, Claim, Record, StorageAdapter, matches
+from bus_core import (
+    AdapterError,
+    DeadLetter,
+    DeadLetterFilter,
+    Features,
+    Message,
+    Outcome,
+    PublishFailed,
+    Received,
+    SubscriptionSpec,
+)
+from bus_core.adapters import DEAD, NOBODY, Claim, Pending, Record, StorageAdapter, matches
+from bus_core.adapters import storage as storage_module
+from bus_core.runtime import lease_clock
 from support.buses import until
 
 TOPIC = "test.thing.happened"
@@ -75,13 +89,13 @@ class Storage(StorageAdapter):
         self.patterns[subscription] = pattern
 
     async def claim(
-        self, subscription: str, owner: str, now: float, until: float, limit: int
+        self, subscription: str, owner: str, now: float, until: float, limit: int, dead: Collection[str]
     ) -> Sequence[Claim]:
         await self._call("claim")
         due = [
             (key, row)
             for key, row in self.rows.items()
-            if row[0] == subscription and row[2] != DEAD and row[3] <= now
+            if row[0] == subscription and (row[3] <= now if row[2] == NOBODY else row[2] in dead)
         ]
         claims: list[Claim] = [(key, row[1], row[2] != "") for key, row in due[:limit]]
         for _, row in due[:limit]:
@@ -106,13 +120,13 @@ class Storage(StorageAdapter):
             row[1:] = attrs.astuple(record)
         return True
 
-    async def pending(self) -> Sequence[tuple[str, int, float]]:
+    async def pending(self) -> Sequence[Pending]:
         await self._call("pending")
-        found: dict[str, list[float]] = {}
+        found: dict[tuple[str, str], list[float]] = {}
         for name, _, owner, due in self.rows.values():
             if owner != DEAD:
-                found.setdefault(name, []).append(due)
-        return [(name, len(dues), min(dues)) for name, dues in found.items()]
+                found.setdefault((name, owner), []).append(due)
+        return [(*place, len(dues), min(dues), max(dues)) for place, dues in found.items()]
 
     async def dead(self) -> Sequence[tuple[Any, str]]:
         return [(key, row[1]) for key, row in self.rows.items() if row[2] == DEAD]
@@ -142,7 +156,7 @@ async def test_a_clock_that_is_set_robs_nobody(storage: Storage, monkeypatch: py
     assert await other.receive(1) == []
     another = await storage.open_consumer(SPEC)
     waiting = asyncio.create_task(another.receive(1))
-    await until(lambda: another in storage._waiting.values(), "it has claimed nothing, and waits")
+    await until(lambda: another in storage._waiting, "it has claimed nothing, and waits")
     another.stop()
     assert await waiting == []
     assert await consumer.settle([_ack(received.receipt)]) == [None]
@@ -161,17 +175,18 @@ async def test_each_problem_is_cleared_by_its_own_part(storage: Storage) -> None
         looks = 0
         real = storage.pending
 
-        async def counted() -> Sequence[tuple[str, int, float]]:
+        async def counted() -> Sequence[Pending]:
             nonlocal looks
             looks += 1
             return await real()
 
         storage.pending = counted  # type: ignore[method-assign]
         await until(lambda: looks > 3, "the storage was read again")
-        assert storage.degraded == "its leases cannot be renewed: OSError"
+        assert storage.degraded == "the lease of 'audit' cannot be renewed: OSError"
         storage.fails = lambda call: call == "pending"
         await until(
-            lambda: storage.degraded == "its storage cannot be read: OSError", "the other problem is left"
+            lambda: storage.degraded == "the storage of 'storage' cannot be read: OSError",
+            "the other problem is left",
         )
         storage.fails = lambda call: False
         await until(lambda: storage.degraded is None, "all is well")
@@ -234,7 +249,7 @@ async def test_an_outcome_that_is_refused_holds_up_no_other() -> None:
     refused, *done = await consumer.settle(outcomes)
     assert isinstance(refused, AdapterError)
     assert done == [None] * 4
-    assert [*storage.rows] == [first[0]]
+    assert [*storage.rows] == [first.key]
     await consumer.close()
     await storage.close()
 
@@ -257,8 +272,8 @@ async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
     consumer = await storage.open_consumer(SPEC)
     await storage.publish([message(number) for number in range(20)])
     receipts = [each.receipt for each in await consumer.receive(20)]
-    left = {receipt[0]: Outcome("retry", receipt, 0.0, 2, ()) for receipt in receipts[:19]}
-    left[receipts[19][0]] = _ack(receipts[19])
+    left = {receipt.key: Outcome("retry", receipt, 0.0, 2, ()) for receipt in receipts[:19]}
+    left[receipts[19].key] = _ack(receipts[19])
     results: Sequence[object] = [AdapterError("not tried")]
     tries = 0
     while results[-1] is not None:
@@ -269,6 +284,224 @@ async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
     assert len(storage.rows) == 19
     await consumer.close()
     await storage.close()
+
+
+async def test_a_redrive_is_dated(storage: Storage) -> None:
+    """What comes back from the dead letters tells when it was redriven, also after a retry."""
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message()])
+    [received] = await consumer.receive(1)
+    assert received.redriven_at is None
+    await consumer.settle([_buried(received)])
+    began = datetime.now(UTC)
+    assert await storage.redrive([letter.id for letter in await storage.list(DeadLetterFilter(), 9)]) == 1
+    [again] = await consumer.receive(1)
+    assert again.redriven_at is not None
+    assert began <= again.redriven_at <= datetime.now(UTC)
+    await consumer.settle([Outcome("retry", again.receipt, 0.0, 2, ())])
+    [retried] = await consumer.receive(1)
+    assert (retried.redriven_at, retried.published_at) == (again.redriven_at, received.published_at)
+    await consumer.close()
+
+
+async def test_a_record_that_makes_no_sense_harms_itself(storage: Storage) -> None:
+    """It is received with a fault, and becomes a dead letter with its text; what is beside it is handled."""
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message(number) for number in range(3)])
+    storage.rows[1][1] = "written by \ud800 somebody else"
+    first, strange, last = await consumer.receive(9)
+    assert [each.fault is None for each in (first, strange, last)] == [True, False, True]
+    assert (strange.message.topic, strange.message.body) == (TOPIC, b"written by \\ud800 somebody else")
+    outcomes = [_ack(first.receipt), _buried(strange), _ack(last.receipt)]
+    assert await consumer.settle(outcomes) == [None] * 3
+    [letter] = await storage.list(DeadLetterFilter(), 9)
+    assert await storage.redrive([letter.id]) == 1
+    [again] = await consumer.receive(9)
+    assert (again.message.body, again.fault) == (strange.message.body, None)
+    await consumer.close()
+
+
+async def test_a_letter_that_makes_no_sense_harms_itself(storage: Storage) -> None:
+    """The others are listed and redriven; health tells how many are left out."""
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message(number) for number in range(2)])
+    await consumer.settle([_buried(each) for each in await consumer.receive(9)])
+    storage.rows[0][1] = "somebody else's"
+    [letter] = await storage.list(DeadLetterFilter(), 9)
+    assert storage.degraded == (
+        "1 dead letters in the storage of 'storage' are left out: they are not what the bus has written"
+    )
+    assert await storage.redrive([letter.id]) == 1
+    assert await storage.purge(DeadLetterFilter()) == 0
+    await consumer.close()
+
+
+async def test_a_row_that_makes_no_sense_harms_itself(storage: Storage) -> None:
+    """A record whose time is no number is passed over and named, and those who wait are told of others."""
+    consumer = await storage.open_consumer(SPEC)
+    real = storage.pending
+
+    async def odd() -> Sequence[Pending]:
+        return [("x", "y", 1, None, None), *await real()]  # type: ignore[list-item]
+
+    storage.pending = odd  # type: ignore[method-assign]
+    waiting = asyncio.create_task(consumer.receive(1))
+    await until(lambda: storage.degraded, "it was seen")
+    assert storage.degraded == (
+        "records in the storage of 'storage' are passed over: when they are due is no number"
+    )
+    await storage.publish([message(7)])
+    async with asyncio.timeout(1):
+        [received] = await waiting
+    assert received.message.key == "7"
+    storage.pending = real  # type: ignore[method-assign]
+    await until(lambda: storage.degraded is None, "all is well")
+    await consumer.close()
+
+
+@pytest.mark.parametrize("call", ["pending", "renew"])
+async def test_its_tasks_go_on(storage: Storage, call: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a driver raises, a cancellation of its own too, and whatever a program cancels."""
+    storage.lease = 0.03
+    consumer = await storage.open_consumer(SPEC)
+    real = getattr(storage, call)
+    left: list[BaseException] = [TypeError("secret"), asyncio.CancelledError("secret")]
+    told: set[str | None] = set()
+    calls = 0
+
+    async def fails(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if left:
+            raise left.pop(0)
+        told.add(storage.degraded)
+        return await real(*arguments)
+
+    setattr(storage, call, fails)
+    await until(lambda: not left and None in told, "it went on")
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    seen = calls
+    await until(lambda: calls > seen + 1, "it goes on")
+    assert any("TypeError" in (each or "") for each in told) or "TypeError" in caplog.text
+    assert "secret" not in caplog.text
+    await consumer.close()
+
+
+async def test_what_a_driver_says_is_not_repeated(storage: Storage) -> None:
+    """An error names the class and the place of its cause; a statement, or a password in it, stays there."""
+    consumer = await storage.open_consumer(SPEC)
+
+    async def refuse(*_: Any) -> Any:
+        raise OSError("INSERT INTO record VALUES ('bob@example.com') at postgres://bus:secret@db")
+
+    for call in ("claim", "pending", "add"):
+        setattr(storage, call, refuse)
+    with pytest.raises(AdapterError) as caught:
+        await consumer.receive(1)
+    assert re.fullmatch(
+        r"the storage of 'storage' cannot claim records: OSError at \S+test_storage.py:\d+ in refuse",
+        str(caught.value),
+    )
+    assert isinstance(caught.value.__cause__, OSError)
+    [failed] = await storage.publish([message()])
+    await until(lambda: storage.degraded, "it was looked for what is due")
+    assert "secret" not in f"{failed}{storage.degraded}"
+    assert "bob@" not in f"{failed}{storage.degraded}"
+    await consumer.close()
+
+
+async def test_two_of_one_subscription_wait(storage: Storage) -> None:
+    """Each of them is woken, and one that ends its wait leaves the other waiting."""
+    first, second = await storage.open_consumer(SPEC), await storage.open_consumer(SPEC)
+    waiting = [asyncio.create_task(each.receive(1)) for each in (first, second)]
+    await until(lambda: len(storage._waiting) == 2, "both wait")
+    first.stop()
+    assert await waiting[0] == []
+    await storage.publish([message(7)])
+    async with asyncio.timeout(1):
+        [received] = await waiting[1]
+    assert received.message.key == "7"
+    waiting[1] = asyncio.create_task(second.receive(1))
+    await until(lambda: storage._waiting, "it waits")
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
+    assert not storage._waiting
+    for each in (first, second):
+        await each.close()
+
+
+async def test_what_the_dead_own_is_found_while_all_are_busy(storage: Storage) -> None:
+    """Somebody who died is noticed although nobody waits for anything, whatever the time of day there was."""
+    storage.lease = 0.1
+    dead, busy = await storage.open_consumer(SPEC), await storage.open_consumer(SPEC)
+    await storage.publish([message(1)])
+    assert len(await dead.receive(1)) == 1
+    await dead.close()
+    storage.rows[0][3] += 1e9  # its clock was wrong
+    await storage.publish([message(number) for number in range(2, 1000)])
+    received: list[Received] = []
+    async with asyncio.timeout(10):
+        while not any(each.message.key == "1" for each in received):
+            received = [*await busy.receive(1)]
+            await busy.settle([_ack(each.receipt) for each in received])
+            await asyncio.sleep(0.005)
+    assert [(each.attempt, each.owner_died) for each in received] == [(2, True)]
+    await busy.close()
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+async def test_processes_need_not_agree_on_the_time(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """Whatever time of day one began with, it keeps what it owns while it lives, and not for longer."""
+    storage.lease = 0.2
+    consumer = await storage.open_consumer(SPEC)
+    record_time = storage_module.record_time
+
+    def until_then(one: storage_module.StorageConsumer) -> float:
+        return record_time() + storage.lease + (ahead if one is consumer else 0)
+
+    monkeypatch.setattr(storage_module.StorageConsumer, "_until", property(until_then))
+    await storage.publish([message()])
+    [received] = await consumer.receive(1)
+    other = await storage.open_consumer(SPEC)
+    renewed = storage.renewed
+    waiting = asyncio.create_task(other.receive(1))
+    await until(lambda: storage.renewed > renewed + 10, "the leases of both were renewed for a while")
+    assert not waiting.done() or waiting.result() == []
+    assert await consumer.settle([Outcome("hold", received.receipt, 0.0, 2, ())]) == [None]
+    await consumer.close()
+    taken = await waiting
+    async with asyncio.timeout(10):
+        while not taken:
+            taken = await other.receive(1)
+    assert (taken[0].attempt, taken[0].owner_died) == (3, True)
+    await other.close()
+
+
+async def test_after_a_standstill_it_asks_what_is_its_own(storage: Storage) -> None:
+    """A consumer whose lease may have ended is in doubt, and keeps what nobody has taken."""
+    consumer = await storage.open_consumer(SPEC)
+    await storage.publish([message(number) for number in range(2)])
+    first, second = await consumer.receive(9)
+    await consumer.settle([Outcome("hold", first.receipt, 0.0, 2, ())])
+    assert not consumer.in_doubt
+    consumer._renewed_at -= 0.8 * storage.lease
+    assert consumer.in_doubt
+    storage.rows[1][2] = "another"
+    assert await consumer.confirm([first.receipt, second.receipt]) == [True, False]
+    assert lease_clock() - consumer._renewed_at < 0.1 * storage.lease
+    assert '"attempt":2' in storage.rows[0][1].replace(" ", "")
+    await consumer.close()
+
+
+def _buried(received: Received) -> Outcome:
+    read = received.message
+    letter = DeadLetter(
+        str(uuid4()), TOPIC, "audit", None, read.key, "gave up", (), read.body, dead_at=datetime.now(UTC)
+    )
+    return Outcome("dead_letter", received.receipt, letter=letter)
 
 
 def _ack(receipt: object) -> Any:

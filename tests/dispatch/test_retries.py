@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import attrs
 import pytest
@@ -14,9 +16,11 @@ from bus_core import (
     Factory,
     FixedRetry,
     NoRetry,
+    Personal,
     PluginError,
     RetryPolicy,
     Topic,
+    event,
     hookimpl,
 )
 from promenade_bus_testing import VirtualClock
@@ -242,7 +246,11 @@ async def test_broken_policy(
         letters = await bus.dead_letters.list()
         assert len(letters) == 2
         assert all(letter.reason.startswith("the retry policy failed: ") for letter in letters)
-        assert all([attempt.error for attempt in letter.attempts] == ["ValueError: no"] for letter in letters)
+        assert all(len(letter.attempts) == 1 for letter in letters)
+        assert all(
+            letter.attempts[0].error.startswith("ValueError: no; and the retry policy failed with ")
+            for letter in letters
+        )
         assert (bus.state().unsettled, bus.state().lost) == (0, 0)
 
 
@@ -259,7 +267,37 @@ async def test_policy_that_breaks_later(virtual_clock: VirtualClock) -> None:
         await virtual_clock.advance(60)
         assert failing.times == [0, 1, 3]
         (letter,) = await bus.dead_letters.list()
-        assert letter.reason == "the retry policy failed: KeyError: 3"
+        assert re.fullmatch(r"the retry policy failed: KeyError at .*:\d+ in decide", letter.reason)
+        assert letter.attempts[-1].error == "ValueError: no; and the retry policy failed with KeyError: 3"
+
+
+async def test_letters_do_not_tell_personal_values(
+    virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an exception quotes of a field that is marked as personal is in no letter, and in no log."""
+
+    @event
+    class Registered(Event):
+        email: Personal[str]
+        plan: str
+
+    topic = Topic("test.user.registered", Registered)
+
+    async def fails(made: Registered) -> None:
+        raise ExceptionGroup("two", [ValueError(f"no mail to {made.email}, {made.plan}")]) from KeyError(
+            made.email
+        )
+
+    def decide(_attempt: int, error: BaseException) -> float:
+        raise ValueError(repr(error))
+
+    async with running_bus(virtual_clock) as bus:
+        bus.subscribe(topic, fails, retry=Decided(decide))
+        await bus.publish(topic, Registered(aggregate_id=uuid4(), email="ada@example.com", plan="free"))
+        await virtual_clock.advance(60)
+        (letter,) = await bus.dead_letters.list()
+    assert "no mail to <personal>, free" in letter.attempts[0].error
+    assert "ada@" not in f"{letter.attempts[0].error}{letter.reason}{letter!r}{caplog.text}"
 
 
 async def test_a_long_history_is_bounded(virtual_clock: VirtualClock) -> None:

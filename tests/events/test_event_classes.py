@@ -48,6 +48,7 @@ from bus_core import (
     open_bus,
 )
 from bus_core.events import base, model_of
+from bus_core.events.base import without_personal
 from bus_core.serialization import JsonSerializer, schema_of
 
 T = TypeVar("T")
@@ -814,6 +815,35 @@ def test_personal_values_are_hidden_at_any_depth(annotation: Any, good: Any, bad
         cls(aggregate_id=USER, value=bad)
     assert SECRET not in str(caught.value)
     assert "personal value not shown" in str(caught.value)
+
+
+@pytest.mark.parametrize(("annotation", "good", "_bad"), PERSONAL, ids=str)
+def test_personal_values_are_taken_out_of_texts(annotation: Any, good: Any, _bad: Any) -> None:
+    """What is marked at any depth is not in a text about the event; what is beside it stays."""
+    event = only(annotation)(aggregate_id=USER, value=good)
+    text = f"no account {SECRET} ({SECRET!r}) in Bern for {USER}"
+    expected = f"no account <personal> ('<personal>') in Bern for {USER}"
+    assert without_personal(text, event) == expected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "text", "expected"),
+    [
+        (Personal[str], "abc", "abcabc", "abcabc"),
+        (Personal[str], "Zoë\n", r"got 'Zoë\n'", "got '<personal>'"),
+        (Personal[int], 123456, "got 123456", "got <personal>"),
+        (Personal[bool], True, "got True", "got True"),
+        (Personal[str | None], None, "got None", "got None"),
+        (Personal[clock.date], clock.date(1990, 5, 17), "born 1990-05-17", "born <personal>"),
+        (Personal[Contact], CONTACT, "in Bern", "in <personal>"),
+        (str, SECRET, SECRET, SECRET),
+    ],
+)
+def test_how_personal_values_are_found_in_texts(
+    annotation: Any, value: Any, text: str, expected: str
+) -> None:
+    """As they are written, also escaped, if they are not so short that they are found everywhere."""
+    assert without_personal(text, only(annotation)(aggregate_id=USER, value=value)) == expected
 
 
 def test_what_is_not_personal_is_shown() -> None:

@@ -52,6 +52,7 @@ class Entry:
     redelivered: bool = False
     owner_died: bool = False
     fault: str | None = None
+    redriven_at: datetime | None = None
     owner: Consumer | None = None
     number: int = attrs.field(factory=count().__next__)
 
@@ -216,6 +217,7 @@ class Consumer:
                 owner_died=entry.owner_died,
                 fault=entry.fault,
                 history=entry.history,
+                redriven_at=entry.redriven_at,
             )
             for entry in entries
         ]
@@ -350,6 +352,7 @@ class RemoteAdapter:
         for letter, group, entry in found:
             del self.server.letters[letter.id]
             entry.attempt, entry.history, entry.redelivered = 1, letter.attempts, True
+            entry.redriven_at = datetime.now(UTC)
             group.ready.append(entry)
             group.changed()
         return len(found)

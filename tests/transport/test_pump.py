@@ -706,6 +706,30 @@ async def test_what_is_held_and_what_is_parked(
         assert state_of(bus).retried == 0  # it was postponed
 
 
+async def test_only_retries_count_as_retried(server: Server) -> None:
+    """What comes back postponed, or because it was released, is no retry, whatever attempt it is at."""
+    clock = VirtualClock()
+    raising: list[Exception] = [ValueError("no"), Postpone(after=60), Postpone(after=1)]
+    done: list[int] = []
+
+    async def handler(event: Happened, delivery: Delivery) -> None:
+        if raising:
+            raise raising.pop(0)
+        done.append(delivery.attempt)
+
+    async with running_remote_bus(server, clock, retry_delay="60s", retry_max_delay="60s") as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        await bus.publish(HAPPENED, happened())
+        group = group_of(server)
+        for _ in range(2):
+            await until(lambda: group.parked, "it was handed back")
+            server.due()
+            await until(lambda: not group.parked, "it comes again")
+        await clock.run(bus.drain())
+        assert done == [2]
+        assert state_of(bus).retried == 1
+
+
 async def test_held_attempts_are_noted(server: Server) -> None:
     """The adapter is told of each attempt that is held, so that a crash does not forget it."""
     clock = VirtualClock()

@@ -111,6 +111,28 @@ async def test_it_does_not_wait_for_ever() -> None:
     assert [attempt.number for attempt in letter.attempts] == [1]
 
 
+async def test_a_letter_that_is_redriven_waits_again() -> None:
+    """How long it waits for an instance that can decode it counts from its redrive, not from its publish."""
+    server = Server()
+    async with running_remote_bus(server, unknown_version_wait="1m") as bus:
+        await bus.subscribe(OLD, ignore, name="audit").ready()
+        (group,) = server.groups.values()
+        async with running_remote_bus(server) as publishing:
+            await publishing.publish(RETYPED, Retyped(aggregate_id=uuid4(), number="x"))
+        await until(lambda: group.parked, "it was given back")
+        ((_, entry),) = group.parked
+        entry.stored_at -= timedelta(minutes=1)
+        server.due()
+        await until(lambda: server.letters, "it is dead")
+        assert await bus.dead_letters.redrive([*server.letters]) == 1
+        await until(lambda: group.parked or server.letters, "it was given back, or up")
+        assert [(delay, entry.attempt) for delay, entry in group.parked] == [(0.5, 1)]
+        assert entry.redriven_at is not None
+        entry.redriven_at -= timedelta(minutes=1)
+        server.due()
+        await until(lambda: server.letters, "it is dead again")
+
+
 async def test_it_waits_for_nobody_where_no_other_instance_can_get_it() -> None:
     """A broadcast event is this instance's alone: waiting would hold up its close, and end in no letter."""
     server = Server()

@@ -32,6 +32,7 @@ from redis_support.streams import (
     TOPIC,
     Place,
     acks,
+    buried,
     die,
     lose_touch,
     message,
@@ -307,17 +308,66 @@ async def test_retries_come_in_time_beside_other_services(redis_server: SharedSe
             await each.close()
 
 
-async def test_one_parked_entry_that_is_none(redis_server: SharedServer) -> None:
-    """What somebody else has put among the parked holds up nothing."""
+STRANGE_RETRIES: dict[str, bytes] = {
+    "a text": b"no message",
+    "three numbers": b"\x93\x01\x02\x03",
+    "no fields": b"\x94\xa1x\xa0\x90\x05",
+    "a field without a value": b"\x94\xa1x\xa0\x91\xa1a\x05",
+    "fields that are no texts": b"\x94\xa1x\xa0\x92\x90\x90\x05",
+    "more fields than a command has": b"\x94\xa1x\xa0\xdc\x40\x00" + b"\xa1a" * 0x4000 + b"\x05",
+    "no delay": b"\x93\xa1x\xa0\x92\xa1a\xa1b",
+    "a delay without end": b"\x94\xa1x\xa0\x92\xa1a\xa1b\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00",
+    "a delay that is none": b"\x94\xa1x\xa0\x92\xa1a\xa1b\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("score", ["1", "+inf", "-inf"])
+async def test_parked_entries_that_are_none(redis_server: SharedServer, score: str) -> None:
+    """What somebody else has put among the parked holds up nothing, is a dead letter, and health names it."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         consumer = await adapter.open_consumer(spec())
-        place.ask("ZADD", place.keys.parked(TOPIC, GROUP), 1, "no message", 2, "\x93\x01\x02\x03")
+        parked = place.keys.parked(TOPIC, GROUP)
         await place.publish(1)
         (received,) = await receive(consumer, 1)
+        for member in STRANGE_RETRIES.values():
+            place.ask("ZADD", parked, score, member)
         await consumer.settle([Outcome("retry", received.receipt, 0.2, 2)])
-        assert numbers(await receive(consumer, 1)) == [1]
+        batch = await receive(consumer, 1 + len(STRANGE_RETRIES))
+        assert place.ask("ZCARD", parked) == 0
+        retried = next(each for each in batch if each.attempt == 2)
+        assert numbers([retried]) == [1]
+        strange = [each for each in batch if each is not retried]
+        assert {each.message.body for each in strange} == {*STRANGE_RETRIES.values()}
+        await until(lambda: adapter.degraded, "health names it")
+        assert adapter.degraded == (
+            f"somebody else has put something among the retries of {GROUP} on {TOPIC} "
+            f"({len(STRANGE_RETRIES)} so far), which is dead-lettered as it is"
+        )
+        assert await consumer.settle([*acks([retried]), *map(buried, strange)]) == [None] * len(batch)
+        assert await adapter.backlog(spec()) == 0
         await consumer.close()
+
+
+async def test_a_key_of_somebody_else_in_place_of_retries(redis_server: SharedServer) -> None:
+    """Health tells that retries cannot be looked for; other groups of the topic are counted and go on."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        consumer, other = await adapter.open_consumer(spec()), await adapter.open_consumer(spec(name="other"))
+        parked = place.keys.parked(TOPIC, GROUP)
+        place.ask("SET", parked, "something else")
+        await place.publish(1)
+        assert await adapter.backlogs([spec(), spec(name="other")]) == [1, 1]
+        (received,) = await receive(other, 1)
+        await other.settle([Outcome("retry", received.receipt, 0.2, 2)])
+        assert numbers(await receive(other, 1)) == [1]
+        await until(lambda: adapter.degraded, "it was looked for")
+        assert "the upkeep of the Redis adapter cannot do all that is due" in (adapter.degraded or "")
+        assert "another type" in (adapter.degraded or "")
+        place.ask("DEL", parked)
+        await until(lambda: adapter.degraded is None, "all is well")
+        for each in (consumer, other):
+            await each.close()
 
 
 # --- cancellations ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import _Lane
 from promenade_bus_redis.streams import leases, retention, upkeep, wakeups
 from promenade_bus_redis.streams.adapter import StreamsAdapter
@@ -83,6 +84,31 @@ async def test_one_thing_that_fails_holds_up_no_other(
         assert numbers(await receive(consumer, 1)) == [1]
         assert adapter.degraded is not None
         await consumer.close()
+
+
+@pytest.mark.parametrize(("part", "method", "told"), PARTS[:2], ids=["upkeep", "retention"])
+async def test_what_the_server_refuses_for_good_is_told(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, part: type[Any], method: str, told: str
+) -> None:
+    """Health names what fails until somebody changes something, and not what passes by itself."""
+    monkeypatch.setattr(retention, "_FIRST", 0.0)
+    passing = RedisFailure(Kind.LOADING, "the server")
+    left: list[BaseException] = [
+        passing,
+        passing,
+        RedisFailure(Kind.FORBIDDEN, "the server", command="XTRIM"),
+    ]
+    monkeypatch.setattr(part, method, failing(getattr(part, method), left))
+    async with place_on(redis_server) as place:
+        monkeypatch.setattr(retention, "_STANDBY", 0.05)
+        adapter = await place.adapter()
+        degraded: set[str] = set()
+        await until(lambda: degraded.add(adapter.degraded or "") or not left, "it went on")
+        await until(lambda: degraded.add(adapter.degraded or "") or "" in degraded, "it works again")
+        assert {each for each in degraded if each} == {
+            f"{told}: RedisFailure: Redis at the server forbids it to this user; give it the permission "
+            "with ACL SETUSER (XTRIM)"
+        }
 
 
 async def test_a_fault_in_a_shared_connection(

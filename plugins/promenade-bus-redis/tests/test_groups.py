@@ -72,6 +72,21 @@ async def test_orphans(redis_server: SharedServer) -> None:
         assert [part.group for part in record.orphans(0.1)] == ["by-hand", GROUP]
 
 
+@pytest.mark.parametrize("ahead", [10_000, 31_536_000_000])
+async def test_orphans_after_the_clock_went_back(redis_server: SharedServer, ahead: int) -> None:
+    """A group that was last wanted at a time that is still to come is named after a while, too."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        await (await adapter.open_consumer(spec())).close()
+        await adapter._running.census.say_left()
+        field = f"part {TOPIC} {GROUP}"
+        number, seen, rest = place.ask("HGET", place.keys.record, field).split(" ", 2)
+        place.ask("HSET", place.keys.record, field, f"{number} {int(seen) + ahead} {rest}")
+        async with asyncio.timeout(9):
+            while [report.state for report in await adapter.groups.list()] != ["orphaned"]:
+                pass
+
+
 async def test_a_group_that_is_forgotten(redis_server: SharedServer) -> None:
     """Forgetting removes a group and all that waits for it, so that retention goes on."""
     async with place_on(redis_server) as place:

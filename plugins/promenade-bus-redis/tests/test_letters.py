@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bus_core import DeadLetter, DeadLetterFilter, Message, UnknownSubscription
+from bus_core import DeadLetter, DeadLetterFilter, Message, Outcome, UnknownSubscription
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.wire import letter_fields
 from redis_support.binaries import ServerBinary
@@ -142,4 +142,29 @@ async def test_a_redrive_moves_all_or_none(redis_server: SharedServer) -> None:
             await adapter.dead_letters.redrive(ids)
         assert await adapter.dead_letters.count(ALL) == 251
         assert await adapter.dead_letters.redrive(ids[:-1]) == 250
+        await consumer.close()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001])
+async def test_a_redrive_is_dated(redis_server: SharedServer, delay: float) -> None:
+    """What comes back from the dead letters tells when it was redriven, also when it comes back again."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(1)
+        [received] = await receive(consumer, 1)
+        assert received.redriven_at is None
+        await consumer.settle([buried(received)])
+        began = datetime.now(UTC)
+        assert await adapter.dead_letters.redrive(
+            [letter.id for letter in await adapter.dead_letters.list(ALL, 9)]
+        )
+        [again] = await receive(consumer, 1)
+        assert again.redriven_at is not None
+        assert abs(again.redriven_at - began) < timedelta(seconds=10)
+        await consumer.settle([Outcome("retry" if delay else "release", again.receipt, delay, 2)])
+        [retried] = await receive(consumer, 1)
+        assert (retried.redriven_at, retried.published_at) == (again.redriven_at, received.published_at)
+        assert again.redriven_at >= received.published_at
+        await consumer.settle([buried(retried)])
         await consumer.close()

@@ -311,6 +311,67 @@ async def test_positions_that_somebody_moves(start_server: StartServer) -> None:
         await consumer.close()
 
 
+async def test_a_group_that_nobody_has_begun_to_count(start_server: StartServer) -> None:
+    """What it settled before it is counted is no loss, and what it loses afterwards is one."""
+    async with place_on(start_server()) as place:
+        adapter = await place.adapter(**keeping())
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(*range(10))
+        await consumer.settle(acks(await receive(consumer, 4)))
+        place.ask("DEL", place.keys.settled(TOPIC))
+        place.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 6)  # those that are settled
+        await consumer.settle(acks(await receive(consumer, 6)))
+        await look(adapter)
+        assert counted(place) == {}
+        await consumer.close()
+        await place.publish(*range(5))
+        place.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 2)
+        await look(adapter)
+        assert counted(place) == {f"{TOPIC} {GROUP}": 3}
+
+
+async def test_what_is_gone_before_the_group_of_a_new_topic_is_made(start_server: StartServer) -> None:
+    """A pattern that runs is owed all that is stored in a new topic: what is removed there is lost."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter(**keeping())
+        consumer = await adapter.open_consumer(spec("tests.#"))
+        await place.publish(*range(5), topic=OTHER)
+        server.ask("XTRIM", place.keys.stream(OTHER), "MAXLEN", 2)
+        assert numbers(await receive(consumer, 2)) == [3, 4]
+        assert (counted(place), adapter.lost) == ({f"{OTHER} {GROUP}": 3}, 3)
+        await look(adapter)
+        assert (counted(place), adapter.lost) == ({f"{OTHER} {GROUP}": 3}, 3)
+        await consumer.close()
+
+
+@pytest.mark.parametrize("most", [0, 8])
+async def test_what_is_gone_while_the_service_of_a_pattern_is_away(
+    start_server: StartServer, most: int
+) -> None:
+    """Retention counts what is removed of a new topic before the group is made, once, and the cap's apart."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter(**keeping(**({"max_length": most} if most else {})))
+        await (await adapter.open_consumer(spec("tests.#"))).close()
+        await look(adapter)
+        await place.publish(*range(20), topic=OTHER)
+        server.ask("XTRIM", place.keys.stream(OTHER), "MAXLEN", 10)
+        dropped = 2 if most else 0
+        await look(adapter)
+        await look(adapter)
+        assert counted(place) == {f"{OTHER} {GROUP}": 10 + dropped}
+        server.ask("XTRIM", place.keys.stream(OTHER), "MAXLEN", 5)
+        removed = 10 + dropped + (3 if most else 5)
+        again = await place.adapter(**keeping())
+        consumer = await again.open_consumer(spec("tests.#"))
+        assert numbers(await receive(consumer, 5)) == [*range(15, 20)]
+        assert counted(place) == {f"{OTHER} {GROUP}": removed}
+        await look(adapter)
+        assert counted(place) == {f"{OTHER} {GROUP}": removed}
+        await consumer.close()
+
+
 async def test_what_was_gone_before_is_nobodys_loss(start_server: StartServer) -> None:
     """A group does not lose what was removed before it was made, with or without other groups."""
     server = start_server()
@@ -318,6 +379,12 @@ async def test_what_was_gone_before_is_nobodys_loss(start_server: StartServer) -
         adapter = await place.adapter(**keeping())
         await place.publish(*range(20))
         server.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 5)
+        await look(adapter)
+        pattern = spec("tests.#", name="pattern")
+        await adapter._running.census.enter(pattern)
+        await look(adapter)
+        adapter._running.census.leave(pattern)
+        await (await adapter.open_consumer(pattern)).close()
         consumer = await adapter.open_consumer(spec())
         late = await adapter.open_consumer(spec(name="late", start="latest"))
         assert numbers(await receive(consumer, 5)) == [*range(15, 20)]

@@ -19,7 +19,7 @@ from bus_core import (
 )
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer
-from redis_support.streams import GROUP, TOPIC, acks, message, numbers, place_on, receive, spec, until
+from redis_support.streams import GROUP, TOPIC, acks, buried, message, numbers, place_on, receive, spec, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -138,7 +138,7 @@ async def test_a_strange_topic_harms_itself(
                 await consumer.settle(acks(batch))
             while not adapter._ledger.strange_topics:
                 await consumer.receive(1)
-        assert f"somebody uses the keys of {OTHER} for something else" in (adapter.degraded or "")
+        assert f"somebody uses keys of {OTHER} for something else" in (adapter.degraded or "")
         assert await adapter.backlog(spec("tests.#", mode=mode)) == 0
         place.ask("DEL", strange)
         async with asyncio.timeout(20):
@@ -205,6 +205,65 @@ async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:
         for mode in ("group", "broadcast"):
             with pytest.raises(RedisFailure, match="holds something of another type at the key"):
                 await adapter.open_consumer(spec(OTHER, name=mode, mode=mode))
+
+
+async def test_a_strange_count_of_what_is_settled(redis_server: SharedServer) -> None:
+    """Where losses could not be counted no group is made; health names it, and what was read is settled."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(block="50ms")
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(1, 2)
+        batch = await receive(consumer, 2)
+        settled = place.keys.settled(TOPIC)
+        place.ask("DEL", settled)
+        place.ask("SET", settled, "mine")
+        assert await consumer.settle([acks(batch)[0], buried(batch[1])]) == [None, None]
+        with pytest.raises(RedisFailure, match="holds something of another type at the key"):
+            await adapter.open_consumer(spec(name="other"))
+        assert [group[1] for group in place.ask("XINFO", "GROUPS", place.keys.stream(TOPIC))] == [GROUP]
+        retention = adapter._retention
+        assert retention is not None
+        await until(lambda: retention._turn.is_taken, "it is its turn")
+        retention._due = [(0.0, TOPIC)]
+        await retention.visit()
+        assert f"somebody uses keys of {TOPIC} for something else" in (adapter.degraded or "")
+        place.ask("DEL", settled)
+        place.ask("HSET", settled, GROUP, "no number")
+        retention._due = [(0.0, TOPIC)]
+        await retention.visit()
+        assert adapter.degraded is None
+        await consumer.close()
+
+
+@pytest.mark.parametrize("strange", ["stream", "settled", "inbox", "parked"])
+async def test_a_group_beside_a_strange_key_is_forgotten(redis_server: SharedServer, strange: str) -> None:
+    """What it has in other places of the topic goes with it."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        consumer = await adapter.open_consumer(spec())
+        await place.publish(*range(3))
+        released, parked, noted = [each.receipt for each in await receive(consumer, 3)]
+        outcomes = [
+            Outcome("release", released),
+            Outcome("retry", parked, 600.0, 2),
+            Outcome("hold", noted, 0.0, 2),
+        ]
+        assert await consumer.settle(outcomes) == [None] * 3
+        await consumer.close()
+        keys = place.keys
+        own = {
+            "inbox": keys.inbox(TOPIC, GROUP),
+            "parked": keys.parked(TOPIC, GROUP),
+            "notes": keys.notes(TOPIC, GROUP),
+        }
+        assert place.ask("EXISTS", *own.values()) == 3
+        others = {"stream": keys.stream(TOPIC), "settled": keys.settled(TOPIC)}
+        place.ask("DEL", {**own, **others}[strange])
+        place.ask("SET", {**own, **others}[strange], "mine")
+        await adapter.groups.forget(GROUP, force=True)
+        assert place.ask("EXISTS", *own.values()) == 0
+        if strange != "stream":
+            assert place.ask("XINFO", "GROUPS", keys.stream(TOPIC)) == []
 
 
 async def test_strange_names_among_the_topics(

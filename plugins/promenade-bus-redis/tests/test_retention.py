@@ -118,13 +118,44 @@ async def test_a_group_that_has_just_begun_is_no_stranger(redis_server: SharedSe
         )
         job(adapter)._demand = Demand()  # as it was read before
         await job(adapter)._trim([TOPIC])
-        record = await adapter._running.census.read(frozenset())
-        assert [str(part) for part in record.parts] == ["'tests.listener' on 'tests.thing.*'"]
-        place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), "by-hand", "0")
-        await job(adapter)._trim([TOPIC])
-        record = await adapter._running.census.read(frozenset())
-        assert f"'by-hand' on {TOPIC!r}" in [str(part) for part in record.parts]
+        await look(adapter)
+        assert await parts_of(adapter) == ["'tests.listener' on 'tests.thing.*'"]
         await consumer.close()
+
+
+async def test_a_stranger_is_noted_once(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that nobody declared is noted, also when it comes again, and costs no reading of the record."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**keeping())
+        retention, census = job(adapter), adapter._running.census
+        await place.publish(1)
+        await look(adapter)
+        await retention.stop()
+        read, readings = census.read, 0
+
+        async def counted(alive: Any) -> Any:
+            nonlocal readings
+            readings += 1
+            return await read(alive)
+
+        monkeypatch.setattr(census, "read", counted)
+        for _ in range(2):
+            place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), "by-hand", "0")
+            readings = 0
+            for _ in range(5):
+                await retention._trim([TOPIC])
+            assert readings == 0
+            await look(adapter)
+            assert await parts_of(adapter) == [f"'by-hand' on {TOPIC!r}"]
+            await look(adapter)
+            await adapter.groups.forget("by-hand", force=True)
+            assert await parts_of(adapter) == []
+            await look(adapter)
+
+
+async def parts_of(adapter: StreamsAdapter) -> list[str]:
+    """What the record says that somebody is owed."""
+    return [str(part) for part in (await adapter._running.census.read(frozenset())).parts]
 
 
 async def test_what_is_parked_or_came_back_is_kept(redis_server: SharedServer) -> None:

@@ -104,6 +104,9 @@ def test_a_body_without_an_id(body: bytes) -> None:
     assert (content.message.id, content.message.body, content.fault) == (ENTRY.decode(), body, None)
 
 
+UNREADABLE = "its field 'published', 'redriven' or 'state' cannot be read"
+
+
 @pytest.mark.parametrize(
     ("fields", "fault", "body"),
     [
@@ -111,16 +114,17 @@ def test_a_body_without_an_id(body: bytes) -> None:
         ([b"body", b"x", b"id", b"\xff"], "its field 'id' is not UTF-8", b"x"),
         ([b"body", b"x", b"headers", b"[1]"], "its field 'headers' is not a JSON object of texts", b"x"),
         ([b"body", b"x", b"headers", b'{"a": 1}'], "its field 'headers' is not a JSON object of texts", b"x"),
-        ([b"body", b"x", b"state", b"1"], "its field 'published' or 'state' cannot be read", b"x"),
-        ([b"body", b"x", b"state", b"0 0"], "its field 'published' or 'state' cannot be read", b"x"),
-        ([b"body", b"x", b"state", b"-1 0"], "its field 'published' or 'state' cannot be read", b"x"),
-        ([b"body", b"x", b"state", b"1 -1"], "its field 'published' or 'state' cannot be read", b"x"),
+        ([b"body", b"x", b"state", b"1"], UNREADABLE, b"x"),
+        ([b"body", b"x", b"state", b"0 0"], UNREADABLE, b"x"),
+        ([b"body", b"x", b"state", b"-1 0"], UNREADABLE, b"x"),
+        ([b"body", b"x", b"state", b"1 -1"], UNREADABLE, b"x"),
         (
             [b"body", b"x", b"state", b"9" * 30 + b" 0"],
-            "its field 'published' or 'state' cannot be read",
+            UNREADABLE,
             b"x",
         ),
-        ([b"body", b"x", b"published", b"9" * 99], "its field 'published' or 'state' cannot be read", b"x"),
+        ([b"body", b"x", b"published", b"9" * 99], UNREADABLE, b"x"),
+        ([b"body", b"x", b"redriven", b"today"], UNREADABLE, b"x"),
     ],
 )
 def test_malformed_entries(fields: list[bytes], fault: str, body: bytes) -> None:

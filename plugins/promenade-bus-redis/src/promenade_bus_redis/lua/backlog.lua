@@ -32,12 +32,18 @@ local function unread_by(group)
   return {math.min(tonumber(group['lag']), length), ''}
 end
 
+-- Nothing of what somebody else has put in the place of a key is an event.
+local function size_of(command, key)
+  local size = redis.pcall(command, key)
+  return type(size) == 'number' and size or 0
+end
+
 local answers = {}
 for index = 2, #ARGV do
   local group = groups[ARGV[index]]
   local number, following = unpack(unread_by(group))
   if group then number = number + tonumber(group['pending']) end
-  number = number + redis.call('XLEN', KEYS[2 * index - 2]) + redis.call('ZCARD', KEYS[2 * index - 1])
+  number = number + size_of('XLEN', KEYS[2 * index - 2]) + size_of('ZCARD', KEYS[2 * index - 1])
   answers[#answers + 1] = number
   answers[#answers + 1] = following
 end

@@ -3,8 +3,14 @@
 -- do. Answers: 1 done, 0 there was none, -1 it has something to do.
 local group = ARGV[1]
 local found = false
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  local info = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
+-- Where somebody else has put something in the place of a key, the group has nothing there.
+local function ask(...)
+  local answer = redis.pcall(...)
+  return not (type(answer) == 'table' and answer.err) and answer or nil
+end
+local info = ask('XINFO', 'STREAM', KEYS[1])
+if info then
+  info = facts_of(info)
   for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local facts = facts_of(each)
     if facts['name'] == group then
@@ -16,9 +22,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-if ARGV[2] ~= '1' and redis.call('XLEN', KEYS[2]) + redis.call('ZCARD', KEYS[3]) > 0 then return -1 end
+if ARGV[2] ~= '1' and (ask('XLEN', KEYS[2]) or 0) + (ask('ZCARD', KEYS[3]) or 0) > 0 then return -1 end
 if found then redis.call('XGROUP', 'DESTROY', KEYS[1], group) end
-redis.call('HDEL', KEYS[6], group)
+ask('HDEL', KEYS[6], group)
 local removed = redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 if found or removed > 0 then return 1 end
 return 0

@@ -3,7 +3,8 @@
 -- KEYS: the stream, the count of what the bus has trimmed, the fence, what groups have settled, and the counts of
 -- losses. ARGV: token of the instance whose turn it is, the ids from which on settled entries are too young, and
 -- those of a topic without groups (both as bound_of reads it), the hard cap or 0, how many entries to remove at
--- once, how many to drop at once, the topic, groups that must be there.
+-- once, how many to drop at once, the topic, "1" when it is new, and so younger than who is owed it, groups that must
+-- be there.
 -- Answers: how many were removed, how many of them because of the cap, whether there is more to do, the last
 -- id, how many entries somebody else has removed so far (-1 where the server does not know), a group and a number
 -- for each group that lost unread entries, groups that are there and not among those that must be, and the
@@ -20,7 +21,7 @@ local info = facts_of(redis.call('XINFO', 'STREAM', stream))
 local length, last, added = tonumber(info['length']), info['last-generated-id'], info['entries-added']
 local first = info['first-entry'] and info['first-entry'][1]
 local groups, lost, missing, strangers = {}, {}, {}, {}
-for index = 8, #ARGV do missing[ARGV[index]] = true end
+for index = 9, #ARGV do missing[ARGV[index]] = true end
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = facts_of(each)
   if not missing[group['name']] then strangers[#strangers + 1] = group['name'] end
@@ -33,6 +34,18 @@ for _, group in ipairs(groups) do
   if count and count > 0 then
     lost[#lost + 1] = group['name']
     lost[#lost + 1] = count
+  end
+end
+
+local trimmed = tonumber(redis.call('GET', counter) or 0)
+if added then
+  local gone = added - length
+  for name in pairs(missing) do
+    local count = count_unmade(settled, losses, topic, name, gone, ARGV[8] == '1' and trimmed or gone)
+    if count > 0 then
+      lost[#lost + 1] = name
+      lost[#lost + 1] = count
+    end
   end
 end
 
@@ -95,12 +108,14 @@ if first then
         end
       end
     end
-    for name in pairs(missing) do lose(name, #doomed) end
+    for name in pairs(missing) do
+      lose(name, #doomed)
+      settle(settled, name, #doomed)
+    end
     length = length - dropped
     if length > cap then more = 1 end
   end
 end
-local trimmed = tonumber(redis.call('GET', counter) or 0)
 if removed + dropped > 0 then
   trimmed = trimmed + removed + dropped
   redis.call('SET', counter, string.format('%.0f', trimmed))

@@ -17,12 +17,12 @@ from typing import Any, Final
 import attrs
 
 from bus_core import Clock, SubscriptionSpec
+from bus_core.runtime import Lasting
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.misses import Misses
 from promenade_bus_redis.pubsub.sources import Source
 from promenade_bus_redis.server.failures import Kind, RedisFailure, translate
-from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.places import Places
 

@@ -240,6 +240,11 @@ class RedisFailure(AdapterError):
         return self.kind in (Kind.UNREACHABLE, Kind.TLS, Kind.LOST, Kind.TIMED_OUT, Kind.PROTOCOL)
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether it stays as it is until somebody changes something, as far as is known."""
+        return not self.is_transient and not self.questions_place
+
+    @property
     def questions_place(self) -> bool:
         """Whether another server may be in charge by now: ask again before the next attempt."""
         return self.ends_connection or self.kind in _NOT_HERE_OR_NOT_NOW

@@ -42,8 +42,10 @@ __all__ = [
     "OWNED",
     "RAISE",
     "READ",
+    "REDATE",
     "REDRIVE",
     "RELEASE",
+    "REMOVE",
     "SURVEY",
     "TAIL",
     "TRIM",
@@ -98,7 +100,7 @@ BURY: Final = _load("bury", "full", "ids", "account")
 CLAIM: Final = _load("claim", "full", "ids", "account", "fence")
 COUNT: Final = _load("count", "full")
 DECLARE: Final = _load("declare", "full")
-DONE: Final = _load("done", "ids", "account")
+DONE: Final = _load("done")
 DUE: Final = _load("due", "full")
 ENTER: Final = _load("enter", "full")
 EXPIRE: Final = _load("expire", "ids", "keep")
@@ -111,12 +113,14 @@ MAKE: Final = _load("make", "full")
 MOVE: Final = _load("move", "ids", "account")
 NOTE: Final = _load("note", "full", "ids", "account")
 NOTICE: Final = _load("notice", "full")
-OPEN: Final = _load("open", "full", "ids")
+OPEN: Final = _load("open", "full", "ids", "account")
 OWNED: Final = _load("owned")
 RAISE: Final = _load("raise", "full")
 READ: Final = _load("read", "full", "ids", "fence")
+REDATE: Final = _load("redate", "full")
 REDRIVE: Final = _load("redrive", "full")
 RELEASE: Final = _load("release")
+REMOVE: Final = _load("remove", "full")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
 TRIM: Final = _load("trim", "full", "ids", "account", "keep", "fence")

@@ -232,7 +232,7 @@ class BroadcastConsumer:
         for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
             if isinstance(of_main, bytes):
                 return  # there was enough before it
-            self._services.ledger.understood(feed.topic)
+            self._services.ledger.understood(feed.topic, self.spec.group)
             added, length, trimmed = of_main
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
@@ -259,7 +259,7 @@ class BroadcastConsumer:
 
     def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:
         content = read_entry(source.feed.topic, entry_id, fields)
-        held = Held(source, entry_id, content.message, content.published_at, NO_SPELL, content.state)
+        held = Held(source, entry_id, content, NO_SPELL)
         self._ready.append(
             Received(
                 message=content.message,
@@ -269,6 +269,7 @@ class BroadcastConsumer:
                 redelivered=source.is_inbox,
                 fault=content.fault,
                 history=content.state.history,
+                redriven_at=content.redriven_at,
             )
         )
 

@@ -12,7 +12,7 @@ from bus_core.events import patterns_overlap
 from promenade_bus_redis.config import RetentionOptions
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.scripts import DECLARE, NOTICE, WITHDRAW
+from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REDATE, REMOVE, WITHDRAW, Script
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.record import Keeps, Part, Record, read_record
 
@@ -54,6 +54,7 @@ class Census:
         self._changed_at = time.monotonic()
         self._said_at: float | None = None
         self._said_settled = False
+        self._looked_for = 0  # up to which part it was looked whether the server has it
         self._dead: dict[str, float] = {}  # since when instances were seen dead
 
     @property
@@ -112,11 +113,17 @@ class Census:
             await self._say([*self._own])
 
     async def is_forgotten(self) -> bool:
-        """Whether the server does not have what was said last, as when it came back with an older snapshot.
+        """Whether the server does not have what was said, as when it came back with an older snapshot.
 
-        Raises ``RedisFailure``.
+        Of very many subscriptions the last one is looked for, and some others in turn. Raises
+        ``RedisFailure``.
         """
-        fields = [f"instance {self._name}", *(f"serves {self._name} {part}" for part in [*self._own][-1:])]
+        parts = [*self._own]
+        first = self._looked_for if self._looked_for < len(parts) else 0
+        self._looked_for = first + _AT_ONCE
+        fields = [f"instance {self._name}"]
+        for part in {*parts[first : self._looked_for], *parts[-1:]}:
+            fields += [f"serves {self._name} {part}", f"part {part}"]
         return None in await self._pipe.call("HMGET", self._key, *fields, key=self._key)
 
     @property
@@ -204,11 +211,13 @@ class Census:
         for first in range(0, len(parts), _AT_ONCE):
             await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
-    async def remove(self, parts: Iterable[Part]) -> None:
-        """Forgets parts. Raises ``RedisFailure``."""
-        if fields := [f"part {part.topic} {part.group}" for part in parts]:
-            await self._delete(fields)
-            await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
+    async def remove(self, parts: Iterable[Part], *, force: bool = False) -> int:
+        """Forgets parts, unless somebody has declared them since they were read; tells how many.
+
+        ``force`` forgets them all the same. Raises ``RedisFailure``.
+        """
+        said = [(f"part {part.topic} {part.group}", "" if force else part.said) for part in parts]
+        return await self._compare(REMOVE, said)
 
     async def remove_wishes(self, record: Record, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
@@ -217,13 +226,24 @@ class Census:
         await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
         await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
+    async def _compare(self, script: Script, said: Sequence[tuple[str, str]]) -> int:
+        """Has a script do something with fields that say still what they said."""
+        done = 0
+        for first in range(0, len(said), _AT_ONCE):
+            words = [word for pair in said[first : first + _AT_ONCE] for word in pair]
+            done += await self._pipe.run(script, [self._key], *words)
+        return done
+
     async def _delete(self, fields: Sequence[str]) -> None:
         for first in range(0, len(fields), _AT_ONCE):
             part = fields[first : first + _AT_ONCE]
             await self._pipe.call("HDEL", self._key, *part, key=self._key)
 
     async def tidy(self, record: Record, alive: Collection[str]) -> None:
-        """Removes what was taken up, and what instances said that are dead. Raises ``RedisFailure``."""
+        """Removes what was taken up, and what instances said that are dead; dates anew what is in the future.
+
+        Raises ``RedisFailure``.
+        """
         now = time.monotonic()
         dead = record.instances.keys() - {*alive, self._name}
         self._dead = {name: self._dead.get(name, now) for name in dead}
@@ -231,7 +251,8 @@ class Census:
             parts = [f"{each.topic} {each.group}" for each in record.servings if each.instance == name]
             await self._withdraw(name, record.instances[name], parts)
         await self.remove(record.taken_up)
-        await self._delete(record.stale)
+        await self._compare(REMOVE, record.stale)
+        await self._compare(REDATE, record.early)
 
 
 def _part_of(spec: SubscriptionSpec) -> str:

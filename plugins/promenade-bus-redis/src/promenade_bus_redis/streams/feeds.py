@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final, Literal
 
-from bus_core import Message
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import MAKE, OPEN
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.wire import FRESH, State
+from promenade_bus_redis.streams.wire import Content, State
 
 __all__ = ["Feed", "Held", "Source"]
 
@@ -20,7 +18,8 @@ INBOX_NOTES: Final = "inbox:"
 class Held:
     """An entry that this instance owns until it is settled: the receipt of what was received.
 
-    ``spell`` is that of ``Leases`` in which it was received, or last confirmed.
+    ``spell`` is that of ``Leases`` in which it was received, or last confirmed. ``state`` is known better
+    than the entry says, if given.
     """
 
     __slots__ = (
@@ -29,6 +28,7 @@ class Held:
         "message",
         "noted",
         "published_at",
+        "redriven_at",
         "source",
         "spell",
         "state",
@@ -40,18 +40,18 @@ class Held:
         self,
         source: Source,
         entry_id: bytes,
-        message: Message,
-        published_at: datetime,
+        content: Content,
         spell: int,
-        state: State = FRESH,
+        state: State | None = None,
     ) -> None:
         self.source = source
         self.entry_id = entry_id
-        self.message = message
-        self.published_at = published_at
+        self.message = content.message
+        self.published_at = content.published_at
+        self.redriven_at = content.redriven_at
+        self.fault = content.fault  # why it cannot be understood
         self.spell = spell
-        self.state = state
-        self.fault: str | None = None  # why it cannot be understood
+        self.state = content.state if state is None else state
         self.noted = False  # whether there is a note of its attempts
         self.suspect = False  # whether it was taken over from one that died
         self.tried = False  # whether settling it was tried, and may have been done
@@ -91,6 +91,7 @@ class Feed:
         self.inbox = Source(self, keys.inbox(topic, group, instance), is_inbox=True)
         self.is_open = False
         self.was_open = False
+        self.is_new = False  # whether the topic is younger than the subscription
         self.must_sweep = False  # whether something may be pending that nobody here knows of
         self.claim_due = True
         self.is_awaited = False  # whether an earlier active instance has something of it in hand still
@@ -107,5 +108,6 @@ class Feed:
 
     def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
         """The commands that make its groups, where they are missing."""
-        main = OPEN.command([self.main.key, self.settled], [self.group, start])
+        keys = [self.main.key, self.settled, self.trimmed, self.losses]
+        main = OPEN.command(keys, [self.group, start, self.topic, "1" if self.is_new else ""])
         return [(self.main.key, main), (self.inbox.key, MAKE.command([self.inbox.key], [self.group]))]

@@ -63,6 +63,7 @@ class GroupConsumer:
         self._services = services
         self._upkeep = upkeep
         self._link = link
+        self._is_open = False  # whether the groups are made on the topics that there were
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
         leave_out = self._leave_out if self.pattern is not None else None
@@ -204,7 +205,10 @@ class GroupConsumer:
         """Reads this topic as well, from the next read on."""
         if topic in self.feeds:
             return
-        feed = self._left_out.pop(topic, None) or Feed(self._services.keys, topic, self.spec.group)
+        feed = self._left_out.pop(topic, None)
+        if feed is None:
+            feed = Feed(self._services.keys, topic, self.spec.group)
+            feed.is_new = self._is_open
         self.feeds[topic] = feed
         for source in feed.sources:
             self._sources[source.key.encode()] = source
@@ -225,6 +229,7 @@ class GroupConsumer:
         for topic in topics:
             self.add_topic(topic)
         await self._recovery.open_groups("$" if start == "latest" else "0")
+        self._is_open = True
 
     # --- reading ------------------------------------------------------------------------------------------
 

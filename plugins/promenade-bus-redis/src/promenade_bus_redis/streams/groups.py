@@ -257,7 +257,12 @@ class RedisGroups:
         (backlog,) = await self._backlogs([(name, doomed)])
         if not force:
             _check_forgettable(name, forgotten, backlog)
-        await services.census.remove([report.part for report in forgotten if report.part is not None])
+        parts = [report.part for report in forgotten if report.part is not None]
+        if await services.census.remove(parts, force=force) < len(parts) and not force:
+            raise GroupInUse(
+                f"somebody has begun to serve the group {name!r} meanwhile, or has forgotten it; look at it "
+                "again: promenade-bus groups list"
+            )
         await self._forget_wishes({report.part.service for report in forgotten if report.part is not None})
         await self._remove(name, doomed if topic is not None else sorted(topics), force=force)
         locks = [services.keys.active(report.wanted_topic, name) for report in forgotten]

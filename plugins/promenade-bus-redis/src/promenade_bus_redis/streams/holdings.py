@@ -35,10 +35,7 @@ class Holdings:
         state: State | None = None,
     ) -> Held:
         """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
-        content = read_entry(source.feed.topic, entry_id, fields)
-        known = content.state if state is None else state
-        held = Held(source, entry_id, content.message, content.published_at, spell, known)
-        held.fault = content.fault
+        held = Held(source, entry_id, read_entry(source.feed.topic, entry_id, fields), spell, state)
         source.held[entry_id] = held
         self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))
         return held
@@ -55,4 +52,5 @@ class Holdings:
             owner_died=held.state.owner_died,
             fault=held.fault,
             history=held.state.history,
+            redriven_at=held.redriven_at,
         )

@@ -13,7 +13,7 @@ key                          type       what it holds
 ``p:{topic}:fence``          string     the highest token of an instance that has trimmed
 ``p:{topic}:active:group``   hash       the consumer that is active (ordered), and its token; ``topic`` may
                                         be a pattern
-``p:{topic}:settled``        hash       for each group how many entries it has settled, or lost
+``p:{topic}:settled``        hash       for each group how many entries it has settled, or lost, from 2^50 on
 ``p:{topic}:told``           hash       which losses instances have counted that no script can see
 ``p:{topic}:losses``         hash       on a cluster, where losses are counted before they are in ``p:losses``
 ``p:consumer:name``          hash       the instance that has a configured consumer name

@@ -74,7 +74,8 @@ class Ledger:
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
         self.ailments: dict[str, Callable[[], str | None]] = {}
-        self.strange_topics: set[str] = set()
+        self.strange_topics: set[tuple[str, str]] = set()  # with the group that was to use them
+        self.strange_retries: Counter[str] = Counter()
         self.uncounted = Uncounted()
         self.before: Mapping[str, int] = {}
         self._said: dict[tuple[str, str], float] = {}
@@ -163,18 +164,28 @@ class Ledger:
     # --- topics of patterns -------------------------------------------------------------------------------
 
     def left_out(self, topic: str, group: str) -> None:
-        """A subscription to a pattern goes on without a topic, whose key somebody uses for something else."""
-        self.strange_topics.add(topic)
+        """Somebody uses a key of a topic for something else: a group, or retention, goes on without it."""
+        self.strange_topics.add((topic, group))
         if self._may_say("left out", topic):
             logger.error(
-                "a topic is left out: somebody uses its key for something else (topic=%s group=%s)",
+                "a topic is left out: somebody uses a key of it for something else (topic=%s group=%s)",
                 topic,
                 group,
             )
 
-    def understood(self, topic: str) -> None:
-        """A topic can be read."""
-        self.strange_topics.discard(topic)
+    def strange(self, count: int, topic: str, group: str) -> None:
+        """Somebody else has put something among the parked retries of a group: it becomes a dead letter."""
+        if not count:
+            return
+        self.strange_retries[f"{group} on {topic}"] += count
+        if self._may_say("strange", f"{topic} {group}"):
+            logger.error(
+                "somebody else has parked %d retries that are none (topic=%s group=%s)", count, topic, group
+            )
+
+    def understood(self, topic: str, group: str) -> None:
+        """A topic can be used."""
+        self.strange_topics.discard((topic, group))
 
     # --- groups and data ----------------------------------------------------------------------------------
 
@@ -227,8 +238,13 @@ class Ledger:
             )
         if self.strange_topics:
             problems.append(
-                f"somebody uses the keys of {_names(self.strange_topics)} for something else: what is "
-                "published there is refused, and subscriptions go on without them"
+                f"somebody uses keys of {_names({topic for topic, _ in self.strange_topics})} for something "
+                "else: what needs them is refused, and everything else goes on without these topics"
+            )
+        if self.strange_retries:
+            problems.append(
+                f"somebody else has put something among the retries of {_names(self.strange_retries)} "
+                f"({sum(self.strange_retries.values()):,} so far), which is dead-lettered as it is"
             )
         problems += [text for ask in self.ailments.values() if (text := ask()) is not None]
         return "; ".join(problems) or None

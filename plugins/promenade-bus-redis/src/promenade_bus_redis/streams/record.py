@@ -15,7 +15,7 @@ count                        NUMBER                        the last number that 
 ===========================  ============================  ===============================================
 
 Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
-server's time in milliseconds, for ages only.
+server's time in milliseconds, for ages only. After that went back a part is dated anew.
 
 A part binds retention until it is forgotten, whether or not somebody serves it, also on topics of its
 pattern on which the group is not made yet. It is abandoned when no living instance serves it and a newer one
@@ -60,11 +60,12 @@ class Part:
 
     ``service`` is empty for a group that somebody made by hand. ``unseen`` is for how many seconds no
     instance has said that it serves it, and ``instances`` are the living ones that do. ``is_abandoned``: a
-    newer instance of the service runs without it.
+    newer instance of the service runs without it. ``said`` is what the record says of it.
     """
 
     group: str
     topic: str
+    said: str = attrs.field(default="", eq=False, repr=False)
     service: str = ""
     subscription: str = ""
     ordered: bool = False
@@ -151,8 +152,10 @@ class Record:
     keeps: tuple[Keeps, ...] = ()
     instances: Mapping[str, str] = attrs.field(factory=dict)
     """What each instance wants to be kept, as the record has it."""
-    stale: tuple[str, ...] = ()
-    """Fields that say nothing any more."""
+    stale: tuple[tuple[str, str], ...] = ()
+    """Fields that say nothing any more, and their values."""
+    early: tuple[tuple[str, str], ...] = ()
+    """Fields of parts that were declared in the future, and their values: the server's clock went back."""
     version: str = ""
     """The last number that was given out."""
 
@@ -312,6 +315,7 @@ def read_record(
         if serving.instance in alive:
             serving_by_part.setdefault((serving.topic, serving.group), []).append(serving.instance)
     found: list[Part] = []
+    early: list[tuple[str, str]] = []
     for topic, group, value in parts:
         with suppress(ValueError, TypeError, AttributeError):
             number, moment, ordered, facts = value.split(" ", 3)
@@ -321,6 +325,7 @@ def read_record(
             part = Part(
                 group=group,
                 topic=topic,
+                said=value,
                 service=service,
                 subscription=str(said.get("subscription", "")),
                 ordered=ordered == "1",
@@ -330,6 +335,8 @@ def read_record(
                 is_abandoned=not served_by and settled.get(service, 0) > int(number),
             )
             found.append(part)
+            if int(moment) > now:
+                early.append((f"part {topic} {group}", value))
     found.sort(key=lambda part: (part.group, part.topic))
     wishes = [*_wishes(seen, {*instances.values()}, {part.service for part in found})]
     counting = {own, *(keeps for keeps in wishes if not keeps.is_over(now))}
@@ -340,7 +347,8 @@ def read_record(
         servings=tuple(servings),
         keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
         instances=instances,
-        stale=tuple(f"keeps {text}" for text in seen if text not in texts),
+        stale=tuple((f"keeps {text}", str(seen[text])) for text in seen if text not in texts),
+        early=tuple(early),
         version=version,
     )
 

@@ -188,10 +188,13 @@ class Recovery:
                     raise refusals[0]
                 self._leave_out(feed)
                 continue
-            self._services.ledger.understood(feed.topic)
+            self._services.ledger.understood(feed.topic, feed.group)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
                 self._services.ledger.reset(feed.topic, feed.group)
+            if isinstance(pair[0], int):
+                self._services.ledger.lose_unread(pair[0], feed.topic, feed.group)
             feed.is_open = feed.was_open = True
+            feed.is_new = False
 
     def may_regroup(self, failure: RedisFailure) -> bool:
         """Whether looking at all groups anew helps: one is gone, or somebody uses the key of one topic."""

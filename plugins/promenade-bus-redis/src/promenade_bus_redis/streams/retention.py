@@ -14,10 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
 from promenade_bus_redis.streams.active_lock import Turn, fenced_by
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Retention"]
 
 logger = plain_logger("promenade.bus.redis")
+
+RETENTION: Final = "retention"
+"""In place of a group, where a topic cannot be looked at."""
 
 _TOPICS_AT_ONCE: Final = 10
 _REMOVED_AT_ONCE: Final = 1000
@@ -71,12 +73,15 @@ class Retention:
         self._read_at = 0.0
         self._ask_at = 0.0
         self._version = ""
+        self._read_in = 0  # in which of its turns it has read what topics there are
+        self._new: set[str] = set()  # topics that were found since, and not looked at
         self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
-        self._noticed: set[tuple[str, str]] = set()
+        self._strangers: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
+        self._noticed: set[tuple[str, str]] = set()  # those of them that were noted
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
-        self._lasting = Lasting(self._go_on, "promenade-redis-retention", cut=lambda: None)
+        self._lasting = Lasting(self._go_on, "promenade-redis-retention")
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
         self.trimmed = 0
@@ -103,7 +108,7 @@ class Retention:
             if fault is None:
                 self._trouble.over()
                 pause = FIRST_PAUSE
-            elif isinstance(fault, AdapterError):
+            elif isinstance(fault, AdapterError) and not getattr(fault, "is_lasting", False):
                 logger.debug("retention failed: %s", getattr(fault, "kind", type(fault).__name__))
             else:
                 self._trouble.failed("trim", fault)
@@ -159,7 +164,11 @@ class Retention:
         census, alive = self._services.census, await self._services.alive()
         record = await census.read(alive)
         is_freed = self._learn_record(record)
+        await self._notice(record)
         await census.tidy(record, alive)
+        if self._read_in == self._turn.number:
+            self._new |= topics - self._pauses.keys()
+        self._read_in = self._turn.number
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
         if gone := self._pauses.keys() - topics:
@@ -176,6 +185,7 @@ class Retention:
         before = self._settled, self._unsubscribed, self._letters
         gone = self._bound - (bound := {(part.group, part.topic) for part in record.parts})
         self._bound = bound
+        self._noticed &= {(topic, group) for group, topic in bound}  # what was forgotten may come again
         self._demand = Demand(record.parts)
         settled = record.spans(lambda keeps: keeps.settled)
         letters = record.spans(lambda keeps: keeps.letters)
@@ -228,18 +238,22 @@ class Retention:
         received = lease_clock()
         self._count_expired(replies[len(topics) :])
         again: list[str] = []
-        strangers: set[tuple[str, str]] = set()
         failure: RedisFailure | None = None
         for topic, clock, reply in zip(topics, clocks, replies, strict=False):
             if isinstance(reply, RedisFailure):
                 self._plan(topic, _OFTEN)
-                if reply.kind is not Kind.WRONG_TYPE:  # somebody else's key has the name of a topic
+                if reply.kind is Kind.WRONG_TYPE:
+                    self._services.ledger.left_out(topic, RETENTION)
+                else:
                     failure = reply
             elif (token := fenced_by(reply)) is not None:
                 self._turn.lost_to(token)
                 self._plan(topic, _SOONEST)
             else:
-                strangers.update((topic, name.decode(errors="replace")) for name in reply[6])
+                self._services.ledger.understood(topic, RETENTION)
+                self._new.discard(topic)
+                strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
+                self._strangers |= strangers - self._noticed
                 clock.note(int(reply[7]) / 1000, sent, received)
                 self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
@@ -248,20 +262,18 @@ class Retention:
             await self._copy_losses(topics)
         if failure is not None:
             raise failure
-        if new := strangers - self._noticed:
-            await self._notice(new)
         return again
 
-    async def _notice(self, strangers: set[tuple[str, str]]) -> None:
+    async def _notice(self, record: Record) -> None:
         """Groups that nobody has declared are noted, so that they can be named one day.
 
-        A group is declared before it is made: what looks like a stranger may have begun since it was read who
-        wants what.
+        A group is declared before it is made: what looked like a stranger when a topic was trimmed may have
+        begun since it was read who wants what, and is known to a later record.
         """
-        record = await self._services.census.read(await self._services.alive())
-        unknown = {(topic, group) for topic, group in strangers if not record.knows(group, topic)}
+        unknown = {(topic, group) for topic, group in self._strangers if not record.knows(group, topic)}
         await self._services.census.notice(sorted(unknown))
         self._noticed |= unknown
+        self._strangers.clear()
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""
@@ -306,6 +318,7 @@ class Retention:
             _REMOVED_AT_ONCE,
             _DROPPED_AT_ONCE,
             topic,
+            "1" if topic in self._new else "",
             *self._demand.groups_on(topic),
         ]
         return names[0], TRIM.command(names, arguments)

@@ -296,7 +296,7 @@ async def settle(
             indices.append(index)
             entries.append(held)
             continue
-        fields = returning_fields(held.message, held.published_at, held.state)
+        fields = returning_fields(held.message, held.published_at, held.state, held.redriven_at)
         if action == "retry" and outcome.delay > 0:
             place = (source, source.feed.parked, "parked")
         else:

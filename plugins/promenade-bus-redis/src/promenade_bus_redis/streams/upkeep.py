@@ -16,9 +16,8 @@ from typing import Final, Protocol
 
 from bus_core import TopicPattern
 from bus_core.events import TopicIndex
-from bus_core.runtime import FIRST_PAUSE, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.lasting import Lasting
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
 from promenade_bus_redis.streams.feeds import Feed, Source
@@ -89,7 +88,7 @@ class Upkeep:
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
-        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep", cut=lambda: None)
+        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep")
         self._topics_at = 0.0
         self._hints_at = 0.0
         self._look_at = 0.0
@@ -246,7 +245,8 @@ class Upkeep:
     async def _take_turn(self) -> BaseException | None:
         """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
 
-        Raises ``RedisFailure``; at once where the rest would fail as well, because there is only one server.
+        So is what the server refuses for good. Raises ``RedisFailure``; at once where the rest would fail as
+        well, because there is only one server.
         """
         now = time.monotonic()
         steps = (
@@ -267,6 +267,8 @@ class Upkeep:
             if isinstance(failure, RedisFailure):
                 if failure.ends_connection and not self._services.places.is_cluster:
                     raise failure
+                if failure.is_lasting:
+                    fault = fault or failure
                 refusal = refusal or failure
             else:
                 fault = fault or failure
@@ -357,8 +359,12 @@ class Upkeep:
         return [feeds[name] for name in names if name in feeds]
 
     async def _hand_on(self, feeds: list[Feed]) -> None:
-        """Moves what has waited long enough to the inboxes, and waits for the rest."""
+        """Moves what has waited long enough to the inboxes, and waits for the rest.
+
+        Raises ``RedisFailure``.
+        """
         key = self._services.keys.due
+        failure: RedisFailure | None = None
         while feeds:
             now = time.monotonic()
             commands: list[Routed] = []
@@ -373,8 +379,10 @@ class Upkeep:
             for feed, command, reply in zip(feeds, commands, replies, strict=True):
                 if isinstance(reply, RedisFailure):
                     self._wake_at(feed, time.monotonic() + _TURN)
+                    failure = failure or reply
                     continue
-                _moved, more, stamp, left = reply
+                _moved, more, stamp, left, strange = reply
+                self._services.ledger.strange(strange, feed.topic, feed.group)
                 self._services.leases.clock.note(int(stamp) / 1000, sent, lease_clock())
                 if more:
                     again.append(feed)
@@ -387,6 +395,8 @@ class Upkeep:
                     self._waiting.pop(feed, None)
                     self._hint((key, ("ZREM", key, _hint_of(feed))))
             feeds = again
+        if failure is not None:
+            raise failure
 
     def _wait_for_others(self, feed: Feed, left: Sequence[bytes]) -> None:
         """What others have parked comes back when they died: after its delay, on the clock of this process.

@@ -4,9 +4,10 @@ An entry has the fields ``id`` (of the event), ``key`` (the ordering key), ``hea
 when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another serializer is configured. Only
 ``body`` is needed, so that anybody can put an event in with XADD.
 
-What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
-is text: a line with the number of the attempt that comes next and how many owners died, and then a line for
-each failed attempt, a JSON array of its number, its time in microseconds, the error, and its place.
+What came back to one group has besides: ``published`` (when it was, in milliseconds), ``redriven`` (when it
+was sent back as a dead letter, if it was) and ``state``. A state is text: a line with the number of the
+attempt that comes next and how many owners died, and then a line for each failed attempt, a JSON array of its
+number, its time in microseconds, the error, and its place.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class Content:
     published_at: datetime
     state: State = FRESH
     fault: str | None = None
+    redriven_at: datetime | None = None
 
 
 def message_fields(message: Message) -> list[Any]:
@@ -139,10 +141,13 @@ def message_fields(message: Message) -> list[Any]:
     return ["id", message.id, "key", message.key, "body", message.body]
 
 
-def returning_fields(message: Message, published_at: datetime, state: State) -> list[Any]:
+def returning_fields(
+    message: Message, published_at: datetime, state: State, redriven_at: datetime | None = None
+) -> list[Any]:
     """The fields of an entry that comes back to one group."""
     published = to_microseconds(published_at) // 1000
-    return [*message_fields(message), "published", published, "state", state.encode()]
+    fields = [*message_fields(message), "published", published, "state", state.encode()]
+    return fields if redriven_at is None else [*fields, "redriven", to_microseconds(redriven_at) // 1000]
 
 
 def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
@@ -175,16 +180,18 @@ def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Con
     inside = {} if b"id" in fields else look_inside(body)
     event_id = _text(fields, b"id", faults) or inside.get("id") or entry_id.decode()
     key = _text(fields, b"key", faults) or inside.get("subject", "")
-    state, published_at = FRESH, time_of_entry(entry_id)
+    state, published_at, redriven_at = FRESH, time_of_entry(entry_id), None
     try:
         if b"published" in fields:
             published_at = from_microseconds(int(fields[b"published"]) * 1000)
+        if b"redriven" in fields:
+            redriven_at = from_microseconds(int(fields[b"redriven"]) * 1000)
         if b"state" in fields:
             state = State.decode(fields[b"state"])
     except (ValueError, OverflowError):
-        faults.append("its field 'published' or 'state' cannot be read")
+        faults.append("its field 'published', 'redriven' or 'state' cannot be read")
     message = Message(event_id, topic, key, body, headers)
-    return Content(message, published_at, state, "; ".join(faults) or None)
+    return Content(message, published_at, state, "; ".join(faults) or None, redriven_at)
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes, faults: list[str]) -> str:

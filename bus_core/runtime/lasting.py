@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
-from bus_core.runtime import FIRST_PAUSE
+from bus_core.runtime.failures import FIRST_PAUSE
 
 __all__ = ["Lasting"]
 
@@ -15,11 +14,15 @@ __all__ = ["Lasting"]
 class Lasting:
     """Runs ``work``, which does not end by itself, until ``end``.
 
-    A program may cancel every task there is: then ``cut`` is called, and the work begins anew.
+    A program may cancel every task there is: then ``cut`` is called, and the work begins anew after a pause.
     """
 
     def __init__(
-        self, work: Callable[[], Coroutine[Any, Any, None]], name: str, *, cut: Callable[[], None]
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        *,
+        cut: Callable[[], object] | None = None,
     ) -> None:
         self._work = work
         self._name = name
@@ -40,7 +43,8 @@ class Lasting:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not self._over:
-            self._cut()
+            if self._cut is not None:
+                self._cut()
             # Not at once: when the loop is being closed, nothing of it may be left.
             task.get_loop().call_later(FIRST_PAUSE, self.start)
 
@@ -50,5 +54,4 @@ class Lasting:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((task,))
+            await asyncio.wait((task,))
