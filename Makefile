@@ -52,9 +52,10 @@ chaos: ## what can go wrong with Redis, with real processes, at full length: abo
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' --count '$(COUNT)' $(ARGS)
 
-bench-redis: ## the Redis adapter against redis-py by hand, and against a peer
+bench-redis: ## the Redis adapter against redis-py by hand, and against its peers
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& "$${found#* }" tools/make_venv.py .venv-bench-arq requirements/bench-arq.txt \
 		&& .venv-bench/bin/python benchmarks/run_redis.py $(ARGS)
 
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
@@ -69,5 +70,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-bench .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""A figure: its value by minimums and by medians, and the bound it has to keep, where there is one."""
+"""A figure: its value by minimums and by medians, and what it needs to be, where that is said."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ class Figure:
     unit: str = "ratio"
     at_least: float | None = None
     at_most: float | None = None
+    complete: bool = True
+    """False where there was no time for all that the bound is about: then it is not met."""
+    listed: bool = True
+    """False where a table of its own shows it."""
 
     @property
     def verdict(self) -> Literal["", "met", "not met", "unclear"]:
         """Whether both values keep the bound; unclear when only one does."""
         if self.at_least is None and self.at_most is None:
             return ""
+        if not self.complete:
+            return "not met"
         kept = {self._keeps(self.value), self._keeps(self.median)}
         return "unclear" if len(kept) == 2 else "met" if True in kept else "not met"
 
@@ -35,10 +41,15 @@ class Figure:
         return low and (self.at_most is None or value <= self.at_most)
 
     @property
-    def bound(self) -> str:
+    def need(self) -> str:
         if self.at_least is not None:
             return f">= {self.at_least:g}"
         return f"<= {self.at_most:g}" if self.at_most is not None else ""
+
+    @property
+    def label(self) -> str:
+        """The title with the unit, unless it is a ratio."""
+        return self.title if self.unit == "ratio" else f"{self.title}, {self.unit}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -46,13 +57,19 @@ class Figure:
             "value": self.value,
             "median": self.median,
             "unit": self.unit,
-            "bound": self.bound or None,
+            "need": self.need or None,
             "verdict": self.verdict or None,
         }
 
 
 def rate(
-    name: str, title: str, subject: Timing, baseline: Timing, *, at_least: float | None = None
+    name: str,
+    title: str,
+    subject: Timing,
+    baseline: Timing,
+    *,
+    at_least: float | None = None,
+    listed: bool = True,
 ) -> Figure:
     """How many deliveries the subject makes while the baseline makes one."""
     return Figure(
@@ -61,6 +78,7 @@ def rate(
         baseline.least / subject.least,
         baseline.median / subject.median,
         at_least=at_least,
+        listed=listed,
     )
 
 

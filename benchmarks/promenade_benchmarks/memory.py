@@ -7,27 +7,32 @@ import tracemalloc
 from uuid import UUID
 
 from bus_core import Topic
-from promenade_benchmarks.subjects import Ping, bus_of, empty_handler
+from promenade_benchmarks.shapes import Shape
+from promenade_benchmarks.subjects import Ping, bus_of, publisher_of, subscribe
 
 __all__ = ["bytes_per_queued_event"]
 
 
-async def bytes_per_queued_event(events: int, *, subscribers: int = 1, middleware: int = 0) -> float:
+async def bytes_per_queued_event(events: int, shape: Shape) -> float:
     """What tracemalloc counts while ``events`` ready-made events are published and none is handled."""
     topic = Topic("benchmark.topic.n0", Ping)
-    waiting = [Ping(aggregate_id=UUID(int=number)) for number in range(events)]
-    async with bus_of(buffer_size=events + 1, middleware=middleware) as bus:
-        for number in range(subscribers):
-            bus.subscribe(topic, empty_handler(), name=f"handler-{number}")
-        await bus.publish(topic, waiting[0])  # what is made once, such as the route, exists from here on
+    waiting = [Ping(aggregate_id=UUID(int=number % shape.keys)) for number in range(events)]
+    async with bus_of(shape, buffer_size=events + 1) as bus:
+        subscribe(bus, shape, topic)
+        publish = publisher_of(bus, shape)
+        pairs = [(topic, event) for event in waiting[1:]]
+        await publish(topic, waiting[0])  # what is made once, such as the route, exists from here on
         await bus.drain()
-        await bus.publish(topic, waiting[0])
+        await publish(topic, waiting[0])
         gc.collect()
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
-            for event in waiting[1:]:
-                await bus.publish(topic, event)  # finds room, so that no worker gets a turn
+            if shape.many:
+                await bus.publish_many(pairs)
+            else:
+                for _, event in pairs:
+                    await publish(topic, event)  # finds room, so that no worker gets a turn
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -1,22 +1,25 @@
-"""The results as a table, as JSON, and as plots."""
+"""Results as a table for people, as Markdown, and as JSON. Ratios come first: they hold on any machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from promenade_benchmarks.chart import lines, rows
 from promenade_benchmarks.figures import Figure
-from promenade_benchmarks.suite import Effort, Results
+from promenade_benchmarks.results import Results
 
-__all__ = ["as_json", "figure_lines", "machine_lines", "plots", "table"]
+__all__ = ["as_json", "machine_lines", "markdown", "markdown_table", "table"]
 
 
-def as_json(results: Results, effort: Effort, ran: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(results: Results, effort: object, ran: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that was found, and what ran."""
     return {
         "ran": {**ran, "effort": vars(effort)},
-        "figures": {figure.name: figure.as_json() for figure in results.figures},
+        "figures": {
+            figure.name: {"section": section, **figure.as_json()}
+            for section, figures in results.sections.items()
+            for figure in figures
+        },
         "nanoseconds_per_delivery": {
             group: {
                 name: {
@@ -31,85 +34,97 @@ def as_json(results: Results, effort: Effort, ran: Mapping[str, Any]) -> dict[st
             for group, timings in results.timings.items()
         },
         "scales": results.scales,
+        "absent": results.absent,
     }
-
-
-def table(results: Results, effort: Effort, ran: Mapping[str, Any]) -> str:
-    """For people: the figures that have a bound first."""
-    return "\n".join(
-        [
-            *_what_ran(effort, ran),
-            "",
-            *figure_lines([figure for figure in results.figures if figure.verdict]),
-            "",
-            *figure_lines([figure for figure in results.figures if not figure.verdict]),
-            "",
-            *_rates(results),
-        ]
-    )
-
-
-def _what_ran(effort: Effort, ran: Mapping[str, Any]) -> Iterator[str]:
-    yield from machine_lines(ran)
-    python = ran["python"]
-    flags = python["flags"]
-    yield (
-        f"{effort.rounds} segments of up to {effort.deliveries:,} deliveries each, in turn; processor time; "
-        f"gc {'on' if python['gc']['enabled'] else 'off'}, -O {flags['optimize']}, "
-        f"-X dev {'on' if flags['dev_mode'] else 'off'}"
-    )
 
 
 def machine_lines(ran: Mapping[str, Any]) -> Iterator[str]:
     """The interpreter, the machine, and the versions of what took part."""
     python, machine = ran["python"], ran["machine"]
+    flags = python["flags"]
     kind = "debug" if python["debug"] else "optimized" if python["optimized"] else "plain"
     yield (
-        f"{python['implementation']} {python['version']} ({kind} build, {python['compiler']}), "
-        f"{machine['system']} {machine['architecture']}, {machine['cores']} cores, "
+        f"{python['implementation']} {python['version']} ({kind} build, {python['compiler']}; "
+        f"gc {'on' if python['gc']['enabled'] else 'off'}, -O {flags['optimize']}, "
+        f"-X dev {'on' if flags['dev_mode'] else 'off'})"
+    )
+    yield (
+        f"{machine['system']} {machine['architecture']}, {machine['processor']}, {machine['cores']} cores, "
         f"load {machine['load'][0]:g}"
     )
     yield ", ".join(f"{name} {number}" for name, number in {**ran["versions"], **ran["peers"]}.items())
 
 
-def figure_lines(figures: list[Figure]) -> Iterator[str]:
-    """The figures as a table, with what is required of each."""
-    yield f"{'':<72}{'by min':>8}{'by median':>11}  {'required':<9} verdict".rstrip()
+def table(results: Results, ran: Mapping[str, Any]) -> str:
+    """For a terminal: the figures by section, then what they come from."""
+    return "\n".join(
+        [
+            *machine_lines(ran),
+            *_absent(results),
+            *(
+                line
+                for section, figures in _listed(results).items()
+                for line in ("", section, *_figure_lines(figures))
+            ),
+            *(line for group in results.timings for line in ("", *_timing_lines(group, results))),
+        ]
+    )
+
+
+def _listed(results: Results) -> dict[str, list[Figure]]:
+    sections = {
+        section: [figure for figure in figures if figure.listed]
+        for section, figures in results.sections.items()
+    }
+    return {section: figures for section, figures in sections.items() if figures}
+
+
+def _absent(results: Results) -> Iterator[str]:
+    for title, reason in results.absent.items():
+        yield f"not measured: {title}: {reason}"
+
+
+def _figure_lines(figures: Sequence[Figure]) -> Iterator[str]:
+    yield f"  {'':<84}{'need':>9}{'have':>9}{'by median':>11}  verdict"
     for figure in figures:
-        unit = "" if figure.unit == "ratio" else f", {figure.unit}"
         yield (
-            f"{figure.title + unit:<72}{_short(figure.value):>8}{_short(figure.median):>11}  "
-            f"{figure.bound:<9} {figure.verdict}"
+            f"  {figure.label:<84}{figure.need:>9}{short(figure.value):>9}{short(figure.median):>11}  "
+            f"{figure.verdict}"
         ).rstrip()
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def _timing_lines(group: str, results: Results) -> Iterator[str]:
+    yield f"{group}: microseconds for each delivery on this machine, at best and in the middle"
+    for timing in results.timings[group].values():
+        yield f"  {timing.title:<84}{timing.least / 1e3:>18,.2f}{timing.median / 1e3:>11,.2f}"
 
 
-def _rates(results: Results) -> Iterator[str]:
-    for group in ("one subscriber", "ten subscribers"):
-        timings = results.timings[group]
-        floor = timings["bare-loop"]
-        yield f"{group}: deliveries while the bare loop makes one (and ns per delivery, at best)"
-        for timing in timings.values():
-            yield f"  {timing.title:<60}{floor.least / timing.least:>8.3f}{timing.least:>10.0f}"
+def short(value: float) -> str:
+    """Three digits that count, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def plots(results: Results) -> dict[str, str]:
-    """SVG documents by file name."""
-    documents: dict[str, str] = {}
-    for group in ("one subscriber", "ten subscribers"):
-        timings = results.timings[group]
-        floor = timings["bare-loop"].least
-        values = [(timing.title, floor / timing.least) for timing in timings.values()]
-        values.sort(key=lambda item: -item[1])
-        documents[f"{group.replace(' ', '-')}.svg"] = rows(
-            f"Deliveries while a bare loop makes one, {group}", values, marked="the bus"
+def markdown(results: Results, ran: Mapping[str, Any], *tables: str) -> str:
+    """The same for the documentation, with more tables in front."""
+    parts = [
+        "\n".join(f"- {line}" for line in (*machine_lines(ran), *_absent(results))),
+        *filter(None, tables),
+    ]
+    for section, figures in _listed(results).items():
+        rows = (
+            (figure.label, _code(figure.need), short(figure.value), short(figure.median), figure.verdict)
+            for figure in figures
         )
-    relative = {
-        name: {position: value / next(iter(scale.values())) for position, value in scale.items()}
-        for name, scale in results.scales.items()
-    }
-    documents["scales.svg"] = lines("Cost per delivery as things grow, relative to the smallest", relative)
-    return documents
+        parts.append(f"### {section[0].upper()}{section[1:]}")
+        parts.append(markdown_table(("figure", "need", "have", "by median", ""), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(text: str) -> str:
+    return text.replace(">=", "at least").replace("<=", "at most")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

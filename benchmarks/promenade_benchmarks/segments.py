@@ -15,6 +15,9 @@ from statistics import median
 
 __all__ = ["Contender", "Timing", "take_turns", "take_turns_by"]
 
+_LEAST_ROUNDS = 2
+"""So many rounds are run, however long they take."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -47,14 +50,17 @@ class Timing:
         return median(self.nanoseconds)
 
 
-async def take_turns(contenders: Sequence[Contender], rounds: int) -> Mapping[str, Timing]:
-    """Runs every contender once unmeasured, then ``rounds`` times, each round beginning with another one."""
-    (taken,) = await take_turns_by([time.process_time_ns], contenders, rounds)
+async def take_turns(contenders: Sequence[Contender], seconds: float) -> Mapping[str, Timing]:
+    """Runs every contender once unmeasured, then in rounds until the seconds are over.
+
+    Each round begins with another one.
+    """
+    (taken,) = await take_turns_by([time.process_time_ns], contenders, seconds)
     return taken
 
 
 async def take_turns_by(
-    clocks: Sequence[Callable[[], int]], contenders: Sequence[Contender], rounds: int
+    clocks: Sequence[Callable[[], int]], contenders: Sequence[Contender], seconds: float
 ) -> list[Mapping[str, Timing]]:
     """The same by several clocks of nanoseconds at once; what each of them says."""
     taken: list[dict[str, list[float]]] = [{contender.name: [] for contender in contenders} for _ in clocks]
@@ -66,14 +72,17 @@ async def take_turns_by(
         await contender.segment()
         return [(clock() - first) / contender.deliveries for clock, first in zip(clocks, began, strict=True)]
 
+    end = time.monotonic() + seconds
     for contender in contenders:
         await run(contender)
     gc.collect()
-    for turn in range(rounds):
+    turn = 0
+    while turn < _LEAST_ROUNDS or time.monotonic() < end:
         first = turn % len(contenders)
         for contender in [*contenders[first:], *contenders[:first]]:
             for found, nanoseconds in zip(taken, await run(contender), strict=True):
                 found[contender.name].append(nanoseconds)
+        turn += 1
     return [
         {
             contender.name: Timing(contender.title, contender.deliveries, tuple(found[contender.name]))

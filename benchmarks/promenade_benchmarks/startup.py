@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import time
 from statistics import median
 
 __all__ = ["start_up_times"]
@@ -21,12 +22,13 @@ _PROGRAMS = {
 """``open`` and ``help`` look at every distribution of this checkout: all of them are installed."""
 
 
-def start_up_times(rounds: int) -> dict[str, tuple[float, float]]:
+def start_up_times(seconds: float) -> dict[str, tuple[float, float]]:
     """Milliseconds of processor time of whole processes, in turn: the least and the median of each."""
     taken: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+    end = time.monotonic() + seconds
     for program in _PROGRAMS.values():
         _milliseconds(program)  # writes the byte code, warms the disk cache
-    for _ in range(rounds):
+    while not taken["help"] or time.monotonic() < end:
         for name, program in _PROGRAMS.items():
             taken[name].append(_milliseconds(program))
     return {name: (min(times), median(times)) for name, times in taken.items()}

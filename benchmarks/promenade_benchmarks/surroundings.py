@@ -18,7 +18,7 @@ __all__ = ["surroundings"]
 
 
 def surroundings(
-    distributions: Sequence[str] = ("promenade-bus", "promenade-bus-memory", "attrs"),
+    distributions: Sequence[str] = ("promenade-bus", "promenade-bus-memory", "attrs", "cattrs", "msgspec"),
     peers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The versions, the build of the interpreter, its flags, and how busy the machine is."""
@@ -37,9 +37,20 @@ def surroundings(
             "gc": {"enabled": gc.isenabled(), "thresholds": gc.get_threshold()},
         },
         "machine": {
+            "processor": _processor(),
             "system": platform.system(),
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "load": [round(value, 2) for value in os.getloadavg()],
         },
     }
+
+
+def _processor() -> str:
+    """The name that the system gives the processor, or the architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

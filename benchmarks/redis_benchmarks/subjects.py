@@ -23,6 +23,7 @@ __all__ = [
     "bus_on",
     "client_of",
     "fields_of",
+    "order",
     "serializer_of",
 ]
 
@@ -51,12 +52,15 @@ class OrderPlaced(Event):
     express: bool = False
 
 
-ORDER = OrderPlaced(
-    aggregate_id=UUID(int=0x0197F0E1A4B07C11A2B3C4D5E6F70819),
-    number="2025-000417",
-    customer="0197f0e1-a4b0-7c11-a2b3-c4d5e6f70819",
-    lines=(Line("SKU-1", 2, 1999), Line("SKU-27", 1, 449)),
-)
+def order(number: str) -> OrderPlaced:
+    """A new event."""
+    return OrderPlaced(aggregate_id=_CUSTOMER, number=number, customer=str(_CUSTOMER), lines=_LINES)
+
+
+_CUSTOMER = UUID(int=0x0197F0E1A4B07C11A2B3C4D5E6F70819)
+_LINES = (Line("SKU-1", 2, 1999), Line("SKU-27", 1, 449))
+
+ORDER = order("2025-000417")
 
 ORDER_PLACED = Topic("shop.order.placed", OrderPlaced)
 

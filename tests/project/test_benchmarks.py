@@ -11,37 +11,66 @@ from support.benchmarks import check_quick_run
 
 pytestmark = [pytest.mark.long, pytest.mark.once]
 
+SHAPES = {
+    "plain",
+    "publish_many",
+    "delivery",
+    "pattern",
+    "where",
+    "headers",
+    "middleware_1",
+    "middleware_2",
+    "middleware_5",
+    "concurrency",
+    "ordered",
+    "timeout_option",
+    "timeout_middleware",
+    "logging_off",
+    "all_together",
+    "serialize_json",
+    "serialize_msgspec",
+}
+WAITING = {"waits_free", "waits_concurrency", "waits_ordered"}
 FIGURES = {
-    "engine_vs_bare_loop",
-    "engine_vs_queue",
-    "publish_many_vs_bare_loop",
-    "two_middlewares_vs_none",
-    "engine_10_subscribers_vs_bare_loop",
-    "engine_10_subscribers_vs_queue",
-    "cost_1000_topics_vs_one",
-    "cost_100_subscribers_vs_one",
-    "cost_100_workers_vs_one",
-    "cost_backlog_100000_vs_1000",
-    "queued_event_bytes",
-    "queued_event_bytes_10_subscribers",
-    "queued_event_bytes_two_middlewares",
+    *(f"{shape}_vs_queue" for shape in SHAPES | WAITING),
+    *(f"{shape}_bytes" for shape in SHAPES | {"plain_10"}),
+    *(f"topics_{step}_growth" for step in ("subscribe", "first_publish", "close")),
+    *(f"patterns_{step}_growth" for step in ("subscribe", "first_publish", "close")),
+    "plain_vs_bare_loop",
+    "publish_many_vs_publish",
+    "ten_subscribers_vs_bare_loop",
+    "at_once_vs_gather",
+    "retry_vs_queue",
+    "sync_vs_executor",
     "latency_vs_future",
-    "latency_p50",
-    "latency_p99",
     "import_vs_dependencies",
     "help_vs_dependencies",
-    "all_names_vs_dependencies",
     "start_up_vs_dependencies",
-    "start_up_vs_asyncio",
-    "start_up_time",
-    "closing_100_topics_vs_10",
+    "import_time",
+    "open_time",
+    "subscribers_growth",
+    "workers_growth",
+    "backlog_growth",
+    "payload_plain_growth",
+    "payload_json_growth",
 }
+PEERS = {"blinker", "bubus", "dramatiq", "faststream", "psygnal", "pyee", "taskiq"}
+PLOTS = {"shapes", "handlers-that-wait", "memory", "one-subscriber", "ten-subscribers", "growth", "payload"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the processor time of children is not told there")
 def test_a_quick_run_yields_every_figure(tmp_path: Path) -> None:
-    """A quick run prints every figure as a positive number, and writes them and the plots."""
-    check_quick_run("run.py", output=tmp_path, figures=FIGURES)
-    plots = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
-    assert set(plots) == {"one-subscriber.svg", "ten-subscribers.svg", "scales.svg"}
+    """A quick run writes every figure as a positive number, the plots, and a table that names every peer."""
+    document = check_quick_run("run.py", output=tmp_path, figures=FIGURES)
+    plots = {path.stem: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert set(plots) == PLOTS | {"topics", "patterns"}
     assert all(text.startswith("<svg ") and text.endswith("</svg>\n") for text in plots.values())
+    measured = " ".join(
+        timing["title"] for timing in document["nanoseconds_per_delivery"]["one subscriber"].values()
+    )
+    assert {name for name in PEERS if name not in measured + " ".join(document["absent"])} == set()
+    table = (tmp_path / "table.md").read_text()
+    assert {name for name in PEERS if name not in table} == set()
+    assert {
+        figure["title"] for figure in document["figures"].values() if figure["title"] not in table
+    } == set()

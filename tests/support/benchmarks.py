@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def check_quick_run(script: str, *arguments: str, output: Path, figures: set[str]) -> None:
-    """A quick run prints every figure as a positive number, and writes them to ``output``."""
+def check_quick_run(script: str, *arguments: str, output: Path, figures: set[str]) -> dict[str, Any]:
+    """What a quick run prints: every figure as a positive number; it writes the same to ``output``."""
     command = [
         sys.executable,
         ROOT / "benchmarks" / script,
@@ -23,8 +24,9 @@ def check_quick_run(script: str, *arguments: str, output: Path, figures: set[str
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(done.stdout)
     found = document["figures"]
     assert set(found) >= figures
     assert {name for name, figure in found.items() if not (figure["value"] > 0 < figure["median"])} == set()
     assert json.loads((output / "figures.json").read_text()) == document
+    return document
