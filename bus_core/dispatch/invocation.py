@@ -241,20 +241,20 @@ class Invocation:
     async def _call_in_thread(self, call: Callable[[], Any]) -> None:
         clock = self._host.clock
         began = clock.monotonic()
-        future = self._host.threads.submit(call)
+        running = self._host.threads.submit(call)
         cancellation: asyncio.CancelledError | None = None
-        while not future.done():
+        while not running.over:
             try:
-                await asyncio.wait((future,))
+                await running.returned()
             except asyncio.CancelledError as cancelled:
                 if self._host.abandoning or self._host.torn_down:
                     raise
                 cancellation = cancelled  # a thread cannot be cancelled: its worker is kept until it returns
         if cancellation is not None:
             raise cancellation
-        result, error = future.result()
-        if error is not None:
-            raise error
+        if running.error is not None:
+            raise running.error
+        result = running.result
         if inspect.isawaitable(result):  # a synchronous function that returned a coroutine
             if self._timeout is None:
                 await result

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from bus_core.runtime.lasting import Lasting
     from bus_core.runtime.logs import plain_logger
     from bus_core.runtime.sleeper import Sleeper
-    from bus_core.runtime.timeouts import call_within, expiry, run_with_timeout
+    from bus_core.runtime.timeouts import Deadlines, call_within, expiry
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
@@ -27,12 +27,13 @@ else:
             "lasting": "Lasting",
             "logs": "plain_logger",
             "sleeper": "Sleeper",
-            "timeouts": "call_within expiry run_with_timeout",
+            "timeouts": "Deadlines call_within expiry",
         },
     )
 
 __all__ = [
     "FIRST_PAUSE",
+    "Deadlines",
     "Lasting",
     "Sleeper",
     "TimerHandle",
@@ -44,5 +45,4 @@ __all__ = [
     "lease_clock",
     "plain_logger",
     "printable",
-    "run_with_timeout",
 ]

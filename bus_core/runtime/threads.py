@@ -13,9 +13,48 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["ThreadPool"]
+__all__ = ["ThreadCall", "ThreadPool"]
 
-_Call = tuple[asyncio.Future[Any], contextvars.Context, Callable[[], Any]]
+
+class ThreadCall:
+    """A call that runs in a thread. ``over`` says whether it has returned, or raised ``error``."""
+
+    __slots__ = ("_call", "_context", "_loop", "_waiter", "error", "over", "result")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.over = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._call: Callable[[], Any] | None = call
+        self._context = contextvars.copy_context()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def returned(self) -> None:
+        """Waits in one task until the call is over. Cancelling that does nothing to the call."""
+        if not self.over:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def run(self, tell: Callable[[ThreadCall], None]) -> bool:
+        """Makes the call in this thread, and calls ``tell`` on the loop; False when that is closed."""
+        call, self._call = self._call, None
+        assert call is not None, "a call is made once"
+        try:
+            self.result = self._context.run(call)
+        except BaseException as raised:
+            self.error = raised
+        try:
+            self._loop.call_soon_threadsafe(tell, self)
+        except RuntimeError:  # nobody waits any more
+            return False
+        return True
+
+    def tell(self) -> None:
+        """Tells who waits that it is over."""
+        self.over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class ThreadPool:
@@ -24,7 +63,7 @@ class ThreadPool:
     def __init__(self, size: int, name: str) -> None:
         self._size = size
         self._name = name
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._threads = 0
         self._busy = 0
 
@@ -33,18 +72,17 @@ class ThreadPool:
         """How many calls have not come to their end on the loop."""
         return self._busy
 
-    def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+    def submit(self, call: Callable[[], Any]) -> ThreadCall:
         """Runs ``call`` in a thread, in a copy of the caller's context.
 
-        The future's result is the pair (result, error), of which one is None: a future itself cannot
-        carry every exception, StopIteration for one. Raises ``RuntimeError`` when there is no thread at all.
+        Raises ``RuntimeError`` when there is no thread at all.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        submitted = ThreadCall(call)
         if self._busy >= self._threads and self._threads < self._size:
             self._start_thread()
         self._busy += 1
-        self._calls.put((future, contextvars.copy_context(), call))
-        return future
+        self._calls.put(submitted)
+        return submitted
 
     def _start_thread(self) -> None:
         number = self._threads + 1
@@ -61,22 +99,12 @@ class ThreadPool:
         for _ in range(self._threads):
             self._calls.put(None)
 
-    def _resolve(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    def _over(self, call: ThreadCall) -> None:
         self._busy -= 1
-        if not future.done():
-            future.set_result((result, error))
+        call.tell()
 
     def _run(self) -> None:
-        while (item := self._calls.get()) is not None:
-            future, context, call = item
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = context.run(call)
-            except BaseException as raised:
-                error = raised
-            try:
-                future.get_loop().call_soon_threadsafe(self._resolve, future, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+        while (call := self._calls.get()) is not None:
+            if not call.run(self._over):
                 return
-            del item, future, context, call, result, error
+            del call

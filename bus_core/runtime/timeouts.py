@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
 from itertools import islice
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
-from bus_core.errors import HandlerTimeout
 from bus_core.runtime.clock import Clock, TimerHandle
 
-__all__ = ["Deadlines", "call_within", "expiry", "run_with_timeout"]
+__all__ = ["Deadlines", "call_within", "expiry"]
 
 T = TypeVar("T")
 
@@ -26,16 +24,6 @@ def expiry(clock: Clock, delay: float) -> tuple[asyncio.Future[None], TimerHandl
             expired.set_result(None)
 
     return expired, clock.call_later(delay, expire)
-
-
-async def run_with_timeout(
-    clock: Clock, seconds: float, subscription: str, call: Callable[..., Awaitable[T]], *arguments: Any
-) -> T:
-    """Awaits ``call(*arguments)`` for at most so many seconds; ``HandlerTimeout`` names the subscription.
-
-    For what happens at the limit see ``Deadlines.within``.
-    """
-    return await call_within(clock, seconds, partial(HandlerTimeout, subscription, seconds), call, *arguments)
 
 
 async def call_within(

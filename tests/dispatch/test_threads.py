@@ -281,7 +281,8 @@ async def test_pool_makes_do_with_the_threads_it_has(monkeypatch: pytest.MonkeyP
             patch.setattr(threading.Thread, "start", refuse)
             second = pool.submit(lambda: "second")
         third = pool.submit(lambda: "third")
-        assert await asyncio.wait_for(third, WITHIN) == ("third", None)
-    assert await asyncio.wait_for(second, WITHIN) == ("second", None)
-    assert await asyncio.wait_for(first, WITHIN) == (None, None)
+        await asyncio.wait_for(third.returned(), WITHIN)
+    await asyncio.wait_for(second.returned(), WITHIN)
+    await asyncio.wait_for(first.returned(), WITHIN)
+    assert [call.result for call in (first, second, third)] == [None, "second", "third"]
     pool.close()

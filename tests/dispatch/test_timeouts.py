@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from bus_core import SystemClock
 from bus_core.errors import HandlerTimeout, PermanentError, PublishUncertain
-from bus_core.runtime.timeouts import call_within, run_with_timeout
+from bus_core.runtime.clock import Clock
+from bus_core.runtime.timeouts import call_within
 from promenade_bus_testing import VirtualClock, VirtualTimer
+
+
+async def run_with_timeout(
+    clock: Clock, seconds: float, name: str, call: Callable[..., Awaitable[str]], *arguments: object
+) -> str:
+    return await call_within(clock, seconds, partial(HandlerTimeout, name, seconds), call, *arguments)
 
 
 class Running:

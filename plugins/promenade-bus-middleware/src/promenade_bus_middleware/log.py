@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from bus_core import Clock, Envelope, Handler, Middleware, Postpone, RetryLater
@@ -27,10 +27,13 @@ def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
     log = _EventLog(options)
 
     def middleware(handler: Handler) -> Handler:
+        is_on, highest = log.is_enabled_for, log.highest
+
+        def choose(envelope: Envelope) -> Awaitable[None]:
+            """Switched off, nothing lies between the handler and who calls it."""
+            return logged(envelope) if is_on(highest) else handler(envelope)
+
         async def logged(envelope: Envelope) -> None:
-            if not log.is_on():
-                await handler(envelope)
-                return
             began = clock.monotonic()
             try:
                 await handler(envelope)
@@ -39,7 +42,7 @@ def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
                 raise
             log.succeeded(envelope, clock.monotonic() - began)
 
-        return logged
+        return choose
 
     return middleware
 
@@ -51,11 +54,9 @@ class _EventLog:
         self._logger = logging.getLogger(options.logger)
         self._level = _LEVELS[options.level.upper()]
         self._failure_level = _LEVELS[options.failure_level.upper()]
-        self._highest = max(self._level, self._failure_level)
+        self.highest = max(self._level, self._failure_level)
+        self.is_enabled_for = self._logger.isEnabledFor
         self._headers = options.headers
-
-    def is_on(self) -> bool:
-        return self._logger.isEnabledFor(self._highest)
 
     def succeeded(self, envelope: Envelope, seconds: float) -> None:
         outcome = "published" if envelope.delivery is None else "handled"

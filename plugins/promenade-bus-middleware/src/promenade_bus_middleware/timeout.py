@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from bus_core import Clock, Envelope, Handler, Middleware, PublishUncertain
-from bus_core.runtime import call_within, run_with_timeout
+from collections.abc import Awaitable
+from functools import partial
+
+from bus_core import Clock, Envelope, Handler, HandlerTimeout, Middleware, PublishUncertain
+from bus_core.runtime import Deadlines
 from promenade_bus_middleware.config import TimeoutOptions
 
 __all__ = ["timeout_middleware"]
@@ -16,21 +19,21 @@ def timeout_middleware(options: TimeoutOptions, clock: Clock) -> Middleware:
     have been accepted by then.
     """
     seconds = options.seconds
+    within = Deadlines(clock).within
 
     def middleware(handler: Handler) -> Handler:
-        async def limited(envelope: Envelope) -> None:
-            if envelope.delivery is not None:
-                await run_with_timeout(clock, seconds, envelope.delivery.subscription, handler, envelope)
-                return
-
-            def too_slow() -> PublishUncertain:
-                return PublishUncertain(
-                    f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be "
-                    "stored; publish the same event again, or raise the limit of the 'timeout' middleware"
-                )
-
-            await call_within(clock, seconds, too_slow, handler, envelope)
+        def limited(envelope: Envelope) -> Awaitable[None]:
+            return within(seconds, partial(_too_long, envelope, seconds), handler(envelope))
 
         return limited
 
     return middleware
+
+
+def _too_long(envelope: Envelope, seconds: float) -> Exception:
+    if envelope.delivery is not None:
+        return HandlerTimeout(envelope.delivery.subscription, seconds)
+    return PublishUncertain(
+        f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be stored; publish the "
+        "same event again, or raise the limit of the 'timeout' middleware"
+    )
