@@ -236,7 +236,6 @@ class Bus:
                 adapter,
                 self._engine,
                 codec,
-                direct=not self._outbound.middleware,
                 changed=self._outbound.routes_changed,
                 check_accepting=self._life.check_accepting,
             )

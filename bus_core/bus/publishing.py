@@ -38,9 +38,10 @@ __all__ = ["Outbound"]
 class Outbound:
     """Publishes for a bus.
 
-    ``direct`` and ``onward`` hold only routes that a publish may use without a further look, to the queue
-    of this process or to an adapter outside of it. Whatever makes a further look necessary (a change of
-    subscriptions, a drain, after_commit, closing, a fork) empties both.
+    ``direct`` and ``onward`` hold only routes that a publish may use without a further look, to the queue of
+    this process or to an adapter outside of it; ``through`` holds those of a bus with publish middleware, in
+    both directions. Whatever makes a further look necessary (a change of subscriptions, a drain,
+    after_commit, closing, a fork) empties all of them.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Outbound:
     ) -> None:
         self.direct: dict[Topic[Any] | str, Route] = {}
         self.onward: dict[Topic[Any] | str, Route] = {}
+        self.through: dict[Topic[Any] | str, Route] = {}
         self.routes = Routes(engine.buffer.unsealed)
         self.middleware = parts.publish_middleware
         self._registry = parts.registry
@@ -81,10 +83,10 @@ class Outbound:
     def routes_changed(self, text: str = "#") -> None:
         """The routes of a topic, or of a pattern's topics, have to be looked up again when they are used."""
         if is_pattern(text):
-            self.direct.clear()
-            self.onward.clear()
+            for known in (self.direct, self.onward, self.through):
+                known.clear()
         elif (route := self.routes.outdate(text)) is not None:
-            for known in (self.direct, self.onward):
+            for known in (self.direct, self.onward, self.through):
                 known.pop(route.topic, None)
                 known.pop(text, None)
 
@@ -132,15 +134,28 @@ class Outbound:
             headers = NO_HEADERS
         else:
             headers = checked_headers(headers)
+        self._put(route, event, headers)
+        return True
+
+    def _put(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
+        """Puts a record of an event into the queue, where there is room for it."""
         key = key_of(route.topic, event) if route.is_keyed else None
         payload = event if route.encode is None else route.encode(route.topic, event, headers)
-        buffer.payloads.append((payload, route.name, self._timestamp(), headers, key))
-        buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
+        self._buffer.payloads.append((payload, route.name, self._timestamp(), headers, key))
+        self._buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
         route.counted += 1
-        return True
 
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
         """Publishes what ``accept`` does not; see ``Bus.publish``."""
+        try:
+            route = self.through.get(topic)
+        except TypeError:
+            route = None
+        if route is not None and event.__class__ is route.event_class and get_ident() == self._life.thread:
+            self._life.check_loop("publish")
+            given = {} if headers is None else dict(checked_headers(headers))
+            await route.chain(Envelope(route.name, event, given))
+            return
         if headers is None:
             handed_over = self._handed_over(topic, event)
             if handed_over is not None:
@@ -208,8 +223,17 @@ class Outbound:
         return self.carried.accept(route, item.event, item.headers)
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
-        event = checked_event(route.topic, envelope.event)
-        await self.carried.accept(route, event, checked_headers(envelope.headers))
+        """The end of the publish middleware, which may have changed anything."""
+        headers = checked_headers(envelope.headers)
+        event: Any = envelope.event
+        if route.record_port is not None and self.through.get(route.name) is route:
+            buffer = self._buffer
+            if event.__class__ is route.event_class and (
+                len(buffer.ports) < buffer.limit or self._wake_for_room()
+            ):
+                self._put(route, event, headers)
+                return
+        await self.carried.accept(route, checked_event(route.topic, event), headers)
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry
@@ -221,10 +245,10 @@ class Outbound:
         self.carried.renew(route)
         may_be_direct = self._life.stage is Stage.OPEN and not self._indirections
         if may_be_direct and declared:
-            if route.record_port is not None:
-                self.direct[route.topic] = self.direct[route.topic.name] = route
-            elif not (self.middleware or self._adapter().features.in_process):
-                self.onward[route.topic] = self.onward[route.topic.name] = route
+            is_remote = not self._adapter().features.in_process
+            if is_remote or route.record_port is not None:
+                ways = self.through if self.middleware else self.onward if is_remote else self.direct
+                ways[route.topic] = ways[route.name] = route
         return route
 
     # --- several ------------------------------------------------------------------------------------------

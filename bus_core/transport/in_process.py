@@ -74,7 +74,6 @@ class InProcessCarrier:
         engine: Engine,
         codec: Codec,
         *,
-        direct: bool,
         changed: Callable[[str], None],
         check_accepting: Callable[[], None],
     ) -> None:
@@ -83,7 +82,6 @@ class InProcessCarrier:
         self._engine = engine
         self._codec = codec
         self._encode = codec.encode if adapter.serialize else None
-        self._direct = direct
         self._changed = changed
         self._check_accepting = check_accepting
         self._generation = 0
@@ -111,12 +109,10 @@ class InProcessCarrier:
     def renew(self, route: Route) -> None:
         """Asks the adapter again if something changed since the route did."""
         if route.generation != self._generation:
-            route.renew(
-                self._adapter, self._engine, self._generation, encode=self._encode, direct=self._direct
-            )
+            route.renew(self._adapter, self._engine, self._generation, encode=self._encode)
 
     def pause_changed(self, lane: Lane) -> None:
-        """It may have lost or regained its direct port."""
+        """Events go straight to lanes that are not paused."""
         self._routes_changed(lane.spec.topic)
 
     async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:

@@ -100,9 +100,8 @@ class Route:
         generation: int,
         *,
         encode: Encode | None,
-        direct: bool,
     ) -> None:
-        """Asks the adapter again. ``direct`` allows to go straight to a port."""
+        """Asks the adapter again. ``encode`` makes messages of events, where it wants that."""
         self.generation = generation if self.kept else OUTDATED
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.name))
         lanes = [lane for group in self._groups for lane in group]
@@ -113,7 +112,7 @@ class Route:
         self._engine = engine
         self.encode = encode
         chosen = len(lanes) == len(self._groups)  # nobody competes
-        straight = direct and chosen and bool(lanes) and engines.keys() == {engine}
+        straight = chosen and bool(lanes) and engines.keys() == {engine}
         if not straight or any(lane.paused for lane in lanes):
             self.port = self.record_port = None
             return

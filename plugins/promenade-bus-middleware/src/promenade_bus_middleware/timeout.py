@@ -34,6 +34,6 @@ def _too_long(envelope: Envelope, seconds: float) -> Exception:
     if envelope.delivery is not None:
         return HandlerTimeout(envelope.delivery.subscription, seconds)
     return PublishUncertain(
-        f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be stored; publish the "
-        "same event again, or raise the limit of the 'timeout' middleware"
+        f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be stored; "
+        "publish the same event again, or raise the limit of the 'timeout' middleware"
     )
