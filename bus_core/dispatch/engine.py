@@ -379,6 +379,7 @@ class Engine:
 
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
         """A snapshot of the counters of each lane."""
+        self._pool.take_over()  # of an event for several, what its worker has yet to come to is queued
         at_work = self._pool.at_work
         waiting, plain = self.buffer.waiting()
         queued = Counter[JobLane]()
