@@ -212,7 +212,7 @@ class Engine:
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
-        self._pool.take_over()  # what runs was there before, as was what stands in the queue
+        self.take_over()  # what runs was there before, as was what stands in the queue
         lane.gather()
         record: Record = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
@@ -229,6 +229,10 @@ class Engine:
         for job in jobs:
             self.buffer.delivery_settled(job.unit)
         return jobs
+
+    def take_over(self) -> None:
+        """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
+        self._pool.take_over()
 
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs.
@@ -375,6 +379,7 @@ class Engine:
 
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
         """A snapshot of the counters of each lane."""
+        self._pool.take_over()  # of an event for several, what its worker has yet to come to is queued
         at_work = self._pool.at_work
         waiting, plain = self.buffer.waiting()
         queued = Counter[JobLane]()

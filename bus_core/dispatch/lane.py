@@ -48,6 +48,10 @@ class LaneHost(InvocationHost, Protocol):
         """
         ...
 
+    def take_over(self) -> None:
+        """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
+        ...
+
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs.
 
@@ -229,6 +233,8 @@ class Lane:
 
     def resume_job(self, job: Job) -> None:
         """Takes a job back whose retry is due. In an ordered lane its key was kept for it."""
+        if self.restricted:
+            self._engine.take_over()  # what runs takes a place, too
         self._admit(job)
 
     def _admit(self, job: Job) -> None:

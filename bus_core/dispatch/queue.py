@@ -301,13 +301,12 @@ class Buffer:
         """Counts the entries that no worker has begun by their ports: all of them, and the plain ones.
 
         It changes nothing, and costs little for each entry. Plain ones in the open columns count among the
-        first only: they are not among what their port has ``accepted`` yet.
+        first only: they are not among what their port has ``accepted`` yet. No walk may be open.
         """
         plain = Counter[Port]()
         counted = Counter[Port]()
         for batch in self._batches:
             (plain if batch.counters is None else counted).update(batch.ports_left)
-        (plain if self.is_plain else counted).update(self._walk_ports[self.begun :])
         return counted + Counter(self.ports) + plain, plain
 
     def unsealed(self) -> Counter[Port]:

@@ -60,6 +60,22 @@ class Stopping:
 # --- looking from inside ----------------------------------------------------------------------------------
 
 
+async def test_state_from_inside_of_several() -> None:
+    """Of an event for several handlers the one that asks is running, and those after it are queued."""
+    async with running_bus(worker_pool_size=1) as bus:
+        told: list[list[tuple[int, int, int]]] = []
+
+        async def handle(event: Happened) -> None:
+            states = bus.state().subscriptions
+            told.append([(state.handled, state.running, state.queued) for state in states])
+
+        for name in ("first", "second", "third"):
+            bus.subscribe(HAPPENED, handle if name == "second" else ignore, name=name)
+        await publish_several(bus, 2)
+        await settled(bus)
+        assert told == [[(1, 0, 1), (0, 1, 1), (0, 0, 2)], [(2, 0, 0), (1, 1, 0), (1, 0, 1)]]
+
+
 async def test_state_from_inside() -> None:
     """A handler that asks is told the truth at each event of a burst."""
     async with running_bus(worker_pool_size=3) as bus:

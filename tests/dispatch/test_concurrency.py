@@ -102,6 +102,27 @@ async def test_waiting_for_a_retry_is_not_running(virtual_clock: VirtualClock) -
         assert bus.state().unsettled == 0
 
 
+async def test_a_retry_comes_while_another_runs(virtual_clock: VirtualClock) -> None:
+    """A retry that is due waits for the handler that has taken its place meanwhile."""
+    async with running_bus(virtual_clock) as bus:
+        handler = Holding()
+
+        async def fail_first(event: Happened, delivery: Delivery) -> None:
+            if event.number == 0 and delivery.attempt == 1:
+                raise RetryLater(after=5)
+            await handler(event)
+
+        bus.subscribe(HAPPENED, fail_first, concurrency=1)
+        for number in range(2):
+            await bus.publish(HAPPENED, happened(number))
+            await virtual_clock.settle()
+        await virtual_clock.advance(10)
+        assert handler.begun == [1]
+        handler.gate.set()
+        await bus.drain()
+        assert (handler.done, handler.at_once) == ([1, 0], 1)
+
+
 async def test_bounded_through_failures(virtual_clock: VirtualClock) -> None:
     """The bound holds over any mix of successes, retries and dead letters, and no place is lost."""
     async with running_bus(virtual_clock, worker_pool_size=8) as bus:
