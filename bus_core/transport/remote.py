@@ -28,7 +28,7 @@ logger = plain_logger("promenade.bus")
 
 _FIRST_LOOK = 0.005
 _LONGEST_LOOK = 0.25
-"""Seconds of real time between two looks at the backlog, while a drain waits for other instances."""
+"""Seconds of real time between two looks at the backlog, at least, while a drain waits for others."""
 
 _LOOKS_AT_ONCE = 10
 """Of how many subscriptions the backlog is asked for at once, one by one."""
@@ -164,7 +164,7 @@ class RemoteCarrier:
         quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile
         while True:
             await self._engine.drain(lanes)
-            before = self._moved
+            before, began = self._moved, time.monotonic()
             if await self._nothing_left(lanes, trouble) and self._moved == before:
                 quiet += 1
                 # The backlogs are looked at one after the other, and a handler elsewhere may have caused an
@@ -173,7 +173,8 @@ class RemoteCarrier:
                     return
                 continue
             quiet = 0
-            await asyncio.sleep(pause)
+            # A look at many subscriptions takes a while, in which the adapter does nothing else.
+            await asyncio.sleep(max(pause, time.monotonic() - began))
             pause = min(pause * 2, _LONGEST_LOOK)
 
     @property

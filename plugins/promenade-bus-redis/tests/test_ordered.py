@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
+
+import pytest
 
 from bus_core import LeaseLost, Outcome
+from promenade_bus_redis.streams.record import Record
 from redis_support.fixtures import SharedServer
 from redis_support.streams import (
     TOPIC,
@@ -195,3 +199,25 @@ async def test_patterns_that_overlap(redis_server: SharedServer) -> None:
         await place.publish(3)
         assert numbers(await receive(back, 2)) == [2, 3]
         await back.close()
+
+
+async def test_many_ordered_subscriptions_begin_together(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscriptions that get their turn at the same time share the reads of who serves what."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(block="50ms")
+        specs = [spec(f"tests.topic{number}", f"listener{number}", ordered=True) for number in range(50)]
+        consumers = [await adapter.open_consumer(each) for each in specs]
+        census, reads = adapter._running.census, 0
+        read = census.read
+
+        async def counting(alive: Collection[str]) -> Record:
+            nonlocal reads
+            reads += 1
+            return await read(alive)
+
+        monkeypatch.setattr(census, "read", counting)
+        await asyncio.gather(*(consumer.receive(1) for consumer in consumers))
+        assert 1 <= reads <= 10
+        await asyncio.gather(*(consumer.close() for consumer in consumers))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from bus_core import TopicPattern
+from promenade_bus_redis.server.pipe import Routed
+from promenade_bus_redis.server.scripts import READ, TAIL
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
-from redis_support.fixtures import StartServer
+from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import Place, acks, message, numbers, place_on, receive, spec
 
 
@@ -103,3 +106,36 @@ async def test_a_cluster(binary: ServerBinary) -> None:
             await pattern.close()
         finally:
             await adapter.close()
+
+
+@pytest.mark.parametrize("mode", ["group", "broadcast"])
+async def test_a_pattern_of_many_topics_is_read_where_there_is_room(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """However many topics of a pattern have something, a read goes to as many as entries are wanted."""
+    topics = [f"tests.many.t{number}" for number in range(300)]
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        await adapter.publish([message(-1, topic) for topic in topics])
+        consumer = await adapter.open_consumer(spec("tests.many.*", mode=mode))
+        if mode == "group":
+            await consumer.settle(acks(await receive(consumer, 300)))
+        await adapter.publish([message(number, topic) for number, topic in enumerate(topics)])
+        pipe, looked_at = adapter._running.pipe, 0
+        call_many = pipe.call_many
+
+        async def counting(commands: Sequence[Routed]) -> list[Any]:
+            nonlocal looked_at
+            scripts = [command for _, command in commands if command[1] in (READ.digest, TAIL.digest)]
+            looked_at += sum(command[2] for command in scripts)
+            return await call_many(commands)
+
+        monkeypatch.setattr(pipe, "call_many", counting)
+        heard: list[int] = []
+        while len(heard) < 300:
+            batch = await consumer.receive(10)
+            await consumer.settle(acks(batch))
+            heard += numbers(batch)
+        assert sorted(heard) == [*range(300)]
+        assert looked_at < 10_000  # each read of all of them would be 600 streams
+        await consumer.close()

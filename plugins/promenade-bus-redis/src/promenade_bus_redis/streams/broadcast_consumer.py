@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
@@ -20,7 +21,7 @@ from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.leases import NO_SPELL
-from promenade_bus_redis.streams.read_size import ReadSize
+from promenade_bus_redis.streams.read_size import WIDER, ReadSize
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wire import letter_fields, read_entry
@@ -73,10 +74,11 @@ class BroadcastConsumer:
             for key in woken:
                 if (feed := self._by_key.get(key)) is not None:  # it may have been left out since
                     self._unread[feed] = None
-            left = len(self._unread) + 1
+            left, wider = len(self._unread) + 1, 1
             while len(self._unread) < left and self._unread and not self._ready and not self._stopped:
                 left = len(self._unread)
-                await self._look(limit)
+                await self._look(limit, wider)
+                wider *= WIDER
         ready = self._ready
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
@@ -174,13 +176,16 @@ class BroadcastConsumer:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    async def _look(self, limit: int) -> None:
-        """Reads from topics that may have more, those first that have waited longest: ``limit`` in all."""
-        feeds = [*self._unread]
+    async def _look(self, limit: int, wider: int) -> None:
+        """Reads from topics that may have more, those first that have waited longest: ``limit`` in all.
+
+        It looks at as many as entries are wanted, for most of them have one; or at ``wider`` times as many.
+        """
         size = 1 if self._services.places.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
         count = self._read_size.count(limit)
+        feeds = [*islice(self._unread, count * wider)]
         bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)][:count]
-        if len(feeds) <= count:
+        if len(self._unread) <= count:
             self._one_by_one = False  # each was looked at
         commands: list[Routed] = []
         for bundle in bundles:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bus_core import SubscriptionSpec
@@ -14,7 +15,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REDATE, REMOVE, WITHDRAW, Script
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.record import Keeps, Part, Record, read_record
+from promenade_bus_redis.streams.record import Keeps, Part, Record, Serving, read_record
 
 __all__ = ["Census"]
 
@@ -56,6 +57,9 @@ class Census:
         self._said_settled = False
         self._looked_for = 0  # up to which part it was looked whether the server has it
         self._dead: dict[str, float] = {}  # since when instances were seen dead
+        self._reading = asyncio.Lock()
+        self._asked = self._answered = 0  # how many have asked who serves what, and how many of them know
+        self._served: Mapping[str, Sequence[Serving]] = {}
 
     @property
     def own(self) -> Collection[str]:
@@ -180,21 +184,29 @@ class Census:
         They began earlier to serve some of the same events, with another topic or pattern, as code does that
         is being replaced. Raises ``RedisFailure``.
         """
-        servings = (await self.read(())).servings
-        own = (self._name, spec.group, spec.topic)
-        since = min(
-            (each.number for each in servings if (each.instance, each.group, each.topic) == own), default=0
-        )
+        servings = (await self._servings()).get(spec.group, [])
+        own = (self._name, spec.topic)
+        since = min((each.number for each in servings if (each.instance, each.topic) == own), default=0)
         return {
             each.instance
             for each in servings
             if each.instance != self._name
-            and each.group == spec.group
             and each.topic != spec.topic
             and each.ordered
             and each.number < since
             and patterns_overlap(each.topic, spec.topic)
         }
+
+    async def _servings(self) -> Mapping[str, Sequence[Serving]]:
+        """Who serves what, by group. Those who ask share a read that begins afterwards."""
+        self._asked = number = self._asked + 1
+        async with self._reading:
+            if self._answered < number:
+                answered, found = self._asked, dict[str, list[Serving]]()
+                for serving in (await self.read(())).servings:
+                    found.setdefault(serving.group, []).append(serving)
+                self._answered, self._served = answered, found
+            return self._served
 
     def note_waiting(self, spec: SubscriptionSpec, instances: Collection[str]) -> None:
         """An ordered subscription waits for its turn, which these instances have; for none any more."""

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
@@ -23,6 +24,7 @@ from promenade_bus_redis.streams.active_lock import Turn, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.read_size import WIDER
 from promenade_bus_redis.streams.recovery import Recovery
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.settlement import settle
@@ -332,18 +334,22 @@ class GroupConsumer:
                 self._unread[source.feed] = None
         if self._stopped:
             return
-        left = len(self._unread) + 1
+        left, wider = len(self._unread) + 1, 1
         while len(self._unread) < left and self._unread and not self._holdings.ready:
             left = len(self._unread)
-            await self._look(limit)
+            await self._look(limit, wider)
+            wider *= WIDER
         if self._recovery.is_busy and not self._holdings.ready:
             await self._recovery.pause()
 
-    async def _look(self, limit: int) -> None:
-        """Reads from feeds that may have more, those first that have waited longest: ``limit`` in all."""
+    async def _look(self, limit: int, wider: int) -> None:
+        """Reads from feeds that may have more, those first that have waited longest: ``limit`` in all.
+
+        It looks at as many feeds as entries are wanted, for most have one; or at ``wider`` times as many.
+        """
         spell = self._services.leases.spell
         count = self._holdings.read_size.count(limit)
-        bundles = self._bundles()[:count]
+        bundles = self._bundles(count * wider)[:count]
         commands: list[Routed] = []
         for bundle in bundles:
             keys = [source.key for feed in bundle for source in feed.sources]
@@ -378,9 +384,9 @@ class GroupConsumer:
                 del self._unread[feed]
                 self._unread[feed] = None
 
-    def _bundles(self) -> list[list[Feed]]:
-        """Feeds that one command can read."""
-        feeds = [*self._unread]
+    def _bundles(self, most: int) -> list[list[Feed]]:
+        """The first feeds that may have more, by those that one command can read."""
+        feeds = [*islice(self._unread, most)]
         alone = self._services.places.is_cluster or self._turn.is_ordered
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]

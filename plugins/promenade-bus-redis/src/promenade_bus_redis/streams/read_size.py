@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["ReadSize"]
+__all__ = ["WIDER", "ReadSize"]
+
+WIDER: Final = 4
+"""How many times more streams a look goes through after one that found nothing."""
 
 _MOST_BYTES: Final = 1_000_000
 """Bytes of one reply: on a network of 2 Mbit/s they arrive well within a lease of half a minute."""
