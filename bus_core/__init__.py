@@ -29,6 +29,7 @@ if typing.TYPE_CHECKING:
         Serializer,
         SubscriptionSpec,
         SubscriptionState,
+        YieldingConsumer,
     )
     from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
     from bus_core.bus.bus import Bus
@@ -109,7 +110,7 @@ else:
                 Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer CountingAdapter
                 DeadLetterStore EngineState Factory Features Handler HealthProbe HealthStatus Inlet
                 InProcessAdapter LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec
-                SubscriptionState
+                SubscriptionState YieldingConsumer
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -244,6 +245,7 @@ __all__ = [
     "UnknownTopic",
     "UnsupportedFeature",
     "WrongEventLoop",
+    "YieldingConsumer",
     "check_config",
     "event",
     "hookimpl",

@@ -52,6 +52,7 @@ __all__ = [
     "Serializer",
     "SubscriptionSpec",
     "SubscriptionState",
+    "YieldingConsumer",
     "is_in_process",
 ]
 
@@ -402,6 +403,19 @@ class LeasingConsumer(Protocol):
         Of the others nothing follows: neither is a handler called, nor are they settled. Raises
         ``BusError``; it is called again then, after a pause.
         """
+        ...
+
+
+@runtime_checkable
+class YieldingConsumer(Protocol):
+    """What a ``Consumer`` may offer besides, of whose ordered subscriptions one instance is active at a time.
+
+    The engine asks when it meets a message that only an instance with other code can decode. Where one waits,
+    it gives back what it holds, closes this consumer, and opens another one a little later.
+    """
+
+    async def has_standby(self) -> bool:
+        """Whether another instance waits for its turn. Raises ``BusError``; then nothing is done."""
         ...
 
 

@@ -7,13 +7,14 @@ as long as the bus is open, whatever the consumer raises: the pauses grow, and h
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence, Set
 from contextvars import Context
 from functools import partial
 from typing import Literal
 
-from bus_core.abc import Adapter, Consumer, LeasingConsumer
+from bus_core.abc import Adapter, Consumer, LeasingConsumer, YieldingConsumer
 from bus_core.dispatch.decisions import decide
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
@@ -21,7 +22,8 @@ from bus_core.dispatch.reports import abandoned
 from bus_core.dispatch.units import Job, Past
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received, Record
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, grown, raised_by_itself
+from bus_core.runtime.error_text import place_of
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, grown, raised_by_itself
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
 from bus_core.transport.flow_control import LARGEST_BATCH, Intake, Share
@@ -38,6 +40,12 @@ _LONGEST_AFTER_NOTHING = 0.1
 
 _DROPPED = 2.0
 """Seconds until a message comes again of which it could not be found out what follows."""
+
+_ASIDE = 2.0
+"""Seconds of real time that others have to take the turn of an ordered subscription."""
+
+_NEXT_ASIDE = 10.0
+"""Seconds of real time between two times that a turn is offered, at least: nothing is handled meanwhile."""
 
 _STALLED = 30.0
 """Seconds of real time after which health says that the adapter does not answer."""
@@ -65,6 +73,9 @@ class Pump:
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
         self._stopping = False
+        self._offering: asyncio.Task[None] | None = None  # while it asks who waits for its turn
+        self._offered_at = -math.inf
+        self._stands_aside = False  # somebody waits for the turn of this ordered subscription
         self._held: dict[Job, None] = {}  # what was received and is not decided, in order
         self._unsettled = 0  # those, and what is decided but not carried out
         self._receiving: asyncio.Task[None] | None = None
@@ -160,6 +171,8 @@ class Pump:
 
     async def _close(self) -> None:
         await self.stopped()
+        if self._offering is not None:
+            await asyncio.wait((self._offering,))
         while self._held and not self._engine.abandoning:
             self._emptied = asyncio.get_running_loop().create_future()
             await self._emptied
@@ -179,7 +192,7 @@ class Pump:
 
     def abort(self) -> None:
         """Cancels what does not end, whatever becomes of it: the process has no more time."""
-        for task in (self._receiving, self._closing):
+        for task in (self._receiving, self._closing, self._offering):
             if task is not None:
                 task.cancel()
         if self._doubt is not None:
@@ -235,6 +248,8 @@ class Pump:
             try:
                 if self._consumer is None:
                     await self._open()
+                elif self._stands_aside:
+                    await self._leave_turn(self._consumer)
                 else:
                     limit, again_in = self._limit()
                     if not limit:
@@ -377,6 +392,61 @@ class Pump:
                 return f"consumer died; {decision.reason}"
         return None
 
+    # --- the turn of an ordered subscription --------------------------------------------------------------
+
+    def _offer_turn(self, delay: float) -> None:
+        """Lets another instance have its turn, if one waits: this one cannot decode what comes next.
+
+        It is tried again here after ``delay`` seconds in any case.
+        """
+        if self._offering is None and time.monotonic() - self._offered_at >= max(delay, _NEXT_ASIDE):
+            self._offered_at = time.monotonic()
+            self._offering = asyncio.get_running_loop().create_task(
+                self._ask_who_waits(), name=f"promenade-offer-{self.lane.spec.name}", context=Context()
+            )
+
+    async def _ask_who_waits(self) -> None:
+        consumer = self._consumer
+        assert consumer is not None, "nothing is met before it was received"
+        waits = False
+        try:
+            if isinstance(consumer, YieldingConsumer):
+                waits = await consumer.has_standby()
+        except Exception as error:
+            logger.warning(
+                "it could not be found out who waits for a turn: %s at %s (subscription=%s)",
+                type(error).__name__,
+                place_of(error),
+                self.lane.spec.name,
+            )
+        finally:
+            self._offering = None
+        if waits and not self._stopping:
+            self._stands_aside = True
+            consumer.stop()
+            self.look_again()
+
+    async def _leave_turn(self, consumer: Consumer) -> None:
+        """Gives back what no handler has begun, waits for the rest, and opens the subscription anew."""
+        self.release_unstarted(self._engine.take_unstarted(self.lane))
+        if self._held:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
+        if self._stopping:
+            return
+        if self._settlement is not None:
+            await self._settlement.close()
+        if self._doubt is not None:
+            self._doubt.stop()
+            await self._doubt.ended()
+        if (fault := await fault_of(consumer.close())) is not None:
+            self._trouble.failed("leave its turn", fault)
+        self._consumer = self._settlement = self._doubt = self._emptied = None
+        self._stands_aside = False
+        again_at = time.monotonic() + _ASIDE
+        while not self._stopping and (left := again_at - time.monotonic()) > 0:
+            await self._sleeper.sleep(left)
+
     # --- after a standstill -------------------------------------------------------------------------------
 
     def look_at_leases(self) -> None:
@@ -415,7 +485,7 @@ class Pump:
         if not self.releases:
             self._way_back.note(job, _outcome("hold", job))
             return True
-        if self._stopping:
+        if self._stopping or self._stands_aside:
             self._decide(job, _outcome("retry" if self._parks else "release", job, delay))
             return False
         assert self._consumer is not None, "nothing is held before it was received"
@@ -430,6 +500,8 @@ class Pump:
     def hands_back(self, job: Job, delay: float) -> bool:
         if self._parks:
             self._decide(job, _outcome("retry", job, delay))
+        elif self.releases and self.lane.spec.ordered:
+            self._offer_turn(delay)
         return self._parks
 
     def release(self, job: Job) -> bool:

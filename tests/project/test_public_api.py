@@ -119,6 +119,7 @@ PUBLIC = [
     "UnknownTopic",
     "UnsupportedFeature",
     "WrongEventLoop",
+    "YieldingConsumer",
     "check_config",
     "event",
     "hookimpl",

@@ -179,7 +179,7 @@ class Server:
 
 
 class Consumer:
-    """Implements `bus_core.LeasingConsumer`."""
+    """Implements `bus_core.LeasingConsumer` and `bus_core.YieldingConsumer`."""
 
     def __init__(self, server: Server, group: Group, longest_hold: float) -> None:
         self.server = server
@@ -187,6 +187,7 @@ class Consumer:
         self.longest_hold = longest_hold
         self.stopped = self.closed = self.dead = False
         self.in_doubt = False
+        self.asked = False  # whether anybody stands by
 
     async def confirm(self, receipts: Sequence[Entry]) -> Sequence[bool]:
         answer = await self.server.fault("confirm", receipts)
@@ -194,6 +195,11 @@ class Consumer:
             return answer  # type: ignore[no-any-return]
         self.in_doubt = False
         return [entry.owner is self for entry in receipts]
+
+    async def has_standby(self) -> bool:
+        self.asked = True
+        members = (each for each in self.server.consumers if each.group is self.group and each is not self)
+        return any(not each.closed and not each.dead for each in members)
 
     async def receive(self, limit: int) -> Sequence[Received]:
         answer = await self.server.fault("receive", limit)

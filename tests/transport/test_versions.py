@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from bus_core import DeserializationError, Event, Topic, event
 from bus_core.serialization import JsonOptions, JsonSerializer
+from bus_core.transport import pump
 from support.buses import until
 from support.handlers import ignore
 from support.remote import Server, running_remote_bus
@@ -131,6 +134,98 @@ async def test_a_letter_that_is_redriven_waits_again() -> None:
         entry.redriven_at -= timedelta(minutes=1)
         server.due()
         await until(lambda: server.letters, "it is dead again")
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn is offered again and again, and others take it at once."""
+    monkeypatch.setattr(pump, "_ASIDE", 0.02)
+    monkeypatch.setattr(pump, "_NEXT_ASIDE", 0.0)
+
+
+def placed(number: int, key: int, cls: type[Any] = Old) -> Any:
+    return cls(aggregate_id=UUID(int=key), number=number)
+
+
+async def test_an_ordered_subscription_lets_newer_code_have_its_turn(soon: None) -> None:
+    """Who meets what it cannot decode gives back what it has not begun, in order, and stands by."""
+    server = Server()
+    begun, ends = asyncio.Event(), asyncio.Event()
+    seen: list[tuple[str, int, object]] = []
+
+    async def slow(event: Old) -> None:
+        begun.set()
+        await ends.wait()
+        seen.append(("old", event.aggregate_id.int, event.number))
+
+    async def handle(event: Retyped) -> None:
+        seen.append(("new", event.aggregate_id.int, event.number))
+
+    async with running_remote_bus(server) as old, running_remote_bus(server) as new:
+        await old.subscribe(OLD, slow, name="audit", ordered=True).ready()
+        await new.subscribe(RETYPED, handle, name="audit", ordered=True).ready()
+        await old.publish(OLD, placed(1, key=1))
+        await begun.wait()
+        await new.publish(RETYPED, placed("a", key=2, cls=Retyped))  # type: ignore[arg-type]
+        await new.publish(RETYPED, placed("b", key=2, cls=Retyped))  # type: ignore[arg-type]
+        await new.publish(RETYPED, placed("c", key=1, cls=Retyped))  # type: ignore[arg-type]
+        (group,) = server.groups.values()
+        await until(lambda: len(group.owned) == 1 and len(group.ready) == 3, "it has given back the rest")
+        assert seen == []
+        ends.set()
+        await until(lambda: len(seen) == 4, "all are handled")
+        assert [each for each in seen if each[1] == 1] == [("old", 1, 1), ("new", 1, "c")]
+        assert [each for each in seen if each[1] == 2] == [("new", 2, "a"), ("new", 2, "b")]
+        assert server.backlog(group.spec) == 0
+        assert old.state().lost == new.state().lost == 0
+        assert server.letters == {}
+
+
+async def test_an_ordered_subscription_that_runs_alone_keeps_its_turn(soon: None) -> None:
+    """Where nobody stands by the other keys go on, and the subscription is not opened anew."""
+    server = Server()
+    seen: list[int] = []
+
+    async def handle(event: Old) -> None:
+        seen.append(event.number)
+
+    async with running_remote_bus(server) as bus, running_remote_bus(server) as publishing:
+        await bus.subscribe(OLD, handle, name="audit", ordered=True).ready()
+        await publishing.publish(RETYPED, placed("a", key=1, cls=Retyped))  # type: ignore[arg-type]
+        await publishing.publish(RETYPED, placed("b", key=1, cls=Retyped))  # type: ignore[arg-type]
+        (group,) = server.groups.values()
+        await until(lambda: group.owned and server.consumers[0].asked, "it has asked who stands by")
+        for number in range(5):
+            await bus.publish(OLD, placed(number, key=2))
+        await until(lambda: len(seen) == 5, "the others are handled")
+        assert len(server.consumers) == 1
+        assert len(group.owned) == 2
+
+
+async def test_it_is_closed_while_it_leaves_its_turn(soon: None) -> None:
+    """A bus that closes while a handler keeps it from standing aside gives everything back, and ends."""
+    server = Server()
+    begun = asyncio.Event()
+
+    async def hangs(_event: Old) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with (
+        running_remote_bus(server) as other,
+        running_remote_bus(server) as publishing,
+        running_remote_bus(server) as old,
+    ):
+        await old.subscribe(OLD, hangs, name="audit", ordered=True).ready()
+        await other.subscribe(OLD, hangs, name="audit", ordered=True).ready()
+        await other.publish(OLD, placed(1, key=1))
+        await begun.wait()
+        await publishing.publish(RETYPED, placed("a", key=2, cls=Retyped))  # type: ignore[arg-type]
+        (group,) = server.groups.values()
+        await until(lambda: server.consumers[0].stopped, "it wants to stand aside")
+        assert (await old.close(0.1)).abandoned == ()
+        assert server.consumers[0].closed
+        assert server.backlog(group.spec) == 2
 
 
 async def test_it_waits_for_nobody_where_no_other_instance_can_get_it() -> None:

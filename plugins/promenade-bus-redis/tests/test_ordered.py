@@ -3,10 +3,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from bus_core import LeaseLost, Outcome
+from bus_core import Event, LeaseLost, Outcome, Topic, event
+from bus_core.transport import pump
 from promenade_bus_redis.streams.record import Record
 from redis_support.fixtures import SharedServer
 from redis_support.streams import (
@@ -221,3 +224,66 @@ async def test_many_ordered_subscriptions_begin_together(
         await asyncio.gather(*(consumer.receive(1) for consumer in consumers))
         assert 1 <= reads <= 10
         await asyncio.gather(*(consumer.close() for consumer in consumers))
+
+
+@event(type="thing.happened", version=1)
+class Old(Event):
+    """As the running instance knows it."""
+
+    number: int
+
+
+@event(type="thing.happened", version=2)
+class New(Event):
+    """As the instance knows it that is being deployed: the old one cannot read it."""
+
+    number: str
+
+
+@pytest.mark.parametrize("pattern", [TOPIC, "tests.#"])
+async def test_newer_code_gets_its_turn(
+    redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """An active instance that cannot decode an event lets one that stands by have its turn, in order."""
+    monkeypatch.setattr(pump, "_NEXT_ASIDE", 0.0)
+    old_topic, new_topic = Topic(TOPIC, Old), Topic(TOPIC, New)
+    key, other = uuid4(), uuid4()
+    seen: list[tuple[str, object]] = []
+
+    async def handle_old(event: Old) -> None:
+        seen.append(("old", event.number))
+
+    async def handle_new(event: New) -> None:
+        seen.append(("new", event.number))
+
+    async with place_on(redis_server) as place, place.bus(**QUICK) as old, place.bus(**QUICK) as new:
+        await old.subscribe(old_topic, handle_old, name="listener", ordered=True).ready()
+        await old.publish(old_topic, Old(aggregate_id=key, number=1))
+        await until(lambda: seen, "it is handled")
+        new.subscribe(new_topic if pattern == TOPIC else pattern, handle_new, name="listener", ordered=True)
+        await new.publish_many([(new_topic, New(aggregate_id=key, number=str(n))) for n in range(2, 6)])
+        await new.publish(new_topic, New(aggregate_id=other, number="6"))
+        await until(lambda: len(seen) == 6, "all are handled", 20.0)
+        of_key = [number for code, number in seen if code == "new" and number != "6"]
+        assert of_key == ["2", "3", "4", "5"]
+        assert await old.dead_letters.list() == []
+        assert old.state().lost == new.state().lost == 0
+        await new.drain()
+
+
+async def test_who_is_alone_keeps_its_turn(redis_server: SharedServer) -> None:
+    """Nobody stands by who serves something else, in another service, or has ended."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(**QUICK)
+        consumer: Any = await adapter.open_consumer(spec(ordered=True))
+        elsewhere = await place.adapter(**QUICK)
+        others = [
+            await elsewhere.open_consumer(spec(ordered=True, name="other")),
+            await elsewhere.open_consumer(spec("tests.other.happened", ordered=True)),
+        ]
+        gone = await elsewhere.open_consumer(spec(ordered=True))
+        assert await consumer.has_standby()
+        await gone.close()
+        assert not await consumer.has_standby()
+        for each in (consumer, *others):
+            await each.close()

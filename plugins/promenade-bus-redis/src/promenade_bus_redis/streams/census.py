@@ -208,6 +208,21 @@ class Census:
                 self._answered, self._served = answered, found
             return self._served
 
+    async def others_on(self, spec: SubscriptionSpec, alive: Collection[str]) -> Collection[str]:
+        """Living instances that serve some of the same events of an ordered subscription, or wait to.
+
+        Raises ``RedisFailure``.
+        """
+        return {
+            each.instance
+            for each in (await self.read(alive)).servings
+            if each.instance != self._name
+            and each.instance in alive
+            and each.group == spec.group
+            and each.ordered
+            and patterns_overlap(each.topic, spec.topic)
+        }
+
     def note_waiting(self, spec: SubscriptionSpec, instances: Collection[str]) -> None:
         """An ordered subscription waits for its turn, which these instances have; for none any more."""
         part = _part_of(spec)

@@ -153,6 +153,11 @@ class GroupConsumer:
         self._spell, owned = await self._recovery.confirm(receipts)
         return owned
 
+    async def has_standby(self) -> bool:
+        """Whether another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        alive = await self._services.alive()
+        return bool(await self._services.census.others_on(self.spec, alive))
+
     async def _confirm_ready(self) -> None:
         """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
         spell = self._services.leases.spell
