@@ -70,11 +70,11 @@ class Codec:
                 f"{type(event).__name__} for topic {topic.name!r}"
             )
         return Message(
-            id=text_of_id(event.event_id),
-            topic=topic.name,
-            key=key_of(topic, event),
-            body=body,
-            headers=headers if type(headers) is FrozenMapping else FrozenMapping(headers),
+            text_of_id(event.event_id),
+            topic.name,
+            key_of(topic, event),
+            body,
+            headers if type(headers) is FrozenMapping else FrozenMapping(headers),
         )
 
     def encode_named(self, topic: str, event: Event) -> Message:

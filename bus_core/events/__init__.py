@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from bus_core.events.faults import Unfit
     from bus_core.events.messages import NO_HEADERS
     from bus_core.events.models import BASE_FIELDS, NO_METADATA
+    from bus_core.events.records import takes_by_place
     from bus_core.events.shapes import (
         AnyJson,
         Collection,
@@ -47,6 +48,7 @@ else:
             "faults": "Unfit",
             "messages": "NO_HEADERS",
             "models": "BASE_FIELDS NO_METADATA",
+            "records": "takes_by_place",
             "shapes": """
                 AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
                 Recursive Ruled Scalar Shape has_personal_part is_none is_personal json_kinds plain
@@ -90,4 +92,5 @@ __all__ = [
     "patterns_overlap",
     "plain",
     "shown_fields",
+    "takes_by_place",
 ]

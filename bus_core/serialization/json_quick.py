@@ -18,6 +18,7 @@ from bus_core.events.checks import settler_of
 from bus_core.events.faults import Unfit
 from bus_core.events.models import BASE_FIELDS
 from bus_core.events.primitives import FrozenMapping
+from bus_core.events.records import takes_by_place
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
@@ -118,7 +119,8 @@ def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
     inner: list[Read] = []
     known[id(shape)] = lambda value: inner[0](value)
     if isinstance(shape, Record):
-        inner.append(_compiled(shape.cls, shape.fields, by_name=True, known=known))
+        by_place = takes_by_place(shape.cls, [field.key for field in shape.fields])
+        inner.append(_compiled(shape.cls, shape.fields, by_name=not by_place, known=known))
     else:
         assert shape.shape is not None
         inner.append(_quick_of(shape.shape, known))

@@ -11,7 +11,6 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from bus_core import FrozenMapping
-from bus_core.events import NO_METADATA
 
 __all__ = [
     "LARGEST_INT",
@@ -77,15 +76,13 @@ def bounded_int(value: int) -> int:
     return value
 
 
-def write_metadata(metadata: Mapping[str, str]) -> str | UnsetType:
-    """The attribute for it, which is left out where there is none."""
-    return encode(metadata).decode() if metadata else UNSET
+def write_metadata(metadata: Mapping[str, str]) -> str:
+    """The text of metadata, which is left out where there is none."""
+    return encode(metadata).decode()
 
 
-def read_metadata(text: str | UnsetType) -> Mapping[str, str]:
+def read_metadata(text: str) -> Mapping[str, str]:
     """The metadata, where the text is exactly what would be written for it; raises ``Unlike``."""
-    if text is UNSET:
-        return NO_METADATA
     metadata = _decode_metadata(text)
     if encode(metadata).decode() != text:
         raise Unlike("metadata in another form")

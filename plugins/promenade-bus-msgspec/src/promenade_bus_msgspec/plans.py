@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
 
 from bus_core import BaseEvent, Event
-from bus_core.events import BASE_FIELDS, assembler_of, event_type_of, event_version_of, model_of
+from bus_core.events import BASE_FIELDS, NO_METADATA, assembler_of, event_type_of, event_version_of, model_of
 from promenade_bus_msgspec.documents import (
     Unlike,
     document_class,
     encode,
     generic,
-    in_utc,
     read_metadata,
     write_metadata,
 )
@@ -59,10 +59,12 @@ class Plan:
         names = wires.names | {
             "Document": document,
             "Data": data,
+            "NO_METADATA": NO_METADATA,
+            "UNSET": msgspec.UNSET,
+            "UTC": UTC,
             "decode": msgspec.json.Decoder(document).decode,
             "encode": encode,
             "event_type": event_type_of(cls),
-            "in_utc": in_utc,
             "make": make or cls,
             "read_id": model.id.read,
             "read_metadata": read_metadata,
@@ -73,8 +75,8 @@ class Plan:
         taken = [
             "document.subject" if has_uuids else "read_id(document.subject)",
             "document.id",
-            "in_utc(document.time)",
-            "read_metadata(document.metadata)",
+            "document.time",
+            "NO_METADATA if metadata is UNSET else read_metadata(metadata)",
             *(_expression(wire.take, "data", name) for name, _, wire in parts),
         ]
         if make is None:
@@ -83,24 +85,27 @@ class Plan:
         exec(
             f"""
 def write(event, topic, source):
+    occurred_at, metadata = event.occurred_at, event.metadata
+    if occurred_at.tzinfo is not UTC:
+        return None
     return encode(Document(
         "1.0", event_type, source, topic, version, "application/json", event.event_id,
         {"event.aggregate_id" if has_uuids else "str(event.aggregate_id)"},
-        in_utc(event.occurred_at),
-        write_metadata(event.metadata),
+        occurred_at,
+        write_metadata(metadata) if metadata else UNSET,
         Data({", ".join(given)}),
     ))
 
 def read(body):
     document = decode(body)
-    if encode(document) != body:
+    if document.time.tzinfo is not UTC or encode(document) != body:
         return None
-    data = document.data
+    metadata, data = document.metadata, document.data
     return make({", ".join(taken)})
 """,
             names,
         )
-        self.write: Callable[[Event[Any], str, str], bytes] = names["write"]
+        self.write: Callable[[Event[Any], str, str], bytes | None] = names["write"]
         self.read: Callable[[bytes], Event[Any] | None] = names["read"]
 
 

@@ -50,10 +50,9 @@ class MsgspecSerializer:
             try:
                 body = plan.write(event, topic, source)
             except Exception:
-                pass  # the other one says what is wrong, if anything is
-            else:
-                if len(body) <= self._max_bytes:
-                    return body
+                body = None  # the other one says what is wrong, if anything is
+            if body is not None and len(body) <= self._max_bytes:
+                return body
         return self._default.encode(event, topic=topic, source=source)
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:

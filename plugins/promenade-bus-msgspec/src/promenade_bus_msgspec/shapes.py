@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -29,6 +28,7 @@ from bus_core.events import (
     Shape,
     is_none,
     plain,
+    takes_by_place,
 )
 from promenade_bus_msgspec.documents import LARGEST_INT, Unlike, bounded_int, generic, in_utc
 
@@ -162,7 +162,7 @@ class Wires:
         parts = [*zip(names, wires, strict=True)]
         struct = msgspec.defstruct(shape.cls.__name__, [(name, wire.type) for name, wire in parts], gc=False)
         give, take = self.name(struct), self.name(shape.cls)
-        by_place = _takes_by_place(shape.cls, names)
+        by_place = takes_by_place(shape.cls, names)
 
         def given(value: str) -> str:
             arguments = [(wire.give or _as_it_is)(attribute_of(value, name)) for name, wire in parts]
@@ -208,12 +208,6 @@ def _other_than_none(shape: OneOf) -> Shape:
 
 def _is_text(shape: Shape) -> bool:
     return isinstance(shape, Scalar) and shape.cls is str
-
-
-def _takes_by_place(cls: Any, names: Sequence[str]) -> bool:
-    parameters = inspect.signature(cls).parameters.values()
-    by_place = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
-    return by_place[: len(names)] == [*names]
 
 
 def _keeping(rules: tuple[Constraint, ...], value: Any) -> Any:

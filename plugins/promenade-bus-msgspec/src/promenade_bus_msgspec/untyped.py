@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from bus_core import BaseEvent, Event, FrozenMapping
-from bus_core.events import Ruled, assembler_of, model_of
+from bus_core.events import NO_METADATA, Ruled, assembler_of, model_of
 from promenade_bus_msgspec.documents import (
     Unlike,
     bounded_int,
@@ -50,7 +51,7 @@ class UntypedPlan:
                 event.event_id,
                 str(event.aggregate_id),
                 in_utc(event.occurred_at),
-                write_metadata(event.metadata),
+                write_metadata(event.metadata) if event.metadata else UNSET,
                 event.data,
             )
         )
@@ -64,7 +65,7 @@ class UntypedPlan:
             self._read_id(document.subject),
             document.id,
             in_utc(document.time),
-            read_metadata(document.metadata),
+            NO_METADATA if document.metadata is UNSET else read_metadata(document.metadata),
             document.type,
             _frozen(document.data, self._room),
         )
