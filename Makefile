@@ -8,7 +8,7 @@
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis chaos flake lock clean
+.PHONY: help demo test test-all check bench bench-redis chaos cost flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -62,6 +62,12 @@ flake: ## the contract of adapters and the tests of the kit, 50 times in random 
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& sh tools/run-flake ".venv-$${found%% *}" '$(COUNT)' $(ARGS)
+
+cost: ## count again what an event costs on each path, on each CPython: rewrites tests/bus/cost_per_event.json
+	@$(FIND) --all | while read -r version python; do \
+		"$$python" tools/make_venv.py ".venv-$$version" requirements/dev.txt </dev/null \
+		&& PYTHONPATH=tests:benchmarks ".venv-$$version/bin/python" -m support.cost_per_event </dev/null || exit 1; \
+	done
 
 lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
