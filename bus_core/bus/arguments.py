@@ -72,17 +72,20 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """
     if not headers:
         return NO_HEADERS
-    if not isinstance(headers, Mapping):
+    if headers.__class__ is not dict and not isinstance(headers, Mapping):
         raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
     size = 0
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"headers map str to str, got {key!r}: a {type(value).__name__}")
-        if not (is_text(key) and is_text(value)):
+        if key.isascii() and value.isascii():
+            size += len(key) + len(value)
+        elif is_text(key) and is_text(value):
+            size += len(key.encode()) + len(value.encode())
+        else:
             raise SerializationError(
                 f"the header {key!r} cannot be encoded: it holds a lone surrogate, which is no character"
             )
-        size += len(key.encode()) + len(value.encode())
         if size > MOST_HEADER_BYTES:
             raise SerializationError(
                 f"the headers have more than {MOST_HEADER_BYTES:,} bytes, names and values together "

@@ -75,11 +75,13 @@ class Bus:
             overflow_size=parts.config.overflow_size,
             unknown_version_wait=parts.config.unknown_version_wait,
         )
+        self._buffer = self._engine.buffer
         self._life = Lifecycle(self._engine)
         self._outbound = Outbound(parts, self._engine, self._life, lambda: self._adapter)
-        self._accept = self._outbound.accept
+        self._direct = self._outbound.direct
         self._roster = Roster(parts, self._engine, self._life, lambda: self._adapter, self._outbound.declared)
         self._closing: asyncio.Future[DrainReport] | None = None
+        self._thread = 0  # of the event loop, once the bus is started
         self._dead_letters = DeadLetters(lambda: self._adapter, self._life.check_open, self._roster.has)
         _every_bus.add(self)
 
@@ -222,7 +224,7 @@ class Bus:
             life.stage = Stage.NEW
             raise
         life.loop = asyncio.get_running_loop()
-        life.thread = get_ident()
+        life.thread = self._thread = get_ident()
         carrier = self._new_carrier()
         self._engine.start()
         life.stage = Stage.OPEN
@@ -335,8 +337,23 @@ class Bus:
         ``BufferFull`` (from a handler, when the overflow is used up), ``PublishFailed``,
         ``PublishUncertain``.
         """
-        if not self._accept(topic, event, headers):
-            await self._outbound.publish(topic, event, headers)
+        try:
+            route = self._direct[topic]
+        except (KeyError, TypeError):  # a further look is needed
+            pass
+        else:
+            # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
+            if event.__class__ is route.event_class and get_ident() == self._thread:
+                buffer = self._buffer
+                ports = buffer.ports
+                if len(ports) < buffer.limit or self._engine.wake_for_room():
+                    if headers is None and route.port is not None:
+                        ports.append(route.port)
+                        buffer.payloads.append(event)
+                    else:
+                        self._outbound.put(route, event, headers)
+                    return
+        await self._outbound.publish(topic, event, headers)
 
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
@@ -347,7 +364,7 @@ class Bus:
         Where the adapter is outside of the process many are under way at the same time: what it refuses for
         a while, and takes when it is asked again, may come behind later ones.
         """
-        await self._outbound.publish_many(items)
+        await self._outbound.publish_many(items, self.publish)
 
     @overload
     def publish_nowait(
@@ -363,7 +380,7 @@ class Bus:
         Exists on in-process adapters only, elsewhere it raises ``UnsupportedFeature``. Inside of
         ``after_commit`` the event is held like any other.
         """
-        self._outbound.publish_nowait(topic, event, headers)
+        self._outbound.publish_nowait(topic, event, headers, self.publish)
 
     @asynccontextmanager
     async def after_commit(self) -> AsyncIterator[None]:

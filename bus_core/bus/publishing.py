@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -33,6 +33,10 @@ from bus_core.transport.in_process import may_wait
 from bus_core.transport.routes import Route, Routes
 
 __all__ = ["Outbound"]
+
+
+Publish = Callable[..., Coroutine[Any, Any, None]]
+"""``Bus.publish``: takes a topic, an event, and headers."""
 
 
 class Outbound:
@@ -110,43 +114,20 @@ class Outbound:
 
     # --- one event ----------------------------------------------------------------------------------------
 
-    def accept(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> bool:
-        """Puts an event into the queue, if nothing stands in between and there is room: the usual publish.
+    def put(self, route: Route, event: Event, headers: Mapping[str, str] | None) -> None:
+        """Puts a record of an event into the queue, where there is room for it, and nothing in between.
 
-        False, with nothing done, where a further look is needed, as ``publish`` takes one. Raises
-        ``SerializationError`` and ``TypeError``.
+        Raises ``SerializationError``, and ``TypeError`` for headers.
         """
-        try:
-            route = self.direct[topic]
-        except (KeyError, TypeError):
-            return False
-        # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
-        if event.__class__ is not route.event_class or get_ident() != self._life.thread:
-            return False
-        buffer = self._buffer
-        if len(buffer.ports) >= buffer.limit and not self._wake_for_room():
-            return False
-        if headers is None:
-            if route.port is not None:
-                buffer.ports.append(route.port)
-                buffer.payloads.append(event)
-                return True
-            headers = NO_HEADERS
-        else:
-            headers = checked_headers(headers)
-        self._put(route, event, headers)
-        return True
-
-    def _put(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
-        """Puts a record of an event into the queue, where there is room for it."""
+        sent = NO_HEADERS if headers is None else checked_headers(headers)
         key = key_of(route.topic, event) if route.is_keyed else None
-        payload = event if route.encode is None else route.encode(route.topic, event, headers)
-        self._buffer.payloads.append((payload, route.name, self._timestamp(), headers, key))
+        payload = event if route.encode is None else route.encode(route.topic, event, sent)
+        self._buffer.payloads.append((payload, route.name, self._timestamp(), sent, key))
         self._buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
         route.counted += 1
 
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
-        """Publishes what ``accept`` does not; see ``Bus.publish``."""
+        """The longer way, with all checks; see ``Bus.publish``."""
         try:
             route = self.through.get(topic)
         except TypeError:
@@ -165,22 +146,23 @@ class Outbound:
         if not self._hold(item):
             await self._way_of(item)
 
-    def publish_nowait(self, topic: Any, event: Any, headers: Mapping[str, str] | None) -> None:
-        """See ``Bus.publish_nowait``."""
-        if self.accept(topic, event, headers):
-            return
+    def publish_nowait(
+        self, topic: Any, event: Any, headers: Mapping[str, str] | None, publish: Publish
+    ) -> None:
+        """See ``Bus.publish_nowait``; ``publish`` is what must not have to wait."""
         adapter = self._adapter()
         if not adapter.features.in_process:
             raise UnsupportedFeature(
                 adapter.name, ["publish_nowait needs an in-process adapter; await publish()"]
             )
-        item = self._checked(topic, event, headers)
-        if self._hold(item):
-            return
-        route = self._route(item.topic)
-        accepted_before = route.counted
-        sending = self._send(item)
+        route: Route | None = None
+        accepted_before = 0
+        if self.middleware:
+            self._life.check_accepting()
+            route = self._route(self.declared(topic))
+            accepted_before = route.counted
         token = may_wait.set(False)
+        sending = publish(topic, event, headers)
         try:
             sending.send(None)
         except StopIteration:
@@ -188,12 +170,13 @@ class Outbound:
         finally:
             may_wait.reset(token)
             sending.close()
+        assert route is not None, "only middleware waits"
         if route.counted == accepted_before:
             raise PublishFailed(
-                f"publish_nowait: a publish middleware waited on topic {item.topic.name!r}; await publish()"
+                f"publish_nowait: a publish middleware waited on topic {route.name!r}; await publish()"
             )
         raise PublishUncertain(
-            f"publish_nowait: a publish middleware waited on topic {item.topic.name!r} after the event was "
+            f"publish_nowait: a publish middleware waited on topic {route.name!r} after the event was "
             "accepted, and was stopped; await publish()"
         )
 
@@ -224,16 +207,16 @@ class Outbound:
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
         """The end of the publish middleware, which may have changed anything."""
-        headers = checked_headers(envelope.headers)
         event: Any = envelope.event
         if route.record_port is not None and self.through.get(route.name) is route:
             buffer = self._buffer
             if event.__class__ is route.event_class and (
                 len(buffer.ports) < buffer.limit or self._wake_for_room()
             ):
-                self._put(route, event, headers)
+                self.put(route, event, envelope.headers)
                 return
-        await self.carried.accept(route, checked_event(route.topic, event), headers)
+        event = checked_event(route.topic, event)
+        await self.carried.accept(route, event, checked_headers(envelope.headers))
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry
@@ -253,23 +236,24 @@ class Outbound:
 
     # --- several ------------------------------------------------------------------------------------------
 
-    async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
-        """See ``Bus.publish_many``."""
+    async def publish_many(
+        self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]], publish: Publish
+    ) -> None:
+        """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
         if self._adapter().features.in_process:
-            results = [await self._result_of(topic, event) for topic, event in items]
+            results: list[Exception | None] = []
+            for topic, event in items:
+                try:
+                    await publish(topic, event)
+                except Exception as error:
+                    results.append(error)
+                else:
+                    results.append(None)
         else:
             results = await publish_in_order(
                 items, lambda item: self._handed_over(*item), lambda item: self.publish(*item)
             )
         raise_failures(results)
-
-    async def _result_of(self, topic: Any, event: Any) -> Exception | None:
-        try:
-            if not self.accept(topic, event):
-                await self.publish(topic, event)
-        except Exception as error:
-            return error
-        return None
 
     def _handed_over(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """What is left of a publish to an adapter outside of the process, when nothing stands in between.

@@ -60,17 +60,15 @@ class Deadlines:
         cannot be cancelled, and costs no timer: the limit is set when the first step has come to wait.
         """
         began = self._monotonic()
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit needs a running task")
-        cancelled_before = task.cancelling()
-        steps: Coroutine[Any, Any, T]
-        steps = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
+        steps: Any = awaitable if awaitable.__class__ is CoroutineType else _awaited(awaitable)
         try:
             waits_for = steps.send(None)
         except StopIteration as done:
             result: T = done.value
             return result
+        task = asyncio.current_task()
+        assert task is not None, "only a task can wait"
+        cancelled_before = task.cancelling()
         limit = _Limit(task, began + seconds)
         self._set(limit, seconds)
         try:
