@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import attrs
@@ -25,6 +26,7 @@ from bus_core.config.secrets import mask_tree
 from bus_core.config.settings import nearest_key, read_fields, read_settings, render_settings, unknown_key
 from bus_core.config.variables import ExpandedMapping, expand, join_path
 from bus_core.errors import ConfigError
+from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import TopicPattern
 
 __all__ = [
@@ -104,15 +106,20 @@ class BusConfig(BusSettings):
 
         Where an entry names no policy, or the bus's own, its options go on top of the bus's options.
         """
-        covering = [
-            (TopicPattern(name), settings.retry)
-            for name, settings in self.topics.items()
-            if settings.retry is not None
-        ]
-        matching = [(pattern.specificity, retry) for pattern, retry in covering if pattern.matches(topic)]
-        if not matching:
+        names = self._with_retry.matching(topic)
+        if not names:
             return self.retry
-        return self._on_top(max(matching, key=lambda item: item[0])[1])
+        retry = self.topics[max(names, key=lambda name: TopicPattern(name).specificity)].retry
+        return self.retry if retry is None else self._on_top(retry)
+
+    @cached_property
+    def _with_retry(self) -> TopicIndex[str]:
+        """The names of the topics and patterns that have a retry policy."""
+        index: TopicIndex[str] = TopicIndex()
+        for name, settings in self.topics.items():
+            if settings.retry is not None:
+                index.add(name, name)
+        return index
 
     def retry_choices(self) -> list[PluginChoice]:
         """Every answer that ``retry_for`` may give: the bus's own, and one for each entry of a topic."""

@@ -643,3 +643,33 @@ async def test_a_handler_whose_hash_changes_can_leave() -> None:
         await bus.drain()
         assert len(handler.received) == 1
         assert bus.subscriptions == ()
+
+
+class Record:
+    """A handler that is compared by what it holds, and cannot be hashed."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.received: list[Event] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self.received == other.received
+
+    async def __call__(self, event: Event) -> None:
+        self.received.append(event)
+
+
+async def test_a_handler_that_cannot_be_hashed() -> None:
+    """It is known again like any other: at topics and patterns that overlap, and when it leaves."""
+    handler = Record()
+    async with running_bus() as bus:
+        bus.subscribe(HAPPENED, handler)
+        bus.subscribe("test.other.*", handler)
+        with pytest.raises(DuplicateSubscription, match="would get events twice"):
+            bus.subscribe("test.thing.#", handler)
+        await bus.unsubscribe(HAPPENED, handler)
+        bus.subscribe("test.thing.#", handler)
+        await bus.publish(HAPPENED, happened(1))
+        await bus.drain()
+        assert len(handler.received) == 1

@@ -39,6 +39,7 @@ from bus_core.dispatch.retries import FollowUp
 from bus_core.dispatch.units import Job
 from bus_core.dispatch.workers import Worker, WorkerPool
 from bus_core.events.topic_index import TopicIndex
+from bus_core.events.topics import is_pattern
 from bus_core.runtime.timeouts import Deadlines
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
@@ -513,6 +514,34 @@ def do_not_notice(patch: MonkeyPatch) -> None:
         watch(hub, lambda text: changed(text) if next(noticed) < 2 else None)
 
     patch.setattr(MemoryHub, "watch", once)
+
+
+def tell_of_some(patch: MonkeyPatch, told: Callable[[str], bool]) -> None:
+    changed = MemoryHub._changed
+
+    def tell(hub: MemoryHub, text: str) -> None:
+        if told(text):
+            changed(hub, text)
+
+    patch.setattr(MemoryHub, "_changed", tell)
+
+
+@bug("a bus is told of no pattern that changes", "test_subscribing_while_traffic_flows")
+def keep_patterns_to_itself(patch: MonkeyPatch) -> None:
+    tell_of_some(patch, lambda text: not is_pattern(text))
+
+
+@bug("a bus is told of no topic that changes", "test_subscribing_while_traffic_flows")
+def keep_topics_to_itself(patch: MonkeyPatch) -> None:
+    tell_of_some(patch, is_pattern)
+
+
+@bug("a bus is not told who leaves", "test_unsubscribing_one_of_many")
+def keep_departures_to_itself(patch: MonkeyPatch) -> None:
+    def leave_quietly(hub: MemoryHub, inlet: Inlet) -> None:
+        hub._inlets.discard(inlet.spec.topic, inlet)
+
+    patch.setattr(MemoryHub, "detach", leave_quietly)
 
 
 @bug("unsubscribing ends every subscription of the topic", "test_unsubscribing_one_of_many")

@@ -57,6 +57,7 @@ class Census:
         self._said_settled = False
         self._looked_for = 0  # up to which part it was looked whether the server has it
         self._dead: dict[str, float] = {}  # since when instances were seen dead
+        self._leaving = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._asked = self._answered = 0  # how many have asked who serves what, and how many of them know
         self._served: Mapping[str, Sequence[Serving]] = {}
@@ -92,12 +93,16 @@ class Census:
             self.waiting.pop(part, None)
 
     async def say_left(self) -> None:
-        """Says what is not served here any more. Raises ``RedisFailure``; then it is said later."""
-        left = self._left - self._own.keys()
-        await self._delete([f"serves {self._name} {part}" for part in sorted(left)])
-        if left & self._own.keys():  # subscribed again meanwhile
-            self._said_at = None
-        self._left -= left
+        """Says what is not served here any more. Raises ``RedisFailure``; then it is said later.
+
+        Of many that leave at the same time the first one says it for itself, and the next one for the others.
+        """
+        async with self._leaving:
+            left = sorted(part for part in self._left if part not in self._own)
+            await self._delete([f"serves {self._name} {part}" for part in left])
+            if any(part in self._own for part in left):  # subscribed again meanwhile
+                self._said_at = None
+            self._left.difference_update(left)
 
     async def close(self) -> None:
         """Says that this instance is gone. Raises ``RedisFailure``."""

@@ -66,6 +66,7 @@ class SubscribingTests:
         await harness.until(lambda: len(published) >= count // 3, "a third is published")
         second = await harness.listen(bus, name="second")
         since = len(published)
+        await harness.until(lambda: len(published) >= count // 2, "half is published")
         third = await harness.listen(bus, "contract.thing.*", name="third", plain=True)
         since_third = len(published)
         await harness.until(publishing.done, "all events are published")
