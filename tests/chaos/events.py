@@ -16,6 +16,15 @@ class Task(Event):
     filling: str = ""
 
 
+@event(type="task", version=2)
+class NewTask(Event):
+    """The same as newer code knows it: neither version can read what the other has written."""
+
+    number: str
+    plan: str = ""
+    filling: str = ""
+
+
 def topic(index: int) -> Topic[Task]:
     """One of the topics of a load."""
     return Topic(f"chaos.work{index}.done", Task)

@@ -310,12 +310,19 @@ class Server:
 class Replica(Server):
     """A replica of another server, started and in step with it."""
 
-    def __init__(self, primary: Server, *, settings: Mapping[str, Setting] | None = None) -> None:
+    def __init__(
+        self,
+        primary: Server,
+        *,
+        settings: Mapping[str, Setting] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.primary = primary
         super().__init__(
             primary.binary,
             settings={"replicaof": f"{primary.host} {primary.port}", **(settings or {})},
             password=primary.password,
+            environment=environment,
         )
 
     def start(self, timeout: float = START_TIMEOUT) -> Server:
@@ -331,3 +338,18 @@ class Replica(Server):
             f"the replica on port {self.port} is in step",
             timeout,
         )
+
+    def take_over(self) -> None:
+        """Becomes the primary, with all that its own one has accepted, which is killed."""
+        self.primary.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        wait_until(
+            lambda: (
+                self.info("replication")["slave_repl_offset"]
+                >= self.primary.info("replication")["master_repl_offset"]
+            ),
+            "the replica has everything",
+            START_TIMEOUT,
+        )
+        self.primary.kill()
+        self.ask("REPLICAOF", "NO", "ONE")
+        self.reconfigure(replicaof=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -24,13 +24,14 @@ _CANNOT_NOW = ("AdapterError", "AdapterUnavailable", "PublishFailed", "PublishUn
 
 @attrs.frozen
 class Code:
-    """A version of a service: its subscriptions."""
+    """The code of a service: its subscriptions, and the version of the class of events that it knows."""
 
     wishes: tuple[Wish, ...]
+    version: int = 1
 
     @classmethod
-    def of(cls, wishes: Sequence[Sequence[Any]]) -> Code:
-        return cls(tuple(Wish(*wish) for wish in wishes))
+    def of(cls, wishes: Sequence[Sequence[Any]], version: int = 1) -> Code:
+        return cls(tuple(Wish(*wish) for wish in wishes), version)
 
 
 @attrs.define
@@ -58,6 +59,10 @@ class Running:
             for wish in self.code.wishes
         )
 
+    def reads(self, topic: str, version: int) -> bool:
+        """Whether its code can read a version: what it subscribes to by a pattern alone has no class here."""
+        return self.code.version == version or topic not in {wish.topic for wish in self.code.wishes}
+
 
 class Acting:
     """The state of a history that is under way. ``faults`` are sentences about what should not be."""
@@ -71,6 +76,7 @@ class Acting:
         self.faults: list[str] = []
         self.published = 0
         self.press: Actor
+        self._newer_press: Actor | None = None
         self._numbers = 0
         self._disturbed = False
         self._loses = False
@@ -83,8 +89,25 @@ class Acting:
 
     async def begin(self) -> None:
         """Starts the one who publishes, and who operates."""
-        self.press = await self.place.troupe.start(self.place.part("press", "press"))
-        await self.press.ask("start", wishes=[])
+        self.press = await self._begin_press("press", 1)
+
+    async def _begin_press(self, label: str, version: int) -> Actor:
+        press = await self.place.troupe.start(self.place.part(label, "press", version=version))
+        await press.ask("start", wishes=[])
+        return press
+
+    async def _press_of(self, version: int) -> Actor:
+        """Who publishes events of a version: two classes of one topic are two codes."""
+        if version == 1:
+            return self.press
+        if self._newer_press is None:
+            self._newer_press = await self._begin_press("newer-press", version)
+        return self._newer_press
+
+    @property
+    def presses(self) -> Sequence[Actor]:
+        """All who publish."""
+        return [self.press] if self._newer_press is None else [self.press, self._newer_press]
 
     async def carry_out(self) -> None:
         """All steps."""
@@ -102,14 +125,15 @@ class Acting:
 
     # --- services -----------------------------------------------------------------------------------------
 
-    async def start(self, service: str, code: Code, label: str) -> None:
+    async def start(self, service: str, code: Code, label: str, lease: float = 1.0) -> None:
         """An instance of a service is started, and is ready."""
         self.newest[service] = code
         for wish in code.wishes:
             self.model.wanted(f"{service}.{wish.name}", wish.topic, wish.ordered)
         wishes = [[wish.name, wish.topic, wish.ordered] for wish in code.wishes]
         for attempt in range(_STARTS):
-            actor = await self.place.troupe.start(self.place.part(f"{label}{attempt or ''}", service))
+            part = self.place.part(f"{label}{attempt or ''}", service, lease=lease, version=code.version)
+            actor = await self.place.troupe.start(part)
             try:
                 await actor.ask("start", wishes=wishes)
             except Failed as failed:
@@ -126,8 +150,10 @@ class Acting:
         for wish in code.wishes:
             self.model.declared(f"{service}.{wish.name}", wish.topic)
 
-    async def _deploy(self, label: str, service: str, code: Sequence[Sequence[Any]]) -> None:
-        await self.start(service, Code.of(code), label)
+    async def _deploy(
+        self, label: str, service: str, code: Sequence[Sequence[Any]], lease: float = 1.0, version: int = 1
+    ) -> None:
+        await self.start(service, Code.of(code, version), label, lease)
 
     async def _stop(self, label: str) -> None:
         if running := self.running.pop(label, None):
@@ -183,23 +209,40 @@ class Acting:
 
     # --- publishing and operating -------------------------------------------------------------------------
 
-    async def _publish(self, topic: str, count: int, plan: str) -> None:
+    async def _publish(self, topic: str, count: int, plan: str, version: int = 1) -> None:
         # One in three follows the plan: the others are to get past it.
         due = self._due(topic)
         plans = [plan if number % 3 == 1 else "" for number in range(count)]
-        ends = await self._try(
-            self.press, "publish", topic=topic, first=self.published, plans=plans, keys=_KEYS
-        )
+        try:
+            press = await self._press_of(version)
+        except Failed as failed:  # it cannot begin now: nothing was published
+            if not self._disturbed:
+                self.faults.append(str(failed))
+            return
+        ends = await self._try(press, "publish", topic=topic, first=self.published, plans=plans, keys=_KEYS)
         self.published += count
         if ends is None:
             return
+        readers = self._readers(topic, version, due)
         for number, event_id in enumerate(ends["order"]):
             if event_id not in ends["refused"]:
                 doubtful = event_id in ends["uncertain"]
-                self.model.published(event_id, topic, number % _KEYS, plans[number], due, doubtful=doubtful)
+                self.model.published(
+                    event_id, topic, number % _KEYS, plans[number], due, doubtful=doubtful, readers=readers
+                )
         self.model.refused.update(ends["refused"])
         if ends["refused"] and not self._disturbed:
             self.faults.append(f"{len(ends['refused'])} publishes to {topic} were refused")
+
+    def _readers(self, topic: str, version: int, due: set[str]) -> Mapping[str, Collection[str]]:
+        """See ``Sent``."""
+        readers: dict[str, Collection[str]] = {}
+        for group in due - self.model.unordered:
+            serving = [each for each in self.running.values() if each.serves(group, topic)]
+            able = [each.label for each in serving if each.reads(topic, version)]
+            if able and len(serving) - len(able) < 2:
+                readers[group] = able
+        return readers
 
     def _due(self, topic: str) -> set[str]:
         """Who gets what is published now: in memory those who run."""
@@ -219,6 +262,9 @@ class Acting:
     async def _redrive(self, topic: str | None) -> None:
         for actor in self._operators:
             await self._try(actor, "redrive", "UnknownSubscription", topic=topic)
+        if any(step.facts.get("version", 1) != 1 for step in self.history.steps):
+            # What nobody could read within its time may be read by now, behind what came later.
+            self.model.disordered.update(self.model.groups)
 
     async def _purge(self, topic: str | None) -> None:
         before = (await self.place.kept(self.model.groups)).letters
@@ -291,6 +337,12 @@ class Acting:
         self._disturbed = True
         await asyncio.to_thread(self.on_server.server.kill)
         await asyncio.to_thread(self.on_server.server.restart)
+
+    async def _failover(self) -> None:
+        """A replica takes over that has everything, and has it on its disk."""
+        self._disturbed = True
+        await self.on_server.fail_over()
+        await self._remember()
 
     async def _clock(self, ahead: float) -> None:
         """The time of day of the server is so many seconds ahead of the real one from now on."""

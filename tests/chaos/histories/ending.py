@@ -27,14 +27,21 @@ _NAME = re.compile(r"'([^' ]+)' on '([^' ]+)'")
 _LOOK = 3.0
 """Seconds between two looks of a consumer for what belongs to nobody, each at another topic."""
 
-_LOOKED_FOR = ("lose", "restart", "lessen", "destroy")
+_LOOKED_FOR = ("lose", "restart", "lessen", "destroy", "failover")
 """Things after which something may belong to somebody who does not know, or is long gone."""
 
-_REPEATING = ("lose", "restart", "lessen")
+_REPEATING = ("lose", "restart", "lessen", "failover")
 """Things after which any event may be handled once more, and in any order."""
 
-_MISCOUNTING = ("restart", "lessen", "foreign", "forget", "destroy")
+_MISCOUNTING = ("restart", "lessen", "foreign", "forget", "destroy", "failover")
 """Things after which more may be counted as lost than was."""
+
+
+_DELAYING = (
+    *("lose", "restart", "lessen", "failover", "fill", "clock"),
+    *("freeze", "pause", "unsubscribe", "destroy", "redrive"),
+)
+"""Things after which an instance may not get its turn in time."""
 
 
 async def finish(acting: Acting, directory: Path, patience: float) -> list[str]:
@@ -45,10 +52,11 @@ async def finish(acting: Acting, directory: Path, patience: float) -> list[str]:
     acting.faults += await _until_named(acting, kept)
     for running in [*acting.running.values()]:
         await acting.end(running)
-    try:
-        await acting.press.end()
-    except Failed as failed:
-        acting.faults.append(str(failed))
+    for press in acting.presses:
+        try:
+            await press.end()
+        except Failed as failed:
+            acting.faults.append(str(failed))
     # What was counted in the last moment is added to the counts on the server when a bus is closed.
     kept = await acting.place.kept(acting.model.groups)
     return [*acting.faults, *_Judgement(acting, kept, directory).faults()]
@@ -161,6 +169,7 @@ class _Judgement:
                     strange += self._strange(record)
         yield from strange[:5]
         yield from self._lost()
+        yield from self._given_up()
         yield from self._counted_wrongly()
         yield from self._repeated()
         yield from self._disordered()
@@ -204,6 +213,20 @@ class _Judgement:
                     f"{len(sent)} events of {topic} are lost to {group}, of which {counted} are counted: "
                     f"{_few(ids)}"
                 )
+
+    def _given_up(self) -> Iterator[str]:
+        """What another version has written is for others: not a letter at once, nor while one stands by."""
+        acting = self.acting
+        for (group, topic), letters in self.kept.letters.items():
+            for event_id, reason in letters.items():
+                sent = acting.model.sent.get(event_id)
+                if sent is None or not reason.startswith("cannot be decoded"):
+                    continue
+                readers = {*sent.readers.get(group, ())} & acting.running.keys()
+                if "no instance" not in reason:
+                    yield f"{group} gave {event_id} of {topic} up at once: {reason}"
+                elif readers and not acting.history.does(*_DELAYING):
+                    yield f"{group} gave {event_id} of {topic} up, which {_few(readers)} can read: {reason}"
 
     def _counted_wrongly(self) -> Iterator[str]:
         acting = self.acting

@@ -29,13 +29,13 @@ class Kept:
     """What is on a server. ``waiting`` has ids of events; what has none has the id of its entry.
     ``marked`` is the part of it that is there for the group whether or not it is owed anything.
 
-    ``letters`` and ``lost`` are by group and topic; the group of a loss is ``*`` where nobody knows.
-    ``stored`` is what the stream of a topic has, ``made`` are the groups that are there.
+    ``letters``, with their reasons, and ``lost`` are by group and topic; the group of a loss is ``*`` where
+    nobody knows. ``stored`` is what the stream of a topic has, ``made`` are the groups that are there.
     """
 
     waiting: Mapping[Due, Collection[str]]
     marked: Mapping[Due, Collection[str]]
-    letters: Mapping[Due, Collection[str]]
+    letters: Mapping[Due, Mapping[str, str]]
     lost: Mapping[Due, int]
     stored: Mapping[str, Collection[str]]
     made: Mapping[str, Collection[str]]
@@ -44,7 +44,7 @@ class Kept:
 def look(server: Server, keys: Keys, groups: Collection[str]) -> Kept:
     """Looks at all topics, for these groups."""
     waiting: dict[Due, set[str]] = {}
-    letters: dict[Due, set[str]] = {}
+    letters: dict[Due, dict[str, str]] = {}
     marked: dict[Due, set[str]] = {}
     stored: dict[str, set[str]] = {}
     made: dict[str, set[str]] = {}
@@ -68,7 +68,8 @@ def look(server: Server, keys: Keys, groups: Collection[str]) -> Kept:
                     marked[group, topic] = own
             for entry in _range(client, keys.dead(topic)):
                 fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
-                letters.setdefault((fields.get(b"group", b"").decode(), topic), set()).add(_name(entry))
+                of_group = letters.setdefault((fields.get(b"group", b"").decode(), topic), {})
+                of_group[_name(entry)] = fields.get(b"reason", b"").decode()
         lost: dict[Due, int] = {}
         told = _ask(client, "HGETALL", keys.losses)
         for about, count in zip(told[::2], told[1::2], strict=True):

@@ -27,7 +27,7 @@ _COMMANDS = ("EVALSHA", "XREADGROUP", "XACK", "FCALL", "XADD")
 _ON_SERVERS_ONLY = frozenset(
     [
         *("kill", "stop", "freeze", "thaw", "trim", "delete", "destroy", "foreign", "forget"),
-        *("fill", "empty", "lose", "find", "restart"),
+        *("fill", "empty", "lose", "find", "restart", "failover"),
         *("remember", "lessen", "clock"),
     ]
 )
@@ -41,8 +41,14 @@ def make(seed: int, *, steps: int = 18) -> History:
 
 
 def suits_memory(history: History) -> History:
-    """What of it can happen in memory."""
-    return history.with_steps([step for step in history.steps if step.do not in _ON_SERVERS_ONLY])
+    """What of it can happen in memory, where events are handed over as they are."""
+    return history.with_steps(
+        [
+            Step(step.do, {name: fact for name, fact in step.facts.items() if name != "version"})
+            for step in history.steps
+            if step.do not in _ON_SERVERS_ONLY
+        ]
+    )
 
 
 class _Maker:
@@ -50,6 +56,7 @@ class _Maker:
         self._chance = chance
         self._steps: list[Step] = []
         self._codes: dict[str, list[WishData]] = {}
+        self._versions: dict[str, int] = {}  # of the class of events, by services
         self._living: dict[str, str] = {}  # services by labels
         self._gone: set[str] = set()  # services that got another name
         self._labels = 0
@@ -92,6 +99,7 @@ class _Maker:
             (self._fill, 0.4),
             (self._lose, 0.6),
             (self._step_clock, 0.5),
+            (self._fail_over, 0.3),
         ]
         kinds.append((self._restart, 1) if persistent else (self._lessen, 0.4))
         return kinds
@@ -132,7 +140,15 @@ class _Maker:
         label = f"{service.partition('@')[0]}-{self._labels}"
         self._codes[service] = code
         self._living[label] = service
-        self._add("deploy", label=label, service=service, code=code)
+        lease = self._pick((1, 1, 1, 0.6, 2))
+        self._add(
+            "deploy",
+            label=label,
+            service=service,
+            code=code,
+            lease=lease,
+            version=self._versions.get(service, 1),
+        )
 
     def _label(self) -> str | None:
         return self._pick(self._living) if self._living else None
@@ -154,7 +170,7 @@ class _Maker:
         old = [label for label, of in self._living.items() if of == service]
         code = [[*wish] for wish in self._codes[service]]
         index = self._chance.randrange(len(code))
-        match self._pick(("name", "topic", "order", "drop", "add", "all")):
+        match self._pick(("name", "topic", "order", "drop", "add", "version", "all")):
             case "name":
                 code[index][0] = self._pick(_NAMES)
             case "topic":
@@ -168,6 +184,8 @@ class _Maker:
                 del code[index]
             case "add":
                 code.append(self._wish())
+            case "version":
+                self._versions[service] = 3 - self._versions.get(service, 1)
             case _:
                 code = self._code()
         sound: list[WishData] = []
@@ -219,7 +237,8 @@ class _Maker:
 
     def _publish(self, plan: str | None = None) -> None:
         plan = self._pick(_PLANS) if plan is None else plan
-        self._add("publish", topic=self._topic(), count=self._pick((1, 4, 12)), plan=plan)
+        version = self._pick((1, max(self._versions.values(), default=1)))
+        self._add("publish", topic=self._topic(), count=self._pick((1, 4, 12)), plan=plan, version=version)
 
     def _redrive(self) -> None:
         self._add("redrive", topic=self._pick((None, self._topic())))
@@ -270,6 +289,9 @@ class _Maker:
 
     def _step_clock(self) -> None:
         self._add("clock", ahead=self._pick((-3_600, -8, 120, 86_400 * 365)))
+
+    def _fail_over(self) -> None:
+        self._add("failover")
 
     def _restart(self) -> None:
         self._add("restart")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -30,7 +30,8 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 class Sent:
     """An event. ``due`` are the groups that must get it; ``doubtful``: nobody knows whether it is stored.
 
-    ``removed``: somebody took it away who should not have. ``order`` is when it was published.
+    ``removed``: somebody took it away who should not have. ``order`` is when it was published. ``readers``
+    are, for each ordered group with one instance at most that cannot read it, the instances that could then.
     """
 
     event_id: str
@@ -41,6 +42,7 @@ class Sent:
     due: set[str]
     doubtful: bool = False
     removed: bool = False
+    readers: Mapping[str, Collection[str]] = attrs.field(factory=dict)
 
 
 class Model:
@@ -90,10 +92,21 @@ class Model:
         return {group for group, of in self.owed if matches(of, topic)}
 
     def published(
-        self, event_id: str, topic: str, key: int, plan: str, due: set[str], *, doubtful: bool
+        self,
+        event_id: str,
+        topic: str,
+        key: int,
+        plan: str,
+        due: set[str],
+        *,
+        doubtful: bool,
+        readers: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """An event was accepted, or nobody knows."""
-        self.sent[event_id] = Sent(event_id, topic, key, plan, len(self.sent), {*due}, doubtful)
+        order = len(self.sent)
+        self.sent[event_id] = Sent(
+            event_id, topic, key, plan, order, {*due}, doubtful, readers={**(readers or {})}
+        )
 
     def removed(self, event_ids: Iterable[str], topic: str, *, made: Collection[str]) -> None:
         """Somebody took them away: those of a topic on which these groups were made."""

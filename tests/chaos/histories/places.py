@@ -16,7 +16,7 @@ from promenade_bus_redis.streams.keys import Keys
 from redis_support.binaries import ServerBinary
 from redis_support.clocks import SteppingClock, can_step
 from redis_support.proxy import FaultProxy
-from redis_support.servers import Server, Setting
+from redis_support.servers import Replica, Server, Setting
 
 __all__ = ["PREFIX", "Memory", "OnServer", "Place"]
 
@@ -36,8 +36,8 @@ class Place(Protocol):
         """Ends everything."""
         ...
 
-    def part(self, label: str, service: str) -> Part:
-        """A part in the history, which is not played yet."""
+    def part(self, label: str, service: str, *, lease: float = 1.0, version: int = 1) -> Part:
+        """A part in the history, which is not played yet; its lease is so many times that of the history."""
         ...
 
     async def kept(self, groups: frozenset[str]) -> Kept:
@@ -52,6 +52,7 @@ def _config(history: History, service: str, adapter: Mapping[str, Any]) -> dict[
             "worker_pool_size": 32,
             "shutdown_timeout": 3.0,
             "publish_timeout": 4.0,
+            "unknown_version_wait": 5.0,
             "retry": {"policy": "fixed", "attempts": 3, "delay": history.retry_delay},
             **adapter,
         },
@@ -64,10 +65,11 @@ class OnServer:
     def __init__(self, history: History, binary: ServerBinary, directory: Path, bug: str) -> None:
         self._history = history
         self._directory = directory
-        settings: dict[str, Setting] = {"appendonly": "yes"} if history.persistent else {}
+        self._settings: dict[str, Setting] = {"appendonly": "yes"} if history.persistent else {}
         self.clock = SteppingClock() if history.does("clock") and can_step() else None
-        environment = None if self.clock is None else self.clock.environment
-        self.server = Server(binary, settings=settings, environment=environment)
+        self._environment = None if self.clock is None else self.clock.environment
+        self.server = Server(binary, settings=self._settings, environment=self._environment)
+        self._former: list[Server] = []
         self.proxy: FaultProxy
         self.troupe: Troupe = ProcessTroupe(directory, bug)
         self.keys = Keys(PREFIX)
@@ -82,14 +84,24 @@ class OnServer:
     async def close(self) -> None:
         await self.troupe.close()
         await asyncio.to_thread(self.proxy.__exit__, None, None, None)
-        await asyncio.to_thread(self.server.close)
+        for server in (*self._former, self.server):
+            await asyncio.to_thread(server.close)
 
-    def part(self, label: str, service: str) -> Part:
+    async def fail_over(self) -> None:
+        """A replica that has everything takes over, behind the same address."""
+        replica = Replica(self.server, settings=self._settings, environment=self._environment)
+        self._former.append(self.server)
+        await asyncio.to_thread(replica.start)
+        await asyncio.to_thread(replica.take_over)
+        self.server = replica
+        self.proxy.target = (replica.host, replica.port)
+
+    def part(self, label: str, service: str, *, lease: float = 1.0, version: int = 1) -> Part:
         history = self._history
         options = {
             "prefix": PREFIX,
             "addr": self.proxy.address,
-            "lease": history.lease,
+            "lease": lease * history.lease,
             "block": 0.3,
             "connect_timeout": 2.0,
             "command_timeout": 2.0,
@@ -103,6 +115,7 @@ class OnServer:
             directory=str(self._directory),
             config=_config(history, service, adapter),
             lease=history.lease,
+            version=version,
         )
 
     async def ask(self, *command: Any) -> Any:
@@ -129,7 +142,7 @@ class Memory:
     async def close(self) -> None:
         await self.troupe.close()
 
-    def part(self, label: str, service: str) -> Part:
+    def part(self, label: str, service: str, *, lease: float = 1.0, version: int = 1) -> Part:
         adapter = {"adapter": "memory", "memory": {"hub": self._hub}}
         return Part(
             label=label,
@@ -140,9 +153,9 @@ class Memory:
         )
 
     async def kept(self, groups: frozenset[str]) -> Kept:
-        letters: dict[Due, set[str]] = {}
+        letters: dict[Due, dict[str, str]] = {}
         for subscription, topic, event_id in await self._locals.ends():
             for group in groups:
                 if group.endswith(f".{subscription}"):  # a letter does not tell the service
-                    letters.setdefault((group, topic), set()).add(event_id)
+                    letters.setdefault((group, topic), {})[event_id] = ""
         return Kept(waiting={}, marked={}, letters=letters, lost={}, stored={}, made={})

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bus_core.dispatch import retries
+from bus_core.dispatch.decisions import Decision
 from chaos import planted
 from promenade_bus_memory import MemoryHub
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
@@ -13,8 +15,10 @@ from promenade_bus_redis.server import scripts
 from promenade_bus_redis.server.scripts import Script
 from promenade_bus_redis.streams import wire
 from promenade_bus_redis.streams.adapter import StreamsAdapter
+from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.record import Demand, Part, Record
 from promenade_bus_redis.streams.recovery import Recovery
+from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["BUGS", "IN_MEMORY", "plant"]
 
@@ -108,6 +112,39 @@ def _leave_what_the_dead_held() -> None:
     Recovery._claim = _nothing  # type: ignore[method-assign, assignment]
 
 
+def _leave_retries_of_the_dead() -> None:
+    """What a process has parked, and died, comes back to nobody."""
+
+    def wait_for_nothing(_self: Upkeep, _feed: object, _left: object) -> None:
+        """Instead of waiting for what others have parked."""
+
+    Upkeep._wait_for_others = wait_for_nothing  # type: ignore[method-assign, assignment]
+
+
+def _let_all_be_active() -> None:
+    """Of an ordered group any instance reads that wants to."""
+    _change_scripts("if holder and holder ~= ARGV[1] and holder ~= ARGV[2] then", "if false then")
+    _change_scripts("if highest == token then return false end", "do return false end")
+
+
+def _bury_what_is_newer() -> None:
+    """What another version has written is given up at once."""
+
+    def bury(_error: BaseException, _age: float, _wait: float | None) -> Decision:
+        return Decision("dead_letter", reason="cannot be decoded")
+
+    retries.decide_undecoded = bury  # type: ignore[attr-defined, assignment]
+
+
+def _keep_the_turn() -> None:
+    """An active instance keeps its turn, whatever it cannot decode."""
+
+    async def nobody(_self: GroupConsumer) -> bool:
+        return False
+
+    GroupConsumer.has_standby = nobody  # type: ignore[method-assign, assignment]
+
+
 def _leave_what_was_not_heard() -> None:
     """What a lost reply had in it is not read again."""
     Recovery._sweep = _nothing  # type: ignore[method-assign, assignment]
@@ -139,6 +176,10 @@ BUGS: dict[str, Callable[[], None]] = {
     "write-at-the-start": _write_at_the_start,
     "choke-on-odd-entries": _choke_on_odd_entries,
     "leave-what-the-dead-held": _leave_what_the_dead_held,
+    "leave-retries-of-the-dead": _leave_retries_of_the_dead,
+    "let-all-be-active": _let_all_be_active,
+    "bury-what-is-newer": _bury_what_is_newer,
+    "keep-the-turn": _keep_the_turn,
     "leave-what-was-not-heard": _leave_what_was_not_heard,
     "route-to-one-group": _route_to_one_group,
     "redrive-nowhere": _redrive_nowhere,

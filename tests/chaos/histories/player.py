@@ -24,7 +24,7 @@ from bus_core import (
     Topic,
     open_bus,
 )
-from chaos.events import Task, key
+from chaos.events import NewTask, Task, key
 from promenade_bus_testing import Journal
 
 __all__ = ["Part", "Player", "play"]
@@ -38,13 +38,17 @@ class Poison(Exception):
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """What a process is to be. ``config`` is that of its bus, ``bug`` is planted into it."""
+    """What a process is to be. ``config`` is that of its bus, ``bug`` is planted into it.
+
+    ``version`` is that of the class of events which its code knows.
+    """
 
     label: str
     service: str
     directory: str
     config: Mapping[str, Any]
     lease: float
+    version: int = 1
     socket: str = ""
     bug: str = ""
     kind: str = "player"
@@ -58,6 +62,7 @@ class Player:
         self._journal = Journal(Path(part.directory) / "journals", part.label)
         self._bus: Bus = open_bus(part.config)
         self._subscriptions: dict[str, list[Subscription]] = {}
+        self._class = Task if part.version == 1 else NewTask
 
     async def perform(self, do: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Does it; an error of the bus is told by its name and text."""
@@ -82,7 +87,7 @@ class Player:
             await subscription.ready()
 
     def _subscribe(self, name: str, topic: str, ordered: bool) -> Subscription:
-        place = topic if "*" in topic or "#" in topic else Topic(topic, Task)
+        place = topic if "*" in topic or "#" in topic else Topic[Any](topic, self._class)
         group = f"{self._part.service}.{name}"
         handler = self._journal.wrap(group, self._handle)
         subscription = self._bus.subscribe(place, handler, name=name, ordered=ordered, concurrency=8)
@@ -106,14 +111,15 @@ class Player:
 
     async def do_publish(self, topic: str, first: int, plans: list[str], keys: int) -> dict[str, list[str]]:
         """Publishes one event for each plan; tells the ids by what became of them."""
-        place = Topic(topic, Task)
+        place = Topic[Any](topic, self._class)
+        kind: Any = int if self._class is Task else str
         events = [
-            Task(aggregate_id=key(number % keys), number=first + number, plan=plan)
+            self._class(aggregate_id=key(number % keys), number=kind(first + number), plan=plan)
             for number, plan in enumerate(plans)
         ]
         ends: dict[str, list[str]] = {"accepted": [], "uncertain": [], "refused": []}
 
-        async def publish(event: Task) -> None:
+        async def publish(event: Event) -> None:
             end = "accepted"
             try:
                 await self._bus.publish(place, event)
@@ -164,7 +170,9 @@ class Player:
 
     async def _handle(self, event: Event, delivery: Delivery) -> None:
         """Does what the event says; one whose class is not known here has it among its data."""
-        plan = str(event.plan if isinstance(event, Task) else getattr(event, "data", {}).get("plan", ""))
+        plan = str(
+            event.plan if isinstance(event, Task | NewTask) else getattr(event, "data", {}).get("plan", "")
+        )
         name, _, number = plan.partition(":")
         match name:
             case "":

@@ -29,10 +29,12 @@ def told(outcomes: list[Outcome]) -> str:
     return "\n".join("\n".join([*each.history.lines(), *each.faults]) for each in failed)
 
 
-def history(*steps: tuple[str, dict[str, Any]], orphaned_after: float = 86_400.0) -> History:
+def history(
+    *steps: tuple[str, dict[str, Any]], orphaned_after: float = 86_400.0, lease: float = 0.5
+) -> History:
     return History(
         seed=0,
-        lease=0.5,
+        lease=lease,
         retry_delay=0.02,
         orphaned_after=orphaned_after,
         persistent=False,
@@ -40,12 +42,13 @@ def history(*steps: tuple[str, dict[str, Any]], orphaned_after: float = 86_400.0
     )
 
 
-def deploy(label: str) -> tuple[str, dict[str, Any]]:
-    return "deploy", {"label": label, "service": "billing", "code": _MAIL}
+def deploy(label: str, *, ordered: bool = False, version: int = 1) -> tuple[str, dict[str, Any]]:
+    code = [["mail", "shop.order.placed", ordered]]
+    return "deploy", {"label": label, "service": "billing", "code": code, "version": version}
 
 
-def publish(count: int, plan: str = "") -> tuple[str, dict[str, Any]]:
-    return "publish", {"topic": "shop.order.placed", "count": count, "plan": plan}
+def publish(count: int, plan: str = "", version: int = 1) -> tuple[str, dict[str, Any]]:
+    return "publish", {"topic": "shop.order.placed", "count": count, "plan": plan, "version": version}
 
 
 FOUND = {
@@ -58,6 +61,39 @@ FOUND = {
             deploy("b"),
         ),
         "wait for billing.mail, which runs, and settles none",
+    ),
+    "leave-retries-of-the-dead": (
+        history(
+            deploy("a"),
+            publish(8, "later"),
+            ("wait", {"leases": 0.2}),
+            ("kill", {"label": "a"}),
+            deploy("b"),
+            lease=2.0,
+        ),
+        "wait for billing.mail, which runs, and settles none",
+    ),
+    "let-all-be-active": (
+        history(
+            deploy("a", ordered=True),
+            deploy("b", ordered=True),
+            *[publish(4, plan) for _ in range(6) for plan in ("slow", "")],
+        ),
+        "which is ordered, handled events of shop.order.placed out of order",
+    ),
+    "bury-what-is-newer": (
+        history(deploy("a"), deploy("b", version=2), *[publish(4, version=2) for _ in range(4)]),
+        "up at once: cannot be decoded",
+    ),
+    "keep-the-turn": (
+        history(
+            deploy("a", ordered=True),
+            publish(4),
+            deploy("b", ordered=True, version=2),
+            publish(4, version=2),
+            ("wait", {"leases": 14.0}),
+        ),
+        "up, which b can read: cannot be decoded: no instance",
     ),
     "remember-last-part": (
         history(
@@ -107,16 +143,19 @@ def test_histories_in_memory() -> None:
 def test_bugs_are_found() -> None:
     """A bug that is planted into the processes makes a history fail that is fine without it."""
 
-    async def run(bug: str) -> Outcome:
-        return await carry_out(FOUND[bug][0], newest_binary(), bug=bug, patience=6.0)
-
     async def run_each() -> list[Outcome]:
-        sound = [carry_out(each, newest_binary()) for each, _ in FOUND.values()]
-        return await asyncio.gather(*map(run, FOUND), *sound)
+        some = asyncio.Semaphore(4)
+
+        async def run(found: History, bug: str, patience: float) -> Outcome:
+            async with some:
+                return await carry_out(found, newest_binary(), bug=bug, patience=patience)
+
+        planted = [run(each, bug, 6.0) for bug, (each, _) in FOUND.items()]
+        return await asyncio.gather(*planted, *(run(each, "", 15.0) for each, _ in FOUND.values()))
 
     outcomes = asyncio.run(run_each())
-    for outcome, (_, fault) in zip(outcomes, FOUND.values(), strict=False):
-        assert any(fault in each for each in outcome.faults), (fault, outcome.faults)
+    for outcome, (bug, (_, fault)) in zip(outcomes, FOUND.items(), strict=False):
+        assert any(fault in each for each in outcome.faults), (bug, outcome.faults)
     assert not told(outcomes[len(FOUND) :]), told(outcomes[len(FOUND) :])
 
 
