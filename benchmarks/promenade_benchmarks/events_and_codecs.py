@@ -196,7 +196,7 @@ def measure(calls: int = 100, rounds: int = 100) -> dict[str, float]:
 
 def _making() -> dict[str, Callable[[], object]]:
     placed: Any = OrderPlaced(aggregate_id=CUSTOMER, **FIELDS)
-    as_list = FIELDS | {"tags": ["new", "priority"]}
+    as_list: dict[str, Any] = FIELDS | {"tags": ["new", "priority"]}
     data = {**FIELDS, "address": {"street": "Long Street 1"}, "tags": ["new", "priority"]}
     assemble = assembler_of(OrderPlaced)
     assert assemble is not None

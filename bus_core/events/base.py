@@ -391,14 +391,15 @@ class _TypeName:
         return instance._type if isinstance(instance, BaseEvent) else owner.__event_type__
 
 
-def _not_compiled(_event: Event[Any]) -> None:
+def _not_compiled(_event: Event[Any]) -> tuple[str, ...] | None:
     """In place of the compiled check, which a class gets with its first event."""
+    return None
 
 
 def _settle(event: Event[Any]) -> None:
     """Brings all values of an event into their one form: of the first one of its class, or of an odd one."""
     _settle_fields(event, None)
-    cls = type(event)
+    cls: Any = type(event)
     cls.__event_misfits__ = model_of(cls).misfits
 
 
@@ -427,7 +428,7 @@ class Event(Generic[AggregateId]):
     __event_version__: ClassVar[int] = 1
     __event_hints__: ClassVar[Mapping[str, Any] | None] = None
     __event_model__: ClassVar[EventModel | None] = None
-    __event_misfits__: ClassVar[Callable[[Event[Any]], tuple[str, ...] | None]]
+    __event_misfits__ = _not_compiled
 
     aggregate_id: AggregateId
     event_id: UUID = attrs.field(factory=uuid7)

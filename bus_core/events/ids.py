@@ -62,7 +62,7 @@ def written_uuid(text: str) -> UUID | None:
 
 def text_of_id(value: UUID | int | str) -> str:
     """The text of an id: what ``str(value)`` gives."""
-    return text_of_uuid(value) if value.__class__ is UUID else str(value)
+    return text_of_uuid(value) if type(value) is UUID else str(value)
 
 
 def _settle_uuid(value: Any) -> UUID:

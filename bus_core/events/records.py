@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -53,10 +53,14 @@ def only_keeps_values(cls: type[Any]) -> bool:
     """Whether a record of such a class holds exactly what its constructor was given."""
     return (
         _is_generated(cls.__init__)
-        and not any("__new__" in vars(base) for base in cls.__mro__ if base is not object)
-        and not any("__call__" in vars(meta) for meta in type(cls).__mro__ if meta not in (type, object))
+        and not any("__new__" in vars(base) for base in inspect.getmro(cls) if base is not object)
+        and not any(
+            "__call__" in vars(meta) for meta in inspect.getmro(type(cls)) if meta not in (type, object)
+        )
         and not any(hasattr(cls, name) for name in _OWN_STEPS)
-        and not (attrs.has(cls) and any(field.converter is not None for field in attrs.fields(cls)))
+        and not (
+            attrs.has(cls) and any(field.converter is not None for field in attrs.fields(cast(Any, cls)))
+        )
     )
 
 

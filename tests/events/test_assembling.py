@@ -42,16 +42,8 @@ def test_an_assembled_event_is_like_one_that_was_made() -> None:
     assert assemble is not None
     notes = FrozenMapping({"a": (1, None)})
     assembled: Any = assemble(*BASE, "A-1", (Line("x"),), notes, 7)
-    _, event_id, occurred_at, _ = BASE
-    made = OrderPlaced(
-        aggregate_id=USER,
-        event_id=event_id,
-        occurred_at=occurred_at,
-        number="A-1",
-        lines=[Line("x")],
-        notes=notes,
-        hidden=7,
-    )
+    given: Any = {"number": "A-1", "lines": [Line("x")], "notes": notes, "hidden": 7}
+    made = OrderPlaced(aggregate_id=USER, event_id=BASE[1], occurred_at=BASE[2], **given)
     assert assembled == made
     assert (type(assembled), repr(assembled), hash(assembled)) == (OrderPlaced, repr(made), hash(made))
     with pytest.raises(AttributeError):

@@ -85,13 +85,13 @@ THING = ThingHappened(
 )
 
 
-def written(made: Event, serializer: JsonSerializer) -> dict[str, Any]:
+def written(made: Event[Any], serializer: JsonSerializer) -> dict[str, Any]:
     """The document of an event."""
     document: dict[str, Any] = json.loads(serializer.encode(made, topic="a.b.c", source="tests"))
     return document
 
 
-def outcome(document: dict[str, Any], cls: type[Event] = ThingHappened) -> tuple[str, Any]:
+def outcome(document: dict[str, Any], cls: type[Event[Any]] = ThingHappened) -> tuple[str, Any]:
     """What reading a document comes to."""
     try:
         read: Any = JsonSerializer().decode(json.dumps(document).encode(), event_class=cls)
