@@ -84,6 +84,11 @@ class Worker:
         return self.task is not None and self.task.cancelling() > 0
 
     @property
+    def at_several(self) -> bool:
+        """Whether it is at an event for several handlers, which nobody has taken apart."""
+        return self.rest is not None
+
+    @property
     def current(self) -> Entry | None:
         """The entry whose handler is running; None when none is."""
         return self.entry if self.entry is not None else self.pool.current_of(self)
@@ -395,7 +400,7 @@ class WorkerPool:
                 pass
             self.close_walk(worker)
             return
-        if worker.rest is not None:
+        if worker.at_several:  # otherwise its deliveries were counted by themselves
             worker.rest = None
             if self._buffer.is_plain:
                 for port in ports:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from promenade_bus_testing import VirtualClock, VirtualTimer
 
 
 async def run_with_timeout(
-    clock: Clock, seconds: float, name: str, call: Callable[..., Awaitable[str]], *arguments: object
-) -> str:
+    clock: Clock, seconds: float, name: str, call: Callable[..., Awaitable[Any]], *arguments: object
+) -> Any:
     return await call_within(clock, seconds, partial(HandlerTimeout, name, seconds), call, *arguments)
 
 
