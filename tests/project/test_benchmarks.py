@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from promenade_benchmarks.events_and_codecs import RATIOS, measure
 from support.benchmarks import check_quick_run
 
 pytestmark = [pytest.mark.long, pytest.mark.once]
@@ -74,3 +75,10 @@ def test_a_quick_run_yields_every_figure(tmp_path: Path) -> None:
     assert {
         figure["title"] for figure in document["figures"].values() if figure["title"] not in table
     } == set()
+
+
+def test_events_and_codecs_are_measured_beside_the_bare_libraries() -> None:
+    """Each measurement takes some time, and each figure is about two of them."""
+    found = measure(calls=1, rounds=1)
+    assert all(value > 0 for value in found.values())
+    assert {name for ours, bare, _ in RATIOS.values() for name in (ours, bare)} <= {*found}
