@@ -156,7 +156,7 @@ class InProcessCarrier:
         self, route: Route, leaving: Collection[Engine], granted: Engine | None
     ) -> Engine | None:
         self.renew(route)
-        return route.full_engine(leaving, granted)
+        return route.full_engine(leaving, granted=granted is not None)
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
         await self._engine.drain(lanes)

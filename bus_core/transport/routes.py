@@ -127,13 +127,14 @@ class Route:
             self.counted += self.port.accepted - self.port.reported
             self.port.reported = self.port.accepted
 
-    def full_engine(self, leaving: Collection[Engine] = (), granted: Engine | None = None) -> Engine | None:
+    def full_engine(self, leaving: Collection[Engine] = (), *, granted: bool = False) -> Engine | None:
         """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
 
-        Nobody waits for room in those that are ``leaving``. In the ``granted`` one it is the caller's turn.
+        Nobody waits for room in those that are ``leaving``. ``granted`` is for who has come to its turn in
+        one: it takes room in the others too, or two that wait might give each other their turns for ever.
         """
         for engine in self.engines:
-            if engine not in leaving and not engine.has_room(granted=engine is granted):
+            if engine not in leaving and not engine.has_room(granted=granted):
                 return engine
         return None
 

@@ -94,6 +94,19 @@ async def test_services_never_share_a_group() -> None:
             await until(lambda collecting=collecting: collecting.numbers == list(range(5)), "all arrive")
 
 
+async def test_many_wait_for_room_in_two_buses() -> None:
+    """Publishers that wait for room in the same two buses come to an end, whichever line they are in."""
+    async with Buses(buffer_size=1) as buses:
+        opened = [await buses.open() for _ in range(2)]
+        collecting = [Collecting(), Collecting()]
+        for bus, collector in zip(opened, collecting, strict=True):
+            bus.subscribe(HAPPENED, collector.collect, mode="broadcast")
+        publishing = [opened[number % 2].publish(HAPPENED, happened(number)) for number in range(20)]
+        await asyncio.wait_for(asyncio.gather(*publishing), WITHIN)
+        await drain(*opened)
+        assert [sorted(collector.numbers) for collector in collecting] == [[*range(20)]] * 2
+
+
 async def test_without_a_hub_nothing_is_shared() -> None:
     """Buses share events only through a hub that both were given."""
     async with running_bus() as one, running_bus(memory={"hub": MemoryHub()}) as two:
