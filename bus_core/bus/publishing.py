@@ -126,17 +126,38 @@ class Outbound:
         self._buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
         route.counted += 1
 
+    async def _put_when_there_is_room(
+        self, route: Route, event: Event, headers: Mapping[str, str] | None
+    ) -> bool:
+        """Waits for room, where that is all that is missing; False when it is not, or no more. Raises
+        ``BusClosed``.
+        """
+        if self._life.in_handler or not may_wait.get():
+            return False
+        buffer = self._buffer
+        await buffer.room()
+        try:
+            if self.direct.get(route.name) is not route or not self._wake_for_room(granted=True):
+                return False
+            self.put(route, event, headers)
+            return True
+        finally:
+            buffer.pass_on()  # the place may not have been needed, or there may be more than one
+
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
         """The longer way, with all checks; see ``Bus.publish``."""
         try:
-            route = self.through.get(topic)
+            route = self.through.get(topic) or self.direct.get(topic)
         except TypeError:
             route = None
         if route is not None and event.__class__ is route.event_class and get_ident() == self._life.thread:
             self._life.check_loop("publish")
-            given = {} if headers is None else dict(checked_headers(headers))
-            await route.chain(Envelope(route.name, event, given))
-            return
+            if self.middleware:
+                given = {} if headers is None else dict(checked_headers(headers))
+                await route.chain(Envelope(route.name, event, given))
+                return
+            if await self._put_when_there_is_room(route, event, headers):
+                return
         if headers is None:
             handed_over = self._handed_over(topic, event)
             if handed_over is not None:

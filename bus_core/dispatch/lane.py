@@ -159,10 +159,12 @@ class Lane:
         invocation = self._invocation
         # An event alone does not tell its topic.
         is_bare = not self.restricted and not is_pattern(self.spec.topic)
-        self.port = Port(self, invocation.of_event) if is_bare and invocation.of_event is not None else None
+        self.port = None
+        if is_bare and invocation.of_event is not None:
+            self.port = Port(self, invocation.of_event, is_alone=True)
         enter = self._entrance(invocation.of_record) if self.restricted else invocation.of_record
-        self.record_port = Port(self, enter)
-        self.job_port = Port(self, invocation.of_job)
+        self.record_port = Port(self, enter, is_alone=not self.restricted)
+        self.job_port = Port(self, invocation.of_job, is_alone=True)
 
     def _entrance(self, call: Callable[[Record], Awaitable[Any]]) -> Callable[[Record], Awaitable[Any]]:
         """Calls the handler, unless the event has to wait for others."""

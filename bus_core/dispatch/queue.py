@@ -63,9 +63,9 @@ class Buffer:
         return bool(self._batches or self.ports or length_hint(self._walk_at))
 
     def has_others(self) -> bool:
-        """Whether there is anything to handle besides the first delivery of a walk that was just opened."""
+        """Whether there is anything to handle besides the first delivery of what a worker has just got."""
         walk = self._walk_ports
-        return bool(self._batches or self.ports or len(walk) > 1 or len(walk[0].ports) > 1)
+        return bool(self._batches or self.ports or len(walk) > 1 or (walk and len(walk[0].ports) > 1))
 
     @property
     def waiting_entries(self) -> int:
@@ -105,6 +105,28 @@ class Buffer:
             return zip(at, payloads, strict=False)
         self.is_plain = False
         return zip(at, payloads, counters[start:begun], strict=False)
+
+    def take_one(self) -> Entry | None:
+        """The next entry, without a walk: whoever takes it settles it. None where others have to know of
+        it.
+        """
+        batches = self._batches
+        if not batches:
+            if not self.ports:
+                return None
+            self.seal()
+        batch = batches[0]
+        at = batch.begun
+        port = batch.ports[at]
+        if batch.marks or not port.is_alone:
+            return None
+        counters = batch.counters
+        self.is_plain = counters is None
+        entry = port, batch.payloads[at], None if counters is None else counters[at]
+        batch.begun = begun = at + 1
+        if begun == len(batch.ports):
+            batches.popleft()
+        return entry
 
     @property
     def begun(self) -> int:

@@ -332,14 +332,20 @@ class Port:
     is counted here once, in ``accepted``; everything else is worked out when somebody asks.
     """
 
-    __slots__ = ("accepted", "apart", "call", "handled", "lane", "ports", "reported")
+    __slots__ = ("accepted", "apart", "call", "handled", "is_alone", "lane", "ports", "reported")
 
     def __init__(
-        self, lane: JobLane, call: Callable[[Any], Awaitable[Any]], ports: tuple[Port, ...] | None = None
+        self,
+        lane: JobLane,
+        call: Callable[[Any], Awaitable[Any]],
+        ports: tuple[Port, ...] | None = None,
+        *,
+        is_alone: bool = False,
     ) -> None:
         self.lane = lane
         self.call = call
         self.ports = (self,) if ports is None else ports
+        self.is_alone = is_alone  # whether nobody else has to know when a worker is held up in it
         self.accepted = 0  # entries without a counter
         self.reported = 0  # those of them that a route counts among what was published already
         self.apart = 0  # those of them that became entries with a counter, or were given up

@@ -127,6 +127,9 @@ class WorkerTask(asyncio.Task[None]):
         return super().cancel(msg)
 
 
+_ALONE: Final[Iterator[Any]] = iter(())
+"""In place of a walk: the worker was left with one entry at once."""
+
 _LATER: Final[Iterator[Any]] = iter(())
 """In place of a walk: in a later turn of the loop."""
 
@@ -296,12 +299,11 @@ class WorkerPool:
         if len(self._workers) < self._size and not self.stopping and not self.torn_down:
             self._start_worker()
 
-    def wake_for_room(self) -> bool:
+    def wake_for_room(self, *, granted: bool = False) -> bool:
         """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
-        buffer = self._buffer
-        if not buffer.has_room(for_handler=False):
+        if not self._buffer.has_room(for_handler=False, granted=granted):
             return False
-        if buffer.asleep:
+        if self._buffer.asleep:
             self.rouse()
         return True
 
@@ -322,7 +324,17 @@ class WorkerPool:
                     self._giving_way -= 1
                 continue
             unchanged = True
-            if not buffer.is_plain:
+            entry = worker.entry
+            if entry is not None:
+                port, payload, _ = entry
+                try:
+                    await port.call(payload)
+                except BaseException as error:
+                    self._attempt_failed(worker, error)
+                unchanged = not _differs(context, base)
+                del port, payload
+                entry = None
+            elif not buffer.is_plain:
                 unchanged = await self._handle_counted(worker, walk)
             else:
                 # It ends early when the walk is closed: see ``take_over``.
@@ -339,7 +351,7 @@ class WorkerPool:
                         pass
                     unchanged = False
                     break
-                port = payload = call = None
+                port = payload = call = None  # type: ignore[assignment]
             walk = None  # an idle worker keeps no event alive
             if self._walker is worker:
                 self._walker = None
@@ -412,7 +424,7 @@ class WorkerPool:
         self._wake_or_fall_asleep()
 
     def _begin(self, worker: Worker) -> Iterator[tuple[Port, Payload]] | Iterator[Entry] | None:
-        """Opens a walk for a worker; None when there is nothing to do.
+        """Opens a walk for a worker, or gives it one entry; None when there is nothing to do.
 
         ``_LATER`` when the workers' part of this turn of the loop is over.
         """
@@ -433,10 +445,16 @@ class WorkerPool:
             if now - self._turn_began > SLICE and buffer.has_entries():
                 return _LATER
         worker.since = now
-        walk = buffer.begin(self._most_plain, self._most_counted)
-        if walk is None:
-            return None
-        self._walker = worker
+        walk: Iterator[Any] | None = None
+        if self._most_plain == 1 or self._most_counted == 1:  # handlers wait: there would be nothing left
+            worker.entry = buffer.take_one()
+        if worker.entry is not None:
+            walk = _ALONE
+        else:
+            walk = buffer.begin(self._most_plain, self._most_counted)
+            if walk is None:
+                return None
+            self._walker = worker
         if not is_planned:
             if buffer.has_others():
                 self._plan_next_turn()
