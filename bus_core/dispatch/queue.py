@@ -47,6 +47,7 @@ class Buffer:
         self._walked: Batch | None = None
         self._walk_ports: list[Port] = []
         self._walk_payloads: list[Payload] = []
+        self._walk_counters: list[Unit | Job | None] = []
         self._walk_at: Iterator[Port] = iter(())
         self._walk_counted = 0
         self.is_plain = True  # whether its entries have no counters
@@ -104,7 +105,8 @@ class Buffer:
             self.is_plain = True
             return zip(at, payloads, strict=False)
         self.is_plain = False
-        return zip(at, payloads, counters[start:begun], strict=False)
+        self._walk_counters = counted = counters[start:begun]
+        return zip(at, payloads, counted, strict=False)
 
     def take_one(self) -> Entry | None:
         """The next entry, without a walk: whoever takes it settles it. None where others have to know of
@@ -175,6 +177,7 @@ class Buffer:
         # own event only.
         self._walk_ports.clear()
         self._walk_payloads.clear()
+        self._walk_counters.clear()
         self._walk_at = _NOWHERE
 
     def _finished(self, batch: Batch, finished: int) -> None:

@@ -44,7 +44,6 @@ class Deadlines:
         self._clock = clock
         self._monotonic = clock.monotonic
         self._limits: dict[float, dict[_Limit, None]] = {}  # by their seconds: those of one length in order
-        self._live = 0
         self._timer: TimerHandle | None = None
         self._due = 0.0  # when the timer goes off
 
@@ -97,7 +96,6 @@ class Deadlines:
         if alike is None:
             alike = self._limits[seconds] = {}
         alike[limit] = None
-        self._live += 1
         if self._timer is None or limit.deadline < self._due:
             self._start_timer(limit.deadline)
 
@@ -107,10 +105,9 @@ class Deadlines:
         if alike is None or limit not in alike:
             return  # it has expired
         del alike[limit]
-        self._live -= 1
-        if not self._live:
-            self._limits.clear()
-            if self._timer is not None:
+        if not alike:
+            del self._limits[seconds]
+            if not self._limits and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
@@ -127,7 +124,7 @@ class Deadlines:
         self._timer = None
         now = max(self._monotonic(), self._due)
         nearest: list[float] = []
-        for alike in self._limits.values():
+        for seconds, alike in [*self._limits.items()]:
             over = 0
             for limit in alike:
                 if limit.deadline > now:
@@ -136,8 +133,9 @@ class Deadlines:
                 over += 1
             for limit in [*islice(alike, over)]:
                 del alike[limit]
-                self._live -= 1
                 limit.reached()
+            if not alike:
+                del self._limits[seconds]
         if nearest:
             self._start_timer(min(nearest))
 

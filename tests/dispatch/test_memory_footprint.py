@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
 from collections.abc import Callable
@@ -7,10 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from bus_core import Bus, Delivery, Event
-from support.buses import HAPPENED, Happened, happened, running_bus
+from support.buses import HAPPENED, Happened, happened, running_bus, until
 from support.handlers import ignore
 
 EVENTS = 5_000
+
+
+@pytest.fixture(autouse=True)
+def _a_sample() -> None:
+    """The first event of each class is kept by conftest.py."""
+    happened()
 
 
 async def _ignore_with_delivery(event: Event, delivery: Delivery) -> None: ...
@@ -76,5 +83,30 @@ async def test_a_handled_event_is_let_go(subscribe: Callable[[Bus], None]) -> No
         for number in range(100, 164):
             await bus.publish(HAPPENED, happened(number))
         await bus.drain()
-        gc.collect()
-        assert [thing for thing in gc.get_objects() if type(thing) is Happened and thing.number >= 100] == []
+        assert numbers_alive() == []
+
+
+async def test_held_up_among_others() -> None:
+    """A handler that waits keeps alive its own event, and none of those that came beside it."""
+    async with running_bus() as bus:
+        gate = asyncio.Event()
+
+        async def wait_at_the_last(event: Happened) -> None:
+            if event.number == 190:
+                await gate.wait()
+
+        subscription = bus.subscribe(HAPPENED, wait_at_the_last)
+        subscription.pause()
+        for number in range(100, 200):
+            await bus.publish(HAPPENED, happened(number))
+        subscription.resume()
+        await until(lambda: bus.state().unsettled == 1)
+        assert numbers_alive() == [190]
+        gate.set()
+        await bus.drain()
+
+
+def numbers_alive() -> list[int]:
+    """Those of the events that were not let go."""
+    gc.collect()
+    return [thing.number for thing in gc.get_objects() if type(thing) is Happened and thing.number >= 100]
