@@ -59,7 +59,7 @@ class State:
     redelivered: bool = False
     history: tuple[Attempt, ...] = ()
     letter: DeadLetter | None = None
-    redriven_at: datetime | None = None
+    waited: float = 0.0
 
     def text(self) -> str:
         """Itself as the text of a record."""

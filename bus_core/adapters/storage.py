@@ -374,8 +374,7 @@ class StorageAdapter(ABC):
         async with self.in_transaction("redrive dead letters"):
             letters = await self._letters()
             for key, state, letter in (letters[each] for each in letter_ids if each in letters):
-                now = datetime.now(UTC)
-                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None, redriven_at=now)
+                again = attrs.evolve(state, attempt=1, history=letter.attempts, letter=None, waited=0.0)
                 moved += await self.change(key, DEAD, Record(again.text()))
         return moved
 
@@ -500,7 +499,7 @@ class StorageConsumer:
             redelivered=state.redelivered,
             owner_died=bool(lapsed),
             history=state.history,
-            redriven_at=state.redriven_at,
+            waited=state.waited,
         )
 
     def _unreadable(self, key: Any, text: object) -> Received:
@@ -530,7 +529,13 @@ class StorageConsumer:
             dead = attrs.evolve(state, redelivered=True, letter=outcome.letter)
             record = Record(dead.text(), DEAD, math.inf)
         elif outcome.action != "ack":
-            again = attrs.evolve(state, attempt=outcome.attempt, history=outcome.history, redelivered=True)
+            again = attrs.evolve(
+                state,
+                attempt=outcome.attempt,
+                history=outcome.history,
+                redelivered=True,
+                waited=outcome.waited,
+            )
             held = outcome.action == "hold"
             if held:
                 owned.state = again

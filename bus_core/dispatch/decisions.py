@@ -81,12 +81,12 @@ def decide(
         return Decision("dead_letter", reason=reason, fault=broken)
 
 
-def decide_undecoded(error: BaseException, age: float, wait: float | None) -> Decision:
-    """The decision about a message that cannot be decoded, ``age`` seconds after it was accepted or redriven.
+def decide_undecoded(error: BaseException, waited: float, wait: float | None) -> Decision:
+    """The decision about a message that cannot be decoded, and has ``waited`` some seconds because of that.
 
     What another version of the code has written waits for an instance with that code, not counted, for
-    ``wait`` seconds at most; None where no other instance can get it. Nothing else about undecodable bytes
-    changes by waiting.
+    ``wait`` seconds in all; None where no other instance can get it. Nothing else about undecodable bytes
+    changes by waiting. Delays are added up: times of publishers and servers have no say in that.
     """
     version = error.other_version if isinstance(error, DeserializationError) else None
     if version is None:
@@ -94,15 +94,16 @@ def decide_undecoded(error: BaseException, age: float, wait: float | None) -> De
     if wait is None:
         reason = f"cannot be decoded: version {version} is not known here, and no other instance gets it"
         return Decision("dead_letter", reason=reason)
-    if age < wait:
-        return Decision("postpone", min(max(age / 4, _SOONEST), _LATEST), elsewhere=True)
+    if waited < wait:
+        delay = min(max(waited / 4, _SOONEST), _LATEST, wait - waited)
+        return Decision("postpone", delay, elsewhere=True)
     reason = f"cannot be decoded: no instance that knows version {version} came within {wait:g} s"
     return Decision("dead_letter", reason=reason)
 
 
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
-"""Seconds until what only other code can decode is tried again: a quarter of its age within these."""
+"""Seconds until what only other code can decode is tried again: a quarter of what it waited, within these."""
 
 
 def _asked_delay(error: Postpone | RetryLater) -> float | None:

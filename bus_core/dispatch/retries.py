@@ -72,9 +72,8 @@ class FollowUp:
         if job.doomed is not None:
             decision = Decision("dead_letter", reason=job.doomed)
         elif job.event is None:
-            age = (self._clock.now() - job.waiting_since).total_seconds()
             wait = self._unknown_version_wait if lane.settler.releases else None
-            decision = decide_undecoded(error, age, wait)
+            decision = decide_undecoded(error, job.waited, wait)
         else:
             decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if self._observers:
@@ -91,7 +90,8 @@ class FollowUp:
             self._bury(job, decision.reason)
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
-        job.comes_again(job.attempt + (decision.action == "retry"))
+        waited = decision.delay if decision.elsewhere else 0.0
+        job.comes_again(job.attempt + (decision.action == "retry"), waited)
         if decision.elsewhere and lane.settler.hands_back(job, decision.delay):
             return
         if lane.settler.keeps(job, decision.delay):

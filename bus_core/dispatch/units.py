@@ -75,10 +75,10 @@ class Past:
     """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
     ``receipt`` is the adapter's, of what was received; ``doomed`` is why it goes to the dead letters without
-    being handled. ``redriven_at`` is when it was last sent back as a dead letter, if it was.
+    being handled. ``waited`` is for how many seconds it has waited for an instance that can decode it.
     """
 
-    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered", "redriven_at")
+    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered", "waited")
 
     def __init__(
         self,
@@ -88,14 +88,14 @@ class Past:
         redelivered: bool = False,
         receipt: object = None,
         doomed: str | None = None,
-        redriven_at: datetime | None = None,
+        waited: float = 0.0,
     ) -> None:
         self.history = history
         self.attempt = attempt
         self.redelivered = redelivered
         self.receipt = receipt
         self.doomed = doomed
-        self.redriven_at = redriven_at
+        self.waited = waited
 
 
 _NO_PAST = Past()
@@ -252,11 +252,6 @@ class Job:
         return self.record[0]
 
     @property
-    def waiting_since(self) -> datetime:
-        """When the adapter accepted it, or it was sent back as a dead letter."""
-        return max(self.accepted_at, self._past.redriven_at or self.accepted_at)
-
-    @property
     def message(self) -> Message | None:
         """What arrived, where events are serialized."""
         payload = self.record[0]
@@ -299,11 +294,20 @@ class Job:
         past = self._changed_past()
         past.history = with_attempt(past.history, attempt)
 
-    def comes_again(self, attempt: int) -> None:
-        """The next time that it is handled, it is handled again: with this number."""
+    @property
+    def waited(self) -> float:
+        """For how many seconds it has waited for an instance that can decode it."""
+        return self._past.waited
+
+    def comes_again(self, attempt: int, waited: float = 0.0) -> None:
+        """The next time that it is handled, it is handled again: with this number.
+
+        ``waited`` are seconds for which it waits for an instance that can decode it.
+        """
         past = self._changed_past()
         past.redelivered = True
         past.attempt = attempt
+        past.waited += waited
 
     def _changed_past(self) -> Past:
         if self._past is _NO_PAST:

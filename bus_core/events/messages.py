@@ -254,8 +254,8 @@ class Received:
 
     ``receipt`` is the adapter's own, for ``Consumer.settle``. ``attempt`` is the number of the attempt
     that comes now: 1 plus the failed ones that count. ``history`` holds those, and earlier ones from
-    before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``redriven_at`` is
-    when it was redriven last, if it was.
+    before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``waited`` is what the
+    last ``Outcome`` said of it; nothing after a redrive.
 
     ``owner_died`` says that the owner before this one died, or lost its lease, and may have been handling
     it: this counts as an attempt, and is the last entry of ``history``. ``fault`` says why the message
@@ -270,7 +270,7 @@ class Received:
     owner_died: bool = False
     fault: str | None = None
     history: tuple[Attempt, ...] = ()
-    redriven_at: datetime | None = None
+    waited: float = 0.0
 
 
 @attrs.define
@@ -291,8 +291,9 @@ class Outcome:
 
     What is handed out again is ``redelivered``: for all that the adapter knows, a handler had begun.
 
-    ``attempt`` is the number of the attempt that comes next, and ``history`` what is to be known of
-    those before it: what ``Received`` says when the message is handed out again.
+    ``attempt`` is the number of the attempt that comes next, ``history`` what is to be known of those before
+    it, and ``waited`` for how many seconds it has waited for an instance that can decode it: what
+    ``Received`` says when the message is handed out again.
     """
 
     action: Literal["ack", "dead_letter", "retry", "release", "hold"]
@@ -301,3 +302,4 @@ class Outcome:
     attempt: int = 1
     history: tuple[Attempt, ...] = ()
     letter: DeadLetter | None = None
+    waited: float = 0.0

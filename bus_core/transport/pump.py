@@ -356,7 +356,9 @@ class Pump:
             raise broken
 
     def _put_back(self, received: Received) -> None:
-        back = Outcome("release", received.receipt, 0.0, received.attempt, received.history)
+        back = Outcome(
+            "release", received.receipt, 0.0, received.attempt, received.history, waited=received.waited
+        )
         self._way_back.put_back(back)
         self._unsettled += 1
 
@@ -368,7 +370,7 @@ class Pump:
             redelivered=received.redelivered,
             receipt=received.receipt,
             doomed=self._doom(received),
-            redriven_at=received.redriven_at,
+            waited=received.waited,
         )
         accepted = received.published_at.timestamp()
         record: Record = (message, message.topic, accepted, message.headers, message.key)
@@ -563,4 +565,4 @@ def _kind(attempt: Attempt) -> str:
 
 
 def _outcome(action: Literal["retry", "release", "hold"], job: Job, delay: float = 0.0) -> Outcome:
-    return Outcome(action, job.receipt, delay, job.attempt, job.history)
+    return Outcome(action, job.receipt, delay, job.attempt, job.history, waited=job.waited)

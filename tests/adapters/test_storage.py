@@ -286,21 +286,22 @@ async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
     await storage.close()
 
 
-async def test_a_redrive_is_dated(storage: Storage) -> None:
-    """What comes back from the dead letters tells when it was redriven, also after a retry."""
+@pytest.mark.parametrize("action", ["retry", "release", "hold"])
+async def test_how_long_it_has_waited_is_kept(storage: Storage, action: Any) -> None:
+    """What an outcome says of it is told when the message comes again, and nothing after a redrive."""
     consumer = await storage.open_consumer(SPEC)
     await storage.publish([message()])
     [received] = await consumer.receive(1)
-    assert received.redriven_at is None
-    await consumer.settle([_buried(received)])
-    began = datetime.now(UTC)
-    assert await storage.redrive([letter.id for letter in await storage.list(DeadLetterFilter(), 9)]) == 1
+    assert received.waited == 0
+    await consumer.settle([Outcome(action, received.receipt, 0.0, 2, (), waited=7.5)])
+    if action == "hold":
+        await consumer.settle([Outcome("release", received.receipt, 0.0, 2, (), waited=7.5)])
     [again] = await consumer.receive(1)
-    assert again.redriven_at is not None
-    assert began <= again.redriven_at <= datetime.now(UTC)
-    await consumer.settle([Outcome("retry", again.receipt, 0.0, 2, ())])
-    [retried] = await consumer.receive(1)
-    assert (retried.redriven_at, retried.published_at) == (again.redriven_at, received.published_at)
+    assert again.waited == 7.5
+    await consumer.settle([_buried(again)])
+    assert await storage.redrive([letter.id for letter in await storage.list(DeadLetterFilter(), 9)]) == 1
+    [redriven] = await consumer.receive(1)
+    assert (redriven.waited, redriven.published_at) == (0, received.published_at)
     await consumer.close()
 
 

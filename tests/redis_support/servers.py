@@ -328,7 +328,8 @@ class Replica(Server):
     def start(self, timeout: float = START_TIMEOUT) -> Server:
         """Starts it and waits until it has the data of its primary and follows it."""
         super().start(timeout)
-        self.wait_in_step(timeout)
+        if "replicaof" in self._settings:  # not any more, when it has taken over
+            self.wait_in_step(timeout)
         return self
 
     def wait_in_step(self, timeout: float = START_TIMEOUT) -> None:

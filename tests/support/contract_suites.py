@@ -61,7 +61,7 @@ class OnRemote(AdapterContract):
     plugins = (remote,)
 
     def settings(self, place: Place) -> Mapping[str, Any]:
-        self.remote.servers[place.name] = Server()
+        self.remote.servers[place.name] = Server(hands_on=True)
         return {"adapter": "remote", "remote": {"server": place.name}}
 
     async def dispose(self, place: Place) -> None:

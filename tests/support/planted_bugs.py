@@ -757,6 +757,17 @@ def drop_undecodable(patch: MonkeyPatch) -> None:
     patch.setattr(FollowUp, "_bury", dropping)
 
 
+@bug("how long it has waited is forgotten", "test_another_version_waits_within_bounds", suite="OnRemote")
+def forget_the_wait(patch: MonkeyPatch) -> None:
+    settle = Consumer._settle
+
+    def forgetting(consumer: Consumer, outcome: Outcome) -> BusError | None:
+        outcome.waited = 0.0
+        return settle(consumer, outcome)
+
+    patch.setattr(Consumer, "_settle", forgetting)
+
+
 @bug("letters end with the bus", "test_letters_outlive_the_bus", suite="OnRemote")
 def forget_letters(patch: MonkeyPatch) -> None:
     async def close(adapter: RemoteAdapter) -> None:

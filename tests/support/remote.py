@@ -52,7 +52,7 @@ class Entry:
     redelivered: bool = False
     owner_died: bool = False
     fault: str | None = None
-    redriven_at: datetime | None = None
+    waited: float = 0.0
     owner: Consumer | None = None
     number: int = attrs.field(factory=count().__next__)
 
@@ -98,12 +98,14 @@ class Group:
 
 
 class Server:
-    """Keeps groups and dead letters. `faults` maps a call (``publish``, ``open``, ``receive``, ``settle``,
-    ``confirm``, ``backlog``, ``backlogs``) to what it is to do instead: a function of the call's argument,
-    asked before each call.
+    """Keeps groups and dead letters. What is parked waits for `due`, unless `hands_on` is true.
+
+    `faults` maps a call (``publish``, ``open``, ``receive``, ``settle``, ``confirm``, ``backlog``,
+    ``backlogs``) to what it is to do instead: a function of the call's argument, asked before each call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hands_on: bool = False) -> None:
+        self.hands_on = hands_on
         self.log: list[Message] = []
         self.groups: dict[str, Group] = {}
         self.letters: dict[str, tuple[DeadLetter, Group, Entry]] = {}
@@ -223,7 +225,7 @@ class Consumer:
                 owner_died=entry.owner_died,
                 fault=entry.fault,
                 history=entry.history,
-                redriven_at=entry.redriven_at,
+                waited=entry.waited,
             )
             for entry in entries
         ]
@@ -247,6 +249,7 @@ class Consumer:
             return LeaseLost("somebody else owns it")
         if outcome.action in ("hold", "retry", "release"):
             entry.attempt, entry.history = outcome.attempt, outcome.history
+            entry.waited = outcome.waited
         if outcome.action == "hold":
             return None
         self.group.owned.remove(entry)
@@ -254,6 +257,8 @@ class Consumer:
         if outcome.action == "retry":
             entry.redelivered = True
             self.group.parked.append((outcome.delay, entry))
+            if self.server.hands_on:
+                asyncio.get_running_loop().call_later(outcome.delay, self.server.due)
         elif outcome.action == "release":
             entry.redelivered = True  # for all that the server knows a handler had begun
             self.group.put_back(entry)
@@ -358,7 +363,7 @@ class RemoteAdapter:
         for letter, group, entry in found:
             del self.server.letters[letter.id]
             entry.attempt, entry.history, entry.redelivered = 1, letter.attempts, True
-            entry.redriven_at = datetime.now(UTC)
+            entry.waited = 0.0
             group.ready.append(entry)
             group.changed()
         return len(found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from promenade_bus_redis.streams.wire import letter_fields
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
-from redis_support.streams import GROUP, TOPIC, Place, buried, message, place_on, receive, spec
+from redis_support.streams import GROUP, TOPIC, Place, buried, die, message, place_on, receive, spec
 
 TOPICS = [f"tests.topic{index}.happened" for index in range(5)]
 ALL = DeadLetterFilter()
@@ -145,26 +146,29 @@ async def test_a_redrive_moves_all_or_none(redis_server: SharedServer) -> None:
         await consumer.close()
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.001])
-async def test_a_redrive_is_dated(redis_server: SharedServer, delay: float) -> None:
-    """What comes back from the dead letters tells when it was redriven, also when it comes back again."""
+@pytest.mark.parametrize("action", ["retry", "release", "hold", "die"])
+async def test_how_long_it_has_waited_is_kept(redis_server: SharedServer, action: Any) -> None:
+    """What an outcome says of it is told when the message comes again, and nothing after a redrive."""
     async with place_on(redis_server) as place:
-        adapter = await place.adapter()
-        consumer = await adapter.open_consumer(spec())
+        adapter, other = await place.adapter(), await place.adapter(lease="600ms")
+        consumer = await (other if action == "die" else adapter).open_consumer(spec())
         await place.publish(1)
         [received] = await receive(consumer, 1)
-        assert received.redriven_at is None
-        await consumer.settle([buried(received)])
-        began = datetime.now(UTC)
-        assert await adapter.dead_letters.redrive(
-            [letter.id for letter in await adapter.dead_letters.list(ALL, 9)]
-        )
+        assert received.waited == 0
+        outcome = Outcome("hold" if action == "die" else action, received.receipt, 0.001, 2, waited=7.5)
+        assert await consumer.settle([outcome]) == [None]
+        if action == "die":
+            place.adapters.remove(other)
+            await die(other)
+            consumer = await adapter.open_consumer(spec())
+        elif action == "hold":
+            assert await consumer.settle([Outcome("release", received.receipt, 0.0, 2, waited=7.5)]) == [None]
         [again] = await receive(consumer, 1)
-        assert again.redriven_at is not None
-        assert abs(again.redriven_at - began) < timedelta(seconds=10)
-        await consumer.settle([Outcome("retry" if delay else "release", again.receipt, delay, 2)])
-        [retried] = await receive(consumer, 1)
-        assert (retried.redriven_at, retried.published_at) == (again.redriven_at, received.published_at)
-        assert again.redriven_at >= received.published_at
-        await consumer.settle([buried(retried)])
+        assert (again.waited, again.attempt) == (7.5, 3 if action == "die" else 2)
+        await consumer.settle([buried(again)])
+        letters = await adapter.dead_letters.list(ALL, 9)
+        assert await adapter.dead_letters.redrive([letter.id for letter in letters]) == 1
+        [redriven] = await receive(consumer, 1)
+        assert redriven.waited == 0
+        await consumer.settle([buried(redriven)])
         await consumer.close()

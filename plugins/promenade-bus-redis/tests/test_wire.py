@@ -50,12 +50,12 @@ def test_messages_come_back_as_they_were(message: Message) -> None:
     assert content.published_at == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
 
 
-@given(MESSAGES, st.integers(1, 9), st.integers(0, 9), st.lists(ATTEMPTS, max_size=4))
+@given(MESSAGES, st.integers(1, 9), st.integers(0, 9), st.lists(ATTEMPTS, max_size=4), st.integers(0, 10**7))
 def test_attempts_come_back_as_they_were(
-    message: Message, attempt: int, deaths: int, history: list[Attempt]
+    message: Message, attempt: int, deaths: int, history: list[Attempt], waited: int
 ) -> None:
     """What comes back to a group brings its attempts, and the time at which it was first published."""
-    state = State(attempt, deaths, tuple(history))
+    state = State(attempt, deaths, tuple(history), waited / 1000)
     moment = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     content = read_entry(message.topic, ENTRY, as_bytes(returning_fields(message, moment, state)))
     assert (content.message, content.state, content.published_at) == (message, state, moment)
@@ -104,7 +104,7 @@ def test_a_body_without_an_id(body: bytes) -> None:
     assert (content.message.id, content.message.body, content.fault) == (ENTRY.decode(), body, None)
 
 
-UNREADABLE = "its field 'published', 'redriven' or 'state' cannot be read"
+UNREADABLE = "its field 'published' or 'state' cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,8 @@ UNREADABLE = "its field 'published', 'redriven' or 'state' cannot be read"
             b"x",
         ),
         ([b"body", b"x", b"published", b"9" * 99], UNREADABLE, b"x"),
-        ([b"body", b"x", b"redriven", b"today"], UNREADABLE, b"x"),
+        ([b"body", b"x", b"state", b"1 0 -5"], UNREADABLE, b"x"),
+        ([b"body", b"x", b"state", b"1 0 5 5"], UNREADABLE, b"x"),
     ],
 )
 def test_malformed_entries(fields: list[bytes], fault: str, body: bytes) -> None:

@@ -1,5 +1,4 @@
--- Moves a dead letter to the inbox of the group that failed, once; attempts start again, the history stays, and it
--- is noted when that was.
+-- Moves a dead letter to the inbox of the group that failed, once; attempts start again, the history stays.
 -- KEYS: dead letters, the inbox. ARGV: the id of the letter, group, and for what goes back to one instance of
 -- a broadcast subscription, which has no group: after how many milliseconds it may be forgotten; else empty.
 -- Answers: 1 moved, 0 there is no such letter.
@@ -16,9 +15,6 @@ for index = 1, #letter[2], 2 do
     history = '\n' .. value
   end
 end
-local time = redis.call('TIME')
-fields[#fields + 1] = 'redriven'
-fields[#fields + 1] = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 fields[#fields + 1] = 'state'
 fields[#fields + 1] = '1 0' .. history
 -- On a topic where its group was never made the letter waits for that.

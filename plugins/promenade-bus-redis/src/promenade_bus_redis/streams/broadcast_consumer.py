@@ -274,7 +274,6 @@ class BroadcastConsumer:
                 redelivered=source.is_inbox,
                 fault=content.fault,
                 history=content.state.history,
-                redriven_at=content.redriven_at,
             )
         )
 

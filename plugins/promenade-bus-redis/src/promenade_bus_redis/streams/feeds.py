@@ -28,7 +28,6 @@ class Held:
         "message",
         "noted",
         "published_at",
-        "redriven_at",
         "source",
         "spell",
         "state",
@@ -48,7 +47,6 @@ class Held:
         self.entry_id = entry_id
         self.message = content.message
         self.published_at = content.published_at
-        self.redriven_at = content.redriven_at
         self.fault = content.fault  # why it cannot be understood
         self.spell = spell
         self.state = content.state if state is None else state

@@ -416,7 +416,10 @@ class GroupConsumer:
         self._later.clear()
         if left:
             await self.settle(
-                [Outcome("release", each.receipt, 0.0, each.attempt, each.history) for each in left]
+                [
+                    Outcome("release", each.receipt, 0.0, each.attempt, each.history, waited=each.waited)
+                    for each in left
+                ]
             )
 
     async def _leave(self) -> None:

@@ -52,5 +52,5 @@ class Holdings:
             owner_died=held.state.owner_died,
             fault=held.fault,
             history=held.state.history,
-            redriven_at=held.redriven_at,
+            waited=held.state.waited,
         )

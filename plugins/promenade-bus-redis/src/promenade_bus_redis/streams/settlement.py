@@ -288,7 +288,7 @@ async def settle(
             place = (source, source.feed.dead, "stream")
             moves.setdefault(place, []).append((index, held, 0.0, fields))
             continue
-        held.state = State(outcome.attempt, 0, outcome.history)
+        held.state = State(outcome.attempt, 0, outcome.history, outcome.waited)
         if action == "hold" or in_place is not None:
             held.noted = True
             owner = "" if action == "hold" or in_place is None else in_place
@@ -296,7 +296,7 @@ async def settle(
             indices.append(index)
             entries.append(held)
             continue
-        fields = returning_fields(held.message, held.published_at, held.state, held.redriven_at)
+        fields = returning_fields(held.message, held.published_at, held.state)
         if action == "retry" and outcome.delay > 0:
             place = (source, source.feed.parked, "parked")
         else:

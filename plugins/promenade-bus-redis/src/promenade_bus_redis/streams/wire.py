@@ -4,10 +4,10 @@ An entry has the fields ``id`` (of the event), ``key`` (the ordering key), ``hea
 when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another serializer is configured. Only
 ``body`` is needed, so that anybody can put an event in with XADD.
 
-What came back to one group has besides: ``published`` (when it was, in milliseconds), ``redriven`` (when it
-was sent back as a dead letter, if it was) and ``state``. A state is text: a line with the number of the
-attempt that comes next and how many owners died, and then a line for each failed attempt, a JSON array of its
-number, its time in microseconds, the error, and its place.
+What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
+is text: a line with the number of the attempt that comes next, how many owners died, and, if it has, for how
+many milliseconds it has waited for an instance that can decode it, and then a line for each failed attempt, a
+JSON array of its number, its time in microseconds, the error, and its place.
 """
 
 from __future__ import annotations
@@ -75,16 +75,19 @@ class State:
     """What is known of a message that was tried before.
 
     ``attempt`` is the number of the attempt that comes next, ``deaths`` how many owners died while they
-    held it since it was last handled by one that did not.
+    held it since it was last handled by one that did not. ``waited`` is for how many seconds it has waited
+    for an instance that can decode it.
     """
 
     attempt: int = 1
     deaths: int = 0
     history: tuple[Attempt, ...] = ()
+    waited: float = 0.0
 
     def encode(self) -> bytes:
         """The state as text."""
-        lines = [f"{self.attempt} {self.deaths}", *map(_encode_attempt, self.history)]
+        waited = f" {round(self.waited * 1000)}" if self.waited else ""
+        lines = [f"{self.attempt} {self.deaths}{waited}", *map(_encode_attempt, self.history)]
         return "\n".join(lines).encode()
 
     @classmethod
@@ -94,10 +97,13 @@ class State:
             raise ValueError("too large for a state")
         try:
             first, *lines = text.decode().split("\n")
-            attempt, deaths = map(int, first.split(" "))
-            if not (1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= _MOST_ATTEMPTS):
+            attempt, deaths, *more = map(int, first.split(" "))
+            if not (1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= _MOST_ATTEMPTS and len(more) < 2):
                 raise ValueError("no numbers of attempts")
-            return cls(attempt, deaths, tuple(map(_decode_attempt, lines)))
+            waited = sum(more) / 1000
+            if waited < 0:
+                raise ValueError("no time of waiting")
+            return cls(attempt, deaths, tuple(map(_decode_attempt, lines)), waited)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError("not a state") from error
 
@@ -130,7 +136,6 @@ class Content:
     published_at: datetime
     state: State = FRESH
     fault: str | None = None
-    redriven_at: datetime | None = None
 
 
 def message_fields(message: Message) -> list[Any]:
@@ -141,13 +146,10 @@ def message_fields(message: Message) -> list[Any]:
     return ["id", message.id, "key", message.key, "body", message.body]
 
 
-def returning_fields(
-    message: Message, published_at: datetime, state: State, redriven_at: datetime | None = None
-) -> list[Any]:
+def returning_fields(message: Message, published_at: datetime, state: State) -> list[Any]:
     """The fields of an entry that comes back to one group."""
     published = to_microseconds(published_at) // 1000
-    fields = [*message_fields(message), "published", published, "state", state.encode()]
-    return fields if redriven_at is None else [*fields, "redriven", to_microseconds(redriven_at) // 1000]
+    return [*message_fields(message), "published", published, "state", state.encode()]
 
 
 def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
@@ -180,18 +182,16 @@ def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Con
     inside = {} if b"id" in fields else look_inside(body)
     event_id = _text(fields, b"id", faults) or inside.get("id") or entry_id.decode()
     key = _text(fields, b"key", faults) or inside.get("subject", "")
-    state, published_at, redriven_at = FRESH, time_of_entry(entry_id), None
+    state, published_at = FRESH, time_of_entry(entry_id)
     try:
         if b"published" in fields:
             published_at = from_microseconds(int(fields[b"published"]) * 1000)
-        if b"redriven" in fields:
-            redriven_at = from_microseconds(int(fields[b"redriven"]) * 1000)
         if b"state" in fields:
             state = State.decode(fields[b"state"])
     except (ValueError, OverflowError):
-        faults.append("its field 'published', 'redriven' or 'state' cannot be read")
+        faults.append("its field 'published' or 'state' cannot be read")
     message = Message(event_id, topic, key, body, headers)
-    return Content(message, published_at, state, "; ".join(faults) or None, redriven_at)
+    return Content(message, published_at, state, "; ".join(faults) or None)
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes, faults: list[str]) -> str:

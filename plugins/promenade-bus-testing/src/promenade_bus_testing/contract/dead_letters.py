@@ -17,7 +17,7 @@ from bus_core import (
     UnknownSubscription,
 )
 from promenade_bus_testing.contract.checks import assert_once
-from promenade_bus_testing.contract.events import OTHER, THING, Happened
+from promenade_bus_testing.contract.events import OTHER, THING, Happened, NewHappened
 from promenade_bus_testing.contract.harness import Call, Harness
 from promenade_bus_testing.contract.outcomes import raising
 from promenade_bus_testing.contract.running import contract
@@ -313,6 +313,22 @@ class DeadLetterTests:
         assert sorted(letter.body for letter in letters) == sorted(bodies)
         assert {letter.reason for letter in letters} == {"cannot be decoded"}
         assert all(len(letter.attempts) == 1 for letter in letters)
+
+    @contract("durable", "groups")
+    async def test_another_version_waits_within_bounds(self, harness: Harness) -> None:
+        """What only other code can decode waits for it, over redeliveries, and is a letter in the end."""
+        bus = await harness.bus(unknown_version_wait="1s")
+        listener = await harness.listen(bus)
+        newer = await harness.bus()
+        await newer.publish(Topic(THING.name, NewHappened), NewHappened(aggregate_id=uuid4(), number="7"))
+        await harness.publish(bus, 1)
+        await harness.until(lambda: listener.done, "the other event is handled")
+        for _ in range(2):
+            await harness.drain(bus)
+            (letter,) = await bus.dead_letters.list()
+            assert letter.reason == "cannot be decoded: no instance that knows version 2 came within 1 s"
+            assert await bus.dead_letters.redrive(letter) == 1
+        assert_once(listener.numbers, [1])
 
     @contract("durable")
     async def test_letters_outlive_the_bus(self, harness: Harness) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from bus_core import Event, Topic, event
 
-__all__ = ["OTHER", "THING", "Happened", "happened"]
+__all__ = ["OTHER", "THING", "Happened", "NewHappened", "happened"]
 
 
 @event(type="contract.happened")
@@ -15,6 +15,13 @@ class Happened(Event):
 
     number: int = 0
     text: str = ""
+
+
+@event(type="contract.happened", version=2)
+class NewHappened(Event):
+    """The same as newer code has it: a number is a text, which the old class cannot read."""
+
+    number: str
 
 
 THING = Topic("contract.thing.happened", Happened)
