@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from promenade_benchmarks import events_and_codecs
 from promenade_benchmarks.figures import Figure, cost, rate
 from promenade_benchmarks.growth import Once, growing, patterns_at, payloads, topics_at
 from promenade_benchmarks.latency import latencies
@@ -35,6 +34,7 @@ class Effort:
 
     deliveries: int
     seconds: float
+    calls: int
     latency_samples: int
     queued_events: int
     subscribers: tuple[int, ...]
@@ -49,6 +49,7 @@ class Effort:
 FULL = Effort(
     deliveries=1_200,
     seconds=240,
+    calls=100,
     latency_samples=5_000,
     queued_events=2_000,
     subscribers=(1, 10, 100, 1_000),
@@ -62,6 +63,7 @@ FULL = Effort(
 QUICK = Effort(
     deliveries=100,
     seconds=0,
+    calls=2,
     latency_samples=50,
     queued_events=200,
     subscribers=(1, 10),
@@ -436,13 +438,20 @@ def _start_up(effort: Effort, results: Results, seconds: float) -> None:
 
 
 def _events_and_codecs(effort: Effort, results: Results, seconds: float) -> None:
-    if find_spec("promenade_benchmarks.events_and_codecs") is None:
-        return
-    found: Mapping[str, float] = import_module("promenade_benchmarks.events_and_codecs").measure()
+    found = events_and_codecs.measure(effort.calls, effort.calls)
+    ratios = [
+        (name, at_most, found[subject] / found[baseline])
+        for name, (subject, baseline, at_most) in events_and_codecs.RATIOS.items()
+    ]
     results.add(
         "making events, and codecs",
-        *(Figure(name, name.replace("_", " "), value, value) for name, value in found.items()),
+        *(Figure(name, _words(name), value, value, at_most=at_most) for name, at_most, value in ratios),
+        *(Figure(name, _words(name), value, value, unit="us") for name, value in found.items()),
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_vs_", " / ").replace("_", " ")
 
 
 STEPS: dict[str, tuple[Step, float]] = {

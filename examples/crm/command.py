@@ -31,8 +31,10 @@ class CannotRun(click.ClickException):
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same people and events.")
 @click.option(
     "--users",
+    default=3000,
+    show_default=True,
     type=click.IntRange(min=1),
-    help="How many people register.  [default: 3000, and 1000 on Redis]",
+    help="How many people register.",
 )
 @click.option(
     "--config",
@@ -51,7 +53,7 @@ class CannotRun(click.ClickException):
 @click.option("--quiet", is_flag=True, help="Print nothing but the last line, and what is wrong.")
 def demo(
     seed: int,
-    users: int | None,
+    users: int,
     config: Path | None,
     adapter: str | None,
     workers: int,
@@ -63,14 +65,14 @@ def demo(
     Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
     """
     if adapter == "redis":
-        _demo_on_redis(seed, users or 1000, config, workers, as_json=as_json, quiet=quiet)
+        _demo_on_redis(seed, users, config, workers, as_json=as_json, quiet=quiet)
         return
     from crm.demo import run_demo
     from promenade_bus_cli.signals import run_interruptible
 
     try:
         with _progress(silent=quiet or as_json) as progress:
-            outcome = run_interruptible(run_demo(config, seed=seed, users=users or 3000, progress=progress))
+            outcome = run_interruptible(run_demo(config, seed=seed, users=users, progress=progress))
     except BusError as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from bus_core import Bus, Event, Topic
@@ -25,6 +25,12 @@ class FiledBus(JournaledBus):
         """Publishes, and writes down that it was tried, and that the bus has accepted it."""
         await self._file.publish(self._bus, topic, event)
         self._journal.published_count += 1
+
+    async def publish_many(self, items: Iterable[tuple[Topic[Any], Event]]) -> None:
+        """Publishes at once, and writes down of each event that it was tried, and that it was accepted."""
+        items = list(items)
+        await self._file.publish_many(self._bus, items)
+        self._journal.published_count += len(items)
 
     def subscribe(
         self,

@@ -8,13 +8,13 @@ published, and who handled what inside of the handler.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import attrs
 
-from bus_core import Bus, DeadLetter, Delivery, Event, Topic
+from bus_core import Bus, DeadLetter, Delivery, Event, PublishManyError, Topic
 
 __all__ = ["DeadLetterEntry", "HandlerJournal", "Journal", "JournaledBus", "PublisherJournal"]
 
@@ -82,7 +82,7 @@ def _entry(letter: DeadLetter) -> DeadLetterEntry:
 
 
 class JournaledBus:
-    """What the contexts see of the bus: ``publish`` and ``subscribe``, both kept in the journal."""
+    """What the contexts see of the bus: publishing and subscribing, both kept in the journal."""
 
     def __init__(self, bus: Bus, journal: Journal) -> None:
         self._bus = bus
@@ -90,10 +90,38 @@ class JournaledBus:
 
     async def publish(self, topic: Topic[E], event: E) -> None:
         """Publishes, and writes the event down once the bus has accepted it."""
+        journal = self._publisher(topic)
+        await self._bus.publish(topic, event)
+        self._accepted(journal, event)
+
+    async def publish_many(self, items: Iterable[tuple[Topic[Any], Event]]) -> None:
+        """Publishes at once, and writes down which events the bus has accepted."""
+        items = list(items)
+        journals = [self._publisher(topic) for topic, _ in items]
+        try:
+            await self._bus.publish_many(items)
+        except PublishManyError as error:
+            self._accepted_of(journals, items, error.results)
+            raise
+        self._accepted_of(journals, items, [None] * len(items))
+
+    def _accepted_of(
+        self,
+        journals: Sequence[PublisherJournal],
+        items: Sequence[tuple[Topic[Any], Event]],
+        results: Sequence[Exception | None],
+    ) -> None:
+        for journal, (_, event), failure in zip(journals, items, results, strict=True):
+            if failure is None:
+                self._accepted(journal, event)
+
+    def _publisher(self, topic: Topic[Any]) -> PublisherJournal:
         journal = self._journal.publishers.get(topic.name)
         if journal is None:
             journal = self._journal.publishers[topic.name] = PublisherJournal(first_at=time.perf_counter())
-        await self._bus.publish(topic, event)
+        return journal
+
+    def _accepted(self, journal: PublisherJournal, event: Event) -> None:
         journal.accepted[event.event_id] = journal.accepted.get(event.event_id, 0) + 1
         self._journal.published_count += 1
 

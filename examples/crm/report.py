@@ -81,7 +81,7 @@ def print_several(console: Console, outcome: SeveralOutcome) -> None:
     handled = account.total("handled")
     console.print(
         Text(
-            f"{account.acknowledged:,} events, {handled:,} deliveries in {outcome.seconds:.1f} s "
+            f"{account.acknowledged:,} events, {handled:,} deliveries in {outcome.seconds:.1f} s of traffic "
             f"({handled / max(outcome.seconds, 1e-9):,.0f} deliveries/s)"
         )
     )

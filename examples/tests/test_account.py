@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import attrs
 import pytest
 
-from bus_core import Event, Topic, event, open_bus
+from bus_core import Event, PublishManyError, Topic, event, open_bus
 from crm.account import Account, BusCounters, make_account
 from crm.journal import DeadLetterEntry, Journal, JournaledBus
 
@@ -17,6 +17,11 @@ from crm.journal import DeadLetterEntry, Journal, JournaledBus
 @event
 class ThingMade(Event):
     number: int
+
+
+@event
+class ThingLost(Event):
+    pass
 
 
 THING_MADE = Topic("test.thing.made", ThingMade)
@@ -211,3 +216,14 @@ def test_a_pattern_calls_for_deliveries(pattern: str, expected: int) -> None:
     account = make_account(journal, counters, seconds=1.0)
     assert account.total.expected == expected
     assert bool(account.faults) is not bool(expected)
+
+
+async def test_what_a_batch_had_refused_is_not_expected() -> None:
+    """Of a batch those events are journaled that the bus has accepted."""
+    journal = Journal()
+    good, wrong = ThingMade(aggregate_id=uuid4(), number=1), ThingLost(aggregate_id=uuid4())
+    async with open_bus({"bus": {"adapter": "memory"}}) as bus:
+        with pytest.raises(PublishManyError):
+            await JournaledBus(bus, journal).publish_many([(THING_MADE, good), (THING_MADE, wrong)])
+    assert journal.publishers[THING_MADE.name].accepted == {good.event_id: 1}
+    assert journal.published_count == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 from uuid import UUID
 
+from bus_core import Event, Topic
 from crm.customer.reference import ReferenceData, UnknownCurrency
 from crm.journal import JournaledBus
 from promenade_customer import (
@@ -32,6 +35,8 @@ from promenade_shared import Money
 
 __all__ = ["Sales"]
 
+FollowUp = tuple[Topic[Any], Event]
+
 # Now and then a customer asks for a currency that is none: bitcoin has no ISO 4217 code, XTS is for tests.
 _ODD_WISHES = ("XBT", "XTS", "BTC")
 _SUBJECTS = ("Consulting", "Licences", "Maintenance", "Training", "Analytical engine")
@@ -49,33 +54,36 @@ class Sales:
 
     async def approach(self, event: CustomerCreated) -> None:
         """Does everything that follows from a new customer."""
+        await self._bus.publish_many(self._follow_up(event))
+
+    def _follow_up(self, event: CustomerCreated) -> Iterator[FollowUp]:
         random = Random(f"sales {self._seed} {event.aggregate_id}")
         if random.random() < 0.2:
-            await self._open_company(event, random)
-        await self._talk(event, random, InteractionDirection.INBOUND)
+            yield from self._open_company(event, random)
+        yield self._talk(event, random, InteractionDirection.INBOUND)
         if random.random() < 0.65:
             score = random.randrange(40, 101)
             qualified = CustomerQualified(
                 aggregate_id=event.aggregate_id, score=score, qualified_by=event.owner_id
             )
-            await self._bus.publish(CUSTOMER_QUALIFIED, qualified)
+            yield CUSTOMER_QUALIFIED, qualified
             for _ in range(1 + (random.random() < 0.25)):
-                await self._open_deal(event, random)
+                yield from self._open_deal(event, random)
 
-    async def _open_company(self, event: CustomerCreated, random: Random) -> None:
+    def _open_company(self, event: CustomerCreated, random: Random) -> Iterator[FollowUp]:
         company = _new_id(random)
         created = CompanyCreated(
             aggregate_id=company,
             legal_name=f"{random.choice(_SUBJECTS)} {random.randrange(1, 1000)} Ltd",
             country=event.country or "GB",
         )
-        await self._bus.publish(COMPANY_CREATED, created)
-        await self._bus.publish(COMPANY_ACTIVATED, CompanyActivated(aggregate_id=company))
+        yield COMPANY_CREATED, created
+        yield COMPANY_ACTIVATED, CompanyActivated(aggregate_id=company)
         if random.random() < 0.1:
             gone = CompanyDeactivated(aggregate_id=company, reason=CompanyDeactivationReason.DISSOLVED)
-            await self._bus.publish(COMPANY_DEACTIVATED, gone)
+            yield COMPANY_DEACTIVATED, gone
 
-    async def _open_deal(self, event: CustomerCreated, random: Random) -> None:
+    def _open_deal(self, event: CustomerCreated, random: Random) -> Iterator[FollowUp]:
         currency = event.currency or "EUR"
         if random.random() < 0.02:
             currency = random.choice(_ODD_WISHES)
@@ -83,7 +91,7 @@ class Sales:
             value = self._money(random.randrange(500, 100_000), currency)
         except UnknownCurrency:
             self.refused_currencies[currency] += 1
-            await self._talk(event, random, InteractionDirection.OUTBOUND)
+            yield self._talk(event, random, InteractionDirection.OUTBOUND)
             value = self._money(random.randrange(500, 100_000), "EUR")
         deal = DealCreated(
             aggregate_id=_new_id(random),
@@ -94,13 +102,13 @@ class Sales:
             expected_close_on=(datetime.now(UTC) + timedelta(days=random.randrange(10, 200))).date(),
             owner_id=event.owner_id,
         )
-        await self._bus.publish(DEAL_CREATED, deal)
+        yield DEAL_CREATED, deal
 
     def _money(self, amount: int, currency: str) -> Money:
         """A whole amount; raises ``UnknownCurrency``."""
         return Money(amount_minor=amount * 10 ** self._reference.minor_units(currency), currency=currency)
 
-    async def _talk(self, event: CustomerCreated, random: Random, direction: InteractionDirection) -> None:
+    def _talk(self, event: CustomerCreated, random: Random, direction: InteractionDirection) -> FollowUp:
         seconds = random.randrange(60, 3600)
         talk = InteractionLogged(
             aggregate_id=_new_id(random),
@@ -111,7 +119,7 @@ class Sales:
             duration_seconds=seconds,
             logged_by=event.owner_id,
         )
-        await self._bus.publish(INTERACTION_LOGGED, talk)
+        return INTERACTION_LOGGED, talk
 
 
 def _new_id(random: Random) -> UUID:

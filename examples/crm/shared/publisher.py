@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+from bus_core import Event, Topic
 from crm.journal import JournaledBus
 from crm.shared import sources
 from promenade_shared import (
@@ -23,6 +28,8 @@ from promenade_shared import (
 
 __all__ = ["ReferenceDataPublisher"]
 
+_BATCH = 200
+
 
 class ReferenceDataPublisher:
     """Announces every country, currency, language and time zone, then withdraws what nobody may choose."""
@@ -35,29 +42,42 @@ class ReferenceDataPublisher:
         sources.read_all()
 
     async def publish_all(self) -> None:
-        """Publishes everything."""
-        for country in sources.countries():
-            await self._bus.publish(COUNTRY_CREATED, country)
-        for currency in sources.currencies():
-            await self._bus.publish(CURRENCY_CREATED, currency)
-        for language in sources.languages():
-            await self._bus.publish(LANGUAGE_CREATED, language)
-        for zone in sources.timezones():
-            await self._bus.publish(TIMEZONE_CREATED, zone)
-        for renamed in sources.common_names():
-            await self._bus.publish(COUNTRY_UPDATED, renamed)
-        await self._withdraw()
+        """Announces everything, and then tells what has changed."""
+        await self.announce()
+        await self.change()
 
-    async def _withdraw(self) -> None:
-        """Takes back the codes that stand for nothing one could choose."""
-        for code in sources.NO_MONEY:
-            withdrawn = CurrencyDeactivated(aggregate_id=currency_id(code), code=code)
-            await self._bus.publish(CURRENCY_DEACTIVATED, withdrawn)
-        for code in sources.NO_LANGUAGE:
-            await self._bus.publish(
-                LANGUAGE_DEACTIVATED, LanguageDeactivated(aggregate_id=language_id(code), code=code)
+    async def announce(self) -> None:
+        """Publishes what there is."""
+        await self._publish(
+            chain(
+                ((COUNTRY_CREATED, country) for country in sources.countries()),
+                ((CURRENCY_CREATED, currency) for currency in sources.currencies()),
+                ((LANGUAGE_CREATED, language) for language in sources.languages()),
+                ((TIMEZONE_CREATED, zone) for zone in sources.timezones()),
             )
-        for name in sources.NO_PLACE:
-            await self._bus.publish(
-                TIMEZONE_DEACTIVATED, TimezoneDeactivated(aggregate_id=timezone_id(name), name=name)
+        )
+
+    async def change(self) -> None:
+        """Publishes what has got another name, and takes back the codes that nobody could choose."""
+        await self._publish(
+            chain(
+                ((COUNTRY_UPDATED, renamed) for renamed in sources.common_names()),
+                (
+                    (CURRENCY_DEACTIVATED, CurrencyDeactivated(aggregate_id=currency_id(code), code=code))
+                    for code in sources.NO_MONEY
+                ),
+                (
+                    (LANGUAGE_DEACTIVATED, LanguageDeactivated(aggregate_id=language_id(code), code=code))
+                    for code in sources.NO_LANGUAGE
+                ),
+                (
+                    (TIMEZONE_DEACTIVATED, TimezoneDeactivated(aggregate_id=timezone_id(name), name=name))
+                    for name in sources.NO_PLACE
+                ),
             )
+        )
+
+    async def _publish(self, items: Iterator[tuple[Topic[Any], Event]]) -> None:
+        """Makes so many events that others have to wait for some milliseconds, and publishes them at once."""
+        while batch := list(islice(items, _BATCH)):
+            await self._bus.publish_many(batch)

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from bus_core import (
     Bus,
+    BusError,
     Delivery,
     DrainReport,
     Envelope,
@@ -27,6 +28,7 @@ from bus_core import (
     FixedRetry,
     Handler,
     Middleware,
+    PublishManyError,
     Topic,
     event,
     open_sync_bus,
@@ -41,6 +43,11 @@ class Paid(Event):
     """Money changed hands."""
 
     cents: int = 0
+
+
+@event
+class Lent(Event):
+    """Money that comes back."""
 
 
 PAID = Topic("till.money.paid", Paid)
@@ -125,6 +132,26 @@ async def test_a_sync_bus_is_journaled_too(journal: Journal) -> None:
         journal.finish_sync(bus)
     assert account(journal).total("handled") == 1
     assert account(journal).adds_up
+
+
+async def test_a_batch_is_journaled_event_by_event(bus: Bus, journal: Journal) -> None:
+    """Of a batch each event is written down; one that is refused is not expected by anybody."""
+    journal.subscribe(bus, PAID, lambda event: None, name="book")
+    await journal.publish_many(bus, [(PAID, paid()) for _ in range(5)])
+    with pytest.raises(PublishManyError):
+        await journal.publish_many(bus, [(PAID, paid()), (PAID, Lent(aggregate_id=uuid4())), (PAID, paid())])
+    await bus.drain()
+    found = account(journal)
+    assert (found.attempted, found.acknowledged, found.total("handled")) == (8, 7, 7)
+    assert found.adds_up
+
+
+async def test_a_batch_that_is_interrupted_is_refused(bus: Bus, journal: Journal) -> None:
+    """Where the bus takes nothing, no event of the batch counts as acknowledged."""
+    await bus.close()
+    with pytest.raises(BusError):
+        await journal.publish_many(bus, [(PAID, paid()), (PAID, paid())])
+    assert (account(journal).attempted, account(journal).acknowledged) == (2, 0)
 
 
 async def test_the_same_event_on_two_topics(bus: Bus, journal: Journal) -> None:

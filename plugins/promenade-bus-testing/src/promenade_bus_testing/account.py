@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -280,7 +281,12 @@ def _is_for(patterns: Iterable[str], topic: str) -> bool:
 
     Written again, not taken from the bus: the account must not repeat a mistake of the bus.
     """
-    return any(_matches(pattern.split("."), topic.split(".")) for pattern in patterns)
+    return any(_fits(pattern, topic) for pattern in patterns)
+
+
+@cache
+def _fits(pattern: str, topic: str) -> bool:
+    return _matches(pattern.split("."), topic.split("."))
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:

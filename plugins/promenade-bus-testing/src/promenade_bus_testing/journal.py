@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
@@ -27,6 +27,7 @@ from bus_core import (
     Delivery,
     DrainReport,
     Event,
+    PublishManyError,
     Subscription,
     SyncBus,
     SyncSubscription,
@@ -60,6 +61,8 @@ _KINDS: Final = frozenset(
 
 
 _ALL: Final = 1_000_000
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @attrs.frozen(kw_only=True)
@@ -112,11 +115,12 @@ class Journal:
 
     def write(self, kind: Kind, **fields: Any) -> None:
         """Appends one record; it is on its way to the disk, and outlives the process, when this returns."""
-        record = {"kind": kind, "at": time.monotonic(), **fields}
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        self._append(_line(kind, _rest_of(fields)))
+
+    def _append(self, lines: bytes) -> None:
         with self._lock:
-            while line:  # all at once, unless the disk is full
-                line = line[os.write(self._file, line) :]
+            while lines:  # all at once, unless the disk is full
+                lines = lines[os.write(self._file, lines) :]
 
     # --- publishing ---------------------------------------------------------------------------------------
 
@@ -135,6 +139,35 @@ class Journal:
             raise
         self.acknowledged(topic, event)
 
+    async def publish_many(self, bus: Bus, items: Iterable[tuple[Topic[Any], Event[Any]]]) -> None:
+        """The same for several events at once: each of them is written down.
+
+        Raises what ``bus.publish_many`` raises.
+        """
+        items = list(items)
+        self._append(b"".join(_published("attempted", topic, event) for topic, event in items))
+        try:
+            await bus.publish_many(items)
+        except PublishManyError as error:
+            self._told(items, error.results)
+            raise
+        except BaseException as error:
+            self._told(items, [error] * len(items))
+            raise
+        self._told(items, [None] * len(items))
+
+    def _told(
+        self, items: Sequence[tuple[Topic[Any], Event]], results: Sequence[BaseException | None]
+    ) -> None:
+        self._append(
+            b"".join(
+                _published("acknowledged", topic, event)
+                if failure is None
+                else _published("refused", topic, event, text=type(failure).__name__)
+                for (topic, event), failure in zip(items, results, strict=True)
+            )
+        )
+
     def publish_sync(
         self, bus: SyncBus, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
     ) -> None:
@@ -149,15 +182,15 @@ class Journal:
 
     def attempted(self, topic: Topic[Any], event: Event) -> None:
         """Write this before the event is published."""
-        self.write("attempted", topic=topic.name, event_id=str(event.event_id))
+        self._append(_published("attempted", topic, event))
 
     def acknowledged(self, topic: Topic[Any], event: Event) -> None:
         """Write this as soon as publish has returned."""
-        self.write("acknowledged", topic=topic.name, event_id=str(event.event_id))
+        self._append(_published("acknowledged", topic, event))
 
     def refused(self, topic: Topic[Any], event: Event, error: BaseException) -> None:
         """Write this when publish has raised. The event may be stored all the same."""
-        self.write("refused", topic=topic.name, event_id=str(event.event_id), text=type(error).__name__)
+        self._append(_published("refused", topic, event, text=type(error).__name__))
 
     # --- handling -----------------------------------------------------------------------------------------
 
@@ -202,7 +235,7 @@ class Journal:
 
     def _attempt(self, name: str, event: Event, delivery: Delivery) -> _Attempt:
         of = {"topic": delivery.topic, "event_id": str(event.event_id), "subscription": name}
-        return _Attempt(self, of, delivery.attempt)
+        return _Attempt(self, {"count": delivery.attempt, **of})
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -253,24 +286,37 @@ class Journal:
         self.write("mark", text=name)
 
 
+def _rest_of(fields: Mapping[str, Any]) -> str:
+    """What a record holds beside its kind and time, as text: the beginning and the end of a deed share it."""
+    return f",{_encode(fields)[1:]}" if fields else "}"
+
+
+def _line(kind: Kind, rest: str) -> bytes:
+    return f'{{"kind":"{kind}","at":{time.monotonic()!r}{rest}\n'.encode()
+
+
+def _published(kind: Kind, topic: Topic[Any], event: Event, **more: str) -> bytes:
+    return _line(kind, _rest_of({"topic": topic.name, "event_id": str(event.event_id), **more}))
+
+
 class _Attempt:
     """Begun when it is entered; handled or failed when it is left."""
 
-    def __init__(self, journal: Journal, of: Mapping[str, str], number: int) -> None:
+    def __init__(self, journal: Journal, of: Mapping[str, Any]) -> None:
         self._journal = journal
         self._of = of
-        self._number = number
+        self._rest = _rest_of(of)
 
     def __enter__(self) -> None:
-        self._journal.write("begun", count=self._number, **self._of)
+        self._journal._append(_line("begun", self._rest))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            self._journal.write("handled", count=self._number, **self._of)
+            self._journal._append(_line("handled", self._rest))
         else:
-            self._journal.write("failed", count=self._number, text=type(error).__name__, **self._of)
+            self._journal.write("failed", text=type(error).__name__, **self._of)
 
 
 def read_journal(path: str | os.PathLike[str]) -> Iterator[Record | str]:
