@@ -1,4 +1,4 @@
-"""Workers take events in bursts, and count when somebody looks: whoever looks has to see the truth."""
+"""Workers take events in walks, and count when somebody looks: whoever looks has to see the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.handlers import Collecting, ignore
 pytestmark = pytest.mark.timeout(30)
 
 SEVERAL = 20
-"""Fewer than a burst may have, and more than the first one has."""
+"""Fewer than a walk may have, and more than the first one has."""
 
 
 async def publish_several(bus: Bus, number: int = SEVERAL) -> None:
@@ -32,7 +32,7 @@ async def settled(bus: Bus) -> None:
 
 
 async def warm_up(bus: Bus) -> None:
-    """Lets the workers find that handlers are fast, so that they take long bursts."""
+    """Lets the workers find that handlers are fast, so that they take long walks."""
     subscription = bus.subscribe(OTHER, ignore, name="warm-up")
     for _ in range(4):
         await bus.publish_many([(OTHER, happened())] * 500)
@@ -77,7 +77,7 @@ async def test_state_from_inside_of_several() -> None:
 
 
 async def test_state_from_inside() -> None:
-    """A handler that asks is told the truth at each event of a burst."""
+    """A handler that asks is told the truth at each event of a walk."""
     async with running_bus(worker_pool_size=3) as bus:
         told: list[tuple[int, ...]] = []
 
@@ -97,7 +97,7 @@ async def test_state_from_inside() -> None:
 
 
 async def test_unsettled_from_inside() -> None:
-    """What a burst has finished makes room for a handler that publishes: the overflow stays untouched."""
+    """What a walk has finished makes room for a handler that publishes: the overflow stays untouched."""
     async with running_bus(worker_pool_size=1, buffer_size=SEVERAL) as bus:
         others = Collecting()
 
@@ -114,7 +114,7 @@ async def test_unsettled_from_inside() -> None:
 
 
 async def test_room_from_inside() -> None:
-    """``publish_nowait`` finds the room that the burst has made by now, and no more than that."""
+    """``publish_nowait`` finds the room that the walk has made by now, and no more than that."""
     async with running_bus(worker_pool_size=1, buffer_size=4, overflow_size=0) as bus:
         outcomes: list[str] = []
 
@@ -139,7 +139,7 @@ async def test_room_from_inside() -> None:
 
 @pytest.mark.parametrize("at", [0, 7, SEVERAL - 1])
 async def test_held_up(at: int) -> None:
-    """While a handler waits in the middle of a burst, the others go on, and the counters are exact."""
+    """While a handler waits in the middle of a walk, the others go on, and the counters are exact."""
     async with running_bus(worker_pool_size=2) as bus:
         handler = Stopping(at)
         bus.subscribe(HAPPENED, handler)
@@ -159,7 +159,7 @@ async def test_held_up(at: int) -> None:
 
 
 async def test_one_worker_held_up() -> None:
-    """With the only worker held up the rest of its burst waits, and is counted as waiting."""
+    """With the only worker held up the rest of its walk waits, and is counted as waiting."""
     async with running_bus(worker_pool_size=1) as bus:
         handler = Stopping(5)
         bus.subscribe(HAPPENED, handler)
@@ -175,8 +175,8 @@ async def test_one_worker_held_up() -> None:
         assert handler.seen == [*range(SEVERAL)]
 
 
-async def test_publishers_get_the_room_of_a_burst() -> None:
-    """A publisher that waits is told of the room that a burst made before it was held up."""
+async def test_publishers_get_the_room_of_a_walk() -> None:
+    """A publisher that waits is told of the room that a walk made before it was held up."""
     async with running_bus(worker_pool_size=1, buffer_size=8) as bus:
         handler = Stopping(3)
         bus.subscribe(HAPPENED, handler)
@@ -213,7 +213,7 @@ async def test_looking_takes_no_room_from_publishers() -> None:
 
 
 async def test_order_among_held_up_workers() -> None:
-    """A worker that goes on takes what is left of another's burst before what was published later."""
+    """A worker that goes on takes what is left of another's walk before what was published later."""
     async with running_bus(worker_pool_size=2) as bus:
         seen: list[int] = []
         first, last = asyncio.Event(), asyncio.Event()
@@ -241,7 +241,7 @@ async def test_order_among_held_up_workers() -> None:
 
 
 async def test_finished_events_are_let_go() -> None:
-    """A handler that waits keeps its own event alive, and no other of its burst."""
+    """A handler that waits keeps its own event alive, and no other of its walk."""
     async with running_bus(worker_pool_size=1) as bus:
         handler = Stopping(SEVERAL - 1)
         bus.subscribe(HAPPENED, handler)
@@ -258,11 +258,11 @@ async def test_finished_events_are_let_go() -> None:
         await settled(bus)
 
 
-# --- other ends of a burst --------------------------------------------------------------------------------
+# --- other ends of a walk --------------------------------------------------------------------------------
 
 
 async def test_failures_in_the_middle(virtual_clock: VirtualClock) -> None:
-    """What fails in a burst is not handled, what stands before and behind it is."""
+    """What fails in a walk is not handled, what stands before and behind it is."""
     async with running_bus(virtual_clock, worker_pool_size=2, retry={"policy": "none"}) as bus:
         told: list[tuple[int, int]] = []
 
@@ -299,7 +299,7 @@ async def test_failures_after_a_pause(virtual_clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("pauses", [False, True], ids=["at once", "after a pause"])
 async def test_cancelled_in_the_middle(pauses: bool) -> None:
-    """A handler that cancels its worker ends no more than that: the rest of the burst is handled."""
+    """A handler that cancels its worker ends no more than that: the rest of the walk is handled."""
     async with running_bus(worker_pool_size=1) as bus:
         seen: list[int] = []
 
@@ -324,7 +324,7 @@ async def test_cancelled_in_the_middle(pauses: bool) -> None:
 
 
 async def test_variables_changed_in_the_middle() -> None:
-    """A handler that changes a context variable ends its worker, and the rest of its burst never sees it."""
+    """A handler that changes a context variable ends its worker, and the rest of its walk never sees it."""
     variable: ContextVar[int] = ContextVar("variable", default=0)
     async with running_bus(worker_pool_size=1) as bus:
         seen: list[tuple[int, int]] = []
@@ -343,7 +343,7 @@ async def test_variables_changed_in_the_middle() -> None:
 
 
 async def test_drain_begins_in_the_middle() -> None:
-    """A drain that begins while a burst is held up waits for all of it, and for what it causes."""
+    """A drain that begins while a walk is held up waits for all of it, and for what it causes."""
     async with running_bus(worker_pool_size=1) as bus:
         handler, caused = Stopping(5), Collecting()
 
@@ -367,7 +367,7 @@ async def test_drain_begins_in_the_middle() -> None:
 
 
 async def test_paused_in_the_middle() -> None:
-    """A handler that pauses its subscription gets nothing more of its burst until it is resumed."""
+    """A handler that pauses its subscription gets nothing more of its walk until it is resumed."""
     async with running_bus(worker_pool_size=2) as bus:
         seen: list[int] = []
 
@@ -390,7 +390,7 @@ async def test_paused_in_the_middle() -> None:
 
 
 async def test_left_in_the_middle() -> None:
-    """A subscription that is ended while its burst is held up still gets what was accepted for it."""
+    """A subscription that is ended while its walk is held up still gets what was accepted for it."""
     async with running_bus(worker_pool_size=1) as bus:
         handler = Stopping(5)
         subscription = bus.subscribe(HAPPENED, handler)
@@ -407,7 +407,7 @@ async def test_left_in_the_middle() -> None:
 
 @pytest.mark.parametrize("at", [0, 5])
 async def test_closed_in_the_middle(virtual_clock: VirtualClock, at: int) -> None:
-    """What is abandoned with a burst is reported, and is not handled."""
+    """What is abandoned with a walk is reported, and is not handled."""
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         handler = Stopping(at)
         bus.subscribe(HAPPENED, handler)
@@ -421,7 +421,7 @@ async def test_closed_in_the_middle(virtual_clock: VirtualClock, at: int) -> Non
 
 
 async def test_engine_error_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in the engine itself loses one event; the rest of the burst goes to another worker."""
+    """An error in the engine itself loses one event; the rest of the walk goes to another worker."""
     async with running_bus(worker_pool_size=1) as bus:
         seen: list[int] = []
 
@@ -445,7 +445,7 @@ async def test_engine_error_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("name", ["first", "second"])
 async def test_several_subscribers(virtual_clock: VirtualClock, name: str) -> None:
-    """An event for several handlers is counted for each when one of them waits in the middle of a burst."""
+    """An event for several handlers is counted for each when one of them waits in the middle of a walk."""
     async with running_bus(virtual_clock, worker_pool_size=2, retry={"policy": "none"}) as bus:
         waiting, other = Stopping(5), Collecting()
         handlers: list[Callable[[Happened], Awaitable[None]]] = [waiting, other.collect]
