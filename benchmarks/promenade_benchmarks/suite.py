@@ -98,7 +98,7 @@ async def _shapes(effort: Effort, results: Results, seconds: float) -> None:
     n = effort.deliveries
     async with AsyncExitStack() as stack:
         contenders = [
-            bare_loop(n * 5),
+            bare_loop(n * 40),
             await queue_and_workers(stack, deliveries=n * 3),
             *[await bus_subject(stack, shape, deliveries=n) for shape in SHAPES],
         ]
@@ -189,7 +189,7 @@ async def _peers(effort: Effort, results: Results, seconds: float) -> None:
         async with AsyncExitStack() as stack:
             peers, absent = await open_peers(stack, handlers)
             contenders = [
-                bare_loop(n * 5),
+                bare_loop(n * 40),
                 *[await bus_subject(stack, shape, deliveries=n) for shape in shapes],
                 await queue_and_workers(stack, deliveries=n * 3, subscribers=handlers),
                 *peers,
