@@ -27,7 +27,7 @@ def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
     log = _EventLog(options)
 
     def middleware(handler: Handler) -> Handler:
-        is_on, highest = log.is_enabled_for, log.highest
+        is_on, level, highest = log.is_enabled_for, log.level, log.highest
 
         def choose(envelope: Envelope) -> Awaitable[None]:
             """Switched off, nothing lies between the handler and who calls it."""
@@ -40,7 +40,8 @@ def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
             except BaseException as error:
                 log.failed(envelope, clock.monotonic() - began, error)
                 raise
-            log.succeeded(envelope, clock.monotonic() - began)
+            if is_on(level):
+                log.succeeded(envelope, clock.monotonic() - began)
 
         return choose
 
@@ -52,20 +53,20 @@ class _EventLog:
 
     def __init__(self, options: LoggingOptions) -> None:
         self._logger = logging.getLogger(options.logger)
-        self._level = _LEVELS[options.level.upper()]
+        self.level = _LEVELS[options.level.upper()]
         self._failure_level = _LEVELS[options.failure_level.upper()]
-        self.highest = max(self._level, self._failure_level)
+        self.highest = max(self.level, self._failure_level)
         self.is_enabled_for = self._logger.isEnabledFor
         self._headers = options.headers
 
     def succeeded(self, envelope: Envelope, seconds: float) -> None:
         outcome = "published" if envelope.delivery is None else "handled"
-        self._write(self._level, envelope, seconds, outcome, None)
+        self._write(self.level, envelope, seconds, outcome, None)
 
     def failed(self, envelope: Envelope, seconds: float, error: BaseException) -> None:
         match error:
             case Postpone():
-                self._write(self._level, envelope, seconds, "postponed", None)
+                self._write(self.level, envelope, seconds, "postponed", None)
             case RetryLater():
                 self._write(self._failure_level, envelope, seconds, "retry later", None)
             case asyncio.CancelledError():
