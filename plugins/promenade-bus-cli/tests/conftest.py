@@ -57,6 +57,11 @@ class CommandLine:
         return json.loads(result.stdout)
 
 
+def _hear_interrupts() -> None:
+    """A shell starts what it runs in the background, such as these tests, deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """A command in a process of its own; every wait has a deadline."""
 
@@ -69,6 +74,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=_hear_interrupts,
         )
         self.lines: list[str] = []
         self._incoming: queue.Queue[str | None] = queue.Queue()
