@@ -126,24 +126,6 @@ class Outbound:
         self._buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
         route.counted += 1
 
-    async def _put_when_there_is_room(
-        self, route: Route, event: Event, headers: Mapping[str, str] | None
-    ) -> bool:
-        """Waits for room, where that is all that is missing; False when it is not, or no more. Raises
-        ``BusClosed``.
-        """
-        if self._life.in_handler or not may_wait.get():
-            return False
-        buffer = self._buffer
-        await buffer.room()
-        try:
-            if self.direct.get(route.name) is not route or not self._wake_for_room(granted=True):
-                return False
-            self.put(route, event, headers)
-            return True
-        finally:
-            buffer.pass_on()  # the place may not have been needed, or there may be more than one
-
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
         """The longer way, with all checks; see ``Bus.publish``."""
         try:
@@ -156,8 +138,9 @@ class Outbound:
                 given = {} if headers is None else dict(checked_headers(headers))
                 await route.chain(Envelope(route.name, event, given))
                 return
-            if await self._put_when_there_is_room(route, event, headers):
-                return
+            sent = NO_HEADERS if headers is None else checked_headers(headers)
+            await self.carried.accept(route, event, sent)  # room is all that was missing
+            return
         if headers is None:
             handed_over = self._handed_over(topic, event)
             if handed_over is not None:

@@ -154,12 +154,9 @@ class Engine:
         """One port for an event that goes to all of these."""
         return self._pool.port_for(ports)
 
-    def wake_for_room(self, *, granted: bool = False) -> bool:
-        """Wakes a worker if that is all that stands against accepting an event; False when it is not.
-
-        ``granted`` is for a publisher whose turn it is.
-        """
-        return self._pool.wake_for_room(granted=granted)
+    def wake_for_room(self) -> bool:
+        """Wakes a worker if that is all that stands against accepting an event; False when it is not."""
+        return self._pool.wake_for_room()
 
     def put(
         self,

@@ -299,9 +299,9 @@ class WorkerPool:
         if len(self._workers) < self._size and not self.stopping and not self.torn_down:
             self._start_worker()
 
-    def wake_for_room(self, *, granted: bool = False) -> bool:
+    def wake_for_room(self) -> bool:
         """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
-        if not self._buffer.has_room(for_handler=False, granted=granted):
+        if not self._buffer.has_room(for_handler=False):
             return False
         if self._buffer.asleep:
             self.rouse()

@@ -280,6 +280,21 @@ async def test_a_bus_that_is_closed_passes_its_turn_on() -> None:
         assert 2 in gate.numbers
 
 
+async def test_waiting_publishers_keep_their_order_when_routes_change() -> None:
+    """Publishers that wait for room keep their turns while subscriptions come and go."""
+    gate = Gate()
+    async with running_bus(buffer_size=1, worker_pool_size=1) as bus:
+        bus.subscribe(HAPPENED, gate.handle)
+        await bus.publish(HAPPENED, happened(0))
+        tasks = [asyncio.create_task(bus.publish(HAPPENED, happened(number))) for number in range(1, 6)]
+        await turns()
+        bus.subscribe("test.#", ignore)
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+        await bus.drain()
+    assert gate.numbers == [*range(6)]
+
+
 async def test_waiting_publishers_keep_their_order_when_many_places_are_freed() -> None:
     """Publishers that were told of room which others took go back to where they stood."""
     gate = Gate()

@@ -191,6 +191,10 @@ class Account:
         owed.counted["redriven"] += 1
         owed.accept(Delivered(dead.event, dead.topic, dead.key, place, redelivered=True))
 
+    def left_of(self, before: frozenset[Place]) -> list[Place]:
+        """What is left of some places, and of what they have led to."""
+        return [place for place in self.places if place in before or place.causes & before]
+
     def check_progress(self, now: float) -> None:
         """No worker rests while there is something to do."""
         running = sum(each.running for each in self.owed)
