@@ -311,6 +311,19 @@ async def test_a_server_that_came_back_with_an_older_snapshot(redis_server: Shar
         await consumer.close()
 
 
+async def test_a_snapshot_of_before_it_had_said_everything(redis_server: SharedServer) -> None:
+    """After the server came back with that, an instance says again that it has no other subscriptions."""
+    async with place_on(redis_server) as place:
+        old = await place.adapter(**keeping())
+        await old.open_consumer(spec())
+        new = await restarted(place, old, spec(OTHER))
+        await until_orphans(new, [(GROUP, TOPIC)])
+        field = f"instance {new._running.name}"
+        number, _settled, keeps = place.ask("HGET", place.keys.record, field).split(" ", 2)
+        place.ask("HSET", place.keys.record, field, f"{number} 0 {keeps}")
+        await until_orphans(await place.adapter(**keeping()), [(GROUP, TOPIC)])
+
+
 @pytest.mark.parametrize("field", ["serves {name} {part}", "part {part}"])
 async def test_what_somebody_has_removed_is_said_again(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, field: str

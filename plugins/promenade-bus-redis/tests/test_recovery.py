@@ -407,6 +407,25 @@ async def test_replies_are_lost_all_the_time(start_server: StartServer, start_pr
 # --- groups that are gone ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_group_that_is_gone_while_nothing_comes(
+    redis_server: SharedServer, ordered: bool, others: int
+) -> None:
+    """Who finds its group gone while it waits makes it again, and reads what is there, with nothing new."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter(block="100ms")
+        taken = [await adapter.open_consumer(spec(name=f"other{number}")) for number in range(others)]
+        consumer = await adapter.open_consumer(spec(ordered=ordered))
+        await place.publish(1, 2)
+        await consumer.settle(acks(await receive(consumer, 2)))
+        assert await consumer.receive(1) == []
+        place.ask("XGROUP", "DESTROY", place.keys.stream(TOPIC), GROUP)
+        assert numbers(await receive(consumer, 2, 20.0)) == [1, 2]
+        for each in (consumer, *taken):
+            await each.close()
+
+
 async def test_a_group_that_is_destroyed(redis_server: SharedServer) -> None:
     """A group that somebody destroyed is made again from the beginning, at once, and health says so."""
     async with place_on(redis_server) as place:

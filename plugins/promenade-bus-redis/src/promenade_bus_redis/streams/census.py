@@ -133,7 +133,10 @@ class Census:
         fields = [f"instance {self._name}"]
         for part in {*parts[first : self._looked_for], *parts[-1:]}:
             fields += [f"serves {self._name} {part}", f"part {part}"]
-        return None in await self._pipe.call("HMGET", self._key, *fields, key=self._key)
+        own, *served = await self._pipe.call("HMGET", self._key, *fields, key=self._key)
+        if own is None or None in served:
+            return True
+        return self._said_settled and own.split(b" ")[1:2] != [b"1"]
 
     @property
     def _is_settled(self) -> bool:

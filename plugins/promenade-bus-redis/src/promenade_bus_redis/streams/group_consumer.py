@@ -69,7 +69,7 @@ class GroupConsumer:
         self._stopped = False
         self._sources: dict[bytes, Source] = {}
         leave_out = self._leave_out if self.pattern is not None else None
-        self._recovery = Recovery(services, upkeep, self._holdings, leave_out)
+        self._recovery = Recovery(services, upkeep, self._holdings, self._read_anew, leave_out)
         key = services.keys.active(spec.topic, spec.group) if spec.ordered else None
         self._turn = Turn(services, key, self.name)
         self._turn_number = 0
@@ -219,6 +219,10 @@ class GroupConsumer:
         self.feeds[topic] = feed
         for source in feed.sources:
             self._sources[source.key.encode()] = source
+        self._unread[feed] = None
+
+    def _read_anew(self, feed: Feed) -> None:
+        """What is there has to be read, although nothing new comes."""
         self._unread[feed] = None
 
     def _leave_out(self, feed: Feed) -> None:

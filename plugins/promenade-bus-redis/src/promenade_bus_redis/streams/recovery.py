@@ -43,7 +43,8 @@ _REGROUPINGS_WITHIN: Final = 5.0
 class Recovery:
     """The part of a group's consumer that looks after what is not new.
 
-    ``leave_out`` is told of a topic whose key somebody uses for something else, where others go on.
+    ``made_again`` is told of a topic whose group was gone, which has to be read from its beginning.
+    ``leave_out`` is told of one whose key somebody uses for something else, where others go on.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Recovery:
         services: Services,
         upkeep: Upkeep,
         holdings: Holdings,
+        made_again: Callable[[Feed], None],
         leave_out: Callable[[Feed], None] | None = None,
     ) -> None:
+        self._made_again = made_again
         self._leave_out = leave_out
         self._services = services
         self._upkeep = upkeep
@@ -191,6 +194,7 @@ class Recovery:
             self._services.ledger.understood(feed.topic, feed.group)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
                 self._services.ledger.reset(feed.topic, feed.group)
+                self._made_again(feed)
             if isinstance(pair[0], int):
                 self._services.ledger.lose_unread(pair[0], feed.topic, feed.group)
             feed.is_open = feed.was_open = True
