@@ -209,10 +209,10 @@ class Mix:
         await self.time(self.chance.choice([0.5, 1, 2.5, 4]))
 
     async def time(self, seconds: float) -> None:
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.clock.call_later(seconds, partial(over.set_result, None))
+        over = asyncio.Event()
+        timer = self.clock.call_later(seconds, over.set)
         try:
-            await over
+            await over.wait()
         finally:
             timer.cancel()
 
