@@ -84,6 +84,11 @@ class Worker:
         return self.task is not None and self.task.cancelling() > 0
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether its handler is running. Threads may ask, too."""
+        return self.entry is not None or self.pool.is_walking(self)
+
+    @property
     def at_several(self) -> bool:
         """Whether it is at an event for several handlers, which nobody has taken apart."""
         return self.rest is not None
@@ -148,7 +153,7 @@ def running_worker() -> Worker | None:
         task = asyncio.current_task()
         if task is not None and task is not worker.task:  # callbacks have no task, and are not told apart
             return worker if worker.pool.was_started_by(worker, task) else None
-    return worker if worker.current is not None else None
+    return worker if worker.is_at_work else None
 
 
 @coroutine
@@ -530,6 +535,10 @@ class WorkerPool:
             else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
         )
 
+    def is_walking(self, worker: Worker) -> bool:
+        """Whether the walk that is open is that worker's."""
+        return self._walker is worker
+
     def current_of(self, worker: Worker) -> Entry | None:
         """The entry of a worker whose walk is open."""
         return self._buffer.current if self._walker is worker else None
@@ -553,9 +562,9 @@ class WorkerPool:
         worker = self._walker
         if worker is None:
             return
-        self._walker = None
         marks = self._buffer.marks
         worker.entry = entry = self._buffer.halt()
+        self._walker = None  # afterwards: a handler's thread may ask whether its worker is at work
         port, payload, counter = entry
         if worker.rest is not None:
             worker.entry = port, payload, counter = self._part_of(worker, entry, marks)
