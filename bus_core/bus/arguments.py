@@ -64,7 +64,7 @@ def checked_event(topic: Topic[Any], event: object) -> Event:
     raise EventTypeMismatch(topic.name, class_name(topic.event_class), got)
 
 
-def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     """A frozen copy of headers; raises ``TypeError``, or ``SerializationError`` for text that is no text.
 
     Every adapter refuses the same ones, here: events of others travel in the same batch. Those that are too

@@ -134,18 +134,15 @@ class Outbound:
             route = None
         if route is not None and event.__class__ is route.event_class and get_ident() == self._life.thread:
             self._life.check_loop("publish")
+            sent = checked_headers(headers)
             if self.middleware:
-                given = {} if headers is None else dict(checked_headers(headers))
-                await route.chain(Envelope(route.name, event, given))
-                return
-            sent = NO_HEADERS if headers is None else checked_headers(headers)
-            await self.carried.accept(route, event, sent)  # room is all that was missing
+                await route.chain(Envelope(route.name, event, dict(sent)))
+            else:
+                await self.carried.accept(route, event, sent)  # room is all that was missing
             return
-        if headers is None:
-            handed_over = self._handed_over(topic, event)
-            if handed_over is not None:
-                await handed_over
-                return
+        if headers is None and (sending := self._sent_on(topic, event)) is not None:
+            await sending
+            return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
             await self._way_of(item)
@@ -189,7 +186,7 @@ class Outbound:
         self._life.check_accepting()
         declared = self.declared(topic)
         checked = checked_event(declared, event)
-        return HeldEvent(declared, checked, NO_HEADERS if headers is None else checked_headers(headers))
+        return HeldEvent(declared, checked, checked_headers(headers))
 
     def declared(self, topic: object) -> Topic[Any]:
         """The topic that is meant; raises ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``."""
@@ -247,7 +244,7 @@ class Outbound:
         if self._adapter().features.in_process:
             results: list[Exception | None] = []
             for topic, event in items:
-                try:
+                try:  # what result_of does, which would be another coroutine for each event
                     await publish(topic, event)
                 except Exception as error:
                     results.append(error)
@@ -259,24 +256,38 @@ class Outbound:
             )
         raise_failures(results)
 
-    def _handed_over(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+    def _sent_on(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """What is left of a publish to an adapter outside of the process, when nothing stands in between.
 
-        None where there is more to do.
+        None where a further look is needed.
         """
         try:
             onward = self.onward.get(topic)
         except TypeError:
             return None
         if onward is None or event.__class__ is not onward.event_class:
-            return self._begin_to_send(self._checked(topic, event, None))
+            return None
         self._life.check_loop("publish")
         return self.carried.hand_over(onward, event, NO_HEADERS)
 
+    def _handed_over(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+        """Begins to publish one of many; None where it has to be published by itself."""
+        sending = self._sent_on(topic, event)
+        if sending is not None or self._goes_alone:
+            return sending
+        return self._begin_to_send(self._checked(topic, event, None))
+
+    @property
+    def _goes_alone(self) -> bool:
+        """Whether each event is published by itself.
+
+        A middleware may wait, and then others would come first; in a block of after_commit events are held.
+        """
+        return bool(self.middleware) or open_block(self._block.get()) is not None
+
     def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
         """Hands a checked event to the carrier; None where it has to be published by itself."""
-        # A middleware may wait, and then others would come first; in a block of after_commit it is held.
-        if self.middleware or open_block(self._block.get()) is not None:
+        if self._goes_alone:
             return None
         return self.carried.hand_over(self._route(item.topic), item.event, item.headers)
 

@@ -12,8 +12,7 @@ How it stays fair and isolated:
 
 - Workers that have run for ``SLICE`` seconds without a pause give way to the rest of the loop.
 - One worker goes along the queue. Others are woken when it is held up in a handler, and go along what it has
-left:
-  fast handlers run in one worker, slow ones in all of them.
+  left: fast handlers run in one worker, slow ones in all of them.
 - A worker whose context variables changed in a handler ends, and a fresh one takes its place.
 - Whatever a handler raises is a failure of that handler. Only the engine's own shutdown stops the workers.
 """
@@ -32,7 +31,7 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
 from bus_core.dispatch.retries import FollowUp
-from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Payload, Port, Unit
+from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Payload, Port, Unit, waited_for
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
@@ -86,10 +85,7 @@ class Engine:
         self._codec = codec
         self.worker_pool_size = worker_pool_size
         self._follow_up = FollowUp(
-            codec=codec,
-            clock=clock,
-            finish=lambda job: self.finish(job),
-            unknown_version_wait=unknown_version_wait,
+            codec=codec, clock=clock, finish=self.finish, unknown_version_wait=unknown_version_wait
         )
         self._pool = WorkerPool(
             size=worker_pool_size,
@@ -177,10 +173,7 @@ class Engine:
             self._pool.rouse()
         causing = running_worker() if self._marks else None
         marks = () if causing is None else causing.marks
-        unit = Unit(len(lanes)) if len(paused) > 1 or (paused and ready) or marks else None
-        for mark in marks:
-            assert unit is not None, "somebody waits for it"
-            mark.add(unit)
+        unit = waited_for(len(lanes), marks) if len(paused) > 1 or (paused and ready) or marks else None
         self.buffer.accepted()
         if ready:
             port = self.port_for(bare if as_it_is else [lane.record_port for lane in ready])
@@ -212,8 +205,7 @@ class Engine:
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
-        self.take_over()  # what runs was there before, as was what stands in the queue
-        lane.gather()
+        lane.gather()  # what runs was there before, as was what stands in the queue
         record: Record = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
         lane.accept(Job(lane, record, event=event, past=Past(history=letter.attempts, redelivered=True)))

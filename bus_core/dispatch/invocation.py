@@ -156,6 +156,7 @@ class Invocation:
 
     def _with_chain(self, chain: Handler) -> _Calls:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+        source_of = self._source_of
 
         def of_record(record: Record) -> Awaitable[Any]:
             event: Any = record[0]
@@ -165,16 +166,11 @@ class Invocation:
                 return NOTHING
             return chain(envelope_of(event, (record, name, 1, False)))
 
-        def of_job(job: Job) -> Awaitable[Any]:
-            event = self._event_of(job)
-            if where is not None and not selects(event):
-                return NOTHING
-            return chain(envelope_of(event, self._source_of(job)))
-
-        return of_record, of_job
+        return of_record, self._of_job(lambda event, job: chain(envelope_of(event, source_of(job))))
 
     def _with_delivery(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+        source_of = self._source_of
 
         def of_record(record: Record) -> Awaitable[Any]:
             event: Any = record[0]
@@ -184,13 +180,7 @@ class Invocation:
                 return NOTHING
             return call(event, delivery_of((record, name, 1, False)))
 
-        def of_job(job: Job) -> Awaitable[Any]:
-            event = self._event_of(job)
-            if where is not None and not selects(event):
-                return NOTHING
-            return call(event, delivery_of(self._source_of(job)))
-
-        return of_record, of_job
+        return of_record, self._of_job(lambda event, job: call(event, delivery_of(source_of(job))))
 
     def _with_event(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
         where, decode, selects = self._where, self._host.decode, self._selects
@@ -203,13 +193,18 @@ class Invocation:
                 return NOTHING
             return call(event)
 
+        return of_record, self._of_job(lambda event, _job: call(event))
+
+    def _of_job(self, call: Callable[[Event, Job], Awaitable[Any]]) -> Callable[[Job], Awaitable[Any]]:
+        where, event_of, selects = self._where, self._event_of, self._selects
+
         def of_job(job: Job) -> Awaitable[Any]:
-            event = self._event_of(job)
+            event = event_of(job)
             if where is not None and not selects(event):
                 return NOTHING
-            return call(event)
+            return call(event, job)
 
-        return of_record, of_job
+        return of_job
 
     # --- one attempt --------------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ class Buffer:
     The newest of them are two open columns, ``ports`` and ``payloads``: all that ``publish`` does for an
     event is to append to both. Before them come batches, from the first of which a worker is given a walk:
     some entries at once, so that nothing is popped or counted per event. The open columns become the last
-    batch when they are next, when they are long, or when an entry with a counter follows: then their events
-    are counted, too. A batch holds either plain entries or such that have a counter.
+    batch when they are next, or when an entry with a counter follows: then their events are counted, too. A
+    batch holds either plain entries or such that have a counter.
 
     One walk is open at a time. It ends when the worker has come to its end (``end``), or when the worker
     turns out to be held up in a handler (``halt``), which leaves it with the entry that it is at.
@@ -83,12 +83,9 @@ class Buffer:
 
         ``is_plain`` tells of which kind they are: whether they have no counters.
         """
-        batches = self._batches
-        if not batches:
-            if not self.ports:
-                return None
-            self.seal()
-        batch = batches[0]
+        batch = self._next_batch()
+        if batch is None:
+            return None
         counters = batch.counters
         most = most_plain if counters is None else most_counted
         start = batch.begun
@@ -96,7 +93,7 @@ class Buffer:
         self._walk_payloads = payloads = batch.payloads[start : start + most]
         batch.begun = begun = start + len(ports)
         if begun == len(batch.ports):
-            batches.popleft()
+            self._batches.popleft()
         self._walked = batch
         self.marks = batch.marks
         self._walk_at = at = iter(ports)
@@ -109,15 +106,10 @@ class Buffer:
         return zip(at, payloads, counted, strict=False)
 
     def take_one(self) -> Entry | None:
-        """The next entry, without a walk: whoever takes it settles it. None where others have to know of
-        it.
-        """
-        batches = self._batches
-        if not batches:
-            if not self.ports:
-                return None
-            self.seal()
-        batch = batches[0]
+        """The next entry, without a walk, for whoever settles it; None where others have to know of it."""
+        batch = self._next_batch()
+        if batch is None:
+            return None
         at = batch.begun
         port = batch.ports[at]
         if batch.marks or not port.is_alone:
@@ -127,8 +119,16 @@ class Buffer:
         entry = port, batch.payloads[at], None if counters is None else counters[at]
         batch.begun = begun = at + 1
         if begun == len(batch.ports):
-            batches.popleft()
+            self._batches.popleft()
         return entry
+
+    def _next_batch(self) -> Batch | None:
+        """What the next entry stands in; None when there is none."""
+        if not self._batches:
+            if not self.ports:
+                return None
+            self.seal()
+        return self._batches[0]
 
     @property
     def begun(self) -> int:
@@ -147,25 +147,18 @@ class Buffer:
 
     def halt(self) -> Entry:
         """Ends the walk with the entry that the worker is at, which it is left with; others get the rest."""
-        batch, ports, left = self._walked, self._walk_ports, length_hint(self._walk_at)
-        assert batch is not None, "a walk is open"
-        at = len(ports) - left - 1
-        counters = batch.counters
-        entry = (
-            ports[at],
-            self._walk_payloads[at],
-            None if counters is None else counters[batch.begun - left - 1],
-        )
-        self._close(batch, left, at)
+        entry = self.current
+        self._close(unfinished=1)
         return entry
 
     def end(self) -> None:
         """Ends the walk: the worker is through with all that it has begun; others get the rest."""
+        self._close(unfinished=0)
+
+    def _close(self, *, unfinished: int) -> None:
         batch, left = self._walked, length_hint(self._walk_at)
         assert batch is not None, "a walk is open"
-        self._close(batch, left, len(self._walk_ports) - left)
-
-    def _close(self, batch: Batch, left: int, finished: int) -> None:
+        finished = len(self._walk_ports) - left - unfinished
         if left:
             if batch.begun == len(batch.ports):
                 self._batches.appendleft(batch)
@@ -288,9 +281,7 @@ class Buffer:
         self._count(number)
 
     def delivery_settled(self, unit: Unit | None, number: int = 1) -> None:
-        """A delivery has come to its end, good or bad, or several. Without a unit it was the event's only
-        one.
-        """
+        """Deliveries of one event have come to their end, good or bad. Without a unit it had only one."""
         if unit is not None:
             unit.remaining -= number
             if unit.remaining:

@@ -7,7 +7,7 @@ A ``Job`` is made of it when it has come to more: a failure, a handler that othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
 
@@ -28,6 +28,7 @@ __all__ = [
     "Unit",
     "key_of_record",
     "unit_of",
+    "waited_for",
 ]
 
 
@@ -61,6 +62,14 @@ class Unit:
     def __init__(self, remaining: int, marks: tuple[DrainMark, ...] = ()) -> None:
         self.remaining = remaining
         self.marks = marks
+
+
+def waited_for(remaining: int, marks: Iterable[DrainMark]) -> Unit:
+    """The unit of an event that these drains wait for, from now on."""
+    unit = Unit(remaining)
+    for mark in marks:
+        mark.add(unit)
+    return unit
 
 
 def key_of_record(record: Record) -> str:

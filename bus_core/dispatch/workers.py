@@ -14,7 +14,18 @@ from weakref import WeakKeyDictionary
 
 from bus_core.dispatch.invocation import NOTHING
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Payload, Port, ShutOut, Unit, unit_of
+from bus_core.dispatch.units import (
+    DrainMark,
+    Entry,
+    Job,
+    JobLane,
+    Payload,
+    Port,
+    ShutOut,
+    Unit,
+    unit_of,
+    waited_for,
+)
 from bus_core.errors import WrongEventLoop
 from bus_core.events.messages import Record
 from bus_core.runtime.clock import lease_clock
@@ -377,9 +388,7 @@ class WorkerPool:
             return self._replace(worker)
 
     async def _handle_counted(self, worker: Worker, walk: Iterator[Entry]) -> bool:
-        """Handles a walk along entries that have a counter; False when a handler changed the context
-        variables.
-        """
+        """Handles a walk along entries with counters; False when a handler changed the context variables."""
         for port, payload, counter in walk:
             try:
                 await port.call(payload)
@@ -489,9 +498,7 @@ class WorkerPool:
             self.loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Runs when every worker has paused. Wakes workers for what is left, if none of those awake goes
-        on.
-        """
+        """Runs when every worker has paused. Wakes others for what is left, if none of them goes on."""
         self._next_turn_planned = False
         if self._walker is not None:
             self._held_up()
@@ -502,8 +509,7 @@ class WorkerPool:
             self._buffer.fall_asleep()
             return
         self._buffer.stay_awake()
-        # The more of them are held up at once, the more are woken: what waits long shall soon occupy them
-        # all.
+        # The more of them are held up at once, the more are woken: what waits long soon occupies them all.
         self._wave = 1 if self._rested else self._wave * 2
         self._rested = False
         self._wake(min(left, self._wave))
@@ -670,10 +676,7 @@ class WorkerPool:
             raise ShutOut
         # Its entry is finished, and the job takes another place.
         marks = buffer.marks
-        unit = Unit(1) if marks else None
-        for mark in marks:
-            assert unit is not None, "it has marks"
-            mark.add(unit)
+        unit = waited_for(1, marks) if marks else None
         lane.record_port.apart += 1
         buffer.received(1)
         lane.accept(lane.job_of(record, unit))
