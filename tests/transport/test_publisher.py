@@ -536,6 +536,24 @@ async def test_after_commit_shares_batches(server: Server) -> None:
     assert stored(server) == [*range(51)]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new topic", "known topic"])
+async def test_after_commit_holds_many(server: Server, known: bool) -> None:
+    """What `publish_many` gets inside of a block is held by it, and dropped with it."""
+    async with running_remote_bus(server) as bus:
+        if known:
+            await bus.publish(HAPPENED, happened(0))
+        before = stored(server)
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what raises
+            async with bus.after_commit():
+                await bus.publish_many((HAPPENED, happened(n)) for n in range(1, 4))
+                raise ZeroDivisionError
+        assert stored(server) == before
+        async with bus.after_commit():
+            await bus.publish_many((HAPPENED, happened(n)) for n in range(4, 7))
+            assert stored(server) == before
+        assert stored(server) == [*before, 4, 5, 6]
+
+
 async def test_after_commit(server: Server) -> None:
     """What is published in a block is sent when it ends well, and dropped when it raises."""
     async with running_remote_bus(server) as bus:
