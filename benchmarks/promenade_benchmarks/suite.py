@@ -48,7 +48,7 @@ class Effort:
 
 FULL = Effort(
     deliveries=1_200,
-    seconds=240,
+    seconds=275,
     calls=100,
     latency_samples=5_000,
     queued_events=2_000,
@@ -465,7 +465,7 @@ STEPS: dict[str, tuple[Step, float]] = {
     "growth": (_steady, 6),
     "backlog": (_backlog, 6),
     "payload": (_payload, 3),
-    "topics": (_topics, 12),
+    "topics": (_topics, 24),
     "patterns": (_patterns, 6),
 }
 """By the names that the command line takes, with their shares of the time."""
