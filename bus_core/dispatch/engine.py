@@ -92,9 +92,9 @@ class Engine:
             buffer=self.buffer,
             inside=self,
             failed=self._follow_up.attempt_failed,
-            stood_still=self._tell_of_standstill,
+            process_paused=self._notify_process_paused,
         )
-        self._standstill: list[Callable[[], None]] = []
+        self._pause_observers: list[Callable[[], None]] = []
         self._marks: set[DrainMark] = set()
 
     def finish(self, job: Job) -> None:
@@ -113,23 +113,23 @@ class Engine:
         """Calls ``observer`` with every failed attempt."""
         self._follow_up.observe(observer)
 
-    def observe_standstill(self, observer: Callable[[], None]) -> None:
+    def observe_process_pause(self, observer: Callable[[], None]) -> None:
         """Calls ``observer`` before an entry is begun when none was for a while.
 
         The process may have stood still. It may take entries out of the queue, as ``Lane.hold_back`` does.
         """
-        self._standstill.append(observer)
+        self._pause_observers.append(observer)
 
-    def _tell_of_standstill(self) -> None:
-        for observer in self._standstill:
+    def _notify_process_paused(self) -> None:
+        for observer in self._pause_observers:
             observer()
 
-    def unbegun(self, lane: Lane) -> list[Job]:
+    def unstarted(self, lane: Lane) -> list[Job]:
         """Of a lane that is held back all that no worker is at: what waits for its turn, or for a retry."""
         return [*lane.held_jobs(), *self._follow_up.of_lane(lane)]
 
-    def disown(self, lane: Lane, jobs: Collection[Job]) -> None:
-        """Ends ``lane.hold_back``. Some of what was ``unbegun`` is others': nothing follows of it."""
+    def drop_lost(self, lane: Lane, jobs: Collection[Job]) -> None:
+        """Ends ``lane.hold_back``. Some of what was ``unstarted`` is others': nothing follows of it."""
         lane.go_on(jobs, self._follow_up.take(jobs))
         for job in jobs:
             self.buffer.delivery_settled(job.unit)

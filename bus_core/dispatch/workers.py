@@ -42,7 +42,7 @@ SLICE = 0.002
 _LONGEST_WALK = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
-_STANDSTILL = 1.0
+_PROCESS_PAUSE = 1.0
 """Seconds without any walk, after which one asks whether the process stood still."""
 
 _REVIVAL = 0.1
@@ -176,7 +176,7 @@ class WorkerPool:
     """Runs what stands in a buffer in at most ``size`` workers.
 
     ``failed`` is called with each job whose attempt failed, and has to see it through. ``inside`` is what
-    ``current_worker().pool.inside`` tells a handler: the engine that it runs in. ``stood_still`` is called
+    ``current_worker().pool.inside`` tells a handler: the engine that it runs in. ``process_paused`` is called
     before an entry is begun when none was for a while; it may take entries back.
     """
 
@@ -187,10 +187,10 @@ class WorkerPool:
         buffer: Buffer,
         inside: object,
         failed: Callable[[Job, BaseException], None],
-        stood_still: Callable[[], None],
+        process_paused: Callable[[], None],
     ) -> None:
         self.inside = inside
-        self._stood_still = stood_still
+        self._process_paused = process_paused
         self.stopping = False
         self.lost = 0
         self._size = size
@@ -444,9 +444,9 @@ class WorkerPool:
         """
         now = lease_clock()
         since, self._began_at = self._began_at, now
-        if now - since > _STANDSTILL:
+        if now - since > _PROCESS_PAUSE:
             self.take_over()
-            self._stood_still()
+            self._process_paused()
         if self._walker is not None:
             self._held_up()  # another one is; what it has left comes first
         buffer = self._buffer

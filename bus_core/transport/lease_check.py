@@ -12,13 +12,13 @@ from bus_core.dispatch.units import Job
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
 from bus_core.runtime.sleeper import Sleeper
 
-__all__ = ["Doubt"]
+__all__ = ["LeaseCheck"]
 
 
-class Doubt:
+class LeaseCheck:
     """Holds a lane back while its consumer finds out what it owns still.
 
-    ``unbegun`` gives the jobs that no handler is at. ``over`` is called with those of them that others own,
+    ``unstarted`` gives the jobs that no handler is at. ``over`` is called with those of them that others own,
     which may be none; it lets the lane go on.
     """
 
@@ -26,13 +26,13 @@ class Doubt:
         self,
         lane: Lane,
         consumer: LeasingConsumer,
-        unbegun: Callable[[], Sequence[Job]],
+        unstarted: Callable[[], Sequence[Job]],
         over: Callable[[Set[Job]], None],
     ) -> None:
         self.trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._lane = lane
         self._consumer = consumer
-        self._unbegun = unbegun
+        self._unstarted = unstarted
         self._over = over
         self._lost: Set[Job] = frozenset()
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class Doubt:
     async def _ask(self) -> None:
         pause = FIRST_PAUSE
         while not self._stopping:
-            jobs = self._unbegun()
+            jobs = self._unstarted()
             answers = await answers_to(self._consumer.confirm, [job.receipt for job in jobs], "messages")
             if not isinstance(answers, BaseException):
                 self._lost = {job for job, is_owned in zip(jobs, answers, strict=True) if not is_owned}

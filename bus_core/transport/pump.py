@@ -27,7 +27,7 @@ from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, gro
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
 from bus_core.transport.flow_control import LARGEST_BATCH, Intake, Share
-from bus_core.transport.lease_check import Doubt
+from bus_core.transport.lease_check import LeaseCheck
 from bus_core.transport.settlement import Settlement
 
 __all__ = ["Pump"]
@@ -68,7 +68,7 @@ class Pump:
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._calling_since: float | None = None
         self._consumer: Consumer | None = None
-        self._doubt: Doubt | None = None  # where what is held may become others'
+        self._lease_check: LeaseCheck | None = None  # where what is held may become others'
         self._settlement: Settlement | None = None
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
@@ -137,8 +137,8 @@ class Pump:
         self._share.leave()
         if self._consumer is not None:
             self._consumer.stop()
-        if self._doubt is not None:
-            self._doubt.stop()
+        if self._lease_check is not None:
+            self._lease_check.stop()
         self._has_tried()
         self._sleeper.wake()
 
@@ -178,8 +178,8 @@ class Pump:
             await self._emptied
         if self._settlement is not None:
             await self._settlement.close()
-        if self._doubt is not None:
-            await self._doubt.ended()
+        if self._lease_check is not None:
+            await self._lease_check.ended()
         if self._consumer is not None:
             try:
                 await self._consumer.close()
@@ -195,8 +195,8 @@ class Pump:
         for task in (self._receiving, self._closing, self._offering):
             if task is not None:
                 task.cancel()
-        if self._doubt is not None:
-            self._doubt.abort()
+        if self._lease_check is not None:
+            self._lease_check.abort()
         if self._settlement is not None:
             self._settlement.abort()
 
@@ -228,8 +228,8 @@ class Pump:
         found = self._trouble.text or self._stalled(self._calling_since, call)
         if settlement is not None:
             found = found or settlement.trouble.text or self._stalled(settlement.calling_since, "settle")
-        if self._doubt is not None:
-            found = found or self._doubt.trouble.text
+        if self._lease_check is not None:
+            found = found or self._lease_check.trouble.text
         return found
 
     def _stalled(self, since: float | None, call: str) -> str | None:
@@ -306,8 +306,8 @@ class Pump:
         self._settlement = Settlement(self.lane.spec.name, consumer, self._settled)
         self._consumer = consumer
         if isinstance(consumer, LeasingConsumer):
-            unbegun = partial(self._engine.unbegun, self.lane)
-            self._doubt = Doubt(self.lane, consumer, unbegun, self._disown)
+            unstarted = partial(self._engine.unstarted, self.lane)
+            self._lease_check = LeaseCheck(self.lane, consumer, unstarted, self._drop_lost)
         if self._stopping:
             consumer.stop()
         elif self._opened is not None:
@@ -438,35 +438,35 @@ class Pump:
             return
         if self._settlement is not None:
             await self._settlement.close()
-        if self._doubt is not None:
-            self._doubt.stop()
-            await self._doubt.ended()
+        if self._lease_check is not None:
+            self._lease_check.stop()
+            await self._lease_check.ended()
         if (fault := await fault_of(consumer.close())) is not None:
             self._trouble.failed("leave its turn", fault)
-        self._consumer = self._settlement = self._doubt = self._emptied = None
+        self._consumer = self._settlement = self._lease_check = self._emptied = None
         self._stands_aside = False
         again_at = time.monotonic() + _ASIDE
         while not self._stopping and (left := again_at - time.monotonic()) > 0:
             await self._sleeper.sleep(left)
 
-    # --- after a standstill -------------------------------------------------------------------------------
+    # --- after a process pause -------------------------------------------------------------------------------
 
-    def look_at_leases(self) -> None:
+    def check_leases(self) -> None:
         """Begins nothing of what it holds before it is confirmed, if that may be others' by now."""
-        if self._held and self._doubt is not None:
-            self._doubt.look()
+        if self._held and self._lease_check is not None:
+            self._lease_check.look()
 
-    def _disown(self, lost: Set[Job]) -> None:
+    def _drop_lost(self, lost: Set[Job]) -> None:
         """Goes on without what others own."""
         lost = self._held.keys() & lost  # not what was given back meanwhile
         for job in lost:
             del self._held[job]
         self._unsettled -= len(lost)
         self.lane.late += len(lost)
-        self._engine.disown(self.lane, lost)
+        self._engine.drop_lost(self.lane, lost)
         if lost:
             logger.warning(
-                "%d messages were not begun after a standstill: other consumers own them (subscription=%s)",
+                "%d messages were not begun after a process pause: other consumers own them (subscription=%s)",
                 len(lost),
                 self.lane.spec.name,
             )

@@ -67,11 +67,11 @@ class RemoteCarrier:
         self._intake = Intake(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
         self._opening: dict[Pump, None] = {}
-        engine.observe_standstill(self._look_at_leases)
+        engine.observe_process_pause(self._check_leases)
 
-    def _look_at_leases(self) -> None:
+    def _check_leases(self) -> None:
         for pump in self._pumps.values():
-            pump.look_at_leases()
+            pump.check_leases()
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:

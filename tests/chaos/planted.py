@@ -83,7 +83,7 @@ def _miss_one_less() -> None:
 
 
 def _never_doubt() -> None:
-    """What is held is begun after a standstill, whoever owns it."""
+    """What is held is begun after a process pause, whoever owns it."""
     GroupConsumer.in_doubt = False  # type: ignore[method-assign, assignment]
 
 

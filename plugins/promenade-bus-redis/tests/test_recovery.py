@@ -233,7 +233,7 @@ async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
 
 
 async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> None:
-    """What was received, and not handed out before a standstill, is not handed out when others own it."""
+    """What was received, and not handed out before a process pause, is not handed out when others own it."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         consumer = leasing(await first.open_consumer(spec()))

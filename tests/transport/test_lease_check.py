@@ -1,4 +1,4 @@
-"""After a standstill of the process, what it holds may be others': it asks before it begins any of it."""
+"""After a pause of the process, what it holds may be others': it asks before it begins any of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from bus_core import BusError, HealthStatus, Postpone, SubscriptionSpec
 from bus_core.bus.bus import Bus
-from bus_core.transport.lease_check import Doubt
+from bus_core.transport.lease_check import LeaseCheck
 from support.buses import HAPPENED, Happened, happened, state_of, until
 from support.remote import Consumer, Entry, Server, running_remote_bus
 
@@ -24,8 +24,8 @@ class Unreachable(BusError):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    # Every burst is taken for the first one after a standstill; consumers are in doubt where a test says so.
-    monkeypatch.setattr("bus_core.dispatch.workers._STANDSTILL", -1.0)
+    # Every burst is taken for the first one after a process pause; consumers are in doubt where a test says so.
+    monkeypatch.setattr("bus_core.dispatch.workers._PROCESS_PAUSE", -1.0)
     return Server()
 
 
@@ -122,7 +122,9 @@ async def test_what_others_own_is_not_begun(
         assert (state.handled, state.late, state.queued) == (3, 3, 0)
         assert held.bus.state().unsettled == 0
     told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert told == ["3 messages were not begun after a standstill: other consumers own them (subscription=h)"]
+    assert told == [
+        "3 messages were not begun after a process pause: other consumers own them (subscription=h)"
+    ]
 
 
 @pytest.mark.parametrize("lost", [{1}, {1, 2}, {2}, {4}, {4, 5}, {1, 4}, {1, 2, 3}, {1, 2, 3, 4, 5}])
@@ -315,14 +317,14 @@ class Confirming:
         return [True for _ in receipts]
 
 
-def doubt_of(lane: Any, consumer: Confirming) -> Doubt:
-    return Doubt(lane, consumer, list, lane.go_on)
+def lease_check_of(lane: Any, consumer: Confirming) -> LeaseCheck:
+    return LeaseCheck(lane, consumer, list, lane.go_on)
 
 
 async def test_a_cancellation_before_it_has_begun() -> None:
-    """The lane goes on, and the next standstill is asked about again."""
+    """The lane goes on, and the next process pause is asked about again."""
     lane, consumer = Lane(), Confirming()
-    doubt = doubt_of(lane, consumer)
+    doubt = lease_check_of(lane, consumer)
     doubt.look()
     assert lane.is_held_back
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -337,7 +339,7 @@ async def test_a_cancellation_before_it_has_begun() -> None:
 async def test_who_cannot_tell_is_in_doubt() -> None:
     """What `in_doubt` raises ends nobody: it is asked what is owned."""
     lane, consumer = Lane(), Confirming(Unreachable("secret"))
-    doubt = doubt_of(lane, consumer)
+    doubt = lease_check_of(lane, consumer)
     doubt.look()
     assert (
         doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable: secret"
