@@ -26,8 +26,8 @@ from bus_core.runtime.error_text import place_of
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, grown, raised_by_itself
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
-from bus_core.transport.flow_control import LARGEST_BATCH, Intake, Share
 from bus_core.transport.lease_check import LeaseCheck
+from bus_core.transport.prefetch import LARGEST_BATCH, PrefetchBudget, PrefetchQuota
 from bus_core.transport.settlement import Settlement
 
 __all__ = ["Pump"]
@@ -54,15 +54,15 @@ _STALLED = 30.0
 class Pump:
     """Implements ``Settler`` for one lane of an adapter outside of the process."""
 
-    def __init__(self, lane: Lane, adapter: Adapter, engine: Engine, intake: Intake) -> None:
+    def __init__(self, lane: Lane, adapter: Adapter, engine: Engine, budget: PrefetchBudget) -> None:
         self.lane = lane
         self.releases = adapter.features.durable and lane.spec.mode == "group"
         # What has to keep its order, or cannot come from elsewhere, waits here for its retry.
         self._parks = self.releases and adapter.features.delayed and not lane.spec.ordered
         self._adapter = adapter
         self._engine = engine
-        self._intake = intake
-        self._share = Share(intake, lane, self.look_again)
+        self._budget = budget
+        self._quota = PrefetchQuota(budget, lane, self.look_again)
         self._failing = False  # it sleeps because of a failure, whatever else changes
         self._after_nothing = _AFTER_NOTHING
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
@@ -134,7 +134,7 @@ class Pump:
         if self._stopping:
             return
         self._stopping = True
-        self._share.leave()
+        self._quota.leave()
         if self._consumer is not None:
             self._consumer.stop()
         if self._lease_check is not None:
@@ -295,7 +295,7 @@ class Pump:
         if self.lane.paused:
             return 0, None
         failed = 0 if self._settlement is None else self._settlement.failed
-        return self._share.limit(self._unsettled, len(self._held), failed)
+        return self._quota.limit(self._unsettled, len(self._held), failed)
 
     async def _open(self) -> None:
         self._calling_since = time.monotonic()
@@ -320,14 +320,14 @@ class Pump:
 
     async def _receive(self, consumer: Consumer, limit: int) -> None:
         count = 0
-        self._share.taking(limit)
+        self._quota.taking(limit)
         self._calling_since = began = time.monotonic()
         try:
             batch = [*await consumer.receive(limit)]
             count = len(batch)
         finally:
             self._calling_since = None
-            self._share.took(limit, count)
+            self._quota.took(limit, count)
         self._accept_all(batch)
         if batch or time.monotonic() - began > _AFTER_NOTHING:
             self._after_nothing = _AFTER_NOTHING
@@ -466,11 +466,11 @@ class Pump:
         self._engine.drop_lost(self.lane, lost)
         if lost:
             logger.warning(
-                "%d messages were not begun after a process pause: other consumers own them (subscription=%s)",
+                "%d messages were not started after a pause: other consumers own them (subscription=%s)",
                 len(lost),
                 self.lane.spec.name,
             )
-            self._intake.changed()
+            self._budget.changed()
             self.look_again()
             self._look_at_held()
 
@@ -492,7 +492,7 @@ class Pump:
             return False
         assert self._consumer is not None, "nothing is held before it was received"
         if self._parks and (
-            delay > self._consumer.longest_hold or self.lane.waiting >= self._share.most_waiting
+            delay > self._consumer.longest_hold or self.lane.waiting >= self._quota.most_waiting
         ):
             self._decide(job, _outcome("retry", job, delay))
             return False
@@ -546,7 +546,7 @@ class Pump:
         for job in jobs:
             if job is not None:
                 self._engine.finish(job)
-        self._intake.changed()
+        self._budget.changed()
         self.look_again()
 
 

@@ -17,7 +17,7 @@ from bus_core.events.base import Event
 from bus_core.runtime.failures import Trouble
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.timeouts import expiry
-from bus_core.transport.flow_control import Intake
+from bus_core.transport.prefetch import PrefetchBudget
 from bus_core.transport.publisher import Publisher
 from bus_core.transport.pump import Pump
 from bus_core.transport.routes import Route
@@ -64,7 +64,7 @@ class RemoteCarrier:
         self._check_accepting = check_accepting
         self._backlogs = adapter.backlogs if isinstance(adapter, CountingAdapter) else self._count_each
         self._publisher = Publisher(adapter, engine.clock, publish_timeout)
-        self._intake = Intake(engine.buffer, engine.worker_pool_size)
+        self._budget = PrefetchBudget(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
         self._opening: dict[Pump, None] = {}
         engine.observe_process_pause(self._check_leases)
@@ -86,7 +86,7 @@ class RemoteCarrier:
     # --- subscriptions ------------------------------------------------------------------------------------
 
     def attach(self, lane: Lane) -> None:
-        pump = Pump(lane, self._adapter, self._engine, self._intake)
+        pump = Pump(lane, self._adapter, self._engine, self._budget)
         lane.settler = self._pumps[lane] = pump
         self._opening[pump] = None
         pump.start()
@@ -179,7 +179,7 @@ class RemoteCarrier:
 
     @property
     def _moved(self) -> tuple[int, int]:
-        return self._intake.arrived, self._publisher.published
+        return self._budget.arrived, self._publisher.published
 
     async def _nothing_left(self, lanes: Sequence[Lane], trouble: Trouble) -> bool:
         if self._engine.buffer.unsettled:

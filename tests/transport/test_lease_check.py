@@ -123,7 +123,7 @@ async def test_what_others_own_is_not_begun(
         assert held.bus.state().unsettled == 0
     told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert told == [
-        "3 messages were not begun after a process pause: other consumers own them (subscription=h)"
+        "3 messages were not started after a pause: other consumers own them (subscription=h)"
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 
-__all__ = ["LARGEST_BATCH", "Intake", "Share"]
+__all__ = ["LARGEST_BATCH", "PrefetchBudget", "PrefetchQuota"]
 
 _FIRST_BATCH = 16
 LARGEST_BATCH = 512
@@ -16,16 +16,16 @@ _QUICK, _SLOW = 0.05, 0.25
 """Seconds to settle a batch in: below the first more is taken at once, above the other less."""
 
 
-class Intake:
+class PrefetchBudget:
     """The room in the buffer, and who waits for some. ``arrived`` counts all messages so far."""
 
     def __init__(self, buffer: Buffer, workers: int) -> None:
         self.arrived = 0
         self.workers = workers
-        self.shares = 0
+        self.quotas = 0
         self.reserved = 0  # for messages that are on their way, as far as one can tell
         self._buffer = buffer
-        self._hungry: dict[Share, None] = {}  # whoever has waited longest is first
+        self._waiting: dict[PrefetchQuota, None] = {}  # whoever has waited longest is first
 
     @property
     def size(self) -> int:
@@ -37,40 +37,40 @@ class Intake:
         """For how many messages there is room now."""
         return self._buffer.size - self._buffer.unsettled - self.reserved
 
-    def wait(self, share: Share) -> None:
+    def wait(self, quota: PrefetchQuota) -> None:
         """Wakes the share when there may be more room."""
-        self._hungry[share] = None
+        self._waiting[quota] = None
 
     def changed(self) -> None:
         """There may be more room: all who wait look again, the one that has waited longest first."""
-        hungry, self._hungry = self._hungry, {}
-        for share in hungry:
-            share.wake()
+        waiting, self._waiting = self._waiting, {}
+        for quota in waiting:
+            quota.wake()
 
 
-class Share:
+class PrefetchQuota:
     """What one pump may take. ``wake`` is called when that may have become more."""
 
-    def __init__(self, intake: Intake, lane: Lane, wake: Callable[[], None]) -> None:
+    def __init__(self, budget: PrefetchBudget, lane: Lane, wake: Callable[[], None]) -> None:
         self.wake = wake
-        self._intake = intake
+        self._budget = budget
         self._lane = lane
-        self._least = max(_FIRST_BATCH, intake.workers)
+        self._least = max(_FIRST_BATCH, budget.workers)
         self._most = self._least
         self._reserved = 0
         self._more = False  # whether there was more where those came from
         self._filled_at: float | None = None  # when they came, if there was
         self._hurry = False
-        intake.shares += 1
+        budget.quotas += 1
 
     def leave(self) -> None:
         """It takes nothing any more."""
-        self._intake.shares -= 1
+        self._budget.quotas -= 1
 
     @property
     def most_waiting(self) -> int:
         """How many messages may wait here, for a retry or behind their key, beside those that are handled."""
-        return max(self._least, self._intake.size // (2 * max(1, self._intake.shares)))
+        return max(self._least, self._budget.size // (2 * max(1, self._budget.quotas)))
 
     def limit(self, unsettled: int, undecided: int, failed: int) -> tuple[int, float | None]:
         """How many messages may be taken now; if none, in how many seconds to look again.
@@ -83,17 +83,17 @@ class Share:
         own = self._most - (at_work - failed)  # what cannot be settled holds up others when room runs out
         if own <= 0:
             return 0, None
-        room = self._intake.room
+        room = self._budget.room
         if at_work <= 0:
             # One in any case: what others hold may be waiting for the very handler of this lane.
             room = max(room, 1)
         if room <= 0:
-            self._intake.wait(self)
+            self._budget.wait(self)
             return 0, None
         if own * 2 < self._most and not self._hurry:
             # Not one by one while others are handled: batches are what makes it cheap. But no worker shall be
             # without work because others are held up.
-            idle = undecided - waiting < self._intake.workers and own * 8 >= self._most
+            idle = undecided - waiting < self._budget.workers and own * 8 >= self._most
             if not idle:
                 self._hurry = True
                 return 0, _QUICK
@@ -104,7 +104,7 @@ class Share:
     @property
     def _at_first(self) -> int:
         """How many to take where no room is kept for them: all subscriptions may get so many at once."""
-        return max(1, min(self._least, self._intake.size // max(1, self._intake.shares)))
+        return max(1, min(self._least, self._budget.size // max(1, self._budget.quotas)))
 
     def _adapt(self) -> None:
         """Takes more at once where handlers are fast, and less where others could handle it meanwhile."""
@@ -120,14 +120,14 @@ class Share:
     def taking(self, limit: int) -> None:
         """So many were asked for. Room is kept for them where they are likely to be there."""
         self._reserved = limit if self._more else 0
-        self._intake.reserved += self._reserved
+        self._budget.reserved += self._reserved
 
     def took(self, limit: int, count: int) -> None:
         """So many came."""
-        self._intake.reserved -= self._reserved
+        self._budget.reserved -= self._reserved
         self._reserved = 0
-        self._intake.arrived += count
+        self._budget.arrived += count
         self._more = count >= limit
         self._filled_at = time.monotonic() if self._more else None
         if not self._more:
-            self._intake.changed()
+            self._budget.changed()
