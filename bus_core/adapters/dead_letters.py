@@ -121,7 +121,7 @@ class LocalDeadLetters(ABC, Generic[P]):
 
     async def purge(self, where: DeadLetterFilter) -> int:
         """Deletes the letters that the filter selects; returns how many."""
-        doomed = [letter_id for letter_id, kept in self._kept.items() if where.selects(kept.letter)]
-        for letter_id in doomed:
+        selected = [letter_id for letter_id, kept in self._kept.items() if where.selects(kept.letter)]
+        for letter_id in selected:
             del self._kept[letter_id]
-        return len(doomed)
+        return len(selected)

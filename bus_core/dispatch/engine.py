@@ -31,7 +31,17 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
 from bus_core.dispatch.retries import FollowUp
-from bus_core.dispatch.units import DrainMark, Entry, Job, JobLane, Past, Payload, Port, Unit, waited_for
+from bus_core.dispatch.units import (
+    DeliveryState,
+    DrainMark,
+    Entry,
+    Job,
+    JobLane,
+    Payload,
+    Port,
+    Unit,
+    waited_for,
+)
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
@@ -208,7 +218,9 @@ class Engine:
         lane.gather()  # what runs was there before, as was what stands in the queue
         record: Record = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
-        lane.accept(Job(lane, record, event=event, past=Past(history=letter.attempts, redelivered=True)))
+        lane.accept(
+            Job(lane, record, event=event, state=DeliveryState(history=letter.attempts, redelivered=True))
+        )
 
     def receive(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Accepts what an adapter's consumer has handed out."""

@@ -210,8 +210,8 @@ class Invocation:
 
     def _event_of(self, job: Job) -> Event:
         """What is to be handled; raises when it must not be, or cannot be decoded."""
-        if job.doomed is not None:
-            raise PermanentError(job.doomed)
+        if job.reject_reason is not None:
+            raise PermanentError(job.reject_reason)
         if job.event is None:
             payload = job.record[0]
             job.event = self._host.decode(payload) if isinstance(payload, Message) else payload

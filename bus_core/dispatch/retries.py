@@ -69,8 +69,8 @@ class FollowUp:
         if job.event is None and job.message is not None:
             with suppress(Exception):  # what it was decoded to is not kept, for those that do not fail
                 job.event = self._codec.decode(job.message)
-        if job.doomed is not None:
-            decision = Decision("dead_letter", reason=job.doomed)
+        if job.reject_reason is not None:
+            decision = Decision("dead_letter", reason=job.reject_reason)
         elif job.event is None:
             wait = self._unknown_version_wait if lane.settler.releases else None
             decision = decide_undecoded(error, job.waited, wait)
@@ -78,7 +78,7 @@ class FollowUp:
             decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if self._observers:
             self._tell(job, error, decision)
-        if decision.action != "postpone" and job.doomed is None:
+        if decision.action != "postpone" and job.reject_reason is None:
             lane.failed_attempts += 1
             told = _told(error, job.event)
             if decision.fault is not None:
@@ -87,14 +87,14 @@ class FollowUp:
         log = partial(_log_failure, job, error, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
-            self._bury(job, decision.reason)
+            self._dead_letter(job, decision.reason)
             return
         log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
         waited = decision.delay if decision.elsewhere else 0.0
         job.comes_again(job.attempt + (decision.action == "retry"), waited)
-        if decision.elsewhere and lane.settler.hands_back(job, decision.delay):
+        if decision.elsewhere and lane.settler.returns_to_group(job, decision.delay):
             return
-        if lane.settler.keeps(job, decision.delay):
+        if lane.settler.holds_locally(job, decision.delay):
             self._waiting[job] = self._clock.call_later(
                 decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
             )
@@ -142,7 +142,7 @@ class FollowUp:
             job.lane.waiting -= 1
         return taken
 
-    def _bury(self, job: Job, reason: str) -> None:
+    def _dead_letter(self, job: Job, reason: str) -> None:
         lane = job.lane
         lane.dead_lettered += 1
         message = job.message
@@ -166,7 +166,7 @@ class FollowUp:
             dead_at=self._clock.now(),
         )
         try:
-            lane.settler.bury(job, letter)
+            lane.settler.dead_letter(job, letter)
         except BaseException as broken:
             self.lost += 1
             _log_loss(job, "the dead-letter store failed", broken)

@@ -16,11 +16,11 @@ from bus_core.events.base import Event
 from bus_core.events.messages import Attempt, DeadLetter, Message, Record, with_attempt
 
 __all__ = [
+    "DeliveryState",
     "DrainMark",
     "Entry",
     "Job",
     "JobLane",
-    "Past",
     "Payload",
     "Port",
     "Settler",
@@ -80,14 +80,14 @@ def key_of_record(record: Record) -> str:
     return payload.key if isinstance(payload, Message) else str(payload.aggregate_id)
 
 
-class Past:
+class DeliveryState:
     """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
-    ``receipt`` is the adapter's, of what was received; ``doomed`` is why it goes to the dead letters without
+    ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters without
     being handled. ``waited`` is for how many seconds it has waited for an instance that can decode it.
     """
 
-    __slots__ = ("attempt", "doomed", "history", "receipt", "redelivered", "waited")
+    __slots__ = ("attempt", "history", "receipt", "redelivered", "reject_reason", "waited")
 
     def __init__(
         self,
@@ -96,18 +96,18 @@ class Past:
         attempt: int = 1,
         redelivered: bool = False,
         receipt: object = None,
-        doomed: str | None = None,
+        reject_reason: str | None = None,
         waited: float = 0.0,
     ) -> None:
         self.history = history
         self.attempt = attempt
         self.redelivered = redelivered
         self.receipt = receipt
-        self.doomed = doomed
+        self.reject_reason = reject_reason
         self.waited = waited
 
 
-_NO_PAST = Past()
+_FRESH = DeliveryState()
 
 
 class Settler(Protocol):
@@ -127,15 +127,15 @@ class Settler(Protocol):
         """It was handled."""
         ...
 
-    def bury(self, job: Job, letter: DeadLetter) -> None:
+    def dead_letter(self, job: Job, letter: DeadLetter) -> None:
         """It is dead; when this raises, the letter is lost and nothing has been done."""
         ...
 
-    def keeps(self, job: Job, delay: float) -> bool:
+    def holds_locally(self, job: Job, delay: float) -> bool:
         """Whether the engine keeps a job until its retry is due; False when the settler has taken it."""
         ...
 
-    def hands_back(self, job: Job, delay: float) -> bool:
+    def returns_to_group(self, job: Job, delay: float) -> bool:
         """Gives a job to whoever of its group wants it in ``delay`` seconds; False where nobody else can."""
         ...
 
@@ -222,7 +222,7 @@ class Job:
     Most wait for their first attempt, and are many: they share one past.
     """
 
-    __slots__ = ("_key", "_past", "event", "lane", "record", "unit")
+    __slots__ = ("_key", "_state", "event", "lane", "record", "unit")
 
     def __init__(
         self,
@@ -231,14 +231,14 @@ class Job:
         unit: Unit | None = None,
         *,
         event: Event | None = None,
-        past: Past | None = None,
+        state: DeliveryState | None = None,
     ) -> None:
         self.lane = lane
         self.record = record
         self.unit = unit
         self.event = event  # None as long as it was not decoded
         self._key = record[4]
-        self._past = past or _NO_PAST
+        self._state = state or _FRESH
 
     @property
     def topic(self) -> str:
@@ -276,52 +276,52 @@ class Job:
     @property
     def history(self) -> tuple[Attempt, ...]:
         """The attempts so far."""
-        return self._past.history
+        return self._state.history
 
     @property
     def attempt(self) -> int:
         """The number of the attempt that it is at, from 1."""
-        return self._past.attempt
+        return self._state.attempt
 
     @property
     def redelivered(self) -> bool:
         """Whether it may have been handled before."""
-        return self._past.redelivered
+        return self._state.redelivered
 
     @property
     def receipt(self) -> object:
         """The adapter's, of what was received."""
-        return self._past.receipt
+        return self._state.receipt
 
     @property
-    def doomed(self) -> str | None:
+    def reject_reason(self) -> str | None:
         """Why it goes to the dead letters without being handled."""
-        return self._past.doomed
+        return self._state.reject_reason
 
     def note(self, attempt: Attempt) -> None:
         """Adds an attempt to the history."""
-        past = self._changed_past()
-        past.history = with_attempt(past.history, attempt)
+        state = self._own_state()
+        state.history = with_attempt(state.history, attempt)
 
     @property
     def waited(self) -> float:
         """For how many seconds it has waited for an instance that can decode it."""
-        return self._past.waited
+        return self._state.waited
 
     def comes_again(self, attempt: int, waited: float = 0.0) -> None:
         """The next time that it is handled, it is handled again: with this number.
 
         ``waited`` are seconds for which it waits for an instance that can decode it.
         """
-        past = self._changed_past()
-        past.redelivered = True
-        past.attempt = attempt
-        past.waited += waited
+        state = self._own_state()
+        state.redelivered = True
+        state.attempt = attempt
+        state.waited += waited
 
-    def _changed_past(self) -> Past:
-        if self._past is _NO_PAST:
-            self._past = Past()
-        return self._past
+    def _own_state(self) -> DeliveryState:
+        if self._state is _FRESH:
+            self._state = DeliveryState()
+        return self._state
 
     @property
     def event_id(self) -> str:

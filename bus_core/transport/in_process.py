@@ -37,14 +37,14 @@ class LocalSettler:
     def acknowledge(self, job: Job) -> None:
         self._finish(job)
 
-    def bury(self, job: Job, letter: DeadLetter) -> None:
+    def dead_letter(self, job: Job, letter: DeadLetter) -> None:
         self._adapter.bury(letter, job.payload, job.lane)
         self._finish(job)
 
-    def keeps(self, job: Job, delay: float) -> bool:
+    def holds_locally(self, job: Job, delay: float) -> bool:
         return True
 
-    def hands_back(self, job: Job, delay: float) -> bool:
+    def returns_to_group(self, job: Job, delay: float) -> bool:
         return False
 
     def release(self, job: Job) -> bool:

@@ -19,7 +19,7 @@ from bus_core.dispatch.decisions import decide
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import abandoned
-from bus_core.dispatch.units import Job, Past
+from bus_core.dispatch.units import DeliveryState, Job
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received, Record
 from bus_core.runtime.error_text import place_of
@@ -364,19 +364,19 @@ class Pump:
 
     def _job_of(self, received: Received) -> Job:
         message = received.message
-        past = Past(
+        state = DeliveryState(
             history=received.history,
             attempt=received.attempt,
             redelivered=received.redelivered,
             receipt=received.receipt,
-            doomed=self._doom(received),
+            reject_reason=self._reject_reason(received),
             waited=received.waited,
         )
         accepted = received.published_at.timestamp()
         record: Record = (message, message.topic, accepted, message.headers, message.key)
-        return Job(self.lane, record, past=past)
+        return Job(self.lane, record, state=state)
 
-    def _doom(self, received: Received) -> str | None:
+    def _reject_reason(self, received: Received) -> str | None:
         """Why a message is not to be handled, if it is not."""
         if received.fault is not None:
             return f"cannot be read: {received.fault}"
@@ -480,10 +480,10 @@ class Pump:
         job.event = None  # its message is there still, and a whole batch waits to be settled
         self._decide(job, Outcome("ack", job.receipt))
 
-    def bury(self, job: Job, letter: DeadLetter) -> None:
+    def dead_letter(self, job: Job, letter: DeadLetter) -> None:
         self._decide(job, Outcome("dead_letter", job.receipt, letter=letter))
 
-    def keeps(self, job: Job, delay: float) -> bool:
+    def holds_locally(self, job: Job, delay: float) -> bool:
         if not self.releases:
             self._way_back.note(job, _outcome("hold", job))
             return True
@@ -499,7 +499,7 @@ class Pump:
         self._way_back.note(job, _outcome("hold", job))
         return True
 
-    def hands_back(self, job: Job, delay: float) -> bool:
+    def returns_to_group(self, job: Job, delay: float) -> bool:
         if self._parks:
             self._decide(job, _outcome("retry", job, delay))
         elif self.releases and self.lane.spec.ordered:

@@ -221,9 +221,9 @@ class BusMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def purge(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(self.model.subscriptions)).name
-        doomed = [letter for letter in self.model.letters if letter.subscription == name]
+        selected = [letter for letter in self.model.letters if letter.subscription == name]
         purge = self.bus.dead_letters.purge
-        assert self.run(lambda: purge(DeadLetterFilter(subscription=name))) == len(doomed)
+        assert self.run(lambda: purge(DeadLetterFilter(subscription=name))) == len(selected)
         self.model.letters = [letter for letter in self.model.letters if letter.subscription != name]
 
     @precondition(lambda self: not any(each.paused and each.jobs for each in self.model.subscriptions))

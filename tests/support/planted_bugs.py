@@ -746,7 +746,7 @@ def purge_everything(patch: MonkeyPatch) -> None:
 @bug("what cannot be decoded is dropped", "test_undecodable_is_dead_lettered_raw", suite="OnRemote")
 def drop_undecodable(patch: MonkeyPatch) -> None:
     decide_otherwise(patch, lambda decision, _error, _attempt: decision)
-    bury = FollowUp._bury
+    bury = FollowUp._dead_letter
 
     def dropping(follow_up: FollowUp, job: Job, reason: str) -> None:
         if job.event is None:
@@ -754,7 +754,7 @@ def drop_undecodable(patch: MonkeyPatch) -> None:
         else:
             bury(follow_up, job, reason)
 
-    patch.setattr(FollowUp, "_bury", dropping)
+    patch.setattr(FollowUp, "_dead_letter", dropping)
 
 
 @bug("how long it has waited is forgotten", "test_another_version_waits_within_bounds", suite="OnRemote")

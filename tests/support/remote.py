@@ -369,10 +369,10 @@ class RemoteAdapter:
         return len(found)
 
     async def purge(self, where: DeadLetterFilter) -> int:
-        doomed = [letter.id for letter in await self.list(where, 2**31)]
-        for letter_id in doomed:
+        selected = [letter.id for letter in await self.list(where, 2**31)]
+        for letter_id in selected:
             del self.server.letters[letter_id]
-        return len(doomed)
+        return len(selected)
 
 
 class CountingRemoteAdapter(RemoteAdapter):

@@ -122,9 +122,7 @@ async def test_what_others_own_is_not_begun(
         assert (state.handled, state.late, state.queued) == (3, 3, 0)
         assert held.bus.state().unsettled == 0
     told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert told == [
-        "3 messages were not started after a pause: other consumers own them (subscription=h)"
-    ]
+    assert told == ["3 messages were not started after a pause: other consumers own them (subscription=h)"]
 
 
 @pytest.mark.parametrize("lost", [{1}, {1, 2}, {2}, {4}, {4, 5}, {1, 4}, {1, 2, 3}, {1, 2, 3, 4, 5}])

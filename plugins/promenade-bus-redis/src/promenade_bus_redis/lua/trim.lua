@@ -83,19 +83,19 @@ if first then
   end
   length = length - removed
   if cap > 0 and length > cap then
-    local doomed, bytes, from = {}, 0, '-'
+    local dropping, bytes, from = {}, 0, '-'
     local most = math.min(at_once, length - cap)
-    while #doomed < most and bytes < 1000000 do
-      for _, entry in ipairs(redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(10, most - #doomed))) do
-        doomed[#doomed + 1] = entry
+    while #dropping < most and bytes < 1000000 do
+      for _, entry in ipairs(redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(10, most - #dropping))) do
+        dropping[#dropping + 1] = entry
         for _, value in ipairs(entry[2]) do bytes = bytes + #value end
       end
-      from = '(' .. doomed[#doomed][1]
+      from = '(' .. dropping[#dropping][1]
     end
-    dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #doomed)
+    dropped = redis.call('XTRIM', stream, 'MAXLEN', length - #dropping)
     for _, group in ipairs(groups) do
       local count = 0
-      for _, entry in ipairs(doomed) do
+      for _, entry in ipairs(dropping) do
         if is_after(entry[1], group['last-delivered-id']) then count = count + 1 end
       end
       -- What is pending may still be handled; when it cannot, its owner finds it gone, and counts it.
@@ -109,8 +109,8 @@ if first then
       end
     end
     for name in pairs(missing) do
-      lose(name, #doomed)
-      settle(settled, name, #doomed)
+      lose(name, #dropping)
+      settle(settled, name, #dropping)
     end
     length = length - dropped
     if length > cap then more = 1 end

@@ -132,10 +132,10 @@ class RedisDeadLetters:
             dead, row = self._keys.dead(topic), Row(topic, None)
             while not row.is_over:
                 await self._look_further([row], where, _IDS_AT_ONCE)
-                doomed = [place.entry_id for place, _ in row.found]
+                selected = [place.entry_id for place, _ in row.found]
                 row.found.clear()
-                if doomed:
-                    purged += await self._pipe.call("XDEL", dead, *doomed, key=dead)
+                if selected:
+                    purged += await self._pipe.call("XDEL", dead, *selected, key=dead)
         return purged
 
     # --- looking ------------------------------------------------------------------------------------------

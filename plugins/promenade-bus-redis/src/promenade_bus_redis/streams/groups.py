@@ -253,8 +253,10 @@ class RedisGroups:
         others = [matcher_of(report.wanted_topic) for report in of_group if report not in forgotten]
         topics = await services.registry.refresh()
         wanted = frozenset[str]().union(*(report.wants(topics) for report in forgotten))
-        doomed = sorted(each for each in wanted if topic is None or not any(other(each) for other in others))
-        (backlog,) = await self._backlogs([(name, doomed)])
+        selected = sorted(
+            each for each in wanted if topic is None or not any(other(each) for other in others)
+        )
+        (backlog,) = await self._backlogs([(name, selected)])
         if not force:
             _check_forgettable(name, forgotten, backlog)
         parts = [report.part for report in forgotten if report.part is not None]
@@ -264,10 +266,10 @@ class RedisGroups:
                 "again: promenade-bus groups list"
             )
         await self._forget_wishes({report.part.service for report in forgotten if report.part is not None})
-        await self._remove(name, doomed if topic is not None else sorted(topics), force=force)
+        await self._remove(name, selected if topic is not None else sorted(topics), force=force)
         locks = [services.keys.active(report.wanted_topic, name) for report in forgotten]
         await services.pipe.call_many([(lock, ("DEL", lock)) for lock in locks])
-        return Forgotten(topics=tuple(doomed), backlog=backlog)
+        return Forgotten(topics=tuple(selected), backlog=backlog)
 
     async def _forget_wishes(self, services: Collection[str]) -> None:
         """Those of services that have nothing else, and do not run."""

@@ -329,9 +329,11 @@ class Recovery:
                 if turn.is_ordered:
                     older = (owner for owner in owners if owner != own and instance_of(owner) not in dead)
                     feed.is_awaited |= any(map(is_ordered, older))
-                doomed = {owner: dead[instance_of(owner)] for owner in owners if instance_of(owner) in dead}
-                if doomed or NOBODY in owners:
-                    left = await self._claim_source(source, most, turn, doomed) or left
+                dead_owners = {
+                    owner: dead[instance_of(owner)] for owner in owners if instance_of(owner) in dead
+                }
+                if dead_owners or NOBODY in owners:
+                    left = await self._claim_source(source, most, turn, dead_owners) or left
                 if len(self._suspects) >= most:
                     return  # this feed comes again
             feed.claim_due = left
