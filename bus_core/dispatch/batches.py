@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 
-from bus_core.dispatch.units import DrainMark, Entry, Job, Payload, Port, Unit, unit_of
+from bus_core.dispatch.jobs import DrainMark, Entry, Job, Payload, PendingEvent, Port, pending_event_of
 
 __all__ = ["Batch"]
 
@@ -24,7 +24,7 @@ class Batch:
         self,
         ports: list[Port],
         payloads: list[Payload],
-        counters: list[Unit | Job | None] | None = None,
+        counters: list[PendingEvent | Job | None] | None = None,
     ) -> None:
         self.ports = ports
         self.payloads = payloads
@@ -59,13 +59,13 @@ class Batch:
             return
         for counter in self.counters[self.begun :]:
             assert counter is not None, "its entries have counters"
-            mark.add(unit_of(counter))
+            mark.add(pending_event_of(counter))
 
     def rest(self) -> Iterator[Entry]:
         """The entries that were not given out. Those that a drain waits for have counters from now on."""
         at = self.begun
         ports, payloads = self.ports[at:], self.payloads[at:]
-        counters: Iterable[Unit | Job | None] = repeat(None)
+        counters: Iterable[PendingEvent | Job | None] = repeat(None)
         if self.counters is not None:
             counters = self.counters[at:]
         elif self.marks:

@@ -27,21 +27,21 @@ from typing import Any, cast
 from bus_core.abc import EngineState, SubscriptionState
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import AttemptFailure
-from bus_core.dispatch.lane import Lane
-from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
-from bus_core.dispatch.retries import FollowUp
-from bus_core.dispatch.units import (
+from bus_core.dispatch.jobs import (
     DeliveryState,
     DrainMark,
     Entry,
     Job,
     JobLane,
     Payload,
+    PendingEvent,
     Port,
-    Unit,
-    waited_for,
+    pending_event,
 )
+from bus_core.dispatch.lane import Lane
+from bus_core.dispatch.queue import Buffer
+from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
+from bus_core.dispatch.retries import FollowUp
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
@@ -142,7 +142,7 @@ class Engine:
         """Ends ``lane.hold_back``. Some of what was ``unstarted`` is others': nothing follows of it."""
         lane.go_on(jobs, self._follow_up.take(jobs))
         for job in jobs:
-            self.buffer.delivery_settled(job.unit)
+            self.buffer.delivery_settled(job.pending)
 
     @property
     def abandoning(self) -> bool:
@@ -183,18 +183,18 @@ class Engine:
             self._pool.rouse()
         causing = running_worker() if self._marks else None
         marks = () if causing is None else causing.marks
-        unit = waited_for(len(lanes), marks) if len(paused) > 1 or (paused and ready) or marks else None
+        pending = pending_event(len(lanes), marks) if len(paused) > 1 or (paused and ready) or marks else None
         self.buffer.accepted()
         if ready:
             port = self.port_for(bare if as_it_is else [lane.record_port for lane in ready])
             what = payload if as_it_is and not isinstance(payload, Message) else record
-            if unit is None:
+            if pending is None:
                 self.buffer.append_plain(port, what)
                 port.reported += 1  # by the route that it came by, which may be another bus's
             else:
-                self.buffer.append((port, what, unit))
+                self.buffer.append((port, what, pending))
         for lane in paused:
-            lane.accept(lane.job_of(record, unit))
+            lane.accept(lane.job_of(record, pending))
 
     def has_room(self, *, granted: bool = False) -> bool:
         """Whether an event can be accepted now; see ``Buffer.has_room``."""
@@ -231,7 +231,7 @@ class Engine:
         """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""
         jobs = [*lane.take_all(), *self._follow_up.take(self._follow_up.of_lane(lane))]
         for job in jobs:
-            self.buffer.delivery_settled(job.unit)
+            self.buffer.delivery_settled(job.pending)
         return jobs
 
     def take_over(self) -> None:
@@ -257,10 +257,10 @@ class Engine:
             if len(rest) == len(port.ports):
                 kept.append((port, payload, counter))
                 continue
-            unit = port.take_apart(counter)
-            jobs.append((lane.job_of(payload, unit), False))
+            pending = port.take_apart(counter)
+            jobs.append((lane.job_of(payload, pending), False))
             if rest:
-                kept.append((self.port_for(rest), payload, unit))
+                kept.append((self.port_for(rest), payload, pending))
         self.buffer.put_back(kept)
         return jobs
 
@@ -294,8 +294,8 @@ class Engine:
             job for lane in lanes if lane.holds for job in (*lane.held_jobs(), *lane.settler.settling)
         ]
         for job in [*self._follow_up.waiting, *in_lanes]:
-            job.unit = job.unit or Unit(1)
-            mark.add(job.unit)
+            job.pending = job.pending or PendingEvent(1)
+            mark.add(job.pending)
 
     async def stop(
         self, lanes: Sequence[Lane], timeout: float, before_abandoning: Callable[[], None]

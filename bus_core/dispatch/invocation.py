@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol, cast
 
 from bus_core.abc import Handler, Middleware
 from bus_core.dispatch.handlers import HandlerShape
+from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.middleware import compose
-from bus_core.dispatch.units import Job
 from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events.base import Event
 from bus_core.events.messages import Message, Record, Source, delivery_of, envelope_of

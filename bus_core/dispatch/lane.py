@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.invocation import Invocation, InvocationHost
-from bus_core.dispatch.units import Job, JobLane, Port, Settler, Unit, key_of_record
+from bus_core.dispatch.jobs import Job, JobLane, PendingEvent, Port, Settler, key_of_record
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, Message, Record
 from bus_core.events.topics import is_pattern
@@ -193,12 +193,12 @@ class Lane:
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
-    def job_of(self, payload: Event | Record, unit: Unit | None) -> Job:
+    def job_of(self, payload: Event | Record, pending: PendingEvent | None) -> Job:
         """The job of a delivery that had none."""
         if not isinstance(payload, tuple):
             payload = (payload, self.spec.topic, self._engine.timestamp(), NO_HEADERS, None)
         event = payload[0]
-        return Job(self, payload, unit, event=None if isinstance(event, Message) else event)
+        return Job(self, payload, pending, event=None if isinstance(event, Message) else event)
 
     def adopt(self, job: Job) -> None:
         """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""

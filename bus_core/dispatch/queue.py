@@ -9,7 +9,7 @@ from itertools import count, groupby
 from operator import length_hint
 
 from bus_core.dispatch.batches import Batch
-from bus_core.dispatch.units import DrainMark, Entry, Job, Payload, Port, Unit
+from bus_core.dispatch.jobs import DrainMark, Entry, Job, Payload, PendingEvent, Port
 from bus_core.errors import BufferFull, BusClosed
 
 __all__ = ["Buffer"]
@@ -47,7 +47,7 @@ class Buffer:
         self._walked: Batch | None = None
         self._walk_ports: list[Port] = []
         self._walk_payloads: list[Payload] = []
-        self._walk_counters: list[Unit | Job | None] = []
+        self._walk_counters: list[PendingEvent | Job | None] = []
         self._walk_at: Iterator[Port] = iter(())
         self._walk_counted = 0
         self.is_plain = True  # whether its entries have no counters
@@ -280,13 +280,13 @@ class Buffer:
         """So many more events are unsettled, which the adapter was asked for because there was room."""
         self._count(number)
 
-    def delivery_settled(self, unit: Unit | None, number: int = 1) -> None:
+    def delivery_settled(self, pending: PendingEvent | None, number: int = 1) -> None:
         """Deliveries of one event have come to their end, good or bad. Without a unit it had only one."""
-        if unit is not None:
-            unit.remaining -= number
-            if unit.remaining:
+        if pending is not None:
+            pending.remaining -= number
+            if pending.remaining:
                 return
-            for mark in unit.marks:
+            for mark in pending.marks:
                 mark.settled()
         self.settled(1)
 

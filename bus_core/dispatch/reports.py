@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from bus_core.dispatch.units import Job, JobLane
+from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event
 from bus_core.runtime.logs import plain_logger
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, decide_undecoded
-from bus_core.dispatch.units import Job, JobLane
+from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7

@@ -13,19 +13,19 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from bus_core.dispatch.invocation import NOTHING
-from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.units import (
+from bus_core.dispatch.jobs import (
     DrainMark,
     Entry,
     Job,
     JobLane,
     Payload,
+    PendingEvent,
     Port,
     ShutOut,
-    Unit,
-    unit_of,
-    waited_for,
+    pending_event,
+    pending_event_of,
 )
+from bus_core.dispatch.queue import Buffer
 from bus_core.errors import WrongEventLoop
 from bus_core.events.messages import Record
 from bus_core.runtime.clock import lease_clock
@@ -125,7 +125,7 @@ class Worker:
             return ()
         counter = current[2]
         if counter is not None:
-            return unit_of(counter).marks
+            return pending_event_of(counter).marks
         return self.pool.marks_of_walk if self.entry is None else ()
 
 
@@ -210,7 +210,7 @@ class WorkerPool:
         self._next_turn_planned = False
         self.loop: asyncio.AbstractEventLoop | None = None
         # Of tasks with the context of a worker, the delivery that it was at when they were seen first.
-        self._started: WeakKeyDictionary[asyncio.Task[Any], Unit | None] = WeakKeyDictionary()
+        self._started: WeakKeyDictionary[asyncio.Task[Any], PendingEvent | None] = WeakKeyDictionary()
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
@@ -589,14 +589,14 @@ class WorkerPool:
         done = len(worker.ports) - len(others) - 1
         for port in worker.ports[:done]:
             port.handled += 1
-        unit = whole.take_apart(counter, 1 + len(others), marks)
+        pending = whole.take_apart(counter, 1 + len(others), marks)
         if counter is not None:
-            unit.remaining -= done
+            pending.remaining -= done
         if others:
-            self._buffer.put_first((self.port_for(others), payload, unit))
-        return worker.ports[done], payload, unit
+            self._buffer.put_first((self.port_for(others), payload, pending))
+        return worker.ports[done], payload, pending
 
-    def single_out(self, worker: Worker) -> Unit:
+    def single_out(self, worker: Worker) -> PendingEvent:
         """Leaves a worker with the delivery that it is at, and counts it by itself."""
         self.close_walk(worker)
         assert worker.entry is not None, "the worker is at work"
@@ -604,7 +604,7 @@ class WorkerPool:
         if counter is None:
             counter = port.take_apart(None)
             worker.entry = (port, payload, counter)
-        return unit_of(counter)
+        return pending_event_of(counter)
 
     def adopt_running(self, lane: JobLane) -> None:
         """Makes jobs of what the workers are running of a lane without one."""
@@ -634,8 +634,8 @@ class WorkerPool:
         """
         at_work = worker.current is not None
         if task in self._started:
-            unit = self._started[task]
-            return unit is not None and at_work and self.single_out(worker) is unit
+            pending = self._started[task]
+            return pending is not None and at_work and self.single_out(worker) is pending
         self._started[task] = self.single_out(worker) if at_work else None
         return at_work
 
@@ -645,7 +645,7 @@ class WorkerPool:
         port.handled += 1
         self._delivered(counter, 1)
 
-    def _delivered(self, counter: Unit | Job | None, number: int) -> None:
+    def _delivered(self, counter: PendingEvent | Job | None, number: int) -> None:
         """Deliveries with a counter have succeeded."""
         if isinstance(counter, Job):
             if self._buffer.asleep:
@@ -676,10 +676,10 @@ class WorkerPool:
             raise ShutOut
         # Its entry is finished, and the job takes another place.
         marks = buffer.marks
-        unit = waited_for(1, marks) if marks else None
+        pending = pending_event(1, marks) if marks else None
         lane.record_port.apart += 1
         buffer.received(1)
-        lane.accept(lane.job_of(record, unit))
+        lane.accept(lane.job_of(record, pending))
         return NOTHING
 
     def _back_into_lane(self, worker: Worker) -> None:
@@ -703,7 +703,7 @@ class WorkerPool:
     def finish(self, job: Job) -> None:
         """A job has come to its end, good or bad, and its settler is through with it."""
         job.lane.step_done(job, settled=True)
-        self._buffer.delivery_settled(job.unit)
+        self._buffer.delivery_settled(job.pending)
 
     # --- the end ------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from bus_core.abc import InProcessAdapter
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import DrainReport
-from bus_core.dispatch.units import Job
 from bus_core.errors import BufferFull, BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import DeadLetter, Message

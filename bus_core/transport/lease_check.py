@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence, Set
 from contextvars import Context
 
 from bus_core.abc import LeasingConsumer
+from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.lane import Lane
-from bus_core.dispatch.units import Job
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
 from bus_core.runtime.sleeper import Sleeper
 

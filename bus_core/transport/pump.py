@@ -17,9 +17,9 @@ from typing import Literal
 from bus_core.abc import Adapter, Consumer, LeasingConsumer, YieldingConsumer
 from bus_core.dispatch.decisions import decide
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.jobs import DeliveryState, Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import abandoned
-from bus_core.dispatch.units import DeliveryState, Job
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received, Record
 from bus_core.runtime.error_text import place_of

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from bus_core.abc import Handler, InProcessAdapter
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.jobs import Port
 from bus_core.dispatch.lane import Lane
-from bus_core.dispatch.units import Port
 from bus_core.events.base import Event
 from bus_core.events.messages import Message
 from bus_core.events.topics import Topic

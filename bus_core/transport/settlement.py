@@ -10,7 +10,7 @@ from contextvars import Context
 from itertools import chain
 
 from bus_core.abc import Consumer
-from bus_core.dispatch.units import Job
+from bus_core.dispatch.jobs import Job
 from bus_core.errors import LeaseLost
 from bus_core.events.messages import Outcome
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown

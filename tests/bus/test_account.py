@@ -56,7 +56,7 @@ def lose_one(accept: Callable[[Lane, Any], None]) -> Callable[[Lane, Any], None]
         nonlocal count
         count += 1
         if count == 20:
-            cast(Engine, lane.engine).buffer.delivery_settled(job.unit)
+            cast(Engine, lane.engine).buffer.delivery_settled(job.pending)
         else:
             accept(lane, job)
 
@@ -68,8 +68,8 @@ def deliver_twice(accept: Callable[[Lane, Any], None]) -> Callable[[Lane, Any], 
     def doubling(lane: Lane, job: Any) -> None:
         nonlocal count
         count += 1
-        if count == 20 and job.unit is not None:
-            job.unit.remaining += 1
+        if count == 20 and job.pending is not None:
+            job.pending.remaining += 1
             accept(lane, job)
         accept(lane, job)
 

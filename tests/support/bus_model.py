@@ -38,7 +38,7 @@ class Job:
 
     number: int
     key: int
-    unit: object
+    pending: object
     ready: float
     attempt: int = 1
     history: tuple[int, ...] = ()
@@ -87,7 +87,7 @@ class Model:
     @property
     def unsettled(self) -> int:
         """How many events some subscription has not settled."""
-        return len({id(job.unit) for each in self.subscriptions for job in each.jobs})
+        return len({id(job.pending) for each in self.subscriptions for job in each.jobs})
 
     def action(self, subscription: str, number: int) -> Action:
         """What the handler does at its next call with an event."""
@@ -97,10 +97,10 @@ class Model:
 
     def publish(self, topic: str, number: int, key: int, script: Iterable[Action]) -> None:
         self.scripts[number] = [*script]
-        unit = object()
+        pending = object()
         for each in self.active:
             if each.pattern.matches(topic):
-                each.jobs.append(Job(number, key, unit, self.now))
+                each.jobs.append(Job(number, key, pending, self.now))
         self.run()
 
     def advance(self, seconds: float) -> None:

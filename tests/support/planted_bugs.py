@@ -33,10 +33,10 @@ from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.decisions import Decision
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.invocation import NOTHING, Invocation
+from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import FollowUp
-from bus_core.dispatch.units import Job
 from bus_core.dispatch.workers import Worker, WorkerPool
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import is_pattern
@@ -415,7 +415,7 @@ def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
 
     def keeping(engine: Engine, job: Job) -> None:
         if job.history and job.attempt and job.lane.spec.ordered and job.lane.dead_lettered:
-            engine.buffer.delivery_settled(job.unit)
+            engine.buffer.delivery_settled(job.pending)
             cast(Lane, job.lane)._active -= 1
         else:
             finish(engine, job)
@@ -425,10 +425,10 @@ def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
 
 @bug("all keys are one", "test_other_keys_run_meanwhile")
 def one_key_for_all(patch: MonkeyPatch) -> None:
+    import bus_core.dispatch.jobs
     import bus_core.dispatch.lane
-    import bus_core.dispatch.units
 
-    for module in (bus_core.dispatch.lane, bus_core.dispatch.units):
+    for module in (bus_core.dispatch.lane, bus_core.dispatch.jobs):
         patch.setattr(module, "key_of_record", lambda _record: "the only one")
 
 
@@ -786,7 +786,7 @@ def drop_on_close(patch: MonkeyPatch) -> None:
     async def dropping(engine: Engine, *arguments: Any) -> Any:
         for port, _, counter in engine.buffer.take_all():
             for _each in port.ports:
-                engine.buffer.delivery_settled(counter.unit if isinstance(counter, Job) else counter)
+                engine.buffer.delivery_settled(counter.pending if isinstance(counter, Job) else counter)
         return await stop(engine, *arguments)
 
     patch.setattr(Engine, "stop", dropping)

@@ -22,13 +22,13 @@ __all__ = [
     "Job",
     "JobLane",
     "Payload",
+    "PendingEvent",
     "Port",
     "Settler",
     "ShutOut",
-    "Unit",
     "key_of_record",
-    "unit_of",
-    "waited_for",
+    "pending_event",
+    "pending_event_of",
 ]
 
 
@@ -41,10 +41,10 @@ class DrainMark:
         self.done = done
         self.remaining = 0
 
-    def add(self, unit: Unit) -> None:
+    def add(self, pending: PendingEvent) -> None:
         """Makes this drain wait for a unit; harmless when it does already."""
-        if self not in unit.marks:
-            unit.marks = (*unit.marks, self)
+        if self not in pending.marks:
+            pending.marks = (*pending.marks, self)
             self.remaining += 1
 
     def settled(self, number: int = 1) -> None:
@@ -54,7 +54,7 @@ class DrainMark:
             self.done.set_result(None)
 
 
-class Unit:
+class PendingEvent:
     """One accepted event in the buffer: it takes one place until each of its deliveries is settled."""
 
     __slots__ = ("marks", "remaining")
@@ -64,12 +64,12 @@ class Unit:
         self.marks = marks
 
 
-def waited_for(remaining: int, marks: Iterable[DrainMark]) -> Unit:
+def pending_event(remaining: int, marks: Iterable[DrainMark]) -> PendingEvent:
     """The unit of an event that these drains wait for, from now on."""
-    unit = Unit(remaining)
+    pending = PendingEvent(remaining)
     for mark in marks:
-        mark.add(unit)
-    return unit
+        mark.add(pending)
+    return pending
 
 
 def key_of_record(record: Record) -> str:
@@ -199,7 +199,7 @@ class JobLane(Inlet, Protocol):
         """Takes a job: it goes to the workers at once, or waits for its turn."""
         ...
 
-    def job_of(self, payload: Event | Record, unit: Unit | None) -> Job:
+    def job_of(self, payload: Event | Record, pending: PendingEvent | None) -> Job:
         """The job of a delivery that had none."""
         ...
 
@@ -222,20 +222,20 @@ class Job:
     Most wait for their first attempt, and are many: they share one past.
     """
 
-    __slots__ = ("_key", "_state", "event", "lane", "record", "unit")
+    __slots__ = ("_key", "_state", "event", "lane", "pending", "record")
 
     def __init__(
         self,
         lane: JobLane,
         record: Record,
-        unit: Unit | None = None,
+        pending: PendingEvent | None = None,
         *,
         event: Event | None = None,
         state: DeliveryState | None = None,
     ) -> None:
         self.lane = lane
         self.record = record
-        self.unit = unit
+        self.pending = pending
         self.event = event  # None as long as it was not decoded
         self._key = record[4]
         self._state = state or _FRESH
@@ -365,13 +365,16 @@ class Port:
         self.handled = 0  # deliveries that were counted by themselves, and what a filter skipped
 
     def take_apart(
-        self, counter: Unit | Job | None, remaining: int | None = None, marks: tuple[DrainMark, ...] = ()
-    ) -> Unit:
+        self,
+        counter: PendingEvent | Job | None,
+        remaining: int | None = None,
+        marks: tuple[DrainMark, ...] = (),
+    ) -> PendingEvent:
         """The unit that counts the deliveries of an entry of this port from now on, if none did yet."""
         if counter is not None:
-            return unit_of(counter)
+            return pending_event_of(counter)
         self.apart += 1
-        return Unit(len(self.ports) if remaining is None else remaining, marks)
+        return PendingEvent(len(self.ports) if remaining is None else remaining, marks)
 
 
 Entry = tuple[Port, Payload, "Unit | Job | None"]
@@ -382,9 +385,9 @@ of them. A job stands there with its lane's port for jobs, and counts itself.
 """
 
 
-def unit_of(counter: Unit | Job) -> Unit:
+def pending_event_of(counter: PendingEvent | Job) -> PendingEvent:
     """The unit that counts the deliveries of an entry."""
-    if isinstance(counter, Unit):
+    if isinstance(counter, PendingEvent):
         return counter
-    counter.unit = counter.unit or Unit(1)
-    return counter.unit
+    counter.pending = counter.pending or PendingEvent(1)
+    return counter.pending
