@@ -34,8 +34,8 @@ from bus_core.bus.publishing import Outbound
 from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions
 from bus_core.bus.subscriptions import Roster, Subscription
 from bus_core.config.bus_config import BusConfig
-from bus_core.dispatch.decisions import AttemptFailure
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.failure_decisions import AttemptFailure
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from bus_core.abc import EngineState, SubscriptionState
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.decisions import AttemptFailure
+from bus_core.dispatch.failure_decisions import AttemptFailure
 from bus_core.dispatch.jobs import (
     DeliveryState,
     DrainMark,
@@ -40,8 +40,8 @@ from bus_core.dispatch.jobs import (
 )
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.reports import Abandoned, DrainReport, Left, abandoned
-from bus_core.dispatch.retries import FollowUp
+from bus_core.dispatch.reports import Abandoned, DrainReport, Leftover, abandoned
+from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
@@ -62,7 +62,7 @@ def current_engine() -> Engine | None:
     return None if worker is None else cast(Engine, worker.pool.inside)
 
 
-def _released(worker: Worker, left: Left, stubborn: Collection[Worker]) -> bool:
+def _released(worker: Worker, left: Leftover, stubborn: Collection[Worker]) -> bool:
     """Gives back what a cancelled worker was at. What runs on, as a thread does, must not run twice."""
     lane, job, _ = left
     return (
@@ -94,14 +94,14 @@ class Engine:
         self.threads = ThreadPool(worker_pool_size, "promenade-handler")
         self._codec = codec
         self.worker_pool_size = worker_pool_size
-        self._follow_up = FollowUp(
+        self._retries = RetryScheduler(
             codec=codec, clock=clock, finish=self.finish, unknown_version_wait=unknown_version_wait
         )
         self._pool = WorkerPool(
             size=worker_pool_size,
             buffer=self.buffer,
             inside=self,
-            failed=self._follow_up.attempt_failed,
+            failed=self._retries.attempt_failed,
             process_paused=self._notify_process_paused,
         )
         self._pause_observers: list[Callable[[], None]] = []
@@ -121,7 +121,7 @@ class Engine:
 
     def observe_failures(self, observer: Callable[[AttemptFailure], None]) -> None:
         """Calls ``observer`` with every failed attempt."""
-        self._follow_up.observe(observer)
+        self._retries.observe(observer)
 
     def observe_process_pause(self, observer: Callable[[], None]) -> None:
         """Calls ``observer`` before an entry is begun when none was for a while.
@@ -136,11 +136,11 @@ class Engine:
 
     def unstarted(self, lane: Lane) -> list[Job]:
         """Of a lane that is held back all that no worker is at: what waits for its turn, or for a retry."""
-        return [*lane.held_jobs(), *self._follow_up.of_lane(lane)]
+        return [*lane.held_jobs(), *self._retries.of_lane(lane)]
 
     def drop_lost(self, lane: Lane, jobs: Collection[Job]) -> None:
         """Ends ``lane.hold_back``. Some of what was ``unstarted`` is others': nothing follows of it."""
-        lane.go_on(jobs, self._follow_up.take(jobs))
+        lane.go_on(jobs, self._retries.take(jobs))
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
 
@@ -229,7 +229,7 @@ class Engine:
 
     def take_unstarted(self, lane: Lane) -> list[Job]:
         """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""
-        jobs = [*lane.take_all(), *self._follow_up.take(self._follow_up.of_lane(lane))]
+        jobs = [*lane.take_all(), *self._retries.take(self._retries.of_lane(lane))]
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
         return jobs
@@ -293,7 +293,7 @@ class Engine:
         in_lanes = [
             job for lane in lanes if lane.holds for job in (*lane.held_jobs(), *lane.settler.settling)
         ]
-        for job in [*self._follow_up.waiting, *in_lanes]:
+        for job in [*self._retries.waiting, *in_lanes]:
             job.pending = job.pending or PendingEvent(1)
             mark.add(job.pending)
 
@@ -332,13 +332,13 @@ class Engine:
                 logger.critical("%d events are neither settled nor to be found", self.buffer.unsettled)
                 return
 
-    def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Left], list[tuple[Worker, Left]]]:
+    def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Leftover], list[tuple[Worker, Leftover]]]:
         """Takes everything out of queue and timers: what is abandoned, and what may be given back later."""
-        left: list[Left] = []
-        cancelled: list[tuple[Worker, Left]] = []
+        left: list[Leftover] = []
+        cancelled: list[tuple[Worker, Leftover]] = []
         for worker, (port, payload, counter) in self._pool.abandon():
             # An event that was taken for a job while it ran is known by that job.
-            running: Left = (
+            running: Leftover = (
                 port.lane,
                 _known(port, counter if isinstance(counter, Job) else payload),
                 "running",
@@ -352,7 +352,7 @@ class Engine:
         for lane in lanes:
             left.extend((lane, job, "queued") for job in lane.held_jobs())
             lane.clear()
-        left.extend((job.lane, job, "waiting for retry") for job in self._follow_up.stop())
+        left.extend((job.lane, job, "waiting for retry") for job in self._retries.stop())
         return left, cancelled
 
     # --- reports ------------------------------------------------------------------------------------------
@@ -370,14 +370,14 @@ class Engine:
             overflow_size=buffer.overflow_size,
             overflowed=buffer.overflowed,
             waiting_publishers=buffer.waiting_publishers,
-            waiting_retries=len(self._follow_up.waiting),
+            waiting_retries=len(self._retries.waiting),
             longest_running=lease_clock() - longest.since if longest is not None else 0.0,
             longest_running_subscription=(
                 longest.lane.spec.name if longest is not None and longest.lane is not None else None
             ),
             published=published,
             unrouted=unrouted,
-            lost=self._pool.lost + self._follow_up.lost + lost,
+            lost=self._pool.lost + self._retries.lost + lost,
             subscriptions=self.states_of(lanes),
         )
 

@@ -377,7 +377,7 @@ class Port:
         return PendingEvent(len(self.ports) if remaining is None else remaining, marks)
 
 
-Entry = tuple[Port, Payload, "Unit | Job | None"]
+Entry = tuple[Port, Payload, "PendingEvent | Job | None"]
 """A place in the queue: a port, what it is called with, and who counts its deliveries.
 
 An event stands there once, also for several handlers. Nobody counts as long as one worker is enough for all

@@ -10,7 +10,7 @@ from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["Abandoned", "DrainReport", "Left", "State", "abandoned"]
+__all__ = ["Abandoned", "DrainReport", "Leftover", "State", "abandoned"]
 
 logger = plain_logger("promenade.bus")
 
@@ -39,11 +39,11 @@ class DrainReport:
     seconds: float
 
 
-Left: TypeAlias = "tuple[JobLane, Event | Job, State]"
+Leftover: TypeAlias = "tuple[JobLane, Event | Job, State]"
 """What is left when the engine gives up: for which lane, and how far it had come."""
 
 
-def abandoned(left: Left) -> Abandoned:
+def abandoned(left: Leftover) -> Abandoned:
     """What is reported, after it was logged."""
     lane, payload, state = left
     topic = payload.topic if isinstance(payload, Job) else lane.spec.topic

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.decisions import AttemptFailure, Decision, decide, decide_undecoded
+from bus_core.dispatch.failure_decisions import AttemptFailure, Decision, decide, decide_undecoded
 from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
@@ -19,12 +19,12 @@ from bus_core.runtime.clock import Clock, TimerHandle
 from bus_core.runtime.error_text import describe_error, place_of
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["FollowUp"]
+__all__ = ["RetryScheduler"]
 
 logger = plain_logger("promenade.bus")
 
 
-class FollowUp:
+class RetryScheduler:
     """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
 
     def __init__(

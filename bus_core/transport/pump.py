@@ -15,8 +15,8 @@ from functools import partial
 from typing import Literal
 
 from bus_core.abc import Adapter, Consumer, LeasingConsumer, YieldingConsumer
-from bus_core.dispatch.decisions import decide
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.failure_decisions import decide
 from bus_core.dispatch.jobs import DeliveryState, Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import abandoned

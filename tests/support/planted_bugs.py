@@ -30,13 +30,13 @@ from bus_core.bus import arguments, publishing
 from bus_core.bus.bus import Bus
 from bus_core.dispatch import codec
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.decisions import Decision
 from bus_core.dispatch.engine import Engine
+from bus_core.dispatch.failure_decisions import Decision
 from bus_core.dispatch.invocation import NOTHING, Invocation
 from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
-from bus_core.dispatch.retries import FollowUp
+from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.workers import Worker, WorkerPool
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import is_pattern
@@ -220,15 +220,15 @@ def let_exits_pass(patch: MonkeyPatch) -> None:
 
 @bug("a cancelled handler takes its event along", "test_error_is_contained[CancelledError]", "test_timeout")
 def lose_what_was_cancelled(patch: MonkeyPatch) -> None:
-    attempt_failed = FollowUp.attempt_failed
+    attempt_failed = RetryScheduler.attempt_failed
 
-    def losing(follow_up: FollowUp, job: Job, error: BaseException) -> None:
+    def losing(retries: RetryScheduler, job: Job, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) or isinstance(error.__cause__, asyncio.CancelledError):
-            follow_up._finish(job)
+            retries._finish(job)
         else:
-            attempt_failed(follow_up, job, error)
+            attempt_failed(retries, job, error)
 
-    patch.setattr(FollowUp, "attempt_failed", losing)
+    patch.setattr(RetryScheduler, "attempt_failed", losing)
 
 
 # --- retries ----------------------------------------------------------------------------------------------
@@ -320,26 +320,26 @@ def count_postponements(patch: MonkeyPatch) -> None:
 
 @bug("retries follow the wall clock", "test_clock_steps")
 def retry_by_the_wall_clock(patch: MonkeyPatch) -> None:
-    decide_, retry_due = FollowUp._decide, FollowUp._retry_due
+    decide_, retry_due = RetryScheduler._decide, RetryScheduler._retry_due
     due: dict[int, float] = {}
 
-    def deciding(follow_up: FollowUp, job: Job, error: BaseException) -> None:
-        before = follow_up._clock.now().timestamp()
-        decide_(follow_up, job, error)
-        if job in follow_up._waiting:
+    def deciding(retries: RetryScheduler, job: Job, error: BaseException) -> None:
+        before = retries._clock.now().timestamp()
+        decide_(retries, job, error)
+        if job in retries._waiting:
             due[id(job)] = before + 1
 
-    def look(follow_up: FollowUp, job: Job, *, counted: bool) -> None:
-        late = due[id(job)] - follow_up._clock.now().timestamp()
+    def look(retries: RetryScheduler, job: Job, *, counted: bool) -> None:
+        late = due[id(job)] - retries._clock.now().timestamp()
         if late > 0.001:
-            follow_up._waiting[job] = follow_up._clock.call_later(
-                min(late, 60), lambda: look(follow_up, job, counted=counted)
+            retries._waiting[job] = retries._clock.call_later(
+                min(late, 60), lambda: look(retries, job, counted=counted)
             )
         else:
-            retry_due(follow_up, job, counted=counted)
+            retry_due(retries, job, counted=counted)
 
-    patch.setattr(FollowUp, "_decide", deciding)
-    patch.setattr(FollowUp, "_retry_due", look)
+    patch.setattr(RetryScheduler, "_decide", deciding)
+    patch.setattr(RetryScheduler, "_retry_due", look)
 
 
 @bug("a retry loses the headers", "test_raising_is_retried", "test_unicode_metadata_and_headers")
@@ -746,15 +746,15 @@ def purge_everything(patch: MonkeyPatch) -> None:
 @bug("what cannot be decoded is dropped", "test_undecodable_is_dead_lettered_raw", suite="OnRemote")
 def drop_undecodable(patch: MonkeyPatch) -> None:
     decide_otherwise(patch, lambda decision, _error, _attempt: decision)
-    bury = FollowUp._dead_letter
+    bury = RetryScheduler._dead_letter
 
-    def dropping(follow_up: FollowUp, job: Job, reason: str) -> None:
+    def dropping(retries: RetryScheduler, job: Job, reason: str) -> None:
         if job.event is None:
             job.lane.settler.acknowledge(job)
         else:
-            bury(follow_up, job, reason)
+            bury(retries, job, reason)
 
-    patch.setattr(FollowUp, "_dead_letter", dropping)
+    patch.setattr(RetryScheduler, "_dead_letter", dropping)
 
 
 @bug("how long it has waited is forgotten", "test_another_version_waits_within_bounds", suite="OnRemote")
@@ -991,12 +991,12 @@ def leak_a_connection(patch: MonkeyPatch) -> Callable[[], object]:
 
 @bug("the engine leaks a timer", "test_nothing_is_left_behind[in trouble]")
 def leak_a_timer(patch: MonkeyPatch) -> None:
-    def keeping(follow_up: FollowUp) -> list[Job]:
-        left = [*follow_up._waiting]
-        follow_up._waiting.clear()
+    def keeping(retries: RetryScheduler) -> list[Job]:
+        left = [*retries._waiting]
+        retries._waiting.clear()
         return left
 
-    patch.setattr(FollowUp, "stop", keeping)
+    patch.setattr(RetryScheduler, "stop", keeping)
 
 
 @bug("a closed bus stays in the hub", "test_closed_bus_is_collected")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bus_core.dispatch import retries
-from bus_core.dispatch.decisions import Decision
+from bus_core.dispatch.failure_decisions import Decision
 from chaos import planted
 from promenade_bus_memory import MemoryHub
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
