@@ -111,9 +111,9 @@ class Engine:
         """A job has come to its end, good or bad, and its settler is through with it."""
         self._pool.finish(job)
 
-    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
-        """See ``WorkerPool.shut_out``."""
-        return self._pool.shut_out(lane, record)
+    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+        """See ``WorkerPool.defer``."""
+        return self._pool.defer(lane, record)
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
@@ -234,16 +234,16 @@ class Engine:
             self.buffer.delivery_settled(job.pending)
         return jobs
 
-    def take_over(self) -> None:
+    def close_walk(self) -> None:
         """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
-        self._pool.take_over()
+        self._pool.close_walk()
 
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs.
 
         False with those that were no jobs before.
         """
-        self._pool.take_over()
+        self._pool.close_walk()
         jobs: list[tuple[Job, bool]] = []
         kept: list[Entry] = []
         for port, payload, counter in self.buffer.take_all():
@@ -383,7 +383,7 @@ class Engine:
 
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
         """A snapshot of the counters of each lane."""
-        self._pool.take_over()  # of an event for several, what its worker has yet to come to is queued
+        self._pool.close_walk()  # of an event for several, what its worker has yet to come to is queued
         at_work = self._pool.at_work
         waiting, plain = self.buffer.waiting()
         queued = Counter[JobLane]()

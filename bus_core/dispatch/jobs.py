@@ -16,6 +16,7 @@ from bus_core.events.base import Event
 from bus_core.events.messages import Attempt, DeadLetter, Message, Record, with_attempt
 
 __all__ = [
+    "Deferred",
     "DeliveryState",
     "DrainMark",
     "Entry",
@@ -25,7 +26,6 @@ __all__ = [
     "PendingEvent",
     "Port",
     "Settler",
-    "ShutOut",
     "key_of_record",
     "pending_event",
     "pending_event_of",
@@ -334,7 +334,7 @@ Payload: TypeAlias = "Event | Record | Job"
 """What stands in the queue: an event as it is, for plain handlers; a record for all others; or a job."""
 
 
-class ShutOut(BaseException):
+class Deferred(BaseException):
     """Raised to a worker by a lane that an event has to wait for; no handler was called."""
 
 

@@ -41,14 +41,14 @@ class LaneHost(InvocationHost, Protocol):
         """Seconds since the epoch."""
         ...
 
-    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
-        May raise ``ShutOut``.
+        May raise ``Deferred``.
         """
         ...
 
-    def take_over(self) -> None:
+    def close_walk(self) -> None:
         """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
         ...
 
@@ -171,13 +171,13 @@ class Lane:
 
         def enter(record: Record) -> Awaitable[Any]:
             # Only who is held up, or waits, can stand in the way: mostly nobody.
-            if (self._active or self._held or self._backlog) and self._shuts_out(record):
-                return self._engine.shut_out(self, record)
+            if (self._active or self._held or self._backlog) and self._must_wait(record):
+                return self._engine.defer(self, record)
             return call(record)
 
         return enter
 
-    def _shuts_out(self, record: Record) -> bool:
+    def _must_wait(self, record: Record) -> bool:
         if self.spec.ordered and key_of_record(record) in self._held:
             return True
         return self.concurrency is not None and (self._active >= self.concurrency or bool(self._backlog))
@@ -236,7 +236,7 @@ class Lane:
     def resume_job(self, job: Job) -> None:
         """Takes a job back whose retry is due. In an ordered lane its key was kept for it."""
         if self.restricted:
-            self._engine.take_over()  # what runs takes a place, too
+            self._engine.close_walk()  # what runs takes a place, too
         self._admit(job)
 
     def _admit(self, job: Job) -> None:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from bus_core.dispatch.invocation import NOTHING
 from bus_core.dispatch.jobs import (
+    Deferred,
     DrainMark,
     Entry,
     Job,
@@ -21,7 +22,6 @@ from bus_core.dispatch.jobs import (
     Payload,
     PendingEvent,
     Port,
-    ShutOut,
     pending_event,
     pending_event_of,
 )
@@ -45,7 +45,7 @@ _LONGEST_WALK = 128
 _PROCESS_PAUSE = 1.0
 """Seconds without any walk, after which one asks whether the process stood still."""
 
-_REVIVAL = 0.1
+_RECOVERY_CHECK = 0.1
 """Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
 
 _UNWIND = 0.25
@@ -74,7 +74,7 @@ class Worker:
         # While the worker walks along entries of the queue, the queue knows the one that it is at. When it is
         # held up in a handler, or fails, the walk is closed and leaves it with that entry. Where an event is
         # for several handlers, ``rest`` walks along those of ``ports`` that come after the current one. While
-        # a handler is held up, all of this may be changed by others: see WorkerPool.take_over.
+        # a handler is held up, all of this may be changed by others: see WorkerPool.close_walk.
         self.entry: Entry | None = None
         self.ports: Sequence[Port] = ()
         self.rest: Iterator[Port] | None = None
@@ -139,7 +139,7 @@ class WorkerTask(asyncio.Task[None]):
 
     def cancel(self, msg: object = None) -> bool:
         self.worker.was_cancelled = True
-        self.worker.pool.close_walk(self.worker)  # so that it will notice, and end after this delivery
+        self.worker.pool.close_walk_of(self.worker)  # so that it will notice, and end after this delivery
         return super().cancel(msg)
 
 
@@ -199,8 +199,8 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
         self._giving_way = 0  # so many workers pause, and go on in this turn of the loop
-        self._walker: Worker | None = None  # whose walk is open
-        self._keeper: asyncio.Task[None] | None = None
+        self._walking_worker: Worker | None = None  # whose walk is open
+        self._loop_watch: asyncio.Task[None] | None = None
         self._most_plain = 4  # entries of one walk
         self._most_counted = 4
         self._wave = 1  # so many workers are woken at once
@@ -215,7 +215,7 @@ class WorkerPool:
     def start(self) -> None:
         """Starts the workers on the running loop."""
         self.loop = asyncio.get_running_loop()
-        self._start_keeper(self.loop)
+        self._start_loop_watch(self.loop)
         for _ in range(self._size):
             self._start_worker()
 
@@ -226,17 +226,19 @@ class WorkerPool:
         Handlers may cancel their worker, which the bus survives. Only who cancels every task there is
         cancels the keeper, too.
         """
-        return self._keeper is not None and self._keeper.cancelling() > 0 and not self.stopping
+        return self._loop_watch is not None and self._loop_watch.cancelling() > 0 and not self.stopping
 
-    def _start_keeper(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._keeper = loop.create_task(self._keep(loop), name="promenade-keeper", context=Context())
-        self._keeper.add_done_callback(self._keeper_ended)
+    def _start_loop_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop_watch = loop.create_task(
+            self._watch_loop(loop), name="promenade-loop-watch", context=Context()
+        )
+        self._loop_watch.add_done_callback(self._loop_watch_ended)
 
     @staticmethod
-    async def _keep(loop: asyncio.AbstractEventLoop) -> None:
+    async def _watch_loop(loop: asyncio.AbstractEventLoop) -> None:
         await loop.create_future()
 
-    def _keeper_ended(self, task: asyncio.Task[None]) -> None:
+    def _loop_watch_ended(self, task: asyncio.Task[None]) -> None:
         """Also when it was cancelled before its first step."""
         if self.stopping:
             return
@@ -246,14 +248,14 @@ class WorkerPool:
                 self._buffer.unsettled,
             )
         loop = task.get_loop()
-        loop.call_later(_REVIVAL, self._revive, loop)
+        loop.call_later(_RECOVERY_CHECK, self._resume_if_loop_runs, loop)
 
-    def _revive(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _resume_if_loop_runs(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop goes on: a program cancelled every task, so as to shut down, but uses its bus still."""
         if self.stopping:
             return
         logger.warning("the event loop was not closed, only all of its tasks were cancelled: the bus goes on")
-        self._start_keeper(loop)
+        self._start_loop_watch(loop)
         self._wake_or_fall_asleep()
 
     def _start_worker(self) -> None:
@@ -297,7 +299,7 @@ class WorkerPool:
         if asyncio._get_running_loop() is not self.loop:
             raise WrongEventLoop("publish")
         self._buffer.stay_awake()
-        if self._walker is not None:
+        if self._walking_worker is not None:
             self._plan_next_turn()  # which tells whether it is held up
         else:
             self._wake(1)
@@ -353,7 +355,7 @@ class WorkerPool:
             elif not buffer.is_plain:
                 unchanged = await self._handle_counted(worker, walk)
             else:
-                # It ends early when the walk is closed: see ``take_over``.
+                # It ends early when the walk is closed: see ``close_walk``.
                 for port, payload in walk:
                     try:
                         call = port.call  # CPython 3.11 looks a slot up faster than it calls one
@@ -369,8 +371,8 @@ class WorkerPool:
                     break
                 port = payload = call = None  # type: ignore[assignment]
             walk = None  # an idle worker keeps no event alive
-            if self._walker is worker:
-                self._walker = None
+            if self._walking_worker is worker:
+                self._walking_worker = None
                 buffer.end()
                 if unchanged:
                     continue
@@ -395,7 +397,7 @@ class WorkerPool:
             except BaseException as error:
                 self._attempt_failed(worker, error)
             else:
-                if self._walker is worker:
+                if self._walking_worker is worker:
                     for each in port.ports:
                         each.handled += 1
                     self._delivered(counter, len(port.ports))
@@ -424,7 +426,7 @@ class WorkerPool:
                     continue
             except BaseException:  # a value whose comparison raises is a changed one
                 pass
-            self.close_walk(worker)
+            self.close_walk_of(worker)
             return
         if worker.at_several:  # otherwise its deliveries were counted by themselves
             worker.rest = None
@@ -445,9 +447,9 @@ class WorkerPool:
         now = lease_clock()
         since, self._began_at = self._began_at, now
         if now - since > _PROCESS_PAUSE:
-            self.take_over()
+            self.close_walk()
             self._process_paused()
-        if self._walker is not None:
+        if self._walking_worker is not None:
             self._held_up()  # another one is; what it has left comes first
         buffer = self._buffer
         is_planned = self._next_turn_planned
@@ -468,7 +470,7 @@ class WorkerPool:
             walk = buffer.begin(self._most_plain, self._most_counted)
             if walk is None:
                 return None
-            self._walker = worker
+            self._walking_worker = worker
         if not is_planned:
             if buffer.has_others():
                 self._plan_next_turn()
@@ -500,7 +502,7 @@ class WorkerPool:
     def _next_turn(self) -> None:
         """Runs when every worker has paused. Wakes others for what is left, if none of them goes on."""
         self._next_turn_planned = False
-        if self._walker is not None:
+        if self._walking_worker is not None:
             self._held_up()
         if self._giving_way:
             return
@@ -521,7 +523,7 @@ class WorkerPool:
             self._most_plain = begun
         else:
             self._most_counted = begun
-        self.take_over()
+        self.close_walk()
 
     async def _rest(self, worker: Worker) -> None:
         assert self.loop is not None, "workers run on a loop"
@@ -543,34 +545,34 @@ class WorkerPool:
 
     def is_walking(self, worker: Worker) -> bool:
         """Whether the walk that is open is that worker's."""
-        return self._walker is worker
+        return self._walking_worker is worker
 
     def current_of(self, worker: Worker) -> Entry | None:
         """The entry of a worker whose walk is open."""
-        return self._buffer.current if self._walker is worker else None
+        return self._buffer.current if self._walking_worker is worker else None
 
     @property
     def marks_of_walk(self) -> tuple[DrainMark, ...]:
         """The drains that wait for the plain entries of the walk that is open."""
         return self._buffer.marks
 
-    def close_walk(self, worker: Worker) -> None:
+    def close_walk_of(self, worker: Worker) -> None:
         """Leaves a worker with the delivery that it is at, if it is on a walk."""
-        if self._walker is worker:
-            self.take_over()
+        if self._walking_worker is worker:
+            self.close_walk()
 
-    def take_over(self, *, adopting: bool = True) -> None:
+    def close_walk(self, *, adopting: bool = True) -> None:
         """Closes the walk that is open, if one is. Its worker is left with the delivery that it is at.
 
         If that is held up, others of its lane may have to wait for it from now on: it becomes a job, unless
         ``adopting`` is false.
         """
-        worker = self._walker
+        worker = self._walking_worker
         if worker is None:
             return
         marks = self._buffer.marks
         worker.entry = entry = self._buffer.halt()
-        self._walker = None  # afterwards: a handler's thread may ask whether its worker is at work
+        self._walking_worker = None  # afterwards: a handler's thread may ask whether its worker is at work
         port, payload, counter = entry
         if worker.rest is not None:
             worker.entry = port, payload, counter = self._part_of(worker, entry, marks)
@@ -598,7 +600,7 @@ class WorkerPool:
 
     def single_out(self, worker: Worker) -> PendingEvent:
         """Leaves a worker with the delivery that it is at, and counts it by itself."""
-        self.close_walk(worker)
+        self.close_walk_of(worker)
         assert worker.entry is not None, "the worker is at work"
         port, payload, counter = worker.entry
         if counter is None:
@@ -610,7 +612,7 @@ class WorkerPool:
         """Makes jobs of what the workers are running of a lane without one."""
         for worker in self._workers:
             if worker.lane is lane:
-                self.close_walk(worker)
+                self.close_walk_of(worker)
                 self._as_job(worker)
 
     def _as_job(self, worker: Worker) -> Job:
@@ -659,21 +661,21 @@ class WorkerPool:
             raise asyncio.CancelledError from error  # already reported as abandoned
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None:
             raise error  # the coroutine is being thrown away together with its loop
-        if isinstance(error, ShutOut):
+        if isinstance(error, Deferred):
             self._back_into_lane(worker)
             return
-        self.close_walk(worker)
+        self.close_walk_of(worker)
         self._failed(self._as_job(worker), error)
         worker.entry = None  # what follows has been decided
 
-    def shut_out(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
-        Raises ``ShutOut`` where that takes more than the usual: the worker sees to it, then.
+        Raises ``Deferred`` where that takes more than the usual: the worker sees to it, then.
         """
-        worker, buffer = self._walker, self._buffer
+        worker, buffer = self._walking_worker, self._buffer
         if worker is None or worker.rest is not None or not buffer.is_plain:
-            raise ShutOut
+            raise Deferred
         # Its entry is finished, and the job takes another place.
         marks = buffer.marks
         pending = pending_event(1, marks) if marks else None
@@ -684,8 +686,8 @@ class WorkerPool:
 
     def _back_into_lane(self, worker: Worker) -> None:
         """The delivery that a worker is at goes back into its lane. The worker goes on with others."""
-        if self._walker is worker:
-            self.take_over(adopting=False)
+        if self._walking_worker is worker:
+            self.close_walk(adopting=False)
         assert worker.entry is not None, "its walk is closed"
         port, payload, counter = worker.entry
         worker.entry = None
@@ -710,8 +712,8 @@ class WorkerPool:
     def abandon(self) -> list[tuple[Worker, Entry]]:
         """Makes every worker end; returns those at work, and what they are at."""
         self.stopping = True
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._loop_watch is not None:
+            self._loop_watch.cancel()
         left: list[tuple[Worker, Entry]] = []
         for worker in self._workers:
             worker.stopping = True

@@ -770,16 +770,16 @@ async def test_tasks_cancelled_before_their_first_step(
     virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bus goes on however often its tasks are cancelled, also those that have only been made."""
-    start, left = WorkerPool._start_keeper, [1, 2]
+    start, left = WorkerPool._start_loop_watch, [1, 2]
 
     def start_and_cancel(pool: WorkerPool, loop: asyncio.AbstractEventLoop) -> None:
         start(pool, loop)
         if left:
             left.pop()
-            assert pool._keeper is not None
-            pool._keeper.cancel()
+            assert pool._loop_watch is not None
+            pool._loop_watch.cancel()
 
-    monkeypatch.setattr(WorkerPool, "_start_keeper", start_and_cancel)
+    monkeypatch.setattr(WorkerPool, "_start_loop_watch", start_and_cancel)
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         numbers: list[int] = []
         bus.subscribe(HAPPENED, lambda event: numbers.append(event.number))
