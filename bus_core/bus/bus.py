@@ -30,9 +30,9 @@ from bus_core.bus.fallback import start_one_of
 from bus_core.bus.health import HealthReport, run_probes
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts, close_each
-from bus_core.bus.publishing import Outbound
+from bus_core.bus.publishing import PublishPipeline
 from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions
-from bus_core.bus.subscriptions import Roster, Subscription
+from bus_core.bus.subscriptions import Subscription, SubscriptionRegistry
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.failure_decisions import AttemptFailure
@@ -77,12 +77,16 @@ class Bus:
         )
         self._buffer = self._engine.buffer
         self._life = Lifecycle(self._engine)
-        self._outbound = Outbound(parts, self._engine, self._life, lambda: self._adapter)
-        self._direct = self._outbound.direct
-        self._roster = Roster(parts, self._engine, self._life, lambda: self._adapter, self._outbound.declared)
+        self._pipeline = PublishPipeline(parts, self._engine, self._life, lambda: self._adapter)
+        self._local_routes = self._pipeline.local_routes
+        self._subscriptions = SubscriptionRegistry(
+            parts, self._engine, self._life, lambda: self._adapter, self._pipeline.declared
+        )
         self._closing: asyncio.Future[DrainReport] | None = None
         self._thread = 0  # of the event loop, once the bus is started
-        self._dead_letters = DeadLetters(lambda: self._adapter, self._life.check_open, self._roster.has)
+        self._dead_letters = DeadLetters(
+            lambda: self._adapter, self._life.check_open, self._subscriptions.has
+        )
         _every_bus.add(self)
 
     def __repr__(self) -> str:
@@ -118,7 +122,7 @@ class Bus:
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
         """The subscriptions of this bus, in the order in which they were made."""
-        return self._roster.subscriptions
+        return self._subscriptions.subscriptions
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -147,9 +151,9 @@ class Bus:
 
     def state(self) -> EngineState:
         """A snapshot of queues and counters."""
-        routes = self._outbound.routes
+        routes = self._pipeline.routes
         return self._engine.state(
-            self._roster.lanes,
+            self._subscriptions.lanes,
             published=routes.total_published,
             unrouted=routes.unrouted,
             lost=self._adapter.lost,
@@ -160,7 +164,7 @@ class Bus:
 
         Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
         """
-        return self._outbound.routes.published
+        return self._pipeline.routes.published
 
     def instrument(
         self,
@@ -184,9 +188,9 @@ class Bus:
                 f"cannot instrument: the bus is {self.status}; do it before the bus is started"
             )
         if consume is not None:
-            self._roster.instrument(consume)
+            self._subscriptions.instrument(consume)
         if publish is not None:
-            self._outbound.instrument(publish)
+            self._pipeline.instrument(publish)
         if failure is not None:
             self._engine.observe_failures(failure)
 
@@ -208,7 +212,7 @@ class Bus:
         if life.stage is not Stage.NEW:
             raise BusClosed("start")
         if self._parts.fallback is None:
-            self._roster.check_features()  # before anything is opened
+            self._subscriptions.check_features()  # before anything is opened
         life.stage = Stage.STARTING
         started: list[HealthProbe | AnyAdapter] = []
         try:
@@ -217,7 +221,7 @@ class Bus:
             for probe in self._parts.probes.values():
                 await probe.start()
                 started.append(probe)
-            self._roster.check_features()  # again: a fallback may have taken the adapter's place
+            self._subscriptions.check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
             await close_each(reversed(started), self._config.shutdown_timeout)
             self._adapter, self._degraded = self._parts.adapter, None
@@ -228,8 +232,8 @@ class Bus:
         carrier = self._new_carrier()
         self._engine.start()
         life.stage = Stage.OPEN
-        self._roster.open(carrier)
-        self._outbound.open(carrier)
+        self._subscriptions.open(carrier)
+        self._pipeline.open(carrier)
 
     def _new_carrier(self) -> Carrier:
         adapter, codec = self._adapter, self._parts.codec
@@ -238,7 +242,7 @@ class Bus:
                 adapter,
                 self._engine,
                 codec,
-                changed=self._outbound.routes_changed,
+                changed=self._pipeline.routes_changed,
                 check_accepting=self._life.check_accepting,
             )
         return RemoteCarrier(
@@ -276,13 +280,13 @@ class Bus:
             return self._closing.result()
         life.check_loop("close")
         life.stage = Stage.CLOSING
-        self._outbound.look_closer()
+        self._pipeline.disable_fast_path()
         # A task of its own: whoever waits for it may be cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
         return await asyncio.shield(self._closing)
 
     async def _close(self, timeout: float) -> DrainReport:
-        report = await self._outbound.carried.stop(self._roster.lanes, timeout)
+        report = await self._pipeline.active_carrier.stop(self._subscriptions.lanes, timeout)
         self._life.stage = Stage.CLOSED
         await close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
         return report
@@ -305,17 +309,19 @@ class Bus:
         self._life.check_open("drain")
         if self.in_handler:
             raise CalledFromHandler("drain the bus")
-        lanes = self._roster.lanes
+        lanes = self._subscriptions.lanes
         seconds = None if timeout is None else as_seconds(timeout)
-        with self._outbound.looking_closer():
+        with self._pipeline.fast_path_disabled():
             if seconds is None:
-                await self._outbound.carried.drain(lanes)
+                await self._pipeline.active_carrier.drain(lanes)
             else:
 
                 def late() -> TimeoutError:
                     return TimeoutError(f"the bus was not drained within {seconds:g} s: {self.state()}")
 
-                await call_within(self._parts.clock, seconds, late, self._outbound.carried.drain, lanes)
+                await call_within(
+                    self._parts.clock, seconds, late, self._pipeline.active_carrier.drain, lanes
+                )
 
     # --- publish ------------------------------------------------------------------------------------------
 
@@ -338,7 +344,7 @@ class Bus:
         ``PublishUncertain``.
         """
         try:
-            route = self._direct[topic]
+            route = self._local_routes[topic]
         except (KeyError, TypeError):  # a further look is needed
             pass
         else:
@@ -351,9 +357,9 @@ class Bus:
                         ports.append(route.port)
                         buffer.payloads.append(event)
                     else:
-                        self._outbound.put(route, event, headers)
+                        self._pipeline.put(route, event, headers)
                     return
-        await self._outbound.publish(topic, event, headers)
+        await self._pipeline.publish(topic, event, headers)
 
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
@@ -364,7 +370,7 @@ class Bus:
         Where the adapter is outside of the process many are under way at the same time: what it refuses for
         a while, and takes when it is asked again, may come behind later ones.
         """
-        await self._outbound.publish_many(items, self.publish)
+        await self._pipeline.publish_many(items, self.publish)
 
     @overload
     def publish_nowait(
@@ -380,7 +386,7 @@ class Bus:
         Exists on in-process adapters only, elsewhere it raises ``UnsupportedFeature``. Inside of
         ``after_commit`` the event is held like any other.
         """
-        self._outbound.publish_nowait(topic, event, headers, self.publish)
+        self._pipeline.publish_nowait(topic, event, headers, self.publish)
 
     @asynccontextmanager
     async def after_commit(self) -> AsyncIterator[None]:
@@ -400,26 +406,26 @@ class Bus:
                 block.items.clear()
                 raise
             finally:
-                self._outbound.look_less_closely()
-        await self._outbound.release(block)
+                self._pipeline.enable_fast_path()
+        await self._pipeline.release(block)
 
     async def begin_block(self) -> None:
         """The first part of ``after_commit``; for ``SyncBus``, of which the others run in another thread."""
         self._life.check_open("open after_commit")
-        self._outbound.look_closer()
+        self._pipeline.disable_fast_path()
 
     def holding(self) -> AbstractContextManager[HeldEvents]:
         """Holds in a new block what is published in this context, until the block ends, well or not."""
-        return self._outbound.holding()
+        return self._pipeline.holding()
 
     async def drop_block(self) -> None:
         """The last part of an ``after_commit`` that was not left well; see ``begin_block``."""
-        self._outbound.look_less_closely()
+        self._pipeline.enable_fast_path()
 
     async def end_block(self, block: HeldEvents) -> None:
         """The last part of ``after_commit``; see ``begin_block``."""
-        self._outbound.look_less_closely()
-        await self._outbound.release(block)
+        self._pipeline.enable_fast_path()
+        await self._pipeline.release(block)
 
     # --- subscribe ----------------------------------------------------------------------------------------
 
@@ -485,10 +491,10 @@ class Bus:
         )
         check_topic_given(topic)
         if handler is not None:
-            return self._roster.add(topic, handler, options)
+            return self._subscriptions.add(topic, handler, options)
 
         def decorate(decorated: Callable[..., R]) -> Callable[..., R]:
-            self._roster.add(topic, decorated, options)
+            self._subscriptions.add(topic, decorated, options)
             return decorated
 
         return decorate
@@ -499,7 +505,7 @@ class Bus:
         Returns when what they accepted is settled; see ``Subscription.unsubscribe``. Raises
         ``UnknownSubscription`` when there is none.
         """
-        await self._roster.remove(topic, handler)
+        await self._subscriptions.remove(topic, handler)
 
     # --- health -------------------------------------------------------------------------------------------
 
@@ -536,7 +542,7 @@ class Bus:
                 f"{state.lost} events or dead letters were lost; the log names them (look for 'lost')",
                 figures,
             )
-        problem = self._outbound.carried.problem
+        problem = self._pipeline.active_carrier.problem
         if problem is not None:
             return CheckResult(*problem, figures)
         degraded = self._degraded or self._adapter.degraded
@@ -547,7 +553,7 @@ class Bus:
     def mark_forked(self) -> None:
         """This process is a forked child: from now on every call raises ``BusForked``."""
         self._life.forked = True
-        self._outbound.look_closer()
+        self._pipeline.disable_fast_path()
 
 
 _every_bus: weakref.WeakSet[Bus] = weakref.WeakSet()

@@ -32,28 +32,28 @@ from bus_core.transport.carrier import Carrier
 from bus_core.transport.in_process import may_wait
 from bus_core.transport.routes import Route, Routes
 
-__all__ = ["Outbound"]
+__all__ = ["PublishPipeline"]
 
 
 Publish = Callable[..., Coroutine[Any, Any, None]]
 """``Bus.publish``: takes a topic, an event, and headers."""
 
 
-class Outbound:
+class PublishPipeline:
     """Publishes for a bus.
 
-    ``direct`` and ``onward`` hold only routes that a publish may use without a further look, to the queue of
-    this process or to an adapter outside of it; ``through`` holds those of a bus with publish middleware, in
-    both directions. Whatever makes a further look necessary (a change of subscriptions, a drain,
+    ``local_routes`` and ``remote_routes`` hold only routes that a publish may use without a further look, to
+    the queue of this process or to an adapter outside of it; ``middleware_routes`` holds those of a bus with
+    publish middleware, in both directions. Whatever makes a further look necessary (a change of subscriptions, a drain,
     after_commit, closing, a fork) empties all of them.
     """
 
     def __init__(
         self, parts: BusParts, engine: Engine, life: Lifecycle, adapter: Callable[[], AnyAdapter]
     ) -> None:
-        self.direct: dict[Topic[Any] | str, Route] = {}
-        self.onward: dict[Topic[Any] | str, Route] = {}
-        self.through: dict[Topic[Any] | str, Route] = {}
+        self.local_routes: dict[Topic[Any] | str, Route] = {}
+        self.remote_routes: dict[Topic[Any] | str, Route] = {}
+        self.middleware_routes: dict[Topic[Any] | str, Route] = {}
         self.routes = Routes(engine.buffer.unsealed)
         self.middleware = parts.publish_middleware
         self._registry = parts.registry
@@ -64,7 +64,7 @@ class Outbound:
         self._life = life
         self._adapter = adapter
         self._carrier: Carrier | None = None
-        self._indirections = 0
+        self._fast_path_blocks = 0
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
 
     def instrument(self, middleware: Middleware) -> None:
@@ -77,7 +77,7 @@ class Outbound:
         self.routes_changed()
 
     @property
-    def carried(self) -> Carrier:
+    def active_carrier(self) -> Carrier:
         """The carrier of a bus that was started."""
         assert self._carrier is not None, "the bus was started"
         return self._carrier
@@ -87,30 +87,30 @@ class Outbound:
     def routes_changed(self, text: str = "#") -> None:
         """The routes of a topic, or of a pattern's topics, have to be looked up again when they are used."""
         if is_pattern(text):
-            for known in (self.direct, self.onward, self.through):
+            for known in (self.local_routes, self.remote_routes, self.middleware_routes):
                 known.clear()
         elif (route := self.routes.outdate(text)) is not None:
-            for known in (self.direct, self.onward, self.through):
+            for known in (self.local_routes, self.remote_routes, self.middleware_routes):
                 known.pop(route.topic, None)
                 known.pop(text, None)
 
-    def look_closer(self) -> None:
-        """From now on every publish takes the longer way, with all checks, until ``look_less_closely``."""
+    def disable_fast_path(self) -> None:
+        """From now on every publish takes the longer way, with all checks, until ``enable_fast_path``."""
         self.routes_changed()
-        self._indirections += 1
+        self._fast_path_blocks += 1
 
-    def look_less_closely(self) -> None:
-        """Undoes one ``look_closer``."""
-        self._indirections -= 1
+    def enable_fast_path(self) -> None:
+        """Undoes one ``disable_fast_path``."""
+        self._fast_path_blocks -= 1
 
     @contextmanager
-    def looking_closer(self) -> Iterator[None]:
+    def fast_path_disabled(self) -> Iterator[None]:
         """A block in which no publish takes the shorter way."""
-        self.look_closer()
+        self.disable_fast_path()
         try:
             yield
         finally:
-            self.look_less_closely()
+            self.enable_fast_path()
 
     # --- one event ----------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Outbound:
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
         """The longer way, with all checks; see ``Bus.publish``."""
         try:
-            route = self.through.get(topic) or self.direct.get(topic)
+            route = self.middleware_routes.get(topic) or self.local_routes.get(topic)
         except TypeError:
             route = None
         if route is not None and event.__class__ is route.event_class and get_ident() == self._life.thread:
@@ -138,14 +138,14 @@ class Outbound:
             if self.middleware:
                 await route.chain(Envelope(route.name, event, dict(sent)))
             else:
-                await self.carried.accept(route, event, sent)  # room is all that was missing
+                await self.active_carrier.accept(route, event, sent)  # room is all that was missing
             return
-        if headers is None and (sending := self._sent_on(topic, event)) is not None:
+        if headers is None and (sending := self._hand_over_unchecked(topic, event)) is not None:
             await sending
             return
         item = self._checked(topic, event, headers)
         if not self._hold(item):
-            await self._way_of(item)
+            await self._publish_checked(item)
 
     def publish_nowait(
         self, topic: Any, event: Any, headers: Mapping[str, str] | None, publish: Publish
@@ -197,19 +197,19 @@ class Outbound:
         raise InvalidTopic(f"a topic is a Topic or the name of one, got {described(topic)}")
 
     async def _send(self, item: HeldEvent) -> None:
-        await self._way_of(item)
+        await self._publish_checked(item)
 
-    def _way_of(self, item: HeldEvent) -> Awaitable[None]:
+    def _publish_checked(self, item: HeldEvent) -> Awaitable[None]:
         """What is left to do for a checked event: its middleware, if there is any, and the adapter."""
         route = self._route(item.topic)
         if self.middleware:
             return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
-        return self.carried.accept(route, item.event, item.headers)
+        return self.active_carrier.accept(route, item.event, item.headers)
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
         """The end of the publish middleware, which may have changed anything."""
         event: Any = envelope.event
-        if route.record_port is not None and self.through.get(route.name) is route:
+        if route.record_port is not None and self.middleware_routes.get(route.name) is route:
             buffer = self._buffer
             if event.__class__ is route.event_class and (
                 len(buffer.ports) < buffer.limit or self._wake_for_room()
@@ -217,7 +217,7 @@ class Outbound:
                 self.put(route, event, envelope.headers)
                 return
         event = checked_event(route.topic, event)
-        await self.carried.accept(route, event, checked_headers(envelope.headers))
+        await self.active_carrier.accept(route, event, checked_headers(envelope.headers))
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry
@@ -226,12 +226,14 @@ class Outbound:
             route = Route(topic)
             route.chain = compose(self.middleware, partial(self._accept, route))
             self.routes.add(route, declared=declared)
-        self.carried.renew(route)
-        may_be_direct = self._life.stage is Stage.OPEN and not self._indirections
+        self.active_carrier.renew(route)
+        may_be_direct = self._life.stage is Stage.OPEN and not self._fast_path_blocks
         if may_be_direct and declared:
             is_remote = not self._adapter().features.in_process
             if is_remote or route.record_port is not None:
-                ways = self.through if self.middleware else self.onward if is_remote else self.direct
+                ways = self.remote_routes if is_remote else self.local_routes
+                if self.middleware:
+                    ways = self.middleware_routes
                 ways[route.topic] = ways[route.name] = route
         return route
 
@@ -252,33 +254,33 @@ class Outbound:
                     results.append(None)
         else:
             results = await publish_in_order(
-                items, lambda item: self._handed_over(*item), lambda item: self.publish(*item)
+                items, lambda item: self._begin_one(*item), lambda item: self.publish(*item)
             )
         raise_failures(results)
 
-    def _sent_on(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+    def _hand_over_unchecked(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """What is left of a publish to an adapter outside of the process, when nothing stands in between.
 
         None where a further look is needed.
         """
         try:
-            onward = self.onward.get(topic)
+            route = self.remote_routes.get(topic)
         except TypeError:
             return None
-        if onward is None or event.__class__ is not onward.event_class:
+        if route is None or event.__class__ is not route.event_class:
             return None
         self._life.check_loop("publish")
-        return self.carried.hand_over(onward, event, NO_HEADERS)
+        return self.active_carrier.hand_over(route, event, NO_HEADERS)
 
-    def _handed_over(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+    def _begin_one(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """Begins to publish one of many; None where it has to be published by itself."""
-        sending = self._sent_on(topic, event)
-        if sending is not None or self._goes_alone:
+        sending = self._hand_over_unchecked(topic, event)
+        if sending is not None or self._must_publish_alone:
             return sending
         return self._begin_to_send(self._checked(topic, event, None))
 
     @property
-    def _goes_alone(self) -> bool:
+    def _must_publish_alone(self) -> bool:
         """Whether each event is published by itself.
 
         A middleware may wait, and then others would come first; in a block of after_commit events are held.
@@ -287,9 +289,9 @@ class Outbound:
 
     def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
         """Hands a checked event to the carrier; None where it has to be published by itself."""
-        if self._goes_alone:
+        if self._must_publish_alone:
             return None
-        return self.carried.hand_over(self._route(item.topic), item.event, item.headers)
+        return self.active_carrier.hand_over(self._route(item.topic), item.event, item.headers)
 
     # --- blocks of after_commit ---------------------------------------------------------------------------
 
@@ -315,7 +317,7 @@ class Outbound:
         block = open_block(self._block.get())
         if block is None:
             return False
-        if self.carried.encodes:
+        if self.active_carrier.encodes:
             # Encoded for the error only: before the commit there is still something that can be undone.
             self._codec.encode(item.topic, item.event, item.headers)
         block.items.append(item)

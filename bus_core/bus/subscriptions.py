@@ -25,7 +25,7 @@ from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import Topic, TopicPattern, is_pattern
 from bus_core.transport.carrier import Carrier
 
-__all__ = ["Roster", "Subscription"]
+__all__ = ["Subscription", "SubscriptionRegistry"]
 
 K = TypeVar("K")
 
@@ -33,10 +33,10 @@ K = TypeVar("K")
 class Subscription:
     """A handler bound to a topic or a pattern under a name."""
 
-    __slots__ = ("_lane", "_roster")
+    __slots__ = ("_lane", "_registry")
 
-    def __init__(self, roster: Roster, lane: Lane) -> None:
-        self._roster = roster
+    def __init__(self, registry: SubscriptionRegistry, lane: Lane) -> None:
+        self._registry = registry
         self._lane = lane
 
     def __repr__(self) -> str:
@@ -99,22 +99,22 @@ class Subscription:
     @property
     def state(self) -> SubscriptionState:
         """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values."""
-        return self._roster.state_of(self._lane)
+        return self._registry.state_of(self._lane)
 
     async def ready(self) -> None:
         """Returns when the subscription is open on the adapter. Raises ``BusNotStarted`` or ``BusClosed``."""
-        await self._roster.ready(self._lane)
+        await self._registry.ready(self._lane)
 
     def pause(self) -> None:
         """Begins no further handler until ``resume``; events go on being accepted and held.
 
         Raises ``UnknownSubscription`` after ``unsubscribe``.
         """
-        self._roster.set_paused(self._lane, paused=True)
+        self._registry.set_paused(self._lane, paused=True)
 
     def resume(self) -> None:
         """Undoes ``pause``; harmless when the subscription is not paused."""
-        self._roster.set_paused(self._lane, paused=False)
+        self._registry.set_paused(self._lane, paused=False)
 
     async def unsubscribe(self) -> None:
         """Takes no further event, and returns when those that were accepted are settled.
@@ -123,10 +123,10 @@ class Subscription:
         subscription is resumed for what it holds. On a durable adapter the group stays. Harmless when
         it is called again.
         """
-        await self._roster.leave(self._lane)
+        await self._registry.leave(self._lane)
 
 
-class Roster:
+class SubscriptionRegistry:
     """Implements what a ``Subscription`` asks of its bus.
 
     Before the bus is open its lanes only stand here; ``open`` attaches them to the carrier.

@@ -324,7 +324,7 @@ async def test_a_block_that_is_left_in_another_context_says_so() -> None:
         await asyncio.create_task(block.__aenter__())
         with pytest.raises(BusStateError, match="left in another context than it was entered in"):
             await asyncio.create_task(block.__aexit__(None, None, None))
-        assert bus._outbound._indirections == 0
+        assert bus._pipeline._fast_path_blocks == 0
         await bus.publish(HAPPENED, happened(1))
         await bus.drain()
         assert numbers(received) == [1]
@@ -339,7 +339,7 @@ def test_a_block_for_threads_that_is_left_in_another_context_says_so() -> None:
         contextvars.copy_context().run(block.__enter__)
         with pytest.raises(BusStateError, match="open the block in the function that publishes"):
             contextvars.copy_context().run(block.__exit__, None, None, None)
-        assert bus.bus._outbound._indirections == 0
+        assert bus.bus._pipeline._fast_path_blocks == 0
         bus.publish(HAPPENED, happened(1))
         bus.drain()
         assert received == [1]

@@ -397,7 +397,7 @@ async def test_leaves_no_trace(virtual_clock: VirtualClock, stop: str) -> None:
         assert asyncio.all_tasks() <= tasks
         assert virtual_clock.timers == []
         assert not bus._engine._marks
-        assert bus._outbound._indirections == 0
+        assert bus._pipeline._fast_path_blocks == 0
         handler.gate.set()
         await bus.publish(HAPPENED, happened(2))
         await virtual_clock.settle()

@@ -320,7 +320,7 @@ async def test_nothing_is_kept_of_keys(virtual_clock: VirtualClock) -> None:
         for number in range(100):
             await bus.publish(HAPPENED, happened(number))
         await virtual_clock.settle()
-        (lane,) = bus._roster.lanes
+        (lane,) = bus._subscriptions.lanes
         assert lane._held == {}
 
 
