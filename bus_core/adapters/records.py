@@ -14,7 +14,7 @@ from cattrs.preconf.json import JsonConverter, make_converter
 from bus_core.events.messages import Attempt, DeadLetter, Message
 from bus_core.events.topics import TopicPattern
 
-__all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "State", "matches"]
+__all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "RecordState", "matches"]
 
 NOBODY = ""
 """The owner of a record that may be claimed when it is due."""
@@ -50,7 +50,7 @@ class Record:
 
 
 @attrs.frozen
-class State:
+class RecordState:
     """What the text of a record says."""
 
     message: Message
@@ -66,7 +66,7 @@ class State:
         return _converter().dumps(self)
 
     @classmethod
-    def of(cls, text: str) -> State:
+    def of(cls, text: str) -> RecordState:
         """What the text of a record says."""
         return _converter().loads(text, cls)
 

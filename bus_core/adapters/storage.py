@@ -30,7 +30,7 @@ import attrs
 
 from bus_core.abc import Features, SubscriptionSpec
 from bus_core.adapters.leases import Owners, name_owner
-from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, State, matches
+from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, RecordState, matches
 from bus_core.errors import (
     AdapterError,
     BusError,
@@ -206,7 +206,7 @@ class StorageAdapter(ABC):
         now = datetime.now(UTC)
         async with self.in_transaction("add messages"):
             for each in messages:
-                await self.add(each.topic, State(each, now).text())
+                await self.add(each.topic, RecordState(each, now).text())
         return [None for _ in messages]
 
     async def open_consumer(self, spec: SubscriptionSpec) -> StorageConsumer:
@@ -332,9 +332,9 @@ class StorageAdapter(ABC):
     def dead_letters(self) -> StorageAdapter:
         return self
 
-    async def _letters(self) -> dict[str, tuple[Any, State, DeadLetter]]:
+    async def _letters(self) -> dict[str, tuple[Any, RecordState, DeadLetter]]:
         """The dead letters by their id, the oldest first: their ids sort by time."""
-        letters: list[tuple[Any, State, DeadLetter]] = []
+        letters: list[tuple[Any, RecordState, DeadLetter]] = []
         rows = await self.dead()
         for key, text in rows:
             state = _state_of(text)
@@ -392,7 +392,7 @@ class _Owned:
     """The receipt of what a consumer owns: the record's key, and what its text says."""
 
     key: Any
-    state: State
+    state: RecordState
 
 
 class StorageConsumer:
@@ -505,7 +505,7 @@ class StorageConsumer:
     def _unreadable(self, key: Any, text: object) -> Received:
         """A record that somebody else has written, or changed: a dead letter, with its text as it is."""
         body = str(text).encode("utf-8", "backslashreplace")
-        state = State(Message("", self._topic, "", body), datetime.now(UTC))
+        state = RecordState(Message("", self._topic, "", body), datetime.now(UTC))
         return Received(
             message=state.message,
             receipt=_Owned(key, state),
@@ -591,10 +591,10 @@ def _is_sound(row: Sequence[Any]) -> bool:
     return len(row) == len(kinds) and all(map(isinstance, row, kinds))
 
 
-def _state_of(text: str) -> State | None:
+def _state_of(text: str) -> RecordState | None:
     """What the text of a record says; None for what the bus did not write."""
     try:
-        return State.of(text)
+        return RecordState.of(text)
     except Exception:  # whatever a converter raises for what somebody else has written
         return None
 
@@ -610,5 +610,5 @@ def _cursor(text: str) -> str:
         raise ValueError(f"this is no cursor of these dead letters: {text!r}") from None
 
 
-def _letter_id(found: tuple[Any, State, DeadLetter]) -> str:
+def _letter_id(found: tuple[Any, RecordState, DeadLetter]) -> str:
     return found[2].id

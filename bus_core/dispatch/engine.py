@@ -45,7 +45,7 @@ from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.workers import Worker, WorkerPool, running_worker
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, DeadLetter, Message, Record
+from bus_core.events.messages import NO_HEADERS, DeadLetter, EventRecord, Message
 from bus_core.runtime.clock import Clock, lease_clock, timestamps_of
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.threads import ThreadPool
@@ -111,7 +111,7 @@ class Engine:
         """A job has come to its end, good or bad, and its settler is through with it."""
         self._pool.finish(job)
 
-    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+    def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
         """See ``WorkerPool.defer``."""
         return self._pool.defer(lane, record)
 
@@ -178,7 +178,7 @@ class Engine:
         as_it_is = not headers and not isinstance(payload, Message) and len(bare) == len(ready)
         # What may fail comes first: an event is accepted by all or by none.
         key = None if isinstance(payload, Message) else self._codec.special_key(topic, payload)
-        record: Record = (payload, topic, self.timestamp(), headers, key)
+        record: EventRecord = (payload, topic, self.timestamp(), headers, key)
         if self.buffer.asleep:
             self._pool.rouse()
         causing = running_worker() if self._marks else None
@@ -216,7 +216,7 @@ class Engine:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
         lane.gather()  # what runs was there before, as was what stands in the queue
-        record: Record = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
+        record: EventRecord = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
         lane.accept(
             Job(lane, record, event=event, state=DeliveryState(history=letter.attempts, redelivered=True))

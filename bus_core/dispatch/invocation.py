@@ -14,7 +14,7 @@ from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.middleware import compose
 from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events.base import Event
-from bus_core.events.messages import Message, Record, Source, delivery_of, envelope_of
+from bus_core.events.messages import DeliverySource, EventRecord, Message, delivery_of, envelope_of
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.threads import ThreadPool
 from bus_core.runtime.timeouts import Deadlines
@@ -158,7 +158,7 @@ class Invocation:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
         source_of = self._source_of
 
-        def of_record(record: Record) -> Awaitable[Any]:
+        def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
@@ -172,7 +172,7 @@ class Invocation:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
         source_of = self._source_of
 
-        def of_record(record: Record) -> Awaitable[Any]:
+        def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
@@ -185,7 +185,7 @@ class Invocation:
     def _with_event(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
         where, decode, selects = self._where, self._host.decode, self._selects
 
-        def of_record(record: Record) -> Awaitable[Any]:
+        def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
@@ -217,7 +217,7 @@ class Invocation:
             job.event = self._host.decode(payload) if isinstance(payload, Message) else payload
         return job.event
 
-    def _source_of(self, job: Job) -> Source:
+    def _source_of(self, job: Job) -> DeliverySource:
         return job.record, self._name, job.attempt, job.redelivered
 
     def _selects(self, event: Event) -> bool:
@@ -263,4 +263,4 @@ class Invocation:
             raise HandlerTimeout(self._name, self._timeout)
 
 
-_Calls = tuple[Callable[[Record], Awaitable[Any]], Callable[[Job], Awaitable[Any]]]
+_Calls = tuple[Callable[[EventRecord], Awaitable[Any]], Callable[[Job], Awaitable[Any]]]

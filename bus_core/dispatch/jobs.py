@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
-from bus_core.events.messages import Attempt, DeadLetter, Message, Record, with_attempt
+from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Message, with_attempt
 
 __all__ = [
     "Deferred",
@@ -72,7 +72,7 @@ def pending_event(remaining: int, marks: Iterable[DrainMark]) -> PendingEvent:
     return pending
 
 
-def key_of_record(record: Record) -> str:
+def key_of_record(record: EventRecord) -> str:
     """The ordering key of an event on its way."""
     payload, _, _, _, key = record
     if key is not None:
@@ -199,7 +199,7 @@ class JobLane(Inlet, Protocol):
         """Takes a job: it goes to the workers at once, or waits for its turn."""
         ...
 
-    def job_of(self, payload: Event | Record, pending: PendingEvent | None) -> Job:
+    def job_of(self, payload: Event | EventRecord, pending: PendingEvent | None) -> Job:
         """The job of a delivery that had none."""
         ...
 
@@ -227,7 +227,7 @@ class Job:
     def __init__(
         self,
         lane: JobLane,
-        record: Record,
+        record: EventRecord,
         pending: PendingEvent | None = None,
         *,
         event: Event | None = None,
@@ -330,7 +330,7 @@ class Job:
         return payload.id if isinstance(payload, Message) else str(payload.event_id)
 
 
-Payload: TypeAlias = "Event | Record | Job"
+Payload: TypeAlias = "Event | EventRecord | Job"
 """What stands in the queue: an event as it is, for plain handlers; a record for all others; or a job."""
 
 

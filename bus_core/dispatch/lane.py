@@ -20,7 +20,7 @@ from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.invocation import Invocation, InvocationHost
 from bus_core.dispatch.jobs import Job, JobLane, PendingEvent, Port, Settler, key_of_record
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, DeadLetter, Message, Record
+from bus_core.events.messages import NO_HEADERS, DeadLetter, EventRecord, Message
 from bus_core.events.topics import is_pattern
 
 __all__ = ["Lane", "LaneHost"]
@@ -41,7 +41,7 @@ class LaneHost(InvocationHost, Protocol):
         """Seconds since the epoch."""
         ...
 
-    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+    def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
         May raise ``Deferred``.
@@ -166,10 +166,12 @@ class Lane:
         self.record_port = Port(self, enter, is_alone=not self.restricted)
         self.job_port = Port(self, invocation.of_job, is_alone=True)
 
-    def _entrance(self, call: Callable[[Record], Awaitable[Any]]) -> Callable[[Record], Awaitable[Any]]:
+    def _entrance(
+        self, call: Callable[[EventRecord], Awaitable[Any]]
+    ) -> Callable[[EventRecord], Awaitable[Any]]:
         """Calls the handler, unless the event has to wait for others."""
 
-        def enter(record: Record) -> Awaitable[Any]:
+        def enter(record: EventRecord) -> Awaitable[Any]:
             # Only who is held up, or waits, can stand in the way: mostly nobody.
             if (self._active or self._held or self._backlog) and self._must_wait(record):
                 return self._engine.defer(self, record)
@@ -177,7 +179,7 @@ class Lane:
 
         return enter
 
-    def _must_wait(self, record: Record) -> bool:
+    def _must_wait(self, record: EventRecord) -> bool:
         if self.spec.ordered and key_of_record(record) in self._held:
             return True
         return self.concurrency is not None and (self._active >= self.concurrency or bool(self._backlog))
@@ -193,7 +195,7 @@ class Lane:
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
-    def job_of(self, payload: Event | Record, pending: PendingEvent | None) -> Job:
+    def job_of(self, payload: Event | EventRecord, pending: PendingEvent | None) -> Job:
         """The job of a delivery that had none."""
         if not isinstance(payload, tuple):
             payload = (payload, self.spec.topic, self._engine.timestamp(), NO_HEADERS, None)

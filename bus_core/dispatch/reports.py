@@ -10,11 +10,11 @@ from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["Abandoned", "DrainReport", "Leftover", "State", "abandoned"]
+__all__ = ["Abandoned", "AbandonedState", "DrainReport", "Leftover", "abandoned"]
 
 logger = plain_logger("promenade.bus")
 
-State: TypeAlias = Literal["queued", "running", "waiting for retry", "settling"]
+AbandonedState: TypeAlias = Literal["queued", "running", "waiting for retry", "settling"]
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class Abandoned:
     topic: str
     subscription: str
     event_id: str
-    state: State
+    state: AbandonedState
 
 
 @attrs.frozen
@@ -39,7 +39,7 @@ class DrainReport:
     seconds: float
 
 
-Leftover: TypeAlias = "tuple[JobLane, Event | Job, State]"
+Leftover: TypeAlias = "tuple[JobLane, Event | Job, AbandonedState]"
 """What is left when the engine gives up: for which lane, and how far it had come."""
 
 

@@ -27,7 +27,7 @@ from bus_core.dispatch.jobs import (
 )
 from bus_core.dispatch.queue import Buffer
 from bus_core.errors import WrongEventLoop
-from bus_core.events.messages import Record
+from bus_core.events.messages import EventRecord
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
 from bus_core.runtime.logs import plain_logger
@@ -668,7 +668,7 @@ class WorkerPool:
         self._failed(self._as_job(worker), error)
         worker.entry = None  # what follows has been decided
 
-    def defer(self, lane: JobLane, record: Record) -> Awaitable[Any]:
+    def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
         Raises ``Deferred`` where that takes more than the usual: the worker sees to it, then.

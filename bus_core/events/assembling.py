@@ -15,7 +15,7 @@ import attrs
 from bus_core.events.base import BaseEvent, Event, model_of
 from bus_core.events.models import BASE_FIELDS
 from bus_core.events.records import only_keeps_values
-from bus_core.events.shapes import Formed, Record, Recursive, Scalar, Shape, parts_of
+from bus_core.events.shapes import Formed, RecordShape, Recursive, Scalar, Shape, parts_of
 
 __all__ = ["assembler_of"]
 
@@ -61,7 +61,7 @@ def _are_exact(shapes: list[Shape]) -> bool:
         if isinstance(shape, Formed):
             return False
         met.add(id(shape))
-        if isinstance(shape, Record):
+        if isinstance(shape, RecordShape):
             return only_keeps_values(shape.cls) and all(is_exact(field.shape) for field in shape.fields)
         if isinstance(shape, Recursive):
             return shape.shape is not None and is_exact(shape.shape)

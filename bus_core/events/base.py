@@ -46,7 +46,16 @@ from bus_core.events.models import (
 )
 from bus_core.events.primitives import FrozenMapping, uuid7
 from bus_core.events.privacy import HIDDEN, hidden_values, shown, without
-from bus_core.events.shapes import AnyJson, Field, Hidden, MappingOf, Record, Ruled, Scalar, has_personal_part
+from bus_core.events.shapes import (
+    AnyJson,
+    Field,
+    Hidden,
+    MappingOf,
+    RecordShape,
+    Ruled,
+    Scalar,
+    has_personal_part,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -530,7 +539,7 @@ class BaseEvent(Event["UUID | str"]):
 
 Event.__event_model__ = model_of_fields(Event, (), {}, UUID)
 BaseEvent.__event_model__ = EventModel(
-    Record(
+    RecordShape(
         BaseEvent,
         (
             Field("_type", "type", Ruled(Scalar(str, str), (_TYPE_NAME,)), attrs.NOTHING),

@@ -26,7 +26,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -69,7 +69,7 @@ def words_of(shape: Shape) -> str:
         return f"a {shape.noun}"
     if isinstance(shape, FixedTuple):
         return f"a tuple of {len(shape.items)}"
-    if isinstance(shape, Record | Formed):
+    if isinstance(shape, RecordShape | Formed):
         return f"{_article(shape.cls.__name__)} {shape.cls.__name__}"
     if isinstance(shape, OneOf):
         return " or ".join(map(words_of, sorted(shape.alternatives, key=is_none)))
@@ -145,12 +145,12 @@ def settler_of(shape: Shape, known: dict[int, Settle] | None = None) -> Settle:
     return _settler_of_recursive(shape, known)
 
 
-def _settler_of_recursive(shape: Record | Recursive, known: dict[int, Settle]) -> Settle:
+def _settler_of_recursive(shape: RecordShape | Recursive, known: dict[int, Settle]) -> Settle:
     if id(shape) in known:
         return known[id(shape)]
     inner: list[Settle] = []
     known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, Record):
+    if isinstance(shape, RecordShape):
         inner.append(_settler_of_record(shape, known))
     else:
         assert shape.shape is not None
@@ -294,7 +294,7 @@ def _settler_of_formed(shape: Formed, settle_inner: Settle) -> Settle:
     return settle
 
 
-def _settler_of_record(shape: Record, known: dict[int, Settle]) -> Settle:
+def _settler_of_record(shape: RecordShape, known: dict[int, Settle]) -> Settle:
     settlers = [(field.name, field.key, settler_of(field.shape, known)) for field in shape.fields]
     words = words_of(shape)
 

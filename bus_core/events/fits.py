@@ -23,7 +23,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -102,7 +102,7 @@ class FitsCompiler:
             return f"({exact} and {value}.is_finite() and -6144 <= {value}.adjusted() <= 6144)"
         return exact
 
-    def _helper(self, shape: Collection | FixedTuple | MappingOf | Record | Recursive) -> str:
+    def _helper(self, shape: Collection | FixedTuple | MappingOf | RecordShape | Recursive) -> str:
         known = self._helpers.get(id(shape))
         if known is not None:
             return known
@@ -134,7 +134,7 @@ class FitsCompiler:
             ]
             terms = [self.term(item, f"item{index}") for index, item in enumerate(shape.items)]
             lines.append(f"    return {self._all(terms)}")
-        elif isinstance(shape, Record):
+        elif isinstance(shape, RecordShape):
             lines += [
                 f"    if value.__class__ is not {self.name(shape.cls)}:",
                 "        return False",

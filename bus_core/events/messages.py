@@ -19,12 +19,12 @@ __all__ = [
     "DeadLetterFilter",
     "DeadLetterPage",
     "Delivery",
+    "DeliverySource",
     "Envelope",
+    "EventRecord",
     "Message",
     "Outcome",
     "Received",
-    "Record",
-    "Source",
     "delivery_of",
     "envelope_of",
     "with_attempt",
@@ -55,14 +55,14 @@ class Message:
     headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
 
 
-Record: TypeAlias = "tuple[Event | Message, str, float, Mapping[str, str], str | None]"
+EventRecord: TypeAlias = "tuple[Event | Message, str, float, Mapping[str, str], str | None]"
 """An accepted event on its way to handlers of the process.
 
 What was accepted, its topic, when (seconds since the epoch), its headers, and its ordering key: None where
 that is the text of ``aggregate_id``, which few ask for.
 """
 
-Source: TypeAlias = "tuple[Record, str, int, bool]"
+DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool]"
 """What an attempt is about: the record, the subscription's name, the number of the attempt,
 ``redelivered``."""
 
@@ -72,8 +72,8 @@ class _OnDemand:
 
     __slots__ = ("_source",)
 
-    _source: Source
-    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]]
+    _source: DeliverySource
+    _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]]
 
     if not TYPE_CHECKING:
 
@@ -102,7 +102,7 @@ class Delivery(_OnDemand):
     published_at: datetime
     headers: Mapping[str, str]
 
-    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]] = {
+    _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]] = {
         "topic": lambda source: source[0][1],
         "subscription": lambda source: source[1],
         "message_id": lambda source: _id_of(source[0][0]),
@@ -130,7 +130,7 @@ class Envelope(_OnDemand):
     headers: dict[str, str]
     delivery: Delivery | None = None
 
-    _worked_out: ClassVar[Mapping[str, Callable[[Source], object]]] = {
+    _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]] = {
         "topic": lambda source: source[0][1],
         "headers": lambda source: dict(source[0][3]),
         "delivery": lambda source: delivery_of(source),
@@ -147,14 +147,14 @@ _set_source: Final = _OnDemand.__dict__["_source"].__set__  # of the slot
 _set_event: Final = Envelope.__dict__["event"].__set__
 
 
-def delivery_of(source: Source) -> Delivery:
+def delivery_of(source: DeliverySource) -> Delivery:
     """The delivery of an attempt. It is made for each event, and filled in when it is asked something."""
     made = _new(Delivery)
     _set_source(made, source)
     return made
 
 
-def envelope_of(event: Event, source: Source) -> Envelope:
+def envelope_of(event: Event, source: DeliverySource) -> Envelope:
     """The envelope of an attempt, made like ``delivery_of`` makes a delivery."""
     made = _new(Envelope)
     _set_event(made, event)

@@ -19,7 +19,7 @@ from bus_core.events.records import fields_of_record, is_record
 from bus_core.events.shapes import (
     Field,
     MappingOf,
-    Record,
+    RecordShape,
     Scalar,
     Shape,
     UnsupportedType,
@@ -56,7 +56,7 @@ class EventModel:
     ``misfits`` names the fields of an event that are not in their one form; ``settle`` brings them into it.
     """
 
-    own: Record
+    own: RecordShape
     id: IdForm
     _parts: dict[str, tuple[str, Shape | None, Settle]] = attrs.field(factory=dict)
     _misfits: Callable[[Any], tuple[str, ...]] | None = None
@@ -181,7 +181,7 @@ def model_of_fields(
         faults.append(f"aggregate_id: {error}")
     if faults or id_form is None:
         raise could_not_travel(cls, faults)
-    return EventModel(Record(cls, tuple(own)), id_form)
+    return EventModel(RecordShape(cls, tuple(own)), id_form)
 
 
 def could_not_travel(cls: type[Any], faults: list[str]) -> TypeError:

@@ -14,7 +14,7 @@ from bus_core.events.shapes import (
     FixedTuple,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Shape,
@@ -47,7 +47,7 @@ def shown(shape: Shape, value: Any) -> str:
         return repr(value)
     if isinstance(shape, Ruled):
         return shown(shape.inner, value)
-    if isinstance(shape, Record) and value.__class__ is shape.cls:
+    if isinstance(shape, RecordShape) and value.__class__ is shape.cls:
         parts = (f"{field.name}={shown(field.shape, getattr(value, field.name))}" for field in shape.fields)
         return f"{shape.cls.__qualname__.rpartition('>.')[2]}({', '.join(parts)})"
     if isinstance(shape, Collection) and shape.kind is tuple and value.__class__ is tuple:
@@ -81,7 +81,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
         yield value
     elif isinstance(shape, Ruled):
         yield from hidden_values(shape.inner, value)
-    elif isinstance(shape, Record) and value.__class__ is shape.cls:
+    elif isinstance(shape, RecordShape) and value.__class__ is shape.cls:
         for field in shape.fields:
             yield from hidden_values(field.shape, getattr(value, field.name))
     elif isinstance(shape, Collection):

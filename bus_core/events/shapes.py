@@ -29,7 +29,7 @@ __all__ = [
     "LiteralValue",
     "MappingOf",
     "OneOf",
-    "Record",
+    "RecordShape",
     "Recursive",
     "Ruled",
     "Scalar",
@@ -118,7 +118,7 @@ class Field:
 
 
 @attrs.define(eq=False)
-class Record:
+class RecordShape:
     """A frozen class with named fields. ``fields`` are set late, for classes that contain themselves."""
 
     cls: type[Any]
@@ -172,7 +172,7 @@ Shape = (
     | Collection
     | FixedTuple
     | MappingOf
-    | Record
+    | RecordShape
     | Recursive
     | OneOf
     | Ruled
@@ -232,7 +232,7 @@ def json_kinds(shape: Shape) -> frozenset[str]:
         return kinds | {"int"} if flags else kinds
     if isinstance(shape, Collection | FixedTuple):
         return frozenset({"array"})
-    if isinstance(shape, MappingOf | Record):
+    if isinstance(shape, MappingOf | RecordShape):
         return frozenset({"object"})
     if isinstance(shape, OneOf):
         return frozenset().union(*map(json_kinds, shape.alternatives))
@@ -259,7 +259,7 @@ def has_personal_part(shape: Shape) -> bool:
             return False
         if isinstance(shape, Hidden):
             return True
-        if isinstance(shape, Record):
+        if isinstance(shape, RecordShape):
             met.add(id(shape))
             return any(search(field.shape) for field in shape.fields)
         if isinstance(shape, Recursive):

@@ -40,7 +40,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -101,7 +101,7 @@ class Walk:
     ) -> None:
         self._is_record = is_record
         self._fields_of = fields_of
-        self._records: dict[type[Any], Record] = {}
+        self._records: dict[type[Any], RecordShape] = {}
         self._open_aliases: dict[Any, Recursive] = {}
 
     def shape(self, hint: Any, bound: Mapping[Any, Any] | None = None) -> Shape:
@@ -233,10 +233,10 @@ class Walk:
                 return Scalar(base, cls)
         raise UnsupportedType(_why_not(cls))
 
-    def _record(self, cls: type[Any]) -> Record:
+    def _record(self, cls: type[Any]) -> RecordShape:
         known = self._records.get(cls)
         if known is None:
-            self._records[cls] = known = Record(cls)  # known before it is filled
+            self._records[cls] = known = RecordShape(cls)  # known before it is filled
             try:
                 known.fields = self._fields_of(cls, self)
             except BaseException:
@@ -322,7 +322,7 @@ def _is_hashable(shape: Shape, inside: tuple[Shape, ...] = ()) -> bool:
         return False
     if isinstance(shape, Formed):
         return shape.cls.__hash__ is not None
-    if isinstance(shape, Record):
+    if isinstance(shape, RecordShape):
         if shape in inside:
             return True
         parts: Iterable[Shape] = [field.shape for field in shape.fields]

@@ -26,7 +26,7 @@ from bus_core.events.shapes import (
     Hidden,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Scalar,
     Shape,
@@ -66,7 +66,7 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
         return _frozen
     if isinstance(shape, MappingOf) and isinstance(shape.item, AnyJson) and _is_of_texts(shape):
         return _frozen_object
-    if isinstance(shape, Record | Recursive):
+    if isinstance(shape, RecordShape | Recursive):
         return _quick_of_named(shape, known)
     if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
         others = [item for item in shape.alternatives if not is_none(item)]
@@ -113,12 +113,12 @@ def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
     return read
 
 
-def _quick_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
+def _quick_of_named(shape: RecordShape | Recursive, known: dict[int, Read]) -> Read:
     if id(shape) in known:
         return known[id(shape)]
     inner: list[Read] = []
     known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, Record):
+    if isinstance(shape, RecordShape):
         by_place = takes_by_place(shape.cls, [field.key for field in shape.fields])
         inner.append(_compiled(shape.cls, shape.fields, by_name=not by_place, known=known))
     else:

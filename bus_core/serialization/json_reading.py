@@ -26,7 +26,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -100,12 +100,12 @@ def fields_reader_of(
     return read
 
 
-def _reader_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
+def _reader_of_named(shape: RecordShape | Recursive, known: dict[int, Read]) -> Read:
     if id(shape) in known:
         return known[id(shape)]
     inner: list[Read] = []
     known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, Record):
+    if isinstance(shape, RecordShape):
         inner.append(_reader_of_record(shape, known))
     else:
         assert shape.shape is not None
@@ -114,7 +114,7 @@ def _reader_of_named(shape: Record | Recursive, known: dict[int, Read]) -> Read:
     return inner[0]
 
 
-def _reader_of_record(shape: Record, known: dict[int, Read]) -> Read:
+def _reader_of_record(shape: RecordShape, known: dict[int, Read]) -> Read:
     read_fields = fields_reader_of(shape.fields, known)
 
     def read(value: Any) -> Any:

@@ -22,7 +22,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -69,7 +69,7 @@ class _Schemas:
         self.definitions: dict[str, Any] = {}
         self._names: dict[int, str] = {}
 
-    def of_fields(self, record: Record) -> dict[str, Any]:
+    def of_fields(self, record: RecordShape) -> dict[str, Any]:
         """The schema of an object with the fields of a class."""
         schema: dict[str, Any] = {
             "type": "object",
@@ -118,14 +118,14 @@ class _Schemas:
         keys = {"propertyNames": names} if names else {}
         return {"type": "object", **keys, "additionalProperties": self.of(shape.item)}
 
-    def _reference_to(self, shape: Record | Recursive) -> dict[str, Any]:
+    def _reference_to(self, shape: RecordShape | Recursive) -> dict[str, Any]:
         known = self._names.get(id(shape))
         if known is None:
-            name = shape.cls.__name__ if isinstance(shape, Record) else shape.name
+            name = shape.cls.__name__ if isinstance(shape, RecordShape) else shape.name
             alike = sum(other.partition(".")[0] == name for other in self.definitions)
             known = self._names[id(shape)] = f"{name}.{alike + 1}" if alike else name
             self.definitions[known] = {}  # its place, for one that holds itself
-            if isinstance(shape, Record):
+            if isinstance(shape, RecordShape):
                 self.definitions[known] = self.of_fields(shape)
             elif shape.shape is not None:
                 self.definitions[known] = self.of(shape.shape)

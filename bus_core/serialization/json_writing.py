@@ -25,7 +25,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -74,13 +74,13 @@ class Writers:
             return self._writer_of_form(shape)
         return self._writer_of_named(shape)
 
-    def _writer_of_named(self, shape: Record | Recursive) -> Writer:
+    def _writer_of_named(self, shape: RecordShape | Recursive) -> Writer:
         known = self._known.get(id(shape))
         if known is not None:
             return known[1]
         inner: list[Writer] = []
         self._known[id(shape)] = shape, lambda value: inner[0](value)
-        if isinstance(shape, Record):
+        if isinstance(shape, RecordShape):
             inner.append(self.writer_of_fields(shape.fields))
         else:
             assert shape.shape is not None
@@ -187,8 +187,8 @@ def depth_of(shape: Shape, around: tuple[Shape, ...] = ()) -> float:
     """How many levels of objects and arrays the values of a shape have at most; infinite without a bound."""
     if isinstance(shape, AnyJson) or shape in around:
         return math.inf
-    parts = [field.shape for field in shape.fields] if isinstance(shape, Record) else [*parts_of(shape)]
+    parts = [field.shape for field in shape.fields] if isinstance(shape, RecordShape) else [*parts_of(shape)]
     if isinstance(shape, Recursive):
         parts = [shape.shape] if shape.shape is not None else []
     inner = max((depth_of(part, (*around, shape)) for part in parts), default=0)
-    return inner + isinstance(shape, Record | Collection | FixedTuple | MappingOf)
+    return inner + isinstance(shape, RecordShape | Collection | FixedTuple | MappingOf)

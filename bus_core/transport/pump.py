@@ -21,7 +21,7 @@ from bus_core.dispatch.jobs import DeliveryState, Job
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import abandoned
 from bus_core.errors import ConsumerDied, UnknownSubscription
-from bus_core.events.messages import Attempt, DeadLetter, Outcome, Received, Record
+from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Outcome, Received
 from bus_core.runtime.error_text import place_of
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, grown, raised_by_itself
 from bus_core.runtime.logs import plain_logger
@@ -373,7 +373,7 @@ class Pump:
             waited=received.waited,
         )
         accepted = received.published_at.timestamp()
-        record: Record = (message, message.topic, accepted, message.headers, message.key)
+        record: EventRecord = (message, message.topic, accepted, message.headers, message.key)
         return Job(self.lane, record, state=state)
 
     def _reject_reason(self, received: Received) -> str | None:

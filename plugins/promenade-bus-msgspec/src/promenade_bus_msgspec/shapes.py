@@ -22,7 +22,7 @@ from bus_core.events import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Ruled,
     Scalar,
     Shape,
@@ -99,7 +99,7 @@ class Wires:
         if isinstance(shape, MappingOf) and _is_text(plain(shape.key)):
             key, item = self.wire_of(shape.key), self.wire_of(shape.item, (*around, shape))
             return self._mapping(key, item, len(around))
-        if isinstance(shape, Record):
+        if isinstance(shape, RecordShape):
             return self._record(shape, around)
         raise Unlike(type(shape).__name__)
 
@@ -153,7 +153,7 @@ class Wires:
         check = self.name(partial(msgspec.convert, type=kind))
         return lambda value: f"{check}({value})"
 
-    def _record(self, shape: Record, around: tuple[Shape, ...]) -> Wire:
+    def _record(self, shape: RecordShape, around: tuple[Shape, ...]) -> Wire:
         """An attrs class or a dataclass: msgspec has something alike."""
         if any(field.key != field.name for field in shape.fields):
             raise Unlike("a field whose argument has another name")
