@@ -405,20 +405,20 @@ def _not_compiled(_event: Event[Any]) -> tuple[str, ...] | None:
     return None
 
 
-def _settle(event: Event[Any]) -> None:
+def _normalize(event: Event[Any]) -> None:
     """Brings all values of an event into their one form: of the first one of its class, or of an odd one."""
-    _settle_fields(event, None)
+    _normalize_fields(event, None)
     cls: Any = type(event)
     cls.__event_misfits__ = model_of(cls).misfits
 
 
-def _settle_fields(event: Event[Any], names: Iterable[str] | None) -> None:
+def _normalize_fields(event: Event[Any], names: Iterable[str] | None) -> None:
     """Brings values of an event into their one form, by default all.
 
     Raises ``InvalidEvent`` for what has none.
     """
     cls = type(event)
-    faults = model_of(cls).settle(event, names)
+    faults = model_of(cls).normalize(event, names)
     if faults:
         raise InvalidEvent(cls.__name__, faults)
 
@@ -450,9 +450,9 @@ class Event(Generic[AggregateId]):
         except Exception:  # a rule that cannot judge a value: the thorough way tells
             names = None
         if names is None:
-            _settle(self)
+            _normalize(self)
         elif names:
-            _settle_fields(self, names)
+            _normalize_fields(self, names)
 
     __attrs_post_init__.checks_events = True  # type: ignore[attr-defined]
 

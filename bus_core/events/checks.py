@@ -1,6 +1,6 @@
 """Checking and freezing values by their shapes: made once per class, not per event.
 
-``settle`` functions bring a value into its one form and raise ``Unfit`` for what is no value of the shape:
+``normalize`` functions bring a value into its one form and raise ``Unfit`` for what is no value of the shape:
 lists become tuples, dicts read-only mappings, an int in a field of floats a float.
 """
 
@@ -34,12 +34,12 @@ from bus_core.events.shapes import (
     is_none,
 )
 from bus_core.events.values import (
-    SETTLERS,
-    Settle,
+    NORMALIZERS,
+    Normalize,
     frozen_json,
 )
 
-__all__ = ["Settle", "settler_of", "words_of"]
+__all__ = ["Normalize", "normalizer_of", "words_of"]
 
 _USUAL_MAPPINGS: Final = (dict, FrozenMapping)
 """Asking an abstract class is dear."""
@@ -89,94 +89,96 @@ def _article(name: str) -> str:
 # --- settling ---------------------------------------------------------------------------------------------
 
 
-def _settler_of_instances(cls: type[Any], words: str) -> Settle:
-    def settle(value: Any) -> Any:
+def _normalizer_of_instances(cls: type[Any], words: str) -> Normalize:
+    def normalize(value: Any) -> Any:
         if not isinstance(value, cls):
             raise unfit(words)
         return value
 
-    return settle
+    return normalize
 
 
-def _settler_of_subclass(shape: Scalar) -> Settle:
-    settle_base = SETTLERS.get(shape.base)
+def _normalizer_of_subclass(shape: Scalar) -> Normalize:
+    normalize_base = NORMALIZERS.get(shape.base)
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         if not isinstance(value, shape.cls):
             raise unfit(words)
-        if settle_base is not None:
-            settle_base(value)
+        if normalize_base is not None:
+            normalize_base(value)
         return value
 
-    return settle
+    return normalize
 
 
-def settler_of(shape: Shape, known: dict[int, Settle] | None = None) -> Settle:
-    """What settles values of a shape. ``known`` are the settlers of what is around it."""
+def normalizer_of(shape: Shape, known: dict[int, Normalize] | None = None) -> Normalize:
+    """The normalizer of a shape. ``known`` are the normalizers of the shapes around it."""
     known = {} if known is None else known
     if isinstance(shape, Scalar):
         if shape.cls is not shape.base:
-            return _settler_of_subclass(shape)
-        return SETTLERS.get(shape.base) or _settler_of_instances(shape.cls, words_of(shape))
+            return _normalizer_of_subclass(shape)
+        return NORMALIZERS.get(shape.base) or _normalizer_of_instances(shape.cls, words_of(shape))
     if isinstance(shape, AnyJson):
         return frozen_json
     if isinstance(shape, EnumMember):
-        return _settler_of_instances(shape.cls, words_of(shape))
+        return _normalizer_of_instances(shape.cls, words_of(shape))
     if isinstance(shape, LiteralValue):
-        return _settler_of_literal(shape)
+        return _normalizer_of_literal(shape)
     if isinstance(shape, Collection):
-        return _settler_of_collection(shape, settler_of(shape.item, known))
+        return _normalizer_of_collection(shape, normalizer_of(shape.item, known))
     if isinstance(shape, FixedTuple):
-        return _settler_of_fixed_tuple(shape, [settler_of(item, known) for item in shape.items])
+        return _normalizer_of_fixed_tuple(shape, [normalizer_of(item, known) for item in shape.items])
     if isinstance(shape, MappingOf):
         if isinstance(shape.item, AnyJson) and isinstance(shape.key, Scalar) and shape.key.cls is str:
-            return _settler_of_json_objects(words_of(shape))
-        return _settler_of_mapping(shape, settler_of(shape.key, known), settler_of(shape.item, known))
+            return _normalizer_of_json_objects(words_of(shape))
+        return _normalizer_of_mapping(
+            shape, normalizer_of(shape.key, known), normalizer_of(shape.item, known)
+        )
     if isinstance(shape, OneOf):
         ordered = sorted(shape.alternatives, key=is_none)
-        return _settler_of_union([settler_of(item, known) for item in ordered])
+        return _normalizer_of_union([normalizer_of(item, known) for item in ordered])
     if isinstance(shape, Ruled):
-        return _settler_of_rules(shape.rules, settler_of(shape.inner, known))
+        return _normalizer_of_rules(shape.rules, normalizer_of(shape.inner, known))
     if isinstance(shape, Hidden):
-        return settler_of(shape.inner, known)
+        return normalizer_of(shape.inner, known)
     if isinstance(shape, Formed):
-        return _settler_of_formed(shape, settler_of(shape.inner, known))
-    return _settler_of_recursive(shape, known)
+        return _normalizer_of_formed(shape, normalizer_of(shape.inner, known))
+    return _normalizer_of_recursive(shape, known)
 
 
-def _settler_of_recursive(shape: RecordShape | Recursive, known: dict[int, Settle]) -> Settle:
+def _normalizer_of_recursive(shape: RecordShape | Recursive, known: dict[int, Normalize]) -> Normalize:
     if id(shape) in known:
         return known[id(shape)]
-    inner: list[Settle] = []
+    inner: list[Normalize] = []
     known[id(shape)] = lambda value: inner[0](value)
     if isinstance(shape, RecordShape):
-        inner.append(_settler_of_record(shape, known))
+        inner.append(_normalizer_of_record(shape, known))
     else:
         assert shape.shape is not None
-        inner.append(settler_of(shape.shape, known))
+        inner.append(normalizer_of(shape.shape, known))
     known[id(shape)] = inner[0]
     return inner[0]
 
 
-def _settler_of_literal(shape: LiteralValue) -> Settle:
+def _normalizer_of_literal(shape: LiteralValue) -> Normalize:
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         for item in shape.values:
             if value.__class__ is item.__class__ and value == item:
                 return item
         raise unfit(words)
 
-    return settle
+    return normalize
 
 
-def _settler_of_collection(shape: Collection, settle_item: Settle) -> Settle:
+def _normalizer_of_collection(shape: Collection, normalize_item: Normalize) -> Normalize:
     words = words_of(shape)
     is_set = shape.kind is frozenset
     kinds: Any = AbstractSet if is_set else (list, tuple) if shape.noun == "tuple" else Sequence
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         if not isinstance(value, kinds) or isinstance(value, str | bytes | bytearray | memoryview):
             raise unfit(words)
         items: list[Any] = []
@@ -184,92 +186,94 @@ def _settler_of_collection(shape: Collection, settle_item: Settle) -> Settle:
         place = 0
         try:
             for item in value:
-                settled = settle_item(item)
-                same = same and settled is item
-                items.append(settled)
+                normalized = normalize_item(item)
+                same = same and normalized is item
+                items.append(normalized)
                 place += 1
         except Unfit as error:
             raise within("[...]" if is_set else f"[{place}]", error) from None
         return value if same else shape.kind(items)
 
-    return settle
+    return normalize
 
 
-def _settler_of_fixed_tuple(shape: FixedTuple, settlers: list[Settle]) -> Settle:
+def _normalizer_of_fixed_tuple(shape: FixedTuple, normalizers: list[Normalize]) -> Normalize:
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
-        if not isinstance(value, list | tuple) or len(value) != len(settlers):
+    def normalize(value: Any) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != len(normalizers):
             raise unfit(words)
         items: list[Any] = []
         try:
-            for settle_item, item in zip(settlers, value, strict=True):
-                items.append(settle_item(item))
+            for normalize_item, item in zip(normalizers, value, strict=True):
+                items.append(normalize_item(item))
         except Unfit as error:
             raise within(f"[{len(items)}]", error) from None
         same = value.__class__ is tuple and all(map(operator.is_, value, items))
         return value if same else tuple(items)
 
-    return settle
+    return normalize
 
 
-def _settler_of_json_objects(words: str) -> Settle:
-    def settle(value: Any) -> Any:
+def _normalizer_of_json_objects(words: str) -> Normalize:
+    def normalize(value: Any) -> Any:
         if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         return frozen_json(value)
 
-    return settle
+    return normalize
 
 
-def _settler_of_mapping(shape: MappingOf, settle_key: Settle, settle_item: Settle) -> Settle:
+def _normalizer_of_mapping(
+    shape: MappingOf, normalize_key: Normalize, normalize_item: Normalize
+) -> Normalize:
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         if value.__class__ not in _USUAL_MAPPINGS and not isinstance(value, Mapping):
             raise unfit(words)
         made: dict[Any, Any] = {}
         same = value.__class__ is FrozenMapping
         for key, item in value.items():
             try:
-                settled_key = settle_key(key)
+                normalized_key = normalize_key(key)
             except Unfit as error:
                 raise within(" (a key of it)", error) from None
             try:
-                settled = settle_item(item)
+                normalized = normalize_item(item)
             except Unfit as error:
                 raise within("[...]", error) from None
-            same = same and settled_key is key and settled is item
-            made[settled_key] = settled
+            same = same and normalized_key is key and normalized is item
+            made[normalized_key] = normalized
         return value if same else FrozenMapping(made)
 
-    return settle
+    return normalize
 
 
-def _settler_of_union(settlers: list[Settle]) -> Settle:
-    def settle(value: Any) -> Any:
+def _normalizer_of_union(normalizers: list[Normalize]) -> Normalize:
+    def normalize(value: Any) -> Any:
         wanted: list[str] = []
-        for settle_alternative in settlers:
+        for normalize_alternative in normalizers:
             try:
-                return settle_alternative(value)
+                return normalize_alternative(value)
             except Unfit as error:
                 if any(path for path, _ in error.faults):
                     raise  # the right kind of value, with a fault inside
                 wanted += [words.removeprefix("must be ") for _, words in error.faults]
         raise unfit(" or ".join(dict.fromkeys(wanted)))
 
-    return settle
+    return normalize
 
 
-def _settler_of_rules(rules: tuple[Constraint, ...], settle_inner: Settle) -> Settle:
-    def settle(value: Any) -> Any:
-        settled = settle_inner(value)
+def _normalizer_of_rules(rules: tuple[Constraint, ...], normalize_inner: Normalize) -> Normalize:
+    def normalize(value: Any) -> Any:
+        normalized = normalize_inner(value)
         for rule in rules:
-            if not _keeps(rule, settled):
+            if not _keeps(rule, normalized):
                 raise unfit(rule.description)
-        return settled
+        return normalized
 
-    return settle
+    return normalize
 
 
 def _keeps(rule: Constraint, value: Any) -> bool:
@@ -279,43 +283,43 @@ def _keeps(rule: Constraint, value: Any) -> bool:
         return False
 
 
-def _settler_of_formed(shape: Formed, settle_inner: Settle) -> Settle:
+def _normalizer_of_formed(shape: Formed, normalize_inner: Normalize) -> Normalize:
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         if not isinstance(value, shape.cls):
             raise unfit(words)
         try:
-            settle_inner(shape.form.write(value))
+            normalize_inner(shape.form.write(value))
         except Exception:
             raise unfit(f"{words} that can be written in JSON") from None
         return value
 
-    return settle
+    return normalize
 
 
-def _settler_of_record(shape: RecordShape, known: dict[int, Settle]) -> Settle:
-    settlers = [(field.name, field.key, settler_of(field.shape, known)) for field in shape.fields]
+def _normalizer_of_record(shape: RecordShape, known: dict[int, Normalize]) -> Normalize:
+    normalizers = [(field.name, field.key, normalizer_of(field.shape, known)) for field in shape.fields]
     words = words_of(shape)
 
-    def settle(value: Any) -> Any:
+    def normalize(value: Any) -> Any:
         if value.__class__ is not shape.cls:
             if isinstance(value, shape.cls):
                 raise unfit(f"{words} itself: what a subclass adds would not arrive")
             raise unfit(words)
         changes: dict[str, Any] = {}
         faults: list[tuple[str, str]] = []
-        for name, key, settle_field in settlers:
+        for name, key, normalize_field in normalizers:
             item = getattr(value, name)
             try:
-                settled = settle_field(item)
+                normalized = normalize_field(item)
             except Unfit as error:
                 faults += within(f".{key}", error).faults
                 continue
-            if settled is not item:
-                changes[name] = settled
+            if normalized is not item:
+                changes[name] = normalized
         if faults:
             raise Unfit(faults)
         return with_values(value, changes) if changes else value
 
-    return settle
+    return normalize

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.checks import Settle, settler_of
+from bus_core.events.checks import Normalize, normalizer_of
 from bus_core.events.faults import unfit
 from bus_core.events.primitives import text_of_uuid, uuid_of_int
+from bus_core.events.shape_builder import name_of
 from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, plain
-from bus_core.events.walk import name_of
 
 __all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "text_of_id", "written_uuid"]
 
@@ -25,14 +25,14 @@ _INT: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
 
 @attrs.frozen(eq=False)
 class IdForm:
-    """The aggregate ids of a class: ``settle`` checks one, ``read`` makes one of its text.
+    """The aggregate ids of a class: ``normalize`` checks one, ``read`` makes one of its text.
 
     Both raise ``Unfit``. The text of an id is ``str(id)``. Ids directly of the class ``exact`` need no
     check; None where each has to be looked at.
     """
 
     kind: Literal["uuid", "int", "text", "any"]
-    settle: Settle
+    normalize: Normalize
     read: Callable[[Any], Any]
     exact: type[Any] | None = None
 
@@ -65,23 +65,23 @@ def text_of_id(value: UUID | int | str) -> str:
     return text_of_uuid(value) if type(value) is UUID else str(value)
 
 
-def _settle_uuid(value: Any) -> UUID:
+def _normalize_uuid(value: Any) -> UUID:
     if not isinstance(value, UUID):
         raise unfit("a UUID")
     return value
 
 
-_settle_str: Final = settler_of(Scalar(str, str))
+_normalize_str: Final = normalizer_of(Scalar(str, str))
 
 
-def _settle_text(value: Any) -> str:
-    text: str = _settle_str(value)
+def _normalize_text(value: Any) -> str:
+    text: str = _normalize_str(value)
     if not text:
         raise unfit("a text that is not empty")
     return text
 
 
-def _settle_int(value: Any) -> int:
+def _normalize_int(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise unfit("an int")
     if not -_LARGEST < value < _LARGEST:
@@ -92,20 +92,20 @@ def _settle_int(value: Any) -> int:
 def _read_int(value: Any) -> int:
     if type(value) is not str or _INT.fullmatch(value) is None:
         raise unfit("an int as text")
-    return _settle_int(int(value))
+    return _normalize_int(int(value))
 
 
-def _settle_any(value: Any) -> UUID | str:
+def _normalize_any(value: Any) -> UUID | str:
     if isinstance(value, UUID):
         return value
     if not isinstance(value, str):
         raise unfit("a UUID or a str")
-    return written_uuid(value) or _settle_text(value)
+    return written_uuid(value) or _normalize_text(value)
 
 
-UUID_ID: Final = IdForm("uuid", _settle_uuid, read_uuid, exact=UUID)
+UUID_ID: Final = IdForm("uuid", _normalize_uuid, read_uuid, exact=UUID)
 
-ANY_ID: Final = IdForm("any", _settle_any, _settle_any, exact=UUID)
+ANY_ID: Final = IdForm("any", _normalize_any, _normalize_any, exact=UUID)
 """Of events whose class is not known: a UUID where the text is that of one, otherwise the text."""
 
 
@@ -118,25 +118,25 @@ def id_form_of(hint: Any, shape: Shape) -> IdForm:
         raise UnsupportedType(f"is UUID, int, str or a type made of one of them, not {name_of(hint)}")
     if inner is shape and inner.cls is UUID:
         return UUID_ID
-    bounded, read = {UUID: (_settle_uuid, read_uuid), int: (_settle_int, _read_int)}.get(
-        inner.base, (_settle_text, _settle_text)
+    bounded, read = {UUID: (_normalize_uuid, read_uuid), int: (_normalize_int, _read_int)}.get(
+        inner.base, (_normalize_text, _normalize_text)
     )
-    settle_shape = settler_of(shape)
+    normalize_shape = normalizer_of(shape)
 
-    def settle(value: Any) -> Any:
-        settled = settle_shape(value)
-        bounded(settled)
-        return settled
+    def normalize(value: Any) -> Any:
+        normalized = normalize_shape(value)
+        bounded(normalized)
+        return normalized
 
     def read_id(text: Any) -> Any:
         value = read(text)
         if inner.cls is inner.base:
-            return settle(value) if isinstance(shape, Ruled) else value
+            return normalize(value) if isinstance(shape, Ruled) else value
         try:
             made = inner.cls(value)
         except Exception:
             raise unfit(f"a valid {inner.cls.__name__}") from None
-        return settle(made)
+        return normalize(made)
 
     kind: Any = {UUID: "uuid", int: "int"}.get(inner.base, "text")
-    return IdForm(kind, settle, read_id)
+    return IdForm(kind, normalize, read_id)

@@ -9,13 +9,14 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.checks import Settle, settler_of
+from bus_core.events.checks import Normalize, normalizer_of
 from bus_core.events.faults import Unfit
 from bus_core.events.fits import FitsCompiler
 from bus_core.events.ids import IdForm, id_form_of
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.privacy import bounded
 from bus_core.events.records import fields_of_record, is_record
+from bus_core.events.shape_builder import ShapeBuilder
 from bus_core.events.shapes import (
     Field,
     MappingOf,
@@ -25,7 +26,6 @@ from bus_core.events.shapes import (
     UnsupportedType,
     has_personal_part,
 )
-from bus_core.events.walk import Walk
 
 __all__ = [
     "BASE_FIELDS",
@@ -35,7 +35,7 @@ __all__ = [
     "fault_of_default",
     "key_of_field",
     "model_of_fields",
-    "settle_occurred_at",
+    "normalize_occurred_at",
 ]
 
 NO_METADATA: FrozenMapping[str, str] = FrozenMapping()
@@ -53,12 +53,12 @@ _MUTABLE: Final = (list, dict, set, bytearray)
 class EventModel:
     """An event class: ``own`` are the fields that it adds to those of every event, and ``id`` its ids.
 
-    ``misfits`` names the fields of an event that are not in their one form; ``settle`` brings them into it.
+    ``misfits`` names the fields of an event that are not in their one form; ``normalize`` brings them into it.
     """
 
     own: RecordShape
     id: IdForm
-    _parts: dict[str, tuple[str, Shape | None, Settle]] = attrs.field(factory=dict)
+    _parts: dict[str, tuple[str, Shape | None, Normalize]] = attrs.field(factory=dict)
     _misfits: Callable[[Any], tuple[str, ...]] | None = None
 
     def shape_of(self, attribute: str) -> Shape | None:
@@ -72,15 +72,15 @@ class EventModel:
             self._misfits = self._compiled()
         return self._misfits
 
-    def settle(self, event: Any, names: Iterable[str] | None = None) -> list[str]:
+    def normalize(self, event: Any, names: Iterable[str] | None = None) -> list[str]:
         """Brings fields of an event into their one form, by default all; returns what is wrong with them."""
         faults: list[str] = []
-        parts = self._settlers()
+        parts = self._normalizers()
         for name in parts if names is None else names:
-            argument, shape, settle = parts[name]
+            argument, shape, normalize = parts[name]
             value = getattr(event, name)
             try:
-                settled = settle(value)
+                normalized = normalize(value)
             except Unfit as error:
                 personal = shape is not None and has_personal_part(shape)
                 got = f"a {type(value).__name__} (personal value not shown)" if personal else bounded(value)
@@ -88,20 +88,21 @@ class EventModel:
             except RecursionError:
                 faults.append(f"{argument} must be nested less deeply")
             else:
-                if settled is not value:
-                    object.__setattr__(event, name, settled)
+                if normalized is not value:
+                    object.__setattr__(event, name, normalized)
         return faults
 
-    def _settlers(self) -> dict[str, tuple[str, Shape | None, Settle]]:
-        """Of each field its argument, its shape where it is one of the class's own, and what settles it."""
+    def _normalizers(self) -> dict[str, tuple[str, Shape | None, Normalize]]:
+        """Of each field its argument, its shape where it is one of the class's own, and its normalizer."""
         if not self._parts:
             self._parts = {
-                "aggregate_id": ("aggregate_id", None, self.id.settle),
-                "event_id": ("event_id", _EVENT_ID, settler_of(_EVENT_ID)),
-                "occurred_at": ("occurred_at", _OCCURRED_AT, settle_occurred_at),
-                "metadata": ("metadata", _METADATA, settler_of(_METADATA)),
+                "aggregate_id": ("aggregate_id", None, self.id.normalize),
+                "event_id": ("event_id", _EVENT_ID, normalizer_of(_EVENT_ID)),
+                "occurred_at": ("occurred_at", _OCCURRED_AT, normalize_occurred_at),
+                "metadata": ("metadata", _METADATA, normalizer_of(_METADATA)),
                 **{
-                    field.name: (field.key, field.shape, settler_of(field.shape)) for field in self.own.fields
+                    field.name: (field.key, field.shape, normalizer_of(field.shape))
+                    for field in self.own.fields
                 },
             }
         return self._parts
@@ -111,7 +112,7 @@ class EventModel:
         if self.id.exact is not None:
             id_term = f"value.__class__ is {compiler.name(self.id.exact)}"
         else:
-            id_term = f"{compiler.name(_is_settled_by(self.id.settle))}(value)"
+            id_term = f"{compiler.name(_is_normalized_by(self.id.normalize))}(value)"
         metadata = compiler.term(_METADATA, "value")
         terms = {
             "aggregate_id": id_term,
@@ -123,28 +124,28 @@ class EventModel:
         return compiler.misfits(terms)
 
 
-def _is_settled_by(settle: Settle) -> Callable[[Any], bool]:
-    def is_settled(value: Any) -> bool:
+def _is_normalized_by(normalize: Normalize) -> Callable[[Any], bool]:
+    def is_normalized(value: Any) -> bool:
         try:
-            return settle(value) is value
+            return normalize(value) is value
         except Unfit:
             return False
 
-    return is_settled
+    return is_normalized
 
 
-_settle_datetime: Final = settler_of(_OCCURRED_AT)
+_normalize_datetime: Final = normalizer_of(_OCCURRED_AT)
 
 
-def settle_occurred_at(value: Any) -> datetime:
+def normalize_occurred_at(value: Any) -> datetime:
     """An aware time in another zone means the same instant in UTC."""
-    settled: datetime = _settle_datetime(value)
-    if settled.tzinfo is UTC:
-        return settled
+    normalized: datetime = _normalize_datetime(value)
+    if normalized.tzinfo is UTC:
+        return normalized
     try:
-        return settled.astimezone(UTC)
+        return normalized.astimezone(UTC)
     except OverflowError:  # in UTC it would be before year 1 or after year 9999
-        return settled
+        return normalized
 
 
 # --- from attrs fields ------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def model_of_fields(
 
     Raises ``NameError`` where an alias names what is not defined yet.
     """
-    walk = Walk(is_record, fields_of_record)
+    builder = ShapeBuilder(is_record, fields_of_record)
     faults: list[str] = []
     own: list[Field] = []
     for field in fields:
@@ -170,13 +171,13 @@ def model_of_fields(
             continue
         key = key_of_field(field)
         try:
-            shape = walk.shape(hints[field.name])
-            own.append(Field(field.name, key, shape, _settled_default(field, shape)))
+            shape = builder.shape(hints[field.name])
+            own.append(Field(field.name, key, shape, _normalized_default(field, shape)))
         except (UnsupportedType, RecursionError) as error:
             faults.append(f"{field.name}: {error}")
     id_form: IdForm | None = None
     try:
-        id_form = id_form_of(id_hint, walk.shape(id_hint))
+        id_form = id_form_of(id_hint, builder.shape(id_hint))
     except UnsupportedType as error:
         faults.append(f"aggregate_id: {error}")
     if faults or id_form is None:
@@ -202,7 +203,7 @@ def fault_of_default(field: attrs.Attribute[Any]) -> str | None:
     )
 
 
-def _settled_default(field: attrs.Attribute[Any], shape: Shape) -> Any:
+def _normalized_default(field: attrs.Attribute[Any], shape: Shape) -> Any:
     default = field.default
     if default is attrs.NOTHING or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return default
@@ -212,7 +213,7 @@ def _settled_default(field: attrs.Attribute[Any], shape: Shape) -> Any:
     if field.converter is not None:
         return default
     try:
-        return settler_of(shape)(default)
+        return normalizer_of(shape)(default)
     except Unfit as error:
         told = "; ".join(f"{path} {words}".strip() for path, words in error.faults)
         raise UnsupportedType(f"its default {told}") from None

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core.events.checks import settler_of
+from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit
 from bus_core.events.shapes import (
     Collection,
@@ -68,7 +68,7 @@ def shown(shape: Shape, value: Any) -> str:
 def _shown_alternative(shape: OneOf, value: Any) -> str:
     for alternative in shape.alternatives:
         try:
-            settler_of(alternative)(value)
+            normalizer_of(alternative)(value)
         except Unfit:
             continue
         return shown(alternative, value)
@@ -96,7 +96,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
     elif isinstance(shape, OneOf):
         for alternative in shape.alternatives:
             try:
-                settler_of(alternative)(value)
+                normalizer_of(alternative)(value)
             except Unfit:
                 continue
             yield from hidden_values(alternative, value)

@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import attrs
 
 from bus_core.events.annotations import hints_of_class
+from bus_core.events.shape_builder import ShapeBuilder, name_of
 from bus_core.events.shapes import Field, UnsupportedType
-from bus_core.events.walk import Walk, name_of
 
 __all__ = ["fields_of_record", "is_record", "only_keeps_values", "takes_by_place", "with_values"]
 
@@ -22,7 +22,7 @@ def is_record(cls: type[Any]) -> bool:
     return attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
-def fields_of_record(cls: type[Any], walk: Walk) -> tuple[Field, ...]:
+def fields_of_record(cls: type[Any], builder: ShapeBuilder) -> tuple[Field, ...]:
     """The fields of such a class; raises ``UnsupportedType`` when its values could change, or not be made."""
     if hasattr(cls, "__event_type__"):
         raise UnsupportedType(
@@ -41,7 +41,7 @@ def fields_of_record(cls: type[Any], walk: Walk) -> tuple[Field, ...]:
         if name not in hints:
             raise UnsupportedType(f"{cls.__name__}.{name} has no annotation")
         try:
-            shape = walk.shape(hints[name])
+            shape = builder.shape(hints[name])
         except UnsupportedType as error:
             raise UnsupportedType(f"{cls.__name__}.{name}: {error}") from None
         fields.append(Field(name, key, shape, default))

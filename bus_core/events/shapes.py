@@ -1,4 +1,4 @@
-"""The types of fields as a tree of shapes: ``Walk`` reads it from annotations, once per class.
+"""The types of fields as a tree of shapes: ``ShapeBuilder`` reads it from annotations, once per class.
 
 A shape says which values there are, and what becomes of them in JSON. Checking, freezing, hiding, writing,
 reading and describing values are functions over shapes; nobody else looks at annotations.

@@ -14,15 +14,15 @@ from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
     "DECIMAL_RANGE",
-    "SETTLERS",
-    "Settle",
+    "NORMALIZERS",
+    "Normalize",
     "frozen_json",
     "has_plain_offset",
     "is_frozen_json",
     "is_text",
 ]
 
-Settle = Callable[[Any], Any]
+Normalize = Callable[[Any], Any]
 """Gives a value in its one form; raises ``Unfit``."""
 
 DECIMAL_RANGE: Final = 6144
@@ -41,7 +41,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def settle_str(value: Any) -> str:
+def normalize_str(value: Any) -> str:
     if not isinstance(value, str):
         raise unfit("a str")
     text = value if value.__class__ is str else str.__str__(value)
@@ -50,13 +50,13 @@ def settle_str(value: Any) -> str:
     return text
 
 
-def _settle_int(value: Any) -> int:
+def _normalize_int(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise unfit("an int")
     return int.__int__(value)
 
 
-def settle_float(value: Any) -> float:
+def normalize_float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise unfit("a number")
     if isinstance(value, float):
@@ -72,7 +72,7 @@ def settle_float(value: Any) -> float:
     return number
 
 
-def _settle_decimal(value: Any) -> Decimal:
+def _normalize_decimal(value: Any) -> Decimal:
     if not isinstance(value, Decimal):
         raise unfit("a Decimal")
     if not value.is_finite():
@@ -82,7 +82,7 @@ def _settle_decimal(value: Any) -> Decimal:
     return value
 
 
-def _settle_datetime(value: Any) -> datetime:
+def _normalize_datetime(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise unfit("a datetime")
     zone = value.tzinfo
@@ -111,13 +111,13 @@ def has_plain_offset(value: datetime) -> bool:
     return offset is not None and not (offset.seconds % 60 or offset.microseconds)
 
 
-def _settle_date(value: Any) -> date:
+def _normalize_date(value: Any) -> date:
     if not isinstance(value, date) or isinstance(value, datetime):
         raise unfit("a date")
     return value
 
 
-def _settle_time(value: Any) -> time_of_day:
+def _normalize_time(value: Any) -> time_of_day:
     if not isinstance(value, time_of_day):
         raise unfit("a time")
     if value.tzinfo is not None and value.utcoffset() is None:
@@ -125,14 +125,14 @@ def _settle_time(value: Any) -> time_of_day:
     return value
 
 
-SETTLERS: Final[Mapping[Any, Settle]] = {
-    str: settle_str,
-    int: _settle_int,
-    float: settle_float,
-    Decimal: _settle_decimal,
-    datetime: _settle_datetime,
-    date: _settle_date,
-    time_of_day: _settle_time,
+NORMALIZERS: Final[Mapping[Any, Normalize]] = {
+    str: normalize_str,
+    int: _normalize_int,
+    float: normalize_float,
+    Decimal: _normalize_decimal,
+    datetime: _normalize_datetime,
+    date: _normalize_date,
+    time_of_day: _normalize_time,
 }
 
 
@@ -146,9 +146,9 @@ def frozen_json(value: Any, room: int = _DEEPEST) -> Any:
     if kind in _ATOMS or (kind is str and value.isascii()):
         return value
     if isinstance(value, str):
-        return settle_str(value)
+        return normalize_str(value)
     if isinstance(value, float):
-        return settle_float(value)
+        return normalize_float(value)
     if isinstance(value, int):
         return int.__int__(value)
     if not room:
@@ -159,7 +159,7 @@ def frozen_json(value: Any, room: int = _DEEPEST) -> Any:
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise unfit("under a key that is a text, as in JSON")
-                name = key if key.__class__ is str and key.isascii() else settle_str(key)
+                name = key if key.__class__ is str and key.isascii() else normalize_str(key)
                 made[name] = frozen_json(item, room - 1)
         except Unfit as error:
             raise within("[...]", error) from None

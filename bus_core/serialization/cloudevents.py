@@ -20,7 +20,7 @@ from bus_core.errors import DeserializationError, InvalidEvent, SerializationErr
 from bus_core.events.base import BaseEvent, Event, event_type_of, event_version_of, model_of
 from bus_core.events.faults import Unfit, unfit, within
 from bus_core.events.ids import IdForm, read_uuid
-from bus_core.events.models import NO_METADATA, settle_occurred_at
+from bus_core.events.models import NO_METADATA, normalize_occurred_at
 from bus_core.events.primitives import FrozenMapping, text_of_uuid
 from bus_core.events.shapes import Field
 from bus_core.serialization.json_quick import quick_reader_of
@@ -161,7 +161,7 @@ class JsonSerializer:
                 {"type": kind, "data": data} if plan.untyped else data,
                 plan.id.read(document["subject"]),
                 read_uuid(document["id"]),
-                occurred_at if occurred_at.tzinfo is UTC else settle_occurred_at(occurred_at),
+                occurred_at if occurred_at.tzinfo is UTC else normalize_occurred_at(occurred_at),
                 NO_METADATA if metadata is None else self._read_metadata(metadata),
             )
         except Exception:  # whatever it is: it is found, and told, on the long way

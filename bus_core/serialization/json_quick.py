@@ -14,7 +14,7 @@ import attrs
 
 from bus_core.events.assembling import assembler_of
 from bus_core.events.base import Event, model_of
-from bus_core.events.checks import settler_of
+from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit
 from bus_core.events.models import BASE_FIELDS
 from bus_core.events.primitives import FrozenMapping
@@ -192,12 +192,12 @@ def _default_text(field: Field, name: str, names: dict[str, Any]) -> str | None:
     default = field.default
     if default is attrs.NOTHING or getattr(default, "takes_self", False):
         return None
-    settle = settler_of(field.shape)
+    normalize = normalizer_of(field.shape)
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        names[name], names[f"settle_{name}"] = default.factory, settle
-        return f"settle_{name}({name}())"
+        names[name], names[f"normalize_{name}"] = default.factory, normalize
+        return f"normalize_{name}({name}())"
     try:
-        names[name] = settle(default)
+        names[name] = normalize(default)
     except Unfit:
         return None
     return name

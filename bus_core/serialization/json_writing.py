@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from keyword import iskeyword
 from typing import Any
 
-from bus_core.events.checks import settler_of
+from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit, within
 from bus_core.events.shapes import (
     AnyJson,
@@ -122,14 +122,14 @@ class Writers:
         if len(others) == 1:
             write = self.writer_of(others[0])
             return lambda value: "null" if value is None else write(value)
-        alternatives = [(settler_of(item), self.writer_of(item)) for item in others]
+        alternatives = [(normalizer_of(item), self.writer_of(item)) for item in others]
 
         def write_alternative(value: Any) -> str:
             if value is None:
                 return "null"
-            for settle, write in alternatives:
+            for normalize, write in alternatives:
                 try:
-                    if settle(value) is not value:
+                    if normalize(value) is not value:
                         continue
                 except Unfit:
                     continue
@@ -139,8 +139,8 @@ class Writers:
         return write_alternative
 
     def _writer_of_form(self, shape: Formed) -> Writer:
-        settle, write, give = settler_of(shape.inner), self.writer_of(shape.inner), shape.form.write
-        return lambda value: write(settle(give(value)))
+        normalize, write, give = normalizer_of(shape.inner), self.writer_of(shape.inner), shape.form.write
+        return lambda value: write(normalize(give(value)))
 
     def writer_of_fields(self, fields: Sequence[Field]) -> Writer:
         """What writes an object of these fields. It is compiled from text, as readers are."""

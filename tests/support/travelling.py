@@ -164,15 +164,15 @@ def new_classes(below: type[Any] = Event) -> Iterator[type[Any]]:
 
 def pytest_configure() -> None:
     """Keeps a copy of the first event of each class, for those with rules that no sample keeps."""
-    settle = base._settle
+    normalize = base._normalize
 
     def noting(event: Event[Any]) -> None:
-        settle(event)
+        normalize(event)
         cls = type(event)
         if cls not in _seen and cls not in _first_events and "__event_type__" in vars(cls):
             _first_events[cls] = copy.copy(event)
 
-    base._settle = noting
+    base._normalize = noting
 
 
 @pytest.hookimpl(trylast=True)

@@ -52,7 +52,7 @@ from bus_core.events.shapes import (
     plain_json,
 )
 
-__all__ = ["Walk", "name_of"]
+__all__ = ["ShapeBuilder", "name_of"]
 
 
 _SCALARS: Final = (str, bool, int, float, UUID, datetime, date, time_of_day, timedelta, Decimal, bytes)
@@ -88,7 +88,7 @@ def name_of(hint: Any) -> str:
     return hint.__name__ if plain_class else str(hint).replace("typing.", "")
 
 
-class Walk:
+class ShapeBuilder:
     """Reads annotations, and remembers the classes and aliases that it has met.
 
     ``fields_of`` gives the fields of a nested class, and ``is_record`` says which classes have some.
@@ -97,7 +97,7 @@ class Walk:
     def __init__(
         self,
         is_record: Callable[[type[Any]], bool],
-        fields_of: Callable[[type[Any], Walk], tuple[Field, ...]],
+        fields_of: Callable[[type[Any], ShapeBuilder], tuple[Field, ...]],
     ) -> None:
         self._is_record = is_record
         self._fields_of = fields_of
