@@ -50,10 +50,10 @@ from bus_core.events.messages import (
     Received,
     with_attempt,
 )
+from bus_core.runtime.background_task import BackgroundTask
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
-from bus_core.runtime.lasting import Lasting
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "StorageAdapter", "matches"]
 
@@ -188,7 +188,7 @@ class StorageAdapter(ABC):
             with suppress(Exception):  # there may be nothing to give back
                 await self.shut()
             raise
-        self._watching = Lasting(self._watch, f"promenade-{self.name}-watch")
+        self._watching = BackgroundTask(self._watch, f"promenade-{self.name}-watch")
         self._watching.start()
 
     async def close(self) -> None:
@@ -412,7 +412,7 @@ class StorageConsumer:
         self._renewed_at = lease_clock()
         self._trouble = Trouble(f"the lease of {spec.name!r}")
         adapter.watch_over(self._trouble)
-        self._renewing = Lasting(self._renew_again, f"promenade-{adapter.name}-renew-{spec.name}")
+        self._renewing = BackgroundTask(self._renew_again, f"promenade-{adapter.name}-renew-{spec.name}")
         self._renewing.start()
 
     async def _renew_again(self) -> None:
@@ -425,7 +425,7 @@ class StorageConsumer:
                 pause = self._adapter.lease / 3
             else:
                 self._trouble.failed("be renewed", fault.__cause__ or fault)
-                pause = min(self._adapter.lease / 3, grown(max(FIRST_PAUSE, pause)))
+                pause = min(self._adapter.lease / 3, next_pause(max(FIRST_PAUSE, pause)))
 
     async def _renew(self, held: Sequence[_Owned] = ()) -> Sequence[bool]:
         """Renews the lease on everything; tells of what it holds what it owns still."""

@@ -10,10 +10,10 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
+    from bus_core.runtime.background_task import BackgroundTask
     from bus_core.runtime.clock import TimerHandle, lease_clock
     from bus_core.runtime.error_text import printable
-    from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, grown
-    from bus_core.runtime.lasting import Lasting
+    from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
     from bus_core.runtime.logs import plain_logger
     from bus_core.runtime.sleeper import Sleeper
     from bus_core.runtime.timeouts import Deadlines, call_within, expiry
@@ -24,7 +24,7 @@ else:
             "clock": "TimerHandle lease_clock",
             "error_text": "printable",
             "failures": "FIRST_PAUSE Trouble fault_of grown",
-            "lasting": "Lasting",
+            "background_task": "BackgroundTask",
             "logs": "plain_logger",
             "sleeper": "Sleeper",
             "timeouts": "Deadlines call_within expiry",
@@ -33,16 +33,16 @@ else:
 
 __all__ = [
     "FIRST_PAUSE",
+    "BackgroundTask",
     "Deadlines",
-    "Lasting",
     "Sleeper",
     "TimerHandle",
     "Trouble",
     "call_within",
     "expiry",
     "fault_of",
-    "grown",
     "lease_clock",
+    "next_pause",
     "plain_logger",
     "printable",
 ]

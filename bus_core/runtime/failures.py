@@ -11,7 +11,7 @@ from bus_core.errors import BusError
 from bus_core.runtime.error_text import place_of, printable
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "grown", "raised_by_itself"]
+__all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "next_pause", "raised_by_itself"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ _QUIET = 10.0
 """Seconds between two reports of the same part: one that fails and works in turn must not fill the log."""
 
 
-def grown(pause: float) -> float:
+def next_pause(pause: float) -> float:
     """The pause after the next failure in a row."""
     return min(pause * 2, _LONGEST_PAUSE)
 

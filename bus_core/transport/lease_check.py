@@ -9,7 +9,7 @@ from contextvars import Context
 from bus_core.abc import LeasingConsumer
 from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.lane import Lane
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, next_pause
 from bus_core.runtime.sleeper import Sleeper
 
 __all__ = ["LeaseCheck"]
@@ -67,7 +67,7 @@ class LeaseCheck:
             self.trouble.failed("confirm what it holds", answers)
             if not self._stopping:
                 await self._sleeper.sleep(pause)
-                pause = grown(pause)
+                pause = next_pause(pause)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """The lane goes on in any case, also when a program has cancelled every task there is."""

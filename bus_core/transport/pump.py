@@ -23,7 +23,7 @@ from bus_core.dispatch.reports import abandoned
 from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Outcome, Received
 from bus_core.runtime.error_text import place_of
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, grown, raised_by_itself
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, next_pause, raised_by_itself
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
 from bus_core.transport.lease_check import LeaseCheck
@@ -272,7 +272,7 @@ class Pump:
                 self._failing = True
                 await self._sleeper.sleep(pause)
                 self._failing = False
-                pause = grown(pause)
+                pause = next_pause(pause)
         if self._consumer is not None and not self.releases:
             await self._receive_rest(self._consumer)
 

@@ -13,7 +13,7 @@ from bus_core.abc import Consumer
 from bus_core.dispatch.jobs import Job
 from bus_core.errors import LeaseLost
 from bus_core.events.messages import Outcome
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, grown
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, next_pause
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.sleeper import Sleeper
 
@@ -170,7 +170,7 @@ class Settlement:
         self._blocked = nothing and others
         if retrying:
             self._due = time.monotonic() + self._pause
-            self._pause = grown(self._pause)
+            self._pause = next_pause(self._pause)
         return not (self._giving_up and failed)
 
     async def _results(self, outcomes: Sequence[Outcome]) -> Sequence[BaseException | None]:

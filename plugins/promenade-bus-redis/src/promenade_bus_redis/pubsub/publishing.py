@@ -20,7 +20,7 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.runtime import Lasting, Trouble, plain_logger
+from bus_core.runtime import BackgroundTask, Trouble, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
@@ -85,7 +85,7 @@ class PubsubPublisher:
         self._link: Link | None = None
         self._sure_at = -_SURE
         self._since_sure = 0  # how many events were published since
-        self._announcing = Lasting(self._announce_all, "promenade-redis-announce")
+        self._announcing = BackgroundTask(self._announce_all, "promenade-redis-announce")
 
     def start(self) -> None:
         """Begins to announce."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 from bus_core import Clock, SubscriptionSpec
-from bus_core.runtime import Lasting
+from bus_core.runtime import BackgroundTask
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.misses import Misses
@@ -74,7 +74,7 @@ class Subscriber:
         self._asked: deque[_Asked] = deque()
         self._fencing: list[Answer] = []
         self._pinged_at = 0.0
-        self._listening = Lasting(self._run, "promenade-redis-subscriber", cut=self._cut_off)
+        self._listening = BackgroundTask(self._run, "promenade-redis-subscriber", cut=self._cut_off)
 
     # --- who listens --------------------------------------------------------------------------------------
 

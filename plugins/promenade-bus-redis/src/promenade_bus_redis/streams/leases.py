@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from bus_core.runtime import FIRST_PAUSE, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, lease_clock, next_pause, plain_logger
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe
@@ -260,7 +260,7 @@ class Leases:
                     return
                 self._failed(type(error).__name__)
                 self._stop.wait(pause)
-                pause = grown(pause)
+                pause = next_pause(pause)
 
     def _wake(self) -> None:
         if self._woken is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, BackgroundTask, fault_of, lease_clock, next_pause, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
@@ -81,7 +81,7 @@ class Retention:
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
-        self._lasting = Lasting(self._go_on, "promenade-redis-retention")
+        self._background = BackgroundTask(self._go_on, "promenade-redis-retention")
         self._visiting = asyncio.Lock()
         self._trouble = services.ledger.trouble("the retention of the Redis adapter")
         self.trimmed = 0
@@ -89,7 +89,7 @@ class Retention:
 
     def start(self) -> None:
         """Begins."""
-        self._lasting.start()
+        self._background.start()
 
     async def close(self) -> None:
         """Ends, and lets another instance have its turn."""
@@ -98,7 +98,7 @@ class Retention:
 
     async def stop(self) -> None:
         """Ends."""
-        await self._lasting.end()
+        await self._background.end()
 
     async def _go_on(self) -> None:
         await asyncio.sleep(_FIRST)
@@ -113,7 +113,7 @@ class Retention:
             else:
                 self._trouble.failed("trim", fault)
                 await asyncio.sleep(pause)
-                pause = grown(pause)
+                pause = next_pause(pause)
                 continue
             await asyncio.sleep(self._pause())
 

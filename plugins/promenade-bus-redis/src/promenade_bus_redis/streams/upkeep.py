@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from bus_core import TopicPattern
 from bus_core.events import TopicIndex
-from bus_core.runtime import FIRST_PAUSE, Lasting, fault_of, grown, lease_clock, plain_logger
+from bus_core.runtime import FIRST_PAUSE, BackgroundTask, fault_of, lease_clock, next_pause, plain_logger
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
@@ -88,7 +88,7 @@ class Upkeep:
         self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
-        self._lasting = Lasting(self._go_on, "promenade-redis-upkeep")
+        self._background = BackgroundTask(self._go_on, "promenade-redis-upkeep")
         self._topics_at = 0.0
         self._hints_at = 0.0
         self._look_at = 0.0
@@ -107,13 +107,13 @@ class Upkeep:
 
     def start(self) -> None:
         """Begins."""
-        self._lasting.start()
+        self._background.start()
 
     async def close(self) -> None:
         """Ends, when what was counted is stored."""
-        if not self._lasting.is_started:
+        if not self._background.is_started:
             return
-        await self._lasting.end()
+        await self._background.end()
         if self._hinting:
             await asyncio.wait(self._hinting)
         await self._store_losses(time.monotonic())
@@ -226,7 +226,7 @@ class Upkeep:
                 else:
                     self._trouble.failed("do all that is due", fault)
                     await asyncio.sleep(pause)
-                    pause = grown(pause)
+                    pause = next_pause(pause)
             self._changed.clear()
             try:
                 async with asyncio.timeout(self._pause()):

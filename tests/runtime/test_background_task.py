@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bus_core.runtime import Lasting
+from bus_core.runtime import BackgroundTask
 from support.buses import until
 
 
@@ -21,18 +21,18 @@ async def test_it_begins_anew_until_its_end() -> None:
         begun.append(task)
         await asyncio.Event().wait()
 
-    lasting = Lasting(work, "lasts", cut=lambda: cuts.append(len(begun)))
-    assert not lasting.is_started
-    lasting.start()
+    background = BackgroundTask(work, "lasts", cut=lambda: cuts.append(len(begun)))
+    assert not background.is_started
+    background.start()
     await until(lambda: begun, "it has begun")
     begun[0].cancel()
     await until(lambda: len(begun) == 2, "it has begun anew")
     assert cuts == [1]
-    await lasting.end()
+    await background.end()
     assert begun[1].cancelled()
-    assert not lasting.is_started
-    lasting.start()
-    assert not lasting.is_started
+    assert not background.is_started
+    background.start()
+    assert not background.is_started
 
 
 async def test_who_is_cancelled_while_it_ends_is_cancelled() -> None:
@@ -46,10 +46,10 @@ async def test_who_is_cancelled_while_it_ends_is_cancelled() -> None:
         except asyncio.CancelledError:
             await ends.wait()
 
-    lasting = Lasting(work, "lasts")
-    lasting.start()
+    background = BackgroundTask(work, "lasts")
+    background.start()
     await begun.wait()
-    ending = asyncio.create_task(lasting.end())
+    ending = asyncio.create_task(background.end())
     await asyncio.sleep(0)
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):

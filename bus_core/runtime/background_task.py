@@ -8,10 +8,10 @@ from typing import Any
 
 from bus_core.runtime.failures import FIRST_PAUSE
 
-__all__ = ["Lasting"]
+__all__ = ["BackgroundTask"]
 
 
-class Lasting:
+class BackgroundTask:
     """Runs ``work``, which does not end by itself, until ``end``.
 
     A program may cancel every task there is: then ``cut`` is called, and the work begins anew after a pause.
