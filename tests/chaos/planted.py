@@ -8,7 +8,7 @@ from functools import partial
 from bus_core import Outcome, Received
 from promenade_bus_redis.pubsub.misses import Cause, Misses
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.stored_events import Accepted
 
 Batch = Sequence[Received]
@@ -54,12 +54,12 @@ async def _deliver_twice(_consumer: GroupConsumer, batch: Batch) -> Batch:
 
 def _overlook_one() -> None:
     """Of the events that were trimmed before they were read one is not counted."""
-    lose_unread = Ledger.lose_unread
+    lose_unread = Losses.lose_unread
 
-    def lose_one_less(self: Ledger, count: int, topic: str, group: str) -> None:
+    def lose_one_less(self: Losses, count: int, topic: str, group: str) -> None:
         lose_unread(self, max(0, count - 1), topic, group)
 
-    Ledger.lose_unread = lose_one_less  # type: ignore[method-assign]
+    Losses.lose_unread = lose_one_less  # type: ignore[method-assign]
 
 
 def _forget_accepted() -> None:

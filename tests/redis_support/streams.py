@@ -183,7 +183,7 @@ async def die(adapter: StreamsAdapter) -> None:
         consumer.stop()  # type: ignore[attr-defined]
     if adapter._retention is not None:
         await adapter._retention.stop()
-    services.ledger.uncounted = Uncounted()
+    services.losses.uncounted = Uncounted()
     await adapter.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it says no good-bye
     await services.leases.close()

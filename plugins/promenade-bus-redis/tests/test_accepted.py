@@ -41,7 +41,7 @@ async def insist(adapter: StreamsAdapter, *messages: Message) -> None:
 async def looked(adapter: StreamsAdapter) -> None:
     """Waits until nothing is left to be looked for."""
     found = adapter._running.accepted
-    spells = 1 if adapter._ledger.ended_epochs else 2  # what was stored before is apart from what was since
+    spells = 1 if adapter._losses.ended_epochs else 2  # what was stored before is apart from what was since
     await until(lambda: not found._must_look and len(found._spells) == spells, "it was looked for")
 
 
@@ -124,7 +124,7 @@ async def test_nothing_is_gone(
         else:
             server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         if way == "emptied":
-            await until(lambda: adapter._ledger.ended_epochs, "it is told")
+            await until(lambda: adapter._losses.ended_epochs, "it is told")
         await insist(adapter, message(21))
         await looked(adapter)
         assert adapter.lost == 0

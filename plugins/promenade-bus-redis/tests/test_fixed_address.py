@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bus_core import HealthStatus
-from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe
@@ -90,15 +90,15 @@ async def pipe(connections: Connections) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def waiting_link(connections: Connections) -> AsyncIterator[Ask]:
+async def blocking_link(connections: Connections) -> AsyncIterator[Ask]:
     places = Places(connections)
-    link = WaitingLink(places, Pipe(places), 0.1, "")
+    link = BlockingLink(places, Pipe(places), 0.1, "")
     yield lambda: link.call(("XREAD", "BLOCK", 100, "STREAMS", "x", "0"))
     await link.close()
 
 
 @pytest.mark.parametrize(("words", "kind"), SAID, ids=[kind for _, kind in SAID])
-@pytest.mark.parametrize("client", [pool, pipe, waiting_link])
+@pytest.mark.parametrize("client", [pool, pipe, blocking_link])
 async def test_another_connection_is_taken(client: Any, words: str, kind: Kind) -> None:
     """Who hears "not here" or "not now" asks the next time on another connection, whoever it is."""
     async with (

@@ -196,13 +196,13 @@ async def test_what_a_process_counts_is_told_once(start_server: StartServer, sta
     async with place_on(server) as place:
         adapter = await place.adapter(address=proxy.address, **keeping())
         proxy.use(fault := cut(server, COUNT))
-        adapter._ledger.miss(3, TOPIC, GROUP)
+        adapter._losses.miss(3, TOPIC, GROUP)
         await until(lambda: fault.done, "the first reply is lost")
-        adapter._ledger.miss(4, TOPIC, GROUP)
-        adapter._ledger.forgotten(5, TOPIC, is_all=True)
+        adapter._losses.miss(4, TOPIC, GROUP)
+        adapter._losses.forgotten(5, TOPIC, is_all=True)
         want = {f"{TOPIC} {GROUP}": 7, f"{TOPIC} *": 5}
         await until(lambda: counted(place) == want, "it is told again, once")
-        await until(lambda: not adapter._ledger.uncounted.batches(), "nothing is left to tell")
+        await until(lambda: not adapter._losses.uncounted.batches(), "nothing is left to tell")
         assert counted(place) == want
         assert adapter.lost == 12
 

@@ -136,7 +136,7 @@ async def test_a_strange_topic_harms_itself(
                 batch = await consumer.receive(10)
                 heard += numbers(batch)
                 await consumer.settle(acks(batch))
-            while not adapter._ledger.strange_topics:
+            while not adapter._losses.strange_topics:
                 await consumer.receive(1)
         assert f"somebody uses keys of {OTHER} for something else" in (adapter.degraded or "")
         assert await adapter.backlog(spec("tests.#", mode=mode)) == 0
@@ -147,7 +147,7 @@ async def test_a_strange_topic_harms_itself(
                 batch = await consumer.receive(10)
                 heard += numbers(batch)
                 await consumer.settle(acks(batch))
-        await until(lambda: not adapter._ledger.strange_topics, "all is well again")
+        await until(lambda: not adapter._losses.strange_topics, "all is well again")
         for each in (consumer, *taken):
             await each.close()
 
@@ -164,7 +164,7 @@ async def test_what_is_held_of_a_strange_topic(redis_server: SharedServer) -> No
         strange = place.keys.stream(OTHER)
         place.ask("SET", strange, "mine")
         async with asyncio.timeout(10):
-            while not adapter._ledger.strange_topics:
+            while not adapter._losses.strange_topics:
                 assert not await consumer.receive(1)
             place.ask("DEL", strange)
             while OTHER not in consumer.feeds or consumer.feeds[OTHER].claim_due:

@@ -374,7 +374,7 @@ async def test_an_epoch_that_ends(
             server.ask("FLUSHALL")
         else:
             server.restart()
-        await until(lambda: adapter._ledger.ended_epochs == 1, "it is noticed")
+        await until(lambda: adapter._losses.ended_epochs == 1, "it is noticed")
         assert adapter.degraded is not None
         assert "the server has lost its data, 1 times since the start" in adapter.degraded
         await until(
@@ -384,12 +384,12 @@ async def test_an_epoch_that_ends(
         await adapter.publish([message(1)])
         for consumer in consumers:
             assert numbers(await receive(consumer, 1, timeout=2)) == [1]
-        assert adapter._ledger.ended_epochs == 1
+        assert adapter._losses.ended_epochs == 1
         lines = [record.created for record in caplog.records if record.name == "promenade.bus.redis"]
         assert lines
         for moment in lines:
             assert len([line for line in lines if moment <= line < moment + 0.99]) <= 6
-        assert adapter._ledger.unsaid > 0
+        assert adapter._losses.unsaid > 0
         for consumer in consumers:
             await consumer.close()
 

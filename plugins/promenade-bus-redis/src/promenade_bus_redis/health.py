@@ -193,22 +193,22 @@ class RedisProbe(HealthProbe):
             )
 
     def _losses(self, services: Services, found: _Findings) -> Iterator[Problem]:
-        ledger = services.ledger
-        if ledger.last_loss is not None and ledger.degraded is not None:
-            recent = time.monotonic() - ledger.last_loss < self._options.loss_window
-            yield UNHEALTHY if recent else DEGRADED, ledger.degraded
-        elif ledger.degraded is not None:
-            yield DEGRADED, ledger.degraded
-        before = ledger.before
+        losses = services.losses
+        if losses.last_loss is not None and losses.degraded is not None:
+            recent = time.monotonic() - losses.last_loss < self._options.loss_window
+            yield UNHEALTHY if recent else DEGRADED, losses.degraded
+        elif losses.degraded is not None:
+            yield DEGRADED, losses.degraded
+        before = losses.before
         since = {name: more for name, n in found.losses.items() if (more := n - before.get(name, 0)) > 0}
-        if lost := max(ledger.lost, sum(since.values())):
+        if lost := max(losses.lost, sum(since.values())):
             named = f" ({_names(since)})" if since else ""
             yield DEGRADED, f"{lost:,} events were lost since the start{named}; see the log of every instance"
-        if ledger.dropped_by_cap:
+        if losses.dropped_by_cap:
             yield (
                 DEGRADED,
-                f"retention.max_length dropped {sum(ledger.dropped_by_cap.values()):,} events of "
-                f"{_names(ledger.dropped_by_cap)}",
+                f"retention.max_length dropped {sum(losses.dropped_by_cap.values()):,} events of "
+                f"{_names(losses.dropped_by_cap)}",
             )
 
     def _reading(self, state: EngineState, found: _Findings) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.misses import Misses
 from promenade_bus_redis.pubsub.sources import Source
-from promenade_bus_redis.server.failures import Kind, RedisFailure, translate
+from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.places import Places
 
@@ -196,7 +196,7 @@ class Subscriber:
             try:
                 await self._listen()
             except Exception as error:
-                failure = translate(error, "the server")
+                failure = failure_of(error, "the server")
                 self._places.learn(failure)
                 self._cut(failure)
             if self.read_at != before:

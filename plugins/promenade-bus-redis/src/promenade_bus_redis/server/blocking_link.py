@@ -11,7 +11,7 @@ from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
 
-__all__ = ["WaitingLink"]
+__all__ = ["BlockingLink"]
 
 _SHORT: Final = 0.1
 """Seconds that a read waits where it cannot be ended early."""
@@ -19,7 +19,7 @@ _SHORT: Final = 0.1
 _PAUSE: Final = 0.002
 
 
-class WaitingLink:
+class BlockingLink:
     """A connection whose commands wait on the server up to ``block`` seconds."""
 
     def __init__(self, places: Places, pipe: Pipe, block: float, key: str) -> None:

@@ -63,7 +63,7 @@ from bus_core.config import MASK, mask_text
 from bus_core.runtime import printable
 from promenade_bus_redis.addresses import Address
 
-__all__ = ["Kind", "RedisFailure", "is_reply", "publish_error", "translate"]
+__all__ = ["Kind", "RedisFailure", "failure_of", "is_reply", "publish_error"]
 
 
 class Kind(StrEnum):
@@ -263,7 +263,7 @@ def is_reply(error: BaseException) -> bool:
     return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
 
 
-def translate(
+def failure_of(
     error: Exception, place: object, *, command: str = "", sent: bool = True, hidden: Collection[str] = ()
 ) -> RedisFailure:
     """The failure that an error of redis-py, or of the network, stands for, with its cause.
@@ -274,14 +274,14 @@ def translate(
     """
     if isinstance(error, RedisFailure):
         return error
-    failure = _translated(error, str(place), command, sent, hidden)
+    failure = _failure_of(error, str(place), command, sent, hidden)
     failure.__cause__ = Said(f"{type(error).__name__}: {_shown(str(error), command, hidden)}")
     if sent:  # the frames of a handshake know the password
         failure.__cause__ = failure.__cause__.with_traceback(error.__traceback__)
     return failure
 
 
-def _translated(
+def _failure_of(
     error: Exception, place: str, command: str, sent: bool, hidden: Collection[str]
 ) -> RedisFailure:
     if is_reply(error):

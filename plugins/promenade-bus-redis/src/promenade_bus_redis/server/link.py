@@ -24,7 +24,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from bus_core import AdapterError
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import TlsOptions
-from promenade_bus_redis.server.failures import Kind, RedisFailure, is_reply, translate
+from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of, is_reply
 
 __all__ = ["Connector", "Link", "make_tls_context"]
 
@@ -177,7 +177,7 @@ class Link:
 
     def _failure(self, error: Exception, command: Sequence[Any] = ("",)) -> RedisFailure:
         """What an error means, and whether this connection is left for it."""
-        failure = translate(error, self.address, command=_name(command))
+        failure = failure_of(error, self.address, command=_name(command))
         self._is_left |= failure.leaves_connection(is_node=self._is_node) and not self.stays
         if failure.kind not in (Kind.MOVED, Kind.ASK) or self._is_node:
             return failure
@@ -246,7 +246,7 @@ class Link:
                 replies.append(reply)
         except (RedisError, OSError) as error:
             self.abort()
-            failure = translate(error, self.address)
+            failure = failure_of(error, self.address)
         else:
             if self._is_left:
                 self.abort()
@@ -292,7 +292,7 @@ class _WithName:
             try:
                 await connection.read_response()
             except ResponseError as error:  # a name is a convenience
-                if translate(error, "").kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
+                if failure_of(error, "").kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
                     self.may_set_name(False)  # each refusal is a line in the server's ACL LOG
 
 
@@ -364,7 +364,7 @@ class Connector:
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             link.abort()
             hidden = [text for text in self._credentials.values() if text]
-            failure = translate(error, address, sent=False, hidden=hidden)
+            failure = failure_of(error, address, sent=False, hidden=hidden)
         except BaseException:
             link.abort()
             raise

@@ -15,7 +15,7 @@ from typing import Any, Final
 from hiredis import pack_command
 
 from promenade_bus_redis.addresses import Address
-from promenade_bus_redis.server.failures import Kind, RedisFailure, translate
+from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.scripts import Script, source_of
@@ -150,7 +150,7 @@ class _Lane:
             part, packed = _first_part(commands)
             commands = commands[len(part) :]
             if isinstance(packed, Exception):
-                replies.append(translate(packed, self._address, sent=False))
+                replies.append(failure_of(packed, self._address, sent=False))
                 continue
             replies += await self._call_part(part, packed)
             if commands and isinstance(failure := replies[-1], RedisFailure) and failure.ends_connection:

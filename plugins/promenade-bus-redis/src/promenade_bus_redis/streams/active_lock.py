@@ -15,14 +15,14 @@ from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import ACTIVATE, RELEASE
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import instance_of, raw, text
-from promenade_bus_redis.streams.services import Lock, Services
+from promenade_bus_redis.streams.services import LockState, Services
 
-__all__ = ["Turn", "fenced_by"]
+__all__ = ["ActiveLock", "fenced_by"]
 
 _FENCED: Final = re.compile(rb"fenced (\d+)")
 
 
-class Turn:
+class ActiveLock:
     """May be taken by one ``holder`` at a time, for each key of the server that stands for it.
 
     ``key`` is None where nobody waits for a turn, but for that of the configured name of the instance.
@@ -32,7 +32,7 @@ class Turn:
         self.is_ordered = key is not None
         self.number = 0  # grows whenever it becomes this holder's turn
         self._services = services
-        self._own = None if key is None else Lock(key, holder)
+        self._own = None if key is None else LockState(key, holder)
 
     @property
     def token(self) -> str:
@@ -41,7 +41,7 @@ class Turn:
         return "" if own is None or not own.token else f"{own.token} {own.holder}"
 
     @property
-    def _locks(self) -> list[Lock]:
+    def _locks(self) -> list[LockState]:
         return [lock for lock in (self._services.name_lock, self._own) if lock is not None]
 
     @property
@@ -49,7 +49,7 @@ class Turn:
         """Whether it was this holder's turn when somebody last looked, and nobody can have taken it since."""
         return all(map(self._is_sure, self._locks))
 
-    def _is_sure(self, lock: Lock) -> bool:
+    def _is_sure(self, lock: LockState) -> bool:
         return lock.token > lock.greatest_seen and self._services.leases.is_sure(lock.spell)
 
     async def take(self) -> bool:
@@ -69,7 +69,7 @@ class Turn:
             return False
         return True
 
-    async def _take(self, lock: Lock) -> bool:
+    async def _take(self, lock: LockState) -> bool:
         leases, pipe = self._services.leases, self._services.pipe
         # Others see the heartbeat before they see who has the lock.
         spell = leases.spell or await leases.renew(pipe)

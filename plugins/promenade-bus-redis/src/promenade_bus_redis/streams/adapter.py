@@ -33,7 +33,7 @@ from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.groups import RedisGroups
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.leases import Leases
-from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.names import name_instance
 from promenade_bus_redis.streams.publisher import RedisPublisher
 from promenade_bus_redis.streams.retention import Retention
@@ -59,7 +59,7 @@ class StreamsAdapter:
         self._target = resolve_target(options, context.sections)
         self._service = context.service
         self._keys = Keys(options.prefix, is_cluster=self._target.kind == "cluster")
-        self._ledger = Ledger()
+        self._losses = Losses()
         self.facts: tuple[ServerFacts, ...] = ()
         self._connections: Connections | None = None
         self._services: Services | None = None
@@ -73,12 +73,12 @@ class StreamsAdapter:
     @property
     def lost(self) -> int:
         """Events that are known to be lost."""
-        return self._ledger.lost
+        return self._losses.lost
 
     @property
     def degraded(self) -> str | None:
         """What was lost sight of on the server."""
-        return self._ledger.degraded
+        return self._losses.degraded
 
     @property
     def dead_letters(self) -> DeadLetterStore:
@@ -104,13 +104,13 @@ class StreamsAdapter:
 
     def loss_figures(self) -> dict[str, int | bool]:
         """The counters of what was lost, or removed, for health."""
-        ledger, services = self._ledger, self._services
+        losses, services = self._losses, self._services
         figures: dict[str, int | bool] = {
-            "data_losses": ledger.ended_epochs,
-            "lost_groups": sum(ledger.reset_groups.values()),
-            "forgotten_by_server": sum(ledger.forgotten_events.values()),
-            "dropped_by_cap": sum(ledger.dropped_by_cap.values()),
-            "trimmed_by_others": sum(ledger.foreign_trims.values()),
+            "data_losses": losses.ended_epochs,
+            "lost_groups": sum(losses.reset_groups.values()),
+            "forgotten_by_server": sum(losses.forgotten_events.values()),
+            "dropped_by_cap": sum(losses.dropped_by_cap.values()),
+            "trimmed_by_others": sum(losses.foreign_trims.values()),
             "trimmed": 0 if self._retention is None else self._retention.trimmed,
         }
         if services is not None:
@@ -142,8 +142,8 @@ class StreamsAdapter:
             interval=self._options.heartbeat_interval,
             clock=ServerClock(),
         )
-        self._ledger.ailments["leases"] = lambda: leases.problem
-        waiting = self._ledger.trouble("the read that waits for many subscriptions")
+        self._losses.problems["leases"] = lambda: leases.problem
+        waiting = self._losses.trouble("the read that waits for many subscriptions")
         wakeups = Wakeups(places, pipe, self._options.block, waiting)
         services = Services(
             options=self._options,
@@ -154,10 +154,10 @@ class StreamsAdapter:
             registry=registry,
             leases=leases,
             wakeups=wakeups,
-            ledger=self._ledger,
+            losses=self._losses,
             census=Census(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
-            accepted=Accepted(pipe, self._keys, self._ledger),
+            accepted=Accepted(pipe, self._keys, self._losses),
             name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)
@@ -173,7 +173,7 @@ class StreamsAdapter:
             await services.epoch.has_ended()
             await leases.renew(pipe)
             await services.census.begin()
-            self._ledger.before = await RedisGroups(services).losses()
+            self._losses.before = await RedisGroups(services).losses()
         except BaseException:
             await pipe.close()
             await connections.close()

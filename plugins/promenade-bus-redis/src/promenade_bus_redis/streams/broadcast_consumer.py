@@ -153,7 +153,7 @@ class BroadcastConsumer:
         for topic, reply in zip(names, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.WRONG_TYPE and self.pattern is not None:
-                    services.ledger.left_out(topic, self.spec.group)
+                    services.losses.left_out(topic, self.spec.group)
                     continue
                 if reply.ends_connection or reply.is_transient or reply.kind is Kind.WRONG_TYPE:
                     raise reply
@@ -227,7 +227,7 @@ class BroadcastConsumer:
         for source in feed.sources:
             del self._by_key[source.key]
         self._upkeep.left_out(self, feed.topic)
-        self._services.ledger.left_out(feed.topic, self.spec.group)
+        self._services.losses.left_out(feed.topic, self.spec.group)
         return True
 
     def _arrived(
@@ -237,7 +237,7 @@ class BroadcastConsumer:
         for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
             if isinstance(of_main, bytes):
                 return  # there was enough before it
-            self._services.ledger.understood(feed.topic, self.spec.group)
+            self._services.losses.understood(feed.topic, self.spec.group)
             added, length, trimmed = of_main
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
@@ -246,7 +246,7 @@ class BroadcastConsumer:
                 # What comes next is the first entry there is, or, where nothing comes, the end.
                 reached = removed if entries else removed + length
                 if reached > cursor.position:
-                    self._services.ledger.miss(reached - cursor.position, feed.topic, self.spec.group)
+                    self._services.losses.miss(reached - cursor.position, feed.topic, self.spec.group)
                     cursor.position = reached
                 cursor.position += len(entries)
             for entry_id, fields in entries:

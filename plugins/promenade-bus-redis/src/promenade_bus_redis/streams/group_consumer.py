@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from bus_core import BusError, Outcome, Received, SubscriptionSpec, TopicPattern
 from bus_core.events import is_pattern
-from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import NOBODY, READ
-from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
@@ -56,7 +56,7 @@ class GroupConsumer:
     """
 
     def __init__(
-        self, services: Services, upkeep: Upkeep, spec: SubscriptionSpec, link: WaitingLink | None
+        self, services: Services, upkeep: Upkeep, spec: SubscriptionSpec, link: BlockingLink | None
     ) -> None:
         self.spec = spec
         self.pattern = TopicPattern(spec.topic) if is_pattern(spec.topic) else None
@@ -71,8 +71,8 @@ class GroupConsumer:
         leave_out = self._leave_out if self.pattern is not None else None
         self._recovery = Recovery(services, upkeep, self._holdings, self._read_anew, leave_out)
         key = services.keys.active(spec.topic, spec.group) if spec.ordered else None
-        self._turn = Turn(services, key, self.name)
-        self._turn_number = 0
+        self._active_lock = ActiveLock(services, key, self.name)
+        self._active_number = 0
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
         self._read_at = 0.0
@@ -128,7 +128,7 @@ class GroupConsumer:
             self._recovery.settled(held)
         self._upkeep.parked(settled.parked)
         for feed in settled.lost:
-            self._services.ledger.lose(1, feed.topic, feed.group)
+            self._services.losses.lose(1, feed.topic, feed.group)
         return settled.results
 
     def _hand_out_again(self, held: Held, delay: float) -> None:
@@ -188,7 +188,7 @@ class GroupConsumer:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
                 await self._leave()
-                await self._turn.give_back()
+                await self._active_lock.give_back()
                 await self._services.census.say_left()
         except (RedisFailure, TimeoutError):
             pass  # the upkeep sees to it, or others find out that the instance is dead
@@ -233,7 +233,7 @@ class GroupConsumer:
             del self._sources[source.key.encode()]
         self._unread.pop(feed, None)
         self._upkeep.left_out(self, feed.topic)
-        self._services.ledger.left_out(feed.topic, self.spec.group)
+        self._services.losses.left_out(feed.topic, self.spec.group)
 
     async def open(self, topics: Iterable[str], start: str) -> None:
         """Makes the groups on the topics that there are. Raises ``RedisFailure``."""
@@ -250,10 +250,10 @@ class GroupConsumer:
         if self._link is None and self._may_have_missed:
             for feed in self._unread:
                 feed.must_count = True
-        await self._recovery.look_after(limit, self._turn)
+        await self._recovery.look_after(limit, self._active_lock)
         if self._holdings.ready or self._stopped:
             return
-        if self._turn.is_ordered and self._recovery.must_wait:
+        if self._active_lock.is_ordered and self._recovery.must_wait:
             await self._recovery.pause()  # first what is older
             for feed in self.feeds.values():
                 feed.claim_due |= feed.is_awaited
@@ -273,12 +273,12 @@ class GroupConsumer:
 
     async def _may_read(self) -> bool:
         """Whether it is this instance's turn; waits a while when it is not."""
-        if not self._turn.is_taken and not await self._turn.take():
+        if not self._active_lock.is_taken and not await self._active_lock.take():
             return await self._stand_by()
-        if self._turn_number != self._turn.number:
+        if self._active_number != self._active_lock.number:
             if self.spec.ordered and await self._comes_later():
                 return await self._stand_by()
-            self._turn_number = self._turn.number
+            self._active_number = self._active_lock.number
             for feed in self.feeds.values():
                 feed.claim_due = True
                 self._unread[feed] = None
@@ -362,7 +362,7 @@ class GroupConsumer:
         commands: list[Routed] = []
         for bundle in bundles:
             keys = [source.key for feed in bundle for source in feed.sources]
-            arguments = [self.spec.group, self.name, count // len(bundles), self._turn.token]
+            arguments = [self.spec.group, self.name, count // len(bundles), self._active_lock.token]
             commands.append((keys[0], READ.command([*keys, bundle[0].fence], arguments)))
         failure: RedisFailure | None = None
         arrived: list[Any] = []
@@ -370,7 +370,7 @@ class GroupConsumer:
             if isinstance(reply, RedisFailure):
                 failure = failure or reply
             elif (token := fenced_by(reply)) is not None:
-                self._turn.lost_to(token)
+                self._active_lock.lost_to(token)
             else:
                 self._learn_ends(bundle, *reply)
                 arrived += reply[0]
@@ -396,7 +396,7 @@ class GroupConsumer:
     def _bundles(self, most: int) -> list[list[Feed]]:
         """The first feeds that may have more, by those that one command can read."""
         feeds = [*islice(self._unread, most)]
-        alone = self._services.places.is_cluster or self._turn.is_ordered
+        alone = self._services.places.is_cluster or self._active_lock.is_ordered
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 

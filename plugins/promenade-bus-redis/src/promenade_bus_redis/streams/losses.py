@@ -14,7 +14,7 @@ from typing import Final
 
 from bus_core.runtime import Trouble, plain_logger, printable
 
-__all__ = ["Ledger", "Uncounted"]
+__all__ = ["Losses", "Uncounted"]
 
 logger = plain_logger("promenade.bus.redis")
 
@@ -55,10 +55,10 @@ class Uncounted:
         del self._under_way[topic]
 
 
-class Ledger:
+class Losses:
     """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again.
 
-    ``ailments`` are asked what the parts of the adapter cannot do at the moment. ``ended_epochs`` is how
+    ``problems`` are asked what the parts of the adapter cannot do at the moment. ``ended_epochs`` is how
     often the data of the server were gone, and ``last_loss`` when that was, on the monotonic clock.
     ``unsaid`` are log lines that were not written, because there were too many. ``before`` are the counts on
     the server when this instance started.
@@ -73,7 +73,7 @@ class Ledger:
         self.dropped_by_cap: Counter[str] = Counter()
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
-        self.ailments: dict[str, Callable[[], str | None]] = {}
+        self.problems: dict[str, Callable[[], str | None]] = {}
         self.strange_topics: set[tuple[str, str]] = set()  # with the group that was to use them
         self.strange_retries: Counter[str] = Counter()
         self.uncounted = Uncounted()
@@ -84,7 +84,7 @@ class Ledger:
     def trouble(self, subject: str) -> Trouble:
         """Keeps what a part of the adapter cannot do at the moment, for the log and for health."""
         trouble = Trouble(subject)
-        self.ailments[subject] = lambda: trouble.text
+        self.problems[subject] = lambda: trouble.text
         return trouble
 
     # --- events -------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class Ledger:
                 f"somebody else has put something among the retries of {_names(self.strange_retries)} "
                 f"({sum(self.strange_retries.values()):,} so far), which is dead-lettered as it is"
             )
-        problems += [text for ask in self.ailments.values() if (text := ask()) is not None]
+        problems += [text for ask in self.problems.values() if (text := ask()) is not None]
         return "; ".join(problems) or None
 
     # --- lines --------------------------------------------------------------------------------------------

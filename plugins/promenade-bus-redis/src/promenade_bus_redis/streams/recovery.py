@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP, NOBODY, OWNED
-from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
@@ -142,7 +142,7 @@ class Recovery:
         ids = [held.entry_id for held in batch]
         return source.key, OWNED.command([source.key], [source.group, self._holdings.consumer, *ids])
 
-    async def look_after(self, limit: int, turn: Turn) -> None:
+    async def look_after(self, limit: int, active_lock: ActiveLock) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
         if any(not feed.is_open for feed in self._holdings.feeds.values()):
             await self.open_groups("0")
@@ -155,7 +155,7 @@ class Recovery:
             if self._may_claim and (claiming := [feed for feed in feeds if feed.claim_due]):
                 room = self._holdings.read_size.count(min(_MOST_SUSPECTS, limit))
                 most = min(_MOST_SUSPECTS, len(self._suspects) + room)
-                await self._claim(claiming, most, turn)
+                await self._claim(claiming, most, active_lock)
                 if stranded := [feed for feed in claiming if feed.must_sweep]:
                     await self._sweep(stranded)
         except RedisFailure as failure:
@@ -191,12 +191,12 @@ class Recovery:
                     raise refusals[0]
                 self._leave_out(feed)
                 continue
-            self._services.ledger.understood(feed.topic, feed.group)
+            self._services.losses.understood(feed.topic, feed.group)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
-                self._services.ledger.reset(feed.topic, feed.group)
+                self._services.losses.reset(feed.topic, feed.group)
                 self._made_again(feed)
             if isinstance(pair[0], int):
-                self._services.ledger.lose_unread(pair[0], feed.topic, feed.group)
+                self._services.losses.lose_unread(pair[0], feed.topic, feed.group)
             feed.is_open = feed.was_open = True
             feed.is_new = False
 
@@ -252,7 +252,7 @@ class Recovery:
                 continue
             if foreign != b"":  # otherwise it cannot be told yet
                 feed.foreign = foreign
-            self._services.ledger.lose_unread(lost, feed.topic, feed.group)
+            self._services.losses.lose_unread(lost, feed.topic, feed.group)
 
     # --- what is ours, and was never heard of --------------------------------------------------------------
 
@@ -307,11 +307,11 @@ class Recovery:
         feed = source.feed
         keys = [source.key, source.notes, feed.settled, feed.losses]
         lost = await self._services.pipe.run(BURY, keys, source.group, feed.topic, source.notes_prefix, *ids)
-        self._services.ledger.lose(lost, feed.topic, source.group)
+        self._services.losses.lose(lost, feed.topic, source.group)
 
     # --- what belonged to the dead ------------------------------------------------------------------------
 
-    async def _claim(self, feeds: Sequence[Feed], most: int, turn: Turn) -> None:
+    async def _claim(self, feeds: Sequence[Feed], most: int, active_lock: ActiveLock) -> None:
         """Takes over what the dead held, and notices what this consumer holds without knowing."""
         pending = await self._pending([source for feed in feeds for source in feed.sources])
         own, leases = self._holdings.consumer, self._services.leases
@@ -326,14 +326,14 @@ class Recovery:
                 owners = pending[source]
                 if owners.get(own, 0) > len(source.held):
                     feed.must_sweep = True
-                if turn.is_ordered:
+                if active_lock.is_ordered:
                     older = (owner for owner in owners if owner != own and instance_of(owner) not in dead)
                     feed.is_awaited |= any(map(is_ordered, older))
                 dead_owners = {
                     owner: dead[instance_of(owner)] for owner in owners if instance_of(owner) in dead
                 }
                 if dead_owners or NOBODY in owners:
-                    left = await self._claim_source(source, most, turn, dead_owners) or left
+                    left = await self._claim_source(source, most, active_lock, dead_owners) or left
                 if len(self._suspects) >= most:
                     return  # this feed comes again
             feed.claim_due = left
@@ -348,7 +348,9 @@ class Recovery:
             found[source] = {text(name): int(count) for name, count in reply[3] or ()}
         return found
 
-    async def _claim_source(self, source: Source, most: int, turn: Turn, dead: Mapping[str, str]) -> bool:
+    async def _claim_source(
+        self, source: Source, most: int, active_lock: ActiveLock, dead: Mapping[str, str]
+    ) -> bool:
         """Takes over what belonged to the dead; tells whether something was left for later."""
         begin: Any = "-"
         services = self._services
@@ -363,7 +365,7 @@ class Recovery:
                 most - taken,
                 taken,
                 source.notes_prefix,
-                turn.token,
+                active_lock.token,
                 source.feed.topic,
                 *(word for owner, beat in dead.items() for word in (raw(owner), beat)),
             ]
@@ -373,10 +375,10 @@ class Recovery:
                 keys.append(services.keys.heartbeats)
             reply = await services.pipe.run(CLAIM, keys, *arguments)
             if (token := fenced_by(reply)) is not None:
-                turn.lost_to(token)
+                active_lock.lost_to(token)
                 return True
             begin, picked, gone, left = reply
-            services.ledger.lose(len(gone), source.feed.topic, source.group)
+            services.losses.lose(len(gone), source.feed.topic, source.group)
             for entry_id, fields, note in picked:
                 if entry_id in source.held:  # it was ours, and is again: a handler has it here
                     source.held[entry_id].spell = spell

@@ -19,7 +19,7 @@ from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
-from promenade_bus_redis.streams.active_lock import Turn, fenced_by
+from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.ages import Ages, later
 from promenade_bus_redis.streams.record import EVER, Demand, Record, Span
 from promenade_bus_redis.streams.server_clock import ServerClock
@@ -60,7 +60,7 @@ class Retention:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._turn = Turn(services, services.keys.upkeep, f"{services.name}#upkeep")
+        self._active_lock = ActiveLock(services, services.keys.upkeep, f"{services.name}#upkeep")
         self._due: list[tuple[float, str]] = []
         self._pauses: dict[str, float] = {}
         self._last_ids: dict[str, bytes] = {}
@@ -83,7 +83,7 @@ class Retention:
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
         self._background = BackgroundTask(self._go_on, "promenade-redis-retention")
         self._visiting = asyncio.Lock()
-        self._trouble = services.ledger.trouble("the retention of the Redis adapter")
+        self._trouble = services.losses.trouble("the retention of the Redis adapter")
         self.trimmed = 0
         self.expired_letters = 0
 
@@ -94,7 +94,7 @@ class Retention:
     async def close(self) -> None:
         """Ends, and lets another instance have its turn."""
         await self.stop()
-        await self._turn.give_back()
+        await self._active_lock.give_back()
 
     async def stop(self) -> None:
         """Ends."""
@@ -118,7 +118,7 @@ class Retention:
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
-        if not self._turn.is_taken:
+        if not self._active_lock.is_taken:
             return _STANDBY
         soonest = min(self._read_at, self._due[0][0] if self._due else self._read_at)
         return min(_STANDBY, max(_SHORTEST, soonest - time.monotonic()))
@@ -130,7 +130,7 @@ class Retention:
 
     async def _visit(self) -> None:
         now = time.monotonic()
-        if not self._turn.is_taken and not await self._turn.take():
+        if not self._active_lock.is_taken and not await self._active_lock.take():
             return
         if now >= self._read_at or await self._has_changed(now):
             await self._read()
@@ -139,7 +139,7 @@ class Retention:
         busy = self._take_due(time.monotonic())
         try:
             for _ in range(_STEPS):
-                if not busy or not self._turn.is_taken:
+                if not busy or not self._active_lock.is_taken:
                     break
                 busy = await self._trim(busy)
         except BaseException:
@@ -166,9 +166,9 @@ class Retention:
         is_freed = self._learn_record(record)
         await self._notice(record)
         await census.tidy(record, alive)
-        if self._read_in == self._turn.number:
+        if self._read_in == self._active_lock.number:
             self._new |= topics - self._pauses.keys()
-        self._read_in = self._turn.number
+        self._read_in = self._active_lock.number
         for topic in topics - self._pauses.keys():
             self._plan(topic, 0.0)
         if gone := self._pauses.keys() - topics:
@@ -243,14 +243,14 @@ class Retention:
             if isinstance(reply, RedisFailure):
                 self._plan(topic, _OFTEN)
                 if reply.kind is Kind.WRONG_TYPE:
-                    self._services.ledger.left_out(topic, RETENTION)
+                    self._services.losses.left_out(topic, RETENTION)
                 else:
                     failure = reply
             elif (token := fenced_by(reply)) is not None:
-                self._turn.lost_to(token)
+                self._active_lock.lost_to(token)
                 self._plan(topic, _SOONEST)
             else:
-                self._services.ledger.understood(topic, RETENTION)
+                self._services.losses.understood(topic, RETENTION)
                 self._new.discard(topic)
                 strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
                 self._strangers |= strangers - self._noticed
@@ -311,7 +311,7 @@ class Retention:
             keys.losses_of(topic),
         ]
         arguments = [
-            self._turn.token,
+            self._active_lock.token,
             self._too_young(topic, self._settled, clock, now),
             self._too_young(topic, self._unsubscribed, clock, now),
             self._services.options.retention.max_length or 0,
@@ -326,17 +326,17 @@ class Retention:
     def _learn(self, topic: str, reply: Sequence[Any]) -> bool:
         """Counts; tells whether there is more to do."""
         removed, dropped, more, last_id, foreign, lost = reply[:6]
-        ledger = self._services.ledger
+        losses = self._services.losses
         self.trimmed += removed
         if dropped:
-            ledger.dropped(dropped, topic)
+            losses.dropped(dropped, topic)
         for group, count in zip(lost[::2], lost[1::2], strict=True):
-            ledger.lose_unread(count, topic, group.decode(errors="replace"))
+            losses.lose_unread(count, topic, group.decode(errors="replace"))
         before = self._foreign.get(topic)
         if foreign >= 0:
             self._foreign[topic] = foreign
             if before is not None and foreign > before:
-                ledger.foreign(foreign - before, topic)
+                losses.foreign(foreign - before, topic)
         if not more:
             self._plan_next(topic, last_id)
         return bool(more)

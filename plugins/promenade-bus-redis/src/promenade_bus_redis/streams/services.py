@@ -8,27 +8,27 @@ from collections.abc import Iterator
 import attrs
 
 from promenade_bus_redis.config import RedisOptions
-from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.streams.census import Census
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.leases import NO_SPELL, Leases
-from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.names import name_consumer
 from promenade_bus_redis.streams.stored_events import Accepted
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.wakeups import Wakeups
 
-__all__ = ["Lock", "Services"]
+__all__ = ["LockState", "Services"]
 
 MOST_OWN_LINKS = 4
 """Subscriptions that wait on a connection of their own; the others wait together."""
 
 
 @attrs.define(eq=False)
-class Lock:
+class LockState:
     """A key that one ``holder`` has at a time. ``token`` is 0 while that is another one.
 
     ``spell`` is that of ``Leases`` in which it was last looked at; ``greatest_seen`` a token that somebody
@@ -57,12 +57,12 @@ class Services:
     registry: Registry
     leases: Leases
     wakeups: Wakeups
-    ledger: Ledger
+    losses: Losses
     census: Census
     epoch: Epoch
     accepted: Accepted
-    name_lock: Lock | None = None
-    own_links: set[WaitingLink] = attrs.field(factory=set)
+    name_lock: LockState | None = None
+    own_links: set[BlockingLink] = attrs.field(factory=set)
     counts_gaps: bool = True
     """Whether the server knows how many entries were ever added to a stream, as far as it was asked."""
     read_at: float | None = None
@@ -77,15 +77,15 @@ class Services:
         """The names of the instances that live. Raises ``RedisFailure``."""
         return await self.leases.alive(self.pipe)
 
-    def lend_link(self, key: str) -> WaitingLink | None:
+    def lend_link(self, key: str) -> BlockingLink | None:
         """A connection for reads that wait, as long as there are not too many of them."""
         if len(self.own_links) >= MOST_OWN_LINKS:
             return None
-        link = WaitingLink(self.places, self.pipe, self.options.block, key)
+        link = BlockingLink(self.places, self.pipe, self.options.block, key)
         self.own_links.add(link)
         return link
 
-    async def give_back_link(self, link: WaitingLink) -> None:
+    async def give_back_link(self, link: BlockingLink) -> None:
         """Closes a connection that was lent."""
         self.own_links.discard(link)
         await link.close()

@@ -13,7 +13,7 @@ import attrs
 from redis.exceptions import ResponseError
 
 from bus_core import BusError, LeaseLost, Outcome
-from promenade_bus_redis.server.failures import RedisFailure, translate
+from promenade_bus_redis.server.failures import RedisFailure, failure_of
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ACK, DONE, MOVE, NOTE
 from promenade_bus_redis.streams.feeds import Feed, Held, Source
@@ -227,7 +227,7 @@ def _each(reply: Any) -> list[Result]:
             results.append(_lost())
         else:
             text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
-            results.append(translate(ResponseError(text.removeprefix("-")), "the server"))
+            results.append(failure_of(ResponseError(text.removeprefix("-")), "the server"))
     return results
 
 

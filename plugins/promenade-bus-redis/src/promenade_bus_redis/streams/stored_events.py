@@ -20,7 +20,7 @@ from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import UPTO
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.losses import Ledger
+from promenade_bus_redis.streams.losses import Losses
 
 __all__ = ["Accepted"]
 
@@ -34,11 +34,11 @@ _Batch = tuple[str | Sequence[str], Sequence[bytes]]
 class Accepted:
     """Remembers what was stored over each connection. ``suspected`` is called when a look is due."""
 
-    def __init__(self, pipe: Pipe, keys: Keys, ledger: Ledger) -> None:
+    def __init__(self, pipe: Pipe, keys: Keys, losses: Losses) -> None:
         self.suspected: Callable[[], None] | None = None
         self._pipe = pipe
         self._keys = keys
-        self._ledger = ledger
+        self._losses = losses
         self._links: list[Link] = []
         # What came over one connection after the other; the last one is in use.
         self._spells: deque[deque[_Batch]] = deque([deque()])
@@ -139,7 +139,7 @@ class Accepted:
         missing = len(ids) - len(kept)
         if missing:
             self._count -= missing
-            self._ledger.forgotten(missing, topic, is_all=bool(kept) or topic not in self._cut_short)
+            self._losses.forgotten(missing, topic, is_all=bool(kept) or topic not in self._cut_short)
         return kept
 
 

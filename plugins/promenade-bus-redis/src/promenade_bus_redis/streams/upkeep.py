@@ -101,7 +101,7 @@ class Upkeep:
         self._rounds = 0
         self._undecided: set[Feed] = set()  # of which it is not known yet who is dead
         self._hinting: set[asyncio.Task[object]] = set()
-        self._trouble = services.ledger.trouble("the upkeep of the Redis adapter")
+        self._trouble = services.losses.trouble("the upkeep of the Redis adapter")
 
     # --- what others tell it ------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Upkeep:
                 continue
             self._leaving.pop((source, name), None)
             if isinstance(reply, int) and reply > 0:
-                self._services.ledger.lose(reply, source.feed.topic, source.group)
+                self._services.losses.lose(reply, source.feed.topic, source.group)
         if failure is not None:
             raise failure
 
@@ -322,7 +322,7 @@ class Upkeep:
 
     async def _begin_again(self) -> None:
         """The server has lost its data: says again what is wanted, and makes groups anew."""
-        self._services.ledger.epoch_ended()
+        self._services.losses.epoch_ended()
         self._services.accepted.forget()
         self._topics_at = 0.0
         for consumer in self._consumers:
@@ -333,7 +333,7 @@ class Upkeep:
 
     async def _store_losses(self, _now: float) -> None:
         """Adds what was counted here to the counts that everybody can read."""
-        services, uncounted = self._services, self._services.ledger.uncounted
+        services, uncounted = self._services, self._services.losses.uncounted
         commands: list[Routed] = []
         batches = uncounted.batches()
         for topic, number, counts in batches:
@@ -382,7 +382,7 @@ class Upkeep:
                     failure = failure or reply
                     continue
                 _moved, more, stamp, left, strange = reply
-                self._services.ledger.strange(strange, feed.topic, feed.group)
+                self._services.losses.strange(strange, feed.topic, feed.group)
                 self._services.leases.clock.note(int(stamp) / 1000, sent, lease_clock())
                 if more:
                     again.append(feed)

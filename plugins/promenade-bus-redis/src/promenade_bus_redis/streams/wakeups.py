@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bus_core.runtime import Trouble, fault_of, plain_logger
-from promenade_bus_redis.server.blocking_link import WaitingLink
+from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
@@ -91,7 +91,7 @@ class Wakeups:
         self._pipe = pipe
         self._block = block
         self._trouble = trouble
-        self._link: WaitingLink | None = None
+        self._link: BlockingLink | None = None
         self._watches: dict[str, dict[Watch, None]] = {}
         self._begin: dict[str, bytes] = {}  # where the read begins
         self._away: set[Watch] = set()  # who were woken, and look for themselves
@@ -209,7 +209,7 @@ class Wakeups:
         if not self._begin:
             return
         if self._link is None:
-            self._link = WaitingLink(self._places, self._pipe, self._block, "")
+            self._link = BlockingLink(self._places, self._pipe, self._block, "")
         command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", self._link.milliseconds, "STREAMS"]
         reply = await self._link.call([*command, *self._begin, *self._begin.values()])
         for key, _entries in reply or ():

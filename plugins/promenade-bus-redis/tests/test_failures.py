@@ -12,7 +12,7 @@ from bus_core import AdapterError, PublishFailed, PublishUncertain
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server import failures as module
 from promenade_bus_redis.server.connections import Connections
-from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_error, translate
+from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of, publish_error
 from promenade_bus_redis.server.link import Link
 from redis_support.binaries import ServerBinary
 from redis_support.clusters import Cluster
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(60)
 SECRET = "hunter2-s3cret"
 
 
-async def failure_of(where: Any, *command: Any, **options: Any) -> RedisFailure:
+async def command_failure(where: Any, *command: Any, **options: Any) -> RedisFailure:
     """How a command fails, on a connection to a server."""
     address = where.url if isinstance(where, SharedServer) else f"redis://{where.address}"
     async with connected(url=address, **options) as connections:
@@ -59,25 +59,27 @@ async def test_wrong_type(redis_server: SharedServer) -> None:
     """A key that somebody uses for something else is named as such, in a script as well."""
     key = f"{redis_server.prefix}:x"
     redis_server.ask("SET", key, 1)
-    failure = await failure_of(redis_server, "XADD", key, "*", "body", SECRET)
+    failure = await command_failure(redis_server, "XADD", key, "*", "body", SECRET)
     check(failure, Kind.WRONG_TYPE, transient=False)
     assert "(XADD)" in str(failure)
     script = "return redis.call('XADD', KEYS[1], '*', 'body', ARGV[1])"
-    check(await failure_of(redis_server, "EVAL", script, 1, key, SECRET), Kind.WRONG_TYPE, transient=False)
+    check(
+        await command_failure(redis_server, "EVAL", script, 1, key, SECRET), Kind.WRONG_TYPE, transient=False
+    )
 
 
 async def test_groups(redis_server: SharedServer) -> None:
     """A group that is gone, and one that is there already, are told apart."""
     key = f"{redis_server.prefix}:stream"
     read = ["XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "STREAMS", key, ">"]
-    check(await failure_of(redis_server, *read), Kind.NO_GROUP, transient=True)
+    check(await command_failure(redis_server, *read), Kind.NO_GROUP, transient=True)
     redis_server.ask("XGROUP", "CREATE", key, "g", "0", "MKSTREAM")
-    failure = await failure_of(redis_server, "XGROUP", "CREATE", key, "g", "0")
+    failure = await command_failure(redis_server, "XGROUP", "CREATE", key, "g", "0")
     check(failure, Kind.GROUP_EXISTS, transient=False)
     assert failure.command == "XGROUP CREATE"
     redis_server.ask("XGROUP", "DESTROY", key, "g")
-    check(await failure_of(redis_server, *read), Kind.NO_GROUP, transient=True)
-    check(await failure_of(redis_server, "XPENDING", key, "g"), Kind.NO_GROUP, transient=True)
+    check(await command_failure(redis_server, *read), Kind.NO_GROUP, transient=True)
+    check(await command_failure(redis_server, "XPENDING", key, "g"), Kind.NO_GROUP, transient=True)
 
 
 async def test_the_group_vanishes_while_a_read_blocks(redis_server: SharedServer) -> None:
@@ -103,32 +105,32 @@ async def test_the_group_vanishes_while_a_read_blocks(redis_server: SharedServer
 
 async def test_commands_that_the_server_does_not_know(redis_server: SharedServer) -> None:
     """A command, or a subcommand, that the server does not have is named, without what was given to it."""
-    failure = await failure_of(redis_server, "XNOSUCH", SECRET)
+    failure = await command_failure(redis_server, "XNOSUCH", SECRET)
     check(failure, Kind.UNKNOWN_COMMAND, transient=False)
     assert "(XNOSUCH)" in str(failure)
-    failure = await failure_of(redis_server, "XGROUP", "NOSUCH", SECRET)
+    failure = await command_failure(redis_server, "XGROUP", "NOSUCH", SECRET)
     assert failure.kind is Kind.UNKNOWN_COMMAND
     assert failure.command == "XGROUP NOSUCH"
 
 
 async def test_a_script_that_the_server_forgot(redis_server: SharedServer) -> None:
     """A script that is not loaded is asked for again."""
-    check(await failure_of(redis_server, "EVALSHA", "0" * 40, 0), Kind.NO_SCRIPT, transient=True)
+    check(await command_failure(redis_server, "EVALSHA", "0" * 40, 0), Kind.NO_SCRIPT, transient=True)
 
 
 async def test_other_refusals(redis_server: SharedServer) -> None:
     """What has no name of its own keeps the server's words."""
-    failure = await failure_of(redis_server, "SET", f"{redis_server.prefix}:x", "1", "NONSENSE")
+    failure = await command_failure(redis_server, "SET", f"{redis_server.prefix}:x", "1", "NONSENSE")
     check(failure, Kind.REFUSED, transient=False)
     assert "syntax error" in str(failure)
-    failure = await failure_of(redis_server, "EVAL", "return redis.error_reply('MY reason')", 0)
+    failure = await command_failure(redis_server, "EVAL", "return redis.error_reply('MY reason')", 0)
     assert failure.kind is Kind.REFUSED
     assert "MY reason" in str(failure)
 
 
 async def test_what_cannot_be_sent(redis_server: SharedServer) -> None:
     """A value that is no text, bytes or number is refused here, and nothing is done."""
-    failure = await failure_of(redis_server, "SET", f"{redis_server.prefix}:x", object())
+    failure = await command_failure(redis_server, "SET", f"{redis_server.prefix}:x", object())
     assert (failure.kind, failure.is_uncertain) == (Kind.REFUSED, False)
 
 
@@ -148,7 +150,7 @@ USER = f"user app on >{SECRET} ~app:* -@all +get +eval +xgroup|create +set"
 async def test_forbidden(binary: ServerBinary, start_server: StartServer, command: Any, words: str) -> None:
     """A command, or a key, that the user may not touch is named, in scripts as far as the server tells."""
     server = start_server(binary, users=[USER])
-    failure = await failure_of(server, *command, username="app", password=SECRET)
+    failure = await command_failure(server, *command, username="app", password=SECRET)
     check(failure, Kind.FORBIDDEN, transient=False)
     assert words in str(failure)
 
@@ -156,32 +158,32 @@ async def test_forbidden(binary: ServerBinary, start_server: StartServer, comman
 async def test_no_memory(binary: ServerBinary, start_server: StartServer) -> None:
     """A full server refuses for now, and a script says the same."""
     server = start_server(binary, settings={"maxmemory": 1, "maxmemory-policy": "noeviction"})
-    failure = await failure_of(server, "XADD", "stream", "*", "body", SECRET)
+    failure = await command_failure(server, "XADD", "stream", "*", "body", SECRET)
     check(failure, Kind.FULL, transient=True)
     script = "return redis.call('XADD', KEYS[1], '*', 'body', ARGV[1])"
-    check(await failure_of(server, "EVAL", script, 1, "stream", SECRET), Kind.FULL, transient=True)
+    check(await command_failure(server, "EVAL", script, 1, "stream", SECRET), Kind.FULL, transient=True)
 
 
 async def test_replicas(binary: ServerBinary, start_server: StartServer) -> None:
     """A replica takes no writes; alone, and not allowed to serve old data, it answers nothing."""
     primary = start_server(binary)
     with Replica(primary, settings={"replica-serve-stale-data": "no"}) as replica:
-        failure = await failure_of(replica, "XADD", "stream", "*", "body", SECRET)
+        failure = await command_failure(replica, "XADD", "stream", "*", "body", SECRET)
         check(failure, Kind.READ_ONLY, transient=True)
         assert failure.questions_place
         script = "return redis.call('XADD', KEYS[1], '*', 'body', ARGV[1])"
-        check(await failure_of(replica, "EVAL", script, 1, "s", SECRET), Kind.READ_ONLY, transient=True)
+        check(await command_failure(replica, "EVAL", script, 1, "s", SECRET), Kind.READ_ONLY, transient=True)
         primary.kill()
         await asyncio.to_thread(
             wait_until, lambda: replica.info("replication")["master_link_status"] == "down", "it is alone"
         )
-        check(await failure_of(replica, "GET", "x"), Kind.PRIMARY_DOWN, transient=True)
+        check(await command_failure(replica, "GET", "x"), Kind.PRIMARY_DOWN, transient=True)
 
 
 async def test_too_few_replicas(binary: ServerBinary, start_server: StartServer) -> None:
     """A primary that wants replicas and has none refuses writes."""
     server = start_server(binary, settings={"min-replicas-to-write": 1})
-    check(await failure_of(server, "SET", "x", SECRET), Kind.TOO_FEW_REPLICAS, transient=True)
+    check(await command_failure(server, "SET", "x", SECRET), Kind.TOO_FEW_REPLICAS, transient=True)
 
 
 async def test_a_disk_that_cannot_be_written(binary: ServerBinary, start_server: StartServer) -> None:
@@ -194,7 +196,7 @@ async def test_a_disk_that_cannot_be_written(binary: ServerBinary, start_server:
     await asyncio.to_thread(
         wait_until, lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err", "saving fails"
     )
-    check(await failure_of(server, "SET", "x", SECRET), Kind.DISK, transient=True)
+    check(await command_failure(server, "SET", "x", SECRET), Kind.DISK, transient=True)
 
 
 async def test_a_busy_server(binary: ServerBinary, start_server: StartServer) -> None:
@@ -212,7 +214,7 @@ async def test_a_busy_server(binary: ServerBinary, start_server: StartServer) ->
             return False
 
         await asyncio.to_thread(wait_until, is_busy, "the script runs")
-        check(await failure_of(server, "SET", "x", SECRET), Kind.BUSY, transient=True)
+        check(await command_failure(server, "SET", "x", SECRET), Kind.BUSY, transient=True)
         server.ask("SCRIPT", "KILL")
         with pytest.raises(RedisFailure) as caught:
             await endless
@@ -225,7 +227,7 @@ async def test_too_many_clients(binary: ServerBinary, start_server: StartServer)
     with server.client() as client:
         client.ping()
         client.config_set("maxclients", 1)
-        failure = await failure_of(server, "SET", "x", SECRET, password=SECRET)
+        failure = await command_failure(server, "SET", "x", SECRET, password=SECRET)
         check(failure, Kind.TOO_MANY_CLIENTS, transient=True)
         assert client.get("x") is None
 
@@ -314,7 +316,7 @@ async def test_cluster(binary: ServerBinary) -> None:
 )
 def test_errors_of_the_network(error: Exception, sent: bool, kind: Kind, uncertain: bool) -> None:
     """Whether a command was on its way decides whether it may have been done."""
-    failure = translate(error, Address("host", 1), command="XADD", sent=sent)
+    failure = failure_of(error, Address("host", 1), command="XADD", sent=sent)
     assert (failure.kind, failure.is_uncertain) == (kind, uncertain)
     assert "Redis at host:1" in str(failure)
 
@@ -336,14 +338,14 @@ def test_errors_of_the_network(error: Exception, sent: bool, kind: Kind, uncerta
 def test_codes_count_and_classes_do_not(error: Exception, kind: Kind) -> None:
     """What the server said is a reply, whatever class redis-py gives it, also before anything was sent."""
     for sent in (True, False):
-        assert translate(error, "x", sent=sent).kind is kind
-        assert translate(error, "x", sent=sent).is_uncertain is False
+        assert failure_of(error, "x", sent=sent).kind is kind
+        assert failure_of(error, "x", sent=sent).is_uncertain is False
 
 
 def test_a_failure_stays_what_it_is() -> None:
     """Translating twice changes nothing."""
     failure = RedisFailure(Kind.FULL, "host:1", command="XADD")
-    assert translate(failure, "elsewhere") is failure
+    assert failure_of(failure, "elsewhere") is failure
 
 
 def test_the_table_is_what_the_code_does() -> None:
@@ -359,7 +361,7 @@ def test_the_table_is_what_the_code_does() -> None:
         assert failure.is_transient is (transient == "yes"), name
         for code in re.findall(r"\b[A-Z]{2,}\b", codes.partition(" ERR")[0]):
             if code != "ERR" and "ERR" not in codes[: codes.find(code)]:
-                assert translate(exceptions.ResponseError(f"{code} 1 a:1"), "x").kind is Kind[name], code
+                assert failure_of(exceptions.ResponseError(f"{code} 1 a:1"), "x").kind is Kind[name], code
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,7 @@ def test_the_table_is_what_the_code_does() -> None:
 def test_arguments_are_not_repeated(text: str) -> None:
     """The server's words are shown only where they do not hold what was sent, in tracebacks as well."""
     for sent in (True, False):
-        failure = translate(exceptions.ResponseError(text), "x", command="X", sent=sent, hidden=[SECRET])
+        failure = failure_of(exceptions.ResponseError(text), "x", command="X", sent=sent, hidden=[SECRET])
         assert SECRET not in "".join(traceback.format_exception(failure))
         assert failure.__context__ is None
 
@@ -403,6 +405,6 @@ async def test_a_password_is_in_no_traceback(binary: ServerBinary, start_server:
 
 def test_a_server_cannot_forge_lines() -> None:
     """What a server says stands on one line, with escape sequences written out."""
-    failure = translate(exceptions.ResponseError("ERR odd\n2026 CRITICAL root\x1b[2J"), "x")
+    failure = failure_of(exceptions.ResponseError("ERR odd\n2026 CRITICAL root\x1b[2J"), "x")
     assert str(failure).isprintable()
     assert str(failure.__cause__).isprintable()
