@@ -32,7 +32,7 @@ from bus_core.events.shapes import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -89,7 +89,7 @@ def sample_of(shape: Shape, depth: int = 3) -> Any:
         return sample_of(shape.alternatives[0 if depth > 0 else -1], depth)
     if isinstance(shape, Recursive) and shape.shape is not None and depth > 0:
         return sample_of(shape.shape, depth - 1)
-    if isinstance(shape, Record) and depth > 0:
+    if isinstance(shape, RecordShape) and depth > 0:
         given = {field.key: sample_of(field.shape, depth - 1) for field in shape.fields}
         return shape.cls(**given)
     if isinstance(shape, Ruled):

@@ -29,7 +29,7 @@ def failing(real: Callable[..., Awaitable[Any]], left: list[BaseException]) -> C
 
 
 PARTS = [
-    (upkeep.Upkeep, "_say_again", "the upkeep of the Redis adapter cannot do all that is due"),
+    (upkeep.Upkeep, "_announce_again", "the upkeep of the Redis adapter cannot do all that is due"),
     (retention.Retention, "visit", "the retention of the Redis adapter cannot trim"),
     (wakeups.Wakeups, "_read", "the read that waits for many subscriptions cannot wait"),
 ]

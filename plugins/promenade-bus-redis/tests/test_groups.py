@@ -68,7 +68,7 @@ async def test_orphans(redis_server: SharedServer) -> None:
         async with asyncio.timeout(10):
             while await states() != {"by-hand": "orphaned", GROUP: "orphaned"}:
                 pass
-        record = await adapter._running.census.read(await adapter._running.alive())
+        record = await adapter._running.records.read(await adapter._running.alive())
         assert [part.group for part in record.orphans(0.1)] == ["by-hand", GROUP]
 
 
@@ -78,7 +78,7 @@ async def test_orphans_after_the_clock_went_back(redis_server: SharedServer, ahe
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         await (await adapter.open_consumer(spec())).close()
-        await adapter._running.census.say_left()
+        await adapter._running.records.announce_left()
         field = f"part {TOPIC} {GROUP}"
         number, seen, rest = place.ask("HGET", place.keys.record, field).split(" ", 2)
         place.ask("HSET", place.keys.record, field, f"{number} {int(seen) + ahead} {rest}")

@@ -12,7 +12,7 @@ import redis
 from bus_core import HealthStatus, SystemClock
 from bus_core.abc import BuildContext
 from promenade_bus_redis.server.failures import RedisFailure
-from promenade_bus_redis.server.scripts import BURY, CLAIM, COUNT, GAP, TRIM, Script
+from promenade_bus_redis.server.scripts import CLAIM, COUNT, FORGET_LOST, GAP, TRIM, Script
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.losses import Uncounted
@@ -178,7 +178,7 @@ async def test_what_is_found_gone_counts_once(start_server: StartServer, start_p
             feed.main.held.clear()
             feed.must_sweep = True
         server.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 1)
-        proxy.use(fault := cut(server, BURY))
+        proxy.use(fault := cut(server, FORGET_LOST))
         with pytest.raises(RedisFailure):
             await receive(consumer, 1)
         assert fault.done
@@ -381,9 +381,9 @@ async def test_what_was_gone_before_is_nobodys_loss(start_server: StartServer) -
         server.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 5)
         await look(adapter)
         pattern = spec("tests.#", name="pattern")
-        await adapter._running.census.enter(pattern)
+        await adapter._running.records.enter(pattern)
         await look(adapter)
-        adapter._running.census.leave(pattern)
+        adapter._running.records.leave(pattern)
         await (await adapter.open_consumer(pattern)).close()
         consumer = await adapter.open_consumer(spec())
         late = await adapter.open_consumer(spec(name="late", start="latest"))

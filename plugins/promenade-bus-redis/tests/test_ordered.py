@@ -10,7 +10,7 @@ import pytest
 
 from bus_core import Event, LeaseLost, Outcome, Topic, event
 from bus_core.transport import pump
-from promenade_bus_redis.streams.record import Record
+from promenade_bus_redis.streams.service_record import ServiceRecord
 from redis_support.fixtures import SharedServer
 from redis_support.streams import (
     TOPIC,
@@ -212,15 +212,15 @@ async def test_many_ordered_subscriptions_begin_together(
         adapter = await place.adapter(block="50ms")
         specs = [spec(f"tests.topic{number}", f"listener{number}", ordered=True) for number in range(50)]
         consumers = [await adapter.open_consumer(each) for each in specs]
-        census, reads = adapter._running.census, 0
-        read = census.read
+        records, reads = adapter._running.records, 0
+        read = records.read
 
-        async def counting(alive: Collection[str]) -> Record:
+        async def counting(alive: Collection[str]) -> ServiceRecord:
             nonlocal reads
             reads += 1
             return await read(alive)
 
-        monkeypatch.setattr(census, "read", counting)
+        monkeypatch.setattr(records, "read", counting)
         await asyncio.gather(*(consumer.receive(1) for consumer in consumers))
         assert 1 <= reads <= 10
         await asyncio.gather(*(consumer.close() for consumer in consumers))

@@ -8,8 +8,8 @@ import pytest
 from bus_core import Outcome
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
-from promenade_bus_redis.streams.record import Demand
 from promenade_bus_redis.streams.retention import Retention
+from promenade_bus_redis.streams.service_record import Demand
 from redis_support.binaries import ServerBinary
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import GROUP, TOPIC, Place, acks, message, numbers, place_on, receive, spec, until
@@ -127,18 +127,18 @@ async def test_a_stranger_is_noted_once(redis_server: SharedServer, monkeypatch:
     """A group that nobody declared is noted, also when it comes again, and costs no reading of the record."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
-        retention, census = job(adapter), adapter._running.census
+        retention, records = job(adapter), adapter._running.records
         await place.publish(1)
         await look(adapter)
         await retention.stop()
-        read, readings = census.read, 0
+        read, readings = records.read, 0
 
         async def counted(alive: Any) -> Any:
             nonlocal readings
             readings += 1
             return await read(alive)
 
-        monkeypatch.setattr(census, "read", counted)
+        monkeypatch.setattr(records, "read", counted)
         for _ in range(2):
             place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), "by-hand", "0")
             readings = 0
@@ -155,7 +155,7 @@ async def test_a_stranger_is_noted_once(redis_server: SharedServer, monkeypatch:
 
 async def parts_of(adapter: StreamsAdapter) -> list[str]:
     """What the record says that somebody is owed."""
-    return [str(part) for part in (await adapter._running.census.read(frozenset())).parts]
+    return [str(part) for part in (await adapter._running.records.read(frozenset())).parts]
 
 
 async def test_what_is_parked_or_came_back_is_kept(redis_server: SharedServer) -> None:
@@ -192,7 +192,7 @@ async def test_a_pattern_that_has_no_group_there_yet(redis_server: SharedServer)
     async with place_on(redis_server) as place:
         trimming = await place.adapter(**keeping(unsubscribed_max_age="20ms"))
         asleep = await place.adapter(service="audit", **keeping(unsubscribed_max_age="20ms"))
-        await asleep._running.census.enter(spec("tests.*.happened", name="audit"))
+        await asleep._running.records.enter(spec("tests.*.happened", name="audit"))
         await place.publish(*range(5))
         consumer = await trimming.open_consumer(spec())
         await consumer.settle(acks(await receive(consumer, 5)))

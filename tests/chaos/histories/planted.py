@@ -16,8 +16,8 @@ from promenade_bus_redis.server.scripts import Script
 from promenade_bus_redis.streams import wire
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.record import Demand, Part, Record
 from promenade_bus_redis.streams.recovery import Recovery
+from promenade_bus_redis.streams.service_record import Demand, Part, ServiceRecord
 from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["BUGS", "IN_MEMORY", "plant"]
@@ -63,10 +63,10 @@ def _remember_last_part() -> None:
 def _name_nobody() -> None:
     """Health does not say for whom events are kept that nobody handles."""
 
-    def orphans(_self: Record, _orphaned_after: float) -> tuple[Part, ...]:
+    def orphans(_self: ServiceRecord, _orphaned_after: float) -> tuple[Part, ...]:
         return ()
 
-    Record.orphans = orphans  # type: ignore[method-assign, assignment]
+    ServiceRecord.orphans = orphans  # type: ignore[method-assign, assignment]
 
 
 # --- 2., 3. and 6. ----------------------------------------------------------------------------------------

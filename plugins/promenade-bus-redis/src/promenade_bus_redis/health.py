@@ -19,7 +19,7 @@ from promenade_bus_redis.server.checks import evicts_events, is_replica, parse_i
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import TopicReport
-from promenade_bus_redis.streams.record import Part
+from promenade_bus_redis.streams.service_record import Part
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.verdicts import (
     DEGRADED,
@@ -91,7 +91,7 @@ class RedisProbe(HealthProbe):
         round_trip = time.perf_counter() - began
         servers = await _ask_servers(services)
         groups = await self._own_groups(adapter, services)
-        record = await services.census.read(await services.alive())
+        record = await services.records.read(await services.alive())
         losses = await adapter.groups.losses()
         return _Findings(
             round_trip=round_trip,
@@ -114,7 +114,7 @@ class RedisProbe(HealthProbe):
             part = [*itertools.islice(itertools.cycle(topics), begin, begin + _MOST_TOPICS)]
         else:
             part = [*topics]
-        own = frozenset(services.census.own)
+        own = frozenset(services.records.own)
         for name, reports in (await adapter.groups.survey(part, instances=False)).items():
             if name in own:
                 self._groups.setdefault(name, {}).update({report.topic: report for report in reports})
@@ -129,7 +129,7 @@ class RedisProbe(HealthProbe):
         yield from self._losses(services, found)
         yield from self._reading(state, found)
         yield from self._progress(found)
-        for part, (since, before) in sorted(services.census.waiting.items()):
+        for part, (since, before) in sorted(services.records.waiting.items()):
             if time.monotonic() - since >= adapter.options.lease:
                 topic, _, group = part.partition(" ")
                 yield (

@@ -20,7 +20,6 @@ __all__ = [
     "ALIVE",
     "BACKLOG",
     "BEGIN",
-    "BURY",
     "CLAIM",
     "COUNT",
     "DECLARE",
@@ -29,6 +28,7 @@ __all__ = [
     "ENTER",
     "EXPIRE",
     "FORGET",
+    "FORGET_LOST",
     "GAP",
     "GOODBYE",
     "LEAVE",
@@ -96,7 +96,7 @@ AHEAD: Final = _load("ahead", "ids", "counting")
 ALIVE: Final = _load("alive", "full")
 BACKLOG: Final = _load("backlog", "ids", "counting")
 BEGIN: Final = _load("begin", "full")
-BURY: Final = _load("bury", "full", "ids", "account")
+FORGET_LOST: Final = _load("forget_lost", "full", "ids", "account")
 CLAIM: Final = _load("claim", "full", "ids", "account", "fence")
 COUNT: Final = _load("count", "full")
 DECLARE: Final = _load("declare", "full")

@@ -26,7 +26,6 @@ from promenade_bus_redis.server.scripts import RELEASE
 from promenade_bus_redis.server.target import resolve_target
 from promenade_bus_redis.streams.backlog import count_backlogs
 from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer, count_unread
-from promenade_bus_redis.streams.census import Census
 from promenade_bus_redis.streams.dead_letters import RedisDeadLetters
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
@@ -38,8 +37,9 @@ from promenade_bus_redis.streams.names import name_instance
 from promenade_bus_redis.streams.publisher import RedisPublisher
 from promenade_bus_redis.streams.retention import Retention
 from promenade_bus_redis.streams.server_clock import ServerClock
+from promenade_bus_redis.streams.service_records import ServiceRecords
 from promenade_bus_redis.streams.services import Lock, Services
-from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.stored_events import StoredEvents
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wakeups import Wakeups
@@ -155,16 +155,16 @@ class StreamsAdapter:
             leases=leases,
             wakeups=wakeups,
             losses=self._losses,
-            census=Census(pipe, self._keys, name, self._service, self._options.retention),
+            records=ServiceRecords(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
-            accepted=Accepted(pipe, self._keys, self._losses),
+            accepted=StoredEvents(pipe, self._keys, self._losses),
             name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)
         registry.found = upkeep.topic_found
-        services.accepted.suspected = upkeep.suspect_loss
+        services.stored_events.suspected = upkeep.suspect_loss
         self._publisher = RedisPublisher(
-            places, registry, self._keys, self._options, self._uses_waitaof, services.accepted
+            places, registry, self._keys, self._options, self._uses_waitaof, services.stored_events
         )
         self._dead_letters = RedisDeadLetters(services)
         self._retention = Retention(services)
@@ -172,7 +172,7 @@ class StreamsAdapter:
             await services.epoch.check_layout()
             await services.epoch.has_ended()
             await leases.renew(pipe)
-            await services.census.begin()
+            await services.records.begin()
             self._losses.before = await RedisGroups(services).losses()
         except BaseException:
             await pipe.close()
@@ -206,7 +206,7 @@ class StreamsAdapter:
         if self._retention is not None:
             await self._retention.close()
         await self.upkeep.close()
-        await fault_of(services.census.close())
+        await fault_of(services.records.close())
         await services.wakeups.close()
         await services.leases.close()
         if (lock := services.name_lock) is not None and lock.token:
@@ -239,7 +239,7 @@ class StreamsAdapter:
             link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
         consumer = GroupConsumer(services, self.upkeep, spec, link)
         try:
-            await services.census.enter(spec)
+            await services.records.enter(spec)
             await consumer.open(topics, spec.start or "earliest")
         except BaseException:
             await consumer.close()

@@ -19,7 +19,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
-from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.read_size import WIDER, ReadSize
 from promenade_bus_redis.streams.services import Services
@@ -88,7 +88,7 @@ class BroadcastConsumer:
         commands: list[Routed] = []
         judged: list[int] = []
         for index, outcome in enumerate(outcomes):
-            held: Held = outcome.receipt
+            held: HeldEntry = outcome.receipt
             source = held.source
             if outcome.action == "dead_letter" and outcome.letter is not None:
                 fields = letter_fields(outcome.letter, held.message, held.published_at, self.spec.group)
@@ -264,7 +264,7 @@ class BroadcastConsumer:
 
     def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:
         content = read_entry(source.feed.topic, entry_id, fields)
-        held = Held(source, entry_id, content, NO_SPELL)
+        held = HeldEntry(source, entry_id, content, NO_SPELL)
         self._ready.append(
             Received(
                 message=content.message,

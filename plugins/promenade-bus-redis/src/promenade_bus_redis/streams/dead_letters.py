@@ -206,7 +206,7 @@ class RedisDeadLetters:
         if not letters:
             return
         alive = await self._services.alive()
-        record = await self._services.census.read(alive)
+        record = await self._services.records.read(alive)
         known: dict[tuple[_Owner, str], bool] = {}
         for owner, letter in letters:
             place = (owner, letter.topic)

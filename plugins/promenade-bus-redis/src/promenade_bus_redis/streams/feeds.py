@@ -10,12 +10,12 @@ from promenade_bus_redis.server.scripts import MAKE, OPEN
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import Content, State
 
-__all__ = ["Feed", "Held", "Source"]
+__all__ = ["Feed", "HeldEntry", "Source"]
 
 INBOX_NOTES: Final = "inbox:"
 
 
-class Held:
+class HeldEntry:
     """An entry that this instance owns until it is settled: the receipt of what was received.
 
     ``spell`` is that of ``Leases`` in which it was received, or last confirmed. ``state`` is known better
@@ -67,7 +67,7 @@ class Source:
         self.notes = feed.notes
         self.is_inbox = is_inbox
         self.notes_prefix = INBOX_NOTES if is_inbox else ""
-        self.held: dict[bytes, Held] = {}
+        self.held: dict[bytes, HeldEntry] = {}
 
     @property
     def deletes(self) -> str:

@@ -21,7 +21,7 @@ from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import NOBODY, READ
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
-from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.read_size import WIDER
@@ -115,7 +115,7 @@ class GroupConsumer:
         leases = self._services.leases
         settled = await settle(self._services.pipe, self.name, outcomes, leases.is_sure, in_place)
         for outcome, result in zip(outcomes, settled.results, strict=True):
-            held: Held = outcome.receipt
+            held: HeldEntry = outcome.receipt
             if outcome.action == "hold":
                 self._recovery.cleared(held)
                 continue
@@ -131,7 +131,7 @@ class GroupConsumer:
             self._services.losses.lose(1, feed.topic, feed.group)
         return settled.results
 
-    def _hand_out_again(self, held: Held, delay: float) -> None:
+    def _hand_out_again(self, held: HeldEntry, delay: float) -> None:
         """An ordered group has no other place for what is released than where it is."""
         received = self._holdings.received(held, redelivered=True)
 
@@ -148,7 +148,7 @@ class GroupConsumer:
         """Whether others may own by now what was received here; see ``bus_core.LeasingConsumer``."""
         return self._spell == NO_SPELL or self._services.leases.spell != self._spell
 
-    async def confirm(self, receipts: Sequence[Held]) -> Sequence[bool]:
+    async def confirm(self, receipts: Sequence[HeldEntry]) -> Sequence[bool]:
         """Renews the lease; which entries are this consumer's still. Raises ``RedisFailure``."""
         self._spell, owned = await self._recovery.confirm(receipts)
         return owned
@@ -156,7 +156,7 @@ class GroupConsumer:
     async def has_standby(self) -> bool:
         """Whether another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
         alive = await self._services.alive()
-        return bool(await self._services.census.others_on(self.spec, alive))
+        return bool(await self._services.records.others_on(self.spec, alive))
 
     async def _confirm_ready(self) -> None:
         """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
@@ -182,14 +182,14 @@ class GroupConsumer:
         """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
         self._stopped = True
         self._upkeep.forget(self)
-        self._services.census.leave(self.spec)
+        self._services.records.leave(self.spec)
         self._watch.close()
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._give_back()
                 await self._leave()
                 await self._active_lock.give_back()
-                await self._services.census.say_left()
+                await self._services.records.announce_left()
         except (RedisFailure, TimeoutError):
             pass  # the upkeep sees to it, or others find out that the instance is dead
         finally:
@@ -287,9 +287,9 @@ class GroupConsumer:
     async def _comes_later(self) -> bool:
         """Whether an instance serves the same events in order by another pattern, and did so before."""
         services = self._services
-        ahead = await services.census.ahead_of(self.spec)
+        ahead = await services.records.ahead_of(self.spec)
         dead, _ = await services.leases.judge(services.pipe, ahead)
-        services.census.note_waiting(self.spec, ahead := {*ahead} - dead.keys())
+        services.records.note_waiting(self.spec, ahead := {*ahead} - dead.keys())
         return bool(ahead)
 
     async def _stand_by(self) -> bool:

@@ -16,7 +16,7 @@ from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY
 from promenade_bus_redis.streams.backlog import count_groups
 from promenade_bus_redis.streams.names import instance_of
-from promenade_bus_redis.streams.record import Keeps, Part, Record, matcher_of
+from promenade_bus_redis.streams.service_record import Part, RetentionWish, ServiceRecord, matcher_of
 from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Forgotten", "GroupInUse", "GroupReport", "RedisGroups", "TopicReport", "WishReport"]
@@ -126,7 +126,7 @@ class RedisGroups:
         A subscription that serves several topics or patterns is listed with each of them.
         """
         services = self._services
-        record = await services.census.read(await services.alive())
+        record = await services.records.read(await services.alive())
         topics = await services.registry.refresh()
         reports = self._reports(record, topics, await self.survey(topics), await self.losses())
         if count:
@@ -139,7 +139,7 @@ class RedisGroups:
 
     def _reports(
         self,
-        record: Record,
+        record: ServiceRecord,
         topics: Collection[str],
         surveyed: Mapping[str, Sequence[TopicReport]],
         losses: Mapping[str, int],
@@ -187,8 +187,8 @@ class RedisGroups:
     async def wishes(self) -> Sequence[WishReport]:
         """For how long each service wants events to be kept, as far as that binds retention."""
         services = self._services
-        record = await services.census.read(await services.alive())
-        return [_wish_report(keeps, record.now) for keeps in record.keeps]
+        record = await services.records.read(await services.alive())
+        return [_wish_report(wish, record.now) for wish in record.wishes]
 
     async def survey(
         self, topics: Iterable[str], *, instances: bool = True
@@ -260,7 +260,7 @@ class RedisGroups:
         if not force:
             _check_forgettable(name, forgotten, backlog)
         parts = [report.part for report in forgotten if report.part is not None]
-        if await services.census.remove(parts, force=force) < len(parts) and not force:
+        if await services.records.remove(parts, force=force) < len(parts) and not force:
             raise GroupInUse(
                 f"somebody has begun to serve the group {name!r} meanwhile, or has forgotten it; look at it "
                 "again: promenade-bus groups list"
@@ -273,12 +273,12 @@ class RedisGroups:
 
     async def _forget_wishes(self, services: Collection[str]) -> None:
         """Those of services that have nothing else, and do not run."""
-        census = self._services.census
-        record = await census.read(await self._services.alive())
+        records = self._services.records
+        record = await records.read(await self._services.alive())
         left = {part.service for part in record.parts}
-        for keeps in record.keeps:
-            if keeps.upto is not None and keeps.service in services and keeps.service not in left:
-                await census.remove_wishes(record, keeps.service)
+        for wish in record.wishes:
+            if wish.upto is not None and wish.service in services and wish.service not in left:
+                await records.remove_wishes(record, wish.service)
 
     async def forget_service(self, service: str) -> None:
         """Forgets for how long a service wanted events to be kept.
@@ -287,8 +287,8 @@ class RedisGroups:
         """
         services = self._services
         alive = await services.alive() - {services.name}
-        record = await services.census.read(alive)
-        wishes = {keeps.encode(): keeps.service for keeps in record.keeps}
+        record = await services.records.read(alive)
+        wishes = {wish.encode(): wish.service for wish in record.wishes}
         if service not in wishes.values():
             known = sorted({*wishes.values()})
             raise UnknownSubscription(
@@ -300,7 +300,7 @@ class RedisGroups:
                 f"the wish of the service {service!r} was not forgotten: it runs as {', '.join(running)}, "
                 "and would say it again; stop it, or change 'bus.redis.retention' there"
             )
-        await services.census.remove_wishes(record, service)
+        await services.records.remove_wishes(record, service)
 
     async def _remove(self, name: str, topics: Sequence[str], *, force: bool) -> None:
         services, keys = self._services, self._services.keys
@@ -351,13 +351,13 @@ def _lost(losses: Mapping[str, int], name: str, matches: Callable[[str], bool]) 
     return sum(count for (topic, _, group), count in found if group == name and matches(topic))
 
 
-def _wish_report(keeps: Keeps, now: int) -> WishReport:
+def _wish_report(wish: RetentionWish, now: int) -> WishReport:
     return WishReport(
-        service=keeps.service,
-        min_age=keeps.settled,
-        unsubscribed_max_age=keeps.unsubscribed,
-        dead_letters_max_age=keeps.letters,
-        stored_before=None if keeps.upto is None else max(0.0, (now - keeps.upto) / 1000),
+        service=wish.service,
+        min_age=wish.settled,
+        unsubscribed_max_age=wish.unsubscribed,
+        dead_letters_max_age=wish.letters,
+        stored_before=None if wish.upto is None else max(0.0, (now - wish.upto) / 1000),
     )
 
 

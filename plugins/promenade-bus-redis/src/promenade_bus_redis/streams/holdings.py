@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from bus_core import Received
-from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
 from promenade_bus_redis.streams.read_size import ReadSize
 from promenade_bus_redis.streams.wire import State, read_entry
 
@@ -33,15 +33,15 @@ class Holdings:
         fields: Sequence[bytes],
         spell: int,
         state: State | None = None,
-    ) -> Held:
+    ) -> HeldEntry:
         """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
-        held = Held(source, entry_id, read_entry(source.feed.topic, entry_id, fields), spell, state)
+        held = HeldEntry(source, entry_id, read_entry(source.feed.topic, entry_id, fields), spell, state)
         source.held[entry_id] = held
         self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))
         return held
 
     @staticmethod
-    def received(held: Held, *, redelivered: bool) -> Received:
+    def received(held: HeldEntry, *, redelivered: bool) -> Received:
         """An entry as the engine gets it."""
         return Received(
             message=held.message,

@@ -15,7 +15,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_erro
 from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.stored_events import StoredEvents
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.wire import message_fields
 
@@ -58,7 +58,7 @@ class RedisPublisher:
         keys: Keys,
         options: RedisOptions,
         uses_waitaof: Fsync,
-        accepted: Accepted,
+        accepted: StoredEvents,
     ) -> None:
         self._places = places
         self._accepted = accepted

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import BURY, CLAIM, GAP, NOBODY, OWNED
+from promenade_bus_redis.server.scripts import CLAIM, FORGET_LOST, GAP, NOBODY, OWNED
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
-from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import instance_of, is_ordered, raw, text
@@ -60,7 +60,7 @@ class Recovery:
         self._services = services
         self._upkeep = upkeep
         self._holdings = holdings
-        self._suspects: set[Held] = set()
+        self._suspects: set[HeldEntry] = set()
         self._settled: set[tuple[Source, bytes]] | None = None  # while a sweep is under way
         self._changed = asyncio.Event()
         self._regrouped: list[float] = []
@@ -84,7 +84,7 @@ class Recovery:
         except TimeoutError:
             pass
 
-    def settled(self, held: Held) -> None:
+    def settled(self, held: HeldEntry) -> None:
         """An entry is not this consumer's any more."""
         source = held.source
         if source.held.get(held.entry_id) is held:
@@ -93,14 +93,14 @@ class Recovery:
             self._settled.add((source, held.entry_id))
         self.cleared(held)
 
-    def cleared(self, held: Held) -> None:
+    def cleared(self, held: HeldEntry) -> None:
         """An entry of the dead was handled, however that went: it does not kill who handles it."""
         if held.suspect:
             held.suspect = False
             self._suspects.discard(held)
             self._changed.set()
 
-    async def confirm(self, entries: Sequence[Held]) -> tuple[int, Sequence[bool]]:
+    async def confirm(self, entries: Sequence[HeldEntry]) -> tuple[int, Sequence[bool]]:
         """Asks which entries are this consumer's still, and lets go of the others.
 
         Tells the spell as well for which the answers hold. Raises ``RedisFailure``.
@@ -123,7 +123,7 @@ class Recovery:
             replies = await pipe.call_many(commands)
             if spell == NO_SPELL or leases.is_sure(spell):
                 break  # otherwise the answer is as old as what was to be found out
-        owned: set[Held] = set()
+        owned: set[HeldEntry] = set()
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.NO_GROUP:
@@ -137,7 +137,7 @@ class Recovery:
                 self.settled(held)
         return spell, [held in owned for held in entries]
 
-    def _asking(self, batch: Sequence[Held]) -> Routed:
+    def _asking(self, batch: Sequence[HeldEntry]) -> Routed:
         source = batch[0].source
         ids = [held.entry_id for held in batch]
         return source.key, OWNED.command([source.key], [source.group, self._holdings.consumer, *ids])
@@ -281,7 +281,7 @@ class Recovery:
             unknown = [each for each in entries if self._is_unknown(source, each[0])]
             gone = [entry_id for entry_id, fields in unknown if fields is None]
             if gone:
-                await self._bury_gone(source, gone)
+                await self._forget_lost(source, gone)
             found = [each for each in unknown if each[1] is not None]
             notes = await self._notes(source, [entry_id for entry_id, _ in found])
             for (entry_id, fields), state in zip(found, notes, strict=True):
@@ -303,10 +303,12 @@ class Recovery:
         found = await self._services.pipe.call("HMGET", source.notes, *fields, key=source.key)
         return [_state(note) for note in found]
 
-    async def _bury_gone(self, source: Source, ids: Sequence[bytes]) -> None:
+    async def _forget_lost(self, source: Source, ids: Sequence[bytes]) -> None:
         feed = source.feed
         keys = [source.key, source.notes, feed.settled, feed.losses]
-        lost = await self._services.pipe.run(BURY, keys, source.group, feed.topic, source.notes_prefix, *ids)
+        lost = await self._services.pipe.run(
+            FORGET_LOST, keys, source.group, feed.topic, source.notes_prefix, *ids
+        )
         self._services.losses.lose(lost, feed.topic, source.group)
 
     # --- what belonged to the dead ------------------------------------------------------------------------
@@ -394,7 +396,7 @@ class Recovery:
                 return False
 
 
-def _in_batches(held: Sequence[Held]) -> list[Sequence[Held]]:
+def _in_batches(held: Sequence[HeldEntry]) -> list[Sequence[HeldEntry]]:
     """Entries of one stream, in as many parts as it takes commands to ask for them."""
     return [held[first : first + _ASKED_AT_ONCE] for first in range(0, len(held), _ASKED_AT_ONCE)]
 

@@ -21,8 +21,8 @@ from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import EXPIRE, RAISE, TRIM
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.ages import Ages, later
-from promenade_bus_redis.streams.record import EVER, Demand, Record, Span
 from promenade_bus_redis.streams.server_clock import ServerClock
+from promenade_bus_redis.streams.service_record import EVER, Demand, ServiceRecord, Span
 
 if TYPE_CHECKING:
     from promenade_bus_redis.streams.services import Services
@@ -76,7 +76,7 @@ class Retention:
         self._read_in = 0  # in which of its turns it has read what topics there are
         self._new: set[str] = set()  # topics that were found since, and not looked at
         self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
-        self._strangers: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
+        self._undeclared: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
         self._noticed: set[tuple[str, str]] = set()  # those of them that were noted
         self._copied: dict[bytes, bytes] = {}  # of a cluster
         self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
@@ -156,16 +156,16 @@ class Retention:
         if now < self._ask_at:
             return False
         self._ask_at = now + _STANDBY
-        return await self._services.census.version() != self._version
+        return await self._services.records.version() != self._version
 
     async def _read(self) -> None:
         """Reads what topics there are, and who wants them."""
         topics = await self._services.registry.refresh()
-        census, alive = self._services.census, await self._services.alive()
-        record = await census.read(alive)
+        records, alive = self._services.records, await self._services.alive()
+        record = await records.read(alive)
         is_freed = self._learn_record(record)
         await self._notice(record)
-        await census.tidy(record, alive)
+        await records.tidy(record, alive)
         if self._read_in == self._active_lock.number:
             self._new |= topics - self._pauses.keys()
         self._read_in = self._active_lock.number
@@ -179,7 +179,7 @@ class Retention:
             self._pauses = dict.fromkeys(sorted(self._pauses), 0.0)
             self._due = [(time.monotonic(), topic) for topic in self._pauses]
 
-    def _learn_record(self, record: Record) -> bool:
+    def _learn_record(self, record: ServiceRecord) -> bool:
         """Learns who wants what for how long; tells whether something does not bind any more that did."""
         self._version = record.version
         before = self._settled, self._unsubscribed, self._letters
@@ -187,11 +187,11 @@ class Retention:
         self._bound = bound
         self._noticed &= {(topic, group) for group, topic in bound}  # what was forgotten may come again
         self._demand = Demand(record.parts)
-        settled = record.spans(lambda keeps: keeps.settled)
-        letters = record.spans(lambda keeps: keeps.letters)
+        settled = record.spans(lambda wish: wish.settled)
+        letters = record.spans(lambda wish: wish.letters)
         self._min_age = settled[0].seconds or 0.0
         self._settled = settled
-        self._unsubscribed = record.spans(lambda keeps: max(keeps.settled, keeps.unsubscribed))
+        self._unsubscribed = record.spans(lambda wish: max(wish.settled, wish.unsubscribed))
         self._letters = () if letters[0].seconds is None else letters
         wanted = {span.seconds for span in (*self._settled, *self._unsubscribed)}
         self._ages = {place: ages for place, ages in self._ages.items() if place[1] in wanted}
@@ -252,8 +252,8 @@ class Retention:
             else:
                 self._services.losses.understood(topic, RETENTION)
                 self._new.discard(topic)
-                strangers = {(topic, name.decode(errors="replace")) for name in reply[6]}
-                self._strangers |= strangers - self._noticed
+                undeclared = {(topic, name.decode(errors="replace")) for name in reply[6]}
+                self._undeclared |= undeclared - self._noticed
                 clock.note(int(reply[7]) / 1000, sent, received)
                 self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
@@ -264,16 +264,16 @@ class Retention:
             raise failure
         return again
 
-    async def _notice(self, record: Record) -> None:
+    async def _notice(self, record: ServiceRecord) -> None:
         """Groups that nobody has declared are noted, so that they can be named one day.
 
         A group is declared before it is made: what looked like a stranger when a topic was trimmed may have
         begun since it was read who wants what, and is known to a later record.
         """
-        unknown = {(topic, group) for topic, group in self._strangers if not record.knows(group, topic)}
-        await self._services.census.notice(sorted(unknown))
+        unknown = {(topic, group) for topic, group in self._undeclared if not record.knows(group, topic)}
+        await self._services.records.notice(sorted(unknown))
         self._noticed |= unknown
-        self._strangers.clear()
+        self._undeclared.clear()
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""

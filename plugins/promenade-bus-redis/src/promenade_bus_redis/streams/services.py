@@ -11,13 +11,13 @@ from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.places import Places
-from promenade_bus_redis.streams.census import Census
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.leases import NO_SPELL, Leases
 from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.names import name_consumer
-from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.service_records import ServiceRecords
+from promenade_bus_redis.streams.stored_events import StoredEvents
 from promenade_bus_redis.streams.topics import Registry
 from promenade_bus_redis.streams.wakeups import Wakeups
 
@@ -58,9 +58,9 @@ class Services:
     leases: Leases
     wakeups: Wakeups
     losses: Losses
-    census: Census
+    records: ServiceRecords
     epoch: Epoch
-    accepted: Accepted
+    accepted: StoredEvents
     name_lock: LockState | None = None
     own_links: set[BlockingLink] = attrs.field(factory=set)
     counts_gaps: bool = True

@@ -16,7 +16,7 @@ from bus_core import BusError, LeaseLost, Outcome
 from promenade_bus_redis.server.failures import RedisFailure, failure_of
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ACK, DONE, MOVE, NOTE
-from promenade_bus_redis.streams.feeds import Feed, Held, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
 from promenade_bus_redis.streams.wire import State, letter_fields, returning_fields
 
 __all__ = ["Parked", "Settled", "Settlement", "settle"]
@@ -59,11 +59,11 @@ class Settlement:
         self._consumer = consumer
         self._is_sure = is_sure
         self._commands: list[Routed] = []
-        self._judges: list[tuple[Sequence[int], Sequence[Held], Judge]] = []
+        self._judges: list[tuple[Sequence[int], Sequence[HeldEntry], Judge]] = []
 
     # --- what is to be done -------------------------------------------------------------------------------
 
-    def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[Held]) -> None:
+    def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[HeldEntry]) -> None:
         """Forgets entries for the group."""
         # Looked at once: the thread of the leases changes it meanwhile.
         sure = {spell for spell in {each.spell for each in held} if self._is_sure(spell)}
@@ -95,11 +95,11 @@ class Settlement:
         source: Source,
         target: str,
         kind: str,
-        entries: Sequence[tuple[int, Held, float, list[Any]]],
+        entries: Sequence[tuple[int, HeldEntry, float, list[Any]]],
         settled: Settled,
     ) -> None:
         """Writes entries elsewhere, after a delay in seconds, and forgets them here if that succeeded."""
-        batch: list[tuple[int, Held, float, list[Any]]] = []
+        batch: list[tuple[int, HeldEntry, float, list[Any]]] = []
         size = 0
         for entry in entries:
             batch.append(entry)
@@ -115,7 +115,7 @@ class Settlement:
         source: Source,
         target: str,
         kind: str,
-        batch: list[tuple[int, Held, float, list[Any]]],
+        batch: list[tuple[int, HeldEntry, float, list[Any]]],
         settled: Settled,
     ) -> None:
         arguments: list[Any] = [
@@ -136,7 +136,7 @@ class Settlement:
         )
 
     def note(
-        self, source: Source, indices: Sequence[int], held: Sequence[Held], owner: str, settled: Settled
+        self, source: Source, indices: Sequence[int], held: Sequence[HeldEntry], owner: str, settled: Settled
     ) -> None:
         """Writes down the states of entries that stay where they are; see ``settle`` for ``owner``."""
         feed = source.feed
@@ -151,7 +151,7 @@ class Settlement:
         key: str,
         command: Sequence[Any],
         indices: Sequence[int],
-        held: Sequence[Held],
+        held: Sequence[HeldEntry],
         judge: Judge,
     ) -> None:
         self._commands.append((key, command))
@@ -173,7 +173,7 @@ class Settlement:
                 results[index] = result
 
 
-def _judged(held: Held, result: Result) -> Result:
+def _judged(held: HeldEntry, result: Result) -> Result:
     """What was tried before may have been done then: the answer to it was lost."""
     if isinstance(result, RedisFailure) and result.is_uncertain:
         held.tried = True
@@ -270,11 +270,11 @@ async def settle(
     """
     settled = Settled([None] * len(outcomes))
     settlement = Settlement(consumer, is_sure)
-    acks: dict[Source, tuple[list[int], list[Held]]] = {}
-    notes: dict[tuple[Source, str], tuple[list[int], list[Held]]] = {}
-    moves: dict[tuple[Source, str, str], list[tuple[int, Held, float, list[Any]]]] = {}
+    acks: dict[Source, tuple[list[int], list[HeldEntry]]] = {}
+    notes: dict[tuple[Source, str], tuple[list[int], list[HeldEntry]]] = {}
+    moves: dict[tuple[Source, str, str], list[tuple[int, HeldEntry, float, list[Any]]]] = {}
     for index, outcome in enumerate(outcomes):
-        held: Held = outcome.receipt
+        held: HeldEntry = outcome.receipt
         source = held.source
         action = outcome.action
         if action == "ack":

@@ -22,7 +22,7 @@ from promenade_bus_redis.server.scripts import UPTO
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.losses import Losses
 
-__all__ = ["Accepted"]
+__all__ = ["StoredEvents"]
 
 _MOST: Final = 50_000
 """Events that are remembered, the youngest ones: some 4 MB."""
@@ -31,7 +31,7 @@ _Batch = tuple[str | Sequence[str], Sequence[bytes]]
 """The topic of all, or that of each, and the ids of their entries."""
 
 
-class Accepted:
+class StoredEvents:
     """Remembers what was stored over each connection. ``suspected`` is called when a look is due."""
 
     def __init__(self, pipe: Pipe, keys: Keys, losses: Losses) -> None:

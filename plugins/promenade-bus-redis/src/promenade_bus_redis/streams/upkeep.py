@@ -255,7 +255,7 @@ class Upkeep:
             self._hand_on_what_is_due,
             self._leave_again,
             self._find_topics,
-            self._say_again,
+            self._announce_again,
             self._store_losses,
             self._look_everywhere,
             self._look_at_next,
@@ -290,8 +290,8 @@ class Upkeep:
         if self._leaving:
             await self._leave([*self._leaving])
 
-    async def _say_again(self, _now: float) -> None:
-        await self._services.census.say_again()
+    async def _announce_again(self, _now: float) -> None:
+        await self._services.records.announce_again()
 
     async def _find_topics(self, now: float) -> None:
         if now < self._topics_at:
@@ -314,22 +314,22 @@ class Upkeep:
         self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
         if await self._services.epoch.has_ended():
             await self._begin_again()
-        elif await self._services.census.is_forgotten():
-            await self._services.census.say_again(all_of_it=True)
-        await self._services.accepted.look()
+        elif await self._services.records.is_forgotten():
+            await self._services.records.announce_again(all_of_it=True)
+        await self._services.stored_events.look()
         if self._epoch_at == again:  # nothing was suspected meanwhile
             self._epoch_at = now + refresh
 
     async def _begin_again(self) -> None:
         """The server has lost its data: says again what is wanted, and makes groups anew."""
         self._services.losses.epoch_ended()
-        self._services.accepted.forget()
+        self._services.stored_events.forget()
         self._topics_at = 0.0
         for consumer in self._consumers:
             for feed in consumer.feeds.values():
                 feed.is_open = False
             consumer.wake()
-        await self._services.census.say_again(all_of_it=True)
+        await self._services.records.announce_again(all_of_it=True)
 
     async def _store_losses(self, _now: float) -> None:
         """Adds what was counted here to the counts that everybody can read."""

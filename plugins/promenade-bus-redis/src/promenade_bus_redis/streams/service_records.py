@@ -15,23 +15,29 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REDATE, REMOVE, WITHDRAW, Script
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.record import Keeps, Part, Record, Serving, read_record
+from promenade_bus_redis.streams.service_record import (
+    Part,
+    RetentionWish,
+    ServiceRecord,
+    Serving,
+    read_record,
+)
 
-__all__ = ["Census"]
+__all__ = ["ServiceRecords"]
 
-_SAID_AGAIN: Final = 60.0
+_ANNOUNCED_AGAIN: Final = 60.0
 """Seconds after which an instance says again which subscriptions it serves."""
 
 _SETTLED: Final = 0.5
 """Seconds without a new subscription after which an instance has said everything that its code has."""
 
-_BURIED_AFTER: Final = 60.0
+_FORGOTTEN_AFTER: Final = 60.0
 """Seconds that an instance has to be seen dead before what it said is removed."""
 
 _AT_ONCE: Final = 500
 
 
-class Census:
+class ServiceRecords:
     """What this instance serves, and what all of them together do.
 
     ``name`` is the instance. A server whose memory is full takes no declaration; then it is made later, and
@@ -43,7 +49,7 @@ class Census:
         self._key = keys.record
         self._name = name
         self._service = service
-        self._keeps = Keeps(
+        self._wish = RetentionWish(
             service=service,
             settled=retention.min_age,
             unsubscribed=retention.unsubscribed_max_age,
@@ -53,8 +59,8 @@ class Census:
         self._left: set[str] = set()  # parts of which it is not said yet that they are not served any more
         self.waiting: dict[str, tuple[float, Collection[str]]] = {}  # since when ordered parts wait for whom
         self._changed_at = time.monotonic()
-        self._said_at: float | None = None
-        self._said_settled = False
+        self._announced_at: float | None = None
+        self._announced_settled = False
         self._looked_for = 0  # up to which part it was looked whether the server has it
         self._dead: dict[str, float] = {}  # since when instances were seen dead
         self._leaving = asyncio.Lock()
@@ -70,19 +76,19 @@ class Census:
     async def begin(self) -> None:
         """Says that this instance runs. Raises ``RedisFailure``."""
         self._changed_at = time.monotonic()
-        await self._say([])
+        await self._announce([])
 
     async def enter(self, spec: SubscriptionSpec) -> None:
         """Says that a subscription is served, before its group is made. Raises ``RedisFailure``."""
         part = _part_of(spec)
         self._own.setdefault(part, []).append(spec)
         self._changed_at = time.monotonic()
-        await self._say([part])
+        await self._announce([part])
 
     def leave(self, spec: SubscriptionSpec) -> None:
         """This subscription is not served here any more, unless there is another one like it.
 
-        Others may serve it, and the next start. ``say_left`` says so.
+        Others may serve it, and the next start. ``announce_left`` says so.
         """
         part = _part_of(spec)
         specs = self._own.get(part, [])
@@ -92,7 +98,7 @@ class Census:
             self._left.add(part)
             self.waiting.pop(part, None)
 
-    async def say_left(self) -> None:
+    async def announce_left(self) -> None:
         """Says what is not served here any more. Raises ``RedisFailure``; then it is said later.
 
         Of many that leave at the same time the first one says it for itself, and the next one for the others.
@@ -101,25 +107,25 @@ class Census:
             left = sorted(part for part in self._left if part not in self._own)
             await self._delete([f"serves {self._name} {part}" for part in left])
             if any(part in self._own for part in left):  # subscribed again meanwhile
-                self._said_at = None
+                self._announced_at = None
             self._left.difference_update(left)
 
     async def close(self) -> None:
         """Says that this instance is gone. Raises ``RedisFailure``."""
-        await self._withdraw(self._name, self._keeps.encode(), [*self._own, *self._left])
+        await self._withdraw(self._name, self._wish.encode(), [*self._own, *self._left])
 
-    async def say_again(self, *, all_of_it: bool = False) -> None:
+    async def announce_again(self, *, all_of_it: bool = False) -> None:
         """Says from time to time what is served, and at once after the server lost it.
 
         Raises ``RedisFailure``.
         """
         if self._left:
-            await self.say_left()
+            await self.announce_left()
         now = time.monotonic()
-        is_news = self._is_settled and not self._said_settled
-        is_due = self._said_at is None or now - self._said_at >= _SAID_AGAIN
+        is_news = self._is_settled and not self._announced_settled
+        is_due = self._announced_at is None or now - self._announced_at >= _ANNOUNCED_AGAIN
         if all_of_it or is_news or is_due:
-            await self._say([*self._own])
+            await self._announce([*self._own])
 
     async def is_forgotten(self) -> bool:
         """Whether the server does not have what was said, as when it came back with an older snapshot.
@@ -136,17 +142,17 @@ class Census:
         own, *served = await self._pipe.call("HMGET", self._key, *fields, key=self._key)
         if own is None or None in served:
             return True
-        return self._said_settled and own.split(b" ")[1:2] != [b"1"]
+        return self._announced_settled and own.split(b" ")[1:2] != [b"1"]
 
     @property
     def _is_settled(self) -> bool:
-        if self._said_settled:
+        if self._announced_settled:
             return True
         return bool(self._own) and time.monotonic() - self._changed_at >= _SETTLED
 
-    async def _say(self, parts: Sequence[str]) -> None:
+    async def _announce(self, parts: Sequence[str]) -> None:
         is_settled, now = self._is_settled, time.monotonic()
-        arguments = [self._name, "1" if is_settled else "0", self._keeps.encode()]
+        arguments = [self._name, "1" if is_settled else "0", self._wish.encode()]
         commands: list[Routed] = []
         for first in range(0, max(1, len(parts)), _AT_ONCE):
             said: list[str] = []
@@ -158,28 +164,28 @@ class Census:
         for reply in await self._pipe.call_many(commands):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.FULL:
-                    self._said_at = None
+                    self._announced_at = None
                     return
                 raise reply
-        self._said_settled = is_settled
+        self._announced_settled = is_settled
         if len(parts) == len(self._own):
-            self._said_at = now
+            self._announced_at = now
 
-    async def _withdraw(self, name: str, keeps: str, parts: Iterable[str]) -> None:
+    async def _withdraw(self, name: str, wish: str, parts: Iterable[str]) -> None:
         fields = [f"serves {name} {part}" for part in parts]
         fields.append(f"instance {name}")
         for first in range(0, len(fields), _AT_ONCE):
-            await self._pipe.run(WITHDRAW, [self._key], keeps, *fields[first : first + _AT_ONCE])
+            await self._pipe.run(WITHDRAW, [self._key], wish, *fields[first : first + _AT_ONCE])
 
     # --- all of them --------------------------------------------------------------------------------------
 
-    async def read(self, alive: Collection[str]) -> Record:
+    async def read(self, alive: Collection[str]) -> ServiceRecord:
         """What is owed to whom. ``alive`` are the instances that live. Raises ``RedisFailure``."""
         commands: list[Routed] = [(self._key, ("HGETALL", self._key)), (self._key, ("TIME",))]
         found, moment = _raise_first(await self._pipe.call_many(commands))
         now = int(moment[0]) * 1000 + int(moment[1]) // 1000
         settled = self._name if self._is_settled else ""
-        return read_record(found, now, {*alive, self._name}, self._keeps, settled)
+        return read_record(found, now, {*alive, self._name}, self._wish, settled)
 
     async def version(self) -> str:
         """Changes when something new is said, or forgotten. Raises ``RedisFailure``."""
@@ -240,9 +246,9 @@ class Census:
         else:
             self.waiting.pop(part, None)
 
-    async def notice(self, strangers: Iterable[tuple[str, str]]) -> None:
+    async def notice(self, undeclared: Iterable[tuple[str, str]]) -> None:
         """Groups on topics that nobody ever declared: from now on it counts how long that is so."""
-        parts = [f"{topic} {group}" for topic, group in strangers]
+        parts = [f"{topic} {group}" for topic, group in undeclared]
         for first in range(0, len(parts), _AT_ONCE):
             await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
@@ -254,11 +260,11 @@ class Census:
         said = [(f"part {part.topic} {part.group}", "" if force else part.said) for part in parts]
         return await self._compare(REMOVE, said)
 
-    async def remove_wishes(self, record: Record, service: str) -> None:
+    async def remove_wishes(self, record: ServiceRecord, service: str) -> None:
         """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
-        wishes = {keeps.encode() for keeps in record.keeps if keeps.service == service}
-        gone = [f"instance {name}" for name, keeps in record.instances.items() if keeps in wishes]
-        await self._delete([*(f"keeps {keeps}" for keeps in wishes), *gone])
+        wishes = {wish.encode() for wish in record.wishes if wish.service == service}
+        gone = [f"instance {name}" for name, wish in record.instances.items() if wish in wishes]
+        await self._delete([*(f"keeps {wish}" for wish in wishes), *gone])
         await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def _compare(self, script: Script, said: Sequence[tuple[str, str]]) -> int:
@@ -274,7 +280,7 @@ class Census:
             part = fields[first : first + _AT_ONCE]
             await self._pipe.call("HDEL", self._key, *part, key=self._key)
 
-    async def tidy(self, record: Record, alive: Collection[str]) -> None:
+    async def tidy(self, record: ServiceRecord, alive: Collection[str]) -> None:
         """Removes what was taken up, and what instances said that are dead; dates anew what is in the future.
 
         Raises ``RedisFailure``.
@@ -282,7 +288,7 @@ class Census:
         now = time.monotonic()
         dead = record.instances.keys() - {*alive, self._name}
         self._dead = {name: self._dead.get(name, now) for name in dead}
-        for name in [name for name, since in self._dead.items() if now - since >= _BURIED_AFTER]:
+        for name in [name for name, since in self._dead.items() if now - since >= _FORGOTTEN_AFTER]:
             parts = [f"{each.topic} {each.group}" for each in record.servings if each.instance == name]
             await self._withdraw(name, record.instances[name], parts)
         await self.remove(record.taken_up)

@@ -39,7 +39,7 @@ from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
 from bus_core.events import TopicIndex, is_pattern
 
-__all__ = ["Demand", "Keeps", "Part", "Record", "Serving", "Span", "matcher_of", "read_record"]
+__all__ = ["Demand", "Part", "RetentionWish", "ServiceRecord", "Serving", "Span", "matcher_of", "read_record"]
 
 _ANY: Final = "0-any"
 EVER: Final = 10**15
@@ -105,7 +105,7 @@ class Span:
 
 
 @attrs.frozen(kw_only=True)
-class Keeps:
+class RetentionWish:
     """For how long a service wants events to be kept: settled ones, those without a group, dead letters.
 
     ``upto`` is None while it runs, or has a subscription. Later on the wish is for what was stored by then.
@@ -130,7 +130,7 @@ class Keeps:
         return f"{self.settled!r} {self.unsubscribed!r} {letters} {self.service}"
 
     @classmethod
-    def decode(cls, text: str, upto: int | None) -> Keeps:
+    def decode(cls, text: str, upto: int | None) -> RetentionWish:
         """Raises ``ValueError``."""
         settled, unsubscribed, letters, service = text.split(" ", 3)
         return cls(
@@ -143,13 +143,13 @@ class Keeps:
 
 
 @attrs.frozen(kw_only=True)
-class Record:
+class ServiceRecord:
     """What the record said when it was read. ``now`` is the server's time in milliseconds."""
 
     now: int
     parts: tuple[Part, ...] = ()
     servings: tuple[Serving, ...] = ()
-    keeps: tuple[Keeps, ...] = ()
+    wishes: tuple[RetentionWish, ...] = ()
     instances: Mapping[str, str] = attrs.field(factory=dict)
     """What each instance wants to be kept, as the record has it."""
     stale: tuple[tuple[str, str], ...] = ()
@@ -194,23 +194,23 @@ class Record:
         demand = Demand(self.parts)
         return tuple(part for part in noted if part.group in demand.groups_on(part.topic))
 
-    def spans(self, of: Callable[[Keeps], float | None]) -> tuple[Span, ...]:
+    def spans(self, of: Callable[[RetentionWish], float | None]) -> tuple[Span, ...]:
         """For how long events stay, by one of the times that services want.
 
         The first one is the longest that counts for everything; the others are longer, for older events.
         """
-        lasting = [of(keeps) for keeps in self.keeps if keeps.upto is None]
+        lasting = [of(wish) for wish in self.wishes if wish.upto is None]
         known = [seconds for seconds in lasting if seconds is not None]
         longest = None if len(known) < len(lasting) else max(known, default=0.0)
         spans = [Span(longest)]
         if longest is None:
             return tuple(spans)
-        for keeps in self.keeps:
-            seconds = of(keeps)
-            if keeps.upto is None or (seconds is not None and seconds <= longest):
+        for wish in self.wishes:
+            seconds = of(wish)
+            if wish.upto is None or (seconds is not None and seconds <= longest):
                 continue
-            if seconds is None or keeps.upto + seconds * 1000 > self.now:
-                spans.append(Span(seconds, keeps.upto))
+            if seconds is None or wish.upto + seconds * 1000 > self.now:
+                spans.append(Span(seconds, wish.upto))
         return tuple(spans)
 
 
@@ -270,8 +270,8 @@ def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
 
 
 def read_record(
-    reply: Sequence[bytes], now: int, alive: Collection[str], own: Keeps, settled_one: str = ""
-) -> Record:
+    reply: Sequence[bytes], now: int, alive: Collection[str], own: RetentionWish, settled_one: str = ""
+) -> ServiceRecord:
     """Reads the hash; what somebody else has put there says nothing.
 
     ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept. An instance
@@ -299,15 +299,15 @@ def read_record(
                     )
                     servings.append(serving)
                 case ["instance", instance]:
-                    number, has_said_all, keeps = value.split(" ", 2)
-                    instances[instance] = keeps
-                    service = Keeps.decode(keeps, None).service
+                    number, has_said_all, wish = value.split(" ", 2)
+                    instances[instance] = wish
+                    service = RetentionWish.decode(wish, None).service
                     if instance in alive and (has_said_all == "1" or instance == settled_one):
                         settled[service] = max(settled.get(service, 0), int(number))
                 case ["count"]:
                     version = value
-                case ["keeps", keeps]:
-                    seen[keeps] = int(value)
+                case ["keeps", wish]:
+                    seen[wish] = int(value)
                 case _:
                     pass
     serving_by_part: dict[tuple[str, str], list[str]] = {}
@@ -339,13 +339,13 @@ def read_record(
                 early.append((f"part {topic} {group}", value))
     found.sort(key=lambda part: (part.group, part.topic))
     wishes = [*_wishes(seen, {*instances.values()}, {part.service for part in found})]
-    counting = {own, *(keeps for keeps in wishes if not keeps.is_over(now))}
-    texts = {keeps.encode() for keeps in counting}
-    return Record(
+    counting = {own, *(wish for wish in wishes if not wish.is_over(now))}
+    texts = {wish.encode() for wish in counting}
+    return ServiceRecord(
         now=now,
         parts=tuple(found),
         servings=tuple(servings),
-        keeps=tuple(sorted(counting, key=lambda keeps: (keeps.service, keeps.encode()))),
+        wishes=tuple(sorted(counting, key=lambda wish: (wish.service, wish.encode()))),
         instances=instances,
         stale=tuple((f"keeps {text}", str(seen[text])) for text in seen if text not in texts),
         early=tuple(early),
@@ -353,16 +353,18 @@ def read_record(
     )
 
 
-def _wishes(seen: Mapping[str, int], running: Collection[str], services: Collection[str]) -> Iterable[Keeps]:
+def _wishes(
+    seen: Mapping[str, int], running: Collection[str], services: Collection[str]
+) -> Iterable[RetentionWish]:
     """For how long services want events to be kept. A wish counts until its service has another one."""
     last: dict[str, tuple[float, str]] = {}
     for text in {*seen, *running}:
         with suppress(ValueError):
-            keeps = Keeps.decode(text, None)
+            wish = RetentionWish.decode(text, None)
             if text in running:
-                yield keeps
+                yield wish
             moment = math.inf if text in running else seen[text]
-            last[keeps.service] = max(last.get(keeps.service, (0, "")), (moment, text))
+            last[wish.service] = max(last.get(wish.service, (0, "")), (moment, text))
     for service, (moment, text) in last.items():
         if moment != math.inf:
-            yield Keeps.decode(text, None if service in services else int(moment))
+            yield RetentionWish.decode(text, None if service in services else int(moment))

@@ -19,12 +19,19 @@ from bus_core import (
     UnknownSubscription,
 )
 from bus_core.events.base import BaseEvent
-from promenade_bus_redis.streams import census as census_module
 from promenade_bus_redis.streams import retention as retention_module
+from promenade_bus_redis.streams import service_records as service_records_module
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import GroupInUse, RedisGroups
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.record import Keeps, Part, Record, Span, matcher_of, read_record
+from promenade_bus_redis.streams.service_record import (
+    Part,
+    RetentionWish,
+    ServiceRecord,
+    Span,
+    matcher_of,
+    read_record,
+)
 from redis_support.fixtures import SharedServer
 from redis_support.streams import (
     GROUP,
@@ -47,15 +54,15 @@ OTHER = "tests.thing.moved"
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance has said everything soon after it has opened its last subscription."""
-    monkeypatch.setattr(census_module, "_SETTLED", 0.05)
+    monkeypatch.setattr(service_records_module, "_SETTLED", 0.05)
 
 
 def keeping(**more: Any) -> dict[str, Any]:
     return {**QUICK, "retention": {"min_age": "20ms", "unsubscribed_max_age": "90d", **more}}
 
 
-async def read(adapter: StreamsAdapter) -> Record:
-    return await adapter._running.census.read(await adapter._running.alive())
+async def read(adapter: StreamsAdapter) -> ServiceRecord:
+    return await adapter._running.records.read(await adapter._running.alive())
 
 
 async def orphans(adapter: StreamsAdapter) -> list[tuple[str, str]]:
@@ -69,7 +76,7 @@ async def until_orphans(adapter: StreamsAdapter, wanted: list[tuple[str, str]]) 
 
 
 async def settled(adapter: StreamsAdapter) -> None:
-    await until(lambda: adapter._running.census._said_settled, "it has said everything")
+    await until(lambda: adapter._running.records._announced_settled, "it has said everything")
 
 
 async def restarted(place: Place, adapter: StreamsAdapter, *specs: SubscriptionSpec) -> StreamsAdapter:
@@ -230,7 +237,7 @@ async def test_what_is_declared_anew_is_not_removed(
         assert [part.topic for part in record.taken_up] == [TOPIC]
         again = await place.adapter(**keeping())
         consumer = await again.open_consumer(spec())
-        await new._running.census.tidy(record, await new._running.alive())
+        await new._running.records.tidy(record, await new._running.alive())
         assert {part.topic for part in (await read(new)).parts} == {TOPIC, "tests.#"}
         await consumer.close()
         backlogs = RedisGroups._backlogs
@@ -251,8 +258,8 @@ async def test_who_serves_nothing_abandons_nothing(redis_server: SharedServer) -
         worker = await place.adapter(**keeping())
         await worker.open_consumer(spec())
         web = await restarted(place, worker)
-        web._running.census._changed_at = 0.0
-        await web._running.census.say_again(all_of_it=True)
+        web._running.records._changed_at = 0.0
+        await web._running.records.announce_again(all_of_it=True)
         assert await orphans(web) == []
 
 
@@ -265,24 +272,24 @@ async def test_what_is_subscribed_again(redis_server: SharedServer) -> None:
         await former.close()
         (part,) = (await read(adapter)).parts
         assert part.instances == (adapter._running.name,)
-        assert list(adapter._running.census.own) == [GROUP]
+        assert list(adapter._running.records.own) == [GROUP]
         await place.publish(1)
         assert numbers(await receive(following, 1)) == [1]
         await following.close()
         (part,) = (await read(adapter)).parts
         assert part.instances == ()
-        assert list(adapter._running.census.own) == []
+        assert list(adapter._running.records.own) == []
 
 
 async def test_what_could_not_be_said_is_said_later(redis_server: SharedServer) -> None:
     """A subscription that ends while the server is in trouble is not taken for served afterwards."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
-        census = adapter._running.census
-        await census.enter(spec())
-        census.leave(spec())
-        assert census._left
-        await until(lambda: not census._left, "the upkeep says it")
+        records = adapter._running.records
+        await records.enter(spec())
+        records.leave(spec())
+        assert records._left
+        await until(lambda: not records._left, "the upkeep says it")
         assert (await read(adapter)).parts[0].instances == ()
 
 
@@ -300,13 +307,13 @@ async def test_a_server_that_came_back_with_an_older_snapshot(redis_server: Shar
         await settled(adapter)
         place.ask("DEL", record)
         place.ask("HSET", record, *before)
-        await adapter._running.census.notice([(TOPIC, GROUP)])  # as retention did when it looked first
+        await adapter._running.records.notice([(TOPIC, GROUP)])  # as retention did when it looked first
         deadline = time.monotonic() + 10
         while "tests.thing.*" not in [part.topic for part in (await read(adapter)).parts]:
             assert time.monotonic() < deadline
         assert TOPIC in [part.topic for part in (await read(adapter)).parts]
         assert (await read(adapter)).orphans(0.0) == ()
-        await adapter._running.census.tidy(await read(adapter), await adapter._running.alive())
+        await adapter._running.records.tidy(await read(adapter), await adapter._running.alive())
         assert [part.topic for part in (await read(adapter)).parts] == ["tests.thing.*"]
         await consumer.close()
 
@@ -319,8 +326,8 @@ async def test_a_snapshot_of_before_it_had_said_everything(redis_server: SharedS
         new = await restarted(place, old, spec(OTHER))
         await until_orphans(new, [(GROUP, TOPIC)])
         field = f"instance {new._running.name}"
-        number, _settled, keeps = place.ask("HGET", place.keys.record, field).split(" ", 2)
-        place.ask("HSET", place.keys.record, field, f"{number} 0 {keeps}")
+        number, _settled, wish = place.ask("HGET", place.keys.record, field).split(" ", 2)
+        place.ask("HSET", place.keys.record, field, f"{number} 0 {wish}")
         await until_orphans(await place.adapter(**keeping()), [(GROUP, TOPIC)])
 
 
@@ -329,7 +336,7 @@ async def test_what_somebody_has_removed_is_said_again(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     """Whichever of its subscriptions the record does not have any more, an instance says it again soon."""
-    monkeypatch.setattr(census_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(service_records_module, "_AT_ONCE", 2)
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
         for number in range(5):
@@ -344,11 +351,11 @@ async def test_what_somebody_has_removed_is_said_again(
 
 async def test_the_dead_are_buried(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an instance said that died is removed after a while; what its service is owed stays."""
-    monkeypatch.setattr(census_module, "_BURIED_AFTER", 0.1)
+    monkeypatch.setattr(service_records_module, "_FORGOTTEN_AFTER", 0.1)
     async with place_on(redis_server) as place:
         dying = await place.adapter(service="dying", **keeping())
         name = dying._running.name
-        await dying._running.census.enter(spec())
+        await dying._running.records.enter(spec())
         await die(dying)
         place.adapters.clear()
         adapter = await place.adapter(**keeping())
@@ -484,10 +491,10 @@ async def test_a_service_changes_its_mind(redis_server: SharedServer) -> None:
     async with place_on(redis_server) as place:
         old = await place.adapter(**keeping(min_age="30d"))
         new = await place.adapter(**keeping(min_age="20ms"))
-        assert max(each.settled for each in (await read(new)).keeps) == 30 * 86400
+        assert max(each.settled for each in (await read(new)).wishes) == 30 * 86400
         place.adapters.remove(old)
         await old.close()
-        assert [each.settled for each in (await read(new)).keeps] == [0.02]
+        assert [each.settled for each in (await read(new)).wishes] == [0.02]
 
 
 async def test_a_service_that_runs(redis_server: SharedServer) -> None:
@@ -507,9 +514,11 @@ async def test_a_service_that_runs(redis_server: SharedServer) -> None:
 # --- reading and names ------------------------------------------------------------------------------------
 
 
-def record_of(fields: Mapping[str, str], now: int = 10_000, alive: tuple[str, ...] = ()) -> Record:
+def record_of(fields: Mapping[str, str], now: int = 10_000, alive: tuple[str, ...] = ()) -> ServiceRecord:
     flat = [text.encode() for pair in fields.items() for text in pair]
-    return read_record(flat, now, alive, Keeps(service="own", settled=1.0, unsubscribed=2.0, letters=3.0))
+    return read_record(
+        flat, now, alive, RetentionWish(service="own", settled=1.0, unsubscribed=2.0, letters=3.0)
+    )
 
 
 def test_what_somebody_else_wrote() -> None:
@@ -525,7 +534,7 @@ def test_what_somebody_else_wrote() -> None:
             group="my group", topic="a.b", service="s", subscription="n", ordered=True, number=1, unseen=6.0
         ),
     )
-    assert [keeps.service for keeps in record.keeps] == ["own"]
+    assert [wish.service for wish in record.wishes] == ["own"]
 
 
 @pytest.mark.parametrize(
@@ -570,8 +579,8 @@ def test_spans() -> None:
         "keeps 6.0 1.0 5.0 v": "3000",
     }
     record = record_of(fields, now=10_000)
-    assert record.spans(lambda keeps: keeps.settled) == (Span(5.0), Span(60.0, 9000))
-    assert record.spans(lambda keeps: keeps.letters) == (Span(None),)
+    assert record.spans(lambda wish: wish.settled) == (Span(5.0), Span(60.0, 9000))
+    assert record.spans(lambda wish: wish.letters) == (Span(None),)
     assert record.stale == (("keeps 6.0 1.0 5.0 v", "3000"),)
 
 
