@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from promenade_bus_redis.server.failures import Kind, RedisFailure
-from promenade_bus_redis.server.pipe import _Lane
+from promenade_bus_redis.server.pipe import _NodePipe
 from promenade_bus_redis.streams import leases, retention, upkeep, wakeups
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from redis_support.fixtures import SharedServer, StartServer
@@ -119,7 +119,7 @@ async def test_a_fault_in_a_shared_connection(
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         assert isinstance(adapter, StreamsAdapter)
-        monkeypatch.setattr(_Lane, "_replies", failing(_Lane._replies, left))
+        monkeypatch.setattr(_NodePipe, "_replies", failing(_NodePipe._replies, left))
         pipe = adapter._running.pipe
         replies = await asyncio.gather(pipe.call("PING"), return_exceptions=True)
         while left:

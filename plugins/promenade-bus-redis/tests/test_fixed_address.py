@@ -13,8 +13,8 @@ from bus_core import HealthStatus
 from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 from redis_support.connecting import connected
 from redis_support.fixtures import StartProxy, StartServer
 from redis_support.nursery import wait_until
@@ -84,15 +84,15 @@ async def pool(connections: Connections) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def pipe(connections: Connections) -> AsyncIterator[Ask]:
-    lanes = Pipe(Places(connections))
+    lanes = Pipe(NodeLocator(connections))
     yield lambda: lanes.call("GET", "x")
     await lanes.close()
 
 
 @asynccontextmanager
 async def blocking_link(connections: Connections) -> AsyncIterator[Ask]:
-    places = Places(connections)
-    link = BlockingLink(places, Pipe(places), 0.1, "")
+    locator = NodeLocator(connections)
+    link = BlockingLink(locator, Pipe(locator), 0.1, "")
     yield lambda: link.call(("XREAD", "BLOCK", 100, "STREAMS", "x", "0"))
     await link.close()
 

@@ -26,7 +26,7 @@ from bus_core import (
     open_bus,
 )
 from promenade_bus_redis.pubsub.publishing import PubsubPublisher
-from promenade_bus_redis.pubsub.sources import Source
+from promenade_bus_redis.pubsub.sources import ChannelSource
 from promenade_bus_redis.server.checks import UnfitServer
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.permissions import acl_rules, permissions_for
@@ -373,9 +373,9 @@ async def test_what_goes_on_in_the_background_goes_on(
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         left: list[BaseException] = [KeyError("secret"), KeyError("secret")]
-        take, announce = Source.take, PubsubPublisher._announce_some
+        take, announce = ChannelSource.take, PubsubPublisher._announce_some
 
-        def failing_take(self: Source, channel: bytes, payload: bytes, now: datetime) -> None:
+        def failing_take(self: ChannelSource, channel: bytes, payload: bytes, now: datetime) -> None:
             if len(left) > 1:
                 raise left.pop()
             take(self, channel, payload, now)
@@ -385,7 +385,7 @@ async def test_what_goes_on_in_the_background_goes_on(
                 raise left.pop()
             await announce(self, topics)
 
-        monkeypatch.setattr(Source, "take", failing_take)
+        monkeypatch.setattr(ChannelSource, "take", failing_take)
         monkeypatch.setattr(PubsubPublisher, "_announce_some", failing_announce)
         heard: list[int] = []
         number = 0

@@ -13,7 +13,7 @@ from bus_core import PublishFailed, PublishUncertain
 from bus_core.abc import Consumer
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.envelope import encode_event
-from promenade_bus_redis.pubsub.hearing import Gap, Hearing
+from promenade_bus_redis.pubsub.gap_detector import Gap, GapDetector
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.permissions import acl_rules, permissions_for
 from redis_support.binaries import ServerBinary
@@ -82,7 +82,7 @@ def missed(adapter: PubsubAdapter) -> dict[str, int]:
 
 def test_numbers_that_are_left_out() -> None:
     """A gap is what lies between two numbers of one publisher on one topic, and nothing else is one."""
-    hearing = Hearing()
+    hearing = GapDetector()
     assert hearing.hear("a", "p", 5, 1) is None  # it is new
     assert hearing.hear("a", "p", 6, 1) is None
     assert hearing.hear("a", "q", 1, 1) is None

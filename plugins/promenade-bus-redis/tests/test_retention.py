@@ -55,7 +55,7 @@ async def test_a_topic_is_looked_at_again_whatever_fails(
         async def fail(*_: object) -> None:
             raise RedisFailure(Kind.LOST, "the node of the counts")
 
-        monkeypatch.setattr(adapter._running.places, "is_cluster", True)
+        monkeypatch.setattr(adapter._running.locator, "is_cluster", True)
         for name in ("_copy_losses", "_clock_for"):
             with monkeypatch.context() as broken:
                 broken.setattr(retention, name, fail)

@@ -25,10 +25,10 @@ from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import GroupInUse, RedisGroups
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.service_record import (
-    Part,
     RetentionWish,
     ServiceRecord,
     Span,
+    SubscribedTopic,
     matcher_of,
     read_record,
 )
@@ -530,7 +530,7 @@ def test_what_somebody_else_wrote() -> None:
     }  # fmt: skip
     record = record_of(odd)
     assert record.parts == (
-        Part(
+        SubscribedTopic(
             group="my group", topic="a.b", service="s", subscription="n", ordered=True, number=1, unseen=6.0
         ),
     )

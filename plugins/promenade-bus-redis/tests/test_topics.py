@@ -8,7 +8,7 @@ import pytest
 from bus_core import TopicPattern
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.streams import topics as topics_module
-from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.topics import StoredTopics
 from redis_support.fixtures import SharedServer
 from redis_support.streams import Place, message, numbers, place_on, receive, spec, until
 
@@ -38,12 +38,12 @@ class Sent:
         monkeypatch.setattr(pipe, "call", call)
 
 
-async def registries(place: Place) -> tuple[Registry, Registry]:
+async def registries(place: Place) -> tuple[StoredTopics, StoredTopics]:
     """Two of their own, each with a pipe that nobody else uses."""
-    found: list[Registry] = []
+    found: list[StoredTopics] = []
     for _ in range(2):
         adapter = await place.adapter(topic_refresh="60s")
-        found.append(Registry(Pipe(adapter._running.places), adapter._running.keys))
+        found.append(StoredTopics(Pipe(adapter._running.locator), adapter._running.keys))
     return found[0], found[1]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bus_core import Attempt, DeadLetter, Message
 from promenade_bus_redis.streams.wire import (
-    State,
+    EntryState,
     letter_fields,
     message_fields,
     read_entry,
@@ -46,7 +46,7 @@ ATTEMPTS = st.builds(
 def test_messages_come_back_as_they_were(message: Message) -> None:
     """What is written as an entry is read as the same message, published when the server stored it."""
     content = read_entry(message.topic, ENTRY, as_bytes(message_fields(message)))
-    assert (content.message, content.fault, content.state) == (message, None, State())
+    assert (content.message, content.fault, content.state) == (message, None, EntryState())
     assert content.published_at == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
 
 
@@ -55,11 +55,11 @@ def test_attempts_come_back_as_they_were(
     message: Message, attempt: int, deaths: int, history: list[Attempt], waited: int
 ) -> None:
     """What comes back to a group brings its attempts, and the time at which it was first published."""
-    state = State(attempt, deaths, tuple(history), waited / 1000)
+    state = EntryState(attempt, deaths, tuple(history), waited / 1000)
     moment = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     content = read_entry(message.topic, ENTRY, as_bytes(returning_fields(message, moment, state)))
     assert (content.message, content.state, content.published_at) == (message, state, moment)
-    assert State.decode(state.encode()) == state
+    assert EntryState.decode(state.encode()) == state
 
 
 @given(
@@ -144,7 +144,7 @@ def test_what_is_too_large_is_not_read(field: bytes) -> None:
     content = read_entry("a.b.happened", ENTRY, [b"body", b"x", field, texts[field]])
     assert content.fault is not None
     assert field.decode() in content.fault
-    assert (content.message.body, content.message.headers, content.state) == (b"x", {}, State())
+    assert (content.message.body, content.message.headers, content.state) == (b"x", {}, EntryState())
 
 
 def test_headers_that_may_be_published_are_read() -> None:

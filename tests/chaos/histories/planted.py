@@ -17,7 +17,7 @@ from promenade_bus_redis.streams import wire
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.recovery import Recovery
-from promenade_bus_redis.streams.service_record import Demand, Part, ServiceRecord
+from promenade_bus_redis.streams.service_record import Demand, ServiceRecord, SubscribedTopic
 from promenade_bus_redis.streams.upkeep import Upkeep
 
 __all__ = ["BUGS", "IN_MEMORY", "plant"]
@@ -54,7 +54,7 @@ def _remember_last_part() -> None:
     """Of the topics and patterns of a name retention knows one."""
     begin = Demand.__init__
 
-    def begin_with_one(self: Demand, parts: Iterable[Part] = ()) -> None:
+    def begin_with_one(self: Demand, parts: Iterable[SubscribedTopic] = ()) -> None:
         begin(self, {part.group: part for part in parts}.values())
 
     Demand.__init__ = begin_with_one  # type: ignore[method-assign, assignment]
@@ -63,7 +63,7 @@ def _remember_last_part() -> None:
 def _name_nobody() -> None:
     """Health does not say for whom events are kept that nobody handles."""
 
-    def orphans(_self: ServiceRecord, _orphaned_after: float) -> tuple[Part, ...]:
+    def orphans(_self: ServiceRecord, _orphaned_after: float) -> tuple[SubscribedTopic, ...]:
         return ()
 
     ServiceRecord.orphans = orphans  # type: ignore[method-assign, assignment]

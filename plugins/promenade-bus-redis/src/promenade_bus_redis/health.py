@@ -19,7 +19,7 @@ from promenade_bus_redis.server.checks import evicts_events, is_replica, parse_i
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import TopicReport
-from promenade_bus_redis.streams.service_record import Part
+from promenade_bus_redis.streams.service_record import SubscribedTopic
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.verdicts import (
     DEGRADED,
@@ -50,7 +50,7 @@ class _Findings:
     info: Mapping[str, str]
     servers: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, tuple[TopicReport, ...]]
-    orphans: tuple[Part, ...]
+    orphans: tuple[SubscribedTopic, ...]
     losses: Mapping[str, int]
     unread_for: float | None
 

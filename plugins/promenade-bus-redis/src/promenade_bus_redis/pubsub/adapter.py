@@ -25,8 +25,8 @@ from promenade_bus_redis.pubsub.publishing import PubsubPublisher
 from promenade_bus_redis.pubsub.subscriber import Subscriber
 from promenade_bus_redis.server.checks import ServerFacts, check_servers
 from promenade_bus_redis.server.connections import Connections, make_connections
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.target import resolve_target
 
 __all__ = ["PubsubAdapter", "Running"]
@@ -36,7 +36,7 @@ __all__ = ["PubsubAdapter", "Running"]
 class Running:
     """What there is while the adapter is started."""
 
-    places: Places
+    locator: NodeLocator
     pipe: Pipe
     channels: Channels
     publisher: PubsubPublisher
@@ -111,10 +111,10 @@ class PubsubAdapter:
         except BaseException:
             await connections.close()
             raise
-        places = Places(connections)
-        pipe = Pipe(places)
+        locator = NodeLocator(connections)
+        pipe = Pipe(locator)
         subscriber = Subscriber(
-            places,
+            locator,
             channels,
             self.misses,
             self._clock,
@@ -122,7 +122,7 @@ class PubsubAdapter:
             limit=options.command_timeout,
         )
         publisher = PubsubPublisher(
-            places,
+            locator,
             pipe,
             channels,
             self._clock,
@@ -136,7 +136,7 @@ class PubsubAdapter:
 
         letters = ProcessDeadLetters(options.pubsub.dead_letters, find)
         self._connections = connections
-        self.running = Running(places, pipe, channels, publisher, subscriber, letters)
+        self.running = Running(locator, pipe, channels, publisher, subscriber, letters)
 
     async def close(self) -> None:
         """Gives back what ``start`` took."""

@@ -39,7 +39,7 @@ async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: Eng
         info = parse_info(await running.pipe.call("INFO", "replication", key=place))
     except RedisFailure as failure:
         return CheckResult(UNHEALTHY, str(failure), FrozenMapping(_figures(adapter, running)))
-    if is_replica(info) and not running.places.is_cluster:
+    if is_replica(info) and not running.locator.is_cluster:
         running.pipe.leave(RedisFailure(Kind.READ_ONLY, place, command="INFO"))
         summary = "the server is a replica: what is published there is heard there only"
         return CheckResult(UNHEALTHY, summary, FrozenMapping(_figures(adapter, running)))

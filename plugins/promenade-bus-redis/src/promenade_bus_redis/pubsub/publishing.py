@@ -27,8 +27,8 @@ from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_even
 from promenade_bus_redis.server.checks import is_replica, parse_info
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe, Routed
-from promenade_bus_redis.server.places import Places
 
 __all__ = ["PubsubPublisher"]
 
@@ -60,7 +60,7 @@ class PubsubPublisher:
 
     def __init__(
         self,
-        places: Places,
+        locator: NodeLocator,
         pipe: Pipe,
         channels: Channels,
         clock: Clock,
@@ -73,7 +73,7 @@ class PubsubPublisher:
         self.unheard = 0
         self.strayed = 0
         self.trouble = Trouble("the announcements of the Redis adapter")
-        self._places = places
+        self._locator = locator
         self._pipe = pipe
         self._channels = channels
         self._clock = clock
@@ -149,17 +149,17 @@ class PubsubPublisher:
         try:
             link = await self._usable_link()
         except RedisFailure as failure:
-            self._places.learn(failure)
+            self._locator.learn(failure)
             return [failure for _ in commands]
         packed = b"".join([pack_command(command) for command in commands])
         replies = await link.send(packed, commands, self._patience)
         for reply in replies:
             if isinstance(reply, RedisFailure):
-                self._places.learn(reply)
+                self._locator.learn(reply)
         return replies
 
     async def _usable_link(self) -> Link:
-        address: Address = await self._places.find(self._channels.place)
+        address: Address = await self._locator.find(self._channels.place)
         link = self._link
         is_right = link is not None and link.is_usable and link.address == address
         if link is not None and is_right and not await self._is_former_primary(link):
@@ -167,7 +167,7 @@ class PubsubPublisher:
         if link is not None:
             link.abort()
         self._link = None
-        link = self._link = await self._places.connections.open_to(address, purpose="publish")
+        link = self._link = await self._locator.connections.open_to(address, purpose="publish")
         self._sure_at = -_SURE
         if await self._is_former_primary(link):
             raise RedisFailure(Kind.READ_ONLY, str(address), command="INFO")
@@ -176,7 +176,7 @@ class PubsubPublisher:
     async def _is_former_primary(self, link: Link) -> bool:
         """Whether a server that is no primary was asked; then its connection is closed."""
         now = time.monotonic()
-        if self._places.is_cluster or now - self._sure_at < _SURE:
+        if self._locator.is_cluster or now - self._sure_at < _SURE:
             return False  # the nodes of a cluster pass on to each other what is published
         reply = (await link.call_many([_ROLE]))[0]
         if not link.is_usable or (isinstance(reply, bytes) and is_replica(parse_info(reply))):
@@ -216,7 +216,7 @@ class PubsubPublisher:
 
     async def _announce_some(self, topics: Sequence[str]) -> None:
         place = self._channels.place
-        if not self._places.is_cluster and is_replica(parse_info(await self._pipe.call(*_ROLE, key=place))):
+        if not self._locator.is_cluster and is_replica(parse_info(await self._pipe.call(*_ROLE, key=place))):
             failure = RedisFailure(Kind.READ_ONLY, place, command="PUBLISH")
             self._pipe.leave(failure)
             raise failure

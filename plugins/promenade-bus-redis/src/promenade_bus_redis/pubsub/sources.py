@@ -18,11 +18,11 @@ from bus_core.events import is_pattern
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.envelope import Announcement, Arrival, read_payload
-from promenade_bus_redis.pubsub.hearing import Gap, Hearing
+from promenade_bus_redis.pubsub.gap_detector import Gap, GapDetector
 from promenade_bus_redis.pubsub.misses import Misses
 from promenade_bus_redis.server.failures import RedisFailure
 
-__all__ = ["Source"]
+__all__ = ["ChannelSource"]
 
 _MOST_ROUTES = 10_000
 """Channels of which is remembered who wants them; then they are found out anew."""
@@ -34,7 +34,7 @@ class _Route:
     consumers: tuple[PubsubConsumer, ...]
 
 
-class Source:
+class ChannelSource:
     """A channel, or a pattern of channels. ``connection`` is the one that brings it, 0 while none does."""
 
     def __init__(self, name: str, *, is_glob: bool, channels: Channels, misses: Misses) -> None:
@@ -46,7 +46,7 @@ class Source:
         self.consumers: dict[PubsubConsumer, None] = {}
         self._channels = channels
         self._misses = misses
-        self._hearing = Hearing()
+        self._gap_detector = GapDetector()
         self._routes: dict[bytes, _Route] = {}
 
     @property
@@ -108,9 +108,9 @@ class Source:
         topic, connection = route.topic, self.connection
         found = read_payload(topic, payload, now)
         if isinstance(found, Announcement):
-            gap = self._hearing.hear_announced(topic, found.publisher, found.latest, connection)
+            gap = self._gap_detector.hear_announced(topic, found.publisher, found.latest, connection)
         elif found.number:
-            gap = self._hearing.hear(topic, found.publisher, found.number, connection)
+            gap = self._gap_detector.hear(topic, found.publisher, found.number, connection)
         else:
             gap = None
         if gap is not None:

@@ -21,10 +21,10 @@ from bus_core.runtime import BackgroundTask
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.consumer import PubsubConsumer
 from promenade_bus_redis.pubsub.misses import Misses
-from promenade_bus_redis.pubsub.sources import Source
+from promenade_bus_redis.pubsub.sources import ChannelSource
 from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of
 from promenade_bus_redis.server.link import Link
-from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.node_locator import NodeLocator
 
 __all__ = ["Subscriber"]
 
@@ -50,7 +50,7 @@ class Subscriber:
 
     def __init__(
         self,
-        places: Places,
+        locator: NodeLocator,
         channels: Channels,
         misses: Misses,
         clock: Clock,
@@ -62,14 +62,14 @@ class Subscriber:
         """How many connections there were, which numbers them."""
         self.read_at: float | None = None
         """When something came from the server, on the monotonic clock."""
-        self._places = places
+        self._locator = locator
         self._channels = channels
         self._misses = misses
         self._clock = clock
         self._patience = patience
         self._limit = limit
-        self._sources: dict[tuple[bool, bytes], Source] = {}
-        self._of: dict[PubsubConsumer, Source] = {}
+        self._sources: dict[tuple[bool, bytes], ChannelSource] = {}
+        self._of: dict[PubsubConsumer, ChannelSource] = {}
         self._link: Link | None = None
         self._asked: deque[_Asked] = deque()
         self._fencing: list[Answer] = []
@@ -105,7 +105,7 @@ class Subscriber:
         key = (is_glob, name.encode())
         source = self._sources.get(key)
         if source is None:
-            source = self._sources[key] = Source(
+            source = self._sources[key] = ChannelSource(
                 name, is_glob=is_glob, channels=self._channels, misses=self._misses
             )
         self._of[consumer] = source
@@ -123,7 +123,7 @@ class Subscriber:
             self.leave(consumer)
             raise
 
-    def _admit(self, source: Source, consumer: PubsubConsumer, failure: RedisFailure | None) -> None:
+    def _admit(self, source: ChannelSource, consumer: PubsubConsumer, failure: RedisFailure | None) -> None:
         if failure is None:
             source.admit(consumer)
         else:
@@ -197,7 +197,7 @@ class Subscriber:
                 await self._listen()
             except Exception as error:
                 failure = failure_of(error, "the server")
-                self._places.learn(failure)
+                self._locator.learn(failure)
                 self._cut(failure)
             if self.read_at != before:
                 pause = shortest
@@ -206,8 +206,8 @@ class Subscriber:
 
     async def _listen(self) -> None:
         """Listens until the connection fails, and then raises why."""
-        address = await self._places.find(self._channels.place)
-        link = await self._places.connections.open_to(address, purpose="listen")
+        address = await self._locator.find(self._channels.place)
+        link = await self._locator.connections.open_to(address, purpose="listen")
         self._link = link
         self.connections += 1
         try:
@@ -237,7 +237,7 @@ class Subscriber:
                 self._subscribe(source)
         self._misses.tell()
 
-    def _subscribe(self, source: Source) -> None:
+    def _subscribe(self, source: ChannelSource) -> None:
         def answer(failure: RedisFailure | None) -> None:
             if failure is None:
                 source.opened(self.connections)

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.link import Link
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 
 __all__ = ["BlockingLink"]
 
@@ -22,8 +22,8 @@ _PAUSE: Final = 0.002
 class BlockingLink:
     """A connection whose commands wait on the server up to ``block`` seconds."""
 
-    def __init__(self, places: Places, pipe: Pipe, block: float, key: str) -> None:
-        self._places = places
+    def __init__(self, locator: NodeLocator, pipe: Pipe, block: float, key: str) -> None:
+        self._locator = locator
         self._pipe = pipe
         self._block = block
         self._key = key
@@ -59,7 +59,7 @@ class BlockingLink:
             self._is_waiting = False
         reply = replies[-1]
         if isinstance(reply, RedisFailure):
-            self._places.learn(reply)
+            self._locator.learn(reply)
             raise reply
         return replies
 
@@ -69,17 +69,17 @@ class BlockingLink:
             if link is not None:
                 link.abort()
                 self._link = None
-            address = await self._places.find(self._key)
+            address = await self._locator.find(self._key)
             try:
-                link = await self._places.connections.open_to(address, purpose="wait", blocks=self._block)
+                link = await self._locator.connections.open_to(address, purpose="wait", blocks=self._block)
             except RedisFailure as failure:
-                self._places.learn(failure)
+                self._locator.learn(failure)
                 raise
             self._link = link
             reply = (await link.call_many([("CLIENT", "ID")]))[0]
             if isinstance(reply, RedisFailure):
                 if not link.is_open:
-                    self._places.learn(reply)
+                    self._locator.learn(reply)
                     raise reply
                 self._may_interrupt = False
             else:

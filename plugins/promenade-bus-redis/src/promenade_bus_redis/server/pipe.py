@@ -17,7 +17,7 @@ from hiredis import pack_command
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of
 from promenade_bus_redis.server.link import Link
-from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.scripts import Script, source_of
 
 __all__ = ["Pipe", "Routed"]
@@ -36,9 +36,9 @@ _MOST_BYTES: Final = 1_000_000
 class Pipe:
     """Sends commands; each reply is a value, or the ``RedisFailure`` of that command."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._lanes: dict[Address, _Lane] = {}
+    def __init__(self, locator: NodeLocator) -> None:
+        self._locator = locator
+        self._node_pipes: dict[Address, _NodePipe] = {}
         self._closed = False
 
     async def call(self, *command: Any, key: str = "") -> Any:
@@ -55,7 +55,7 @@ class Pipe:
     async def call_many(self, commands: Sequence[Routed]) -> list[Any]:
         """The replies to commands, those to one server sent together and in order. Raises nothing else."""
         replies = await self._send(commands)
-        seen_to = (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK) if self._places.is_cluster else (Kind.NO_SCRIPT,)
+        seen_to = (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK) if self._locator.is_cluster else (Kind.NO_SCRIPT,)
         again = [
             index
             for index, reply in enumerate(replies)
@@ -70,13 +70,13 @@ class Pipe:
         replies: list[Any] = [None] * len(commands)
         for index, (key, _command) in enumerate(commands):
             try:
-                address = await self._places.find(key)
+                address = await self._locator.find(key)
             except RedisFailure as failure:
                 replies[index] = failure
             else:
                 by_address.setdefault(address, []).append(index)
         calls = [
-            self._lane(address).call_many([commands[index][1] for index in indices])
+            self._node_pipe(address).call_many([commands[index][1] for index in indices])
             for address, indices in by_address.items()
         ]
         answers = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
@@ -87,20 +87,20 @@ class Pipe:
 
     async def ask_all(self, *command: Any) -> list[tuple[Address, Any]]:
         """The reply of each server that takes writes, or its failure. Raises ``RedisFailure``."""
-        addresses = await self._places.connections.topology.primaries()
-        answers = await asyncio.gather(*(self._lane(each).call_many([command]) for each in addresses))
+        addresses = await self._locator.connections.topology.primaries()
+        answers = await asyncio.gather(*(self._node_pipe(each).call_many([command]) for each in addresses))
         return [(address, answer[0]) for address, answer in zip(addresses, answers, strict=True)]
 
     def leave(self, failure: RedisFailure) -> None:
         """Takes new connections from now on: those that there are lead to a server that is not in charge."""
-        self._places.learn(failure)
-        for lane in self._lanes.values():
+        self._locator.learn(failure)
+        for lane in self._node_pipes.values():
             lane.leave()
 
-    def _lane(self, address: Address) -> _Lane:
-        lane = self._lanes.get(address)
+    def _node_pipe(self, address: Address) -> _NodePipe:
+        lane = self._node_pipes.get(address)
         if lane is None:
-            lane = self._lanes[address] = _Lane(self._places, address)
+            lane = self._node_pipes[address] = _NodePipe(self._locator, address)
         return lane
 
     async def _send_again(self, routed: Routed, failure: RedisFailure) -> Any:
@@ -111,18 +111,18 @@ class Pipe:
             return (await self._send([(key, load), (key, command)]))[1]
         if failure.kind is Kind.ASK:
             try:
-                return (await self._places.connections.call_many([command], key=key))[0]
+                return (await self._locator.connections.call_many([command], key=key))[0]
             except RedisFailure as other:
                 return other
         return (await self._send([routed]))[0]  # the topology has learnt where it is now
 
     async def close(self) -> None:
         """Finishes what was asked for, and closes the connections."""
-        lanes, self._lanes = [*self._lanes.values()], {}
+        lanes, self._node_pipes = [*self._node_pipes.values()], {}
         await asyncio.gather(*(lane.close() for lane in lanes))
 
 
-class _Part:
+class _CommandBatch:
     """Commands that are sent together, packed, and who waits for the replies."""
 
     __slots__ = ("commands", "done", "packed")
@@ -133,13 +133,13 @@ class _Part:
         self.done = done
 
 
-class _Lane:
+class _NodePipe:
     """The commands to one server."""
 
-    def __init__(self, places: Places, address: Address) -> None:
-        self._places = places
+    def __init__(self, locator: NodeLocator, address: Address) -> None:
+        self._locator = locator
         self._address = address
-        self._waiting: deque[_Part] = deque()
+        self._waiting: deque[_CommandBatch] = deque()
         self._link: Link | None = None
         self._sending: asyncio.Task[None] | None = None
 
@@ -162,7 +162,7 @@ class _Lane:
     async def _call_part(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
-        self._waiting.append(_Part(commands, packed, done))
+        self._waiting.append(_CommandBatch(commands, packed, done))
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(), name="promenade-redis-pipe")
             self._sending.add_done_callback(self._ended)
@@ -170,7 +170,7 @@ class _Lane:
         return await done
 
     async def _send_all(self) -> None:
-        batch: list[_Part] = []
+        batch: list[_CommandBatch] = []
         try:
             while self._waiting:
                 batch = self._next_batch()
@@ -203,14 +203,14 @@ class _Lane:
             waiting, self._waiting = self._waiting, deque()
             self._give_up(waiting, uncertain=False)
 
-    def _give_up(self, waiting: Iterable[_Part], *, uncertain: bool) -> None:
+    def _give_up(self, waiting: Iterable[_CommandBatch], *, uncertain: bool) -> None:
         for part in waiting:
             if not part.done.done():
                 failure = RedisFailure(Kind.LOST, str(self._address), uncertain=uncertain)
                 part.done.set_result([failure for _ in part.commands])
 
-    def _next_batch(self) -> list[_Part]:
-        batch: list[_Part] = []
+    def _next_batch(self) -> list[_CommandBatch]:
+        batch: list[_CommandBatch] = []
         count = size = 0
         while self._waiting:
             part = self._waiting[0]
@@ -223,19 +223,19 @@ class _Lane:
                 batch.append(part)
         return batch
 
-    async def _replies(self, batch: Sequence[_Part]) -> list[Any]:
+    async def _replies(self, batch: Sequence[_CommandBatch]) -> list[Any]:
         commands = [command for part in batch for command in part.commands]
         if not commands:
             return []
         try:
             link = await self._usable_link()
         except RedisFailure as failure:
-            self._places.learn(failure)
+            self._locator.learn(failure)
             return [failure for _ in commands]
         replies = await link.send(b"".join([part.packed for part in batch]), commands)
         for reply in replies:
             if isinstance(reply, RedisFailure):
-                self._places.learn(reply)
+                self._locator.learn(reply)
         return replies
 
     async def _usable_link(self) -> Link:
@@ -244,7 +244,7 @@ class _Lane:
             if link is not None:
                 link.abort()
             self._link = None
-            link = self._link = await self._places.connections.open_to(self._address, purpose="commands")
+            link = self._link = await self._locator.connections.open_to(self._address, purpose="commands")
         return link
 
     def leave(self) -> None:

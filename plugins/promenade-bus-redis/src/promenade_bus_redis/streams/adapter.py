@@ -20,8 +20,8 @@ from bus_core.runtime import fault_of
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.checks import ServerFacts, check_servers
 from promenade_bus_redis.server.connections import Connections, make_connections
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.scripts import RELEASE
 from promenade_bus_redis.server.target import resolve_target
 from promenade_bus_redis.streams.backlog import count_backlogs
@@ -40,7 +40,7 @@ from promenade_bus_redis.streams.server_clock import ServerClock
 from promenade_bus_redis.streams.service_records import ServiceRecords
 from promenade_bus_redis.streams.services import Lock, Services
 from promenade_bus_redis.streams.stored_events import StoredEvents
-from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.topics import StoredTopics
 from promenade_bus_redis.streams.upkeep import Upkeep
 from promenade_bus_redis.streams.wakeups import Wakeups
 
@@ -129,9 +129,9 @@ class StreamsAdapter:
             raise
         self._connections = connections
         self.facts = facts
-        places = Places(connections)
-        pipe = Pipe(places)
-        registry = Registry(pipe, self._keys)
+        locator = NodeLocator(connections)
+        pipe = Pipe(locator)
+        registry = StoredTopics(pipe, self._keys)
         configured = self._options.consumer
         name = name_instance(configured, self._options.lease)
         leases = Leases(
@@ -144,12 +144,12 @@ class StreamsAdapter:
         )
         self._losses.problems["leases"] = lambda: leases.problem
         waiting = self._losses.trouble("the read that waits for many subscriptions")
-        wakeups = Wakeups(places, pipe, self._options.block, waiting)
+        wakeups = Wakeups(locator, pipe, self._options.block, waiting)
         services = Services(
             options=self._options,
             keys=self._keys,
             name=name,
-            places=places,
+            locator=locator,
             pipe=pipe,
             registry=registry,
             leases=leases,
@@ -164,7 +164,7 @@ class StreamsAdapter:
         registry.found = upkeep.topic_found
         services.stored_events.suspected = upkeep.suspect_loss
         self._publisher = RedisPublisher(
-            places, registry, self._keys, self._options, self._uses_waitaof, services.stored_events
+            locator, registry, self._keys, self._options, self._uses_waitaof, services.stored_events
         )
         self._dead_letters = RedisDeadLetters(services)
         self._retention = Retention(services)
@@ -236,7 +236,7 @@ class StreamsAdapter:
         # The server counts what a read of many streams brings for each of them, not in all.
         link = None
         if not spec.ordered and pattern is None:
-            link = services.lend_link(self._keys.stream(spec.topic) if services.places.is_cluster else "")
+            link = services.lend_link(self._keys.stream(spec.topic) if services.locator.is_cluster else "")
         consumer = GroupConsumer(services, self.upkeep, spec, link)
         try:
             await services.records.enter(spec)

@@ -19,7 +19,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
-from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.read_size import WIDER, ReadSize
 from promenade_bus_redis.streams.services import Services
@@ -181,7 +181,7 @@ class BroadcastConsumer:
 
         It looks at as many as entries are wanted, for most of them have one; or at ``wider`` times as many.
         """
-        size = 1 if self._services.places.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
+        size = 1 if self._services.locator.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
         count = self._read_size.count(limit)
         feeds = [*islice(self._unread, count * wider)]
         bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)][:count]
@@ -262,7 +262,7 @@ class BroadcastConsumer:
                 cursor.position = removed + length
                 self._watch.arm({feed.main.key: cursor.main, feed.inbox.key: cursor.inbox})
 
-    def _take(self, source: Source, entry_id: bytes, fields: Sequence[bytes]) -> None:
+    def _take(self, source: StreamSource, entry_id: bytes, fields: Sequence[bytes]) -> None:
         content = read_entry(source.feed.topic, entry_id, fields)
         held = HeldEntry(source, entry_id, content, NO_SPELL)
         self._ready.append(

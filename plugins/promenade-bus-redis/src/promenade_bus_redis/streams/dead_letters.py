@@ -20,7 +20,7 @@ from bus_core import (
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, WHOSE
-from promenade_bus_redis.streams.letter_rows import Place, Row
+from promenade_bus_redis.streams.letter_rows import LetterPosition, Row
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.wire import read_fields, read_letter
 
@@ -64,9 +64,9 @@ class RedisDeadLetters:
 
         First it is found out which they are, and then a megabyte of them is fetched, or one.
         """
-        behind = None if after is None else Place.of_cursor(after)
+        behind = None if after is None else LetterPosition.of_cursor(after)
         rows = [Row(topic, behind) for topic in await self._topics(where)]
-        chosen: list[Place] = []
+        chosen: list[LetterPosition] = []
         size = 0
         while len(chosen) < limit and size < _MOST_BYTES:
             await self._look_further(rows, where, limit - len(chosen) + 1)
@@ -101,7 +101,7 @@ class RedisDeadLetters:
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
         match = _match(letter_id)
-        found = await self._fetch([Place.at(match[2], match[1])]) if match else []
+        found = await self._fetch([LetterPosition.at(match[2], match[1])]) if match else []
         if not found:
             raise DeadLetterNotFound(letter_id)
         return found[0][1]
@@ -160,13 +160,15 @@ class RedisDeadLetters:
                 for row, reply in zip(part, await self._pipe.call_many(commands), strict=True):
                     row.learn(_sound(reply, where) or ((), b""))
 
-    async def _fetch(self, places: Sequence[Place]) -> builtins.list[tuple[Place, DeadLetter]]:
+    async def _fetch(
+        self, places: Sequence[LetterPosition]
+    ) -> builtins.list[tuple[LetterPosition, DeadLetter]]:
         """The letters at these places that are there still."""
         commands: list[Routed] = []
         for place in places:
             dead = self._keys.dead(place.topic)
             commands.append((dead, ("XRANGE", dead, place.entry_id, place.entry_id)))
-        letters: list[tuple[Place, DeadLetter]] = []
+        letters: list[tuple[LetterPosition, DeadLetter]] = []
         for place, reply in zip(places, await self._pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply

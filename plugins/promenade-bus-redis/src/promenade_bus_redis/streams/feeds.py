@@ -8,9 +8,9 @@ from typing import Final, Literal
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import MAKE, OPEN
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.wire import Content, State
+from promenade_bus_redis.streams.wire import Content, EntryState
 
-__all__ = ["Feed", "HeldEntry", "Source"]
+__all__ = ["Feed", "HeldEntry", "StreamSource"]
 
 INBOX_NOTES: Final = "inbox:"
 
@@ -37,11 +37,11 @@ class HeldEntry:
 
     def __init__(
         self,
-        source: Source,
+        source: StreamSource,
         entry_id: bytes,
         content: Content,
         spell: int,
-        state: State | None = None,
+        state: EntryState | None = None,
     ) -> None:
         self.source = source
         self.entry_id = entry_id
@@ -55,7 +55,7 @@ class HeldEntry:
         self.tried = False  # whether settling it was tried, and may have been done
 
 
-class Source:
+class StreamSource:
     """One of the two streams of a feed."""
 
     __slots__ = ("feed", "group", "held", "is_inbox", "key", "notes", "notes_prefix")
@@ -85,8 +85,8 @@ class Feed:
         self.notes = keys.notes(topic, group)
         self.dead = keys.dead(topic)
         self.fence = keys.fence(topic, group)
-        self.main = Source(self, keys.stream(topic), is_inbox=False)
-        self.inbox = Source(self, keys.inbox(topic, group, instance), is_inbox=True)
+        self.main = StreamSource(self, keys.stream(topic), is_inbox=False)
+        self.inbox = StreamSource(self, keys.inbox(topic, group, instance), is_inbox=True)
         self.is_open = False
         self.was_open = False
         self.is_new = False  # whether the topic is younger than the subscription
@@ -100,7 +100,7 @@ class Feed:
         self.foreign: int | None = None  # how many entries somebody else had removed then
 
     @property
-    def sources(self) -> tuple[Source, Source]:
+    def sources(self) -> tuple[StreamSource, StreamSource]:
         """Both streams; what came back goes first."""
         return (self.inbox, self.main)
 

@@ -21,7 +21,7 @@ from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import NOBODY, READ
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
-from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.read_size import WIDER
@@ -67,7 +67,7 @@ class GroupConsumer:
         self._link = link
         self._is_open = False  # whether the groups are made on the topics that there were
         self._stopped = False
-        self._sources: dict[bytes, Source] = {}
+        self._sources: dict[bytes, StreamSource] = {}
         leave_out = self._leave_out if self.pattern is not None else None
         self._recovery = Recovery(services, upkeep, self._holdings, self._read_anew, leave_out)
         key = services.keys.active(spec.topic, spec.group) if spec.ordered else None
@@ -396,7 +396,7 @@ class GroupConsumer:
     def _bundles(self, most: int) -> list[list[Feed]]:
         """The first feeds that may have more, by those that one command can read."""
         feeds = [*islice(self._unread, most)]
-        alone = self._services.places.is_cluster or self._active_lock.is_ordered
+        alone = self._services.locator.is_cluster or self._active_lock.is_ordered
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 

@@ -16,7 +16,12 @@ from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY
 from promenade_bus_redis.streams.backlog import count_groups
 from promenade_bus_redis.streams.names import instance_of
-from promenade_bus_redis.streams.service_record import Part, RetentionWish, ServiceRecord, matcher_of
+from promenade_bus_redis.streams.service_record import (
+    RetentionWish,
+    ServiceRecord,
+    SubscribedTopic,
+    matcher_of,
+)
 from promenade_bus_redis.streams.services import Services
 
 __all__ = ["Forgotten", "GroupInUse", "GroupReport", "RedisGroups", "TopicReport", "WishReport"]
@@ -61,7 +66,7 @@ class GroupReport:
     is_orphan: bool = False
     is_abandoned: bool = False
     servers: tuple[str, ...] = ()
-    part: Part | None = None
+    part: SubscribedTopic | None = None
 
     @property
     def pending(self) -> int:
@@ -178,7 +183,7 @@ class RedisGroups:
         return reports
 
     @staticmethod
-    def _only(report: TopicReport, part: Part) -> TopicReport:
+    def _only(report: TopicReport, part: SubscribedTopic) -> TopicReport:
         """A topic of a part: an instance of the group may be there because of another part of it."""
         if not part.service:
             return report

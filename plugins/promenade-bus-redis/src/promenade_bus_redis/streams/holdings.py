@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from bus_core import Received
-from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.read_size import ReadSize
-from promenade_bus_redis.streams.wire import State, read_entry
+from promenade_bus_redis.streams.wire import EntryState, read_entry
 
 __all__ = ["Holdings"]
 
@@ -28,11 +28,11 @@ class Holdings:
 
     def take(
         self,
-        source: Source,
+        source: StreamSource,
         entry_id: bytes,
         fields: Sequence[bytes],
         spell: int,
-        state: State | None = None,
+        state: EntryState | None = None,
     ) -> HeldEntry:
         """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
         held = HeldEntry(source, entry_id, read_entry(source.feed.topic, entry_id, fields), spell, state)

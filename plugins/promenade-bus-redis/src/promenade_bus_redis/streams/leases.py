@@ -20,8 +20,8 @@ from typing import Any, Final
 from bus_core.runtime import FIRST_PAUSE, lease_clock, next_pause, plain_logger
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.server.scripts import ALIVE, GOODBYE
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.names import lease_of, raw, text
@@ -276,7 +276,7 @@ class Leases:
         self._beating = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         connections = self._make_connections()
-        pipe = Pipe(Places(connections))
+        pipe = Pipe(NodeLocator(connections))
         try:
             while not self._stop.is_set():
                 began = lease_clock()

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self
 
-__all__ = ["Place", "Row"]
+__all__ = ["LetterPosition", "Row"]
 
 _CURSOR: Final = re.compile(r"(\d{1,20}-\d{1,20})/([A-Za-z0-9_.-]{1,200})")
 
 
-class Place(NamedTuple):
+class LetterPosition(NamedTuple):
     """Where a letter is. Places are in the order in which letters were stored; as a text one is a cursor."""
 
     milliseconds: int
@@ -50,9 +50,9 @@ class Place(NamedTuple):
 class Row:
     """The letters of one topic behind a place: ``found`` are those that are known, each with its bytes."""
 
-    def __init__(self, topic: str, behind: Place | None) -> None:
+    def __init__(self, topic: str, behind: LetterPosition | None) -> None:
         self.topic = topic
-        self.found: deque[tuple[Place, int]] = deque()
+        self.found: deque[tuple[LetterPosition, int]] = deque()
         self.is_over = False
         if behind is None:
             self.begin = "-"
@@ -63,6 +63,6 @@ class Row:
         """Takes the answer of the script ``letters``."""
         found, following = reply
         for entry_id, size in zip(found[::2], found[1::2], strict=True):
-            self.found.append((Place.at(entry_id.decode(), self.topic), size))
+            self.found.append((LetterPosition.at(entry_id.decode(), self.topic), size))
         self.begin = following.decode()
         self.is_over = not following

@@ -13,10 +13,10 @@ from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.failures import Kind, RedisFailure, publish_error
 from promenade_bus_redis.server.link import Link
-from promenade_bus_redis.server.places import Places
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.stored_events import StoredEvents
-from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.topics import StoredTopics
 from promenade_bus_redis.streams.wire import message_fields
 
 __all__ = ["RedisPublisher"]
@@ -29,7 +29,7 @@ MOST_BYTES: Final = 1_000_000
 _LEAST_BYTES: Final = 10_000
 
 
-class _Part:
+class _PublishBatch:
     """What is sent together."""
 
     __slots__ = ("commands", "indices", "packed", "size")
@@ -53,14 +53,14 @@ class RedisPublisher:
 
     def __init__(
         self,
-        places: Places,
-        registry: Registry,
+        locator: NodeLocator,
+        registry: StoredTopics,
         keys: Keys,
         options: RedisOptions,
         uses_waitaof: Fsync,
         accepted: StoredEvents,
     ) -> None:
-        self._places = places
+        self._locator = locator
         self._accepted = accepted
         self._registry = registry
         self._keys = keys
@@ -102,7 +102,7 @@ class RedisPublisher:
             failure = refused.get(topic)
             if failure is None:
                 try:
-                    address = await self._places.find(self._keys.stream(topic))
+                    address = await self._locator.find(self._keys.stream(topic))
                 except RedisFailure as error:
                     failure = error
                 else:
@@ -120,8 +120,8 @@ class RedisPublisher:
     ) -> None:
         """Sends messages in as many parts as their sizes make; what was not sent has definitely failed."""
         streams = {topic: self._keys.stream(topic) for topic in {message.topic for message in messages}}
-        parts: list[_Part] = []
-        part = _Part()
+        parts: list[_PublishBatch] = []
+        part = _PublishBatch()
         for index in indices:
             message = messages[index]
             command: tuple[Any, ...] = ("XADD", streams[message.topic], "*", *message_fields(message))
@@ -135,7 +135,7 @@ class RedisPublisher:
                 continue
             if part.size and part.size + len(packed) > self._most_bytes:
                 parts.append(part)
-                part = _Part()
+                part = _PublishBatch()
             part.add(index, command, packed)
         if part.size:
             parts.append(part)
@@ -150,7 +150,7 @@ class RedisPublisher:
     async def _publish_part(
         self,
         address: Address,
-        part: _Part,
+        part: _PublishBatch,
         messages: Sequence[Message],
         streams: Mapping[str, str],
         results: list[PublishError | None],
@@ -224,11 +224,11 @@ class RedisPublisher:
 
     async def _judge(self, message: Message, command: Sequence[Any], failure: RedisFailure) -> Any:
         """What became of a message that was refused; what another node was to have goes there."""
-        self._places.learn(failure)
+        self._locator.learn(failure)
         if failure.kind is Kind.ASK and self._durability == "server":
             key = self._keys.stream(message.topic)
             try:
-                reply = (await self._places.connections.call_many([command], key=key))[0]
+                reply = (await self._locator.connections.call_many([command], key=key))[0]
             except RedisFailure as other:
                 return publish_error(other)
             return publish_error(reply) if isinstance(reply, RedisFailure) else None
@@ -236,18 +236,20 @@ class RedisPublisher:
 
     # --- the connection -----------------------------------------------------------------------------------
 
-    async def _replies(self, address: Address, part: _Part, waiting: tuple[Any, ...] | None) -> list[Any]:
+    async def _replies(
+        self, address: Address, part: _PublishBatch, waiting: tuple[Any, ...] | None
+    ) -> list[Any]:
         commands = [*part.commands, waiting] if waiting else part.commands
         link = self._links.get(address)
         if link is None or not link.is_usable:
             if link is not None:
                 link.abort()
             try:
-                link = self._links[address] = await self._places.connections.open_to(
+                link = self._links[address] = await self._locator.connections.open_to(
                     address, purpose="publish", blocks=self._wait_seconds
                 )
             except RedisFailure as failure:
-                self._places.learn(failure)
+                self._locator.learn(failure)
                 return [failure for _ in commands]
             self._accepted.opened(link)
         packed = b"".join([*part.packed, pack_command(waiting)] if waiting else part.packed)

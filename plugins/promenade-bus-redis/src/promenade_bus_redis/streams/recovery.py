@@ -11,13 +11,13 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import CLAIM, FORGET_LOST, GAP, NOBODY, OWNED
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
-from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.holdings import Holdings
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import instance_of, is_ordered, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
-from promenade_bus_redis.streams.wire import State
+from promenade_bus_redis.streams.wire import EntryState
 
 __all__ = ["Recovery"]
 
@@ -61,7 +61,7 @@ class Recovery:
         self._upkeep = upkeep
         self._holdings = holdings
         self._suspects: set[HeldEntry] = set()
-        self._settled: set[tuple[Source, bytes]] | None = None  # while a sweep is under way
+        self._settled: set[tuple[StreamSource, bytes]] | None = None  # while a sweep is under way
         self._changed = asyncio.Event()
         self._regrouped: list[float] = []
 
@@ -117,7 +117,7 @@ class Recovery:
                 # Nobody takes over what is owned after the heartbeat.
                 spell = await leases.renew(pipe)
             except RedisFailure:
-                if not self._services.places.is_cluster:
+                if not self._services.locator.is_cluster:
                     raise
                 spell = NO_SPELL  # only the node of the heartbeats is away: then nobody is taken for dead
             replies = await pipe.call_many(commands)
@@ -267,7 +267,7 @@ class Recovery:
         finally:
             self._settled = None
 
-    async def _sweep_source(self, source: Source) -> None:
+    async def _sweep_source(self, source: StreamSource) -> None:
         name, group, pipe = self._holdings.consumer, source.group, self._services.pipe
         size = self._holdings.read_size
         begin: bytes = b"0-0"
@@ -292,18 +292,18 @@ class Recovery:
                 return
             begin = entries[-1][0]
 
-    def _is_unknown(self, source: Source, entry_id: bytes) -> bool:
+    def _is_unknown(self, source: StreamSource, entry_id: bytes) -> bool:
         assert self._settled is not None
         return entry_id not in source.held and (source, entry_id) not in self._settled
 
-    async def _notes(self, source: Source, ids: Sequence[bytes]) -> list[State | None]:
+    async def _notes(self, source: StreamSource, ids: Sequence[bytes]) -> list[EntryState | None]:
         if not ids:
             return []
         fields = [source.notes_prefix.encode() + entry_id for entry_id in ids]
         found = await self._services.pipe.call("HMGET", source.notes, *fields, key=source.key)
         return [_state(note) for note in found]
 
-    async def _forget_lost(self, source: Source, ids: Sequence[bytes]) -> None:
+    async def _forget_lost(self, source: StreamSource, ids: Sequence[bytes]) -> None:
         feed = source.feed
         keys = [source.key, source.notes, feed.settled, feed.losses]
         lost = await self._services.pipe.run(
@@ -340,10 +340,10 @@ class Recovery:
                     return  # this feed comes again
             feed.claim_due = left
 
-    async def _pending(self, sources: Sequence[Source]) -> Mapping[Source, Mapping[str, int]]:
+    async def _pending(self, sources: Sequence[StreamSource]) -> Mapping[StreamSource, Mapping[str, int]]:
         """How many entries are pending for each consumer."""
         commands: list[Routed] = [(source.key, ("XPENDING", source.key, source.group)) for source in sources]
-        found: dict[Source, Mapping[str, int]] = {}
+        found: dict[StreamSource, Mapping[str, int]] = {}
         for source, reply in zip(sources, await self._services.pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply
@@ -351,7 +351,7 @@ class Recovery:
         return found
 
     async def _claim_source(
-        self, source: Source, most: int, active_lock: ActiveLock, dead: Mapping[str, str]
+        self, source: StreamSource, most: int, active_lock: ActiveLock, dead: Mapping[str, str]
     ) -> bool:
         """Takes over what belonged to the dead; tells whether something was left for later."""
         begin: Any = "-"
@@ -373,7 +373,7 @@ class Recovery:
             ]
             feed = source.feed
             keys = [source.key, source.notes, feed.fence, feed.settled, feed.losses]
-            if not services.places.is_cluster:
+            if not services.locator.is_cluster:
                 keys.append(services.keys.heartbeats)
             reply = await services.pipe.run(CLAIM, keys, *arguments)
             if (token := fenced_by(reply)) is not None:
@@ -401,10 +401,10 @@ def _in_batches(held: Sequence[HeldEntry]) -> list[Sequence[HeldEntry]]:
     return [held[first : first + _ASKED_AT_ONCE] for first in range(0, len(held), _ASKED_AT_ONCE)]
 
 
-def _state(note: bytes | None) -> State | None:
+def _state(note: bytes | None) -> EntryState | None:
     if not note:
         return None
     try:
-        return State.decode(note)
+        return EntryState.decode(note)
     except ValueError:
-        return State(attempt=1, deaths=1)  # it was tried before; how often nobody knows any more
+        return EntryState(attempt=1, deaths=1)  # it was tried before; how often nobody knows any more

@@ -258,7 +258,7 @@ class Retention:
                 self._note_ages(topic, reply[3].decode(), received)
                 if self._learn(topic, reply):
                     again.append(topic)
-        if self._services.places.is_cluster:
+        if self._services.locator.is_cluster:
             await self._copy_losses(topics)
         if failure is not None:
             raise failure
@@ -277,7 +277,7 @@ class Retention:
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""
-        places = self._services.places
+        places = self._services.locator
         if not places.is_cluster:
             return self._services.leases.clock
         try:

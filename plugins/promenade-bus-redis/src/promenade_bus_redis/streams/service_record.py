@@ -39,7 +39,16 @@ from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
 from bus_core.events import TopicIndex, is_pattern
 
-__all__ = ["Demand", "Part", "RetentionWish", "ServiceRecord", "Serving", "Span", "matcher_of", "read_record"]
+__all__ = [
+    "Demand",
+    "RetentionWish",
+    "ServiceRecord",
+    "Serving",
+    "Span",
+    "SubscribedTopic",
+    "matcher_of",
+    "read_record",
+]
 
 _ANY: Final = "0-any"
 EVER: Final = 10**15
@@ -55,7 +64,7 @@ def matcher_of(topic: str) -> Callable[[str], bool]:
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class SubscribedTopic:
     """A topic or pattern that a subscription serves, or served.
 
     ``service`` is empty for a group that somebody made by hand. ``unseen`` is for how many seconds no
@@ -147,7 +156,7 @@ class ServiceRecord:
     """What the record said when it was read. ``now`` is the server's time in milliseconds."""
 
     now: int
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SubscribedTopic, ...] = ()
     servings: tuple[Serving, ...] = ()
     wishes: tuple[RetentionWish, ...] = ()
     instances: Mapping[str, str] = attrs.field(factory=dict)
@@ -159,7 +168,7 @@ class ServiceRecord:
     version: str = ""
     """The last number that was given out."""
 
-    def of_group(self, group: str) -> tuple[Part, ...]:
+    def of_group(self, group: str) -> tuple[SubscribedTopic, ...]:
         """The parts of one group."""
         return tuple(part for part in self.parts if part.group == group)
 
@@ -167,13 +176,13 @@ class ServiceRecord:
         """Whether a group is owed the events of a topic."""
         return any(part.service and matcher_of(part.topic)(topic) for part in self.of_group(group))
 
-    def orphans(self, orphaned_after: float) -> tuple[Part, ...]:
+    def orphans(self, orphaned_after: float) -> tuple[SubscribedTopic, ...]:
         """Parts that nobody will handle, for all that is known."""
         mistaken = {*self._mistaken}
         return tuple(part for part in self.parts if part.is_orphan(orphaned_after) and part not in mistaken)
 
     @property
-    def taken_up(self) -> tuple[Part, ...]:
+    def taken_up(self) -> tuple[SubscribedTopic, ...]:
         """Parts of which another part of the group has all topics: abandoned ones, and noted by mistake."""
         served: dict[str, list[str]] = {}
         for part in self.parts:
@@ -187,7 +196,7 @@ class ServiceRecord:
         return (*self._mistaken, *abandoned)
 
     @property
-    def _mistaken(self) -> tuple[Part, ...]:
+    def _mistaken(self) -> tuple[SubscribedTopic, ...]:
         """Parts of groups that were taken for made by hand before their services had said what they serve."""
         if not (noted := [part for part in self.parts if not part.service]):
             return ()
@@ -242,7 +251,7 @@ def _example_of(words: Sequence[str], count: int) -> list[str]:
 class Demand:
     """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
 
-    def __init__(self, parts: Iterable[Part] = ()) -> None:
+    def __init__(self, parts: Iterable[SubscribedTopic] = ()) -> None:
         self._groups: TopicIndex[str] = TopicIndex()
         for part in parts:
             if part.service and _is_sound(part.topic):  # another one binds by being there
@@ -314,7 +323,7 @@ def read_record(
     for serving in servings:
         if serving.instance in alive:
             serving_by_part.setdefault((serving.topic, serving.group), []).append(serving.instance)
-    found: list[Part] = []
+    found: list[SubscribedTopic] = []
     early: list[tuple[str, str]] = []
     for topic, group, value in parts:
         with suppress(ValueError, TypeError, AttributeError):
@@ -322,7 +331,7 @@ def read_record(
             said = json.loads(facts)
             service = str(said.get("service", ""))
             served_by = serving_by_part.get((topic, group), [])
-            part = Part(
+            part = SubscribedTopic(
                 group=group,
                 topic=topic,
                 said=value,

@@ -16,10 +16,10 @@ from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import DECLARE, NOTICE, REDATE, REMOVE, WITHDRAW, Script
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.service_record import (
-    Part,
     RetentionWish,
     ServiceRecord,
     Serving,
+    SubscribedTopic,
     read_record,
 )
 
@@ -252,7 +252,7 @@ class ServiceRecords:
         for first in range(0, len(parts), _AT_ONCE):
             await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
-    async def remove(self, parts: Iterable[Part], *, force: bool = False) -> int:
+    async def remove(self, parts: Iterable[SubscribedTopic], *, force: bool = False) -> int:
         """Forgets parts, unless somebody has declared them since they were read; tells how many.
 
         ``force`` forgets them all the same. Raises ``RedisFailure``.

@@ -9,8 +9,8 @@ import attrs
 
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.blocking_link import BlockingLink
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.leases import NO_SPELL, Leases
@@ -18,7 +18,7 @@ from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.names import name_consumer
 from promenade_bus_redis.streams.service_records import ServiceRecords
 from promenade_bus_redis.streams.stored_events import StoredEvents
-from promenade_bus_redis.streams.topics import Registry
+from promenade_bus_redis.streams.topics import StoredTopics
 from promenade_bus_redis.streams.wakeups import Wakeups
 
 __all__ = ["LockState", "Services"]
@@ -52,9 +52,9 @@ class Services:
     options: RedisOptions
     keys: Keys
     name: str
-    places: Places
+    locator: NodeLocator
     pipe: Pipe
-    registry: Registry
+    registry: StoredTopics
     leases: Leases
     wakeups: Wakeups
     losses: Losses
@@ -81,7 +81,7 @@ class Services:
         """A connection for reads that wait, as long as there are not too many of them."""
         if len(self.own_links) >= MOST_OWN_LINKS:
             return None
-        link = BlockingLink(self.places, self.pipe, self.options.block, key)
+        link = BlockingLink(self.locator, self.pipe, self.options.block, key)
         self.own_links.add(link)
         return link
 

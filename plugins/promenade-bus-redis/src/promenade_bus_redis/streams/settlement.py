@@ -16,10 +16,10 @@ from bus_core import BusError, LeaseLost, Outcome
 from promenade_bus_redis.server.failures import RedisFailure, failure_of
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ACK, DONE, MOVE, NOTE
-from promenade_bus_redis.streams.feeds import Feed, HeldEntry, Source
-from promenade_bus_redis.streams.wire import State, letter_fields, returning_fields
+from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
+from promenade_bus_redis.streams.wire import EntryState, letter_fields, returning_fields
 
-__all__ = ["Parked", "Settled", "Settlement", "settle"]
+__all__ = ["Parked", "Settled", "SettlementCommands", "settle"]
 
 _MOVES_AT_ONCE: Final = 50
 """Entries that one script moves: a script holds up everybody else."""
@@ -49,7 +49,7 @@ class Settled:
     lost: list[Feed] = attrs.field(factory=list)
 
 
-class Settlement:
+class SettlementCommands:
     """The commands that carry out some outcomes, and what their replies mean.
 
     ``is_sure`` tells of a spell of ``Leases`` whether what was received in it is owned still.
@@ -63,7 +63,7 @@ class Settlement:
 
     # --- what is to be done -------------------------------------------------------------------------------
 
-    def acknowledge(self, source: Source, indices: Sequence[int], held: Sequence[HeldEntry]) -> None:
+    def acknowledge(self, source: StreamSource, indices: Sequence[int], held: Sequence[HeldEntry]) -> None:
         """Forgets entries for the group."""
         # Looked at once: the thread of the leases changes it meanwhile.
         sure = {spell for spell in {each.spell for each in held} if self._is_sure(spell)}
@@ -92,7 +92,7 @@ class Settlement:
 
     def move(
         self,
-        source: Source,
+        source: StreamSource,
         target: str,
         kind: str,
         entries: Sequence[tuple[int, HeldEntry, float, list[Any]]],
@@ -112,7 +112,7 @@ class Settlement:
 
     def _move(
         self,
-        source: Source,
+        source: StreamSource,
         target: str,
         kind: str,
         batch: list[tuple[int, HeldEntry, float, list[Any]]],
@@ -136,7 +136,12 @@ class Settlement:
         )
 
     def note(
-        self, source: Source, indices: Sequence[int], held: Sequence[HeldEntry], owner: str, settled: Settled
+        self,
+        source: StreamSource,
+        indices: Sequence[int],
+        held: Sequence[HeldEntry],
+        owner: str,
+        settled: Settled,
     ) -> None:
         """Writes down the states of entries that stay where they are; see ``settle`` for ``owner``."""
         feed = source.feed
@@ -269,10 +274,10 @@ async def settle(
     consumer hands it out again, ``NOBODY`` when another one is to take it over.
     """
     settled = Settled([None] * len(outcomes))
-    settlement = Settlement(consumer, is_sure)
-    acks: dict[Source, tuple[list[int], list[HeldEntry]]] = {}
-    notes: dict[tuple[Source, str], tuple[list[int], list[HeldEntry]]] = {}
-    moves: dict[tuple[Source, str, str], list[tuple[int, HeldEntry, float, list[Any]]]] = {}
+    settlement = SettlementCommands(consumer, is_sure)
+    acks: dict[StreamSource, tuple[list[int], list[HeldEntry]]] = {}
+    notes: dict[tuple[StreamSource, str], tuple[list[int], list[HeldEntry]]] = {}
+    moves: dict[tuple[StreamSource, str, str], list[tuple[int, HeldEntry, float, list[Any]]]] = {}
     for index, outcome in enumerate(outcomes):
         held: HeldEntry = outcome.receipt
         source = held.source
@@ -288,7 +293,7 @@ async def settle(
             place = (source, source.feed.dead, "stream")
             moves.setdefault(place, []).append((index, held, 0.0, fields))
             continue
-        held.state = State(outcome.attempt, 0, outcome.history, outcome.waited)
+        held.state = EntryState(outcome.attempt, 0, outcome.history, outcome.waited)
         if action == "hold" or in_place is not None:
             held.noted = True
             owner = "" if action == "hold" or in_place is None else in_place

@@ -22,7 +22,7 @@ from promenade_bus_redis.server.scripts import ENTER
 from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.wire import texts
 
-__all__ = ["Registry"]
+__all__ = ["StoredTopics"]
 
 logger = plain_logger("promenade.bus.redis")
 
@@ -35,7 +35,7 @@ _LOGGED: Final = 10_000
 """The latest topics that the log has, about."""
 
 
-class Registry:
+class StoredTopics:
     """The topics that there are, and those that this instance has entered.
 
     What it has entered it enters again when the server has lost it. ``found`` is told of each topic that

@@ -20,7 +20,7 @@ from bus_core.runtime import FIRST_PAUSE, BackgroundTask, fault_of, lease_clock,
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
-from promenade_bus_redis.streams.feeds import Feed, Source
+from promenade_bus_redis.streams.feeds import Feed, StreamSource
 from promenade_bus_redis.streams.names import heir_of, instance_of, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.settlement import Parked
@@ -97,7 +97,7 @@ class Upkeep:
         self._dead: frozenset[str] = frozenset()
         self._departures = 0
         self._look_everywhere_at: float | None = None
-        self._leaving: dict[tuple[Source, str], None] = {}
+        self._leaving: dict[tuple[StreamSource, str], None] = {}
         self._rounds = 0
         self._undecided: set[Feed] = set()  # of which it is not known yet who is dead
         self._hinting: set[asyncio.Task[object]] = set()
@@ -168,7 +168,7 @@ class Upkeep:
             self._look_everywhere_at = at
             self._changed.set()
 
-    async def leave(self, sources: Iterable[Source], consumer: str) -> None:
+    async def leave(self, sources: Iterable[StreamSource], consumer: str) -> None:
         """A consumer is over, and its instance lives on: what it holds is others' after a lease.
 
         Raises ``RedisFailure``: then it is said again later.
@@ -180,7 +180,7 @@ class Upkeep:
             self._leaving.update(dict.fromkeys(leaving))
             raise
 
-    async def _leave(self, leaving: Sequence[tuple[Source, str]]) -> None:
+    async def _leave(self, leaving: Sequence[tuple[StreamSource, str]]) -> None:
         commands = [_leaving(source, name, heir_of(name)) for source, name in leaving]
         failure: RedisFailure | None = None
         for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
@@ -265,7 +265,7 @@ class Upkeep:
         for step in steps:
             failure = await fault_of(step(now))
             if isinstance(failure, RedisFailure):
-                if failure.ends_connection and not self._services.places.is_cluster:
+                if failure.ends_connection and not self._services.locator.is_cluster:
                     raise failure
                 if failure.is_lasting:
                     fault = fault or failure
@@ -472,7 +472,7 @@ class Upkeep:
         replies = await pipe.call_many(
             [(source.key, ("XINFO", "CONSUMERS", source.key, source.group)) for source in sources]
         )
-        names: dict[Source, list[str]] = {}
+        names: dict[StreamSource, list[str]] = {}
         for source, reply in zip(sources, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply
@@ -499,7 +499,7 @@ def _offer(consumer: Wakeable, topic: str) -> None:
         consumer.wake()
 
 
-def _leaving(source: Source, name: str, heir: str) -> Routed:
+def _leaving(source: StreamSource, name: str, heir: str) -> Routed:
     feed = source.feed
     keys = [source.key, source.notes, feed.settled, feed.losses]
     return source.key, LEAVE.command(

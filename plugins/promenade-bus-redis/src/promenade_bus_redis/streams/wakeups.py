@@ -17,8 +17,8 @@ from typing import Any, Final
 from bus_core.runtime import Trouble, fault_of, plain_logger
 from promenade_bus_redis.server.blocking_link import BlockingLink
 from promenade_bus_redis.server.failures import RedisFailure
+from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
-from promenade_bus_redis.server.places import Places
 
 __all__ = ["Wakeups", "Watch"]
 
@@ -86,8 +86,8 @@ class Watch:
 class Wakeups:
     """Wakes consumers when one of their streams has more; one connection for all of them."""
 
-    def __init__(self, places: Places, pipe: Pipe, block: float, trouble: Trouble) -> None:
-        self._places = places
+    def __init__(self, locator: NodeLocator, pipe: Pipe, block: float, trouble: Trouble) -> None:
+        self._locator = locator
         self._pipe = pipe
         self._block = block
         self._trouble = trouble
@@ -168,7 +168,7 @@ class Wakeups:
     async def _read_all(self) -> None:
         pause = _FIRST_PAUSE
         while self._is_wanted:
-            if self._places.is_cluster:
+            if self._locator.is_cluster:
                 await asyncio.sleep(_POLL)
                 self._wake_all()
                 continue
@@ -209,7 +209,7 @@ class Wakeups:
         if not self._begin:
             return
         if self._link is None:
-            self._link = BlockingLink(self._places, self._pipe, self._block, "")
+            self._link = BlockingLink(self._locator, self._pipe, self._block, "")
         command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", self._link.milliseconds, "STREAMS"]
         reply = await self._link.call([*command, *self._begin, *self._begin.values()])
         for key, _entries in reply or ():

@@ -27,7 +27,7 @@ from promenade_bus_redis.server.document import LARGEST, look_inside, parse
 __all__ = [
     "FRESH",
     "Content",
-    "State",
+    "EntryState",
     "letter_fields",
     "message_fields",
     "read_entry",
@@ -71,7 +71,7 @@ def _moment(milliseconds: bytes) -> datetime:
 
 
 @attrs.frozen
-class State:
+class EntryState:
     """What is known of a message that was tried before.
 
     ``attempt`` is the number of the attempt that comes next, ``deaths`` how many owners died while they
@@ -91,7 +91,7 @@ class State:
         return "\n".join(lines).encode()
 
     @classmethod
-    def decode(cls, text: bytes) -> State:
+    def decode(cls, text: bytes) -> EntryState:
         """Raises ``ValueError`` for what ``encode`` did not write."""
         if len(text) > LARGEST:
             raise ValueError("too large for a state")
@@ -113,7 +113,7 @@ class State:
         return self.deaths > 0
 
 
-FRESH: Final = State()
+FRESH: Final = EntryState()
 
 
 def _encode_attempt(attempt: Attempt) -> str:
@@ -134,7 +134,7 @@ class Content:
 
     message: Message
     published_at: datetime
-    state: State = FRESH
+    state: EntryState = FRESH
     fault: str | None = None
 
 
@@ -146,7 +146,7 @@ def message_fields(message: Message) -> list[Any]:
     return ["id", message.id, "key", message.key, "body", message.body]
 
 
-def returning_fields(message: Message, published_at: datetime, state: State) -> list[Any]:
+def returning_fields(message: Message, published_at: datetime, state: EntryState) -> list[Any]:
     """The fields of an entry that comes back to one group."""
     published = to_microseconds(published_at) // 1000
     return [*message_fields(message), "published", published, "state", state.encode()]
@@ -187,7 +187,7 @@ def _read_any(topic: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Con
         if b"published" in fields:
             published_at = from_microseconds(int(fields[b"published"]) * 1000)
         if b"state" in fields:
-            state = State.decode(fields[b"state"])
+            state = EntryState.decode(fields[b"state"])
     except (ValueError, OverflowError):
         faults.append("its field 'published' or 'state' cannot be read")
     message = Message(event_id, topic, key, body, headers)

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-__all__ = ["Gap", "Hearing"]
+__all__ = ["Gap", "GapDetector"]
 
 _MOST: Final = 50_000
 """Publishers times topics that are remembered; each process that publishes is a publisher of its own."""
@@ -24,7 +24,7 @@ class Gap:
     since: int
 
 
-class Hearing:
+class GapDetector:
     """What was heard of one channel, or of a pattern of channels, over all connections there were.
 
     Connections are counted: nothing can be missing between two things that the same one brought.

@@ -7,10 +7,10 @@ from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.topology import ClusterNodes
 
-__all__ = ["Places"]
+__all__ = ["NodeLocator"]
 
 
-class Places:
+class NodeLocator:
     """Asks the topology as seldom as possible: sentinels would have to be asked over the network."""
 
     def __init__(self, connections: Connections) -> None:
