@@ -13,7 +13,7 @@ from chaos.forkserver import Member, shared_forkserver
 from chaos.roles import Role
 from chaos.scenario import Scenario
 from chaos.sites import PREFIX, Site
-from redis_support.nursery import wait_until
+from redis_support.child_processes import wait_until
 
 SERVICE = "chaos"
 

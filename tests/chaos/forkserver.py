@@ -1,6 +1,6 @@
 """Starts producers and consumers within milliseconds: they are forked from a process that has imported all.
 
-The server is a child of the reaper, and whatever it forks stays in its process group: when the test process
+The server is a child of the supervisor, and whatever it forks stays in its process group: when the test process
 ends, however it ends, all of them are killed, also those that stand still.
 """
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from redis_support.nursery import shared_nursery, wait_until
+from redis_support.child_processes import shared_children, wait_until
 
 _TESTS = Path(__file__).resolve().parents[1]
 
 
 class Member:
-    """A process that was forked; the same methods as ``redis_support.nursery.Process`` has."""
+    """A process that was forked; the same methods as ``redis_support.child_processes.Process`` has."""
 
     def __init__(self, server: ForkServer, pid: int, log: Path) -> None:
         self._server = server
@@ -64,12 +64,12 @@ class ForkServer:
     """Talks to one fork server. Safe to use from threads."""
 
     def __init__(self) -> None:
-        nursery = shared_nursery()
-        directory = nursery.directory()
+        children = shared_children()
+        directory = children.directory()
         address = directory / "socket"
         self._lock = Lock()
         environment = {**os.environ, "PYTHONPATH": str(_TESTS)}
-        process = nursery.start(
+        process = children.start(
             [sys.executable, "-m", "chaos.forkserver", str(address)],
             directory=directory,
             log=directory / "log",

@@ -13,8 +13,8 @@ import attrs
 from chaos.crew import Post
 from chaos.scenario import Injection, Size
 from chaos.stage import Stage
+from redis_support.child_processes import wait_until
 from redis_support.faults import CutAtReply, Fault
-from redis_support.nursery import wait_until
 from redis_support.servers import Server
 
 # --- processes --------------------------------------------------------------------------------------------

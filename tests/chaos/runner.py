@@ -18,7 +18,7 @@ from chaos.stage import Stage
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_testing import Account, Journal
 from promenade_bus_testing.journal import Record, read_journal
-from redis_support.nursery import wait_until
+from redis_support.child_processes import wait_until
 
 _EVERY_LETTER = 1_000_000
 

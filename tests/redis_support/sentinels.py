@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from redis_support.binaries import ServerBinary, newest_binary
-from redis_support.nursery import wait_until
+from redis_support.child_processes import wait_until
 from redis_support.servers import START_TIMEOUT, Replica, Server, Setting
 from redis_support.stacked import Stacked
 

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_support.binaries import ServerBinary, newest_binary
-from redis_support.nursery import Process, shared_nursery, wait_until
+from redis_support.child_processes import Process, shared_children, wait_until
 
 HOST: Final = "127.0.0.1"
 
@@ -97,7 +97,7 @@ class Server:
         self.host = HOST
         self.port = port or free_port()
         self.password = password
-        self.directory = shared_nursery().directory()
+        self.directory = shared_children().directory()
         self.log = self.directory / "log"
         self.socket_path = self.directory / "socket"
         self.configuration_file = self.directory / "server.conf"
@@ -164,7 +164,7 @@ class Server:
             given = [line for line in self._users if line.startswith("user default ")]
             others = [line for line in self._users if line not in given]
             users.write_text("\n".join([*(given or default), *others]) + "\n")
-        self._process = shared_nursery().start(
+        self._process = shared_children().start(
             [self.binary.path, self.configuration_file, *self._arguments],
             directory=self.directory,
             log=self.log,
@@ -234,10 +234,10 @@ class Server:
         """Ends it, if need be, and removes its directory."""
         if self._process is not None:
             self._forget()
-        shared_nursery().remove(self.directory)
+        shared_children().remove(self.directory)
 
     def _forget(self) -> None:
-        self.process.bury()
+        self.process.kill_group()
         self._process = None
 
     def __enter__(self) -> Server:

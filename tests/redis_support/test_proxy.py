@@ -9,6 +9,7 @@ import redis
 import redis.asyncio
 
 from redis_support.certificates import Certificates
+from redis_support.child_processes import wait_until
 from redis_support.faults import (
     CutAfterBytes,
     CutAtReply,
@@ -21,7 +22,6 @@ from redis_support.faults import (
     Stall,
 )
 from redis_support.fixtures import StartProxy, StartServer
-from redis_support.nursery import wait_until
 from redis_support.proxy import FaultProxy
 from redis_support.servers import Server, async_client_options, client_options, free_port
 

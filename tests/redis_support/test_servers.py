@@ -11,11 +11,11 @@ import pytest
 import redis
 import redis.exceptions
 
-from redis_support import binaries, fixtures, nursery
+from redis_support import binaries, child_processes, fixtures
 from redis_support.binaries import ServerBinary, find_binaries
+from redis_support.child_processes import ChildProcesses, shared_children, wait_until
 from redis_support.clusters import Cluster
 from redis_support.fixtures import SharedServer, StartServer
-from redis_support.nursery import Nursery, shared_nursery, wait_until
 from redis_support.sentinels import SentinelGroup
 from redis_support.servers import Replica, Server, free_port
 
@@ -227,7 +227,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("paused", [False, True])
 def test_nothing_outlives_the_test_process(number: signal.Signals, paused: bool) -> None:
     """When the test process is killed, its servers, paused ones too, and their directories go as well."""
-    support = Path(nursery.__file__).parent.parent
+    support = Path(child_processes.__file__).parent.parent
     script = subprocess.Popen(
         [sys.executable, "-c", ORPHAN, support],
         stdin=subprocess.PIPE,
@@ -248,20 +248,20 @@ def test_nothing_outlives_the_test_process(number: signal.Signals, paused: bool)
 
 def test_children_of_a_process_go_with_it() -> None:
     """What a process has started is killed with it."""
-    directory = shared_nursery().directory()
-    process = shared_nursery().start(
+    directory = shared_children().directory()
+    process = shared_children().start(
         ["sh", "-c", "sleep 600 & echo $!; wait"], directory=directory, log=directory / "log"
     )
     wait_until(lambda: process.log_text().endswith("\n"), "the child is started")
     child = int(process.log_text())
-    process.bury()
+    process.kill_group()
     wait_until(lambda: not is_alive(child), "the child is gone")
-    shared_nursery().remove(directory)
+    shared_children().remove(directory)
 
 
 def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
     """A process that cannot be started is an error, and the nursery goes on."""
-    own = Nursery()
+    own = ChildProcesses()
     try:
         with pytest.raises(RuntimeError, match="no-such-command"):
             own.start(["no-such-command"], directory=tmp_path, log=tmp_path / "log")

@@ -16,11 +16,11 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.link import make_tls_context
 from redis_support.binaries import ServerBinary
 from redis_support.certificates import Certificates
+from redis_support.child_processes import wait_until
 from redis_support.clusters import Cluster
 from redis_support.connecting import connected
 from redis_support.faults import CutAtReply, CutAtRequest, Drop, SlowBytes, Stall
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
-from redis_support.nursery import wait_until
 from redis_support.sentinels import SentinelGroup
 from redis_support.servers import free_port
 

@@ -15,10 +15,10 @@ from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of, publish_error
 from promenade_bus_redis.server.link import Link
 from redis_support.binaries import ServerBinary
+from redis_support.child_processes import wait_until
 from redis_support.clusters import Cluster
 from redis_support.connecting import connected
 from redis_support.fixtures import SharedServer, StartServer
-from redis_support.nursery import wait_until
 from redis_support.servers import Replica, Server
 
 pytestmark = pytest.mark.timeout(60)

@@ -15,9 +15,9 @@ from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
+from redis_support.child_processes import wait_until
 from redis_support.connecting import connected
 from redis_support.fixtures import StartProxy, StartServer
-from redis_support.nursery import wait_until
 from redis_support.proxy import FaultProxy
 from redis_support.pubsub import EACH, air_on
 from redis_support.servers import Replica, Server

@@ -6,9 +6,9 @@ import pytest
 
 from bus_core import PublishFailed, PublishUncertain
 from redis_support.binaries import ServerBinary
+from redis_support.child_processes import wait_until
 from redis_support.faults import CutAtReply, Drop, Rate
 from redis_support.fixtures import SharedServer, StartProxy, StartServer
-from redis_support.nursery import wait_until
 from redis_support.servers import Replica
 from redis_support.streams import TOPIC, large, message, place_on, until
 

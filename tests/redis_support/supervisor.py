@@ -3,7 +3,7 @@
 It runs in a session of its own, so that a Ctrl-C or the end of a test run does not end it first. Its parent
 writes one request a line, as JSON, and reads one answer a line. At the end of its input, or when its parent
 is gone, it kills every process that it started, with the whole process group of each, and removes every
-directory it was told of. That the reaper is the parent of those processes is the point: there is no moment in
+directory it was told of. That the supervisor is the parent of those processes is the point: there is no moment in
 which one exists that nobody would end. It uses the standard library only, and nothing of the checkout.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 PARENT_CHECKS = 0.5
 
 
-class Reaper:
+class Supervisor:
     """Holds the processes and directories of one test process."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Reaper:
                 return {"sent": sent}
             case "poll":
                 return {"status": self.processes[request["pid"]].poll()}
-            case "bury":
+            case "kill_group":
                 self.end(self.processes.pop(request["pid"]))
                 return {}
             case unknown:
@@ -112,11 +112,11 @@ def main() -> None:
     """Serves the parent."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    reaper = Reaper()
+    supervisor = Supervisor()
     try:
-        reaper.serve()
+        supervisor.serve()
     finally:
-        reaper.close()
+        supervisor.close()
 
 
 if __name__ == "__main__":

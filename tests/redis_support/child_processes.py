@@ -15,24 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-REAPER = Path(__file__).with_name("reaper.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Process:
-    """A process that the reaper started; whoever is done with it calls ``bury``."""
+    """A process that the supervisor started; whoever is done with it calls ``kill_group``."""
 
-    def __init__(self, nursery: Nursery, pid: int, log: Path) -> None:
-        self._nursery = nursery
+    def __init__(self, children: ChildProcesses, pid: int, log: Path) -> None:
+        self._children = children
         self.pid = pid
         self.log = log
 
     def signal(self, number: signal.Signals) -> bool:
         """Sends a signal; False when the process has ended already."""
-        return bool(self._nursery.ask(do="signal", pid=self.pid, signal=int(number))["sent"])
+        return bool(self._children.ask(do="signal", pid=self.pid, signal=int(number))["sent"])
 
     def poll(self) -> int | None:
         """The exit status as ``subprocess`` has it (negative: a signal), None while it runs."""
-        return self._nursery.ask(do="poll", pid=self.pid)["status"]
+        return self._children.ask(do="poll", pid=self.pid)["status"]
 
     def wait(self, timeout: float = 10.0) -> int:
         """The exit status, once there is one; raises ``TimeoutError``."""
@@ -41,36 +41,36 @@ class Process:
         assert status is not None
         return status
 
-    def bury(self) -> None:
+    def kill_group(self) -> None:
         """Kills the process and all of its group, and forgets it."""
-        self._nursery.ask(do="bury", pid=self.pid)
+        self._children.ask(do="kill_group", pid=self.pid)
 
     def log_text(self) -> str:
         """What it has written to its standard output and error."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 
-class Nursery:
-    """Talks to one reaper. Safe to use from threads; not after a fork."""
+class ChildProcesses:
+    """Talks to one supervisor. Safe to use from threads; not after a fork."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", REAPER],
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", "-S", SUPERVISOR],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request and its answer; raises ``RuntimeError`` when the reaper refuses or is gone."""
-        assert self._reaper.stdin is not None
-        assert self._reaper.stdout is not None
+        """One request and its answer; raises ``RuntimeError`` when the supervisor refuses or is gone."""
+        assert self._supervisor.stdin is not None
+        assert self._supervisor.stdout is not None
         with self._lock:
-            self._reaper.stdin.write(json.dumps(request).encode() + b"\n")
-            self._reaper.stdin.flush()
-            line = self._reaper.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "the reaper is gone"}
+            self._supervisor.stdin.write(json.dumps(request).encode() + b"\n")
+            self._supervisor.stdin.flush()
+            line = self._supervisor.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "the supervisor is gone"}
         if "error" in answer:
             raise RuntimeError(f"{request['do']}: {answer['error']}")
         return answer
@@ -105,30 +105,30 @@ class Nursery:
 
     def close(self) -> None:
         """Ends every process, removes every directory, and waits until that is done."""
-        assert self._reaper.stdin is not None
-        assert self._reaper.stdout is not None
-        self._reaper.stdin.close()
-        self._reaper.wait()
-        self._reaper.stdout.close()
+        assert self._supervisor.stdin is not None
+        assert self._supervisor.stdout is not None
+        self._supervisor.stdin.close()
+        self._supervisor.wait()
+        self._supervisor.stdout.close()
 
 
-_shared: tuple[int, Nursery] | None = None
+_shared: tuple[int, ChildProcesses] | None = None
 _shared_lock = threading.Lock()
 
 
-def shared_nursery() -> Nursery:
+def shared_children() -> ChildProcesses:
     """The nursery of this process; a forked child gets one of its own."""
     global _shared
     with _shared_lock:
         if _shared is None or _shared[0] != os.getpid():
-            _shared = os.getpid(), Nursery()
+            _shared = os.getpid(), ChildProcesses()
             atexit.register(_close_shared, *_shared)
         return _shared[1]
 
 
-def _close_shared(owner: int, nursery: Nursery) -> None:
+def _close_shared(owner: int, children: ChildProcesses) -> None:
     if os.getpid() == owner:
-        nursery.close()
+        children.close()
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
