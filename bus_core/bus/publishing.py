@@ -44,8 +44,8 @@ class PublishPipeline:
 
     ``local_routes`` and ``remote_routes`` hold only routes that a publish may use without a further look, to
     the queue of this process or to an adapter outside of it; ``middleware_routes`` holds those of a bus with
-    publish middleware, in both directions. Whatever makes a further look necessary (a change of subscriptions, a drain,
-    after_commit, closing, a fork) empties all of them.
+    publish middleware, in both directions. Whatever makes a further look necessary (a change of
+    subscriptions, a drain, after_commit, closing, a fork) empties all of them.
     """
 
     def __init__(

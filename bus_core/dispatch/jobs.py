@@ -83,8 +83,8 @@ def key_of_record(record: EventRecord) -> str:
 class DeliveryState:
     """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
-    ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters without
-    being handled. ``waited`` is for how many seconds it has waited for an instance that can decode it.
+    ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters
+    without being handled. ``waited`` is for how many seconds it has waited for an instance that can decode it.
     """
 
     __slots__ = ("attempt", "history", "receipt", "redelivered", "reject_reason", "waited")

@@ -53,7 +53,8 @@ _MUTABLE: Final = (list, dict, set, bytearray)
 class EventModel:
     """An event class: ``own`` are the fields that it adds to those of every event, and ``id`` its ids.
 
-    ``misfits`` names the fields of an event that are not in their one form; ``normalize`` brings them into it.
+    ``misfits`` names the fields of an event that are not in their one form; ``normalize`` brings them into
+    it.
     """
 
     own: RecordShape

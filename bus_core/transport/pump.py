@@ -449,7 +449,7 @@ class Pump:
         while not self._stopping and (left := again_at - time.monotonic()) > 0:
             await self._sleeper.sleep(left)
 
-    # --- after a process pause -------------------------------------------------------------------------------
+    # --- after a process pause ----------------------------------------------------------------------------
 
     def check_leases(self) -> None:
         """Begins nothing of what it holds before it is confirmed, if that may be others' by now."""

@@ -96,7 +96,7 @@ def test_a_miss_that_is_not_counted_is_found() -> None:
 
 
 def test_what_others_own_and_is_begun_is_found() -> None:
-    """A process that begins what it held before a process pause calls more handlers twice than were running."""
+    """A process that begins what it held before a pause calls more handlers twice than were running."""
     (scenario,) = (each for each in SCENARIOS if each.number == 5)
     assert fails_with(run(scenario, bug="never-doubt"), " duplicated, 4 allowed")
 

@@ -277,11 +277,11 @@ class Retention:
 
     async def _clock_for(self, topic: str) -> ServerClock:
         """The clock of the server that has a topic."""
-        places = self._services.locator
-        if not places.is_cluster:
+        locator = self._services.locator
+        if not locator.is_cluster:
             return self._services.leases.clock
         try:
-            address = await places.find(self._services.keys.stream(topic))
+            address = await locator.find(self._services.keys.stream(topic))
         except RedisFailure:
             return ServerClock()  # whoever trims finds out, too
         return self._clocks.setdefault(address, ServerClock())
