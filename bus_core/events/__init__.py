@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
         LiteralValue,
         MappingOf,
         OneOf,
-        Record,
+        RecordShape,
         Recursive,
         Ruled,
         Scalar,
@@ -50,7 +50,7 @@ else:
             "models": "BASE_FIELDS NO_METADATA",
             "records": "takes_by_place",
             "shapes": """
-                AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf Record
+                AnyJson Collection EnumMember FixedTuple Formed Hidden LiteralValue MappingOf OneOf RecordShape
                 Recursive Ruled Scalar Shape has_personal_part is_none is_personal json_kinds plain
             """,
             "topic_index": "TopicIndex TopicTree",
@@ -71,7 +71,7 @@ __all__ = [
     "LiteralValue",
     "MappingOf",
     "OneOf",
-    "Record",
+    "RecordShape",
     "Recursive",
     "Ruled",
     "Scalar",

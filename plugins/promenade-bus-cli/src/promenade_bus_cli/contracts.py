@@ -20,7 +20,7 @@ from bus_core.events import (
     LiteralValue,
     MappingOf,
     OneOf,
-    Record,
+    RecordShape,
     Recursive,
     Ruled,
     Scalar,
@@ -117,7 +117,7 @@ def describe_type(shape: Shape) -> str:
         return f"tuple[{', '.join(map(describe_type, shape.items)) or '()'}]"
     if isinstance(shape, MappingOf):
         return f"{shape.noun}[{describe_type(shape.key)}, {describe_type(shape.item)}]"
-    if isinstance(shape, Record | Formed):
+    if isinstance(shape, RecordShape | Formed):
         return shape.cls.__name__
     if isinstance(shape, Recursive):
         return shape.name
