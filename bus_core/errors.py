@@ -100,7 +100,7 @@ class BusError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A constructor takes facts and writes the sentence: it is not called again, with the sentence.
-        return _made_again, (type(self), self.args), self.__getstate__()
+        return _rebuilt, (type(self), self.args), self.__getstate__()
 
     def __setstate__(self, state: Any) -> None:
         # Of a subclass with slots it is a pair of mappings; one that is frozen refuses to be set as usual.
@@ -109,7 +109,7 @@ class BusError(Exception):
                 object.__setattr__(self, name, value)
 
 
-def _made_again(kind: type[BusError], args: tuple[object, ...]) -> BusError:
+def _rebuilt(kind: type[BusError], args: tuple[object, ...]) -> BusError:
     error = kind.__new__(kind, *args)
     object.__setattr__(error, "args", args)  # of an OSError, too, which leaves this to the constructor
     return error

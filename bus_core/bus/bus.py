@@ -76,16 +76,16 @@ class Bus:
             unknown_version_wait=parts.config.unknown_version_wait,
         )
         self._buffer = self._engine.buffer
-        self._life = Lifecycle(self._engine)
-        self._pipeline = PublishPipeline(parts, self._engine, self._life, lambda: self._adapter)
+        self._lifecycle = Lifecycle(self._engine)
+        self._pipeline = PublishPipeline(parts, self._engine, self._lifecycle, lambda: self._adapter)
         self._local_routes = self._pipeline.local_routes
         self._subscriptions = SubscriptionRegistry(
-            parts, self._engine, self._life, lambda: self._adapter, self._pipeline.declared
+            parts, self._engine, self._lifecycle, lambda: self._adapter, self._pipeline.declared
         )
         self._closing: asyncio.Future[DrainReport] | None = None
         self._thread = 0  # of the event loop, once the bus is started
         self._dead_letters = DeadLetters(
-            lambda: self._adapter, self._life.check_open, self._subscriptions.has
+            lambda: self._adapter, self._lifecycle.check_open, self._subscriptions.has
         )
         _every_bus.add(self)
 
@@ -132,7 +132,7 @@ class Bus:
     @property
     def status(self) -> str:
         """``not started``, ``starting``, ``open``, ``closing`` or ``closed``."""
-        return self._life.stage.value
+        return self._lifecycle.stage.value
 
     @property
     def threads_at_work(self) -> int:
@@ -142,12 +142,12 @@ class Bus:
     @property
     def in_handler(self) -> bool:
         """Whether the caller is a handler of this bus, or was started by one."""
-        return self._life.in_handler
+        return self._lifecycle.in_handler
 
     @property
     def forked(self) -> bool:
         """Whether this process inherited the bus by a fork, so that it cannot be used."""
-        return self._life.forked
+        return self._lifecycle.forked
 
     def state(self) -> EngineState:
         """A snapshot of queues and counters."""
@@ -182,8 +182,8 @@ class Bus:
 
         Raises ``BusStateError`` once the bus was started, and ``BusForked``.
         """
-        self._life.check_fork("instrument")
-        if self._life.stage is not Stage.NEW:
+        self._lifecycle.check_fork("instrument")
+        if self._lifecycle.stage is not Stage.NEW:
             raise BusStateError(
                 f"cannot instrument: the bus is {self.status}; do it before the bus is started"
             )
@@ -202,18 +202,18 @@ class Bus:
         Raises ``UnsupportedFeature`` with everything that the adapter cannot do for the subscriptions,
         whatever the adapter raises when it cannot work, ``BusClosed``, and ``BusForked``.
         """
-        life = self._life
-        life.check_fork("start")
-        if life.stage is Stage.OPEN:
-            life.check_loop("start")
+        lifecycle = self._lifecycle
+        lifecycle.check_fork("start")
+        if lifecycle.stage is Stage.OPEN:
+            lifecycle.check_loop("start")
             return
-        if life.stage is Stage.STARTING:
+        if lifecycle.stage is Stage.STARTING:
             raise BusStateError("cannot start: the bus is being started already")
-        if life.stage is not Stage.NEW:
+        if lifecycle.stage is not Stage.NEW:
             raise BusClosed("start")
         if self._parts.fallback is None:
             self._subscriptions.check_features()  # before anything is opened
-        life.stage = Stage.STARTING
+        lifecycle.stage = Stage.STARTING
         started: list[HealthProbe | AnyAdapter] = []
         try:
             self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
@@ -225,13 +225,13 @@ class Bus:
         except BaseException:
             await close_each(reversed(started), self._config.shutdown_timeout)
             self._adapter, self._degraded = self._parts.adapter, None
-            life.stage = Stage.NEW
+            lifecycle.stage = Stage.NEW
             raise
-        life.loop = asyncio.get_running_loop()
-        life.thread = self._thread = get_ident()
+        lifecycle.loop = asyncio.get_running_loop()
+        lifecycle.thread = self._thread = get_ident()
         carrier = self._new_carrier()
         self._engine.start()
-        life.stage = Stage.OPEN
+        lifecycle.stage = Stage.OPEN
         self._subscriptions.open(carrier)
         self._pipeline.open(carrier)
 
@@ -243,14 +243,14 @@ class Bus:
                 self._engine,
                 codec,
                 changed=self._pipeline.routes_changed,
-                check_accepting=self._life.check_accepting,
+                check_accepting=self._lifecycle.check_accepting,
             )
         return RemoteCarrier(
             cast(Adapter, adapter),  # the other kind of two
             self._engine,
             codec,
             publish_timeout=self._config.publish_timeout,
-            check_accepting=self._life.check_accepting,
+            check_accepting=self._lifecycle.check_accepting,
         )
 
     async def close(self, timeout: Seconds | None = None) -> DrainReport:
@@ -259,11 +259,11 @@ class Bus:
         Never raises for abandoned work. Calling it again, also at the same time, gives the same report.
         Raises ``CalledFromHandler`` from inside a handler.
         """
-        life = self._life
-        if life.forked:
-            life.stage = Stage.CLOSED
+        lifecycle = self._lifecycle
+        if lifecycle.forked:
+            lifecycle.stage = Stage.CLOSED
             return NOTHING_TO_DRAIN
-        if life.in_handler:
+        if lifecycle.in_handler:
             raise CalledFromHandler("close the bus")
         seconds = self._config.shutdown_timeout if timeout is None else as_seconds(timeout)
         loop = asyncio.get_running_loop()
@@ -271,15 +271,15 @@ class Bus:
             if not self._closing.done() and self._closing.get_loop() is not loop:
                 raise WrongEventLoop("close")
             return await asyncio.shield(self._closing)
-        if life.stage is Stage.STARTING:
+        if lifecycle.stage is Stage.STARTING:
             raise BusStateError("cannot close: the bus is being started")
-        if life.stage is Stage.NEW:
-            life.stage = Stage.CLOSED
+        if lifecycle.stage is Stage.NEW:
+            lifecycle.stage = Stage.CLOSED
             self._closing = loop.create_future()
             self._closing.set_result(NOTHING_TO_DRAIN)
             return self._closing.result()
-        life.check_loop("close")
-        life.stage = Stage.CLOSING
+        lifecycle.check_loop("close")
+        lifecycle.stage = Stage.CLOSING
         self._pipeline.disable_fast_path()
         # A task of its own: whoever waits for it may be cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
@@ -287,7 +287,7 @@ class Bus:
 
     async def _close(self, timeout: float) -> DrainReport:
         report = await self._pipeline.active_carrier.stop(self._subscriptions.lanes, timeout)
-        self._life.stage = Stage.CLOSED
+        self._lifecycle.stage = Stage.CLOSED
         await close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
         return report
 
@@ -306,7 +306,7 @@ class Bus:
         Retries that wait for their time count. Events published meanwhile for other reasons do not.
         Raises ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
         """
-        self._life.check_open("drain")
+        self._lifecycle.check_open("drain")
         if self.in_handler:
             raise CalledFromHandler("drain the bus")
         lanes = self._subscriptions.lanes
@@ -411,7 +411,7 @@ class Bus:
 
     async def begin_block(self) -> None:
         """The first part of ``after_commit``; for ``SyncBus``, of which the others run in another thread."""
-        self._life.check_open("open after_commit")
+        self._lifecycle.check_open("open after_commit")
         self._pipeline.disable_fast_path()
 
     def holding(self) -> AbstractContextManager[HeldEvents]:
@@ -523,9 +523,9 @@ class Bus:
 
     def unusable_report(self) -> HealthReport | None:
         """The report of a bus that is not open; None when it is. Safe from any thread."""
-        if not self._life.forked and self._life.stage is Stage.OPEN:
+        if not self._lifecycle.forked and self._lifecycle.stage is Stage.OPEN:
             return None
-        text = "inherited by a fork" if self._life.forked else self.status
+        text = "inherited by a fork" if self._lifecycle.forked else self.status
         return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, f"the bus is {text}")})
 
     def _own_check(self, state: EngineState) -> CheckResult:
@@ -552,7 +552,7 @@ class Bus:
 
     def mark_forked(self) -> None:
         """This process is a forked child: from now on every call raises ``BusForked``."""
-        self._life.forked = True
+        self._lifecycle.forked = True
         self._pipeline.disable_fast_path()
 
 

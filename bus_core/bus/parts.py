@@ -21,7 +21,7 @@ __all__ = ["BusParts", "close_each"]
 
 logger = plain_logger("promenade.bus")
 
-_UNWIND = 0.1
+_CLEANUP_TIME = 0.1
 """Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
 
 
@@ -47,10 +47,10 @@ async def close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) 
 
     What takes longer than ``seconds`` of real time, all in all, is cancelled and left behind.
     """
-    over_at = time.monotonic() + max(_UNWIND, seconds)
+    over_at = time.monotonic() + max(_CLEANUP_TIME, seconds)
     for part in parts:
         closing = asyncio.ensure_future(_close_one(part))
-        await asyncio.wait((closing,), timeout=max(_UNWIND, over_at - time.monotonic()))
+        await asyncio.wait((closing,), timeout=max(_CLEANUP_TIME, over_at - time.monotonic()))
         if not closing.done():
             closing.cancel()
             logger.error("closing %s did not end in time: it was left behind", type(part).__name__)

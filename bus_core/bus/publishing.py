@@ -49,7 +49,7 @@ class PublishPipeline:
     """
 
     def __init__(
-        self, parts: BusParts, engine: Engine, life: Lifecycle, adapter: Callable[[], AnyAdapter]
+        self, parts: BusParts, engine: Engine, lifecycle: Lifecycle, adapter: Callable[[], AnyAdapter]
     ) -> None:
         self.local_routes: dict[Topic[Any] | str, Route] = {}
         self.remote_routes: dict[Topic[Any] | str, Route] = {}
@@ -61,7 +61,7 @@ class PublishPipeline:
         self._buffer = engine.buffer
         self._wake_for_room = engine.wake_for_room
         self._timestamp = engine.timestamp
-        self._life = life
+        self._lifecycle = lifecycle
         self._adapter = adapter
         self._carrier: Carrier | None = None
         self._fast_path_blocks = 0
@@ -132,8 +132,12 @@ class PublishPipeline:
             route = self.middleware_routes.get(topic) or self.local_routes.get(topic)
         except TypeError:
             route = None
-        if route is not None and event.__class__ is route.event_class and get_ident() == self._life.thread:
-            self._life.check_loop("publish")
+        if (
+            route is not None
+            and event.__class__ is route.event_class
+            and get_ident() == self._lifecycle.thread
+        ):
+            self._lifecycle.check_loop("publish")
             sent = checked_headers(headers)
             if self.middleware:
                 await route.chain(Envelope(route.name, event, dict(sent)))
@@ -159,7 +163,7 @@ class PublishPipeline:
         route: Route | None = None
         accepted_before = 0
         if self.middleware:
-            self._life.check_accepting()
+            self._lifecycle.check_accepting()
             route = self._route(self.declared(topic))
             accepted_before = route.counted
         token = may_wait.set(False)
@@ -183,7 +187,7 @@ class PublishPipeline:
 
     def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
         """Everything that can be wrong with a publish before it is sent."""
-        self._life.check_accepting()
+        self._lifecycle.check_accepting()
         declared = self.declared(topic)
         checked = checked_event(declared, event)
         return HeldEvent(declared, checked, checked_headers(headers))
@@ -227,7 +231,7 @@ class PublishPipeline:
             route.chain = compose(self.middleware, partial(self._accept, route))
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
-        may_be_direct = self._life.stage is Stage.OPEN and not self._fast_path_blocks
+        may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
         if may_be_direct and declared:
             is_remote = not self._adapter().features.in_process
             if is_remote or route.record_port is not None:
@@ -269,7 +273,7 @@ class PublishPipeline:
             return None
         if route is None or event.__class__ is not route.event_class:
             return None
-        self._life.check_loop("publish")
+        self._lifecycle.check_loop("publish")
         return self.active_carrier.hand_over(route, event, NO_HEADERS)
 
     def _begin_one(self, topic: Any, event: Any) -> asyncio.Future[None] | None:

@@ -136,13 +136,13 @@ class SubscriptionRegistry:
         self,
         parts: BusParts,
         engine: Engine,
-        life: Lifecycle,
+        lifecycle: Lifecycle,
         adapter: Callable[[], AnyAdapter],
         declared: Callable[[object], Topic[Any]],
     ) -> None:
         self._parts = parts
         self._engine = engine
-        self._life = life
+        self._lifecycle = lifecycle
         self._declared = declared
         self._adapter = adapter
         self._carrier: Carrier | None = None
@@ -196,7 +196,7 @@ class SubscriptionRegistry:
         self, topic: Topic[Any] | str, handler: Callable[..., Any], options: CheckedOptions
     ) -> Subscription:
         """Subscribes a handler; see ``Bus.subscribe``."""
-        self._life.check_usable("subscribe")
+        self._lifecycle.check_usable("subscribe")
         text = self._subscribed_text(topic)
         shape = inspect_handler(handler)
         self._check_event_class(handler, topic, shape.qualified_name)
@@ -209,7 +209,7 @@ class SubscriptionRegistry:
             ordered=options.ordered,
             start=options.start,
         )
-        if self._life.stage is not Stage.NEW:  # at start all those before are compared together
+        if self._lifecycle.stage is not Stage.NEW:  # at start all those before are compared together
             self._check_features([spec])
         retry = options.retry
         lane = Lane(
@@ -229,7 +229,7 @@ class SubscriptionRegistry:
         _add(self._by_name, name, lane)
         with suppress(TypeError):  # a handler that cannot be hashed
             _add(self._by_handler, handler, lane)
-        if self._life.stage is Stage.OPEN:
+        if self._lifecycle.stage is Stage.OPEN:
             self._carried.attach(lane)
         return Subscription(self, lane)
 
@@ -306,13 +306,13 @@ class SubscriptionRegistry:
 
     async def ready(self, lane: Lane) -> None:
         """See ``Subscription.ready``."""
-        self._life.check_open("wait for a subscription")
+        self._lifecycle.check_open("wait for a subscription")
         self._check_member(lane)
         await self._carried.opened(lane)
 
     def set_paused(self, lane: Lane, *, paused: bool) -> None:
         """See ``Subscription.pause`` and ``Subscription.resume``."""
-        self._life.check_usable("pause a subscription" if paused else "resume a subscription")
+        self._lifecycle.check_usable("pause a subscription" if paused else "resume a subscription")
         self._check_member(lane)
         if lane.paused is paused:
             return
@@ -331,7 +331,7 @@ class SubscriptionRegistry:
 
     async def remove(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
         """See ``Bus.unsubscribe``."""
-        self._life.check_usable("unsubscribe")
+        self._lifecycle.check_usable("unsubscribe")
         text = topic.name if isinstance(topic, Topic) else topic
         lanes = [lane for lane in self._by_topic.at(text) if lane.handler == handler]
         if not lanes:
@@ -342,8 +342,8 @@ class SubscriptionRegistry:
 
     async def leave(self, lane: Lane) -> None:
         """See ``Subscription.unsubscribe``."""
-        if self._life.stage is not Stage.CLOSED or self._life.forked:
-            self._life.check_usable("unsubscribe")
+        if self._lifecycle.stage is not Stage.CLOSED or self._lifecycle.forked:
+            self._lifecycle.check_usable("unsubscribe")
             await self._until_left(lane, self._begin_to_leave(lane))
 
     def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
@@ -355,7 +355,7 @@ class SubscriptionRegistry:
         _drop(self._by_name, lane.spec.name, lane)
         with suppress(TypeError, KeyError):  # it cannot be hashed, or not as before
             _drop(self._by_handler, lane.handler, lane)
-        if self._life.stage is not Stage.OPEN:
+        if self._lifecycle.stage is not Stage.OPEN:
             return None
         self._carried.detach(lane)
         left = self._leaving[lane] = lane.leave()
@@ -363,7 +363,7 @@ class SubscriptionRegistry:
         return left
 
     async def _until_left(self, lane: Lane, left: asyncio.Future[None] | None) -> None:
-        if left is not None and not self._life.in_handler:
+        if left is not None and not self._lifecycle.in_handler:
             await asyncio.shield(left)
             await self._carried.left(lane)
 

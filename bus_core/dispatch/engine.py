@@ -62,11 +62,11 @@ def current_engine() -> Engine | None:
     return None if worker is None else cast(Engine, worker.pool.inside)
 
 
-def _released(worker: Worker, left: Leftover, stubborn: Collection[Worker]) -> bool:
+def _released(worker: Worker, left: Leftover, unfinished: Collection[Worker]) -> bool:
     """Gives back what a cancelled worker was at. What runs on, as a thread does, must not run twice."""
     lane, job, _ = left
     return (
-        worker not in stubborn
+        worker not in unfinished
         and not lane.runs_in_threads
         and isinstance(job, Job)
         and lane.settler.release(job)
@@ -140,7 +140,7 @@ class Engine:
 
     def drop_lost(self, lane: Lane, jobs: Collection[Job]) -> None:
         """Ends ``lane.hold_back``. Some of what was ``unstarted`` is others': nothing follows of it."""
-        lane.go_on(jobs, self._retries.take(jobs))
+        lane.release_held(jobs, self._retries.take(jobs))
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
 
@@ -215,7 +215,7 @@ class Engine:
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
-        lane.gather()  # what runs was there before, as was what stands in the queue
+        lane.requeue()  # what runs was there before, as was what stands in the queue
         record: EventRecord = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
         lane.accept(
@@ -318,8 +318,8 @@ class Engine:
             before_abandoning()
             left, cancelled = self._take_everything(lanes)
             reported += map(abandoned, left)
-        stubborn = await self._pool.end()
-        reported += [abandoned(left) for worker, left in cancelled if not _released(worker, left, stubborn)]
+        unfinished = await self._pool.end()
+        reported += [abandoned(left) for worker, left in cancelled if not _released(worker, left, unfinished)]
         for mark in (*self._marks,):
             if not mark.done.done():
                 mark.done.set_exception(BusClosed("drain"))

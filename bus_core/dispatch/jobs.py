@@ -84,7 +84,7 @@ class DeliveryState:
     """What makes a job more than a fresh event: that it was tried before, or came from outside.
 
     ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters
-    without being handled. ``waited`` is for how many seconds it has waited for an instance that can decode it.
+    without being handled. ``waited`` is for how many seconds it has waited for one that can decode it.
     """
 
     __slots__ = ("attempt", "history", "receipt", "redelivered", "reject_reason", "waited")
@@ -207,7 +207,7 @@ class JobLane(Inlet, Protocol):
         """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
         ...
 
-    def step_done(self, job: Job, *, settled: bool) -> None:
+    def attempt_done(self, job: Job, *, settled: bool) -> None:
         """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
         ...
 

@@ -79,11 +79,11 @@ class Lane:
     __slots__ = (
         "_active",
         "_backlog",
+        "_drained",
         "_engine",
         "_held",
         "_held_back",
         "_invocation",
-        "_left",
         "_policy_for",
         "behind",
         "concurrency",
@@ -136,7 +136,7 @@ class Lane:
         self._backlog: deque[Job] = deque()
         self._held: dict[str, deque[Job] | None] = {}  # per key that is at work, what waits for it
         self._held_back = False  # while it is not known to whom belongs what waits here
-        self._left: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self.waiting = 0  # for a retry that is not due
         self.behind = 0  # another event of their key
         self.late = 0
@@ -254,7 +254,7 @@ class Lane:
         has_room = self.concurrency is None or self._active < self.concurrency
         return has_room and not self.paused and not self._held_back
 
-    def step_done(self, job: Job, *, settled: bool) -> None:
+    def attempt_done(self, job: Job, *, settled: bool) -> None:
         """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
         self._active -= 1
         if settled and self.spec.ordered:
@@ -266,12 +266,12 @@ class Lane:
                 self._held.pop(job.key, None)
         if self._backlog:
             self._feed()
-        if self._left is not None:
-            self._look_whether_left()
+        if self._drained is not None:
+            self._finish_leaving()
 
-    def _look_whether_left(self) -> None:
-        if self._left is not None and not self._outstanding and not self._left.done():
-            self._left.set_result(None)
+    def _finish_leaving(self) -> None:
+        if self._drained is not None and not self._outstanding and not self._drained.done():
+            self._drained.set_result(None)
 
     def _feed(self) -> None:
         backlog = self._backlog
@@ -308,7 +308,7 @@ class Lane:
                 self._held[job.key] = None
             self._backlog.append(job)
 
-    def gather(self) -> None:
+    def requeue(self) -> None:
         """Lets what stands in the queue come before what is accepted next."""
         if self.restricted:
             self._take_back()
@@ -320,11 +320,11 @@ class Lane:
         self._feed()
 
     def hold_back(self) -> None:
-        """Begins nothing that no worker has begun, until ``go_on``; ``held_jobs`` are those, then."""
+        """Begins nothing that no worker has begun, until ``release_held``; ``held_jobs`` are those, then."""
         self._held_back = True
         self._take_back()
 
-    def go_on(self, without: Collection[Job] = (), waiting: Iterable[Job] = ()) -> None:
+    def release_held(self, without: Collection[Job] = (), waiting: Iterable[Job] = ()) -> None:
         """Undoes ``hold_back``, and forgets some of the jobs: they are others'.
 
         Those of them that are ``waiting`` have waited for a retry; the others wait here.
@@ -338,7 +338,7 @@ class Lane:
             self._backlog = deque(each for job in heads if (each := self._unless(job, without)))
             self.behind = sum(len(behind) for behind in self._held.values() if behind)
         self._feed()
-        self._look_whether_left()
+        self._finish_leaving()
 
     def _unless(self, job: Job, without: Collection[Job]) -> Job | None:
         """The job, or the next one of its key in place of one that is forgotten."""
@@ -354,11 +354,11 @@ class Lane:
         """A future that is done when all that was accepted is settled; nothing may be routed here by now."""
         self._engine.adopt_running(self)
         self._take_back()
-        self._left = asyncio.get_running_loop().create_future()
+        self._drained = asyncio.get_running_loop().create_future()
         self.resume()
         if not self._outstanding:
-            self._left.set_result(None)
-        return self._left
+            self._drained.set_result(None)
+        return self._drained
 
     def take_all(self) -> list[Job]:
         """Removes all that no worker has begun, in order."""
@@ -374,8 +374,8 @@ class Lane:
         self._backlog.clear()
         self._held.clear()
         self.behind = 0
-        if self._left is not None and not self._left.done():
-            self._left.set_result(None)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     @property
     def holds(self) -> bool:

@@ -41,7 +41,7 @@ class Buffer:
         self.limit = 0
         self.ports: list[Port] = []
         self.payloads: list[Payload] = []
-        self._besides = 0  # the unsettled events, less those in the open columns
+        self._sealed_unsettled = 0  # the unsettled events, less those in the open columns
         self._batches: deque[Batch] = deque()  # none of which is used up
         # The walk that is open: its batch, the columns that were given out, and how far the worker has come.
         self._walked: Batch | None = None
@@ -54,7 +54,7 @@ class Buffer:
         self.marks: tuple[DrainMark, ...] = ()  # the drains that wait for them, then
         self._publishers: OrderedDict[int, asyncio.Future[None]] = OrderedDict()  # by their places
         self._places = count()
-        self._told = 0  # of room, and not on their way yet: nobody may be told of the same room
+        self._promised = 0  # of room, and not on their way yet: nobody may be told of the same room
         self._closing = False
 
     # --- entries ------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class Buffer:
         """How many events are accepted and not settled; counts what is finished of the walk by now."""
         if self._walked is not None:
             self._finished(self._walked, self.begun - 1)
-        return self._besides + len(self.ports)
+        return self._sealed_unsettled + len(self.ports)
 
     def accepted(self) -> None:
         """One more event is unsettled."""
@@ -292,26 +292,26 @@ class Buffer:
 
     def settled(self, number: int) -> None:
         """So many events have come to their end."""
-        self._besides -= number
+        self._sealed_unsettled -= number
         if self.limit > 0:  # then nobody waits
             self.limit += number
             return
         if self._publishers:
-            self.pass_on()
+            self.wake_publishers()
         self._set_limit()
 
     def _count(self, change: int) -> None:
-        self._besides += change
+        self._sealed_unsettled += change
         if self.limit > 0:
             self.limit -= change
         else:
             self._set_limit()
 
     def _set_limit(self) -> None:
-        if self.asleep or self._publishers or self._told:
+        if self.asleep or self._publishers or self._promised:
             self.limit = 0
         else:
-            self.limit = self.size - self._besides
+            self.limit = self.size - self._sealed_unsettled
 
     def waiting(self) -> tuple[Counter[Port], Counter[Port]]:
         """Counts the entries that no worker has begun by their ports: all of them, and the plain ones.
@@ -348,7 +348,7 @@ class Buffer:
     @property
     def _in_line(self) -> bool:
         """Whether publishers wait for room, or were told of some and have not taken it yet."""
-        return bool(self._publishers or self._told)
+        return bool(self._publishers or self._promised)
 
     @property
     def waiting_publishers(self) -> int:
@@ -358,7 +358,7 @@ class Buffer:
     async def room(self) -> None:
         """Waits for room, in the order of the calls. Raises ``BusClosed``.
 
-        The caller accepts an event then, or lets the next one have the place by ``pass_on``.
+        The caller accepts an event then, or lets the next one have the place by ``wake_publishers``.
         """
         place = next(self._places)
         waiter = self._waiter(place)
@@ -368,11 +368,11 @@ class Buffer:
             except BaseException:
                 self._publishers.pop(place, None)
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    self._told -= 1
-                    self.pass_on()  # the place that this caller was told of goes to the next one
+                    self._promised -= 1
+                    self.wake_publishers()  # the place that this caller was told of goes to the next one
                 self._set_limit()
                 raise
-            self._told -= 1
+            self._promised -= 1
             self._set_limit()
             if self.unsettled < self.size:
                 return
@@ -389,14 +389,14 @@ class Buffer:
         self._set_limit()
         return waiter
 
-    def pass_on(self) -> None:
+    def wake_publishers(self) -> None:
         """Tells as many of the publishers that wait as there is room for, the first one first."""
-        room = self.size - self.unsettled - self._told
+        room = self.size - self.unsettled - self._promised
         while self._publishers and room > 0:
             _, waiter = self._publishers.popitem(last=False)
             if not waiter.done():
                 room -= 1
-                self._told += 1
+                self._promised += 1
                 waiter.set_result(None)
         self._set_limit()
 

@@ -80,10 +80,10 @@ class RetryScheduler:
             self._tell(job, error, decision)
         if decision.action != "postpone" and job.reject_reason is None:
             lane.failed_attempts += 1
-            told = _told(error, job.event)
+            text = _error_text(error, job.event)
             if decision.fault is not None:
-                told += f"; and the retry policy failed with {_told(decision.fault, job.event)}"
-            job.note(Attempt(job.attempt, self._clock.now(), told, place_of(error)))
+                text += f"; and the retry policy failed with {_error_text(decision.fault, job.event)}"
+            job.note(Attempt(job.attempt, self._clock.now(), text, place_of(error)))
         log = partial(_log_failure, job, error, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
@@ -99,7 +99,7 @@ class RetryScheduler:
                 decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
             )
             lane.waiting += 1
-            lane.step_done(job, settled=False)
+            lane.attempt_done(job, settled=False)
         elif decision.action == "retry":  # another instance may get it
             lane.retried += 1
 
@@ -150,9 +150,8 @@ class RetryScheduler:
             try:
                 message = self._codec.encode_named(job.topic, job.event)
             except BaseException as error:  # a serializer is a plugin, and reads the user's values
-                reason += (
-                    f"; and it has no body, because the event cannot be encoded: {_told(error, job.event)}"
-                )
+                text = _error_text(error, job.event)
+                reason += f"; and it has no body, because the event cannot be encoded: {text}"
         letter = DeadLetter(
             id=str(uuid7()),
             topic=job.topic,
@@ -173,7 +172,7 @@ class RetryScheduler:
             self._finish(job)
 
 
-def _told(error: BaseException, event: Event[Any] | None) -> str:
+def _error_text(error: BaseException, event: Event[Any] | None) -> str:
     """What an error says, without what is marked as personal in the event that it is about."""
     cleaned = None if event is None else partial(without_personal, event=event)
     return describe_error(error, cleaned=cleaned)

@@ -48,7 +48,7 @@ _PROCESS_PAUSE = 1.0
 _RECOVERY_CHECK = 0.1
 """Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
 
-_UNWIND = 0.25
+_CLEANUP_TIME = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
 
 
@@ -146,7 +146,7 @@ class WorkerTask(asyncio.Task[None]):
 _ALONE: Final[Iterator[Any]] = iter(())
 """In place of a walk: the worker was left with one entry at once."""
 
-_LATER: Final[Iterator[Any]] = iter(())
+_NEXT_TURN: Final[Iterator[Any]] = iter(())
 """In place of a walk: in a later turn of the loop."""
 
 current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
@@ -168,7 +168,7 @@ def running_worker() -> Worker | None:
 
 
 @coroutine
-def _give_way() -> Generator[None, None, None]:
+def _yield_to_loop() -> Generator[None, None, None]:
     yield
 
 
@@ -198,7 +198,7 @@ class WorkerPool:
         self._failed = failed
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
-        self._giving_way = 0  # so many workers pause, and go on in this turn of the loop
+        self._yielding = 0  # so many workers pause, and go on in this turn of the loop
         self._walking_worker: Worker | None = None  # whose walk is open
         self._loop_watch: asyncio.Task[None] | None = None
         self._most_plain = 4  # entries of one walk
@@ -334,12 +334,12 @@ class WorkerPool:
             if walk is None:
                 await self._rest(worker)
                 continue
-            if walk is _LATER:
-                self._giving_way += 1
+            if walk is _NEXT_TURN:
+                self._yielding += 1
                 try:
-                    await _give_way()
+                    await _yield_to_loop()
                 finally:
-                    self._giving_way -= 1
+                    self._yielding -= 1
                 continue
             unchanged = True
             entry = worker.entry
@@ -442,7 +442,7 @@ class WorkerPool:
     def _begin(self, worker: Worker) -> Iterator[tuple[Port, Payload]] | Iterator[Entry] | None:
         """Opens a walk for a worker, or gives it one entry; None when there is nothing to do.
 
-        ``_LATER`` when the workers' part of this turn of the loop is over.
+        ``_NEXT_TURN`` when the workers' part of this turn of the loop is over.
         """
         now = lease_clock()
         since, self._began_at = self._began_at, now
@@ -459,7 +459,7 @@ class WorkerPool:
             if worker.since >= self._turn_began:
                 self._adapt(now - worker.since)
             if now - self._turn_began > SLICE and buffer.has_entries():
-                return _LATER
+                return _NEXT_TURN
         worker.since = now
         walk: Iterator[Any] | None = None
         if self._most_plain == 1 or self._most_counted == 1:  # handlers wait: there would be nothing left
@@ -504,7 +504,7 @@ class WorkerPool:
         self._next_turn_planned = False
         if self._walking_worker is not None:
             self._held_up()
-        if self._giving_way:
+        if self._yielding:
             return
         left = self._buffer.waiting_entries
         if not left:
@@ -704,7 +704,7 @@ class WorkerPool:
 
     def finish(self, job: Job) -> None:
         """A job has come to its end, good or bad, and its settler is through with it."""
-        job.lane.step_done(job, settled=True)
+        job.lane.attempt_done(job, settled=True)
         self._buffer.delivery_settled(job.pending)
 
     # --- the end ------------------------------------------------------------------------------------------
@@ -728,13 +728,13 @@ class WorkerPool:
         tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
         for task in tasks:
             task.cancel()
-        stubborn: Collection[WorkerTask] = ()
+        unfinished: Collection[WorkerTask] = ()
         if tasks:
-            _, stubborn = await asyncio.wait(tasks, timeout=_UNWIND)
-            for task in stubborn:
+            _, unfinished = await asyncio.wait(tasks, timeout=_CLEANUP_TIME)
+            for task in unfinished:
                 logger.error("a handler swallowed its cancellation and was left behind: %r", task.get_coro())
         self._workers.clear()
-        return [tasks[task] for task in stubborn]
+        return [tasks[task] for task in unfinished]
 
 
 def _differs(context: Context, base: Context) -> bool:

@@ -15,7 +15,7 @@ import attrs
 from bus_core.events.base import BaseEvent, Event, model_of
 from bus_core.events.models import BASE_FIELDS
 from bus_core.events.records import only_keeps_values
-from bus_core.events.shapes import Formed, RecordShape, Recursive, Scalar, Shape, parts_of
+from bus_core.events.shapes import RecordShape, Recursive, Scalar, Shape, WithJsonForm, parts_of
 
 __all__ = ["assembler_of"]
 
@@ -58,7 +58,7 @@ def _are_exact(shapes: list[Shape]) -> bool:
             return True
         if isinstance(shape, Scalar):
             return shape.cls is shape.base
-        if isinstance(shape, Formed):
+        if isinstance(shape, WithJsonForm):
             return False
         met.add(id(shape))
         if isinstance(shape, RecordShape):

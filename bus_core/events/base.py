@@ -48,11 +48,11 @@ from bus_core.events.primitives import FrozenMapping, uuid7
 from bus_core.events.privacy import HIDDEN, hidden_values, shown, without
 from bus_core.events.shapes import (
     AnyJson,
+    Constrained,
     Field,
     Hidden,
     MappingOf,
     RecordShape,
-    Ruled,
     Scalar,
     has_personal_part,
 )
@@ -542,7 +542,7 @@ BaseEvent.__event_model__ = EventModel(
     RecordShape(
         BaseEvent,
         (
-            Field("_type", "type", Ruled(Scalar(str, str), (_TYPE_NAME,)), attrs.NOTHING),
+            Field("_type", "type", Constrained(Scalar(str, str), (_TYPE_NAME,)), attrs.NOTHING),
             Field("data", "data", Hidden(MappingOf(Scalar(str, str), AnyJson(), "Mapping")), NO_METADATA),
         ),
     ),

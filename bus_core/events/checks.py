@@ -19,18 +19,18 @@ from bus_core.events.records import with_values
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     is_none,
 )
 from bus_core.events.values import (
@@ -69,11 +69,11 @@ def words_of(shape: Shape) -> str:
         return f"a {shape.noun}"
     if isinstance(shape, FixedTuple):
         return f"a tuple of {len(shape.items)}"
-    if isinstance(shape, RecordShape | Formed):
+    if isinstance(shape, RecordShape | WithJsonForm):
         return f"{_article(shape.cls.__name__)} {shape.cls.__name__}"
     if isinstance(shape, OneOf):
         return " or ".join(map(words_of, sorted(shape.alternatives, key=is_none)))
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         return shape.rules[0].description
     if isinstance(shape, Hidden):
         return words_of(shape.inner)
@@ -138,11 +138,11 @@ def normalizer_of(shape: Shape, known: dict[int, Normalize] | None = None) -> No
     if isinstance(shape, OneOf):
         ordered = sorted(shape.alternatives, key=is_none)
         return _normalizer_of_union([normalizer_of(item, known) for item in ordered])
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         return _normalizer_of_rules(shape.rules, normalizer_of(shape.inner, known))
     if isinstance(shape, Hidden):
         return normalizer_of(shape.inner, known)
-    if isinstance(shape, Formed):
+    if isinstance(shape, WithJsonForm):
         return _normalizer_of_formed(shape, normalizer_of(shape.inner, known))
     return _normalizer_of_recursive(shape, known)
 
@@ -283,7 +283,7 @@ def _keeps(rule: Constraint, value: Any) -> bool:
         return False
 
 
-def _normalizer_of_formed(shape: Formed, normalize_inner: Normalize) -> Normalize:
+def _normalizer_of_formed(shape: WithJsonForm, normalize_inner: Normalize) -> Normalize:
     words = words_of(shape)
 
     def normalize(value: Any) -> Any:

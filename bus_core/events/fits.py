@@ -16,18 +16,18 @@ from bus_core.events.primitives import FrozenMapping
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     is_none,
 )
 from bus_core.events.values import (
@@ -76,13 +76,13 @@ class FitsCompiler:
             return f"({value}.__class__ in {kinds} and ({value}.__class__, {value}) in {known})"
         if isinstance(shape, Hidden):
             return self.term(shape.inner, value)
-        if isinstance(shape, Ruled):
+        if isinstance(shape, Constrained):
             checks = "".join(f" and {self.name(rule.check)}({value})" for rule in shape.rules)
             return f"({self.term(shape.inner, value)}{checks})"
         if isinstance(shape, OneOf):
             ordered = sorted(shape.alternatives, key=lambda item: not is_none(item))
             return f"({' or '.join(self.term(item, value) for item in ordered)})"
-        if isinstance(shape, Formed):
+        if isinstance(shape, WithJsonForm):
             return "False"  # it is asked each time whether the value can be written
         return f"{self._helper(shape)}({value})"
 

@@ -13,7 +13,7 @@ from bus_core.events.checks import Normalize, normalizer_of
 from bus_core.events.faults import unfit
 from bus_core.events.primitives import text_of_uuid, uuid_of_int
 from bus_core.events.shape_builder import name_of
-from bus_core.events.shapes import Ruled, Scalar, Shape, UnsupportedType, is_personal, plain
+from bus_core.events.shapes import Constrained, Scalar, Shape, UnsupportedType, is_personal, plain
 
 __all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "text_of_id", "written_uuid"]
 
@@ -131,7 +131,7 @@ def id_form_of(hint: Any, shape: Shape) -> IdForm:
     def read_id(text: Any) -> Any:
         value = read(text)
         if inner.cls is inner.base:
-            return normalize(value) if isinstance(shape, Ruled) else value
+            return normalize(value) if isinstance(shape, Constrained) else value
         try:
             made = inner.cls(value)
         except Exception:

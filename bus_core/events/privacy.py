@@ -11,12 +11,12 @@ from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit
 from bus_core.events.shapes import (
     Collection,
+    Constrained,
     FixedTuple,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Shape,
     has_personal_part,
     is_personal,
@@ -45,7 +45,7 @@ def shown(shape: Shape, value: Any) -> str:
         return HIDDEN
     if not has_personal_part(shape):
         return repr(value)
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         return shown(shape.inner, value)
     if isinstance(shape, RecordShape) and value.__class__ is shape.cls:
         parts = (f"{field.name}={shown(field.shape, getattr(value, field.name))}" for field in shape.fields)
@@ -79,7 +79,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
     """What ``shown`` hides of a value."""
     if is_personal(shape):
         yield value
-    elif isinstance(shape, Ruled):
+    elif isinstance(shape, Constrained):
         yield from hidden_values(shape.inner, value)
     elif isinstance(shape, RecordShape) and value.__class__ is shape.cls:
         for field in shape.fields:

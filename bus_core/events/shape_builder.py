@@ -32,20 +32,20 @@ from bus_core.events.primitives import FrozenMapping
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     Field,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
     UnsupportedType,
+    WithJsonForm,
     json_kinds,
     parts_of,
     plain,
@@ -174,12 +174,12 @@ class ShapeBuilder:
         if forms:
             if not isinstance(inner, type):
                 raise UnsupportedType(f"a JsonForm is for values of a class, and {name_of(inner)} is none")
-            shape = Formed(inner, forms[0], self.shape(forms[0].type, bound))
+            shape = WithJsonForm(inner, forms[0], self.shape(forms[0].type, bound))
         else:
             shape = self.shape(inner, bound)
         rules = tuple(mark for mark in marks if isinstance(mark, Constraint))
         if rules:
-            shape = Ruled(shape, rules)
+            shape = Constrained(shape, rules)
         # A mark by the name of its alias, Annotated[str, Personal], means the same.
         return Hidden(shape) if any(mark is PERSONAL or mark is Personal for mark in marks) else shape
 
@@ -301,7 +301,7 @@ def _is_float(shape: Shape) -> bool:
 
 def _is_kept(shape: Shape) -> bool:
     """Whether values are the same in JSON, so that it does not matter which alternative reads them."""
-    if isinstance(shape, Ruled | Hidden):
+    if isinstance(shape, Constrained | Hidden):
         return _is_kept(shape.inner)
     if isinstance(shape, LiteralValue):
         return not any(isinstance(value, enum.Enum) for value in shape.values)
@@ -320,7 +320,7 @@ def _is_key(shape: Shape) -> bool:
 def _is_hashable(shape: Shape, inside: tuple[Shape, ...] = ()) -> bool:
     if isinstance(shape, AnyJson | MappingOf | Recursive):
         return False
-    if isinstance(shape, Formed):
+    if isinstance(shape, WithJsonForm):
         return shape.cls.__hash__ is not None
     if isinstance(shape, RecordShape):
         if shape in inside:

@@ -21,20 +21,20 @@ from bus_core.events.marks import Constraint, JsonForm
 __all__ = [
     "AnyJson",
     "Collection",
+    "Constrained",
     "EnumMember",
     "Field",
     "FixedTuple",
-    "Formed",
     "Hidden",
     "LiteralValue",
     "MappingOf",
     "OneOf",
     "RecordShape",
     "Recursive",
-    "Ruled",
     "Scalar",
     "Shape",
     "UnsupportedType",
+    "WithJsonForm",
     "has_personal_part",
     "is_none",
     "is_personal",
@@ -141,7 +141,7 @@ class OneOf:
 
 
 @attrs.frozen(eq=False)
-class Ruled:
+class Constrained:
     """Values with rules beyond their type."""
 
     inner: Shape
@@ -156,7 +156,7 @@ class Hidden:
 
 
 @attrs.frozen(eq=False)
-class Formed:
+class WithJsonForm:
     """Values of a class that travel in a form that its user has given."""
 
     cls: type[Any]
@@ -175,9 +175,9 @@ Shape = (
     | RecordShape
     | Recursive
     | OneOf
-    | Ruled
+    | Constrained
     | Hidden
-    | Formed
+    | WithJsonForm
 )
 
 
@@ -195,7 +195,7 @@ _KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", type(N
 
 def plain(shape: Shape) -> Shape:
     """The shape inside of marks and rules."""
-    while isinstance(shape, Ruled | Hidden):
+    while isinstance(shape, Constrained | Hidden):
         shape = shape.inner
     return shape
 
@@ -207,7 +207,7 @@ def is_none(shape: Shape) -> bool:
 
 def parts_of(shape: Shape) -> Iterator[Shape]:
     """The shapes directly inside of one, those of a record's fields excepted."""
-    if isinstance(shape, Ruled | Hidden | Formed):
+    if isinstance(shape, Constrained | Hidden | WithJsonForm):
         yield shape.inner
     elif isinstance(shape, Collection):
         yield shape.item
@@ -236,7 +236,7 @@ def json_kinds(shape: Shape) -> frozenset[str]:
         return frozenset({"object"})
     if isinstance(shape, OneOf):
         return frozenset().union(*map(json_kinds, shape.alternatives))
-    if isinstance(shape, Formed):
+    if isinstance(shape, WithJsonForm):
         return json_kinds(shape.inner)
     if isinstance(shape, Recursive):
         if shape.shape is None:

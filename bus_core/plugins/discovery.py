@@ -57,7 +57,7 @@ def discover(
 
     A broken entry point is quarantined. Raises ``InvalidPlugin`` for a broken one among ``extra``.
     """
-    search = _Search(kinds)
+    search = _Discovery(kinds)
     search.ask(
         builtins,
         InstalledPlugin(
@@ -74,7 +74,7 @@ def discover(
     return search.result()
 
 
-class _Search:
+class _Discovery:
     """One discovery in progress: a plugin manager, and what has been found so far."""
 
     def __init__(self, kinds: Collection[str] | None) -> None:
@@ -116,11 +116,11 @@ class _Search:
             names = {entry.name, entry.distribution}
             seen |= names
             if switch.lower() == "off":
-                self._set_aside(plugin, f"{SWITCH}=off")
+                self._quarantine(plugin, f"{SWITCH}=off")
             elif disable & names:
-                self._set_aside(plugin, "listed under 'bus.plugins.disable'")
+                self._quarantine(plugin, "listed under 'bus.plugins.disable'")
             elif only is not None and not only & names:
-                self._set_aside(plugin, "not listed under 'bus.plugins.only'")
+                self._quarantine(plugin, "not listed under 'bus.plugins.only'")
             else:
                 self._check_version(plugin, entry.requires)
                 self._load(entry, plugin)
@@ -216,7 +216,7 @@ class _Search:
                 attrs.evolve(described, status="quarantined", cause=_cause(error), error=error)
             )
 
-    def _set_aside(self, plugin: InstalledPlugin, cause: str) -> None:
+    def _quarantine(self, plugin: InstalledPlugin, cause: str) -> None:
         self._installed.append(attrs.evolve(plugin, status="disabled", cause=cause))
 
     def _check_version(self, plugin: InstalledPlugin, requires: Iterable[str]) -> None:

@@ -18,19 +18,19 @@ from bus_core.events.primitives import FrozenMapping
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     Field,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     is_none,
     json_kinds,
     plain,
@@ -58,7 +58,7 @@ def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
         return _reader_of_enum(shape)
     if isinstance(shape, LiteralValue):
         return _reader_of_literal(shape)
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         return _reader_of_rules(shape.rules, reader_of(shape.inner, known))
     if isinstance(shape, Hidden):
         return reader_of(shape.inner, known)
@@ -70,7 +70,7 @@ def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
         return _reader_of_mapping(_reader_of_keys(shape, known), reader_of(shape.item, known))
     if isinstance(shape, OneOf):
         return _reader_of_union(shape, [reader_of(item, known) for item in shape.alternatives])
-    if isinstance(shape, Formed):
+    if isinstance(shape, WithJsonForm):
         return _reader_of_form(shape, reader_of(shape.inner, known))
     return _reader_of_named(shape, known)
 
@@ -198,7 +198,7 @@ def _reader_of_rules(rules: Sequence[Constraint], read_inner: Read) -> Read:
     return read
 
 
-def _reader_of_form(shape: Formed, read_inner: Read) -> Read:
+def _reader_of_form(shape: WithJsonForm, read_inner: Read) -> Read:
     words = words_of(shape)
 
     def read(value: Any) -> Any:
@@ -249,7 +249,7 @@ def _reader_of_keys(shape: MappingOf, known: dict[int, Read]) -> Read:
     key = plain(shape.key)
     if not (isinstance(key, Scalar) and key.base is int):
         return reader_of(shape.key, known)
-    if isinstance(shape.key, Ruled):
+    if isinstance(shape.key, Constrained):
         return _reader_of_rules(shape.key.rules, _int_of)
     return _int_of
 

@@ -15,18 +15,18 @@ from bus_core.events.base import BaseEvent, Event, model_of
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     plain,
     plain_json,
 )
@@ -99,12 +99,12 @@ class _Schemas:
             return self._of_mapping(shape)
         if isinstance(shape, OneOf):
             return {"anyOf": [self.of(alternative) for alternative in shape.alternatives]}
-        if isinstance(shape, Ruled):
+        if isinstance(shape, Constrained):
             rules = "; ".join(rule.description for rule in shape.rules)
             return {**self.of(shape.inner), "description": f"must be {rules}"}
         if isinstance(shape, Hidden):
             return {**self.of(shape.inner), "x-personal": True}
-        if isinstance(shape, Formed):
+        if isinstance(shape, WithJsonForm):
             return self.of(shape.inner)
         return self._reference_to(shape)
 

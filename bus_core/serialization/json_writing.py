@@ -17,19 +17,19 @@ from bus_core.events.faults import Unfit, within
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     Field,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     is_none,
     parts_of,
     plain,
@@ -59,7 +59,7 @@ class Writers:
             return self._writer_of_enum(shape)
         if isinstance(shape, LiteralValue):
             return lambda value: self._text(plain_json(value))
-        if isinstance(shape, Ruled | Hidden):
+        if isinstance(shape, Constrained | Hidden):
             return self.writer_of(shape.inner)
         if isinstance(shape, Collection):
             return self._writer_of_collection(shape)
@@ -70,7 +70,7 @@ class Writers:
             return self._writer_of_mapping(shape)
         if isinstance(shape, OneOf):
             return self._writer_of_union(shape)
-        if isinstance(shape, Formed):
+        if isinstance(shape, WithJsonForm):
             return self._writer_of_form(shape)
         return self._writer_of_named(shape)
 
@@ -138,7 +138,7 @@ class Writers:
 
         return write_alternative
 
-    def _writer_of_form(self, shape: Formed) -> Writer:
+    def _writer_of_form(self, shape: WithJsonForm) -> Writer:
         normalize, write, give = normalizer_of(shape.inner), self.writer_of(shape.inner), shape.form.write
         return lambda value: write(normalize(give(value)))
 

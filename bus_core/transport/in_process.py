@@ -127,7 +127,7 @@ class InProcessCarrier:
                 if not may_wait.get():
                     raise BufferFull("buffer", self._engine.buffer.size)
                 if granted is not None:
-                    granted.buffer.pass_on()  # another engine is full: somebody else may have the place
+                    granted.buffer.wake_publishers()  # another engine is full: others may have the place
                     granted = None
                 try:
                     await full.buffer.room()
@@ -144,7 +144,7 @@ class InProcessCarrier:
             route.deliver(payload, headers)
         finally:
             if granted is not None:
-                granted.buffer.pass_on()  # the place may not have been needed, or there may be more than one
+                granted.buffer.wake_publishers()  # it may not have been needed, or there may be more than one
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]

@@ -39,7 +39,7 @@ class LeaseCheck:
         self._sleeper = Sleeper()
         self._stopping = False
 
-    def look(self) -> None:
+    def start_if_in_doubt(self) -> None:
         """Begins to ask, if there is a reason to."""
         if self._task is None and not self._stopping and self._is_in_doubt():
             self._lane.hold_back()

@@ -50,7 +50,7 @@ class _Waiting:
 
 
 @coroutine
-def _give_way() -> Generator[None, None, None]:
+def _yield_to_loop() -> Generator[None, None, None]:
     yield
 
 
@@ -100,7 +100,7 @@ class Publisher:
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Waiting(message, counts, self._clock.monotonic() + self._timeout, done))
         if self._timer is None:  # otherwise there is somebody with an earlier deadline
-            self._timer = self._clock.call_later(self._timeout, self._look_at_deadlines)
+            self._timer = self._clock.call_later(self._timeout, self._check_deadlines)
         if self._sending is None:
             # In a context of its own: it serves everybody, and may outlive who happened to be the first.
             self._sending = loop.create_task(self._send_all(), name="promenade-publish", context=Context())
@@ -137,7 +137,7 @@ class Publisher:
                     results = await self._results([item.message for item in batch])
                     self._sent = ()
                     self._tell(batch, results, retried=ready)
-                    await _give_way()  # to those who were told: they may have more
+                    await _yield_to_loop()  # to those who were told: they may have more
         except GeneratorExit:
             raise  # the loop is gone, and with it whoever waited
         except BaseException as error:  # such as a cancellation, by a program that cancels all tasks
@@ -224,7 +224,7 @@ class Publisher:
     def _pending(self) -> list[_Waiting]:
         return [item for item in (*self._sent, *self._again, *self._waiting) if not item.done.done()]
 
-    def _look_at_deadlines(self) -> None:
+    def _check_deadlines(self) -> None:
         """Sees to it that nobody waits beyond his deadline: one timer for all of them."""
         self._timer = None
         now = self._clock.monotonic()
@@ -238,7 +238,7 @@ class Publisher:
         pending = self._pending()
         if pending:
             earliest = min(item.deadline for item in pending)
-            self._timer = self._clock.call_later(max(0.0, earliest - now), self._look_at_deadlines)
+            self._timer = self._clock.call_later(max(0.0, earliest - now), self._check_deadlines)
 
     def _fail_all(self, why: str) -> None:
         _fail(self._pending(), self._sent, f"{why} before the adapter answered", f"{why} before it was sent")

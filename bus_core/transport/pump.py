@@ -41,10 +41,10 @@ _LONGEST_AFTER_NOTHING = 0.1
 _DROPPED = 2.0
 """Seconds until a message comes again of which it could not be found out what follows."""
 
-_ASIDE = 2.0
+_YIELD_TIME = 2.0
 """Seconds of real time that others have to take the turn of an ordered subscription."""
 
-_NEXT_ASIDE = 10.0
+_BETWEEN_YIELDS = 10.0
 """Seconds of real time between two times that a turn is offered, at least: nothing is handled meanwhile."""
 
 _STALLED = 30.0
@@ -62,7 +62,7 @@ class Pump:
         self._adapter = adapter
         self._engine = engine
         self._budget = budget
-        self._quota = PrefetchQuota(budget, lane, self.look_again)
+        self._quota = PrefetchQuota(budget, lane, self.wake)
         self._failing = False  # it sleeps because of a failure, whatever else changes
         self._after_nothing = _AFTER_NOTHING
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
@@ -73,14 +73,14 @@ class Pump:
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
         self._stopping = False
-        self._offering: asyncio.Task[None] | None = None  # while it asks who waits for its turn
+        self._standby_check: asyncio.Task[None] | None = None  # while it asks who waits for its turn
         self._offered_at = -math.inf
-        self._stands_aside = False  # somebody waits for the turn of this ordered subscription
+        self._is_yielding = False  # somebody waits for the turn of this ordered subscription
         self._held: dict[Job, None] = {}  # what was received and is not decided, in order
         self._unsettled = 0  # those, and what is decided but not carried out
         self._receiving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._all_decided: asyncio.Future[None] | None = None
         self._sleeper = Sleeper()
 
     # --- its life -----------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Pump:
 
         ``closed`` is called then. Call it again when the engine has stopped, which decides nothing more.
         """
-        self._look_at_held()
+        self._tell_when_all_decided()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(
                 self._close(), name=f"promenade-close-{self.lane.spec.name}", context=Context()
@@ -171,11 +171,11 @@ class Pump:
 
     async def _close(self) -> None:
         await self.stopped()
-        if self._offering is not None:
-            await asyncio.wait((self._offering,))
+        if self._standby_check is not None:
+            await asyncio.wait((self._standby_check,))
         while self._held and not self._engine.abandoning:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
+            self._all_decided = asyncio.get_running_loop().create_future()
+            await self._all_decided
         if self._settlement is not None:
             await self._settlement.close()
         if self._lease_check is not None:
@@ -186,13 +186,13 @@ class Pump:
             except Exception:
                 logger.exception("closing the consumer of %r failed", self.lane.spec.name)
 
-    def _look_at_held(self) -> None:
-        if self._emptied is not None and (not self._held or self._engine.abandoning):
-            resolve(self._emptied)
+    def _tell_when_all_decided(self) -> None:
+        if self._all_decided is not None and (not self._held or self._engine.abandoning):
+            resolve(self._all_decided)
 
     def abort(self) -> None:
         """Cancels what does not end, whatever becomes of it: the process has no more time."""
-        for task in (self._receiving, self._closing, self._offering):
+        for task in (self._receiving, self._closing, self._standby_check):
             if task is not None:
                 task.cancel()
         if self._lease_check is not None:
@@ -210,7 +210,7 @@ class Pump:
         """The jobs that are decided but not carried out."""
         return () if self._settlement is None else self._settlement.jobs
 
-    def look_again(self) -> None:
+    def wake(self) -> None:
         """Something it may be waiting for has changed: room, or whether the lane is paused."""
         if not self._failing:
             self._sleeper.wake()
@@ -248,8 +248,8 @@ class Pump:
             try:
                 if self._consumer is None:
                     await self._open()
-                elif self._stands_aside:
-                    await self._leave_turn(self._consumer)
+                elif self._is_yielding:
+                    await self._yield_to_standby(self._consumer)
                 else:
                     limit, again_in = self._limit()
                     if not limit:
@@ -359,7 +359,7 @@ class Pump:
         back = Outcome(
             "release", received.receipt, 0.0, received.attempt, received.history, waited=received.waited
         )
-        self._way_back.put_back(back)
+        self._open_settlement.put_back(back)
         self._unsettled += 1
 
     def _job_of(self, received: Received) -> Job:
@@ -396,18 +396,18 @@ class Pump:
 
     # --- the turn of an ordered subscription --------------------------------------------------------------
 
-    def _offer_turn(self, delay: float) -> None:
+    def _offer_to_standby(self, delay: float) -> None:
         """Lets another instance have its turn, if one waits: this one cannot decode what comes next.
 
         It is tried again here after ``delay`` seconds in any case.
         """
-        if self._offering is None and time.monotonic() - self._offered_at >= max(delay, _NEXT_ASIDE):
+        if self._standby_check is None and time.monotonic() - self._offered_at >= max(delay, _BETWEEN_YIELDS):
             self._offered_at = time.monotonic()
-            self._offering = asyncio.get_running_loop().create_task(
-                self._ask_who_waits(), name=f"promenade-offer-{self.lane.spec.name}", context=Context()
+            self._standby_check = asyncio.get_running_loop().create_task(
+                self._look_for_standby(), name=f"promenade-offer-{self.lane.spec.name}", context=Context()
             )
 
-    async def _ask_who_waits(self) -> None:
+    async def _look_for_standby(self) -> None:
         consumer = self._consumer
         assert consumer is not None, "nothing is met before it was received"
         waits = False
@@ -422,18 +422,18 @@ class Pump:
                 self.lane.spec.name,
             )
         finally:
-            self._offering = None
+            self._standby_check = None
         if waits and not self._stopping:
-            self._stands_aside = True
+            self._is_yielding = True
             consumer.stop()
-            self.look_again()
+            self.wake()
 
-    async def _leave_turn(self, consumer: Consumer) -> None:
+    async def _yield_to_standby(self, consumer: Consumer) -> None:
         """Gives back what no handler has begun, waits for the rest, and opens the subscription anew."""
         self.release_unstarted(self._engine.take_unstarted(self.lane))
         if self._held:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
+            self._all_decided = asyncio.get_running_loop().create_future()
+            await self._all_decided
         if self._stopping:
             return
         if self._settlement is not None:
@@ -443,9 +443,9 @@ class Pump:
             await self._lease_check.ended()
         if (fault := await fault_of(consumer.close())) is not None:
             self._trouble.failed("leave its turn", fault)
-        self._consumer = self._settlement = self._lease_check = self._emptied = None
-        self._stands_aside = False
-        again_at = time.monotonic() + _ASIDE
+        self._consumer = self._settlement = self._lease_check = self._all_decided = None
+        self._is_yielding = False
+        again_at = time.monotonic() + _YIELD_TIME
         while not self._stopping and (left := again_at - time.monotonic()) > 0:
             await self._sleeper.sleep(left)
 
@@ -454,7 +454,7 @@ class Pump:
     def check_leases(self) -> None:
         """Begins nothing of what it holds before it is confirmed, if that may be others' by now."""
         if self._held and self._lease_check is not None:
-            self._lease_check.look()
+            self._lease_check.start_if_in_doubt()
 
     def _drop_lost(self, lost: Set[Job]) -> None:
         """Goes on without what others own."""
@@ -471,8 +471,8 @@ class Pump:
                 self.lane.spec.name,
             )
             self._budget.changed()
-            self.look_again()
-            self._look_at_held()
+            self.wake()
+            self._tell_when_all_decided()
 
     # --- Settler ------------------------------------------------------------------------------------------
 
@@ -485,9 +485,9 @@ class Pump:
 
     def holds_locally(self, job: Job, delay: float) -> bool:
         if not self.releases:
-            self._way_back.note(job, _outcome("hold", job))
+            self._open_settlement.note(job, _outcome("hold", job))
             return True
-        if self._stopping or self._stands_aside:
+        if self._stopping or self._is_yielding:
             self._decide(job, _outcome("retry" if self._parks else "release", job, delay))
             return False
         assert self._consumer is not None, "nothing is held before it was received"
@@ -496,14 +496,14 @@ class Pump:
         ):
             self._decide(job, _outcome("retry", job, delay))
             return False
-        self._way_back.note(job, _outcome("hold", job))
+        self._open_settlement.note(job, _outcome("hold", job))
         return True
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
         if self._parks:
             self._decide(job, _outcome("retry", job, delay))
         elif self.releases and self.lane.spec.ordered:
-            self._offer_turn(delay)
+            self._offer_to_standby(delay)
         return self._parks
 
     def release(self, job: Job) -> bool:
@@ -515,8 +515,8 @@ class Pump:
         """Gives back what the engine was relieved of already."""
         for job in jobs:
             if self._held.pop(job, job) is None:
-                self._way_back.put(job, _outcome("release", job), counted=False)
-        self._look_at_held()
+                self._open_settlement.put(job, _outcome("release", job), counted=False)
+        self._tell_when_all_decided()
 
     def drop(self, job: Job) -> bool:
         if not self.releases:
@@ -526,7 +526,7 @@ class Pump:
         return False
 
     @property
-    def _way_back(self) -> Settlement:
+    def _open_settlement(self) -> Settlement:
         assert self._settlement is not None, "nothing is settled before it was received"
         return self._settlement
 
@@ -534,9 +534,9 @@ class Pump:
         """Asks for an outcome; False when another one was decided before."""
         if self._held.pop(job, job) is job:
             return False
-        self._way_back.put(job, outcome)
-        if self._emptied is not None:
-            self._look_at_held()
+        self._open_settlement.put(job, outcome)
+        if self._all_decided is not None:
+            self._tell_when_all_decided()
         return True
 
     def _settled(self, jobs: Sequence[Job | None], late: int) -> None:
@@ -547,7 +547,7 @@ class Pump:
             if job is not None:
                 self._engine.finish(job)
         self._budget.changed()
-        self.look_again()
+        self.wake()
 
 
 def _deaths(received: Received) -> int:

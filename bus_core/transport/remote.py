@@ -26,11 +26,11 @@ __all__ = ["RemoteCarrier"]
 
 logger = plain_logger("promenade.bus")
 
-_FIRST_LOOK = 0.005
-_LONGEST_LOOK = 0.25
+_FIRST_CHECK = 0.005
+_LONGEST_CHECK = 0.25
 """Seconds of real time between two looks at the backlog, at least, while a drain waits for others."""
 
-_LOOKS_AT_ONCE = 10
+_CHECKS_AT_ONCE = 10
 """Of how many subscriptions the backlog is asked for at once, one by one."""
 
 _GRACE = 0.35
@@ -98,7 +98,7 @@ class RemoteCarrier:
         pump.begin_to_close(lambda: self._pumps.pop(lane, None))
 
     def pause_changed(self, lane: Lane) -> None:
-        self._pumps[lane].look_again()
+        self._pumps[lane].wake()
 
     async def opened(self, lane: Lane) -> None:
         await self._pumps[lane].opened()
@@ -159,7 +159,7 @@ class RemoteCarrier:
         trying = [pump.first_try for lane in lanes if (pump := self._pumps.get(lane)) is not None]
         if trying:
             await asyncio.wait(trying)
-        pause = _FIRST_LOOK
+        pause = _FIRST_CHECK
         trouble = Trouble("a drain")
         quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile
         while True:
@@ -175,7 +175,7 @@ class RemoteCarrier:
             quiet = 0
             # A look at many subscriptions takes a while, in which the adapter does nothing else.
             await asyncio.sleep(max(pause, time.monotonic() - began))
-            pause = min(pause * 2, _LONGEST_LOOK)
+            pause = min(pause * 2, _LONGEST_CHECK)
 
     @property
     def _moved(self) -> tuple[int, int]:
@@ -196,8 +196,8 @@ class RemoteCarrier:
     async def _count_each(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
         """Asks for a few subscriptions after the other, up to the first that have something left."""
         counts: list[int] = []
-        for some in range(0, len(specs), _LOOKS_AT_ONCE):
-            counts += await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _LOOKS_AT_ONCE]))
+        for some in range(0, len(specs), _CHECKS_AT_ONCE):
+            counts += await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _CHECKS_AT_ONCE]))
             if any(counts):
                 break
         return counts

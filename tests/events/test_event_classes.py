@@ -493,14 +493,14 @@ def test_all_faults_of_a_class_are_told_together() -> None:
 # --- rules of a class's own -------------------------------------------------------------------------------
 
 
-class Ruled:
+class Constrained:
     """A mixin with a rule, which is no event."""
 
     def __attrs_post_init__(self) -> None:
         pass
 
 
-@pytest.mark.parametrize("bases", [(Event,), (Ruled, Event)], ids=["of its own", "of a mixin"])
+@pytest.mark.parametrize("bases", [(Event,), (Constrained, Event)], ids=["of its own", "of a mixin"])
 def test_a_rule_over_several_fields_keeps_the_checks_of_each(bases: tuple[type, ...]) -> None:
     """An own ``__attrs_post_init__`` comes after the checks, which it neither calls nor can switch off."""
     seen: list[Any] = []

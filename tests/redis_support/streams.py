@@ -24,7 +24,7 @@ from bus_core.abc import BuildContext, Consumer
 from bus_core.runtime import lease_clock
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.losses import Uncounted
+from promenade_bus_redis.streams.losses import UnreportedLosses
 from redis_support.connecting import make_options
 from redis_support.fixtures import SharedServer
 from redis_support.servers import Server
@@ -183,7 +183,7 @@ async def die(adapter: StreamsAdapter) -> None:
         consumer.stop()  # type: ignore[attr-defined]
     if adapter._retention is not None:
         await adapter._retention.stop()
-    services.losses.uncounted = Uncounted()
+    services.losses.unreported = UnreportedLosses()
     await adapter.upkeep.close()
     services.leases._keys = Keys(f"{services.keys.prefix}:nowhere")  # it says no good-bye
     await services.leases.close()

@@ -4,7 +4,7 @@ It runs in a session of its own, so that a Ctrl-C or the end of a test run does 
 writes one request a line, as JSON, and reads one answer a line. At the end of its input, or when its parent
 is gone, it kills every process that it started, with the whole process group of each, and removes every
 directory it was told of. That the supervisor is the parent of those processes is the point: there is no
-moment in which one exists that nobody would end. It uses the standard library only, and nothing of the checkout.
+moment in which one exists that nobody would end. It uses only the standard library.
 """
 
 from __future__ import annotations

@@ -381,16 +381,16 @@ def ignore_timeouts(patch: MonkeyPatch) -> None:
 
 @bug("the engine swaps two events of one key", "test_order_of_one_key", "test_order_under_concurrency")
 def swap_two_of_a_key(patch: MonkeyPatch) -> None:
-    step_done = Lane.step_done
+    attempt_done = Lane.attempt_done
     unlucky = nth(20)
 
     def swapping(lane: Lane, job: Job, *, settled: bool) -> None:
         held = lane._held.get(job.key)
         if held is not None and len(held) > 1 and unlucky():
             held[0], held[1] = held[1], held[0]
-        step_done(lane, job, settled=settled)
+        attempt_done(lane, job, settled=settled)
 
-    patch.setattr(Lane, "step_done", swapping)
+    patch.setattr(Lane, "attempt_done", swapping)
 
 
 @bug("ordered subscriptions are not ordered", "test_order_of_one_key", "test_order_under_concurrency",
@@ -401,12 +401,12 @@ def ignore_order(patch: MonkeyPatch) -> None:
 
 @bug("a retry gives its key away", "test_key_waits_for_its_retry[raise]", "test_order_under_retry")
 def free_the_key_while_waiting(patch: MonkeyPatch) -> None:
-    step_done = Lane.step_done
+    attempt_done = Lane.attempt_done
 
     def freeing(lane: Lane, job: Job, *, settled: bool) -> None:
-        step_done(lane, job, settled=True)
+        attempt_done(lane, job, settled=True)
 
-    patch.setattr(Lane, "step_done", freeing)
+    patch.setattr(Lane, "attempt_done", freeing)
 
 
 @bug("a dead letter keeps its key", "test_dead_letter_frees_its_key", "test_order_under_retry")
@@ -885,14 +885,14 @@ def let_handlers_wait(patch: MonkeyPatch) -> None:
 
 @bug("publishers go on in any order", "test_buffer_bounds_what_is_unsettled")
 def reverse_publishers(patch: MonkeyPatch) -> None:
-    pass_on = Buffer.pass_on
+    wake_publishers = Buffer.wake_publishers
 
     def reversing(buffer: Buffer) -> None:
         for place in [*buffer._publishers]:
             buffer._publishers.move_to_end(place, last=False)
-        pass_on(buffer)
+        wake_publishers(buffer)
 
-    patch.setattr(Buffer, "pass_on", reversing)
+    patch.setattr(Buffer, "wake_publishers", reversing)
 
 
 @bug("long texts are cut", "test_sizes", suite="OnSerializingMemory")

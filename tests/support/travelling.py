@@ -25,18 +25,18 @@ from bus_core.events import base
 from bus_core.events.shapes import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
 )
 from bus_core.serialization.cloudevents import JsonSerializer
 
@@ -92,11 +92,11 @@ def sample_of(shape: Shape, depth: int = 3) -> Any:
     if isinstance(shape, RecordShape) and depth > 0:
         given = {field.key: sample_of(field.shape, depth - 1) for field in shape.fields}
         return shape.cls(**given)
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         sample = sample_of(shape.inner, depth)
         if all(rule.check(sample) for rule in shape.rules):
             return sample
-    if isinstance(shape, Formed):
+    if isinstance(shape, WithJsonForm):
         return shape.form.read(sample_of(shape.inner, depth - 1))
     raise NoSample
 

@@ -292,7 +292,7 @@ class Lane:
     def hold_back(self) -> None:
         self.is_held_back = True
 
-    def go_on(self, lost: Collection[Any]) -> None:
+    def release_held(self, lost: Collection[Any]) -> None:
         assert not lost
         self.is_held_back = False
 
@@ -316,20 +316,20 @@ class Confirming:
 
 
 def lease_check_of(lane: Any, consumer: Confirming) -> LeaseCheck:
-    return LeaseCheck(lane, consumer, list, lane.go_on)
+    return LeaseCheck(lane, consumer, list, lane.release_held)
 
 
 async def test_a_cancellation_before_it_has_begun() -> None:
     """The lane goes on, and the next process pause is asked about again."""
     lane, consumer = Lane(), Confirming()
     doubt = lease_check_of(lane, consumer)
-    doubt.look()
+    doubt.start_if_in_doubt()
     assert lane.is_held_back
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await until(lambda: not lane.is_held_back)
     assert consumer.asked == 0
-    doubt.look()
+    doubt.start_if_in_doubt()
     await until(lambda: not lane.is_held_back)
     assert consumer.asked == 1
 
@@ -338,7 +338,7 @@ async def test_who_cannot_tell_is_in_doubt() -> None:
     """What `in_doubt` raises ends nobody: it is asked what is owned."""
     lane, consumer = Lane(), Confirming(Unreachable("secret"))
     doubt = lease_check_of(lane, consumer)
-    doubt.look()
+    doubt.start_if_in_doubt()
     assert (
         doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable: secret"
     )

@@ -152,8 +152,8 @@ async def test_a_letter_that_is_redriven_waits_again() -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is offered again and again, and others take it at once."""
-    monkeypatch.setattr(pump, "_ASIDE", 0.02)
-    monkeypatch.setattr(pump, "_NEXT_ASIDE", 0.0)
+    monkeypatch.setattr(pump, "_YIELD_TIME", 0.02)
+    monkeypatch.setattr(pump, "_BETWEEN_YIELDS", 0.0)
 
 
 def placed(number: int, key: int, cls: type[Any] = Old) -> Any:

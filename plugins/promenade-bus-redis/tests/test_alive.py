@@ -16,11 +16,11 @@ from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.leases import NO_SPELL
 from promenade_bus_redis.streams.names import (
-    heir_of,
     instance_of,
     is_ordered,
     lease_of,
     name_consumer,
+    next_owner_of,
     raw,
     text,
 )
@@ -119,10 +119,10 @@ async def test_a_lost_list_of_instances_robs_nobody(redis_server: SharedServer) 
         rival = await second.open_consumer(spec())
         for _ in range(5):
             place.ask("DEL", place.keys.heartbeats)
-            second.upkeep.look_in(0.0)
+            second.upkeep.check_feeds_in(0.0)
             assert await rival.receive(1) == []
             await beat(first, 2)
-            second.upkeep.look_in(0.0)
+            second.upkeep.check_feeds_in(0.0)
             assert await rival.receive(1) == []
         assert await rival.receive(1) == []
         assert await owner.settle(acks(batch)) == [None]
@@ -140,7 +140,7 @@ async def test_each_instance_has_its_own_lease(redis_server: SharedServer) -> No
         quick = await place.adapter(lease="90ms", block="50ms")
         rival = await quick.open_consumer(spec())
         await beat(quick, 40)
-        quick.upkeep.look_in(0.0)
+        quick.upkeep.check_feeds_in(0.0)
         assert await rival.receive(1) == []
         assert await owner.settle(acks(batch)) == [None]
         for each in (owner, rival):
@@ -153,8 +153,8 @@ def test_names_say_who_is_asked() -> None:
     assert (instance_of(name), is_ordered(name)) == ("web.9f3a2c1b.30000", True)
     assert not is_ordered(name_consumer("web.9f3a2c1b.30000", 3))
     assert lease_of(instance_of(name), 1.0) == 30.0
-    assert instance_of(heir_of(name)) not in name
-    assert heir_of(heir_of(name)) == heir_of(name)
+    assert instance_of(next_owner_of(name)) not in name
+    assert next_owner_of(next_owner_of(name)) == next_owner_of(name)
     assert lease_of("somebody", 1.5) == 1.5
     assert instance_of("somebody") == "somebody"
     assert raw(text(b"\xff#")) == b"\xff#"
@@ -278,11 +278,11 @@ async def test_a_consumer_that_cannot_say_that_it_leaves(
         proxy.use(Stall("both"))
         await consumer.close()
         proxy.heal()
-        heir = await rival.open_consumer(spec())
-        (received,) = await receive(heir, 1)
+        next_owner = await rival.open_consumer(spec())
+        (received,) = await receive(next_owner, 1)
         assert received.attempt == 2
-        assert await heir.settle(acks([received])) == [None]
-        await heir.close()
+        assert await next_owner.settle(acks([received])) == [None]
+        await next_owner.close()
 
 
 async def test_retries_come_in_time_beside_other_services(redis_server: SharedServer) -> None:
@@ -296,11 +296,13 @@ async def test_retries_come_in_time_beside_other_services(redis_server: SharedSe
         assert await consumer.settle([Outcome("retry", received.receipt, 2.0, 2)]) == [None]
         await until(lambda: place.ask("ZCARD", place.keys.due) == 1, "others are told")
         others = [await place.adapter(service=f"other{number}", **SLOW) for number in range(8)]
-        heir = await place.adapter(**SLOW)
+        next_owner = await place.adapter(**SLOW)
         await die(dying)
         place.adapters.remove(dying)
-        consumers = [await heir.open_consumer(spec(f"tests.t{number}.happened")) for number in range(20)]
-        consumers.append(await heir.open_consumer(spec()))
+        consumers = [
+            await next_owner.open_consumer(spec(f"tests.t{number}.happened")) for number in range(20)
+        ]
+        consumers.append(await next_owner.open_consumer(spec()))
         assert numbers(await receive(consumers[-1], 1)) == [1]
         assert 2.0 <= time.monotonic() - began < 6.0
         assert len(others) == 8
@@ -435,7 +437,7 @@ async def test_what_nobody_here_knows_of_is_found(redis_server: SharedServer) ->
         await place.publish(1, 2)
         known, forgotten = await receive(consumer, 2)
         del forgotten.receipt.source.held[forgotten.receipt.entry_id]
-        adapter.upkeep.look_in(0.0)
+        adapter.upkeep.check_feeds_in(0.0)
         (again,) = await receive(consumer, 1)
         assert (again.message.id, again.attempt) == (forgotten.message.id, 1)
         assert await consumer.settle(acks([known, again])) == [None, None]
@@ -518,14 +520,14 @@ async def test_lost_touch_is_noticed_by_others_only(redis_server: SharedServer) 
         owner = await first.open_consumer(spec())
         await place.publish(1)
         await receive(owner, 1)
-        heir = await second.open_consumer(spec())
+        next_owner = await second.open_consumer(spec())
         await beat(second)
         began = time.monotonic()
         lose_touch(first)
-        (received,) = await receive(heir, 1)
+        (received,) = await receive(next_owner, 1)
         assert time.monotonic() - began >= 0.6 - 0.1  # the last heartbeat was up to a sixth of a lease ago
         assert received.attempt == 2
-        for each in (owner, heir):
+        for each in (owner, next_owner):
             await each.close()
 
 

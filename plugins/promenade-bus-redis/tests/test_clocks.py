@@ -60,7 +60,7 @@ async def test_the_living_keep_what_they_hold(server: Server, clock: SteppingClo
         clock.set(seconds)
         await beat(second)
         for rival in rivals:
-            second.upkeep.look_in(0.0)
+            second.upkeep.check_feeds_in(0.0)
             assert await rival.receive(3) == []
         for owner, batch in zip(owners, held, strict=True):
             assert await owner.settle(acks(batch)) == [None] * 3
@@ -83,13 +83,13 @@ async def test_the_dead_are_found(
         await die(first)
         place.adapters = [second]
         clock.set(seconds)
-        heir = await second.open_consumer(spec(ordered=ordered))
-        (received,) = await receive(heir, 1)
+        next_owner = await second.open_consumer(spec(ordered=ordered))
+        (received,) = await receive(next_owner, 1)
         assert received.attempt == 2
         await place.publish(2)
-        await heir.settle(acks([received]))
-        assert numbers(await receive(heir, 1)) == [2]
-        await heir.close()
+        await next_owner.settle(acks([received]))
+        assert numbers(await receive(next_owner, 1)) == [2]
+        await next_owner.close()
 
 
 @steps
@@ -158,10 +158,10 @@ async def test_heirs_wait_no_longer_than_the_delay(server: Server, clock: Steppi
         await die(first)
         clock.set(-HOUR)
         second = await place.adapter(**QUICK)
-        heir = await second.open_consumer(spec())
-        (again,) = await receive(heir, 1)
+        next_owner = await second.open_consumer(spec())
+        (again,) = await receive(next_owner, 1)
         assert (again.message.id, again.attempt) == (received.message.id, 2)
-        await heir.close()
+        await next_owner.close()
 
 
 # --- what is kept -----------------------------------------------------------------------------------------

@@ -189,9 +189,9 @@ async def test_what_the_dead_held(binary: ServerBinary, start_server: StartServe
             await receive(dying, 3)
             place.adapters.remove(first)
             await die(first)
-            heir = await second.open_consumer(spec(name=name, ordered=ordered))
-            assert sorted(await drained(heir, 10)) == [*range(10)]
-            await heir.close()
+            next_owner = await second.open_consumer(spec(name=name, ordered=ordered))
+            assert sorted(await drained(next_owner, 10)) == [*range(10)]
+            await next_owner.close()
 
 
 async def test_it_fills_up_while_everything_runs(binary: ServerBinary, start_server: StartServer) -> None:

@@ -15,7 +15,7 @@ from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import CLAIM, COUNT, FORGET_LOST, GAP, TRIM, Script
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.losses import Uncounted
+from promenade_bus_redis.streams.losses import UnreportedLosses
 from redis_support.binaries import newest_binary
 from redis_support.clusters import Cluster
 from redis_support.connecting import make_options
@@ -142,11 +142,11 @@ async def test_a_claim_counts_though_nobody_hears(start_server: StartServer, sta
         held = await dying.open_consumer(spec())
         await place.publish(*range(5))
         assert len(await receive(held, 5)) == 5
-        heir = await place.adapter(address=proxy.address, lease="600ms", **keeping())
+        next_owner = await place.adapter(address=proxy.address, lease="600ms", **keeping())
         place.adapters.remove(dying)
         await die(dying)
         server.ask("XTRIM", place.keys.stream(TOPIC), "MAXLEN", 2)
-        consumer = await heir.open_consumer(spec())
+        consumer = await next_owner.open_consumer(spec())
         proxy.use(fault := cut(server, CLAIM))
         batch: list[Any] = []
         async with asyncio.timeout(20):
@@ -159,7 +159,7 @@ async def test_a_claim_counts_though_nobody_hears(start_server: StartServer, sta
         assert sorted(numbers(batch)) == [3, 4]
         await consumer.settle(acks(batch))
         await until(lambda: counted(place) == {f"{TOPIC} {GROUP}": 3}, "the three that are gone are counted")
-        await look(heir)
+        await look(next_owner)
         assert counted(place) == {f"{TOPIC} {GROUP}": 3}
         await consumer.close()
 
@@ -202,22 +202,22 @@ async def test_what_a_process_counts_is_told_once(start_server: StartServer, sta
         adapter._losses.forgotten(5, TOPIC, is_all=True)
         want = {f"{TOPIC} {GROUP}": 7, f"{TOPIC} *": 5}
         await until(lambda: counted(place) == want, "it is told again, once")
-        await until(lambda: not adapter._losses.uncounted.batches(), "nothing is left to tell")
+        await until(lambda: not adapter._losses.unreported.batches(), "nothing is left to tell")
         assert counted(place) == want
         assert adapter.lost == 12
 
 
 def test_one_number_at_a_time() -> None:
     """What may have arrived keeps its number and its counts until it is known to have arrived."""
-    uncounted = Uncounted()
-    uncounted.add(1, TOPIC, "a")
-    (first,) = uncounted.batches()
-    uncounted.add(2, TOPIC, "a")
-    assert [first] == [*uncounted.batches()] == [(TOPIC, 1, {f"{TOPIC} a": 1})]
-    uncounted.arrived(TOPIC)
-    assert [*uncounted.batches()] == [(TOPIC, 2, {f"{TOPIC} a": 2})]
-    uncounted.arrived(TOPIC)
-    assert [*uncounted.batches()] == []
+    unreported = UnreportedLosses()
+    unreported.add(1, TOPIC, "a")
+    (first,) = unreported.batches()
+    unreported.add(2, TOPIC, "a")
+    assert [first] == [*unreported.batches()] == [(TOPIC, 1, {f"{TOPIC} a": 1})]
+    unreported.arrived(TOPIC)
+    assert [*unreported.batches()] == [(TOPIC, 2, {f"{TOPIC} a": 2})]
+    unreported.arrived(TOPIC)
+    assert [*unreported.batches()] == []
 
 
 # --- whoever removes events -------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ async def test_newer_code_gets_its_turn(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     """An active instance that cannot decode an event lets one that stands by have its turn, in order."""
-    monkeypatch.setattr(pump, "_NEXT_ASIDE", 0.0)
+    monkeypatch.setattr(pump, "_BETWEEN_YIELDS", 0.0)
     old_topic, new_topic = Topic(TOPIC, Old), Topic(TOPIC, New)
     key, other = uuid4(), uuid4()
     seen: list[tuple[str, object]] = []

@@ -13,18 +13,18 @@ from bus_core import Event
 from bus_core.events import (
     AnyJson,
     Collection,
+    Constrained,
     EnumMember,
     FixedTuple,
-    Formed,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
     Recursive,
-    Ruled,
     Scalar,
     Shape,
+    WithJsonForm,
     has_personal_part,
     json_kinds,
     model_of,
@@ -103,7 +103,7 @@ def describe_type(shape: Shape) -> str:
         return "None" if shape.cls is type(None) else shape.cls.__name__
     if isinstance(shape, Hidden):
         return describe_type(shape.inner)
-    if isinstance(shape, Ruled):
+    if isinstance(shape, Constrained):
         return f"{describe_type(shape.inner)} ({'; '.join(rule.description for rule in shape.rules)})"
     if isinstance(shape, OneOf):
         return " | ".join(map(describe_type, shape.alternatives))
@@ -117,7 +117,7 @@ def describe_type(shape: Shape) -> str:
         return f"tuple[{', '.join(map(describe_type, shape.items)) or '()'}]"
     if isinstance(shape, MappingOf):
         return f"{shape.noun}[{describe_type(shape.key)}, {describe_type(shape.item)}]"
-    if isinstance(shape, RecordShape | Formed):
+    if isinstance(shape, RecordShape | WithJsonForm):
         return shape.cls.__name__
     if isinstance(shape, Recursive):
         return shape.name

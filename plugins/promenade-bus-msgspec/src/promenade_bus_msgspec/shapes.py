@@ -17,13 +17,13 @@ import msgspec
 from bus_core import Constraint, FrozenMapping
 from bus_core.events import (
     Collection,
+    Constrained,
     EnumMember,
     Hidden,
     LiteralValue,
     MappingOf,
     OneOf,
     RecordShape,
-    Ruled,
     Scalar,
     Shape,
     is_none,
@@ -82,7 +82,7 @@ class Wires:
         """How msgspec is told of a shape; raises ``Unlike``. ``around`` holds it, the outermost first."""
         if isinstance(shape, Hidden):
             return self.wire_of(shape.inner, around)
-        if isinstance(shape, Ruled):
+        if isinstance(shape, Constrained):
             return self._ruled(self.wire_of(shape.inner, around), shape.rules)
         if isinstance(shape, OneOf):
             return _optional(self.wire_of(_other_than_none(shape), around))

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from bus_core import BaseEvent, Event, FrozenMapping
-from bus_core.events import NO_METADATA, Ruled, assembler_of, model_of
+from bus_core.events import NO_METADATA, Constrained, assembler_of, model_of
 from promenade_bus_msgspec.documents import (
     Unlike,
     bounded_int,
@@ -28,7 +28,7 @@ class UntypedPlan:
     def __init__(self, max_depth: int) -> None:
         model = model_of(BaseEvent)
         type_name = model.own.fields[0].shape
-        assert isinstance(type_name, Ruled)
+        assert isinstance(type_name, Constrained)
         (rule,) = type_name.rules
         self._is_type_name = rule.check
         self._read_id = model.id.read

@@ -157,7 +157,7 @@ class StreamsAdapter:
             losses=self._losses,
             records=ServiceRecords(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
-            accepted=StoredEvents(pipe, self._keys, self._losses),
+            stored_events=StoredEvents(pipe, self._keys, self._losses),
             name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)

@@ -125,7 +125,7 @@ class BroadcastConsumer:
         """Ends a wait."""
         self._watch.wake()
 
-    def look_for_dead(self, feed: Feed) -> None:
+    def claim_from_dead(self, feed: Feed) -> None:
         """Nobody else's events are this instance's."""
 
     def add_topic(self, topic: str) -> None:

@@ -20,7 +20,7 @@ from bus_core import (
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, WHOSE
-from promenade_bus_redis.streams.letter_rows import LetterPosition, Row
+from promenade_bus_redis.streams.letter_rows import LetterPosition, TopicLetters
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.wire import read_fields, read_letter
 
@@ -65,7 +65,7 @@ class RedisDeadLetters:
         First it is found out which they are, and then a megabyte of them is fetched, or one.
         """
         behind = None if after is None else LetterPosition.of_cursor(after)
-        rows = [Row(topic, behind) for topic in await self._topics(where)]
+        rows = [TopicLetters(topic, behind) for topic in await self._topics(where)]
         chosen: list[LetterPosition] = []
         size = 0
         while len(chosen) < limit and size < _MOST_BYTES:
@@ -90,7 +90,7 @@ class RedisDeadLetters:
             replies = await self._pipe.call_many([(place, ("XLEN", place)) for place in places])
             return sum(_sound(reply, where) or 0 for reply in replies)
         count = 0
-        rows = [Row(topic, None) for topic in topics]
+        rows = [TopicLetters(topic, None) for topic in topics]
         while rows := [row for row in rows if not row.is_over]:
             await self._look_further(rows, where, _IDS_AT_ONCE)
             for row in rows:
@@ -129,7 +129,7 @@ class RedisDeadLetters:
         """Deletes the letters that the filter selects."""
         purged = 0
         for topic in await self._topics(where):
-            dead, row = self._keys.dead(topic), Row(topic, None)
+            dead, row = self._keys.dead(topic), TopicLetters(topic, None)
             while not row.is_over:
                 await self._look_further([row], where, _IDS_AT_ONCE)
                 selected = [place.entry_id for place, _ in row.found]
@@ -145,7 +145,7 @@ class RedisDeadLetters:
             return [where.topic]
         return sorted(await self._registry.refresh())
 
-    async def _look_further(self, rows: Sequence[Row], where: DeadLetterFilter, most: int) -> None:
+    async def _look_further(self, rows: Sequence[TopicLetters], where: DeadLetterFilter, most: int) -> None:
         """Looks on where nothing is known to follow, until something is found, or known to be the end."""
         most = min(most, _IDS_AT_ONCE)
         while looking := [row for row in rows if not row.found and not row.is_over]:

@@ -204,7 +204,7 @@ class GroupConsumer:
             self._link.interrupt()
         self._watch.wake()
 
-    def look_for_dead(self, feed: Feed) -> None:
+    def claim_from_dead(self, feed: Feed) -> None:
         """Looks through a feed for what the dead held."""
         feed.claim_due = True
 
@@ -250,7 +250,7 @@ class GroupConsumer:
         if self._link is None and self._may_have_missed:
             for feed in self._unread:
                 feed.must_count = True
-        await self._recovery.look_after(limit, self._active_lock)
+        await self._recovery.recover(limit, self._active_lock)
         if self._holdings.ready or self._stopped:
             return
         if self._active_lock.is_ordered and self._recovery.must_wait:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self
 
-__all__ = ["LetterPosition", "Row"]
+__all__ = ["LetterPosition", "TopicLetters"]
 
 _CURSOR: Final = re.compile(r"(\d{1,20}-\d{1,20})/([A-Za-z0-9_.-]{1,200})")
 
@@ -47,7 +47,7 @@ class LetterPosition(NamedTuple):
         return f"{self.entry_id}/{self.topic}"
 
 
-class Row:
+class TopicLetters:
     """The letters of one topic behind a place: ``found`` are those that are known, each with its bytes."""
 
     def __init__(self, topic: str, behind: LetterPosition | None) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from bus_core.runtime import Trouble, plain_logger, printable
 
-__all__ = ["Losses", "Uncounted"]
+__all__ = ["Losses", "UnreportedLosses"]
 
 logger = plain_logger("promenade.bus.redis")
 
@@ -27,7 +27,7 @@ _LINES: Final = 5
 _MOST_NAMES: Final = 5
 
 
-class Uncounted:
+class UnreportedLosses:
     """Losses that no script can see, on their way to the counts on the server.
 
     What may have arrived is told again under the same number: it counts once. Of each topic one number is
@@ -76,7 +76,7 @@ class Losses:
         self.problems: dict[str, Callable[[], str | None]] = {}
         self.strange_topics: set[tuple[str, str]] = set()  # with the group that was to use them
         self.strange_retries: Counter[str] = Counter()
-        self.uncounted = Uncounted()
+        self.unreported = UnreportedLosses()
         self.before: Mapping[str, int] = {}
         self._said: dict[tuple[str, str], float] = {}
         self._lines: deque[float] = deque()
@@ -159,7 +159,7 @@ class Losses:
 
     def _add(self, count: int, topic: str, group: str) -> None:
         self.lost += count
-        self.uncounted.add(count, topic, group)
+        self.unreported.add(count, topic, group)
 
     # --- topics of patterns -------------------------------------------------------------------------------
 

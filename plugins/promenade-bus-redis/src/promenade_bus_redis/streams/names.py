@@ -17,12 +17,12 @@ from typing import Final
 
 __all__ = [
     "ORDERED",
-    "heir_of",
     "instance_of",
     "is_ordered",
     "lease_of",
     "name_consumer",
     "name_instance",
+    "next_owner_of",
     "raw",
     "text",
 ]
@@ -74,6 +74,6 @@ def raw(name: str) -> bytes:
     return name.encode(errors="surrogateescape")
 
 
-def heir_of(consumer: str) -> str:
+def next_owner_of(consumer: str) -> str:
     """Whom that belongs to which a consumer leaves when its instance lives on: nobody, after a lease."""
     return consumer if consumer.startswith(_LEFT) else f"{_LEFT}{consumer}"

@@ -58,10 +58,10 @@ class RedisPublisher:
         keys: Keys,
         options: RedisOptions,
         uses_waitaof: Fsync,
-        accepted: StoredEvents,
+        stored_events: StoredEvents,
     ) -> None:
         self._locator = locator
-        self._accepted = accepted
+        self._stored_events = stored_events
         self._registry = registry
         self._keys = keys
         self._uses_waitaof = uses_waitaof
@@ -194,7 +194,7 @@ class RedisPublisher:
             stored = [place for place, reply in enumerate(replies) if not isinstance(reply, RedisFailure)]
             replies = [replies[place] for place in stored]
             topics = topics if isinstance(topics, str) else [topics[place] for place in stored]
-        self._accepted.note(topics, replies)
+        self._stored_events.note(topics, replies)
 
     def _waiting(self) -> tuple[Any, ...] | None:
         """The command that waits for replicas, or disks."""
@@ -251,7 +251,7 @@ class RedisPublisher:
             except RedisFailure as failure:
                 self._locator.learn(failure)
                 return [failure for _ in commands]
-            self._accepted.opened(link)
+            self._stored_events.opened(link)
         packed = b"".join([*part.packed, pack_command(waiting)] if waiting else part.packed)
         return await link.send(packed, commands, self._patience)
 

@@ -43,7 +43,7 @@ _REGROUPINGS_WITHIN: Final = 5.0
 class Recovery:
     """The part of a group's consumer that looks after what is not new.
 
-    ``made_again`` is told of a topic whose group was gone, which has to be read from its beginning.
+    ``group_recreated`` is told of a topic whose group was gone, which has to be read from its beginning.
     ``leave_out`` is told of one whose key somebody uses for something else, where others go on.
     """
 
@@ -52,10 +52,10 @@ class Recovery:
         services: Services,
         upkeep: Upkeep,
         holdings: Holdings,
-        made_again: Callable[[Feed], None],
+        group_recreated: Callable[[Feed], None],
         leave_out: Callable[[Feed], None] | None = None,
     ) -> None:
-        self._made_again = made_again
+        self._group_recreated = group_recreated
         self._leave_out = leave_out
         self._services = services
         self._upkeep = upkeep
@@ -142,7 +142,7 @@ class Recovery:
         ids = [held.entry_id for held in batch]
         return source.key, OWNED.command([source.key], [source.group, self._holdings.consumer, *ids])
 
-    async def look_after(self, limit: int, active_lock: ActiveLock) -> None:
+    async def recover(self, limit: int, active_lock: ActiveLock) -> None:
         """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
         if any(not feed.is_open for feed in self._holdings.feeds.values()):
             await self.open_groups("0")
@@ -194,7 +194,7 @@ class Recovery:
             self._services.losses.understood(feed.topic, feed.group)
             if feed.was_open and not all(isinstance(reply, RedisFailure) for reply in pair):
                 self._services.losses.reset(feed.topic, feed.group)
-                self._made_again(feed)
+                self._group_recreated(feed)
             if isinstance(pair[0], int):
                 self._services.losses.lose_unread(pair[0], feed.topic, feed.group)
             feed.is_open = feed.was_open = True
@@ -320,7 +320,7 @@ class Recovery:
         others = {owner for owners in pending.values() for owner in owners} - {own, NOBODY}
         dead, more_in = await leases.judge(self._services.pipe, {*map(instance_of, others)})
         if more_in is not None:
-            self._upkeep.look_in(more_in)
+            self._upkeep.check_feeds_in(more_in)
         for feed in feeds:
             left = False
             feed.is_awaited = False

@@ -60,7 +60,7 @@ class Services:
     losses: Losses
     records: ServiceRecords
     epoch: Epoch
-    accepted: StoredEvents
+    stored_events: StoredEvents
     name_lock: LockState | None = None
     own_links: set[BlockingLink] = attrs.field(factory=set)
     counts_gaps: bool = True

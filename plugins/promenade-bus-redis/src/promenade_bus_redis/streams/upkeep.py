@@ -21,7 +21,7 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import COUNT, DUE, LEAVE, NOBODY
 from promenade_bus_redis.streams.feeds import Feed, StreamSource
-from promenade_bus_redis.streams.names import heir_of, instance_of, raw, text
+from promenade_bus_redis.streams.names import instance_of, next_owner_of, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.settlement import Parked
 
@@ -67,7 +67,7 @@ class Wakeable(Protocol):
         """Takes this one as well."""
         ...
 
-    def look_for_dead(self, feed: Feed) -> None:
+    def claim_from_dead(self, feed: Feed) -> None:
         """Claims what the dead held, before it reads again."""
         ...
 
@@ -96,7 +96,7 @@ class Upkeep:
         self._looking: list[tuple[Wakeable, Feed]] = []
         self._dead: frozenset[str] = frozenset()
         self._departures = 0
-        self._look_everywhere_at: float | None = None
+        self._check_all_feeds_at: float | None = None
         self._leaving: dict[tuple[StreamSource, str], None] = {}
         self._rounds = 0
         self._undecided: set[Feed] = set()  # of which it is not known yet who is dead
@@ -161,11 +161,11 @@ class Upkeep:
         if hinted:
             self._changed.set()
 
-    def look_in(self, seconds: float) -> None:
+    def check_feeds_in(self, seconds: float) -> None:
         """Looks through all feeds for what the dead held, that much later or earlier."""
         at = time.monotonic() + seconds + _SLACK
-        if self._look_everywhere_at is None or at < self._look_everywhere_at:
-            self._look_everywhere_at = at
+        if self._check_all_feeds_at is None or at < self._check_all_feeds_at:
+            self._check_all_feeds_at = at
             self._changed.set()
 
     async def leave(self, sources: Iterable[StreamSource], consumer: str) -> None:
@@ -181,7 +181,7 @@ class Upkeep:
             raise
 
     async def _leave(self, leaving: Sequence[tuple[StreamSource, str]]) -> None:
-        commands = [_leaving(source, name, heir_of(name)) for source, name in leaving]
+        commands = [_leaving(source, name, next_owner_of(name)) for source, name in leaving]
         failure: RedisFailure | None = None
         for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
             # Without the group, or with somebody else's key in its place, nothing is held there.
@@ -236,8 +236,8 @@ class Upkeep:
 
     def _pause(self) -> float:
         soonest = min(self._topics_at, self._hints_at, self._look_at, self._epoch_at)
-        if self._look_everywhere_at is not None:
-            soonest = min(soonest, self._look_everywhere_at)
+        if self._check_all_feeds_at is not None:
+            soonest = min(soonest, self._check_all_feeds_at)
         if self._timers:
             soonest = min(soonest, self._timers[0][0])
         return min(_TURN, max(0.005, soonest - time.monotonic()))
@@ -252,13 +252,13 @@ class Upkeep:
         steps = (
             self._look_for_losses,
             self._notice_departures,
-            self._hand_on_what_is_due,
+            self._return_due,
             self._leave_again,
             self._find_topics,
             self._announce_again,
             self._store_losses,
-            self._look_everywhere,
-            self._look_at_next,
+            self._check_all_feeds,
+            self._check_next_feed,
         )
         fault: BaseException | None = None
         refusal: RedisFailure | None = None
@@ -276,7 +276,7 @@ class Upkeep:
             raise refusal
         return fault
 
-    async def _hand_on_what_is_due(self, now: float) -> None:
+    async def _return_due(self, now: float) -> None:
         due: dict[Feed, None] = {}
         while self._timers and self._timers[0][0] <= now:
             due[heapq.heappop(self._timers)[2]] = None
@@ -284,7 +284,7 @@ class Upkeep:
             self._hints_at = now + _HINTED
             due.update(dict.fromkeys(await self._hinted()))
         if due:
-            await self._hand_on([*due])
+            await self._return_parked([*due])
 
     async def _leave_again(self, _now: float) -> None:
         if self._leaving:
@@ -333,9 +333,9 @@ class Upkeep:
 
     async def _store_losses(self, _now: float) -> None:
         """Adds what was counted here to the counts that everybody can read."""
-        services, uncounted = self._services, self._services.losses.uncounted
+        services, unreported = self._services, self._services.losses.unreported
         commands: list[Routed] = []
-        batches = uncounted.batches()
+        batches = unreported.batches()
         for topic, number, counts in batches:
             places = [services.keys.losses_of(topic), services.keys.told(topic)]
             told = [argument for pair in counts.items() for argument in pair]
@@ -343,7 +343,7 @@ class Upkeep:
         replies = await services.pipe.call_many(commands) if commands else []
         for (topic, *_), reply in zip(batches, replies, strict=True):
             if not isinstance(reply, RedisFailure):
-                uncounted.arrived(topic)
+                unreported.arrived(topic)
 
     # --- what is parked -----------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class Upkeep:
         }
         return [feeds[name] for name in names if name in feeds]
 
-    async def _hand_on(self, feeds: list[Feed]) -> None:
+    async def _return_parked(self, feeds: list[Feed]) -> None:
         """Moves what has waited long enough to the inboxes, and waits for the rest.
 
         Raises ``RedisFailure``.
@@ -432,19 +432,19 @@ class Upkeep:
         if dead - self._dead or leases.departures != self._departures:
             self._hints_at = 0.0
         if dead - self._dead:
-            self._look_everywhere_at = now
+            self._check_all_feeds_at = now
         self._dead, self._departures = dead, leases.departures
 
-    async def _look_everywhere(self, now: float) -> None:
-        if self._look_everywhere_at is None or now < self._look_everywhere_at:
+    async def _check_all_feeds(self, now: float) -> None:
+        if self._check_all_feeds_at is None or now < self._check_all_feeds_at:
             return
-        self._look_everywhere_at = None
+        self._check_all_feeds_at = None
         for consumer in self._consumers:
             for feed in consumer.feeds.values():
-                consumer.look_for_dead(feed)
+                consumer.claim_from_dead(feed)
             consumer.wake()
 
-    async def _look_at_next(self, now: float) -> None:
+    async def _check_next_feed(self, now: float) -> None:
         """One feed after the other: what belonged to the dead, what is parked, who has left."""
         if now < self._look_at:
             return
@@ -460,8 +460,8 @@ class Upkeep:
         consumer, feed = self._looking.pop()
         if consumer not in self._consumers or not feed.is_open:
             return
-        consumer.look_for_dead(feed)
-        await self._hand_on([feed])
+        consumer.claim_from_dead(feed)
+        await self._return_parked([feed])
         if self._rounds % _ROUNDS == 0 or feed in self._undecided:
             self._undecided.discard(feed)
             await self._remove_the_dead(feed)
@@ -499,11 +499,11 @@ def _offer(consumer: Wakeable, topic: str) -> None:
         consumer.wake()
 
 
-def _leaving(source: StreamSource, name: str, heir: str) -> Routed:
+def _leaving(source: StreamSource, name: str, next_owner: str) -> Routed:
     feed = source.feed
     keys = [source.key, source.notes, feed.settled, feed.losses]
     return source.key, LEAVE.command(
-        keys, [source.group, raw(name), raw(heir), feed.topic, source.notes_prefix]
+        keys, [source.group, raw(name), raw(next_owner), feed.topic, source.notes_prefix]
     )
 
 
