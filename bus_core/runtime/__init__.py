@@ -23,7 +23,7 @@ else:
         {
             "clock": "TimerHandle lease_clock",
             "error_text": "printable",
-            "failures": "FIRST_PAUSE Trouble fault_of grown",
+            "failures": "FIRST_PAUSE Trouble fault_of next_pause",
             "background_task": "BackgroundTask",
             "logs": "plain_logger",
             "sleeper": "Sleeper",

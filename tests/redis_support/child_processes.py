@@ -117,7 +117,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_children() -> ChildProcesses:
-    """The nursery of this process; a forked child gets one of its own."""
+    """The child processes of this process; a forked child gets one of its own."""
     global _shared
     with _shared_lock:
         if _shared is None or _shared[0] != os.getpid():

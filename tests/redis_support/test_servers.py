@@ -260,7 +260,7 @@ def test_children_of_a_process_go_with_it() -> None:
 
 
 def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
-    """A process that cannot be started is an error, and the nursery goes on."""
+    """A process that cannot be started is an error, and others can be started."""
     own = ChildProcesses()
     try:
         with pytest.raises(RuntimeError, match="no-such-command"):
