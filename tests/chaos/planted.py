@@ -9,7 +9,7 @@ from bus_core import Outcome, Received
 from promenade_bus_redis.pubsub.misses import Cause, Misses
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
 from promenade_bus_redis.streams.losses import Losses
-from promenade_bus_redis.streams.stored_events import Accepted
+from promenade_bus_redis.streams.stored_events import StoredEvents
 
 Batch = Sequence[Received]
 
@@ -65,10 +65,10 @@ def _overlook_one() -> None:
 def _forget_accepted() -> None:
     """What was stored is not remembered."""
 
-    def note(_self: Accepted, _topics: object, _ids: object) -> None:
+    def note(_self: StoredEvents, _topics: object, _ids: object) -> None:
         pass
 
-    Accepted.note = note  # type: ignore[method-assign]
+    StoredEvents.note = note  # type: ignore[method-assign]
 
 
 def _miss_one_less() -> None:

@@ -38,7 +38,7 @@ from promenade_bus_redis.streams.publisher import RedisPublisher
 from promenade_bus_redis.streams.retention import Retention
 from promenade_bus_redis.streams.server_clock import ServerClock
 from promenade_bus_redis.streams.service_records import ServiceRecords
-from promenade_bus_redis.streams.services import Lock, Services
+from promenade_bus_redis.streams.services import LockState, Services
 from promenade_bus_redis.streams.stored_events import StoredEvents
 from promenade_bus_redis.streams.topics import StoredTopics
 from promenade_bus_redis.streams.upkeep import Upkeep
@@ -158,7 +158,7 @@ class StreamsAdapter:
             records=ServiceRecords(pipe, self._keys, name, self._service, self._options.retention),
             epoch=Epoch(pipe, self._keys),
             stored_events=StoredEvents(pipe, self._keys, self._losses),
-            name_lock=Lock(self._keys.name_lock(configured), name) if configured else None,
+            name_lock=LockState(self._keys.name_lock(configured), name) if configured else None,
         )
         upkeep = Upkeep(services)
         registry.found = upkeep.topic_found
