@@ -124,7 +124,6 @@ class RetryPolicy(Protocol):
 
     def next_delay(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after attempt number ``attempt`` (from 1) failed; None to give up."""
-        ...
 
 
 class Serializer(Protocol):
@@ -132,14 +131,12 @@ class Serializer(Protocol):
 
     def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError``."""
-        ...
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError`` and nothing else, whatever the input.
 
         ``event_class`` is the class of the topic; ``BaseEvent`` where the topic is not known.
         """
-        ...
 
 
 # --- adapters ---------------------------------------------------------------------------------------------
@@ -199,11 +196,9 @@ class Inlet(Protocol):
     @property
     def spec(self) -> SubscriptionSpec:
         """What was subscribed."""
-        ...
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
         """Hands a dead letter back to this subscription and to no other; attempts start at 1."""
-        ...
 
 
 class DeadLetterStore(Protocol):
@@ -211,7 +206,6 @@ class DeadLetterStore(Protocol):
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
-        ...
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
         """The letters that the filter selects and that come after a cursor, the oldest first.
@@ -221,15 +215,12 @@ class DeadLetterStore(Protocol):
         no more. Letters come and go between two pages: one that is there all the time is in exactly one.
         Raises ``ValueError`` for what is no cursor of this store.
         """
-        ...
 
     async def count(self, where: DeadLetterFilter) -> int:
         """How many letters the filter selects."""
-        ...
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
-        ...
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
         """Moves letters back to the subscription that failed, each at most once; returns how many moved.
@@ -237,11 +228,9 @@ class DeadLetterStore(Protocol):
         A letter that is no longer there is passed over. Raises ``UnknownSubscription``, and then moves
         none, when a letter's subscription does not exist.
         """
-        ...
 
     async def purge(self, where: DeadLetterFilter) -> int:
         """Deletes the letters that the filter selects; returns how many."""
-        ...
 
 
 class AdapterBase(Protocol):
@@ -250,31 +239,25 @@ class AdapterBase(Protocol):
     @property
     def name(self) -> str:
         """What the configuration calls it."""
-        ...
 
     @property
     def features(self) -> Features:
         """What it can do; never changes."""
-        ...
 
     @property
     def dead_letters(self) -> DeadLetterStore:
         """What subscriptions gave up on. Asked for once it is started."""
-        ...
 
     @property
     def lost(self) -> int:
         """How many events and dead letters it knows to be lost so far. Health reads it."""
-        ...
 
     @property
     def degraded(self) -> str | None:
         """What is not as it should be although it works, for health; None when all is well."""
-        ...
 
     async def start(self) -> None:
         """Gets ready to carry events; raises a ``BusError`` when it cannot."""
-        ...
 
     async def close(self) -> None:
         """Gives back what ``start`` took.
@@ -282,7 +265,6 @@ class AdapterBase(Protocol):
         Called once after each ``start`` that succeeded: after everything else, or because the bus could
         not be started for another reason. In that case ``start`` may follow again.
         """
-        ...
 
 
 class Adapter(AdapterBase, Protocol):
@@ -301,14 +283,12 @@ class Adapter(AdapterBase, Protocol):
         failure says nothing about the others. There is one call at a time; it is never cancelled, and
         ends by itself in bounded time. What it raises counts as ``PublishUncertain`` for each message.
         """
-        ...
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
         """Opens a subscription; from now on it misses nothing. Raises ``BusError``; it is called again then.
 
         The group outlives the process where the adapter is durable, and ``close`` of the consumer.
         """
-        ...
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
         """How many messages the subscription has not settled, in all instances together.
@@ -316,7 +296,6 @@ class Adapter(AdapterBase, Protocol):
         Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
         for several subscriptions at once.
         """
-        ...
 
 
 @runtime_checkable
@@ -328,7 +307,6 @@ class CountingAdapter(Protocol):
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
         """The ``backlog`` of each subscription, in order; one may be there twice, and there may be none."""
-        ...
 
 
 class Consumer(Protocol):
@@ -349,7 +327,6 @@ class Consumer(Protocol):
         already. It counts only where the adapter is durable and can delay, and the subscription is a group
         and not ordered: otherwise the engine keeps every retry.
         """
-        ...
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """At most ``limit`` messages, in order; waits up to a few seconds for the first one.
@@ -358,7 +335,6 @@ class Consumer(Protocol):
         long a handler takes, until they are settled. Raises ``BusError``; it is called again then, after
         a pause, and nothing is skipped.
         """
-        ...
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Carries outcomes out, and tells for each of them what came of it.
@@ -367,7 +343,6 @@ class Consumer(Protocol):
         not, or perhaps not, done; the engine asks again, so that doing it twice must be harmless. What
         it raises counts for all of them.
         """
-        ...
 
     def stop(self) -> None:
         """From now on nothing is received: a ``receive`` that waits ends soon, with what it has.
@@ -375,14 +350,12 @@ class Consumer(Protocol):
         Where nothing can be given back, because the adapter is not durable or the subscription is a
         broadcast, ``receive`` is called on until its answer is empty: it hands out what had arrived.
         """
-        ...
 
     async def close(self) -> None:
         """Lets go of what ``open_consumer`` took; no call is under way any more, and none follows.
 
         What is owned still, and was not released, is left to whoever claims it when its lease ends.
         """
-        ...
 
 
 @runtime_checkable
@@ -395,7 +368,6 @@ class LeasingConsumer(Protocol):
     @property
     def in_doubt(self) -> bool:
         """Whether a lease may have ended meanwhile. Asked often: an answer from memory."""
-        ...
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
         """Renews leases; tells for each message whether it is still this consumer's.
@@ -403,7 +375,6 @@ class LeasingConsumer(Protocol):
         Of the others nothing follows: neither is a handler called, nor are they settled. Raises
         ``BusError``; it is called again then, after a pause.
         """
-        ...
 
 
 @runtime_checkable
@@ -416,7 +387,6 @@ class YieldingConsumer(Protocol):
 
     async def has_standby(self) -> bool:
         """Whether another instance waits for its turn. Raises ``BusError``; then nothing is done."""
-        ...
 
 
 class InProcessAdapter(AdapterBase, Protocol):
@@ -429,30 +399,24 @@ class InProcessAdapter(AdapterBase, Protocol):
     @property
     def serialize(self) -> bool:
         """Whether events must pass through the serializer on their way, as they would on a network."""
-        ...
 
     def attach(self, inlet: Inlet) -> None:
         """From now on the inlet takes part in routing."""
-        ...
 
     def detach(self, inlet: Inlet) -> None:
         """The inlet takes no part any more; harmless when it was not attached."""
-        ...
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have become another one.
 
         It is given the topic, or a pattern that covers the topics, of which that is so: ``#`` for all.
         """
-        ...
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
         """Who gets an event of the topic: for each group the inlets that compete for it, in turn."""
-        ...
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
         """Stores a dead letter of a subscription, with what has to be handed over when it is redriven."""
-        ...
 
 
 AnyAdapter = Adapter | InProcessAdapter

@@ -21,40 +21,31 @@ class Carrier(Protocol):
     @property
     def encodes(self) -> bool:
         """Whether events are encoded on their way, so that some cannot be published."""
-        ...
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
         """What stands against carrying events now, for health."""
-        ...
 
     def attach(self, lane: Lane) -> None:
         """The lane gets events from now on, or as soon as the adapter has opened it."""
-        ...
 
     def detach(self, lane: Lane) -> None:
         """The lane gets no further events."""
-        ...
 
     def pause_changed(self, lane: Lane) -> None:
         """The lane was paused or resumed."""
-        ...
 
     async def opened(self, lane: Lane) -> None:
         """Returns when the lane misses nothing any more; raises ``UnknownSubscription`` if it never will."""
-        ...
 
     async def left(self, lane: Lane) -> None:
         """Returns when all that a detached lane held on the adapter was given back."""
-        ...
 
     def renew(self, route: Route) -> None:
         """Brings a route up to date with what is attached."""
-        ...
 
     async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
         """Hands a checked event over; returns when the adapter has accepted it."""
-        ...
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
@@ -64,12 +55,9 @@ class Carrier(Protocol):
         The future is done when the adapter has accepted the event; cancelling it takes back what was not
         sent yet. Raises what ``accept`` does.
         """
-        ...
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
         """Waits until what was accepted so far, and what its handling causes, is settled."""
-        ...
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Stops the lanes and the engine within ``timeout`` seconds, and reports what was abandoned."""
-        ...
