@@ -12,27 +12,12 @@ from collections.abc import Set as AbstractSet
 from datetime import time as time_of_day
 from typing import Any, Final
 
+from bus_core.events import shapes
 from bus_core.events.faults import Unfit, unfit, within
 from bus_core.events.marks import Constraint
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.records import with_values
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    WithJsonForm,
-    is_none,
-)
+from bus_core.events.shapes import Shape, is_none, made_once
 from bus_core.events.values import (
     NORMALIZERS,
     Normalize,
@@ -58,26 +43,26 @@ _WORDS: Final[Mapping[Any, str]] = {
 
 def words_of(shape: Shape) -> str:
     """The sentence "must be ..." for a shape, as far as it goes without looking inside."""
-    if isinstance(shape, Scalar):
+    if isinstance(shape, shapes.Scalar):
         known = _WORDS.get(shape.cls)
         return known or f"{_article(shape.cls.__name__)} {shape.cls.__name__}"
-    if isinstance(shape, EnumMember):
+    if isinstance(shape, shapes.EnumMember):
         return "one of " + ", ".join(f"{shape.cls.__name__}.{name}" for name in shape.cls.__members__)
-    if isinstance(shape, LiteralValue):
+    if isinstance(shape, shapes.LiteralValue):
         return "one of " + ", ".join(map(repr, shape.values))
-    if isinstance(shape, Collection | MappingOf):
+    if isinstance(shape, shapes.Collection | shapes.MappingOf):
         return f"a {shape.noun}"
-    if isinstance(shape, FixedTuple):
+    if isinstance(shape, shapes.FixedTuple):
         return f"a tuple of {len(shape.items)}"
-    if isinstance(shape, RecordShape | WithJsonForm):
+    if isinstance(shape, shapes.RecordShape | shapes.WithJsonForm):
         return f"{_article(shape.cls.__name__)} {shape.cls.__name__}"
-    if isinstance(shape, OneOf):
+    if isinstance(shape, shapes.OneOf):
         return " or ".join(map(words_of, sorted(shape.alternatives, key=is_none)))
-    if isinstance(shape, Constrained):
+    if isinstance(shape, shapes.Constrained):
         return shape.rules[0].description
-    if isinstance(shape, Hidden):
+    if isinstance(shape, shapes.Hidden):
         return words_of(shape.inner)
-    if isinstance(shape, Recursive):
+    if isinstance(shape, shapes.Recursive):
         return f"a {shape.name}"
     return "a JSON value"
 
@@ -98,7 +83,7 @@ def _normalizer_of_instances(cls: type[Any], words: str) -> Normalize:
     return normalize
 
 
-def _normalizer_of_subclass(shape: Scalar) -> Normalize:
+def _normalizer_of_subclass(shape: shapes.Scalar) -> Normalize:
     normalize_base = NORMALIZERS.get(shape.base)
     words = words_of(shape)
 
@@ -115,53 +100,44 @@ def _normalizer_of_subclass(shape: Scalar) -> Normalize:
 def normalizer_of(shape: Shape, known: dict[int, Normalize] | None = None) -> Normalize:
     """The normalizer of a shape. ``known`` are the normalizers of the shapes around it."""
     known = {} if known is None else known
-    if isinstance(shape, Scalar):
+    if isinstance(shape, shapes.Scalar):
         if shape.cls is not shape.base:
             return _normalizer_of_subclass(shape)
         return NORMALIZERS.get(shape.base) or _normalizer_of_instances(shape.cls, words_of(shape))
-    if isinstance(shape, AnyJson):
+    if isinstance(shape, shapes.AnyJson):
         return frozen_json
-    if isinstance(shape, EnumMember):
+    if isinstance(shape, shapes.EnumMember):
         return _normalizer_of_instances(shape.cls, words_of(shape))
-    if isinstance(shape, LiteralValue):
+    if isinstance(shape, shapes.LiteralValue):
         return _normalizer_of_literal(shape)
-    if isinstance(shape, Collection):
+    if isinstance(shape, shapes.Collection):
         return _normalizer_of_collection(shape, normalizer_of(shape.item, known))
-    if isinstance(shape, FixedTuple):
+    if isinstance(shape, shapes.FixedTuple):
         return _normalizer_of_fixed_tuple(shape, [normalizer_of(item, known) for item in shape.items])
-    if isinstance(shape, MappingOf):
-        if isinstance(shape.item, AnyJson) and isinstance(shape.key, Scalar) and shape.key.cls is str:
+    if isinstance(shape, shapes.MappingOf):
+        if shape.is_json_object:
             return _normalizer_of_json_objects(words_of(shape))
         return _normalizer_of_mapping(
             shape, normalizer_of(shape.key, known), normalizer_of(shape.item, known)
         )
-    if isinstance(shape, OneOf):
+    if isinstance(shape, shapes.OneOf):
         ordered = sorted(shape.alternatives, key=is_none)
         return _normalizer_of_union([normalizer_of(item, known) for item in ordered])
-    if isinstance(shape, Constrained):
+    if isinstance(shape, shapes.Constrained):
         return _normalizer_of_rules(shape.rules, normalizer_of(shape.inner, known))
-    if isinstance(shape, Hidden):
+    if isinstance(shape, shapes.Hidden):
         return normalizer_of(shape.inner, known)
-    if isinstance(shape, WithJsonForm):
+    if isinstance(shape, shapes.WithJsonForm):
         return _normalizer_of_formed(shape, normalizer_of(shape.inner, known))
-    return _normalizer_of_recursive(shape, known)
+    return made_once(
+        shape,
+        known,
+        lambda record: _normalizer_of_record(record, known),
+        lambda inner: normalizer_of(inner, known),
+    )
 
 
-def _normalizer_of_recursive(shape: RecordShape | Recursive, known: dict[int, Normalize]) -> Normalize:
-    if id(shape) in known:
-        return known[id(shape)]
-    inner: list[Normalize] = []
-    known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, RecordShape):
-        inner.append(_normalizer_of_record(shape, known))
-    else:
-        assert shape.shape is not None
-        inner.append(normalizer_of(shape.shape, known))
-    known[id(shape)] = inner[0]
-    return inner[0]
-
-
-def _normalizer_of_literal(shape: LiteralValue) -> Normalize:
+def _normalizer_of_literal(shape: shapes.LiteralValue) -> Normalize:
     words = words_of(shape)
 
     def normalize(value: Any) -> Any:
@@ -173,7 +149,7 @@ def _normalizer_of_literal(shape: LiteralValue) -> Normalize:
     return normalize
 
 
-def _normalizer_of_collection(shape: Collection, normalize_item: Normalize) -> Normalize:
+def _normalizer_of_collection(shape: shapes.Collection, normalize_item: Normalize) -> Normalize:
     words = words_of(shape)
     is_set = shape.kind is frozenset
     kinds: Any = AbstractSet if is_set else (list, tuple) if shape.noun == "tuple" else Sequence
@@ -197,7 +173,7 @@ def _normalizer_of_collection(shape: Collection, normalize_item: Normalize) -> N
     return normalize
 
 
-def _normalizer_of_fixed_tuple(shape: FixedTuple, normalizers: list[Normalize]) -> Normalize:
+def _normalizer_of_fixed_tuple(shape: shapes.FixedTuple, normalizers: list[Normalize]) -> Normalize:
     words = words_of(shape)
 
     def normalize(value: Any) -> Any:
@@ -225,7 +201,7 @@ def _normalizer_of_json_objects(words: str) -> Normalize:
 
 
 def _normalizer_of_mapping(
-    shape: MappingOf, normalize_key: Normalize, normalize_item: Normalize
+    shape: shapes.MappingOf, normalize_key: Normalize, normalize_item: Normalize
 ) -> Normalize:
     words = words_of(shape)
 
@@ -283,7 +259,7 @@ def _keeps(rule: Constraint, value: Any) -> bool:
         return False
 
 
-def _normalizer_of_formed(shape: WithJsonForm, normalize_inner: Normalize) -> Normalize:
+def _normalizer_of_formed(shape: shapes.WithJsonForm, normalize_inner: Normalize) -> Normalize:
     words = words_of(shape)
 
     def normalize(value: Any) -> Any:
@@ -298,7 +274,7 @@ def _normalizer_of_formed(shape: WithJsonForm, normalize_inner: Normalize) -> No
     return normalize
 
 
-def _normalizer_of_record(shape: RecordShape, known: dict[int, Normalize]) -> Normalize:
+def _normalizer_of_record(shape: shapes.RecordShape, known: dict[int, Normalize]) -> Normalize:
     normalizers = [(field.name, field.key, normalizer_of(field.shape, known)) for field in shape.fields]
     words = words_of(shape)
 

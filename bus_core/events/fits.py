@@ -12,24 +12,9 @@ from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any
 
+from bus_core.events import shapes
 from bus_core.events.primitives import FrozenMapping
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    WithJsonForm,
-    is_none,
-)
+from bus_core.events.shapes import Shape, is_none
 from bus_core.events.values import (
     has_plain_offset,
     is_frozen_json,
@@ -64,29 +49,29 @@ class FitsCompiler:
 
     def term(self, shape: Shape, value: str) -> str:
         """The expression for a variable of that name."""
-        if isinstance(shape, Scalar):
+        if isinstance(shape, shapes.Scalar):
             return self._scalar(shape, value)
-        if isinstance(shape, AnyJson):
+        if isinstance(shape, shapes.AnyJson):
             return f"is_frozen_json({value})"
-        if isinstance(shape, EnumMember):
+        if isinstance(shape, shapes.EnumMember):
             return f"{value}.__class__ is {self.name(shape.cls)}"
-        if isinstance(shape, LiteralValue):
+        if isinstance(shape, shapes.LiteralValue):
             known = self.name({(item.__class__, item) for item in shape.values})
             kinds = self.name(tuple({item.__class__ for item in shape.values}))
             return f"({value}.__class__ in {kinds} and ({value}.__class__, {value}) in {known})"
-        if isinstance(shape, Hidden):
+        if isinstance(shape, shapes.Hidden):
             return self.term(shape.inner, value)
-        if isinstance(shape, Constrained):
+        if isinstance(shape, shapes.Constrained):
             checks = "".join(f" and {self.name(rule.check)}({value})" for rule in shape.rules)
             return f"({self.term(shape.inner, value)}{checks})"
-        if isinstance(shape, OneOf):
+        if isinstance(shape, shapes.OneOf):
             ordered = sorted(shape.alternatives, key=lambda item: not is_none(item))
             return f"({' or '.join(self.term(item, value) for item in ordered)})"
-        if isinstance(shape, WithJsonForm):
+        if isinstance(shape, shapes.WithJsonForm):
             return "False"  # it is asked each time whether the value can be written
         return f"{self._helper(shape)}({value})"
 
-    def _scalar(self, shape: Scalar, value: str) -> str:
+    def _scalar(self, shape: shapes.Scalar, value: str) -> str:
         if is_none(shape):
             return f"{value} is None"
         exact = f"{value}.__class__ is {self.name(shape.cls)}"
@@ -102,13 +87,13 @@ class FitsCompiler:
             return f"({exact} and {value}.is_finite() and -6144 <= {value}.adjusted() <= 6144)"
         return exact
 
-    def _helper(self, shape: Collection | FixedTuple | MappingOf | RecordShape | Recursive) -> str:
+    def _helper(self, shape: Shape) -> str:
         known = self._helpers.get(id(shape))
         if known is not None:
             return known
         helper = self._helpers[id(shape)] = f"fits{len(self._helpers)}"
         lines = [f"def {helper}(value):"]
-        if isinstance(shape, Collection):
+        if isinstance(shape, shapes.Collection):
             lines += [
                 f"    if value.__class__ is not {shape.kind.__name__}:",
                 "        return False",
@@ -117,7 +102,7 @@ class FitsCompiler:
                 "            return False",
                 "    return True",
             ]
-        elif isinstance(shape, MappingOf):
+        elif isinstance(shape, shapes.MappingOf):
             lines += [
                 "    if value.__class__ is not FrozenMapping:",
                 "        return False",
@@ -126,7 +111,7 @@ class FitsCompiler:
                 "            return False",
                 "    return True",
             ]
-        elif isinstance(shape, FixedTuple):
+        elif isinstance(shape, shapes.FixedTuple):
             lines += [
                 f"    if value.__class__ is not tuple or len(value) != {len(shape.items)}:",
                 "        return False",
@@ -134,7 +119,7 @@ class FitsCompiler:
             ]
             terms = [self.term(item, f"item{index}") for index, item in enumerate(shape.items)]
             lines.append(f"    return {self._all(terms)}")
-        elif isinstance(shape, RecordShape):
+        elif isinstance(shape, shapes.RecordShape):
             lines += [
                 f"    if value.__class__ is not {self.name(shape.cls)}:",
                 "        return False",
@@ -145,7 +130,8 @@ class FitsCompiler:
                 terms.append(self.term(field.shape, f"item{index}"))
             lines.append(f"    return {self._all(terms)}")
         else:
-            assert shape.shape is not None
+            assert isinstance(shape, shapes.Recursive), "no other shape is left"
+            assert shape.shape is not None, "an alias is complete when it is compiled"
             lines.append(f"    return {self.term(shape.shape, 'value')}")
         self.functions.append("\n".join(lines))
         return helper

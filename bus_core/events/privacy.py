@@ -7,20 +7,10 @@ from typing import Any, Final
 
 import attrs
 
+from bus_core.events import shapes
 from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit
-from bus_core.events.shapes import (
-    Collection,
-    Constrained,
-    FixedTuple,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Shape,
-    has_personal_part,
-    is_personal,
-)
+from bus_core.events.shapes import Shape, has_personal_part, is_personal
 
 __all__ = ["HIDDEN", "bounded", "hidden_values", "shown", "without"]
 
@@ -45,27 +35,27 @@ def shown(shape: Shape, value: Any) -> str:
         return HIDDEN
     if not has_personal_part(shape):
         return repr(value)
-    if isinstance(shape, Constrained):
+    if isinstance(shape, shapes.Constrained):
         return shown(shape.inner, value)
-    if isinstance(shape, RecordShape) and value.__class__ is shape.cls:
+    if isinstance(shape, shapes.RecordShape) and value.__class__ is shape.cls:
         parts = (f"{field.name}={shown(field.shape, getattr(value, field.name))}" for field in shape.fields)
         return f"{shape.cls.__qualname__.rpartition('>.')[2]}({', '.join(parts)})"
-    if isinstance(shape, Collection) and shape.kind is tuple and value.__class__ is tuple:
+    if isinstance(shape, shapes.Collection) and shape.kind is tuple and value.__class__ is tuple:
         items = [shown(shape.item, item) for item in value]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-    if isinstance(shape, FixedTuple) and value.__class__ is tuple and len(value) == len(shape.items):
+    if isinstance(shape, shapes.FixedTuple) and value.__class__ is tuple and len(value) == len(shape.items):
         items = [shown(part, item) for part, item in zip(shape.items, value, strict=True)]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-    if isinstance(shape, MappingOf) and isinstance(value, dict):
+    if isinstance(shape, shapes.MappingOf) and isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {shown(shape.item, item)}' for key, item in value.items())}}}"
-    if isinstance(shape, OneOf):
+    if isinstance(shape, shapes.OneOf):
         return _shown_alternative(shape, value)
-    if isinstance(shape, Recursive) and shape.shape is not None:
+    if isinstance(shape, shapes.Recursive) and shape.shape is not None:
         return shown(shape.shape, value)
     return HIDDEN
 
 
-def _shown_alternative(shape: OneOf, value: Any) -> str:
+def _shown_alternative(shape: shapes.OneOf, value: Any) -> str:
     for alternative in shape.alternatives:
         try:
             normalizer_of(alternative)(value)
@@ -79,21 +69,21 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
     """What ``shown`` hides of a value."""
     if is_personal(shape):
         yield value
-    elif isinstance(shape, Constrained):
+    elif isinstance(shape, shapes.Constrained):
         yield from hidden_values(shape.inner, value)
-    elif isinstance(shape, RecordShape) and value.__class__ is shape.cls:
+    elif isinstance(shape, shapes.RecordShape) and value.__class__ is shape.cls:
         for field in shape.fields:
             yield from hidden_values(field.shape, getattr(value, field.name))
-    elif isinstance(shape, Collection):
+    elif isinstance(shape, shapes.Collection):
         for item in value:
             yield from hidden_values(shape.item, item)
-    elif isinstance(shape, FixedTuple):
+    elif isinstance(shape, shapes.FixedTuple):
         for part, item in zip(shape.items, value, strict=False):
             yield from hidden_values(part, item)
-    elif isinstance(shape, MappingOf):
+    elif isinstance(shape, shapes.MappingOf):
         for item in value.values():
             yield from hidden_values(shape.item, item)
-    elif isinstance(shape, OneOf):
+    elif isinstance(shape, shapes.OneOf):
         for alternative in shape.alternatives:
             try:
                 normalizer_of(alternative)(value)
@@ -101,7 +91,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
                 continue
             yield from hidden_values(alternative, value)
             return
-    elif isinstance(shape, Recursive) and shape.shape is not None:
+    elif isinstance(shape, shapes.Recursive) and shape.shape is not None:
         yield from hidden_values(shape.shape, value)
 
 

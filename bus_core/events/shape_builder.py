@@ -27,30 +27,10 @@ from typing import (
 )
 from uuid import UUID
 
+from bus_core.events import shapes
 from bus_core.events.marks import PERSONAL, Constraint, JsonForm, Personal
 from bus_core.events.primitives import FrozenMapping
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    Field,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    UnsupportedType,
-    WithJsonForm,
-    json_kinds,
-    parts_of,
-    plain,
-    plain_json,
-)
+from bus_core.events.shapes import Shape, UnsupportedType, json_kinds, parts_of, plain, plain_json
 
 __all__ = ["ShapeBuilder", "name_of"]
 
@@ -97,12 +77,12 @@ class ShapeBuilder:
     def __init__(
         self,
         is_record: Callable[[type[Any]], bool],
-        fields_of: Callable[[type[Any], ShapeBuilder], tuple[Field, ...]],
+        fields_of: Callable[[type[Any], ShapeBuilder], tuple[shapes.Field, ...]],
     ) -> None:
         self._is_record = is_record
         self._fields_of = fields_of
-        self._records: dict[type[Any], RecordShape] = {}
-        self._open_aliases: dict[Any, Recursive] = {}
+        self._records: dict[type[Any], shapes.RecordShape] = {}
+        self._open_aliases: dict[Any, shapes.Recursive] = {}
 
     def shape(self, hint: Any, bound: Mapping[Any, Any] | None = None) -> Shape:
         """The shape of an annotation; raises ``UnsupportedType``, and ``NameError`` of lazy aliases.
@@ -111,11 +91,11 @@ class ShapeBuilder:
         """
         bound = bound or {}
         if hint is None or hint is type(None):
-            return Scalar(type(None), type(None))
+            return shapes.Scalar(type(None), type(None))
         if hint in (Any, object):
-            return AnyJson()
+            return shapes.AnyJson()
         if hint is LiteralString:
-            return Scalar(str, str)
+            return shapes.Scalar(str, str)
         if isinstance(hint, TypeVar):
             return self._variable(hint, bound)
         if isinstance(hint, NewType):
@@ -154,7 +134,7 @@ class ShapeBuilder:
         met = self._open_aliases.get(known)
         if met is not None:
             return met
-        self._open_aliases[known] = recursive = Recursive(alias.__name__)
+        self._open_aliases[known] = recursive = shapes.Recursive(alias.__name__)
         try:
             parameters = zip(alias.__type_params__, arguments, strict=False)
             shape = self.shape(
@@ -174,14 +154,14 @@ class ShapeBuilder:
         if forms:
             if not isinstance(inner, type):
                 raise UnsupportedType(f"a JsonForm is for values of a class, and {name_of(inner)} is none")
-            shape = WithJsonForm(inner, forms[0], self.shape(forms[0].type, bound))
+            shape = shapes.WithJsonForm(inner, forms[0], self.shape(forms[0].type, bound))
         else:
             shape = self.shape(inner, bound)
         rules = tuple(mark for mark in marks if isinstance(mark, Constraint))
         if rules:
-            shape = Constrained(shape, rules)
+            shape = shapes.Constrained(shape, rules)
         # A mark by the name of its alias, Annotated[str, Personal], means the same.
-        return Hidden(shape) if any(mark is PERSONAL or mark is Personal for mark in marks) else shape
+        return shapes.Hidden(shape) if any(mark is PERSONAL or mark is Personal for mark in marks) else shape
 
     def _union(self, hint: Any, arguments: tuple[Any, ...], bound: Mapping[Any, Any]) -> Shape:
         named = [(self.shape(argument, bound), argument) for argument in arguments]
@@ -195,26 +175,26 @@ class ShapeBuilder:
                         f"{name_of(others[0][1])} and {name_of(argument)} cannot be told apart in JSON"
                     )
                 others.append((shape, argument))
-        return OneOf(tuple(shape for shape, _ in named))
+        return shapes.OneOf(tuple(shape for shape, _ in named))
 
     def _generic(self, hint: Any, origin: Any, arguments: tuple[Any, ...], bound: Mapping[Any, Any]) -> Shape:
         if origin in _REMEDIES:
             raise _mutable(hint, origin)
         if origin is tuple:
             if len(arguments) == 2 and arguments[1] is Ellipsis:
-                return Collection(tuple, self.shape(arguments[0], bound), "tuple")
-            return FixedTuple(tuple(self.shape(argument, bound) for argument in arguments))
+                return shapes.Collection(tuple, self.shape(arguments[0], bound), "tuple")
+            return shapes.FixedTuple(tuple(self.shape(argument, bound) for argument in arguments))
         if origin in _COLLECTIONS:
             item = self.shape(arguments[0], bound)
             kind = _COLLECTIONS[origin]
             if kind is frozenset and not _is_hashable(item):
                 raise UnsupportedType(f"the items of {name_of(hint)} have no hash, which those of a set need")
-            return Collection(kind, item, origin.__name__)
+            return shapes.Collection(kind, item, origin.__name__)
         if origin in _MAPPINGS:
             key = self.shape(arguments[0], bound)
             if not _is_key(key):
                 raise UnsupportedType("the keys of a mapping must be int, or a type that is text in JSON")
-            return MappingOf(key, self.shape(arguments[1], bound), origin.__name__)
+            return shapes.MappingOf(key, self.shape(arguments[1], bound), origin.__name__)
         raise UnsupportedType(f"{name_of(hint)} has no form in JSON that could be read back")
 
     def _class(self, cls: type[Any]) -> Shape:
@@ -225,18 +205,18 @@ class ShapeBuilder:
         if issubclass(cls, enum.Enum):
             return _enum(cls)
         if cls in _SCALARS:
-            return Scalar(cls, cls)
+            return shapes.Scalar(cls, cls)
         if self._is_record(cls):
             return self._record(cls)
         for base in _SCALARS:
             if issubclass(cls, base) and base in _MADE_OF_ONE_VALUE:
-                return Scalar(base, cls)
+                return shapes.Scalar(base, cls)
         raise UnsupportedType(_why_not(cls))
 
-    def _record(self, cls: type[Any]) -> RecordShape:
+    def _record(self, cls: type[Any]) -> shapes.RecordShape:
         known = self._records.get(cls)
         if known is None:
-            self._records[cls] = known = RecordShape(cls)  # known before it is filled
+            self._records[cls] = known = shapes.RecordShape(cls)  # known before it is filled
             try:
                 known.fields = self._fields_of(cls, self)
             except BaseException:
@@ -273,22 +253,22 @@ def _why_not(cls: type[Any]) -> str:
     return f"{name} has no form in JSON; {_FORM_REMEDY.format(name=name)}"
 
 
-def _enum(cls: type[enum.Enum]) -> EnumMember:
+def _enum(cls: type[enum.Enum]) -> shapes.EnumMember:
     if not cls.__members__:
         raise UnsupportedType(f"{cls.__name__} has no members")
     for member in cls:
         plain_json(member.value)
-    return EnumMember(cls)
+    return shapes.EnumMember(cls)
 
 
-def _literal(values: tuple[Any, ...]) -> LiteralValue:
+def _literal(values: tuple[Any, ...]) -> shapes.LiteralValue:
     seen: set[tuple[type, Any]] = set()
     for value in values:
         written = plain_json(value)
         if (type(written), written) in seen:
             raise UnsupportedType(f"two values of the literal are {written!r} in JSON")
         seen.add((type(written), written))
-    return LiteralValue(values)
+    return shapes.LiteralValue(values)
 
 
 # --- what unions, keys and sets ask -----------------------------------------------------------------------
@@ -296,33 +276,33 @@ def _literal(values: tuple[Any, ...]) -> LiteralValue:
 
 def _is_float(shape: Shape) -> bool:
     inner = plain(shape)
-    return isinstance(inner, Scalar) and inner.base is float
+    return isinstance(inner, shapes.Scalar) and inner.base is float
 
 
 def _is_kept(shape: Shape) -> bool:
     """Whether values are the same in JSON, so that it does not matter which alternative reads them."""
-    if isinstance(shape, Constrained | Hidden):
+    if isinstance(shape, shapes.Constrained | shapes.Hidden):
         return _is_kept(shape.inner)
-    if isinstance(shape, LiteralValue):
+    if isinstance(shape, shapes.LiteralValue):
         return not any(isinstance(value, enum.Enum) for value in shape.values)
-    if isinstance(shape, AnyJson):
+    if isinstance(shape, shapes.AnyJson):
         return True
-    if isinstance(shape, OneOf):
+    if isinstance(shape, shapes.OneOf):
         return all(map(_is_kept, shape.alternatives))
-    return isinstance(shape, Scalar) and shape.cls in (str, int, float, bool, type(None))
+    return isinstance(shape, shapes.Scalar) and shape.cls in (str, int, float, bool, type(None))
 
 
 def _is_key(shape: Shape) -> bool:
     inner = plain(shape)
-    return json_kinds(shape) == frozenset({"text"}) or (isinstance(inner, Scalar) and inner.cls is int)
+    return json_kinds(shape) == frozenset({"text"}) or (isinstance(inner, shapes.Scalar) and inner.cls is int)
 
 
 def _is_hashable(shape: Shape, inside: tuple[Shape, ...] = ()) -> bool:
-    if isinstance(shape, AnyJson | MappingOf | Recursive):
+    if isinstance(shape, shapes.AnyJson | shapes.MappingOf | shapes.Recursive):
         return False
-    if isinstance(shape, WithJsonForm):
+    if isinstance(shape, shapes.WithJsonForm):
         return shape.cls.__hash__ is not None
-    if isinstance(shape, RecordShape):
+    if isinstance(shape, shapes.RecordShape):
         if shape in inside:
             return True
         parts: Iterable[Shape] = [field.shape for field in shape.fields]

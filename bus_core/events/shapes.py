@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import (
-    Any,
-    Final,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -39,10 +36,14 @@ __all__ = [
     "is_none",
     "is_personal",
     "json_kinds",
+    "made_once",
     "parts_of",
     "plain",
     "plain_json",
 ]
+
+
+T = TypeVar("T")
 
 
 class UnsupportedType(TypeError):
@@ -102,6 +103,11 @@ class MappingOf:
     key: Shape
     item: Shape
     noun: str
+
+    @property
+    def is_json_object(self) -> bool:
+        """True for a mapping from texts to any JSON values."""
+        return isinstance(self.item, AnyJson) and isinstance(self.key, Scalar) and self.key.cls is str
 
 
 @attrs.frozen(eq=False)
@@ -268,6 +274,25 @@ def has_personal_part(shape: Shape) -> bool:
         return any(map(search, parts_of(shape)))
 
     return search(shape)
+
+
+def made_once(
+    shape: RecordShape | Recursive,
+    known: dict[int, Callable[[Any], T]],
+    of_record: Callable[[RecordShape], Callable[[Any], T]],
+    of_inner: Callable[[Shape], Callable[[Any], T]],
+) -> Callable[[Any], T]:
+    """The function for a shape that may contain itself: inside of it, it is ``known`` before it is made."""
+    if id(shape) not in known:
+        made: list[Callable[[Any], T]] = []
+        known[id(shape)] = lambda value: made[0](value)
+        if isinstance(shape, RecordShape):
+            made.append(of_record(shape))
+        else:
+            assert shape.shape is not None, "an alias is complete when its values are handled"
+            made.append(of_inner(shape.shape))
+        known[id(shape)] = made[0]
+    return known[id(shape)]
 
 
 def plain_json(value: Any) -> Any:

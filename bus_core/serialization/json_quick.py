@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from bus_core.events import shapes
 from bus_core.events.assembling import assembler_of
 from bus_core.events.base import Event, model_of
 from bus_core.events.checks import normalizer_of
@@ -19,20 +20,7 @@ from bus_core.events.faults import Unfit
 from bus_core.events.models import BASE_FIELDS
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.records import takes_by_place
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Field,
-    Hidden,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    is_none,
-    json_kinds,
-)
+from bus_core.events.shapes import Shape, is_none, json_kinds, made_once
 from bus_core.serialization.json_reading import KIND_OF, Read, reader_of
 from bus_core.serialization.json_values import read_bool, read_int, read_str
 
@@ -51,9 +39,9 @@ _INLINE: Final[dict[Any, type[Any]]] = {read_str: str, read_bool: bool, read_int
 
 def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
     """What reads values of a shape quickly."""
-    if isinstance(shape, Hidden):
+    if isinstance(shape, shapes.Hidden):
         return _quick_of(shape.inner, known)
-    if isinstance(shape, Collection):
+    if isinstance(shape, shapes.Collection):
         kind, read_item = shape.kind, _quick_of(shape.item, known)
 
         def read_array(value: Any) -> Any:
@@ -62,13 +50,18 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
             return kind([read_item(item) for item in value])
 
         return read_array
-    if isinstance(shape, AnyJson):
+    if isinstance(shape, shapes.AnyJson):
         return _frozen
-    if isinstance(shape, MappingOf) and isinstance(shape.item, AnyJson) and _is_of_texts(shape):
+    if isinstance(shape, shapes.MappingOf) and shape.is_json_object:
         return _frozen_object
-    if isinstance(shape, RecordShape | Recursive):
-        return _quick_of_named(shape, known)
-    if isinstance(shape, OneOf) and len(shape.alternatives) == 2:
+    if isinstance(shape, shapes.RecordShape | shapes.Recursive):
+        return made_once(
+            shape,
+            known,
+            lambda record: _quick_of_record(record, known),
+            lambda inner: _quick_of(inner, known),
+        )
+    if isinstance(shape, shapes.OneOf) and len(shape.alternatives) == 2:
         others = [item for item in shape.alternatives if not is_none(item)]
         if len(others) == 1:
             return _quick_of_optional(others[0], known)
@@ -94,10 +87,6 @@ def _frozen_object(value: Any) -> Any:
     return FrozenMapping(made)
 
 
-def _is_of_texts(shape: MappingOf) -> bool:
-    return isinstance(shape.key, Scalar) and shape.key.cls is str
-
-
 def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
     read_other = _quick_of(shape, known)
     kinds = json_kinds(shape)
@@ -113,19 +102,9 @@ def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
     return read
 
 
-def _quick_of_named(shape: RecordShape | Recursive, known: dict[int, Read]) -> Read:
-    if id(shape) in known:
-        return known[id(shape)]
-    inner: list[Read] = []
-    known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, RecordShape):
-        by_place = takes_by_place(shape.cls, [field.key for field in shape.fields])
-        inner.append(_compiled(shape.cls, shape.fields, by_name=not by_place, known=known))
-    else:
-        assert shape.shape is not None
-        inner.append(_quick_of(shape.shape, known))
-    known[id(shape)] = inner[0]
-    return inner[0]
+def _quick_of_record(shape: shapes.RecordShape, known: dict[int, Read]) -> Read:
+    by_place = takes_by_place(shape.cls, [field.key for field in shape.fields])
+    return _compiled(shape.cls, shape.fields, by_name=not by_place, known=known)
 
 
 def quick_reader_of(cls: type[Event[Any]]) -> Callable[..., Event[Any]]:
@@ -137,7 +116,7 @@ def quick_reader_of(cls: type[Event[Any]]) -> Callable[..., Event[Any]]:
 
 def _compiled(
     make: Callable[..., Any],
-    fields: Sequence[Field],
+    fields: Sequence[shapes.Field],
     *,
     by_name: bool,
     also: Iterable[str] = (),
@@ -184,7 +163,7 @@ def _compiled(
     return made
 
 
-def _default_text(field: Field, name: str, names: dict[str, Any]) -> str | None:
+def _default_text(field: shapes.Field, name: str, names: dict[str, Any]) -> str | None:
     """What gives the default of a field, under that name; None where it has to be in the object.
 
     It is in its one form, as everything else that is read.

@@ -11,31 +11,12 @@ from typing import Any, Final
 
 import attrs
 
+from bus_core.events import shapes
 from bus_core.events.checks import words_of
 from bus_core.events.faults import Fault, Unfit, unfit, within
 from bus_core.events.marks import Constraint
 from bus_core.events.primitives import FrozenMapping
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    Field,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    WithJsonForm,
-    is_none,
-    json_kinds,
-    plain,
-    plain_json,
-)
+from bus_core.events.shapes import Shape, is_none, json_kinds, made_once, plain, plain_json
 from bus_core.events.values import frozen_json
 from bus_core.serialization.json_values import READERS
 
@@ -50,33 +31,35 @@ KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "
 def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
     """What reads values of a shape thoroughly. ``known`` are the readers of what is around it."""
     known = {} if known is None else known
-    if isinstance(shape, Scalar):
+    if isinstance(shape, shapes.Scalar):
         return _reader_of_scalar(shape)
-    if isinstance(shape, AnyJson):
+    if isinstance(shape, shapes.AnyJson):
         return frozen_json
-    if isinstance(shape, EnumMember):
+    if isinstance(shape, shapes.EnumMember):
         return _reader_of_enum(shape)
-    if isinstance(shape, LiteralValue):
+    if isinstance(shape, shapes.LiteralValue):
         return _reader_of_literal(shape)
-    if isinstance(shape, Constrained):
+    if isinstance(shape, shapes.Constrained):
         return _reader_of_rules(shape.rules, reader_of(shape.inner, known))
-    if isinstance(shape, Hidden):
+    if isinstance(shape, shapes.Hidden):
         return reader_of(shape.inner, known)
-    if isinstance(shape, Collection):
+    if isinstance(shape, shapes.Collection):
         return _reader_of_collection(shape, reader_of(shape.item, known))
-    if isinstance(shape, FixedTuple):
+    if isinstance(shape, shapes.FixedTuple):
         return _reader_of_fixed_tuple([reader_of(item, known) for item in shape.items])
-    if isinstance(shape, MappingOf):
+    if isinstance(shape, shapes.MappingOf):
         return _reader_of_mapping(_reader_of_keys(shape, known), reader_of(shape.item, known))
-    if isinstance(shape, OneOf):
+    if isinstance(shape, shapes.OneOf):
         return _reader_of_union(shape, [reader_of(item, known) for item in shape.alternatives])
-    if isinstance(shape, WithJsonForm):
+    if isinstance(shape, shapes.WithJsonForm):
         return _reader_of_form(shape, reader_of(shape.inner, known))
-    return _reader_of_named(shape, known)
+    return made_once(
+        shape, known, lambda record: _reader_of_record(record, known), lambda inner: reader_of(inner, known)
+    )
 
 
 def fields_reader_of(
-    fields: Sequence[Field], known: dict[int, Read] | None = None
+    fields: Sequence[shapes.Field], known: dict[int, Read] | None = None
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """What makes the arguments of a constructor of a JSON object. Unknown keys are passed over."""
     known = {} if known is None else known
@@ -100,21 +83,7 @@ def fields_reader_of(
     return read
 
 
-def _reader_of_named(shape: RecordShape | Recursive, known: dict[int, Read]) -> Read:
-    if id(shape) in known:
-        return known[id(shape)]
-    inner: list[Read] = []
-    known[id(shape)] = lambda value: inner[0](value)
-    if isinstance(shape, RecordShape):
-        inner.append(_reader_of_record(shape, known))
-    else:
-        assert shape.shape is not None
-        inner.append(reader_of(shape.shape, known))
-    known[id(shape)] = inner[0]
-    return inner[0]
-
-
-def _reader_of_record(shape: RecordShape, known: dict[int, Read]) -> Read:
+def _reader_of_record(shape: shapes.RecordShape, known: dict[int, Read]) -> Read:
     read_fields = fields_reader_of(shape.fields, known)
 
     def read(value: Any) -> Any:
@@ -129,7 +98,7 @@ def _reader_of_record(shape: RecordShape, known: dict[int, Read]) -> Read:
     return read
 
 
-def _reader_of_scalar(shape: Scalar) -> Read:
+def _reader_of_scalar(shape: shapes.Scalar) -> Read:
     read_base = READERS[shape.base]
     if shape.cls is shape.base:
         return read_base
@@ -144,7 +113,7 @@ def _reader_of_scalar(shape: Scalar) -> Read:
     return read
 
 
-def _reader_of_enum(shape: EnumMember) -> Read:
+def _reader_of_enum(shape: shapes.EnumMember) -> Read:
     """Reads members by value and by the value's type: True is not 1."""
     by_value = {
         (type(written), written): member
@@ -170,7 +139,7 @@ def _reader_of_enum(shape: EnumMember) -> Read:
     return read
 
 
-def _reader_of_literal(shape: LiteralValue) -> Read:
+def _reader_of_literal(shape: shapes.LiteralValue) -> Read:
     by_value = {(type(plain_json(item)), plain_json(item)): item for item in shape.values}
     words = "one of " + ", ".join(repr(plain_json(item)) for item in shape.values)
 
@@ -198,7 +167,7 @@ def _reader_of_rules(rules: Sequence[Constraint], read_inner: Read) -> Read:
     return read
 
 
-def _reader_of_form(shape: WithJsonForm, read_inner: Read) -> Read:
+def _reader_of_form(shape: shapes.WithJsonForm, read_inner: Read) -> Read:
     words = words_of(shape)
 
     def read(value: Any) -> Any:
@@ -215,7 +184,7 @@ def _reader_of_form(shape: WithJsonForm, read_inner: Read) -> Read:
     return read
 
 
-def _reader_of_collection(shape: Collection, read_item: Read) -> Read:
+def _reader_of_collection(shape: shapes.Collection, read_item: Read) -> Read:
     def read(value: Any) -> Any:
         if type(value) is not list:
             raise unfit("an array")
@@ -245,11 +214,11 @@ def _reader_of_fixed_tuple(readers: Sequence[Read]) -> Read:
     return read
 
 
-def _reader_of_keys(shape: MappingOf, known: dict[int, Read]) -> Read:
+def _reader_of_keys(shape: shapes.MappingOf, known: dict[int, Read]) -> Read:
     key = plain(shape.key)
-    if not (isinstance(key, Scalar) and key.base is int):
+    if not (isinstance(key, shapes.Scalar) and key.base is int):
         return reader_of(shape.key, known)
-    if isinstance(shape.key, Constrained):
+    if isinstance(shape.key, shapes.Constrained):
         return _reader_of_rules(shape.key.rules, _int_of)
     return _int_of
 
@@ -287,7 +256,7 @@ def _reader_of_mapping(read_key: Read, read_item: Read) -> Read:
     return read
 
 
-def _reader_of_union(shape: OneOf, readers: Sequence[Read]) -> Read:
+def _reader_of_union(shape: shapes.OneOf, readers: Sequence[Read]) -> Read:
     """The JSON value alone tells which alternative it is."""
     by_kind: dict[str, list[Read]] = {}
     for alternative, read_alternative in zip(shape.alternatives, readers, strict=True):
@@ -309,7 +278,7 @@ def _reader_of_union(shape: OneOf, readers: Sequence[Read]) -> Read:
     return read
 
 
-def _words_in_json(shape: OneOf) -> str:
+def _words_in_json(shape: shapes.OneOf) -> str:
     others = [item for item in shape.alternatives if not is_none(item)]
     words = " or ".join(map(words_of, others))
     return words if len(others) == len(shape.alternatives) else f"null or {words}"

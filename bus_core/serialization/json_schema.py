@@ -11,25 +11,9 @@ from uuid import UUID
 
 import attrs
 
+from bus_core.events import shapes
 from bus_core.events.base import BaseEvent, Event, model_of
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    WithJsonForm,
-    plain,
-    plain_json,
-)
+from bus_core.events.shapes import Shape, plain, plain_json
 
 __all__ = ["schema_of"]
 
@@ -69,7 +53,7 @@ class _Schemas:
         self.definitions: dict[str, Any] = {}
         self._names: dict[int, str] = {}
 
-    def of_fields(self, record: RecordShape) -> dict[str, Any]:
+    def of_fields(self, record: shapes.RecordShape) -> dict[str, Any]:
         """The schema of an object with the fields of a class."""
         schema: dict[str, Any] = {
             "type": "object",
@@ -80,37 +64,37 @@ class _Schemas:
 
     def of(self, shape: Shape) -> dict[str, Any]:
         """The schema of a value."""
-        if isinstance(shape, Scalar):
+        if isinstance(shape, shapes.Scalar):
             return dict(_SCALARS[shape.base])
-        if isinstance(shape, AnyJson):
+        if isinstance(shape, shapes.AnyJson):
             return {}
-        if isinstance(shape, EnumMember):
+        if isinstance(shape, shapes.EnumMember):
             return {"enum": [plain_json(member.value) for member in shape.cls]}
-        if isinstance(shape, LiteralValue):
+        if isinstance(shape, shapes.LiteralValue):
             return {"enum": [plain_json(value) for value in shape.values]}
-        if isinstance(shape, Collection):
+        if isinstance(shape, shapes.Collection):
             unique = {"uniqueItems": True} if shape.kind is frozenset else {}
             return {"type": "array", "items": self.of(shape.item), **unique}
-        if isinstance(shape, FixedTuple):
+        if isinstance(shape, shapes.FixedTuple):
             size = len(shape.items)
             items = {"prefixItems": [self.of(item) for item in shape.items]} if size else {}
             return {"type": "array", **items, "minItems": size, "maxItems": size}
-        if isinstance(shape, MappingOf):
+        if isinstance(shape, shapes.MappingOf):
             return self._of_mapping(shape)
-        if isinstance(shape, OneOf):
+        if isinstance(shape, shapes.OneOf):
             return {"anyOf": [self.of(alternative) for alternative in shape.alternatives]}
-        if isinstance(shape, Constrained):
+        if isinstance(shape, shapes.Constrained):
             rules = "; ".join(rule.description for rule in shape.rules)
             return {**self.of(shape.inner), "description": f"must be {rules}"}
-        if isinstance(shape, Hidden):
+        if isinstance(shape, shapes.Hidden):
             return {**self.of(shape.inner), "x-personal": True}
-        if isinstance(shape, WithJsonForm):
+        if isinstance(shape, shapes.WithJsonForm):
             return self.of(shape.inner)
         return self._reference_to(shape)
 
-    def _of_mapping(self, shape: MappingOf) -> dict[str, Any]:
+    def _of_mapping(self, shape: shapes.MappingOf) -> dict[str, Any]:
         key = plain(shape.key)
-        if isinstance(key, Scalar) and key.base is int:
+        if isinstance(key, shapes.Scalar) and key.base is int:
             names: dict[str, Any] = {"pattern": "^(0|-?[1-9][0-9]*)$"}
         else:
             names = self.of(shape.key)
@@ -118,14 +102,14 @@ class _Schemas:
         keys = {"propertyNames": names} if names else {}
         return {"type": "object", **keys, "additionalProperties": self.of(shape.item)}
 
-    def _reference_to(self, shape: RecordShape | Recursive) -> dict[str, Any]:
+    def _reference_to(self, shape: shapes.RecordShape | shapes.Recursive) -> dict[str, Any]:
         known = self._names.get(id(shape))
         if known is None:
-            name = shape.cls.__name__ if isinstance(shape, RecordShape) else shape.name
+            name = shape.cls.__name__ if isinstance(shape, shapes.RecordShape) else shape.name
             alike = sum(other.partition(".")[0] == name for other in self.definitions)
             known = self._names[id(shape)] = f"{name}.{alike + 1}" if alike else name
             self.definitions[known] = {}  # its place, for one that holds itself
-            if isinstance(shape, RecordShape):
+            if isinstance(shape, shapes.RecordShape):
                 self.definitions[known] = self.of_fields(shape)
             elif shape.shape is not None:
                 self.definitions[known] = self.of(shape.shape)

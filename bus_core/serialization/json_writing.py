@@ -12,29 +12,10 @@ from collections.abc import Sequence
 from keyword import iskeyword
 from typing import Any
 
+from bus_core.events import shapes
 from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit, within
-from bus_core.events.shapes import (
-    AnyJson,
-    Collection,
-    Constrained,
-    EnumMember,
-    Field,
-    FixedTuple,
-    Hidden,
-    LiteralValue,
-    MappingOf,
-    OneOf,
-    RecordShape,
-    Recursive,
-    Scalar,
-    Shape,
-    WithJsonForm,
-    is_none,
-    parts_of,
-    plain,
-    plain_json,
-)
+from bus_core.events.shapes import Shape, is_none, made_once, parts_of, plain, plain_json
 from bus_core.serialization.json_values import Writer, writers
 from bus_core.serialization.options import JsonOptions
 
@@ -47,48 +28,38 @@ class Writers:
     def __init__(self, limits: JsonOptions, text: Writer) -> None:
         self._text = text
         self._simple = writers(limits, text)
-        self._known: dict[int, tuple[Shape, Writer]] = {}
+        self._known: dict[int, Writer] = {}
+        self._kept: list[Shape] = []  # the id of a shape is no other's as long as the shape is there
 
     def writer_of(self, shape: Shape) -> Writer:
         """What writes values of a shape; raises ``Unfit``."""
-        if isinstance(shape, Scalar):
+        if isinstance(shape, shapes.Scalar):
             return self._simple[shape.base]
-        if isinstance(shape, AnyJson):
+        if isinstance(shape, shapes.AnyJson):
             return self._simple[Any]
-        if isinstance(shape, EnumMember):
+        if isinstance(shape, shapes.EnumMember):
             return self._writer_of_enum(shape)
-        if isinstance(shape, LiteralValue):
+        if isinstance(shape, shapes.LiteralValue):
             return lambda value: self._text(plain_json(value))
-        if isinstance(shape, Constrained | Hidden):
+        if isinstance(shape, shapes.Constrained | shapes.Hidden):
             return self.writer_of(shape.inner)
-        if isinstance(shape, Collection):
+        if isinstance(shape, shapes.Collection):
             return self._writer_of_collection(shape)
-        if isinstance(shape, FixedTuple):
+        if isinstance(shape, shapes.FixedTuple):
             parts = [self.writer_of(item) for item in shape.items]
             return lambda value: _array([write(item) for write, item in zip(parts, value, strict=True)])
-        if isinstance(shape, MappingOf):
+        if isinstance(shape, shapes.MappingOf):
             return self._writer_of_mapping(shape)
-        if isinstance(shape, OneOf):
+        if isinstance(shape, shapes.OneOf):
             return self._writer_of_union(shape)
-        if isinstance(shape, WithJsonForm):
+        if isinstance(shape, shapes.WithJsonForm):
             return self._writer_of_form(shape)
-        return self._writer_of_named(shape)
+        self._kept.append(shape)
+        return made_once(
+            shape, self._known, lambda record: self.writer_of_fields(record.fields), self.writer_of
+        )
 
-    def _writer_of_named(self, shape: RecordShape | Recursive) -> Writer:
-        known = self._known.get(id(shape))
-        if known is not None:
-            return known[1]
-        inner: list[Writer] = []
-        self._known[id(shape)] = shape, lambda value: inner[0](value)
-        if isinstance(shape, RecordShape):
-            inner.append(self.writer_of_fields(shape.fields))
-        else:
-            assert shape.shape is not None
-            inner.append(self.writer_of(shape.shape))
-        self._known[id(shape)] = shape, inner[0]
-        return inner[0]
-
-    def _writer_of_enum(self, shape: EnumMember) -> Writer:
+    def _writer_of_enum(self, shape: shapes.EnumMember) -> Writer:
         texts = {member.value: self._text(plain_json(member.value)) for member in shape.cls}
 
         def write(member: Any) -> str:
@@ -98,16 +69,16 @@ class Writers:
 
         return write
 
-    def _writer_of_collection(self, shape: Collection) -> Writer:
+    def _writer_of_collection(self, shape: shapes.Collection) -> Writer:
         write = self.writer_of(shape.item)
         if shape.kind is frozenset:
             return lambda value: _array(_in_order([write(item) for item in value]))
         return lambda value: _array([write(item) for item in value])
 
-    def _writer_of_mapping(self, shape: MappingOf) -> Writer:
+    def _writer_of_mapping(self, shape: shapes.MappingOf) -> Writer:
         key, write_item = plain(shape.key), self.writer_of(shape.item)
         write_name = self.writer_of(shape.key)
-        if isinstance(key, Scalar) and key.base is int:
+        if isinstance(key, shapes.Scalar) and key.base is int:
             write_number = write_name
             write_name = lambda value: f'"{write_number(value)}"'  # noqa: E731
 
@@ -117,7 +88,7 @@ class Writers:
 
         return write
 
-    def _writer_of_union(self, shape: OneOf) -> Writer:
+    def _writer_of_union(self, shape: shapes.OneOf) -> Writer:
         others = [item for item in shape.alternatives if not is_none(item)]
         if len(others) == 1:
             write = self.writer_of(others[0])
@@ -138,11 +109,11 @@ class Writers:
 
         return write_alternative
 
-    def _writer_of_form(self, shape: WithJsonForm) -> Writer:
+    def _writer_of_form(self, shape: shapes.WithJsonForm) -> Writer:
         normalize, write, give = normalizer_of(shape.inner), self.writer_of(shape.inner), shape.form.write
         return lambda value: write(normalize(give(value)))
 
-    def writer_of_fields(self, fields: Sequence[Field]) -> Writer:
+    def writer_of_fields(self, fields: Sequence[shapes.Field]) -> Writer:
         """What writes an object of these fields. It is compiled from text, as readers are."""
         names: dict[str, Any] = {"inside": _inside, "keys": [field.key for field in fields]}
         lines = ["def write(record):", "    try:", "        at = 0"]  # this is for classes without fields
@@ -185,10 +156,13 @@ def _inside(key: str, error: Exception) -> Unfit:
 
 def depth_of(shape: Shape, around: tuple[Shape, ...] = ()) -> float:
     """How many levels of objects and arrays the values of a shape have at most; infinite without a bound."""
-    if isinstance(shape, AnyJson) or shape in around:
+    if isinstance(shape, shapes.AnyJson) or shape in around:
         return math.inf
-    parts = [field.shape for field in shape.fields] if isinstance(shape, RecordShape) else [*parts_of(shape)]
-    if isinstance(shape, Recursive):
-        parts = [shape.shape] if shape.shape is not None else []
+    parts = [*parts_of(shape)]
+    if isinstance(shape, shapes.RecordShape):
+        parts = [field.shape for field in shape.fields]
+    elif isinstance(shape, shapes.Recursive) and shape.shape is not None:
+        parts = [shape.shape]
     inner = max((depth_of(part, (*around, shape)) for part in parts), default=0)
-    return inner + isinstance(shape, RecordShape | Collection | FixedTuple | MappingOf)
+    nests = shapes.RecordShape | shapes.Collection | shapes.FixedTuple | shapes.MappingOf
+    return inner + isinstance(shape, nests)
