@@ -1,4 +1,4 @@
-"""What others implement: adapters, serializers, retry policies, middleware and health probes.
+"""The protocols that plugins implement: adapters, serializers, retry policies, middleware, health probes.
 
 A hook of ``bus_core.plugins.hookspecs`` hands over a ``Factory`` once, at start; the object that it builds
 does the work. The bus never calls a hook per event.
@@ -60,7 +60,7 @@ O = TypeVar("O")  # noqa: E741 - options
 P_co = TypeVar("P_co", covariant=True)
 
 Seconds = float | timedelta
-"""How a duration is given in Python: seconds, or a timedelta."""
+"""A duration in Python: seconds, or a timedelta."""
 
 Handler = Callable[[Envelope], Awaitable[None]]
 """The inside of a middleware: takes an envelope, and raises to report a failure."""
@@ -71,7 +71,7 @@ Middleware = Callable[[Handler], Handler]
 
 @attrs.frozen(kw_only=True)
 class BuildContext:
-    """What a factory may know while it builds.
+    """The facts that a factory gets while it builds.
 
     ``sections`` holds the foreign sections of the configuration file that the factory named, by their
     path, expanded (``{"database.redis": {...}}``); a section that is absent from the file is absent here.
@@ -87,7 +87,7 @@ class BuildContext:
 
 @attrs.frozen
 class Factory(Generic[O, P_co]):
-    """How a plugin offers something: its options class, and how to build it from such options.
+    """Offers something of a plugin: the class of its options, and a function that builds it from them.
 
     ``options`` is an attrs class whose fields are the keys of the plugin's part of the configuration.
     The bus reads and checks that part, and reports faults with their path.
@@ -106,7 +106,7 @@ class Factory(Generic[O, P_co]):
 
 @attrs.frozen(kw_only=True)
 class Command:
-    """How a plugin offers a command of ``promenade-bus``.
+    """Offers a command of ``promenade-bus``.
 
     ``help`` is the line that stands beside its name in the list of commands, and in completions of a shell.
     ``load`` returns the click command, and is called when that is run, or asked for its own help: whatever it
@@ -144,7 +144,7 @@ class Serializer(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Features:
-    """What an adapter can do. The bus compares it with what subscriptions need, and refuses misfits.
+    """The abilities of an adapter. The bus refuses subscriptions that need more.
 
     - ``durable``: what was accepted outlives the process.
     - ``groups``: instances of one subscription in several processes compete for events.
@@ -169,7 +169,7 @@ class Features:
 
 @attrs.frozen(kw_only=True)
 class SubscriptionSpec:
-    """What an adapter has to know of a subscription.
+    """A subscription as an adapter knows it.
 
     ``group`` is the service and the name, with one dot between: its instances compete for events, and no two
     services share one.
@@ -195,7 +195,7 @@ class Inlet(Protocol):
 
     @property
     def spec(self) -> SubscriptionSpec:
-        """What was subscribed."""
+        """The subscription that it serves."""
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
         """Hands a dead letter back to this subscription and to no other; attempts start at 1."""
@@ -217,7 +217,7 @@ class DeadLetterStore(Protocol):
         """
 
     async def count(self, where: DeadLetterFilter) -> int:
-        """How many letters the filter selects."""
+        """The number of letters that the filter selects."""
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -234,27 +234,27 @@ class DeadLetterStore(Protocol):
 
 
 class AdapterBase(Protocol):
-    """What every adapter has. All methods are called on the event loop of the bus."""
+    """The part that all adapters have in common. All methods are called on the event loop of the bus."""
 
     @property
     def name(self) -> str:
-        """What the configuration calls it."""
+        """Its name in the configuration."""
 
     @property
     def features(self) -> Features:
-        """What it can do; never changes."""
+        """Its abilities; they never change."""
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """What subscriptions gave up on. Asked for once it is started."""
+        """The messages that subscriptions gave up on. Asked for once it is started."""
 
     @property
     def lost(self) -> int:
-        """How many events and dead letters it knows to be lost so far. Health reads it."""
+        """The number of events and dead letters that it knows to be lost so far. Health reads it."""
 
     @property
     def degraded(self) -> str | None:
-        """What is not as it should be although it works, for health; None when all is well."""
+        """A sentence for health about a flaw of an adapter that works; None when all is well."""
 
     async def start(self) -> None:
         """Gets ready to carry events; raises a ``BusError`` when it cannot."""
@@ -291,7 +291,7 @@ class Adapter(AdapterBase, Protocol):
         """
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        """How many messages the subscription has not settled, in all instances together.
+        """The number of messages that the subscription has not settled, in all instances together.
 
         Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
         for several subscriptions at once.
@@ -360,14 +360,14 @@ class Consumer(Protocol):
 
 @runtime_checkable
 class LeasingConsumer(Protocol):
-    """What a ``Consumer`` may offer besides, whose messages go to others when it does not renew its leases.
+    """An option of a ``Consumer`` whose messages go to others when it does not renew its leases.
 
     The engine asks before it begins what it holds, after a time in which the process may have stood still.
     """
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a lease may have ended meanwhile. Asked often: an answer from memory."""
+        """True when a lease may have ended meanwhile. Asked often: the answer must come from memory."""
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
         """Renews leases; tells for each message whether it is still this consumer's.
@@ -379,14 +379,14 @@ class LeasingConsumer(Protocol):
 
 @runtime_checkable
 class YieldingConsumer(Protocol):
-    """What a ``Consumer`` may offer besides, of whose ordered subscriptions one instance is active at a time.
+    """An option of a ``Consumer`` whose ordered subscriptions have one active instance at a time.
 
     The engine asks when it meets a message that only an instance with other code can decode. Where one waits,
     it gives back what it holds, closes this consumer, and opens another one a little later.
     """
 
     async def has_standby(self) -> bool:
-        """Whether another instance waits for its turn. Raises ``BusError``; then nothing is done."""
+        """True when another instance waits for its turn. Raises ``BusError``; then nothing is done."""
 
 
 class InProcessAdapter(AdapterBase, Protocol):
@@ -398,7 +398,7 @@ class InProcessAdapter(AdapterBase, Protocol):
 
     @property
     def serialize(self) -> bool:
-        """Whether events must pass through the serializer on their way, as they would on a network."""
+        """True when events must pass through the serializer on their way, as they would on a network."""
 
     def attach(self, inlet: Inlet) -> None:
         """From now on the inlet takes part in routing."""
@@ -413,14 +413,14 @@ class InProcessAdapter(AdapterBase, Protocol):
         """
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
-        """Who gets an event of the topic: for each group the inlets that compete for it, in turn."""
+        """The receivers of an event of the topic: for each group the inlets that compete for it, in turn."""
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
         """Stores a dead letter of a subscription, with what has to be handed over when it is redriven."""
 
 
 AnyAdapter = Adapter | InProcessAdapter
-"""What the hook ``promenade_bus_adapters`` may offer; see ``is_in_process``."""
+"""An adapter of either kind, as ``promenade_bus_adapters`` offers it; see ``is_in_process``."""
 
 
 def is_in_process(adapter: AnyAdapter) -> TypeGuard[InProcessAdapter]:
@@ -446,7 +446,7 @@ class HealthStatus(StrEnum):
 
 @attrs.frozen
 class CheckResult:
-    """What one probe found: its status, a sentence for people, and figures for machines."""
+    """The result of one probe: its status, a sentence for people, and figures for machines."""
 
     status: HealthStatus
     summary: str

@@ -419,11 +419,11 @@ class LeaseLost(BusError):
 
 
 class ConsumerDied(BusError):
-    """How it is recorded that a process died, or lost its lease, while it held a message."""
+    """Records that a process died, or lost its lease, while it held a message."""
 
 
 class HandlerTimeout(BusError, TimeoutError):
-    """How a handler that ran longer than its timeout is recorded."""
+    """Records that a handler ran longer than its timeout."""
 
     def __init__(self, subscription: str, seconds: float) -> None:
         self.seconds = seconds

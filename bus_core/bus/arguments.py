@@ -1,4 +1,4 @@
-"""What callers hand to the bus, once it is known to make sense."""
+"""Checks the arguments that callers pass to the bus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_seconds(value: Seconds) -> float:
 
 
 def described(value: object) -> str:
-    """What something is, without showing what it holds."""
+    """Describes a value by its type, without its content."""
     return repr(value) if value is None or isinstance(value, int | float) else f"a {class_name(type(value))}"
 
 

@@ -52,7 +52,7 @@ E = TypeVar("E", bound=Event[Any])
 R = TypeVar("R")
 
 NOTHING_TO_DRAIN = DrainReport(True, (), 0.0)
-"""What closing a bus comes to that was never started."""
+"""The report of closing a bus that was never started."""
 
 
 class Bus:
@@ -101,7 +101,7 @@ class Bus:
 
     @property
     def config(self) -> BusConfig:
-        """What the bus was opened with."""
+        """The configuration that the bus was opened with."""
         return self._config
 
     @property
@@ -111,7 +111,7 @@ class Bus:
 
     @property
     def parts(self) -> BusParts:
-        """What the bus was assembled from, for tools that explain it."""
+        """The parts of the bus, for tools that explain it."""
         return self._parts
 
     @property
@@ -126,7 +126,7 @@ class Bus:
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """What subscriptions gave up on."""
+        """The messages that subscriptions gave up on."""
         return self._dead_letters
 
     @property
@@ -136,17 +136,17 @@ class Bus:
 
     @property
     def threads_at_work(self) -> int:
-        """How many handlers run in threads, where the event loop does not see them."""
+        """The number of handlers that run in threads, where the event loop does not see them."""
         return self._engine.threads.busy
 
     @property
     def in_handler(self) -> bool:
-        """Whether the caller is a handler of this bus, or was started by one."""
+        """True when the caller is a handler of this bus, or was started by one."""
         return self._lifecycle.in_handler
 
     @property
     def forked(self) -> bool:
-        """Whether this process inherited the bus by a fork, so that it cannot be used."""
+        """True when this process inherited the bus by a fork, so that it cannot be used."""
         return self._lifecycle.forked
 
     def state(self) -> EngineState:
@@ -160,7 +160,7 @@ class Bus:
         )
 
     def published(self) -> Mapping[str, int]:
-        """How many events of each topic this bus has accepted so far.
+        """The number of events of each topic that this bus has accepted so far.
 
         Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
         """

@@ -66,7 +66,7 @@ class DeadLetters:
         return found
 
     async def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
-        """How many letters there are, of one topic and one subscription if named."""
+        """The number of letters, of one topic and one subscription if named."""
         self._check_usable("count dead letters")
         return await self._store.count(DeadLetterFilter(topic=topic, subscription=subscription))
 

@@ -65,7 +65,7 @@ async def run_probes(
 
 
 async def _run(probe: HealthProbe, state: EngineState) -> CheckResult:
-    """What a probe found, or how it failed. Nothing that it raises gets out, not even SystemExit."""
+    """Runs one probe: its result, or its failure. Nothing that it raises gets out, not even SystemExit."""
     try:
         found: object = await probe.check(state)
         if not isinstance(found, CheckResult):

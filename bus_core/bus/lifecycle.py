@@ -37,7 +37,7 @@ class Lifecycle:
 
     @property
     def in_handler(self) -> bool:
-        """Whether the caller is a handler of this bus, or was started by one."""
+        """True when the caller is a handler of this bus, or was started by one."""
         return current_engine() is self._engine
 
     def check_fork(self, doing: str) -> None:

@@ -1,4 +1,4 @@
-"""What a bus is assembled from, and how the parts that were started are closed."""
+"""The parts of a bus, and the closing of those that were started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLEANUP_TIME = 0.1
 
 @attrs.frozen(kw_only=True)
 class BusParts:
-    """What a bus is assembled from; see ``bus_core.bus.bootstrap.open_bus``."""
+    """The parts of a bus; ``bus_core.bus.bootstrap.open_bus`` builds them."""
 
     config: BusConfig
     plugins: Plugins

@@ -204,7 +204,7 @@ class PublishPipeline:
         await self._publish_checked(item)
 
     def _publish_checked(self, item: HeldEvent) -> Awaitable[None]:
-        """What is left to do for a checked event: its middleware, if there is any, and the adapter."""
+        """Publishes a checked event: through its middleware, if there is any, to the adapter."""
         route = self._route(item.topic)
         if self.middleware:
             return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
@@ -263,7 +263,7 @@ class PublishPipeline:
         raise_failures(results)
 
     def _hand_over_unchecked(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
-        """What is left of a publish to an adapter outside of the process, when nothing stands in between.
+        """Hands an event to an adapter outside of the process where no check is needed.
 
         None where a further look is needed.
         """
@@ -285,7 +285,7 @@ class PublishPipeline:
 
     @property
     def _must_publish_alone(self) -> bool:
-        """Whether each event is published by itself.
+        """True when each event is published by itself.
 
         A middleware may wait, and then others would come first; in a block of after_commit events are held.
         """

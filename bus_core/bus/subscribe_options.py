@@ -120,7 +120,7 @@ def _as_error_types(value: Any) -> tuple[type[BaseException], ...]:
 
 @attrs.frozen(kw_only=True)
 class CheckedOptions:
-    """What was given to ``subscribe``, once it is known to make sense; raises ``InvalidHandler``."""
+    """The checked options of ``subscribe``; raises ``InvalidHandler``."""
 
     name: str | None = attrs.field(converter=_checked_name)
     mode: Literal["group", "broadcast"] = attrs.field(validator=_one_of("group", "broadcast"))

@@ -54,17 +54,17 @@ class Subscription:
 
     @property
     def group(self) -> str:
-        """What its instances share: the name, prefixed by the service."""
+        """The name that its instances share, prefixed by the service."""
         return self._lane.spec.group
 
     @property
     def mode(self) -> Literal["group", "broadcast"]:
-        """Whether instances compete for events, or each gets all."""
+        """``group``: instances compete for events. ``broadcast``: each gets all."""
         return self._lane.spec.mode
 
     @property
     def ordered(self) -> bool:
-        """Whether the events of one key are handled one after the other."""
+        """True when the events of one key are handled one after the other."""
         return self._lane.spec.ordered
 
     @property
@@ -74,12 +74,12 @@ class Subscription:
 
     @property
     def concurrency(self) -> int | None:
-        """How many of its handlers may run at once; None when only the workers bound them."""
+        """The most handlers that may run at once; None when only the workers bound them."""
         return self._lane.concurrency
 
     @property
     def timeout(self) -> float | None:
-        """How many seconds one attempt may take; None without a bound."""
+        """Seconds that one attempt may take; None without a bound."""
         return self._lane.timeout
 
     @property
@@ -93,7 +93,7 @@ class Subscription:
 
     @property
     def handler(self) -> Callable[..., Any]:
-        """What was subscribed."""
+        """The topic or pattern that was subscribed."""
         return self._lane.handler
 
     @property
@@ -165,7 +165,7 @@ class SubscriptionRegistry:
         return [*self._lanes, *self._leaving]
 
     def has(self, name: str) -> bool:
-        """Whether there is a subscription of that name."""
+        """True when there is a subscription of that name."""
         return name in self._by_name
 
     def instrument(self, middleware: Middleware) -> None:
@@ -294,7 +294,7 @@ class SubscriptionRegistry:
         return f"{base}-{number}"
 
     def _clash(self, name: str, topic: str) -> str | None:
-        """What a subscription of that name listens to already, if it overlaps the topic."""
+        """The topic of a subscription with that name, if it overlaps the given one."""
         lanes = self._by_name.get(name)
         return None if lanes is None else next(lanes.overlapping(topic), None)
 
@@ -395,7 +395,7 @@ def _group_of(service: str, name: str) -> str:
 
 
 def _mismatches_of(spec: SubscriptionSpec, features: Features) -> list[str]:
-    """What a subscription needs that an adapter cannot do, in words."""
+    """The needs of a subscription that an adapter cannot meet, in words."""
     needs = [
         ("ordered", spec.ordered, "needs ordered=True"),
         ("broadcast", spec.mode == "broadcast", "needs mode='broadcast'"),

@@ -172,7 +172,7 @@ class SyncBus:
 
     @property
     def config(self) -> BusConfig:
-        """What the bus was opened with."""
+        """The configuration that the bus was opened with."""
         return self._bus.config
 
     @property
@@ -182,7 +182,7 @@ class SyncBus:
 
     @property
     def dead_letters(self) -> SyncDeadLetters:
-        """What subscriptions gave up on."""
+        """The messages that subscriptions gave up on."""
         return self._dead_letters
 
     def state(self) -> EngineState:
@@ -316,7 +316,7 @@ class SyncSubscription:
 
     @property
     def handler(self) -> Callable[..., Any]:
-        """What was subscribed."""
+        """The topic or pattern that was subscribed."""
         return self._subscription.handler
 
     def ready(self) -> None:
@@ -369,7 +369,7 @@ class SyncDeadLetters:
         )
 
     def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
-        """How many letters there are, of one topic and one subscription if named."""
+        """The number of letters, of one topic and one subscription if named."""
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop(
             "count dead letters", lambda: letters.count(topic=topic, subscription=subscription)

@@ -64,7 +64,7 @@ class PluginSettings:
 
 @attrs.frozen(kw_only=True)
 class TopicSettings:
-    """What differs for the topics that a name or a pattern covers."""
+    """Settings of the topics that a name or a pattern covers."""
 
     retry: TopicRetry | None = None
 

@@ -1,4 +1,4 @@
-"""What the configuration selects by name: a plugin, its raw options, and where in the file they stand."""
+"""Plugins that the configuration selects by name, with their raw options and the path of these."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Secret(str):
 
 
 def is_secret_name(name: object) -> bool:
-    """Whether a key of that name usually holds a password, a token or another credential."""
+    """True when a key of that name usually holds a password, a token or another credential."""
     return isinstance(name, str) and _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
 
 

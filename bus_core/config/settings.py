@@ -143,7 +143,7 @@ def _validate(
 
 
 def _reason(error: Exception, values: Mapping[str, Any]) -> str:
-    """What an exception says; but not when that holds a secret."""
+    """The text of an exception, unless it holds a secret."""
     text = str(error.args[0]) if error.args else type(error).__name__
     if any(secret in text for secret in _secrets(values, hidden=False)):
         return "the values are not accepted (the reason holds a secret)"

@@ -127,7 +127,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def marks_of(kind: Any) -> tuple[Any, ...]:
-    """What ``Annotated`` adds to a kind, or to a member of a union."""
+    """The marks that ``Annotated`` adds to a kind, or to a member of a union."""
     if get_origin(kind) is Annotated:
         return (*kind.__metadata__, *marks_of(get_args(kind)[0]))
     return tuple(mark for member in get_args(kind) for mark in marks_of(member)) if _is_union(kind) else ()

@@ -38,7 +38,7 @@ _Loader: Final[Any] = _for_sections_of_others(getattr(yaml, "CSafeLoader", yaml.
 
 
 class _Fault(Exception):
-    """What is wrong with a document."""
+    """A document is not acceptable; the text says why."""
 
 
 def load_yaml_file(path: str | os.PathLike[str], *, plain_section: str) -> Any:
@@ -107,7 +107,7 @@ def parse_yaml(text: str, source: str, *, plain_section: str) -> Any:
 
 
 def read_scalar(text: str) -> Any:
-    """What YAML makes of a plain text: ``5`` is an int, ``true`` a bool, the empty text None.
+    """The YAML value of a plain text: ``5`` is an int, ``true`` a bool, the empty text None.
 
     What looks like a date, or like anything but a scalar of JSON, stays the text.
     """
@@ -190,7 +190,7 @@ def _add(parent: _Open, size: int, scalar: str | None, event: Any) -> None:
 
 
 def _is_inside(section: str, open_nodes: list[_Open]) -> bool:
-    """Whether the next node is the value of the section, or in it."""
+    """True when the next node is the value of the section, or in it."""
     return bool(open_nodes) and open_nodes[0].key == section
 
 
@@ -245,7 +245,7 @@ def _quote(sign: str) -> str:
 
 
 def _without_names(problem: str) -> str:
-    """What PyYAML says, without the names of tags and aliases: a password may begin with ! or * or &."""
+    """A message of PyYAML without the names of tags and aliases: a password may begin with ! or * or &."""
     for what, sign in (("tag", "!"), ("alias", "*"), ("anchor", "&")):
         before, found, _ = problem.partition(f" {what}")
         if found:

@@ -50,7 +50,7 @@ def _is_made_of_its_fields(cls: type[Any]) -> bool:
 
 
 def _are_exact(shapes: list[Shape]) -> bool:
-    """Whether what a reader makes for these shapes is in its one form, whatever a user's classes do."""
+    """True when a reader makes values of these shapes in their one form, whatever a user's classes do."""
     met: set[int] = set()
 
     def is_exact(shape: Shape) -> bool:

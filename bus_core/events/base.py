@@ -165,7 +165,7 @@ _IDS_REMEDY: Final = "; for ids of another type derive from Event[int] or Event[
 
 
 def _faults_of_body(cls: type[Any]) -> list[str]:
-    """What the body of a class, and of what it derives from besides events, must not define."""
+    """Names that the body of an event class, and of its other bases, must not define."""
     if "__attrs_attrs__" in vars(cls):
         return ["it is decorated already; @event alone makes an attrs class"]
     faults: list[str] = []
@@ -425,7 +425,7 @@ def _normalize_fields(event: Event[Any], names: Iterable[str] | None) -> None:
 
 @_event_base
 class Event(Generic[AggregateId]):
-    """What happened: typed, immutable, and made by keywords. Subclass it and decorate with ``@event``.
+    """Something that happened: typed, immutable, made by keywords. Subclass it and decorate with ``@event``.
 
     ``aggregate_id`` names what it happened to, and is the ordering key: a UUID, or what a class says with
     ``Event[int]`` or ``Event[str]``. ``event_id`` is a uuid7 and ``occurred_at`` the current time in UTC

@@ -1,4 +1,4 @@
-"""What is wrong with a value, told by its place inside the whole and never by the value itself."""
+"""The faults of a value: each names the place inside the whole, and never quotes the value."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Constraint:
 
 @attrs.frozen
 class JsonForm:
-    """How values of a class travel that the bus does not know.
+    """The JSON form of a class that the bus does not know.
 
     ``Address = Annotated[IPv4Address, JsonForm(str, write=str, read=IPv4Address)]``: ``write`` makes a value
     of ``type`` out of an address, and ``read`` makes the address again; raising means that there is none.

@@ -1,4 +1,4 @@
-"""What travels: a message on the wire, one delivery of it, its outcome, a failed attempt, a dead letter."""
+"""Values that travel: messages, deliveries, outcomes, failed attempts, dead letters."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ that is the text of ``aggregate_id``, which few ask for.
 """
 
 DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool]"
-"""What an attempt is about: the record, the subscription's name, the number of the attempt,
+"""The facts of an attempt: the record, the subscription's name, the number of the attempt,
 ``redelivered``."""
 
 
@@ -119,7 +119,7 @@ def _id_of(payload: Event | Message) -> str:
 
 @attrs.define
 class Envelope(_OnDemand):
-    """What passes through a middleware chain, in both directions.
+    """An event on its way through a middleware chain, in both directions.
 
     ``delivery`` is None while publishing. A publish middleware may change ``headers`` and replace
     ``event`` by another one of the topic's class.
@@ -239,7 +239,7 @@ class DeadLetterFilter:
     subscription: str | None = None
 
     def selects(self, letter: DeadLetter) -> bool:
-        """Whether the letter meets every criterion."""
+        """True when the letter meets every criterion."""
         return self.topic in (None, letter.topic) and self.subscription in (None, letter.subscription)
 
 
@@ -275,7 +275,7 @@ class Received:
 
 @attrs.define
 class Outcome:
-    """What becomes of a message that was received: the settlement that a consumer is asked for.
+    """The settlement of a received message that a consumer is asked for.
 
     ============  ==========================================================================================
     ``action``    what the adapter does

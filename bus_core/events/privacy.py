@@ -1,4 +1,4 @@
-"""How values are shown to people: bounded in length, and without what is marked as personal."""
+"""Shows values to people: bounded in length, and without values that are marked as personal."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _shown_alternative(shape: shapes.OneOf, value: Any) -> str:
 
 
 def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
-    """What ``shown`` hides of a value."""
+    """The parts of a value that ``shown`` hides."""
     if is_personal(shape):
         yield value
     elif isinstance(shape, shapes.Constrained):

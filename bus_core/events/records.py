@@ -18,7 +18,7 @@ __all__ = ["fields_of_record", "is_record", "only_keeps_values", "takes_by_place
 
 
 def is_record(cls: type[Any]) -> bool:
-    """Whether a class has fields as attrs or dataclasses know them."""
+    """True when a class has fields of attrs or dataclasses."""
     return attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
@@ -50,7 +50,7 @@ def fields_of_record(cls: type[Any], builder: ShapeBuilder) -> tuple[Field, ...]
 
 
 def only_keeps_values(cls: type[Any]) -> bool:
-    """Whether a record of such a class holds exactly what its constructor was given."""
+    """True when a record of such a class holds exactly what its constructor was given."""
     return (
         _is_generated(cls.__init__)
         and not any("__new__" in vars(base) for base in inspect.getmro(cls) if base is not object)
@@ -65,11 +65,11 @@ def only_keeps_values(cls: type[Any]) -> bool:
 
 
 _OWN_STEPS: Final = ("__attrs_pre_init__", "__attrs_post_init__", "__post_init__")
-"""What a class may do for itself while a record is made."""
+"""Steps of a constructor that a class may define for itself."""
 
 
 def takes_by_place(cls: type[Any], keys: Sequence[str]) -> bool:
-    """Whether a constructor takes these arguments in this order without their names, which is quicker."""
+    """True when a constructor takes these arguments in this order without their names, which is quicker."""
     parameters = inspect.signature(cls).parameters.values()
     by_place = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
     return by_place[: len(keys)] == [*keys]
@@ -102,7 +102,7 @@ def _fields_of(cls: type[Any]) -> list[tuple[str, str, Any, bool]]:
 
 
 def _is_generated(constructor: Any) -> bool:
-    """Whether a constructor is one that attrs or dataclasses made of the fields."""
+    """True when attrs or dataclasses made the constructor of the fields."""
     file = getattr(getattr(constructor, "__code__", None), "co_filename", "")
     return file == "<string>" or file.startswith("<attrs generated")
 

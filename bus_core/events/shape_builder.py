@@ -63,7 +63,7 @@ _FORM_REMEDY: Final = (
 
 
 def name_of(hint: Any) -> str:
-    """How a type is called in a sentence."""
+    """The name of a type in a sentence."""
     plain_class = isinstance(hint, type) and not get_args(hint)
     return hint.__name__ if plain_class else str(hint).replace("typing.", "")
 
@@ -280,7 +280,7 @@ def _is_float(shape: Shape) -> bool:
 
 
 def _is_kept(shape: Shape) -> bool:
-    """Whether values are the same in JSON, so that it does not matter which alternative reads them."""
+    """True when values are the same in JSON, so that it does not matter which alternative reads them."""
     if isinstance(shape, shapes.Constrained | shapes.Hidden):
         return _is_kept(shape.inner)
     if isinstance(shape, shapes.LiteralValue):

@@ -207,7 +207,7 @@ def plain(shape: Shape) -> Shape:
 
 
 def is_none(shape: Shape) -> bool:
-    """Whether the value is None."""
+    """True when the only value is None."""
     return isinstance(shape, Scalar) and shape.cls is type(None)
 
 
@@ -252,12 +252,12 @@ def json_kinds(shape: Shape) -> frozenset[str]:
 
 
 def is_personal(shape: Shape) -> bool:
-    """Whether a value is marked as personal data, also inside an optional or a container."""
+    """True when a value is marked as personal data, also inside an optional or a container."""
     return isinstance(shape, Hidden) or any(map(is_personal, parts_of(shape)))
 
 
 def has_personal_part(shape: Shape) -> bool:
-    """Whether a value is personal, or holds something that is, at any depth."""
+    """True when a value is personal, or holds something that is, at any depth."""
     met: set[int] = set()
 
     def search(shape: Shape) -> bool:

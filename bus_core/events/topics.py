@@ -56,7 +56,7 @@ def _check_words(name: str, words: Iterable[str]) -> None:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name has a wildcard word in it."""
+    """True when a name has a wildcard word in it."""
     return "*" in name or "#" in name
 
 
@@ -111,7 +111,7 @@ def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], tex
 
 
 def _fits(stretch: Iterable[str], words: Sequence[str], at: int) -> bool:
-    """Whether words without a '#' fit to those of a topic from a place on."""
+    """True when words without a '#' match those of a topic from a place on."""
     for word in stretch:
         if word not in ("*", words[at]):
             return False
@@ -131,7 +131,7 @@ class TopicPattern:
         object.__setattr__(self, "_stretches", tuple(stretch.split() for stretch in stretches))
 
     def matches(self, topic: str) -> bool:
-        """Whether the pattern covers the topic of that name."""
+        """True when the pattern covers the topic of that name."""
         words = topic.split(".")
         first, *others = self._stretches
         spare = len(words) - sum(map(len, self._stretches))  # so many words the hashes stand for
@@ -162,7 +162,7 @@ class TopicPattern:
 
 
 def patterns_overlap(first: str, second: str) -> bool:
-    """Whether some topic name is matched by both patterns (or names)."""
+    """True when some topic name is matched by both patterns (or names)."""
     if not is_pattern(first) and not is_pattern(second):
         return first == second
     left, right = first.split("."), second.split(".")

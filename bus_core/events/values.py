@@ -33,7 +33,7 @@ _DEEPEST: Final = 500
 
 
 def is_text(text: str) -> bool:
-    """Whether there is UTF-8 for a text, which a lone surrogate has not."""
+    """True when UTF-8 can encode a text: it has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -103,7 +103,7 @@ def _normalize_datetime(value: Any) -> datetime:
 
 
 def has_plain_offset(value: datetime) -> bool:
-    """Whether a time has an offset of whole minutes, and no zone by name."""
+    """True when a time has an offset of whole minutes, and no zone by name."""
     zone = value.tzinfo
     if zone.__class__ is not timezone:
         return False
@@ -176,7 +176,7 @@ def frozen_json(value: Any, room: int = _DEEPEST) -> Any:
 
 
 def is_frozen_json(value: Any, room: int = _DEEPEST) -> bool:
-    """Whether ``frozen_json`` would give the value as it is."""
+    """True when ``frozen_json`` would return the value itself."""
     kind = value.__class__
     if kind in _ATOMS:
         return True

@@ -1,4 +1,4 @@
-"""What the core itself offers, as a light plugin like any other: the serializer and three retry policies."""
+"""The plugin of the core itself, a light one like any other: the serializer and three retry policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the metadata of installed distributions says about plugins."""
+"""Finds plugins in the metadata of installed distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EntryPoint", "accepts", "canonical_name", "installed_entry_points", 
 
 @attrs.frozen(order=True)
 class EntryPoint:
-    """What the metadata of an installed distribution says about one of its plugins.
+    """A plugin as the metadata of an installed distribution describes it.
 
     ``distribution`` is the normalized name.
     """
@@ -70,7 +70,7 @@ _COMPARISONS: Final[Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bo
 
 
 def accepts(requirement: str, core_version: str) -> bool:
-    """Whether a requirement is not about the core, or its lower and upper bounds admit this version.
+    """True when a requirement is not about the core, or its bounds admit this version.
 
     Members depend on the core by ``>=X,<Y``. Other operators are pip's business, and are passed over.
     """

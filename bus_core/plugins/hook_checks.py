@@ -31,7 +31,7 @@ TOPICS_HOOK: Final = "promenade_bus_topics"
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
-    """What is wrong with the functions of a plugin, before any of them is called."""
+    """The faults of a plugin's functions, before any of them is called."""
     implements_any = False
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)

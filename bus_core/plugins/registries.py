@@ -1,4 +1,4 @@
-"""What plugins offer, by kind and name, and where each offer comes from."""
+"""The offers of plugins by kind and name, with their origins."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Offer(Generic[T]):
 
 @attrs.frozen
 class NamedRegistry(Generic[T]):
-    """What all plugins together offer of one kind."""
+    """The offers of all plugins of one kind."""
 
     kind: str
     _offers: Mapping[str, tuple[Offer[T], ...]]
@@ -176,7 +176,7 @@ class Plugins:
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong or suspicious, worst first; empty when all is well."""
+        """Errors and suspicious facts, worst first; empty when all is well."""
         found = list(self._notes)
         for plugin in self.installed:
             if plugin.status == "quarantined":

@@ -32,7 +32,7 @@ class BackgroundTask:
 
     @property
     def is_started(self) -> bool:
-        """Whether it was started, and is not over."""
+        """True from ``start`` to ``end``."""
         return self._task is not None
 
     def start(self) -> None:

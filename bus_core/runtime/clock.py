@@ -20,7 +20,7 @@ class TimerHandle(Protocol):
 
 @runtime_checkable
 class Clock(Protocol):
-    """What the engine uses for every delay, timeout and time stamp.
+    """The clock of the engine, for every delay, timeout and time stamp.
 
     All calls come from the thread of the bus's event loop, except ``now`` and ``monotonic``,
     which may come from any thread.
@@ -37,7 +37,7 @@ class Clock(Protocol):
 
 
 def timestamps_of(clock: Clock) -> Callable[[], float]:
-    """What tells the seconds since the epoch: the clock's own ``timestamp``, where it has one, is faster."""
+    """A function that returns the seconds since the epoch: a clock's own ``timestamp`` is faster."""
     own: Callable[[], float] | None = getattr(clock, "timestamp", None)
     return own if own is not None else lambda: clock.now().timestamp()
 

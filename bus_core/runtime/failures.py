@@ -1,4 +1,4 @@
-"""What keeps failing: said once in the log, and to health for as long as it lasts."""
+"""Repeated failures: logged once, and shown to health for as long as they last."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def next_pause(pause: float) -> float:
 
 
 class Trouble:
-    """What a part of the bus cannot do at the moment; ``text`` is None while it can.
+    """A failure of a part of the bus that goes on; ``text`` is None while all is well.
 
     ``subject`` names the part: ``the subscription 'welcome-mail'``.
     """
@@ -81,13 +81,13 @@ def ended(task: asyncio.Task[None], subscription: str) -> None:
 
 
 def raised_by_itself(_: asyncio.CancelledError) -> bool:
-    """Whether what was awaited raised it although nobody cancelled the current task: a failure, then."""
+    """True when the awaited call raised the error although nobody cancelled the current task: a failure."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()
 
 
 async def fault_of(work: Awaitable[object]) -> BaseException | None:
-    """What a piece of work failed with, or None. A cancellation of the current task is raised."""
+    """The error of a piece of work, or None. A cancellation of the current task is raised."""
     try:
         await work
     except asyncio.CancelledError as error:
@@ -102,7 +102,7 @@ async def fault_of(work: Awaitable[object]) -> BaseException | None:
 async def answers_to(
     call: Callable[[Sequence[T]], Awaitable[Iterable[object]]], asked: Sequence[T], kind: str
 ) -> Sequence[object] | BaseException:
-    """What an adapter answers to a batch of some kind, one for each, or why there is no such answer.
+    """The answers of an adapter to a batch, one for each item, or the error that prevented them.
 
     A cancellation of the current task is raised.
     """

@@ -43,7 +43,7 @@ class LoopThread:
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs in this thread, and so must not wait for it."""
+        """True when the caller runs in this thread, and so must not wait for it."""
         return threading.current_thread() is self._thread
 
     def call(self, make: Callable[[], Coroutine[Any, Any, R]], timeout: float | None = None) -> R:

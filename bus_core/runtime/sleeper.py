@@ -8,7 +8,7 @@ __all__ = ["Sleeper", "resolve"]
 
 
 class Sleeper:
-    """What one task sleeps on at a time. Whoever wakes it while it is awake has done nothing."""
+    """A sleep of one task that others can end. ``wake`` is a no-op while it is awake."""
 
     __slots__ = ("_woken",)
 

@@ -69,7 +69,7 @@ class ThreadPool:
 
     @property
     def busy(self) -> int:
-        """How many calls have not come to their end on the loop."""
+        """The number of calls that have not ended on the loop."""
         return self._busy
 
     def submit(self, call: Callable[[], Any]) -> ThreadCall:

@@ -141,7 +141,7 @@ class Deadlines:
 
 
 class _Limit:
-    """What happens at a deadline, once, and only while the call is running."""
+    """Cancels the call at its deadline, once, and only while it is running."""
 
     __slots__ = ("_task", "deadline", "expired", "over")
 
@@ -162,7 +162,7 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
 
 
 class _Rest(Generic[T]):
-    """What is left of a coroutine that has made its first step, and waits for something."""
+    """The rest of a coroutine that has made its first step, and waits for something."""
 
     __slots__ = ("_steps", "_waits_for")
 

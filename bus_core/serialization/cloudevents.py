@@ -39,7 +39,7 @@ _MAX_HEADS = 1000
 
 @attrs.frozen
 class _Plan:
-    """What is known of a class of events: what reads and writes its own fields, and its ids.
+    """The readers and writers of one event class: of its own fields, and of its ids.
 
     ``write`` gives the text of ``data``, and ``depth`` bounds how deep a document nests. ``quick`` makes an
     event of usual values. ``untyped`` are events without a class: of their data and their
@@ -258,7 +258,7 @@ class JsonSerializer:
         )
 
     def _writer_of_data(self, field: Field) -> Callable[[Any], str]:
-        """What writes the data of an event without a class."""
+        """The writer of the data of an event without a class."""
         write_data = self._writers.writer_of(field.shape)
 
         def write(event: Any) -> str:

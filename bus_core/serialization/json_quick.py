@@ -1,4 +1,4 @@
-"""What reads usual values from JSON: quickly, and without a word for those that are not as they should be.
+"""Fast readers of usual JSON values. They report no fault of an unusual one.
 
 Whatever it raises means: odd. Then everything is read thoroughly, once, from the outermost value on. Reading
 quickly does not begin again inside of a value: what is wrong deep inside would be looked for twice as often
@@ -34,11 +34,11 @@ class Odd(ValueError):
 
 
 _INLINE: Final[dict[Any, type[Any]]] = {read_str: str, read_bool: bool, read_int: int}
-"""What only asks for the class of a value: that is done in place."""
+"""Readers that only check the class of a value: the compiled code does that in place."""
 
 
 def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
-    """What reads values of a shape quickly."""
+    """The fast reader of a shape."""
     if isinstance(shape, shapes.Hidden):
         return _quick_of(shape.inner, known)
     if isinstance(shape, shapes.Collection):
@@ -69,7 +69,7 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
 
 
 def _frozen(value: Any) -> Any:
-    """What a ``JsonReader`` has read, as an event holds it: sound texts and bounded numbers need no look."""
+    """Freezes a value of ``JsonReader`` for an event: its texts and numbers are checked already."""
     kind = value.__class__
     if kind is dict:
         return _frozen_object(value)
@@ -164,7 +164,7 @@ def _compiled(
 
 
 def _default_text(field: shapes.Field, name: str, names: dict[str, Any]) -> str | None:
-    """What gives the default of a field, under that name; None where it has to be in the object.
+    """An expression for the default of a field, under that name; None where the object must hold the field.
 
     It is in its one form, as everything else that is read.
     """

@@ -1,4 +1,4 @@
-"""What reads values from JSON: functions over the shapes of fields.
+"""Readers of JSON values: functions over the shapes of fields.
 
 They read thoroughly: they raise ``Unfit`` with every fault. ``json_quick`` has the readers of usual values.
 """
@@ -29,7 +29,7 @@ KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "
 
 
 def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
-    """What reads values of a shape thoroughly. ``known`` are the readers of what is around it."""
+    """The thorough reader of a shape. ``known`` are the readers of the shapes around it."""
     known = {} if known is None else known
     if isinstance(shape, shapes.Scalar):
         return _reader_of_scalar(shape)
@@ -61,7 +61,7 @@ def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
 def fields_reader_of(
     fields: Sequence[shapes.Field], known: dict[int, Read] | None = None
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What makes the arguments of a constructor of a JSON object. Unknown keys are passed over."""
+    """A reader of a JSON object that returns the arguments of a constructor. Unknown keys are ignored."""
     known = {} if known is None else known
     parts = [(field.key, reader_of(field.shape, known), field.default) for field in fields]
 

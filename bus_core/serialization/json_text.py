@@ -18,7 +18,7 @@ __all__ = ["DuplicateKey", "JsonReader", "JsonTextError", "JsonWriter", "nesting
 
 
 class JsonTextError(ValueError):
-    """What is wrong with a text, never quoting it."""
+    """A JSON text is not acceptable; the reason never quotes it."""
 
 
 class DuplicateKey(JsonTextError):
@@ -37,7 +37,7 @@ _OPENING = frozenset(b"[{")
 
 
 def nesting_exceeds(body: bytes, max_depth: int) -> bool:
-    """Whether objects and arrays nest deeper than ``max_depth`` somewhere in a JSON text."""
+    """True when objects and arrays nest deeper than ``max_depth`` somewhere in a JSON text."""
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
     depth = 0

@@ -1,4 +1,4 @@
-"""How single values are written in JSON: identifiers, times, durations, decimals, bytes, and JSON itself.
+"""Readers and writers of single JSON values: identifiers, times, durations, decimals, bytes, any JSON.
 
 ``read_*`` take what a JSON reader made and never coerce: ``"1"`` is not an int, ``1.9`` is not 1, and a
 bool is no number. ``writers`` take checked values and give JSON text. Both raise ``Unfit``.
@@ -172,7 +172,7 @@ READERS: dict[Any, Reader] = {
     Decimal: read_decimal,
     bytes: read_bytes,
 }
-"""What reads the values of each simple type."""
+"""The readers of simple types."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------

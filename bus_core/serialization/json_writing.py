@@ -1,4 +1,4 @@
-"""What writes values in JSON: functions over the shapes of fields, each of which gives a piece of the text.
+"""Writers of JSON values: functions over the shapes of fields, each of which returns a piece of the text.
 
 An event has brought its values into their one form, so that nothing is looked at again here but what the
 limits of a serializer bound.
@@ -32,7 +32,7 @@ class Writers:
         self._kept: list[Shape] = []  # the id of a shape is no other's as long as the shape is there
 
     def writer_of(self, shape: Shape) -> Writer:
-        """What writes values of a shape; raises ``Unfit``."""
+        """The writer of a shape; it raises ``Unfit``."""
         if isinstance(shape, shapes.Scalar):
             return self._simple[shape.base]
         if isinstance(shape, shapes.AnyJson):
@@ -114,7 +114,7 @@ class Writers:
         return lambda value: write(normalize(give(value)))
 
     def writer_of_fields(self, fields: Sequence[shapes.Field]) -> Writer:
-        """What writes an object of these fields. It is compiled from text, as readers are."""
+        """The writer of an object of these fields. It is compiled from text, as readers are."""
         names: dict[str, Any] = {"inside": _inside, "keys": [field.key for field in fields]}
         lines = ["def write(record):", "    try:", "        at = 0"]  # this is for classes without fields
         pieces: list[str] = []
@@ -148,14 +148,14 @@ def _in_order(texts: list[str]) -> list[str]:
 
 
 def _inside(key: str, error: Exception) -> Unfit:
-    """What is wrong with the field of that key, as a fault of the whole."""
+    """The faults of the field of that key, as faults of the whole."""
     if isinstance(error, Unfit):
         return within(f".{key}", error)
     return Unfit([(f".{key}", "has a value that does not fit its type")])
 
 
 def depth_of(shape: Shape, around: tuple[Shape, ...] = ()) -> float:
-    """How many levels of objects and arrays the values of a shape have at most; infinite without a bound."""
+    """The most levels of objects and arrays in values of a shape; infinite without a bound."""
     if isinstance(shape, shapes.AnyJson) or shape in around:
         return math.inf
     parts = [*parts_of(shape)]

@@ -20,7 +20,7 @@ def _whole(low: int, high: int) -> Any:
 
 @attrs.frozen(kw_only=True)
 class JsonOptions:
-    """How much JSON text is read, or written.
+    """Bounds of the JSON text that is read or written.
 
     ``max_bytes`` bounds a document, ``max_depth`` how deep objects and arrays may nest (the document is
     level 1), and ``max_digits`` the characters of one number.

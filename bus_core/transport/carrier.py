@@ -20,11 +20,11 @@ class Carrier(Protocol):
 
     @property
     def encodes(self) -> bool:
-        """Whether events are encoded on their way, so that some cannot be published."""
+        """True when events are encoded on their way, so that some cannot be published."""
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
-        """What stands against carrying events now, for health."""
+        """The reason that events cannot be carried now, for health."""
 
     def attach(self, lane: Lane) -> None:
         """The lane gets events from now on, or as soon as the adapter has opened it."""

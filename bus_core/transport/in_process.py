@@ -56,7 +56,7 @@ class LocalSettler:
 
 
 may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
-"""Whether the publish that is under way may wait for room; a chain of middleware lies in between."""
+"""False when the publish that is under way must not wait for room; a middleware chain lies in between."""
 
 
 class InProcessCarrier:

@@ -1,4 +1,4 @@
-"""What a process holds may be others' after it stood still: nothing of it is begun before that is known."""
+"""After a pause, other consumers may own our messages: confirm before handling."""
 
 from __future__ import annotations
 

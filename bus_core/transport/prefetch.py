@@ -1,4 +1,4 @@
-"""How much a pump may take from its adapter: what all pumps of a bus share, and what one of them may have."""
+"""Prefetch: the budget that all pumps of a bus share, and the quota of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PrefetchBudget:
 
     @property
     def size(self) -> int:
-        """How many messages there is room for when there are none."""
+        """The number of messages that fit into the empty buffer."""
         return self._buffer.size
 
     @property
@@ -49,7 +49,7 @@ class PrefetchBudget:
 
 
 class PrefetchQuota:
-    """What one pump may take. ``wake`` is called when that may have become more."""
+    """The number of messages that one pump may take. ``wake`` is called when it may have grown."""
 
     def __init__(self, budget: PrefetchBudget, lane: Lane, wake: Callable[[], None]) -> None:
         self.wake = wake
@@ -69,11 +69,11 @@ class PrefetchQuota:
 
     @property
     def most_waiting(self) -> int:
-        """How many messages may wait here, for a retry or behind their key, beside those that are handled."""
+        """The most messages that may wait here for a retry or behind their key."""
         return max(self._least, self._budget.size // (2 * max(1, self._budget.quotas)))
 
     def limit(self, unsettled: int, undecided: int, failed: int) -> tuple[int, float | None]:
-        """How many messages may be taken now; if none, in how many seconds to look again.
+        """The number of messages that may be taken now; if none, the seconds until the next look.
 
         None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
         it does not know yet what becomes of them, and of ``failed`` ones it could not be carried out.
@@ -103,7 +103,7 @@ class PrefetchQuota:
 
     @property
     def _at_first(self) -> int:
-        """How many to take where no room is kept for them: all subscriptions may get so many at once."""
+        """The number to take where no room is kept for them: all subscriptions may get so many at once."""
         return max(1, min(self._least, self._budget.size // max(1, self._budget.quotas)))
 
     def _adapt(self) -> None:

@@ -82,7 +82,7 @@ class Publisher:
 
     @property
     def problem(self) -> str | None:
-        """What keeps publishers waiting; None when all that is published gets through."""
+        """The reason that publishers wait; None when all that is published gets through."""
         waiting = [item for item in self._again if not item.done.done()]
         if not waiting:
             return None
@@ -159,7 +159,7 @@ class Publisher:
             self._timer = None
 
     def _next_batch(self, *, retrying: bool) -> list[_Waiting]:
-        """What is to be sent now; who has been told already, or has given up, is left out."""
+        """The messages to send now, without those whose publisher has an answer or has given up."""
         batch: list[_Waiting] = []
         size = 0
         if retrying:

@@ -217,12 +217,12 @@ class Pump:
 
     @property
     def is_open(self) -> bool:
-        """Whether it misses nothing any more."""
+        """True when it misses nothing any more."""
         return self._consumer is not None
 
     @property
     def problem(self) -> str | None:
-        """What it cannot do now, and why."""
+        """The call that fails now, and the reason."""
         settlement = self._settlement
         call = "open" if settlement is None else "receive"
         found = self._trouble.text or self._stalled(self._calling_since, call)

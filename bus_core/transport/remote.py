@@ -37,7 +37,7 @@ _GRACE = 0.35
 """Seconds of real time, from the end of the shutdown timeout on, that calls of the adapter get to end."""
 
 _MOST_NAMED = 3
-"""How many subscriptions health names that have the same trouble at the same time."""
+"""The most subscriptions with the same trouble that health names."""
 
 
 class RemoteCarrier:
@@ -75,7 +75,7 @@ class RemoteCarrier:
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
-        """What cannot be done at the moment."""
+        """The failure that goes on at the moment."""
         found = [problem for pump in self._pumps.values() if (problem := pump.problem) is not None]
         if found:
             more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []

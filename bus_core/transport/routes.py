@@ -74,7 +74,7 @@ class Route:
         self._turns = count()
 
     def published(self, unsealed: Mapping[Port, int]) -> int:
-        """How many events were accepted. The port counts those that went straight to it, or has yet to."""
+        """The number of accepted events. The port counts those that went straight to it, or has yet to."""
         if self.port is None:
             return self.counted
         return self.counted + self.port.accepted - self.port.reported + unsealed.get(self.port, 0)
@@ -201,16 +201,16 @@ class Routes:
 
     @property
     def published(self) -> Mapping[str, int]:
-        """How many events were accepted on each topic that is there still, by name."""
+        """The number of events accepted on each topic that is still there, by name."""
         unsealed = self._unsealed()
         return {route.name: route.published(unsealed) for route in self}
 
     @property
     def total_published(self) -> int:
-        """How many events were accepted on all topics."""
+        """The number of events accepted on all topics."""
         return self._gone_published + sum(self.published.values())
 
     @property
     def unrouted(self) -> int:
-        """How many of them nobody had subscribed to."""
+        """The number of events that nobody had subscribed to."""
         return self._gone_unrouted + sum(route.unrouted for route in self)

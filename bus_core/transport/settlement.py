@@ -63,7 +63,7 @@ class Settlement:
 
     @property
     def failed(self) -> int:
-        """How many outcomes have failed, and wait to be tried again."""
+        """The number of outcomes that failed, and wait to be tried again."""
         return len(self._failed)
 
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
