@@ -171,7 +171,7 @@ class UnknownPlugin(PluginError):
         if install:
             text += f"; to install it: {install}"
         if others:
-            text += f"; {'to be had' if name else 'to install one'}: {', '.join(others)}"
+            text += f"; {'available' if name else 'to install one'}: {', '.join(others)}"
         for line in quarantined:
             text += f"\n  quarantined: {line}"
         for line in disabled:
@@ -300,7 +300,7 @@ class DuplicateSubscription(SubscriptionError):
         if same_handler:
             super().__init__(
                 f"this handler already listens to {other!r} as {name!r}, which overlaps {topic!r}: it would "
-                "get events twice; if it shall, give the second subscription a name="
+                "get events twice; if that is intended, give the second subscription a name="
             )
             return
         super().__init__(
@@ -395,7 +395,7 @@ class PublishManyError(PublishError):
         failed = [(index, error) for index, error in enumerate(self.results) if error is not None]
         index, first = failed[0]
         super().__init__(
-            f"{len(failed)} of {len(self.results)} events were not accepted; "
+            f"{len(failed)} of {len(self.results)} events not accepted; "
             f"the first is item {index}: {type(first).__name__}: {first}"
         )
 

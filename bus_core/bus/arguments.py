@@ -89,6 +89,6 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
         if size > MOST_HEADER_BYTES:
             raise SerializationError(
                 f"the headers have more than {MOST_HEADER_BYTES:,} bytes, names and values together "
-                f"(counted up to {key[:60]!r}); what is large belongs into the event, or elsewhere"
+                f"(counted up to {key[:60]!r}); put large values into the event"
             )
     return FrozenMapping(headers)

@@ -124,7 +124,7 @@ class DeadLetters:
         name = where.subscription
         if not ids and name is not None and not self._subscribed(name):
             raise UnknownSubscription(
-                f"cannot redrive: the bus has no subscription {name!r}, and it left no letter"
+                f"cannot redrive: the bus has no subscription {name!r}, and it left no dead letter"
             )
         return ids[:most]
 

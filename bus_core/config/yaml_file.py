@@ -172,7 +172,7 @@ def _check_events(text: str, plain_section: str) -> None:
             size = 1
             if isinstance(event, yaml.AliasEvent):
                 if any(node.anchor == event.anchor for node in open_nodes):
-                    raise _Fault(f"an alias stands for what it is in; write it out{_at(event.start_mark)}")
+                    raise _Fault(f"an alias inside of its own anchor; write it out{_at(event.start_mark)}")
                 size = sizes.get(event.anchor or "", 1)
             elif event.anchor is not None:
                 sizes[event.anchor] = 1

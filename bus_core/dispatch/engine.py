@@ -47,7 +47,7 @@ from bus_core.errors import BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, EventRecord, Message
 from bus_core.runtime.clock import Clock, lease_clock, timestamps_of
-from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.logs import counted, plain_logger
 from bus_core.runtime.threads import ThreadPool
 from bus_core.runtime.timeouts import Deadlines, expiry
 
@@ -329,7 +329,8 @@ class Engine:
     async def _drain_all(self, lanes: Sequence[Lane]) -> None:
         while self.buffer.unsettled:
             if not await self.drain(lanes):
-                logger.critical("%d events are neither settled nor to be found", self.buffer.unsettled)
+                missing = counted(self.buffer.unsettled, "event is", "events are")
+                logger.critical("%s neither settled nor to be found", missing)
                 return
 
     def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Leftover], list[tuple[Worker, Leftover]]]:

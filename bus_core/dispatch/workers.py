@@ -30,7 +30,7 @@ from bus_core.errors import WrongEventLoop
 from bus_core.events.messages import EventRecord
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
-from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.logs import counted, plain_logger
 
 __all__ = ["Worker", "WorkerPool", "current_worker", "running_worker"]
 
@@ -244,8 +244,8 @@ class WorkerPool:
             return
         if self._buffer.unsettled:
             logger.critical(
-                "the event loop was closed, but the bus was not: %d events are lost; close the bus",
-                self._buffer.unsettled,
+                "the event loop was closed, but the bus was not: %s lost; close the bus",
+                counted(self._buffer.unsettled, "event is", "events are"),
             )
         loop = task.get_loop()
         loop.call_later(_RECOVERY_CHECK, self._resume_if_loop_runs, loop)

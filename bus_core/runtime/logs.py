@@ -7,10 +7,15 @@ from typing import Any, Final
 
 from bus_core.runtime.error_text import printable
 
-__all__ = ["PlainLogger", "plain_logger"]
+__all__ = ["PlainLogger", "counted", "plain_logger"]
 
 _LONGEST: Final = 1_000
 """Characters of one argument in a line: an id may be as long as somebody likes."""
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with the word for it: ``1 event is``, ``3 events are``."""
+    return f"{number} {one if number == 1 else many}"
 
 
 class PlainLogger(logging.LoggerAdapter[logging.Logger]):

@@ -53,7 +53,7 @@ class LeaseCheck:
         try:
             return self._consumer.in_doubt
         except Exception as error:  # a worker asks, and must not end by this
-            self.trouble.failed("tell whether it is in doubt", error)
+            self.trouble.failed("check its lease", error)
             return True
 
     async def _ask(self) -> None:

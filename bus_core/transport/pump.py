@@ -24,7 +24,7 @@ from bus_core.errors import ConsumerDied, UnknownSubscription
 from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Outcome, Received
 from bus_core.runtime.error_text import place_of
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, ended, fault_of, next_pause, raised_by_itself
-from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.logs import counted, plain_logger
 from bus_core.runtime.sleeper import Sleeper, resolve
 from bus_core.transport.lease_check import LeaseCheck
 from bus_core.transport.prefetch import LARGEST_BATCH, PrefetchBudget, PrefetchQuota
@@ -416,7 +416,7 @@ class Pump:
                 waits = await consumer.has_standby()
         except Exception as error:
             logger.warning(
-                "it could not be found out who waits for a turn: %s at %s (subscription=%s)",
+                "asking for a standby instance failed: %s at %s (subscription=%s)",
                 type(error).__name__,
                 place_of(error),
                 self.lane.spec.name,
@@ -442,7 +442,7 @@ class Pump:
             self._lease_check.stop()
             await self._lease_check.ended()
         if (fault := await fault_of(consumer.close())) is not None:
-            self._trouble.failed("leave its turn", fault)
+            self._trouble.failed("yield to a standby instance", fault)
         self._consumer = self._settlement = self._lease_check = self._all_decided = None
         self._is_yielding = False
         again_at = time.monotonic() + _YIELD_TIME
@@ -466,8 +466,8 @@ class Pump:
         self._engine.drop_lost(self.lane, lost)
         if lost:
             logger.warning(
-                "%d messages were not started after a pause: other consumers own them (subscription=%s)",
-                len(lost),
+                "%s not started after a pause: taken over by other consumers (subscription=%s)",
+                counted(len(lost), "message was", "messages were"),
                 self.lane.spec.name,
             )
             self._budget.changed()

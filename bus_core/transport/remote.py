@@ -228,7 +228,7 @@ class RemoteCarrier:
         undecided: list[Abandoned] = []
         if not await self._within(calls, rest(), max(0.05, over_at + _GRACE - time.monotonic())):
             undecided = [abandoned((job.lane, job, "settling")) for pump in pumps for job in pump.settling]
-            logger.error("the adapter did not let go in time, and was left behind")
+            logger.error("the adapter did not close in time, and was left behind")
         self._publisher.abort()
         for pump in pumps:
             pump.abort()

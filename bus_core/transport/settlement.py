@@ -14,7 +14,7 @@ from bus_core.dispatch.jobs import Job
 from bus_core.errors import LeaseLost
 from bus_core.events.messages import Outcome
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, answers_to, ended, next_pause
-from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.logs import counted, plain_logger
 from bus_core.runtime.sleeper import Sleeper
 
 __all__ = ["Done", "Settlement"]
@@ -201,8 +201,8 @@ class Settlement:
                 failed.append(item)
         if late:
             logger.warning(
-                "%d messages were settled too late: other consumers own them (subscription=%s)",
-                late,
+                "%s settled too late: taken over by other consumers (subscription=%s)",
+                counted(late, "message was", "messages were"),
                 self._name,
             )
         if ended:

@@ -177,7 +177,7 @@ def test_unknown_adapter() -> None:
     with pytest.raises(UnknownPlugin) as caught:
         open_bus({"bus": {"adapter": "kafka"}})
     assert str(caught.value) == (
-        "unknown adapter 'kafka'; installed: memory; to be had: pip install promenade-bus-redis "
+        "unknown adapter 'kafka'; installed: memory; available: pip install promenade-bus-redis "
         "@ $.bus.adapter"
     )
 

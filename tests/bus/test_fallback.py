@@ -124,7 +124,7 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(("adapter", "words"), [("", "to install one"), ("kafka", "to be had")])
+@pytest.mark.parametrize(("adapter", "words"), [("", "to install one"), ("kafka", "available")])
 def test_what_to_install(adapter: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown or missing adapter says what is installed, what can be, and where to name it."""
     hide_distribution(monkeypatch, "promenade-bus-redis")

@@ -445,9 +445,7 @@ async def test_publish_many_with_failures() -> None:
         UnknownTopic,
         type(None),
     ]
-    assert str(caught.value).startswith(
-        "3 of 5 events were not accepted; the first is item 1: EventTypeMismatch:"
-    )
+    assert str(caught.value).startswith("3 of 5 events not accepted; the first is item 1: EventTypeMismatch:")
     assert [event.number for event in received] == [0, 4]
 
 

@@ -456,7 +456,7 @@ def test_after_commit_and_close() -> None:
     bus = make_sync_bus()
     bus.start()
     with (
-        pytest.raises(PublishManyError, match="2 of 2 events were not accepted") as caught,
+        pytest.raises(PublishManyError, match="2 of 2 events not accepted") as caught,
         bus.after_commit(),
     ):
         bus.publish(HAPPENED, happened(1))

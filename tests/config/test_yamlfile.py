@@ -170,7 +170,7 @@ def test_overriding_a_merged_key_is_no_duplicate() -> None:
         ),
         ("bus: {r: {<<: {n: 1}}}\n", "a merge key (<<) in 'bus'; write the values out @ line 1, column 11"),
         ("<<: {bus: {}}\n", "a merge key (<<) at the top level; write the sections out @ line 1, column 1"),
-        ("a: &x [*x]\n", "an alias stands for what it is in; write it out @ line 1, column 8"),
+        ("a: &x [*x]\n", "an alias inside of its own anchor; write it out @ line 1, column 8"),
         ("a: 1\n---\nb: 2\n", "the file holds more than one document; remove the '---' @ line 2, column 1"),
     ],
 )

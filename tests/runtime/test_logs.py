@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from bus_core.runtime import plain_logger, printable
+from bus_core.runtime.logs import counted
 
 FORGED = "1\n2026-01-01 CRITICAL auth root logged in\x1b[2J\r\x00\u2028\u202e\ud800"
 
@@ -54,3 +55,12 @@ def test_the_traceback_is_kept(caplog: pytest.LogCaptureFixture) -> None:
             plain_logger("promenade.test").exception("it failed: %s", "a\nb")
     assert caplog.records[0].getMessage() == "it failed: a\\nb"
     assert "KeyError: 'x'" in caplog.text
+
+
+def test_numbers_take_the_right_plural() -> None:
+    """One is followed by the singular, and every other number by the plural."""
+    assert [counted(number, "event is", "events are") for number in (0, 1, 2)] == [
+        "0 events are",
+        "1 event is",
+        "2 events are",
+    ]

@@ -122,7 +122,9 @@ async def test_what_others_own_is_not_begun(
         assert (state.handled, state.late, state.queued) == (3, 3, 0)
         assert held.bus.state().unsettled == 0
     told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert told == ["3 messages were not started after a pause: other consumers own them (subscription=h)"]
+    assert told == [
+        "3 messages were not started after a pause: taken over by other consumers (subscription=h)"
+    ]
 
 
 @pytest.mark.parametrize("lost", [{1}, {1, 2}, {2}, {4}, {4, 5}, {1, 4}, {1, 2, 3}, {1, 2, 3, 4, 5}])
@@ -339,9 +341,7 @@ async def test_who_cannot_tell_is_in_doubt() -> None:
     lane, consumer = Lane(), Confirming(Unreachable("secret"))
     doubt = lease_check_of(lane, consumer)
     doubt.start_if_in_doubt()
-    assert (
-        doubt.trouble.text == "the subscription 'h' cannot tell whether it is in doubt: Unreachable: secret"
-    )
+    assert doubt.trouble.text == "the subscription 'h' cannot check its lease: Unreachable: secret"
     await until(lambda: not lane.is_held_back)
     assert consumer.asked == 1
     assert doubt.trouble.text is None

@@ -203,7 +203,9 @@ async def test_lost_leases(server: Server, caplog: pytest.LogCaptureFixture) -> 
     lines = warnings(caplog)
     assert sum(int(line.split()[0]) for line in lines) == 10
     assert len(lines) <= 3
-    assert all(line.endswith("settled too late: other consumers own them (subscription=h)") for line in lines)
+    assert all(
+        line.endswith("settled too late: taken over by other consumers (subscription=h)") for line in lines
+    )
 
 
 async def test_outcomes_share_batches(server: Server) -> None:
