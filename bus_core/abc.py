@@ -73,10 +73,9 @@ Middleware = Callable[[Handler], Handler]
 class BuildContext:
     """The facts that a factory gets while it builds.
 
-    ``sections`` holds the foreign sections of the configuration file that the factory named, by their
-    path, expanded (``{"database.redis": {...}}``); a section that is absent from the file is absent here.
-    ``adapter`` is that of the bus, not started yet, for serializers and health probes, which are built after
-    it; None for everything else.
+    ``sections`` holds the foreign sections that the factory named, by path, expanded
+    (``{"database.redis": {...}}``). A section that is absent from the file is absent here. ``adapter`` is the
+    adapter of the bus, not started yet. Only serializers and health probes get it; for others it is None.
     """
 
     service: str
@@ -92,10 +91,18 @@ class Factory(Generic[O, P_co]):
     ``options`` is an attrs class whose fields are the keys of the plugin's part of the configuration.
     The bus reads and checks that part, and reports faults with their path.
 
-    ``sections`` are parts of the file that belong to somebody else and that ``build`` reads as well.
-    ``check(options, sections)`` returns what is wrong with options that are sound one by one, and with
-    those sections, as ``<what> @ <path>``; without faults ``build`` accepts them. Its options are None
-    when they are not sound.
+    ``sections`` names foreign sections of the file that ``build`` reads as well.
+    ``check(options, sections)`` returns the faults of options that are valid one by one, and of those
+    sections, as ``<what> @ <path>``. Without faults ``build`` accepts them. The options are None when one of
+    them is invalid.
+
+    A middleware with one option::
+
+        @attrs.frozen
+        class TimeoutOptions:
+            seconds: float = 30.0
+
+        TIMEOUT = Factory(TimeoutOptions, lambda options, context: timeout_after(options.seconds))
     """
 
     options: type[O]
@@ -108,9 +115,9 @@ class Factory(Generic[O, P_co]):
 class Command:
     """Offers a command of ``promenade-bus``.
 
-    ``help`` is the line that stands beside its name in the list of commands, and in completions of a shell.
-    ``load`` returns the click command, and is called when that is run, or asked for its own help: whatever it
-    imports costs nobody else anything. A ``hidden`` command runs, and is not listed.
+    ``help`` is the line beside its name in the list of commands, and in shell completions. ``load`` returns
+    the click command. It is called only when that runs, or shows its help, so that its imports cost other
+    commands nothing. A ``hidden`` command runs, and is not listed.
     """
 
     help: str
@@ -146,7 +153,7 @@ class Serializer(Protocol):
 class Features:
     """The abilities of an adapter. The bus refuses subscriptions that need more.
 
-    - ``durable``: what was accepted outlives the process.
+    - ``durable``: accepted events outlive the process.
     - ``groups``: instances of one subscription in several processes compete for events.
     - ``broadcast``: a subscription may get each event in every instance.
     - ``ordered``: events of one key can be handled one after the other.
@@ -154,7 +161,7 @@ class Features:
     - ``replay``: a new subscription can start at the earliest retained event.
     - ``in_process``: events are handed over as they are, in the process that publishes them.
 
-    ``remedy`` says in a sentence what to do where something else is needed; errors repeat it.
+    ``remedy`` is a sentence of advice for unmet needs; errors repeat it.
     """
 
     durable: bool = False
@@ -208,12 +215,12 @@ class DeadLetterStore(Protocol):
         """The oldest letters that the filter selects, at most ``limit``."""
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
-        """The letters that the filter selects and that come after a cursor, the oldest first.
+        """The selected letters after a cursor, the oldest first.
 
-        ``after`` is the ``next_cursor`` of an earlier page, or None for the first one. There are at most
-        ``limit`` of them, and fewer where they are large: only a ``next_cursor`` of None says that there are
-        no more. Letters come and go between two pages: one that is there all the time is in exactly one.
-        Raises ``ValueError`` for what is no cursor of this store.
+        ``after`` is the ``next_cursor`` of an earlier page, or None for the first one. A page has at most
+        ``limit`` letters, and fewer where they are large. Only a ``next_cursor`` of None means that there are
+        no more. Letters may come and go between two pages: one that stays is in exactly one page. Raises
+        ``ValueError`` when ``after`` is not a cursor of this store.
         """
 
     async def count(self, where: DeadLetterFilter) -> int:
@@ -260,10 +267,10 @@ class AdapterBase(Protocol):
         """Gets ready to carry events; raises a ``BusError`` when it cannot."""
 
     async def close(self) -> None:
-        """Gives back what ``start`` took.
+        """Releases the resources that ``start`` took.
 
-        Called once after each ``start`` that succeeded: after everything else, or because the bus could
-        not be started for another reason. In that case ``start`` may follow again.
+        Called once after each ``start`` that succeeded: at the end, or because the bus could not start for
+        another reason. In that case ``start`` may follow again.
         """
 
 
@@ -276,25 +283,28 @@ class Adapter(AdapterBase, Protocol):
     """
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        """Stores messages, in order, and tells for each of them what came of it.
+        """Stores messages in order, and returns a result for each.
 
-        None: it is stored, as ``features`` promise. ``PublishFailed``: it is definitely not stored; where
-        it is ``transient`` the bus tries again. ``PublishUncertain``: it may be stored. One message's
-        failure says nothing about the others. There is one call at a time; it is never cancelled, and
-        ends by itself in bounded time. What it raises counts as ``PublishUncertain`` for each message.
+        - None: it is stored, as ``features`` promise.
+        - ``PublishFailed``: it is definitely not stored. Where this is ``transient`` the bus tries again.
+        - ``PublishUncertain``: it may be stored.
+
+        The failure of one message says nothing about the others. The bus makes one call at a time and never
+        cancels it. The call must end in bounded time. An error that it raises counts as ``PublishUncertain``
+        for each message.
         """
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
-        """Opens a subscription; from now on it misses nothing. Raises ``BusError``; it is called again then.
+        """Opens a subscription; from now on it misses nothing. After a ``BusError`` it is called again.
 
-        The group outlives the process where the adapter is durable, and ``close`` of the consumer.
+        On a durable adapter the group outlives the process, and ``close`` of the consumer.
         """
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
         """The number of messages that the subscription has not settled, in all instances together.
 
-        Those that nobody received, those that are owned, and those that wait for a retry. It may be asked
-        for several subscriptions at once.
+        It counts messages that no consumer received, messages that one owns, and those that wait for a
+        retry. The bus may ask for several subscriptions at once.
         """
 
 
@@ -302,7 +312,7 @@ class Adapter(AdapterBase, Protocol):
 class CountingAdapter(Protocol):
     """An option of an ``Adapter`` that counts the backlog of many subscriptions at once.
 
-    A drain asks for all subscriptions of a bus, again and again. Other adapters are asked for each of them.
+    A drain asks for all subscriptions of a bus, repeatedly. Without this option it asks for each of them.
     """
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
@@ -312,49 +322,52 @@ class CountingAdapter(Protocol):
 class Consumer(Protocol):
     """One open subscription of one instance.
 
-    The engine never cancels a call: a message that is on its way would be stranded. Where a program cancels
-    every task there is, the next call follows as after an error. ``receive`` and ``settle`` may be under way
-    at the same time, each of them once.
+    The engine never cancels a call: a message on its way would be stranded. When a program cancels all of its
+    tasks, the engine calls again as after an error. One ``receive`` and one ``settle`` may run at the same
+    time.
 
-    Of an ordered subscription one consumer receives, in all instances; others stand by until it is closed.
+    An ordered subscription has one receiving consumer among all instances. The others stand by until it
+    closes.
     """
 
     @property
     def longest_hold(self) -> float:
-        """Up to how many seconds the engine may keep a message while its retry is not due.
+        """The most seconds that the engine may hold a message until its retry is due.
 
-        Longer delays are handed back with the outcome ``retry``, and shorter ones where too many are held
-        already. It counts only where the adapter is durable and can delay, and the subscription is a group
-        and not ordered: otherwise the engine keeps every retry.
+        The engine hands longer delays back with the outcome ``retry``, and shorter ones too when it holds
+        many already. This applies only to unordered groups on an adapter that is durable and can delay.
+        Elsewhere the engine holds every retry.
         """
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """At most ``limit`` messages, in order; waits up to a few seconds for the first one.
 
-        An empty answer means that there was none, or ``stop`` was called. The receiver owns them, however
-        long a handler takes, until they are settled. Raises ``BusError``; it is called again then, after
-        a pause, and nothing is skipped.
+        An empty answer means that there was none, or that ``stop`` was called. The receiver owns the messages
+        until they are settled, however long a handler takes. After a ``BusError`` it is called again with a
+        pause, and nothing is skipped.
         """
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        """Carries outcomes out, and tells for each of them what came of it.
+        """Carries out outcomes, and returns a result for each.
 
-        None: done, and stored. ``LeaseLost``: somebody else owns the message; it is his. Any other error:
-        not, or perhaps not, done; the engine asks again, so that doing it twice must be harmless. What
-        it raises counts for all of them.
+        - None: done, and stored.
+        - ``LeaseLost``: another consumer owns the message now.
+        - Any other error: not done, or perhaps not. The engine asks again: doing it twice must be harmless.
+
+        An error that it raises counts for all of them.
         """
 
     def stop(self) -> None:
-        """From now on nothing is received: a ``receive`` that waits ends soon, with what it has.
+        """Ends receiving: a ``receive`` that waits returns soon, with the messages that it has.
 
-        Where nothing can be given back, because the adapter is not durable or the subscription is a
-        broadcast, ``receive`` is called on until its answer is empty: it hands out what had arrived.
+        An adapter that is not durable, and a broadcast, cannot give messages back. There the engine goes on
+        calling ``receive`` until its answer is empty, to get all messages that had arrived.
         """
 
     async def close(self) -> None:
-        """Lets go of what ``open_consumer`` took; no call is under way any more, and none follows.
+        """Releases the resources of ``open_consumer``. No other call is running, and none follows.
 
-        What is owned still, and was not released, is left to whoever claims it when its lease ends.
+        Other consumers claim the messages that it still owns when their lease ends.
         """
 
 
@@ -362,7 +375,7 @@ class Consumer(Protocol):
 class LeasingConsumer(Protocol):
     """An option of a ``Consumer`` whose messages go to others when it does not renew its leases.
 
-    The engine asks before it begins what it holds, after a time in which the process may have stood still.
+    After a pause of the process the engine asks before it handles the messages that it holds.
     """
 
     @property
@@ -370,10 +383,10 @@ class LeasingConsumer(Protocol):
         """True when a lease may have ended meanwhile. Asked often: the answer must come from memory."""
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
-        """Renews leases; tells for each message whether it is still this consumer's.
+        """Renews leases; returns for each message True if this consumer still owns it.
 
-        Of the others nothing follows: neither is a handler called, nor are they settled. Raises
-        ``BusError``; it is called again then, after a pause.
+        The engine drops the others: it calls no handler for them, and does not settle them. After a
+        ``BusError`` it is called again, with a pause.
         """
 
 
@@ -381,8 +394,8 @@ class LeasingConsumer(Protocol):
 class YieldingConsumer(Protocol):
     """An option of a ``Consumer`` whose ordered subscriptions have one active instance at a time.
 
-    The engine asks when it meets a message that only an instance with other code can decode. Where one waits,
-    it gives back what it holds, closes this consumer, and opens another one a little later.
+    The engine asks when it meets a message that only another version of the code can decode. If an instance
+    waits, the engine gives its messages back, closes this consumer, and opens another one a little later.
     """
 
     async def has_standby(self) -> bool:
@@ -407,16 +420,16 @@ class InProcessAdapter(AdapterBase, Protocol):
         """The inlet takes no part any more; harmless when it was not attached."""
 
     def watch(self, changed: Callable[[str], None]) -> None:
-        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have become another one.
+        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have changed.
 
-        It is given the topic, or a pattern that covers the topics, of which that is so: ``#`` for all.
+        The argument is the topic, or a pattern that covers the changed topics: ``#`` for all.
         """
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
         """The receivers of an event of the topic: for each group the inlets that compete for it, in turn."""
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
-        """Stores a dead letter of a subscription, with what has to be handed over when it is redriven."""
+        """Stores a dead letter of a subscription, with the payload that a redrive hands over."""
 
 
 AnyAdapter = Adapter | InProcessAdapter
@@ -424,7 +437,7 @@ AnyAdapter = Adapter | InProcessAdapter
 
 
 def is_in_process(adapter: AnyAdapter) -> TypeGuard[InProcessAdapter]:
-    """Which of the two an adapter is: its ``features`` tell."""
+    """True for an adapter inside of the process."""
     return adapter.features.in_process
 
 
@@ -455,9 +468,9 @@ class CheckResult:
 
 @attrs.frozen(kw_only=True)
 class SubscriptionState:
-    """The counters of one subscription since the bus was opened, and what it holds now.
+    """The counters of one subscription since the bus was opened, and its current load.
 
-    ``late`` counts what another consumer had taken over: before it was settled here, or even begun.
+    ``late`` counts messages that another consumer had taken over before they were settled here.
     """
 
     name: str

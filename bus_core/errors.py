@@ -5,7 +5,7 @@
     BusError
     ├── ConfigError                 the configuration cannot be used; carries every fault
     ├── PluginError                 a plugin that is needed cannot be used
-    │   ├── UnknownPlugin           nobody offers the selected name
+    │   ├── UnknownPlugin           no plugin offers the selected name
     │   ├── PluginConflict          several plugins offer the selected name
     │   └── InvalidPlugin           an object is not a plugin, or misspells a hook
     ├── UnsupportedFeature          the adapter cannot do what is asked for
@@ -199,7 +199,7 @@ class InvalidPlugin(PluginError):
 class UnsupportedFeature(BusError):
     """The adapter cannot do what subscriptions or topics need; ``mismatches`` lists all of it.
 
-    ``remedy`` is what the adapter says can be done about it; empty where it says nothing.
+    ``remedy`` is the advice of the adapter, if it has any.
     """
 
     def __init__(self, adapter: str, mismatches: Sequence[str], remedy: str = "") -> None:

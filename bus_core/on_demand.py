@@ -40,7 +40,7 @@ def names(
     ``modules`` holds the offered names, separated by blanks, by the module that defines them, which is a path
     inside the package: ``events`` or ``events.base``. These modules are attributes of the package as well, as
     after a plain import. A name is looked up once, and kept in the package from then on. When its module
-    cannot be imported, the error of the import reaches whoever asks for the name.
+    cannot be imported, the caller that asks for the name gets the error.
     """
     homes = {name: f"{package}.{module}" for module, offered in modules.items() for name in offered.split()}
     inside = {module.partition(".")[0] for module in modules}

@@ -1,4 +1,4 @@
-"""Events that wait for a commit, and what came of publishing several."""
+"""Events that wait for a commit, and the results of publishing several."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HeldEvent:
 
 
 class HeldEvents:
-    """The events of one ``after_commit`` block, and the block that it stands in."""
+    """The events of one ``after_commit`` block, and the block around it."""
 
     __slots__ = ("items", "outer", "over")
 
@@ -49,7 +49,7 @@ def open_block(block: HeldEvents | None) -> HeldEvents | None:
 
 
 async def result_of(publishing: Awaitable[None]) -> Exception | None:
-    """None when the event was accepted, otherwise what publishing it raised."""
+    """None when the event was accepted, otherwise the error of publishing it."""
     try:
         await publishing
     except Exception as error:
@@ -62,7 +62,7 @@ async def publish_in_order(
     hand_over: Callable[[T], asyncio.Future[None] | None],
     publish: Callable[[T], Awaitable[None]],
 ) -> list[Exception | None]:
-    """Publishes items, and tells for each of them what came of it.
+    """Publishes items, and returns a result for each.
 
     ``hand_over`` begins to publish an item behind those before, so that many are under way at the same
     time. What it gives no future for is published by itself, after all those before. Whoever is cancelled

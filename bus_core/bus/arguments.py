@@ -37,7 +37,7 @@ def described(value: object) -> str:
 
 
 def check_topic_given(topic: object) -> None:
-    """Refuses what is no topic at once: a decorator without parentheses hands over the function instead."""
+    """Refuses a function in place of a topic at once: a decorator without parentheses passes it."""
     if isinstance(topic, Topic | str):
         return
     if inspect.isroutine(topic):

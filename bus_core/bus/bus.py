@@ -66,7 +66,7 @@ class Bus:
         self._parts = parts
         self._config = parts.config
         self._adapter = parts.adapter
-        self._degraded: str | None = None  # what health has to say of the adapter that is used
+        self._degraded: str | None = None  # the health note about the adapter in use
         self._engine = Engine(
             codec=parts.codec,
             clock=parts.clock,
@@ -281,7 +281,7 @@ class Bus:
         lifecycle.check_loop("close")
         lifecycle.stage = Stage.CLOSING
         self._pipeline.disable_fast_path()
-        # A task of its own: whoever waits for it may be cancelled, closing goes on.
+        # A task of its own: a caller that waits may be cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
         return await asyncio.shield(self._closing)
 
@@ -301,7 +301,7 @@ class Bus:
         await self.close()
 
     async def drain(self, timeout: Seconds | None = None) -> None:
-        """Waits until what was accepted so far, and what its handling causes, is settled.
+        """Waits until all events accepted so far, and those that their handling causes, are settled.
 
         Retries that wait for their time count. Events published meanwhile for other reasons do not.
         Raises ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
@@ -390,7 +390,7 @@ class Bus:
 
     @asynccontextmanager
     async def after_commit(self) -> AsyncIterator[None]:
-        """Holds what is published inside of the block until it ends well, and drops it when it raises.
+        """Holds the events of the block until it ends well, and drops them when it raises.
 
         Publish after the database commit, not before: open the transaction inside of the block. Bad
         topics and events, such that cannot be encoded included, are reported at once. Blocks may be
@@ -415,7 +415,7 @@ class Bus:
         self._pipeline.disable_fast_path()
 
     def holding(self) -> AbstractContextManager[HeldEvents]:
-        """Holds in a new block what is published in this context, until the block ends, well or not."""
+        """Holds the events published in this context in a new block, until the block ends, well or not."""
         return self._pipeline.holding()
 
     async def drop_block(self) -> None:
@@ -502,7 +502,7 @@ class Bus:
     async def unsubscribe(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
         """Removes the subscriptions of this handler to this topic or pattern, and no other.
 
-        Returns when what they accepted is settled; see ``Subscription.unsubscribe``. Raises
+        Returns when all that they accepted is settled; see ``Subscription.unsubscribe``. Raises
         ``UnknownSubscription`` when there is none.
         """
         await self._subscriptions.remove(topic, handler)

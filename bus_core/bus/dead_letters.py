@@ -1,4 +1,4 @@
-"""``bus.dead_letters``: what subscriptions gave up on, and the way back."""
+"""``bus.dead_letters``: list, redrive and purge the messages that subscriptions gave up on."""
 
 from __future__ import annotations
 

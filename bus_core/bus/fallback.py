@@ -11,7 +11,7 @@ logger = plain_logger("promenade.bus")
 
 
 async def start_one_of(first: AnyAdapter, second: AnyAdapter | None) -> tuple[AnyAdapter, str | None]:
-    """Starts the first adapter or, when that fails, the second; raises what the last one raises.
+    """Starts the first adapter or, when that fails, the second; raises the error of the last one.
 
     Returns the one that is used, and what health has to say of that. It never changes over later: events
     of one bus would then be in two places.

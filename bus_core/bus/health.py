@@ -1,4 +1,4 @@
-"""Health: run every probe under one deadline, and make one report of what they found."""
+"""Health: runs every probe under one deadline, and makes one report of the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of a bus: what may be called in which state, on which event loop, and in which process."""
+"""The lifecycle of a bus: the calls that are allowed in a state, on a loop, in a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Stage(Enum):
 
 
 class Lifecycle:
-    """The stage that a bus has reached. Each check raises what its caller is to be told.
+    """The stage that a bus has reached. Each check raises the error for its caller.
 
     ``loop`` is the event loop that started the bus, ``thread`` the thread that it runs in. ``forked`` is set
     in a child process that inherited it.
@@ -51,7 +51,7 @@ class Lifecycle:
             raise WrongEventLoop(doing)
 
     def check_usable(self, doing: str) -> None:
-        """For what may be done before start, too; raises ``BusForked``, ``BusClosed``, ``WrongEventLoop``."""
+        """For calls allowed before start, too; raises ``BusForked``, ``BusClosed``, ``WrongEventLoop``."""
         self.check_fork(doing)
         if self.stage in (Stage.CLOSING, Stage.CLOSED):
             raise BusClosed(doing)

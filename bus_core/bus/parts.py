@@ -43,9 +43,9 @@ class BusParts:
 
 
 async def close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) -> None:
-    """Closes all of them, whatever one of them raises: nobody is left who could do anything about it.
+    """Closes all of them, even when one raises: no caller is left who could react.
 
-    What takes longer than ``seconds`` of real time, all in all, is cancelled and left behind.
+    After ``seconds`` of real time in all, the rest is cancelled and abandoned.
     """
     over_at = time.monotonic() + max(_CLEANUP_TIME, seconds)
     for part in parts:

@@ -154,7 +154,7 @@ class PublishPipeline:
     def publish_nowait(
         self, topic: Any, event: Any, headers: Mapping[str, str] | None, publish: Publish
     ) -> None:
-        """See ``Bus.publish_nowait``; ``publish`` is what must not have to wait."""
+        """See ``Bus.publish_nowait``; ``publish`` must not have to wait."""
         adapter = self._adapter()
         if not adapter.features.in_process:
             raise UnsupportedFeature(
@@ -301,7 +301,7 @@ class PublishPipeline:
 
     @contextmanager
     def holding(self) -> Iterator[HeldEvents]:
-        """Holds in a new block what is published in this context, until the block ends, well or not."""
+        """Holds the events published in this context in a new block, until the block ends, well or not."""
         block = HeldEvents(self._block.get())
         token = self._block.set(block)
         try:
@@ -328,7 +328,7 @@ class PublishPipeline:
         return True
 
     async def release(self, block: HeldEvents) -> None:
-        """Publishes what a block held, or hands it to the block around it."""
+        """Publishes the events of a block, or hands them to the block around it."""
         outer = open_block(block)
         if outer is not None:
             outer.items += block.items

@@ -1,4 +1,4 @@
-"""The subscriptions of one bus: who joins, pauses and leaves, and what they need of the adapter."""
+"""The subscriptions of one bus: joining, pausing and leaving, and the features that they need."""
 
 from __future__ import annotations
 
@@ -120,16 +120,16 @@ class Subscription:
         """Takes no further event, and returns when those that were accepted are settled.
 
         Called from inside a handler it returns at once: waiting would be waiting for itself. A paused
-        subscription is resumed for what it holds. On a durable adapter the group stays. Harmless when
+        subscription is resumed until it holds nothing. On a durable adapter the group stays. Harmless when
         it is called again.
         """
         await self._registry.leave(self._lane)
 
 
 class SubscriptionRegistry:
-    """Implements what a ``Subscription`` asks of its bus.
+    """All subscriptions of one bus; implements the calls of a ``Subscription``.
 
-    Before the bus is open its lanes only stand here; ``open`` attaches them to the carrier.
+    Before the bus is open its lanes only wait here; ``open`` attaches them to the carrier.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ class SyncBus:
             raise BusClosed(doing) from None
 
     def run_also_before_start(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """The same for what may be done before start, when there is no loop, and nothing waits for one."""
+        """Runs a call that is allowed before start, when there is no loop yet."""
         self._check(doing)
         with self._lock:
             if self._report is not None:
@@ -204,7 +204,7 @@ class SyncBus:
             return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, str(error))})
 
     def drain(self, timeout: Seconds | None = None) -> None:
-        """Waits until what was accepted so far, and what its handling causes, is settled."""
+        """Waits until all events accepted so far, and those that their handling causes, are settled."""
         self.run_on_loop("drain", lambda: self._bus.drain(timeout))
 
     # --- publish ------------------------------------------------------------------------------------------
@@ -223,9 +223,9 @@ class SyncBus:
 
     @contextmanager
     def after_commit(self) -> Iterator[None]:
-        """Holds what is published inside of the block until it ends well; see ``Bus.after_commit``.
+        """Holds the events of the block until it ends well; see ``Bus.after_commit``.
 
-        What other threads publish meanwhile is not held.
+        Events of other threads are not held.
         """
         self.run_on_loop("open after_commit", self._bus.begin_block)
         try:

@@ -1,7 +1,7 @@
 """The configuration of a bus: the ``bus`` section of an application's file, read and checked.
 
-Everything that belongs to a plugin is kept as a ``PluginChoice``: a name, the raw options, and where they
-stand. It is read with ``read_choice`` once the plugin, and so its class of options, is known.
+The settings of a plugin are kept as a ``PluginChoice``: a name, the raw options, and their path.
+``read_choice`` reads them once the plugin, and so its class of options, is known.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class BusConfig(BusSettings):
         return PluginChoice(self.retry.name, options, retry.path, moved)
 
     def check_sections(self, known: Iterable[str]) -> list[str]:
-        """The faults of sections that belong to nobody, given the names of the installed adapters.
+        """The faults of sections without an owner, given the names of the installed adapters.
 
         Sections of adapters that are not selected are tolerated, those of ``memory`` and ``redis`` even
         where these are not installed.
@@ -177,7 +177,7 @@ def read_config(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[BusConfig, list[str]]:
-    """Like ``load_config``, for who wants to look for more faults: what is faulty has its default.
+    """Like ``load_config``, for callers that look for more faults: faulty keys have their default.
 
     Raises ``ConfigError`` only where there is nothing to look at: no file, no YAML, no ``bus`` section.
     """
@@ -273,7 +273,7 @@ def _expanded_section(
 
 
 def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
-    """``retry_attempts`` and its like as the long form, which keeps where they stand."""
+    """Turns ``retry_attempts`` and its like into the long form, which keeps their paths."""
     short = {key: option for key, option in _RETRY_SHORT_FORM.items() if key in own}
     if not short:
         return own

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class PluginChoice:
     """Something the configuration selects by name, with the options as they were written.
 
-    ``path`` is where the options stand. ``moved`` tells, of options that stand elsewhere, where that is.
+    ``path`` is the place of the options in the file. ``moved`` maps the paths of options that are elsewhere.
     """
 
     name: str
@@ -98,7 +98,7 @@ def _read_retry(
 
 
 def _read_topic_retry(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
-    """The same; without a policy the name is empty, and stands for the bus's policy."""
+    """The same; without a policy the name is empty, which means the policy of the bus."""
     return _read_retry(value, path, faults, default="")
 
 
@@ -120,7 +120,7 @@ TopicRetry = Annotated[PluginChoice, Reader(_read_topic_retry, _render_retry)]
 
 
 def without(mapping: Mapping[str, Any], *keys: str) -> ExpandedMapping:
-    """A copy without some keys that keeps what expanded values were read from."""
+    """A copy without some keys that keeps the texts of expanded values."""
     copy = ExpandedMapping()
     copy.update((key, value) for key, value in mapping.items() if key not in keys)
     copy.texts.update((key, text) for key, text in getattr(mapping, "texts", {}).items() if key in copy)

@@ -1,4 +1,4 @@
-"""Keeping secrets out of what people read: messages, logs, and listings of the configuration.
+"""Keeps secrets out of messages, logs, and listings of the configuration.
 
 Typed settings say which of their fields are secret. This module is for everything that has no type: it
 goes by the name of a key, and by the shape of a text (the user information of a URL).
@@ -45,7 +45,7 @@ def is_secret_name(name: object) -> bool:
 def mask_text(text: str) -> str:
     """The text without the user information of URLs, and without ``password=...`` pairs.
 
-    A text of more than 1000 characters, which nobody reads in a message anyway, is hidden as a whole.
+    A text of more than 1000 characters is hidden as a whole.
     """
     if len(text) > 1_000:
         return MASK

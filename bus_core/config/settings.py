@@ -54,7 +54,7 @@ def read_settings(
     """An instance of the attrs class ``cls`` made from a mapping; None stands for an empty one.
 
     Returns None when anything is wrong, and then has appended each fault to ``faults`` as
-    ``<what> @ <path>``. ``ignore_unknown`` suits a section that belongs to somebody else as well. Raises
+    ``<what> @ <path>``. ``ignore_unknown`` suits a section that others use as well. Raises
     ``TypeError`` for a class with annotations that cannot be read, which is a mistake of its author.
     """
     before = len(faults)
@@ -118,7 +118,7 @@ def _validate(
     path: str,
     faults: list[str],
 ) -> None:
-    """Runs the validators of each value on its own, so that all of them report; drops what they refuse."""
+    """Runs the validators of each value on its own, so that all of them report; drops refused ones."""
     probe = object.__new__(cls)
     for key, field in fields.items():
         default = values.get(key, field.default)
@@ -139,7 +139,7 @@ def _validate(
             faults.append(f"{reason} @ {join_path(path, key)}")
             del values[key]
         except AttributeError:
-            pass  # it asks for a field that could not be read, and whose fault is reported
+            pass  # it asks for a field that could not be read; that fault is reported
 
 
 def _reason(error: Exception, values: Mapping[str, Any]) -> str:

@@ -68,9 +68,9 @@ _KINDS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], str], ...]] = (
 
 @attrs.frozen
 class Input:
-    """A value on its way in: what it is, where it was found, and who wants to know of its faults.
+    """A raw value of the configuration, with its path and the list for its faults.
 
-    ``hidden`` keeps it out of messages. ``text`` is what it was read from, when it came from a variable.
+    ``hidden`` keeps it out of messages. ``text`` is the text of a value that came from a variable.
     ``read_class`` reads a value that has an attrs class of its own.
     """
 
@@ -111,7 +111,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_key(key: object, known: Iterable[str], path: str) -> str:
-    """The fault of a key that nobody knows, with the nearest known one, or else all of them."""
+    """The fault of an unknown key, with the nearest known one, or else all of them."""
     names = list(known)
     if not isinstance(key, str):
         return f"the key {key!r} is not a text; put it in quotes @ {path}"

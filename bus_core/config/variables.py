@@ -26,7 +26,7 @@ _EXPANSION = re.compile(rf"\$\$\{{|\$\{{(?P<name>{_NAME})(?::-(?P<default>[^}}]*
 
 
 class ExpandedMapping(dict[Any, Any]):
-    """Expanded plain data. ``texts`` keeps what a value that was wholly an expansion was read from.
+    """Expanded plain data. ``texts`` keeps the text of each value that was wholly an expansion.
 
     A password of digits only is a number to YAML; who wants a text takes it from ``texts``.
     """

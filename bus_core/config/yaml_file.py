@@ -1,7 +1,7 @@
-"""Reads a YAML file that may be wrong, large or hostile, and says what is wrong with it.
+"""Reads a YAML file that may be wrong, large or hostile, and reports its faults.
 
-Safe types only, one document, no key twice, bounded in size, depth and what its aliases expand to. In the
-section that belongs to the bus, anchors, aliases and merge keys are refused: what one reads is what it is.
+Safe types only, one document, no key twice, bounded in size, depth and expanded aliases. The section of the
+bus may have no anchors, aliases and merge keys, so that it means exactly what it shows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["MAX_BYTES", "MAX_NODES", "load_yaml_file", "parse_yaml", "read_scala
 
 MAX_BYTES: Final = 1_048_576
 MAX_NODES: Final = 50_000
-"""The most values that a document may have, aliases counted as what they stand for."""
+"""The most values that a document may have, expanded aliases included."""
 
 
 def _for_sections_of_others(base: Any) -> Any:
@@ -74,7 +74,7 @@ def load_yaml_file(path: str | os.PathLike[str], *, plain_section: str) -> Any:
 
 
 def parse_yaml(text: str, source: str, *, plain_section: str) -> Any:
-    """The document as plain data; raises ``ConfigError`` with the line and column of what is wrong."""
+    """The document as plain data; raises ``ConfigError`` with the line and column of a fault."""
     try:
         _check_events(text, plain_section)
         loader = _Loader(text)
@@ -109,7 +109,7 @@ def parse_yaml(text: str, source: str, *, plain_section: str) -> Any:
 def read_scalar(text: str) -> Any:
     """The YAML value of a plain text: ``5`` is an int, ``true`` a bool, the empty text None.
 
-    What looks like a date, or like anything but a scalar of JSON, stays the text.
+    A text that looks like a date, or like anything but a JSON scalar, stays a text.
     """
     tag = _scalars.resolve(yaml.ScalarNode, text, (True, False))
     if tag not in _JSON_TAGS:
@@ -129,7 +129,7 @@ _JSON_TAGS: Final = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "f
 
 @attrs.define
 class _Open:
-    """A collection whose end has not come yet."""
+    """A collection that has not ended yet."""
 
     mapping: bool
     anchor: str | None

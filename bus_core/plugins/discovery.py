@@ -1,7 +1,7 @@
-"""Discovery: which plugins there are, what each offers, and why one cannot be used.
+"""Discovery: finds plugins, their offers, and the causes that one cannot be used.
 
-Every plugin is loaded and asked on its own. One that fails is quarantined with its cause and harms nobody
-else, until the configuration selects what only it could offer. What is found does not depend on the order
+Every plugin is loaded and asked on its own. One that fails is quarantined with its cause. It harms no other,
+until the configuration selects a name that only it could offer. The result does not depend on the order
 in which plugins are installed, listed or called.
 """
 
@@ -75,7 +75,7 @@ def discover(
 
 
 class _Discovery:
-    """One discovery in progress: a plugin manager, and what has been found so far."""
+    """One discovery in progress: a plugin manager, and the findings so far."""
 
     def __init__(self, kinds: Collection[str] | None) -> None:
         unknown = sorted({*(kinds or ())} - {*HOOKS.values()})
@@ -147,7 +147,7 @@ class _Discovery:
             raise InvalidPlugin(f"the plugin {described.module} cannot be used: {_cause(error)}") from error
 
     def ask(self, plugin: object, described: InstalledPlugin) -> None:
-        """Calls the hooks of one plugin and keeps what it offers: everything, or nothing when it raises."""
+        """Calls the hooks of one plugin and keeps all of its offers, or none when one raises."""
         # The number tells two objects of one class apart.
         name = f"{described.origin}:{described.name}:{len(self._plugins)}"
         self._register(plugin, described, name)
@@ -269,7 +269,7 @@ def _name_of(plugin: object) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """One line that says what went wrong."""
+    """The cause of a failure, in one line."""
     try:
         text = str(error)
     except Exception:

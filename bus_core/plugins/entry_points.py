@@ -34,7 +34,7 @@ class EntryPoint:
 
 
 def installed_entry_points() -> tuple[list[EntryPoint], dict[str, Exception]]:
-    """The entry points of all plugins, sorted by name, and what could not be read, by its place."""
+    """The entry points of all plugins, sorted by name, and the errors of unreadable ones, by place."""
     # A distribution that was installed a moment ago must be seen, and be importable.
     importlib.invalidate_caches()
     found: dict[str, list[EntryPoint]] = {}

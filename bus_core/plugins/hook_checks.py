@@ -1,4 +1,4 @@
-"""Checks on what plugins are and what they answer, with messages for their authors."""
+"""Checks plugins and the answers of their hooks, with messages for their authors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_commands": "command",
     "promenade_bus_topics": "topics",
 }
-"""The hooks, and what each is about. All but the one for topics answer with a mapping of names."""
+"""The hooks, and the kind of their offers. All but the one for topics return a mapping of names."""
 
 TOPICS_HOOK: Final = "promenade_bus_topics"
 
@@ -61,7 +61,7 @@ def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
 
 
 def _nearest_hook(name: str) -> str:
-    # Compared without what all hooks begin with: it would make them all alike.
+    # Compared without the common prefix, which would make all hooks alike.
     endings = [hook.removeprefix(f"{PROJECT}_") for hook in HOOKS]
     nearest = nearest_names(name.removeprefix(f"{PROJECT}_"), endings, limit=1)
     return suggestion([f"{PROJECT}_{ending}" for ending in nearest])

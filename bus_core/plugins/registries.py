@@ -25,7 +25,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
 }
-"""Which first-party distribution offers what, by kind and name: the source of every install hint."""
+"""First-party distributions by the kind and name of their offers: the source of every install hint."""
 
 
 @attrs.frozen(kw_only=True)
@@ -151,7 +151,7 @@ class NamedRegistry(Generic[T]):
 
 @attrs.frozen(kw_only=True)
 class Plugins:
-    """Everything that one discovery found. It never changes; discover again to see what is new."""
+    """The result of one discovery. It never changes; discover again to see new plugins."""
 
     installed: tuple[InstalledPlugin, ...]
     adapters: NamedRegistry[Factory[Any, AnyAdapter]]

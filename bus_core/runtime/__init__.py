@@ -1,8 +1,8 @@
 """Time, threads and background failures: tools that know nothing of events.
 
 May import: ``errors``. Owns: the clock protocol, time limits on that clock, a sleep that others can end,
-threads for synchronous handlers and for the loop of a sync bus, tasks that last, the record of what keeps
-failing, and log lines that nobody can forge.
+threads for synchronous handlers and for the loop of a sync bus, background tasks, ongoing failures, and log
+lines that cannot be forged.
 """
 
 import typing

@@ -18,7 +18,7 @@ def describe_error(
 ) -> str:
     """``"Type: message"`` for a person, with the causes and the members of groups, bounded in length.
 
-    Survives errors whose ``str`` raises. ``cleaned`` takes out of each text what is not to be shown.
+    Survives errors whose ``str`` raises. ``cleaned`` removes from each text the values that must not show.
     """
     described = "".join(_chain(error, cleaned))
     return described if len(described) <= limit else described[: limit - 3] + "..."
@@ -36,7 +36,7 @@ def _chain(error: BaseException, cleaned: Callable[[str], str] | None) -> Iterat
 
 
 def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] | None) -> str:
-    """One error, and what it groups, without its causes."""
+    """One error, and the members of a group, without their causes."""
     name = type(error).__name__
     try:
         text = str(error).encode("utf-8", "backslashreplace").decode()
@@ -52,9 +52,9 @@ def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] 
 
 
 def place_of(error: BaseException) -> str:
-    """The place where an error was raised, as ``file:line in function``; ``?`` when nobody raised it.
+    """The place where an error was raised, as ``file:line in function``; ``?`` when it was never raised.
 
-    A log may say this besides the class. Neither the text nor what led to the error may be logged: both may
+    A log may show this and the class. Neither the text nor the causes may be logged: both may
     be personal. Of a group, and of an error that was made elsewhere, it is the place that raised it.
     """
     at: TracebackType | None = error.__traceback__

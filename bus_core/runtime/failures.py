@@ -39,13 +39,13 @@ class Trouble:
     def __init__(self, subject: str) -> None:
         self.text: str | None = None
         self._subject = subject
-        self._logged = ""  # what the log says at the moment; empty when it says that all is well
+        self._logged = ""  # the last text in the log; empty after "works again"
         self._logged_at = -_QUIET
 
     def failed(self, doing: str, error: BaseException) -> None:
         """It was tried, and is going to be tried again."""
         kind = type(error).__name__
-        # An adapter says in its own words what is wrong; the log keeps to the class.
+        # Only errors of an adapter have a text for people; the log keeps to the class.
         words = f": {printable(str(error))}" if isinstance(error, BusError) and str(error) else ""
         self.text = f"{self._subject} cannot {doing}: {kind}{words}"
         now = time.monotonic()
@@ -70,7 +70,7 @@ class Trouble:
 
 
 def ended(task: asyncio.Task[None], subscription: str) -> None:
-    """Says so in the log when a task that serves a subscription ended by an error; nobody awaits it."""
+    """Logs the error that ended a task of a subscription; no caller awaits the task."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical(
             "an error in the engine ended a pump: %s at %s (subscription=%s)",

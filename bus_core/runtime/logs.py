@@ -1,4 +1,4 @@
-"""Log lines that nobody can forge: what comes from outside is escaped before it is written."""
+"""Log lines that cannot be forged: foreign text is escaped before it is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bus_core.runtime.error_text import printable
 __all__ = ["PlainLogger", "counted", "plain_logger"]
 
 _LONGEST: Final = 1_000
-"""Characters of one argument in a line: an id may be as long as somebody likes."""
+"""The most characters of one argument in a line: ids may be of any length."""
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -28,7 +28,7 @@ class PlainLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def plain_logger(name: str) -> PlainLogger:
-    """The logger of a name, for lines that name what others have made: ids, topics, groups, errors."""
+    """The logger of a name, for lines with foreign text: ids, topics, groups, errors."""
     return PlainLogger(logging.getLogger(name))
 
 

@@ -102,7 +102,7 @@ class LoopThread:
             self._loop.close()
 
     async def _answer_the_last(self) -> None:
-        """Nobody waits for ever: what was called before the end returns now, or is cancelled."""
+        """Answers the calls made before the end, or cancels them: no caller waits for ever."""
         await asyncio.sleep(0)
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_ANSWERS)

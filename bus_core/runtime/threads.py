@@ -46,7 +46,7 @@ class ThreadCall:
             self.error = raised
         try:
             self._loop.call_soon_threadsafe(tell, self)
-        except RuntimeError:  # nobody waits any more
+        except RuntimeError:  # no caller waits any more
             return False
         return True
 

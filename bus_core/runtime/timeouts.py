@@ -73,7 +73,7 @@ class Deadlines:
         try:
             result = await _Rest(steps, waits_for)
         except asyncio.CancelledError as cancelled:
-            # Whatever is left of the count after our own share is taken off belongs to somebody else.
+            # The rest of the count, without our own cancellation, belongs to others.
             if limit.expired and task.uncancel() <= cancelled_before:
                 raise error() from cancelled
             raise
@@ -118,9 +118,9 @@ class Deadlines:
         self._timer = self._clock.call_later(max(0.0, deadline - self._monotonic()), self._look)
 
     def _look(self) -> None:
-        """Ends what is over, and sets the timer for the next one."""
+        """Ends the calls that are over time, and sets the timer for the next one."""
         if self._timer is None:
-            return  # a clock may call what was cancelled
+            return  # a clock may still call a cancelled timer
         self._timer = None
         now = max(self._monotonic(), self._due)
         nearest: list[float] = []
