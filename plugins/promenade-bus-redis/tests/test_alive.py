@@ -243,7 +243,7 @@ async def test_a_lock_that_is_lost_is_had_by_one(redis_server: SharedServer) -> 
                     assert await consumer.settle(acks(batch)) == [None] * len(batch)
                     got += numbers(batch)
         assert got == [*range(2, 12)]
-        assert sum(consumer._turn.is_taken for consumer in (one, other)) == 1
+        assert sum(consumer._active_lock.is_taken for consumer in (one, other)) == 1
         for each in (one, other):
             await each.close()
 
@@ -256,7 +256,7 @@ async def test_a_token_that_is_behind_is_taken_anew(redis_server: SharedServer) 
         consumer = leasing(await adapter.open_consumer(spec(ordered=True)))
         await place.publish(1)
         assert numbers(await receive(consumer, 1)) == [1]
-        assert consumer._turn.token == f"78 {consumer.name}"
+        assert consumer._active_lock.token == f"78 {consumer.name}"
         await consumer.close()
 
 

@@ -197,7 +197,7 @@ async def test_a_clock_that_goes_forward_removes_nothing_early(server: Server, c
         place.ask("XADD", place.keys.dead(TOPIC), "*", "body", "{}")
         retention = adapter._retention
         assert retention is not None
-        await until(lambda: retention._turn.is_taken, "it is its turn")
+        await until(lambda: retention._active_lock.is_taken, "it is its turn")
         clock.set(YEAR)
         await until(lambda: adapter._running.leases.clock.last_step, "the step is noticed")
         retention._read_at = 0.0

@@ -56,7 +56,7 @@ async def look(adapter: StreamsAdapter) -> None:
     """Has retention look at every topic now."""
     retention = adapter._retention
     assert retention is not None
-    await until(lambda: retention._turn.is_taken, "it is its turn")
+    await until(lambda: retention._active_lock.is_taken, "it is its turn")
     retention._read_at = 0.0
     retention._due = [(0.0, topic) for topic in retention._pauses]
     await retention.visit()
@@ -66,7 +66,7 @@ async def whose_turn(adapters: Sequence[StreamsAdapter]) -> StreamsAdapter:
     """The adapter that looks after the topics."""
 
     def found() -> list[StreamsAdapter]:
-        return [each for each in adapters if each._retention and each._retention._turn.is_taken]
+        return [each for each in adapters if each._retention and each._retention._active_lock.is_taken]
 
     await until(found, "one of them has its turn")
     return found()[0]

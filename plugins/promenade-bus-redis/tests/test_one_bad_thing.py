@@ -223,7 +223,7 @@ async def test_a_strange_count_of_what_is_settled(redis_server: SharedServer) ->
         assert [group[1] for group in place.ask("XINFO", "GROUPS", place.keys.stream(TOPIC))] == [GROUP]
         retention = adapter._retention
         assert retention is not None
-        await until(lambda: retention._turn.is_taken, "it is its turn")
+        await until(lambda: retention._active_lock.is_taken, "it is its turn")
         retention._due = [(0.0, TOPIC)]
         await retention.visit()
         facts = str(place.ask("XINFO", "STREAM", place.keys.stream(TOPIC)))

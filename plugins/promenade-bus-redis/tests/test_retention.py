@@ -35,7 +35,7 @@ def job(adapter: StreamsAdapter) -> Retention:
 async def look(adapter: StreamsAdapter) -> None:
     """Has retention look at every topic, and at who wants what, now."""
     retention = job(adapter)
-    await until(lambda: retention._turn.is_taken, "it is its turn")
+    await until(lambda: retention._active_lock.is_taken, "it is its turn")
     retention._read_at = 0.0
     retention._due = [(0.0, topic) for topic in retention._pauses]
     await retention.visit()
@@ -211,17 +211,17 @@ async def test_one_instance_trims(redis_server: SharedServer) -> None:
     """One instance trims at a time, and another one goes on when it is gone; who is late is refused."""
     async with place_on(redis_server) as place:
         first = await place.adapter(**keeping())
-        await until(lambda: job(first)._turn.is_taken, "the first one has its turn")
+        await until(lambda: job(first)._active_lock.is_taken, "the first one has its turn")
         second = await place.adapter(**keeping())
-        assert not await job(second)._turn.take()
+        assert not await job(second)._active_lock.take()
         await place.publish(1)
         place.ask("SET", place.keys.trim_fence(TOPIC), str(2**52))
-        await until(lambda: not job(first)._turn.is_taken, "it sees that another one was active since")
+        await until(lambda: not job(first)._active_lock.is_taken, "it sees that another one was active since")
         assert length(place) == 1
         place.ask("DEL", place.keys.trim_fence(TOPIC), place.keys.upkeep)
         await first.close()
         place.adapters.remove(first)
-        assert await job(second)._turn.take()
+        assert await job(second)._active_lock.take()
 
 
 async def test_a_hard_cap(redis_server: SharedServer, caplog: pytest.LogCaptureFixture) -> None:

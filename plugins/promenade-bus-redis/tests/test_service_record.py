@@ -213,7 +213,7 @@ async def test_a_wider_pattern_takes_over(redis_server: SharedServer) -> None:
         record = await read(new)
         assert [part.topic for part in record.taken_up] in ([TOPIC], [])
         new._retention._read_at = 0.0
-        await until(lambda: new._retention._turn.is_taken, "it is its turn to look after all of them")  # type: ignore[union-attr]
+        await until(lambda: new._retention._active_lock.is_taken, "it is its turn to look after all of them")  # type: ignore[union-attr]
         deadline = time.monotonic() + 10
         while [part.topic for part in (await read(new)).parts] != ["tests.#"]:
             assert time.monotonic() < deadline
