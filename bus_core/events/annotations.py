@@ -27,7 +27,7 @@ def own_hints(cls: type[Any], namespace: Mapping[str, Any] | None = None) -> dic
 def evaluated(
     cls: type[Any], annotations: Mapping[str, Any], namespace: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Annotations that stand in a class, with names in them resolved; may raise ``NameError``."""
+    """The annotations of a class with their names resolved; may raise ``NameError``."""
     module = getattr(sys.modules.get(cls.__module__), "__dict__", {})
     holder = type("_Holder", (), {"__annotations__": dict(annotations), "__module__": cls.__module__})
     return get_type_hints(

@@ -1,7 +1,7 @@
 """Making events of values that have been read: each is in its one form, and need not be checked again.
 
-A constructor checks what somebody gives it. A reader knows what it has made of its text, wherever the class
-lets it: ``assembler_of`` says of which classes, and fills their events.
+A constructor checks the values of its caller. A reader knows the values that it made of a text, wherever the
+class lets it: ``assembler_of`` says of which classes, and fills their events.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def event(cls: Any = None, /, *, type: str | None = None, version: int = 1) -> A
 
 
 class _NotDefinedYet(TypeError):
-    """An annotation names what is not defined, or not yet."""
+    """An annotation names something that is not defined, or not yet."""
 
 
 def _build(
@@ -368,7 +368,7 @@ def _id_hint_of(cls: type[Any], namespace: Mapping[str, Any] | None = None) -> A
 
 
 def model_of(cls: type[Event[Any]]) -> EventModel:
-    """The shapes of an event class's fields; resolves what its annotations name at the first use.
+    """The shapes of an event class's fields; resolves its annotations at the first use.
 
     Raises ``TypeError`` when a name in an annotation is not defined, or events could not travel.
     """
@@ -415,7 +415,7 @@ def _normalize(event: Event[Any]) -> None:
 def _normalize_fields(event: Event[Any], names: Iterable[str] | None) -> None:
     """Brings values of an event into their one form, by default all.
 
-    Raises ``InvalidEvent`` for what has none.
+    Raises ``InvalidEvent`` for a value without one.
     """
     cls = type(event)
     faults = model_of(cls).normalize(event, names)
@@ -487,7 +487,7 @@ def _shown_field(event: Event[Any], field: attrs.Attribute[Any]) -> str:
 
 
 def without_personal(text: str, event: Event[Any]) -> str:
-    """A text with ``<personal>`` in place of what is marked as personal in an event; see ``without``."""
+    """A text with ``<personal>`` in place of the personal values of an event; see ``without``."""
     model = model_of(type(event))
     shapes = ((field.name, model.shape_of(field.name)) for field in attrs.fields(cast(Any, type(event))))
     hidden = [
@@ -500,7 +500,7 @@ def without_personal(text: str, event: Event[Any]) -> str:
 
 
 def _names_in(data: Mapping[str, Any]) -> str:
-    """The names in the data of an event without a class: nobody knows which of its values are personal."""
+    """The names in the data of an event without a class: any of its values may be personal."""
     return f"<{', '.join(data)}>" if data else "{}"
 
 

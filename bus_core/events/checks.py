@@ -1,7 +1,7 @@
 """Checking and freezing values by their shapes: made once per class, not per event.
 
-``normalize`` functions bring a value into its one form and raise ``Unfit`` for what is no value of the shape:
-lists become tuples, dicts read-only mappings, an int in a field of floats a float.
+``normalize`` functions bring a value into its one form: lists become tuples, dicts read-only mappings, an int
+in a field of floats a float. They raise ``Unfit`` for a value that does not fit the shape.
 """
 
 from __future__ import annotations

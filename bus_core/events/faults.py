@@ -7,7 +7,7 @@ __all__ = ["Fault", "Unfit", "unfit", "within"]
 _LONGEST_PATH = 500
 
 Fault = tuple[str, str]
-"""Where, inside the value (``.street``, ``[3]``, or nothing), and what is wrong there."""
+"""The path inside the value (``.street``, ``[3]``, or empty), and the fault there."""
 
 
 class Unfit(ValueError):

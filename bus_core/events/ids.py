@@ -106,7 +106,7 @@ def _normalize_any(value: Any) -> UUID | str:
 UUID_ID: Final = IdForm("uuid", _normalize_uuid, read_uuid, exact=UUID)
 
 ANY_ID: Final = IdForm("any", _normalize_any, _normalize_any, exact=UUID)
-"""Of events whose class is not known: a UUID where the text is that of one, otherwise the text."""
+"""The ids of events without a known class: a UUID if the text is canonical, otherwise the text."""
 
 
 def id_form_of(hint: Any, shape: Shape) -> IdForm:

@@ -68,7 +68,7 @@ DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool]"
 
 
 class _OnDemand:
-    """Fields that are worked out when somebody asks for one: most handlers never ask for most of them."""
+    """Fields that are computed at the first access: most handlers use few of them."""
 
     __slots__ = ("_source",)
 
@@ -88,7 +88,7 @@ class _OnDemand:
 
 @attrs.frozen
 class Delivery(_OnDemand):
-    """One attempt to hand one event to one subscription: what a handler may ask about it.
+    """One attempt to hand one event to one subscription, as its handler sees it.
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
     retry, a redrive, or a message taken over from a consumer that died.
@@ -278,7 +278,7 @@ class Outcome:
     """The settlement of a received message that a consumer is asked for.
 
     ============  ==========================================================================================
-    ``action``    what the adapter does
+    ``action``    the adapter
     ============  ==========================================================================================
     ack           forgets the message for this subscription
     dead_letter   stores ``letter`` and forgets the message, both or neither
@@ -289,7 +289,7 @@ class Outcome:
                   ``attempt`` and ``history``, so that they survive the process
     ============  ==========================================================================================
 
-    What is handed out again is ``redelivered``: for all that the adapter knows, a handler had begun.
+    A message that is handed out again is ``redelivered``: a handler may have begun it.
 
     ``attempt`` is the number of the attempt that comes next, ``history`` what is to be known of those before
     it, and ``waited`` for how many seconds it has waited for an instance that can decode it: what

@@ -1,4 +1,4 @@
-"""The model of an event class: the shapes of its fields and ids, and what checks and shows values by them."""
+"""The model of an event class: the shapes of its fields and ids, and the checks that follow from them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EventModel:
         return self._misfits
 
     def normalize(self, event: Any, names: Iterable[str] | None = None) -> list[str]:
-        """Brings fields of an event into their one form, by default all; returns what is wrong with them."""
+        """Brings fields of an event into their one form, by default all; returns their faults."""
         faults: list[str] = []
         parts = self._normalizers()
         for name in parts if names is None else names:
@@ -162,7 +162,7 @@ def model_of_fields(
 ) -> EventModel:
     """The model of a class; raises ``TypeError`` that names every field which could not travel, and why.
 
-    Raises ``NameError`` where an alias names what is not defined yet.
+    Raises ``NameError`` when an alias names something that is not defined yet.
     """
     builder = ShapeBuilder(is_record, fields_of_record)
     faults: list[str] = []

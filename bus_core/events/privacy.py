@@ -17,7 +17,7 @@ __all__ = ["HIDDEN", "bounded", "hidden_values", "shown", "without"]
 HIDDEN = "<personal>"
 
 _SHORTEST: Final = 4
-"""Characters of a text that is looked for in others: what is shorter is found everywhere."""
+"""The least characters of a text to search for: shorter ones occur everywhere."""
 
 
 def bounded(value: object) -> str:
@@ -27,7 +27,7 @@ def bounded(value: object) -> str:
 
 
 def shown(shape: Shape, value: Any) -> str:
-    """A value's repr, with ``<personal>`` in place of what is marked as personal, at any depth.
+    """A value's repr, with ``<personal>`` in place of personal values, at any depth.
 
     A container with a mark in its type is hidden as a whole; in a nested class the marked fields are.
     """
@@ -96,7 +96,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
 
 
 def without(text: str, values: Iterable[Any]) -> str:
-    """A text with ``<personal>`` in place of each of these values, and of what they are made of.
+    """A text with ``<personal>`` in place of each of these values, and of their parts.
 
     They are found where they are written as they are: not parts of them, and nothing of less than four
     characters.

@@ -84,7 +84,7 @@ def with_values(record: Any, values: dict[str, Any]) -> Any:
 
 
 _ITS_OWN: Final = attrs.Factory(lambda _self: None, takes_self=True)
-"""The default of an argument of a constructor that somebody wrote: only leaving it out gives it."""
+"""The default of an argument of a handwritten constructor: only leaving it out gives it."""
 
 
 def _fields_of(cls: type[Any]) -> list[tuple[str, str, Any, bool]]:

@@ -55,7 +55,7 @@ _REMEDIES: Final[Mapping[Any, str]] = {
     MutableMapping: "Mapping[K, V]; a dict that is given becomes a read-only one",
     bytearray: "bytes",
 }
-"""For types whose values can be changed, what to write instead."""
+"""Replacements for types whose values can be changed."""
 
 _FORM_REMEDY: Final = (
     "use a type that has one, or say how it travels: Annotated[{name}, JsonForm(str, write=..., read=...)]"
@@ -87,7 +87,7 @@ class ShapeBuilder:
     def shape(self, hint: Any, bound: Mapping[Any, Any] | None = None) -> Shape:
         """The shape of an annotation; raises ``UnsupportedType``, and ``NameError`` of lazy aliases.
 
-        ``bound`` says what type variables stand for.
+        ``bound`` maps type variables to types.
         """
         bound = bound or {}
         if hint is None or hint is type(None):

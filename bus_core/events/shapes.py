@@ -1,7 +1,7 @@
 """The types of fields as a tree of shapes: ``ShapeBuilder`` reads it from annotations, once per class.
 
-A shape says which values there are, and what becomes of them in JSON. Checking, freezing, hiding, writing,
-reading and describing values are functions over shapes; nobody else looks at annotations.
+A shape says which values a field takes, and their form in JSON. Checking, freezing, hiding, writing, reading
+and describing values are functions over shapes; no other code reads annotations.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class FixedTuple:
 
 @attrs.frozen(eq=False)
 class MappingOf:
-    """Keys that are text in JSON, or ints, and what they map to."""
+    """A mapping from keys that are text in JSON, or ints."""
 
     key: Shape
     item: Shape

@@ -1,4 +1,4 @@
-"""Topics and patterns in a tree of their words, and items by them: what is found costs, not what is there."""
+"""Topics and patterns in a tree of their words: a look-up costs by its results, not by the tree."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Topic(Generic[E]):
 
 
 def _check_class(topic: Topic[Any]) -> None:
-    """Resolves by now at the latest what the annotations of the class name: a reader could not."""
+    """Resolves the annotations of the class now at the latest: a reader could not."""
     try:
         model_of(topic.event_class)
     except TypeError as error:
@@ -241,7 +241,7 @@ class TopicRegistry:
     def declare(self, topic: Topic[Any]) -> Topic[Any]:
         """Makes a Topic object known; raises ``TopicConflict`` for one name with two classes or keys.
 
-        Raises ``InvalidTopic`` when an annotation of the class names what is not defined.
+        Raises ``InvalidTopic`` when an annotation of the class names something undefined.
         """
         known = self._known.get(topic.name)
         if known is None:

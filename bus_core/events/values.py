@@ -29,7 +29,7 @@ DECIMAL_RANGE: Final = 6144
 """Of IEEE 754 decimal128; without a bound a few characters make a number of megabytes."""
 
 _DEEPEST: Final = 500
-"""No serializer takes what nests deeper."""
+"""No serializer takes deeper nesting."""
 
 
 def is_text(text: str) -> bool:

@@ -229,7 +229,7 @@ class JsonSerializer:
     # --- plans
 
     def _plan(self, cls: type[Event[Any]]) -> _Plan:
-        # One at a time: what a thread has compiled in part is no plan for another one.
+        # One at a time: no thread may use the half-compiled plan of another.
         with self._planning:
             plan = self._plans.get(cls)
             if plan is None:

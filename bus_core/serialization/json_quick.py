@@ -124,7 +124,7 @@ def _compiled(
 ) -> Callable[..., Any]:
     """A function of a JSON object that calls ``make`` with the values of the fields.
 
-    What is ``also`` an argument of ``make`` is one of the function, too. It is compiled from text, as attrs
+    ``also`` names more arguments of ``make`` and of the function. It is compiled from text, as attrs
     does with its methods: a loop over the fields takes three times as long.
     """
     known = {} if known is None else known

@@ -23,7 +23,7 @@ from bus_core.serialization.json_values import READERS
 __all__ = ["KIND_OF", "Read", "fields_reader_of", "reader_of"]
 
 Read = Callable[[Any], Any]
-"""Makes a value of what JSON holds; raises ``Unfit``."""
+"""Makes a value of a JSON value; raises ``Unfit``."""
 
 KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
 

@@ -1,6 +1,6 @@
 """Readers and writers of single JSON values: identifiers, times, durations, decimals, bytes, any JSON.
 
-``read_*`` take what a JSON reader made and never coerce: ``"1"`` is not an int, ``1.9`` is not 1, and a
+``read_*`` take the values of a JSON reader and never coerce: ``"1"`` is not an int, ``1.9`` is not 1, and a
 bool is no number. ``writers`` take checked values and give JSON text. Both raise ``Unfit``.
 """
 
@@ -205,14 +205,14 @@ _BOOLS: Final = {True: "true", False: "false"}
 
 
 def _quoted(write: Callable[[Any], str]) -> Writer:
-    """For what is written without any character that JSON escapes."""
+    """For texts without any character that JSON escapes."""
     return lambda value: f'"{write(value)}"'
 
 
 def writers(limits: JsonOptions, text: Writer) -> dict[Any, Writer]:
-    """For each simple type what writes its values, and for ``Any`` what writes JSON values.
+    """The writers of simple types, and under ``Any`` the writer of JSON values.
 
-    ``text`` writes what Python's own encoder takes.
+    ``text`` writes the values that Python's own encoder takes.
     """
     too_large = 10 ** (limits.max_digits - 1)
     text_of_int = int.__repr__

@@ -42,7 +42,7 @@ class Carrier(Protocol):
         """Returns when all that a detached lane held on the adapter was given back."""
 
     def renew(self, route: Route) -> None:
-        """Brings a route up to date with what is attached."""
+        """Brings a route up to date with the attached lanes."""
 
     async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
         """Hands a checked event over; returns when the adapter has accepted it."""
@@ -50,14 +50,14 @@ class Carrier(Protocol):
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
     ) -> asyncio.Future[None] | None:
-        """Begins what ``accept`` does, behind what was handed over before; None where one has to wait first.
+        """Begins to accept an event, after those handed over before; None where the caller has to wait first.
 
-        The future is done when the adapter has accepted the event; cancelling it takes back what was not
-        sent yet. Raises what ``accept`` does.
+        The future is done when the adapter has accepted the event. Cancelling it takes back an event that was
+        not sent yet. Raises the same errors as ``accept``.
         """
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
-        """Waits until what was accepted so far, and what its handling causes, is settled."""
+        """Waits until all events accepted so far, and those that their handling causes, are settled."""
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
-        """Stops the lanes and the engine within ``timeout`` seconds, and reports what was abandoned."""
+        """Stops the lanes and the engine within ``timeout`` seconds, and reports abandoned events."""

@@ -1,4 +1,4 @@
-"""The carrier for an adapter in the process: what is published is queued at once."""
+"""The carrier for an adapter in the process: it queues published events at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["InProcessCarrier", "LocalSettler", "may_wait"]
 class LocalSettler:
     """Implements ``Settler`` for an adapter in the process: nothing is left to settle but the account.
 
-    ``finish`` is called with each job that has come to its end.
+    ``finish`` is called with each job that has ended.
     """
 
     releases = False
@@ -60,9 +60,9 @@ may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
 
 
 class InProcessCarrier:
-    """Implements ``Carrier`` for an adapter in the process: what is published is queued at once.
+    """Implements ``Carrier`` for an adapter in the process: it queues published events at once.
 
-    ``changed`` is called with a topic or pattern whose routes may have become others. ``check_accepting``
+    ``changed`` is called with a topic or pattern whose routes may have changed. ``check_accepting``
     raises when the bus takes no events any more: an event may have waited for room meanwhile.
     """
 
@@ -120,7 +120,9 @@ class InProcessCarrier:
         payload: Event | Message = event
         if self.encodes:
             payload = self._codec.encode(route.topic, event, headers)
-        granted: Engine | None = None  # whose buffer has a place for this event, until somebody else takes it
+        granted: Engine | None = (
+            None  # the engine with a place for this event, until another publisher takes it
+        )
         leaving: set[Engine] = set()
         try:
             while (full := self._full_engine(route, leaving, granted)) is not None:
@@ -134,7 +136,7 @@ class InProcessCarrier:
                 except BusClosed:
                     if full is self._engine:
                         raise
-                    # Another bus is closing. Until it has left it handles what is routed to it, beyond its
+                    # Another bus is closing. Until it has left it handles events routed to it, beyond its
                     # bound.
                     leaving.add(full)
                     await asyncio.sleep(0)

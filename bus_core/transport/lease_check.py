@@ -16,7 +16,7 @@ __all__ = ["LeaseCheck"]
 
 
 class LeaseCheck:
-    """Holds a lane back while its consumer finds out what it owns still.
+    """Holds a lane back while its consumer confirms the messages that it still owns.
 
     ``unstarted`` gives the jobs that no handler is at. ``over`` is called with those of them that others own,
     which may be none; it lets the lane go on.
@@ -77,7 +77,7 @@ class LeaseCheck:
         self._over(self._lost)
 
     def stop(self) -> None:
-        """Asks no more; what is held is given back, or handled as it is."""
+        """Asks no more; held messages are given back, or handled unconfirmed."""
         self._stopping = True
         self._sleeper.wake()
 

@@ -25,7 +25,7 @@ class PrefetchBudget:
         self.quotas = 0
         self.reserved = 0  # for messages that are on their way, as far as one can tell
         self._buffer = buffer
-        self._waiting: dict[PrefetchQuota, None] = {}  # whoever has waited longest is first
+        self._waiting: dict[PrefetchQuota, None] = {}  # the longest wait first
 
     @property
     def size(self) -> int:
@@ -76,16 +76,16 @@ class PrefetchQuota:
         """The number of messages that may be taken now; if none, the seconds until the next look.
 
         None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
-        it does not know yet what becomes of them, and of ``failed`` ones it could not be carried out.
+        the outcome is not known yet, and that of ``failed`` ones could not be carried out.
         """
         waiting = min(self._lane.waiting + self._lane.behind, self.most_waiting)
         at_work = unsettled - waiting
-        own = self._most - (at_work - failed)  # what cannot be settled holds up others when room runs out
+        own = self._most - (at_work - failed)  # failed settlements hold up others when room runs out
         if own <= 0:
             return 0, None
         room = self._budget.room
         if at_work <= 0:
-            # One in any case: what others hold may be waiting for the very handler of this lane.
+            # One in any case: the messages of others may wait for this very handler.
             room = max(room, 1)
         if room <= 0:
             self._budget.wait(self)

@@ -27,11 +27,11 @@ larger one would hear too late of what is stored already."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-"""Seconds before what failed, and may well succeed later, is tried again."""
+"""Seconds before a transient failure is tried again."""
 
 
 class Counts(Protocol):
-    """Counts what was published on a topic."""
+    """Counts the published events of a topic."""
 
     counted: int
 
@@ -55,10 +55,10 @@ def _yield_to_loop() -> Generator[None, None, None]:
 
 
 class Publisher:
-    """Hands messages to an adapter, one batch after the other, and tells each caller what came of his.
+    """Hands messages to an adapter, one batch after the other, and gives each caller a result.
 
     While a batch is under way the next one gathers, so that round trips are shared by as many calls as
-    there are. A caller that is cancelled takes back what was not sent yet, and changes nothing for others.
+    there are. A cancelled caller takes back its unsent message, and changes nothing for others.
     Failures that are definite and transient are tried again until ``timeout`` seconds on the clock are over;
     meanwhile others are sent, unless nothing gets through at all.
     """
@@ -70,7 +70,7 @@ class Publisher:
         self._timeout = timeout
         self._trouble = Trouble(f"the adapter {adapter.name!r}")
         self._waiting: deque[_Waiting] = deque()
-        self._again: list[_Waiting] = []  # what failed, and is tried again
+        self._again: list[_Waiting] = []  # failed messages that are tried again
         self._due = 0.0  # when that is
         self._pause = _FIRST_PAUSE
         self._blocked = False  # nothing gets through: others wait as well
@@ -99,7 +99,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Waiting(message, counts, self._clock.monotonic() + self._timeout, done))
-        if self._timer is None:  # otherwise there is somebody with an earlier deadline
+        if self._timer is None:  # otherwise another message has an earlier deadline
             self._timer = self._clock.call_later(self._timeout, self._check_deadlines)
         if self._sending is None:
             # In a context of its own: it serves everybody, and may outlive who happened to be the first.
@@ -110,7 +110,7 @@ class Publisher:
         return done
 
     async def close(self) -> None:
-        """Takes nothing more; returns when what was taken is sent, or has failed."""
+        """Takes nothing more; returns when all taken messages are sent, or have failed."""
         self._closed = True
         self._wake()
         if self._sending is not None:
@@ -139,7 +139,7 @@ class Publisher:
                     self._tell(batch, results, retried=ready)
                     await _yield_to_loop()  # to those who were told: they may have more
         except GeneratorExit:
-            raise  # the loop is gone, and with it whoever waited
+            raise  # the loop is gone, and its waiting callers with it
         except BaseException as error:  # such as a cancellation, by a program that cancels all tasks
             self._fail_all(f"sending was ended by {type(error).__name__}")
             raise
@@ -193,7 +193,7 @@ class Publisher:
     def _tell(
         self, batch: Sequence[_Waiting], results: Sequence[PublishError | None], *, retried: bool
     ) -> None:
-        """Tells the callers, and keeps what is to be tried again."""
+        """Answers the callers, and keeps the messages to try again."""
         again: list[_Waiting] = []
         stored = False
         for item, result in zip(batch, results, strict=True):
@@ -225,7 +225,7 @@ class Publisher:
         return [item for item in (*self._sent, *self._again, *self._waiting) if not item.done.done()]
 
     def _check_deadlines(self) -> None:
-        """Sees to it that nobody waits beyond his deadline: one timer for all of them."""
+        """Fails messages whose deadline has passed: one timer serves all of them."""
         self._timer = None
         now = self._clock.monotonic()
         seconds = f"within publish_timeout ({self._timeout:g} s)"

@@ -1,7 +1,7 @@
-"""A pump carries messages from one consumer of an adapter to its lane, and decides how they go back.
+"""A pump carries messages from one consumer of an adapter to its lane, and outcomes back.
 
-It never cancels a call of the consumer: a message that is on its way would be stranded. It goes on for
-as long as the bus is open, whatever the consumer raises: the pauses grow, and health says what is wrong.
+It never cancels a call of the consumer: a message on its way would be stranded. It goes on as long as the bus
+is open, even when the consumer raises: the pauses grow, and health shows the error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST_AFTER_NOTHING = 0.1
 """Seconds of real time between two calls of an adapter that answers at once with nothing."""
 
 _DROPPED = 2.0
-"""Seconds until a message comes again of which it could not be found out what follows."""
+"""Seconds until a message comes again whose failure could not be decided."""
 
 _YIELD_TIME = 2.0
 """Seconds of real time that others have to take the turn of an ordered subscription."""
@@ -57,7 +57,7 @@ class Pump:
     def __init__(self, lane: Lane, adapter: Adapter, engine: Engine, budget: PrefetchBudget) -> None:
         self.lane = lane
         self.releases = adapter.features.durable and lane.spec.mode == "group"
-        # What has to keep its order, or cannot come from elsewhere, waits here for its retry.
+        # Ordered messages, and those that no other place keeps, wait here for their retry.
         self._parks = self.releases and adapter.features.delayed and not lane.spec.ordered
         self._adapter = adapter
         self._engine = engine
@@ -68,16 +68,16 @@ class Pump:
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._calling_since: float | None = None
         self._consumer: Consumer | None = None
-        self._lease_check: LeaseCheck | None = None  # where what is held may become others'
+        self._lease_check: LeaseCheck | None = None  # where other consumers may claim held messages
         self._settlement: Settlement | None = None
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
         self._stopping = False
         self._standby_check: asyncio.Task[None] | None = None  # while it asks who waits for its turn
         self._offered_at = -math.inf
-        self._is_yielding = False  # somebody waits for the turn of this ordered subscription
-        self._held: dict[Job, None] = {}  # what was received and is not decided, in order
-        self._unsettled = 0  # those, and what is decided but not carried out
+        self._is_yielding = False  # another instance waits to become the active one
+        self._held: dict[Job, None] = {}  # received and not decided, in order
+        self._unsettled = 0  # those, and decided ones that are not carried out
         self._receiving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._all_decided: asyncio.Future[None] | None = None
@@ -96,7 +96,7 @@ class Pump:
         self._receiving.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A pump that ended although nobody stopped it goes on: a program may cancel every task there is."""
+        """Restarts a pump that ended without ``stop``: a program may cancel all of its tasks."""
         self._calling_since = None
         ended(task, self.lane.spec.name)
         if self._stopping:
@@ -116,7 +116,7 @@ class Pump:
             self._opened.set_exception(
                 UnknownSubscription(f"the subscription {self.lane.spec.name!r} was closed before it was open")
             )
-            self._opened.exception()  # nobody has to wait for it
+            self._opened.exception()  # no caller has to wait for it
 
     async def opened(self) -> None:
         """Returns when the subscription is open; raises ``UnknownSubscription`` when it was left before."""
@@ -130,7 +130,7 @@ class Pump:
         return self._tried
 
     def stop(self) -> None:
-        """Receives nothing more. What is held is settled, or released, by others."""
+        """Receives nothing more. The engine settles or releases the held messages."""
         if self._stopping:
             return
         self._stopping = True
@@ -148,7 +148,7 @@ class Pump:
             await asyncio.wait((self._receiving,))
 
     async def close(self) -> None:
-        """Carries out what is decided, and lets the consumer go. Comes after ``stop``.
+        """Carries out the decided outcomes, and closes the consumer. Comes after ``stop``.
 
         It goes on when the caller is cancelled, and may be called many times.
         """
@@ -157,7 +157,7 @@ class Pump:
         await asyncio.wait((self._closing,))
 
     def begin_to_close(self, closed: Callable[[], object] | None = None) -> None:
-        """Begins what ``close`` waits for: that all that is held is decided and carried out.
+        """Begins to close: all held messages must be decided, and the outcomes carried out.
 
         ``closed`` is called then. Call it again when the engine has stopped, which decides nothing more.
         """
@@ -191,7 +191,7 @@ class Pump:
             resolve(self._all_decided)
 
     def abort(self) -> None:
-        """Cancels what does not end, whatever becomes of it: the process has no more time."""
+        """Cancels all tasks: the process has no more time."""
         for task in (self._receiving, self._closing, self._standby_check):
             if task is not None:
                 task.cancel()
@@ -277,7 +277,7 @@ class Pump:
             await self._receive_rest(self._consumer)
 
     async def _receive_rest(self, consumer: Consumer) -> None:
-        """Takes what has arrived and cannot be given back, however much is held already: it was accepted."""
+        """Takes all that has arrived and cannot be given back, beyond the quota: it was accepted."""
         while True:
             self._calling_since = time.monotonic()
             try:
@@ -344,7 +344,7 @@ class Pump:
                     self._put_back(received)
                 else:
                     jobs.append(self._job_of(received))
-            except Exception as error:  # not what was agreed on; the others must not be stranded by it
+            except Exception as error:  # it breaks the protocol; the others must not be stranded by it
                 broken = error
         self._unsettled += len(jobs)
         self._held.update(dict.fromkeys(jobs))
@@ -397,7 +397,7 @@ class Pump:
     # --- the turn of an ordered subscription --------------------------------------------------------------
 
     def _offer_to_standby(self, delay: float) -> None:
-        """Lets another instance have its turn, if one waits: this one cannot decode what comes next.
+        """Yields to a waiting instance, if there is one: this one cannot decode the next message.
 
         It is tried again here after ``delay`` seconds in any case.
         """
@@ -429,7 +429,7 @@ class Pump:
             self.wake()
 
     async def _yield_to_standby(self, consumer: Consumer) -> None:
-        """Gives back what no handler has begun, waits for the rest, and opens the subscription anew."""
+        """Gives back unstarted messages, waits for the rest, and opens the subscription anew."""
         self.release_unstarted(self._engine.take_unstarted(self.lane))
         if self._held:
             self._all_decided = asyncio.get_running_loop().create_future()
@@ -452,13 +452,13 @@ class Pump:
     # --- after a process pause ----------------------------------------------------------------------------
 
     def check_leases(self) -> None:
-        """Begins nothing of what it holds before it is confirmed, if that may be others' by now."""
+        """Confirms held messages before handling, if other consumers may own them by now."""
         if self._held and self._lease_check is not None:
             self._lease_check.start_if_in_doubt()
 
     def _drop_lost(self, lost: Set[Job]) -> None:
-        """Goes on without what others own."""
-        lost = self._held.keys() & lost  # not what was given back meanwhile
+        """Goes on without the messages of others."""
+        lost = self._held.keys() & lost  # not those given back meanwhile
         for job in lost:
             del self._held[job]
         self._unsettled -= len(lost)
@@ -512,7 +512,7 @@ class Pump:
         return self.releases
 
     def release_unstarted(self, jobs: Sequence[Job]) -> None:
-        """Gives back what the engine was relieved of already."""
+        """Gives back jobs that the engine has dropped already."""
         for job in jobs:
             if self._held.pop(job, job) is None:
                 self._open_settlement.put(job, _outcome("release", job), counted=False)
@@ -540,7 +540,7 @@ class Pump:
         return True
 
     def _settled(self, jobs: Sequence[Job | None], late: int) -> None:
-        """Brings to an end what was carried out, or came too late."""
+        """Ends jobs whose outcome was carried out, or came too late."""
         self._unsettled -= len(jobs)
         self.lane.late += late
         for job in jobs:

@@ -151,7 +151,7 @@ class RemoteCarrier:
     # --- drain and stop -----------------------------------------------------------------------------------
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
-        """Waits until nothing is left: here, and on the adapter for these lanes, whoever holds it.
+        """Waits until nothing is left: here, and on the adapter for these lanes in all instances.
 
         Other processes may publish all the time: it ends at the first moment at which all is settled.
         Of a subscription that is being opened an adapter may not know yet.
@@ -203,7 +203,7 @@ class RemoteCarrier:
         return counts
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
-        """Receives nothing more, gives back what no handler has begun, and finishes what runs."""
+        """Receives nothing more, gives back unstarted messages, and finishes running handlers."""
         clock = self._engine.clock
         began = clock.monotonic()
         over_at = 0.0
@@ -221,7 +221,7 @@ class RemoteCarrier:
         for pump in pumps:
             if pump.releases:
                 pump.release_unstarted(self._engine.take_unstarted(pump.lane))
-        # What arrives late where nothing can be given back is to be handled as well.
+        # Late messages that cannot be given back must be handled as well.
         await self._within([pump.stopped() for pump in pumps if not pump.releases], rest())
         report = await self._engine.stop(lanes, rest(), note_the_time)
         calls = [self._publisher.close(), *(pump.close() for pump in pumps)]
@@ -241,7 +241,7 @@ class RemoteCarrier:
     ) -> bool:
         """Waits for all of them, for ``seconds`` on the clock and then for ``grace`` seconds of real time.
 
-        What takes longer goes on, and False is returned.
+        Otherwise the work goes on, and False is returned.
         """
         if not calls:
             return True

@@ -62,11 +62,11 @@ class Route:
         self.event_class: type[Event] = topic.event_class
         self.is_keyed = topic.key is not None
         self.generation = OUTDATED
-        self.kept = True  # where it is told of changes
+        self.kept = True  # the engine that announces changes
         self.port: Port | None = None
         self.record_port: Port | None = None
         self.encode: Encode | None = None
-        self._engine: Engine | None = None  # whose buffer the ports lead to
+        self._engine: Engine | None = None  # the engine that the ports lead to
         self.engines: tuple[Engine, ...] = ()
         self.counted = 0
         self.unrouted = 0
@@ -89,7 +89,7 @@ class Route:
         self.generation = OUTDATED
 
     def give_way(self) -> None:
-        """It is told of no further changes: events that are on their way on it ask the adapter each time."""
+        """Gets no further changes: events that still use it ask the adapter each time."""
         self.kept = False
         self.outdate()
 
@@ -106,12 +106,12 @@ class Route:
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.name))
         lanes = [lane for group in self._groups for lane in group]
         engines = dict.fromkeys(cast(Engine, lane.engine) for lane in lanes)
-        # Those of other buses first: what they refuse must not have been accepted by our own already.
+        # Other buses first: an event that they refuse must not be accepted by our own already.
         self.engines = tuple(sorted(engines, key=lambda found: found is engine))
         self._take_count()  # before the port goes
         self._engine = engine
         self.encode = encode
-        chosen = len(lanes) == len(self._groups)  # nobody competes
+        chosen = len(lanes) == len(self._groups)  # no other member competes
         straight = chosen and bool(lanes) and engines.keys() == {engine}
         if not straight or any(lane.paused for lane in lanes):
             self.port = self.record_port = None
@@ -130,7 +130,7 @@ class Route:
     def full_engine(self, leaving: Collection[Engine] = (), *, granted: bool = False) -> Engine | None:
         """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
 
-        Nobody waits for room in those that are ``leaving``. ``granted`` is for who has come to its turn in
+        No one waits for room in those that are ``leaving``. ``granted`` is for who has come to its turn in
         one: it takes room in the others too, or two that wait might give each other their turns for ever.
         """
         for engine in self.engines:

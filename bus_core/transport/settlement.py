@@ -1,4 +1,4 @@
-"""The way back of one consumer: outcomes are carried out in batches, and what fails is tried again."""
+"""Settlement for one consumer: carries out outcomes in batches, and tries failed ones again."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LARGEST_BATCH = 512
 _Item = tuple["Job | None", Outcome]
 
 Done = Callable[[Sequence["Job | None"], int], None]
-"""Is told what came to its end: the jobs that the engine counts, None for others; how many were too late."""
+"""Gets the ended jobs, None for those that the engine does not count, and the number of late ones."""
 
 
 class Settlement:
     """Hands outcomes to a consumer, one batch after the other, until each of them is carried out.
 
-    What fails waits, with growing pauses, and holds up nothing else, unless nothing gets through at all.
-    ``done`` is called with what came to its end.
+    Failed outcomes wait with growing pauses. They hold up no others, unless nothing gets through at all.
+    ``done`` is called with the ended jobs.
     """
 
     def __init__(self, name: str, consumer: Consumer, done: Done) -> None:
@@ -44,11 +44,11 @@ class Settlement:
         self._consumer = consumer
         self._done = done
         self._fresh: deque[_Item] = deque()
-        self._notes: dict[Job, Outcome] = {}  # of what is held: only the latest says anything
+        self._notes: dict[Job, Outcome] = {}  # of held jobs: only the latest note counts
         self._failed: list[_Item] = []
-        self._due = 0.0  # when what failed is tried again
+        self._due = 0.0  # the time to try failed outcomes again
         self._pause = FIRST_PAUSE
-        self._blocked = False  # nothing gets through: what is fresh waits as well
+        self._blocked = False  # nothing gets through: fresh outcomes wait as well
         self._under_way: Sequence[_Item] = ()  # without notes
         self._task: asyncio.Task[None] | None = None
         self._sleeper = Sleeper()
@@ -68,12 +68,12 @@ class Settlement:
 
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
         """Asks for an outcome. ``counted`` says that the engine waits for its end."""
-        self._notes.pop(job, None)  # what was to be noted of it is outdated
+        self._notes.pop(job, None)  # its note is outdated
         self._fresh.append((job if counted else None, outcome))
         self._go_on()
 
     def put_back(self, outcome: Outcome) -> None:
-        """Asks for an outcome of what never became a job."""
+        """Asks for the outcome of a message that never became a job."""
         self._fresh.append((None, outcome))
         self._go_on()
 
@@ -88,7 +88,7 @@ class Settlement:
             await asyncio.wait((self._task,))
 
     def give_up(self) -> None:
-        """Tries what has failed only once more."""
+        """Tries failed outcomes only once more."""
         self._giving_up = True
         self._due = 0.0
         self._sleeper.wake()
@@ -138,7 +138,7 @@ class Settlement:
                 if not await self._settle_some(retrying=ready):
                     return
         finally:
-            self._fresh.extendleft(reversed(self._under_way))  # cancelled: nobody knows what came of these
+            self._fresh.extendleft(reversed(self._under_way))  # cancelled: their results are unknown
             self._under_way = ()
             self._task = None  # at once: the next outcome may come before the task is done
 
@@ -187,7 +187,7 @@ class Settlement:
         ]
 
     def _tell(self, items: Sequence[_Item], results: Sequence[BaseException | None]) -> list[_Item]:
-        """Tells what came to its end; returns what is to be tried again."""
+        """Reports ended jobs; returns the outcomes to try again."""
         failed: list[_Item] = []
         ended: list[Job | None] = []
         late = 0
