@@ -38,7 +38,7 @@ if typing.TYPE_CHECKING:
     from bus_core.bus.subscriptions import Subscription
     from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
     from bus_core.config.bus_config import BusConfig, load_config
-    from bus_core.config.settings import DURATION, SECRET
+    from bus_core.config.values import DURATION, SECRET
     from bus_core.dispatch.failure_decisions import AttemptFailure
     from bus_core.dispatch.reports import Abandoned, DrainReport
     from bus_core.errors import (
@@ -119,7 +119,7 @@ else:
             "bus.subscriptions": "Subscription",
             "bus.sync": "SyncBus SyncDeadLetters SyncSubscription",
             "config.bus_config": "BusConfig load_config",
-            "config.settings": "DURATION SECRET",
+            "config.values": "DURATION SECRET",
             "dispatch.failure_decisions": "AttemptFailure",
             "dispatch.reports": "Abandoned DrainReport",
             "errors": """

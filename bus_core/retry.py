@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from bus_core.config.settings import DURATION
+from bus_core.config.values import DURATION
 
 __all__ = ["ExponentialRetry", "FixedRetry", "NoRetry"]
 

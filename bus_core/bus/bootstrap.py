@@ -10,11 +10,13 @@ from bus_core.abc import AnyAdapter, BuildContext, Factory, HealthProbe, Middlew
 from bus_core.bus.bus import Bus
 from bus_core.bus.parts import BusParts
 from bus_core.bus.sync import SyncBus
-from bus_core.config.bus_config import BusConfig, PluginChoice, read_choice, read_config
+from bus_core.config.bus_config import BusConfig, read_config
+from bus_core.config.choices import PluginChoice, read_choice
 from bus_core.dispatch.codec import Codec
 from bus_core.errors import BusError, ConfigError, PluginError
 from bus_core.events.topics import TopicRegistry
-from bus_core.plugins.discovery import NamedRegistry, Offer, Plugins, discover
+from bus_core.plugins.discovery import discover
+from bus_core.plugins.registries import NamedRegistry, Offer, Plugins
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.error_text import describe_error
 from bus_core.runtime.system_clock import SystemClock

@@ -13,7 +13,7 @@ from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.codec import Codec
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import TopicRegistry
-from bus_core.plugins.discovery import Plugins
+from bus_core.plugins.registries import Plugins
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.logs import plain_logger
 

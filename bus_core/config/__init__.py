@@ -9,25 +9,23 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.config.bus_config import PluginChoice, describe_config, read_choice
+    from bus_core.config.bus_config import describe_config
+    from bus_core.config.choices import PluginChoice, read_choice
+    from bus_core.config.durations import format_duration, parse_duration
     from bus_core.config.secrets import MASK, Secret, mask_text, mask_tree
-    from bus_core.config.settings import (
-        DURATION,
-        SECRET,
-        Reader,
-        format_duration,
-        parse_duration,
-        read_settings,
-        render_settings,
-    )
+    from bus_core.config.settings import read_settings, render_settings
+    from bus_core.config.values import DURATION, SECRET, Reader
     from bus_core.config.variables import UNREADABLE, join_path
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "bus_config": "PluginChoice describe_config read_choice",
+            "bus_config": "describe_config",
+            "choices": "PluginChoice read_choice",
+            "durations": "format_duration parse_duration",
             "secrets": "MASK Secret mask_text mask_tree",
-            "settings": "DURATION Reader SECRET format_duration parse_duration read_settings render_settings",
+            "settings": "read_settings render_settings",
+            "values": "DURATION Reader SECRET",
             "variables": "UNREADABLE join_path",
         },
     )

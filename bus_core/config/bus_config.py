@@ -15,33 +15,18 @@ import attrs
 
 from bus_core.config.bus_settings import (
     BusSettings,
-    HealthSettings,
-    MiddlewareSettings,
-    PluginSettings,
-    TopicSettings,
     not_blank,
 )
-from bus_core.config.choices import PluginChoice, read_choice, without
+from bus_core.config.choices import PluginChoice, without
 from bus_core.config.secrets import mask_tree
-from bus_core.config.settings import nearest_key, read_fields, read_settings, render_settings, unknown_key
+from bus_core.config.settings import read_fields, read_settings, render_settings
+from bus_core.config.values import nearest_key, unknown_key
 from bus_core.config.variables import ExpandedMapping, expand, join_path
 from bus_core.errors import ConfigError
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import TopicPattern
 
-__all__ = [
-    "BusConfig",
-    "BusSettings",
-    "HealthSettings",
-    "MiddlewareSettings",
-    "PluginChoice",
-    "PluginSettings",
-    "TopicSettings",
-    "describe_config",
-    "load_config",
-    "read_choice",
-    "read_config",
-]
+__all__ = ["BusConfig", "describe_config", "load_config", "read_config"]
 
 FIRST_PARTY_ADAPTERS: Final = ("memory", "redis")
 """Their sections are tolerated even where they are not installed: the same file serves laptop and server."""

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final, Literal
 import attrs
 
 from bus_core.config.choices import Name, Names, PluginChoice, Retry, TopicRetry, read_names
-from bus_core.config.settings import DURATION, Reader, read_settings, render_settings, unknown_key
+from bus_core.config.settings import read_settings, render_settings
+from bus_core.config.values import DURATION, Reader, unknown_key
 from bus_core.config.variables import join_path
 from bus_core.errors import InvalidTopic
 from bus_core.events.topics import TopicPattern

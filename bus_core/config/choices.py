@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 import attrs
 
 from bus_core.config.secrets import mask_tree
-from bus_core.config.settings import Reader, read_settings
+from bus_core.config.settings import read_settings
+from bus_core.config.values import Reader
 from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
 
 __all__ = ["Name", "Names", "PluginChoice", "Retry", "TopicRetry", "read_choice", "read_names", "without"]

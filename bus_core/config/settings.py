@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
-from bus_core.config.durations import format_duration, parse_duration
+from bus_core.config.durations import format_duration
 from bus_core.config.secrets import MASK, Secret, is_secret_name, mask_text, mask_tree
 from bus_core.config.values import (
     DURATION,
@@ -23,24 +23,12 @@ from bus_core.config.values import (
     Input,
     Reader,
     marks_of,
-    nearest_key,
     read_value,
     unknown_key,
 )
 from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
 
-__all__ = [
-    "DURATION",
-    "SECRET",
-    "Reader",
-    "format_duration",
-    "nearest_key",
-    "parse_duration",
-    "read_fields",
-    "read_settings",
-    "render_settings",
-    "unknown_key",
-]
+__all__ = ["read_fields", "read_settings", "render_settings"]
 
 T = TypeVar("T")
 

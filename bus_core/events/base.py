@@ -64,16 +64,7 @@ if TYPE_CHECKING:
 else:
     AggregateId = TypeVar("AggregateId")
 
-__all__ = [
-    "NO_METADATA",
-    "BaseEvent",
-    "Event",
-    "event",
-    "event_type_of",
-    "event_version_of",
-    "model_of",
-    "shown_fields",
-]
+__all__ = ["BaseEvent", "Event", "event", "event_type_of", "event_version_of", "model_of", "shown_fields"]
 
 T = TypeVar("T")
 

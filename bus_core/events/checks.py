@@ -24,7 +24,7 @@ from bus_core.events.values import (
     frozen_json,
 )
 
-__all__ = ["Normalize", "normalizer_of", "words_of"]
+__all__ = ["normalizer_of", "words_of"]
 
 _USUAL_MAPPINGS: Final = (dict, FrozenMapping)
 """Asking an abstract class is dear."""

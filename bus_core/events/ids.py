@@ -9,11 +9,12 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.checks import Normalize, normalizer_of
+from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import unfit
 from bus_core.events.primitives import text_of_uuid, uuid_of_int
 from bus_core.events.shape_builder import name_of
 from bus_core.events.shapes import Constrained, Scalar, Shape, UnsupportedType, is_personal, plain
+from bus_core.events.values import Normalize
 
 __all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "text_of_id", "written_uuid"]
 

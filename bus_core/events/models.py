@@ -9,7 +9,7 @@ from uuid import UUID
 
 import attrs
 
-from bus_core.events.checks import Normalize, normalizer_of
+from bus_core.events.checks import normalizer_of
 from bus_core.events.faults import Unfit
 from bus_core.events.fits import FitsCompiler
 from bus_core.events.ids import IdForm, id_form_of
@@ -26,6 +26,7 @@ from bus_core.events.shapes import (
     UnsupportedType,
     has_personal_part,
 )
+from bus_core.events.values import Normalize
 
 __all__ = [
     "BASE_FIELDS",

@@ -9,14 +9,16 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core.plugins.discovery import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins, discover
+    from bus_core.plugins.discovery import discover
     from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT, hookimpl, hookspec
+    from bus_core.plugins.registries import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
-            "discovery": "Finding InstalledPlugin NamedRegistry Offer Plugins discover",
+            "discovery": "discover",
             "hookspecs": "ENTRY_POINT_GROUP PROJECT hookimpl hookspec",
+            "registries": "Finding InstalledPlugin NamedRegistry Offer Plugins",
         },
     )
 

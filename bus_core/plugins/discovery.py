@@ -27,9 +27,9 @@ from bus_core.plugins.hook_checks import (
     hook_faults,
 )
 from bus_core.plugins.hookspecs import PROJECT
-from bus_core.plugins.registries import KNOWN, Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
+from bus_core.plugins.registries import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
 
-__all__ = ["KNOWN", "Finding", "InstalledPlugin", "NamedRegistry", "Offer", "Plugins", "discover"]
+__all__ = ["discover"]
 
 CORE_DISTRIBUTION: Final = "promenade-bus"
 SWITCH: Final = "PROMENADE_BUS_PLUGINS"

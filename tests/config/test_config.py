@@ -11,18 +11,10 @@ from typing import Annotated, Any
 import attrs
 import pytest
 
-from bus_core.config.bus_config import (
-    BusConfig,
-    HealthSettings,
-    MiddlewareSettings,
-    PluginChoice,
-    PluginSettings,
-    describe_config,
-    load_config,
-    read_choice,
-    read_config,
-)
-from bus_core.config.settings import SECRET
+from bus_core.config.bus_config import BusConfig, describe_config, load_config, read_config
+from bus_core.config.bus_settings import HealthSettings, MiddlewareSettings, PluginSettings
+from bus_core.config.choices import PluginChoice, read_choice
+from bus_core.config.values import SECRET
 from bus_core.errors import ConfigError
 from bus_core.retry import ExponentialRetry, FixedRetry
 

@@ -12,18 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus_core.config.durations import LONGEST
+from bus_core.config.durations import LONGEST, format_duration, parse_duration
 from bus_core.config.secrets import Secret, is_secret_name, mask_text, mask_tree
-from bus_core.config.settings import (
-    DURATION,
-    SECRET,
-    Reader,
-    format_duration,
-    parse_duration,
-    read_fields,
-    read_settings,
-    render_settings,
-)
+from bus_core.config.settings import read_fields, read_settings, render_settings
+from bus_core.config.values import DURATION, SECRET, Reader
 from bus_core.config.variables import ExpandedMapping, expand, join_path
 from bus_core.config.yaml_file import read_scalar
 

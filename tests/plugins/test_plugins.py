@@ -15,7 +15,8 @@ import pytest
 from bus_core import Event, Topic, TopicCatalogue, event, hookimpl
 from bus_core.abc import Factory
 from bus_core.errors import InvalidPlugin, PluginConflict, UnknownPlugin
-from bus_core.plugins.discovery import KNOWN, InstalledPlugin, Plugins, discover
+from bus_core.plugins.discovery import discover
+from bus_core.plugins.registries import KNOWN, InstalledPlugin, Plugins
 from support.distributions import Site
 
 ADAPTER = """

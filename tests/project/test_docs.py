@@ -42,7 +42,8 @@ from bus_core.config.bus_settings import (
     PluginSettings,
     TopicSettings,
 )
-from bus_core.config.settings import DURATION, format_duration
+from bus_core.config.durations import format_duration
+from bus_core.config.values import DURATION
 from bus_core.plugins import hookspecs
 from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
