@@ -86,6 +86,8 @@ class _Assembly:
     ) -> None:
         self.config, self.faults = read_config(source, environ=environ)
         self.plugin_errors: list[PluginError] = []
+        # By kind, name and path: the offer, its options, and the foreign sections that it reads.
+        self._prepared: dict[tuple[str, str, str], tuple[Offer[Any], Any, Mapping[str, Any]]] = {}
         self._clock = clock
         self._plugins: Plugins = discover(
             disable=self.config.plugins.disable,
@@ -187,7 +189,7 @@ class _Assembly:
     def _prepare(
         self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice, where: str | None = None
     ) -> None:
-        """Finds the offer and reads its options, for the faults."""
+        """Finds the offer, and reads and checks its options once; collects the faults."""
         try:
             offer = registry.select(choice.name)
         except PluginError as error:
@@ -199,19 +201,17 @@ class _Assembly:
         options = read_choice(offer.value.options, choice, faults)
         self._add_faults(faults)
         try:
-            sections = self._sections(offer)
+            found = {name: self.config.section(name) for name in offer.value.sections}
         except ConfigError as error:
             self._add_faults(error.faults)
             return
+        sections = {name: section for name, section in found.items() if section is not None}
         if offer.value.check is not None:
             self._add_faults(offer.value.check(options, sections))
+        self._prepared[registry.kind, choice.name, choice.path] = offer, options, sections
 
     def _add_faults(self, faults: Iterable[str]) -> None:
         self.faults += [fault for fault in faults if fault not in self.faults]
-
-    def _sections(self, offer: Offer[Factory[Any, Any]]) -> Mapping[str, Any]:
-        found = {name: self.config.section(name) for name in offer.value.sections}
-        return {name: section for name, section in found.items() if section is not None}
 
     def _build(
         self,
@@ -219,19 +219,13 @@ class _Assembly:
         choice: PluginChoice,
         adapter: AnyAdapter | None = None,
     ) -> T:
-        offer = registry.select(choice.name)
-        faults: list[str] = []
-        options = read_choice(offer.value.options, choice, faults)
-        if faults:
-            raise ConfigError(self.config.source, faults)
+        """Builds a part from the options that ``_prepare`` has read."""
+        offer, options, sections = self._prepared[registry.kind, choice.name, choice.path]
         context = BuildContext(
-            service=self.config.service,
-            clock=self._clock,
-            sections=self._sections(offer),
-            adapter=adapter,
+            service=self.config.service, clock=self._clock, sections=sections, adapter=adapter
         )
         try:
-            return offer.value.build(options, context)
+            built: T = offer.value.build(options, context)
         except BusError:
             raise
         except Exception as error:
@@ -240,6 +234,7 @@ class _Assembly:
             )
             broken.where = choice.path
             raise broken from error
+        return built
 
 
 _MOST_REMEMBERED_TOPICS = 10_000
