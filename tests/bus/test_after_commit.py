@@ -287,8 +287,10 @@ async def test_the_bus_closes_inside_of_the_block() -> None:
 
 async def test_an_empty_block_on_a_bus_that_closes() -> None:
     """A block that holds nothing ends well, whatever became of the bus."""
-    async with running_bus() as bus, bus.after_commit():
-        await bus.close()
+    async with running_bus() as bus:
+        async with bus.after_commit():
+            await bus.close()
+        assert bus.status == "closed"
 
 
 async def test_the_block_waits_for_room() -> None:

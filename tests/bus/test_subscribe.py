@@ -385,6 +385,7 @@ async def test_a_name_is_free_again() -> None:
         subscription = bus.subscribe(HAPPENED, ignore, name="audit")
         await subscription.unsubscribe()
         bus.subscribe("test.#", ignore, name="audit")
+        assert [(each.name, each.topic) for each in bus.subscriptions] == [("audit", "test.#")]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", ".a", "ä", "a/b", "a" * 201, 5, b"a"])

@@ -61,6 +61,7 @@ async def test_nothing_to_wait_for(virtual_clock: VirtualClock) -> None:
         bus.subscribe(HAPPENED, Holding())
         await bus.publish(OTHER, happened())
         await bus.drain()
+        assert (bus.state().unsettled, bus.state().unrouted) == (0, 1)
 
 
 @every_lane
@@ -276,6 +277,7 @@ async def test_ends_although_events_keep_coming(virtual_clock: VirtualClock) -> 
         for _ in range(5):
             await asyncio.sleep(0)
         await asyncio.wait_for(bus.drain(), 10)
+        assert not publisher.done()
         stop = True
         await publisher
         await bus.drain()

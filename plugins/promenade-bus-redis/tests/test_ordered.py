@@ -153,7 +153,7 @@ async def test_one_name_on_two_topics(redis_server: SharedServer) -> None:
         for topic in (TOPIC, "tests.thing.moved", "tests.other.thing"):
             await place.publish(1, topic=topic)
         for consumer in consumers:
-            await consumer.settle(acks(await receive(consumer, 1)))
+            assert await consumer.settle(acks(await receive(consumer, 1))) == [None]
         for consumer in consumers:
             await consumer.close()
 
