@@ -1,3 +1,5 @@
+"""Closing a bus: in the process, and with an adapter outside of it."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,8 +7,10 @@ import contextvars
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,13 +22,16 @@ from bus_core import (
     Abandoned,
     Bus,
     BusClosed,
+    BusError,
     CalledFromHandler,
     Delivery,
     DrainReport,
     Envelope,
     Factory,
+    Features,
     Handler,
     HealthStatus,
+    Message,
     Middleware,
     PublishManyError,
     RetryLater,
@@ -35,8 +42,15 @@ from bus_core.dispatch.workers import WorkerPool
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
 from support.handlers import outlast_cancellation
+from support.remote import (
+    Entry,
+    Server,
+    make_remote_bus,
+    running_remote_bus,
+)
 
 pytestmark = pytest.mark.timeout(30)
+
 
 CAUSED = Topic("test.caused.happened", Happened)
 
@@ -831,3 +845,386 @@ async def test_a_closed_bus_can_be_collected(virtual_clock: VirtualClock, abando
     del bus, service
     gc.collect()
     assert [ref() for ref in alive] == [None, None]
+
+
+GRACE = 0.5
+"""Seconds after the shutdown timeout by which a bus has to be closed, whatever the server does."""
+
+
+class Unreachable(BusError):
+    """What the server raises in these tests."""
+
+
+def fails(argument: object) -> Any:
+    raise Unreachable("no")
+
+
+async def hangs(argument: object) -> Any:
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+async def ignore(event: Happened) -> None:
+    pass
+
+
+def entries(server: Server) -> list[Entry]:
+    (group,) = server.groups.values()
+    return [*group.ready, *group.owned, *(entry for _, entry in group.parked)]
+
+
+def numbers(server: Server) -> list[int]:
+    return [number_of(entry.message) for entry in entries(server)]
+
+
+def number_of(message: Message) -> int:
+    return int(message.body.split(b'"number":')[1].split(b"}")[0].split(b",")[0])
+
+
+async def closed_within(bus: Bus, seconds: float) -> Any:
+    began = time.monotonic()
+    report = await bus.close(seconds)
+    assert time.monotonic() - began < seconds + GRACE
+    return report
+
+
+# --- on a server: what is given back --------------------------------------------------------------------
+
+
+async def test_prefetched_is_released(server: Server) -> None:
+    """What no handler has begun goes back at once, in order; what runs is finished."""
+    go_on = asyncio.Event()
+    begun: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        begun.append(event.number)
+        await go_on.wait()
+
+    bus = make_remote_bus(server, worker_pool_size=2)
+    bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish_many([(HAPPENED, happened(number)) for number in range(10)])
+    await until(lambda: len(begun) == 2)
+    closing = asyncio.ensure_future(bus.close(10))
+    await until(lambda: len(entries(server)) == 10 and not server.consumers[0].closed)
+    await until(lambda: len(server.consumers[0].group.ready) == 8)
+    go_on.set()
+    report = await closing
+    assert report.completed
+    assert numbers(server) == [*range(2, 10)]
+    assert {(entry.attempt, entry.history) for entry in entries(server)} == {(1, ())}
+
+
+async def test_cancelled_handlers_are_released(server: Server) -> None:
+    """A handler that is cancelled by the end of the timeout is given back without counting an attempt."""
+    cancelled: list[int] = []
+
+    async def handler(event: Happened, delivery: Delivery) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            cancelled.append(delivery.attempt)
+            raise ValueError("while it cleans up") from None
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).running)
+    report = await closed_within(bus, 0.05)
+    assert report.completed
+    assert cancelled == [1]
+    (entry,) = entries(server)
+    assert (entry.attempt, entry.history, entry.owner) == (1, (), None)
+
+
+async def test_handler_that_swallows_its_cancellation(server: Server) -> None:
+    """A handler that does not end is reported, and its message is left to its lease: it may be running."""
+    end = asyncio.Event()
+
+    async def handler(event: Happened) -> None:
+        await outlast_cancellation(end)
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).running)
+    report = await closed_within(bus, 0.05)
+    assert [each.state for each in report.abandoned] == ["running"]
+    (group,) = server.groups.values()
+    assert len(group.owned) == 1
+    end.set()
+
+
+async def test_thread_cannot_be_cancelled(server: Server) -> None:
+    """A handler in a thread runs on: it is reported, and not given back to run twice at once."""
+    end = threading.Event()
+
+    def handler(event: Happened) -> None:
+        end.wait(10)
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).running)
+    report = await closed_within(bus, 0.05)
+    end.set()
+    assert [each.state for each in report.abandoned] == ["running"]
+    (group,) = server.groups.values()
+    assert len(group.owned) == 1
+
+
+async def test_held_retry_is_released(server: Server) -> None:
+    """What waits here for its retry goes back with its count and its history."""
+    clock = VirtualClock()
+
+    async def handler(event: Happened) -> None:
+        raise ValueError("no")
+
+    bus = make_remote_bus(server, clock, retry_delay="1s")
+    bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).waiting_retries)
+    report = await closed_within(bus, 0)
+    assert report.completed
+    (entry,) = entries(server)
+    assert (entry.attempt, entry.owner) == (2, None)
+    assert [each.error for each in entry.history] == ["ValueError: no"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parked"), [({}, [1.0]), ({"ordered": True}, [])], ids=["parked", "ordered"]
+)
+async def test_failure_while_closing(server: Server, options: Any, parked: list[float]) -> None:
+    """What fails while the bus closes goes back at once, to be retried by others."""
+    go_on = asyncio.Event()
+    clock = VirtualClock()
+
+    async def handler(event: Happened) -> None:
+        await go_on.wait()
+        raise ValueError("no")
+
+    bus = make_remote_bus(server, clock, retry_delay="1s")
+    bus.subscribe(HAPPENED, handler, name="h", **options)
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).running)
+    closing = asyncio.ensure_future(bus.close(10))
+    await until(lambda: bus.status == "closing")
+    go_on.set()
+    assert (await closing).completed
+    (group,) = server.groups.values()
+    assert [delay for delay, _ in group.parked] == parked
+    (entry,) = entries(server)
+    assert (entry.attempt, len(entry.history), entry.owner) == (2, 1, None)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_paused_lane_is_released(server: Server, ordered: bool) -> None:
+    """What waits in a paused subscription is given back, in order."""
+    bus = make_remote_bus(server)
+    subscription = bus.subscribe(HAPPENED, ignore, name="h", ordered=ordered)
+    await bus.start()
+    await subscription.ready()
+    subscription.pause()
+    aggregate = happened().aggregate_id
+    await bus.publish_many([(HAPPENED, happened(number, aggregate)) for number in range(10)])
+    await until(lambda: server.consumers[0].group.owned)
+    report = await closed_within(bus, 5)
+    assert report.completed
+    assert report.seconds < 1
+    assert numbers(server) == [*range(10)]
+
+
+async def test_keys_that_wait_are_released_in_order(server: Server) -> None:
+    """In an ordered subscription the next instance goes on exactly where this one was cut off."""
+    begun: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        begun.append(event.number)
+        if event.number == 3 and len(begun) == 4:
+            await asyncio.get_running_loop().create_future()
+
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, handler, name="h", ordered=True)
+    await bus.start()
+    key = happened().aggregate_id
+    await bus.publish_many([(HAPPENED, happened(number, key)) for number in range(10)])
+    await until(lambda: len(begun) == 4)
+    assert (await closed_within(bus, 0.05)).completed
+    assert numbers(server) == [*range(3, 10)]
+    async with running_remote_bus(server) as successor:
+        successor.subscribe(HAPPENED, handler, name="h", ordered=True)
+        await successor.drain()
+    assert begun == [*range(4), *range(3, 10)]
+
+
+async def test_what_arrives_late_is_released(server: Server) -> None:
+    """Messages that were on their way when the bus began to close go back as they came."""
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    seen: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        seen.append(event.number)
+
+    bus = make_remote_bus(server)
+    await bus.start()
+    await bus.subscribe(HAPPENED, handler, name="h").ready()
+    consumer = server.consumers[0]
+    receive = consumer.receive
+
+    async def slow(limit: int) -> Any:
+        batch = await receive(limit)
+        if batch:
+            await gate
+        return batch
+
+    consumer.receive = slow  # type: ignore[method-assign]
+    await until(lambda: server.calls)
+    await bus.publish(HAPPENED, happened(0))  # answered by the call that is under way
+    await until(lambda: seen == [0])
+    await bus.publish(HAPPENED, happened(1))
+    await until(lambda: any(number_of(entry.message) == 1 for entry in consumer.group.owned))
+    closing = asyncio.ensure_future(bus.close(10))
+    await until(lambda: bus.status == "closing")
+    gate.set_result(None)
+    assert (await closing).completed
+    assert seen == [0]
+    assert [(entry.attempt, entry.owner) for entry in entries(server)] == [(1, None)]
+
+
+async def test_nothing_can_be_given_back(server: Server) -> None:
+    """Where nothing outlives the process, what arrived is handled before the bus is closed."""
+    seen: list[int] = []
+
+    async def handler(event: Happened) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.number)
+
+    bus = make_remote_bus(server, features=Features(broadcast=True))
+    bus.subscribe(HAPPENED, handler, name="h", mode="broadcast")
+    await bus.start()
+    await bus.publish_many([(HAPPENED, happened(number)) for number in range(10)])
+    await until(lambda: seen)
+    report = await closed_within(bus, 5)
+    assert report.completed
+    assert seen == [*range(10)]
+
+
+async def test_what_is_behind_the_limit_is_handled(server: Server) -> None:
+    """Where nothing can be given back, closing takes over what was accepted, however much that is."""
+    seen: list[int] = []
+    gate = asyncio.Event()
+
+    async def handler(event: Happened) -> None:
+        await gate.wait()
+        seen.append(event.number)
+
+    bus = make_remote_bus(server, features=Features(broadcast=True), buffer_size=20, worker_pool_size=1)
+    bus.subscribe(HAPPENED, handler, name="h", mode="broadcast")
+    await bus.start()
+    await bus.publish_many([(HAPPENED, happened(number)) for number in range(100)])
+    await until(lambda: state_of(bus).running)
+    closing = asyncio.ensure_future(closed_within(bus, 5))
+    await asyncio.sleep(0)
+    gate.set()
+    assert (await closing).completed
+    assert seen == [*range(100)]
+
+
+async def test_unsubscribing_hangs_at_the_end(server: Server) -> None:
+    """Callers of unsubscribe are told when the bus is closed before their subscription was through."""
+
+    async def handler(event: Happened) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    bus = make_remote_bus(server)
+    subscription = bus.subscribe(HAPPENED, handler, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).running)
+    leaving = asyncio.ensure_future(subscription.unsubscribe())
+    await asyncio.sleep(0)
+    assert (await closed_within(bus, 0.05)).completed
+    await asyncio.wait_for(leaving, 1)
+    assert [(entry.attempt, entry.owner) for entry in entries(server)] == [(1, None)]
+
+
+# --- on a server that does not answer -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [fails, hangs])
+@pytest.mark.parametrize("calls", [("open",), ("receive",), ("settle",), ("receive", "settle", "publish")])
+@pytest.mark.parametrize("timeout", [0, 0.2])
+async def test_close_while_the_server_is_down(
+    server: Server, calls: tuple[str, ...], fault: Callable[..., Any], timeout: float
+) -> None:
+    """Closing ends in time whatever the server does, handlers that swallow their cancellation included."""
+    end = asyncio.Event()
+
+    async def handler(event: Happened) -> None:
+        await outlast_cancellation(end)
+
+    bus = make_remote_bus(server)
+    await bus.start()
+    if "open" not in calls:
+        await bus.subscribe(HAPPENED, handler, name="stuck").ready()
+        await bus.subscribe(OTHER, ignore, name="h").ready()
+        await bus.publish(HAPPENED, happened())
+        await until(lambda: state_of(bus, "stuck").running)
+    server.faults.update(dict.fromkeys(calls, fault))
+    bus.subscribe(OTHER, ignore, name="other")
+    publishing = asyncio.ensure_future(bus.publish(OTHER, happened()))
+    await asyncio.sleep(0.01)
+    await closed_within(bus, timeout)
+    with suppress(BusError):  # it was stored, or not
+        await asyncio.wait_for(publishing, 1)
+    end.set()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("part", ["consumer", "adapter"])
+async def test_closing_hangs(server: Server, part: str) -> None:
+    """A consumer, or an adapter, that does not close is left behind."""
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, ignore, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+    target: Any = server.consumers[0] if part == "consumer" else bus.adapter
+    target.close = lambda: hangs(None)
+    await closed_within(bus, 0.1)
+    assert bus.status == "closed"
+
+
+async def test_closing_consumer_fails(server: Server) -> None:
+    """A consumer that raises when it is closed hinders nothing."""
+    bus = make_remote_bus(server)
+    bus.subscribe(HAPPENED, ignore, name="h")
+    await bus.start()
+    await bus.publish(HAPPENED, happened())
+
+    async def raising() -> None:
+        raise RuntimeError("no")
+
+    server.consumers[0].close = raising  # type: ignore[method-assign]
+    assert (await closed_within(bus, 5)).completed
+
+
+async def test_close_leaves_no_task(server: Server) -> None:
+    """After close nothing of the bus is left on the loop, also when the server hung."""
+    before = asyncio.all_tasks()
+    bus = make_remote_bus(server)
+    await bus.start()
+    await bus.subscribe(HAPPENED, ignore, name="h").ready()
+    server.faults.update(receive=hangs, settle=hangs)
+    await bus.publish(HAPPENED, happened())
+    await until(lambda: state_of(bus).handled)
+    await bus.close(0.05)
+    await until(lambda: asyncio.all_tasks() == before)
