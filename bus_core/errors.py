@@ -5,7 +5,7 @@
     BusError
     ├── ConfigError                 the configuration cannot be used; carries every fault
     ├── PluginError                 a plugin that is needed cannot be used
-    │   ├── UnknownPlugin           no plugin offers the selected name
+    │   ├── UnknownPlugin           nobody offers the selected name
     │   ├── PluginConflict          several plugins offer the selected name
     │   └── InvalidPlugin           an object is not a plugin, or misspells a hook
     ├── UnsupportedFeature          the adapter cannot do what is asked for
