@@ -1,4 +1,4 @@
-"""``--app MODULE:ATTR``: what is accepted, and what is said about everything else."""
+"""``--app MODULE:ATTR``: the accepted values, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_a_bus_or_a_function_that_returns_one_is_accepted(run: Run, module: Modu
     [
         ("buss", "has no attribute 'buss'; did you mean 'bus'"),
         ("Wiring.bs", "Wiring has no attribute 'bs'"),
-        ("number", "is an object of type int; it has to be a Bus or SyncBus that is not started"),
-        ("nothing", "returned None; it has to be a Bus"),
+        ("number", "is an object of type int; expected a Bus or SyncBus that is not started"),
+        ("nothing", "returned None; expected a Bus"),
         ("needs", "cannot be called without arguments (missing a required argument: 'what')"),
-        ("fails", "was called, and failed: LookupError: no database"),
-        ("make_started", "is open already; hand it over as open_bus() returns it"),
+        ("fails", "failed: LookupError: no database"),
+        ("make_started", "is already open; return it as open_bus() does"),
     ],
 )
 def test_anything_else_is_an_error_that_says_why(
     run: Run, module: Module, attribute: str, message: str
 ) -> None:
-    """A wrong attribute ends with status 2 and says what it is, or which name is near."""
+    """A wrong attribute gives status 2 and names its type, or the nearest attribute."""
     name = module(SOURCE)
     result = run("health", "--app", f"{name}:{attribute}")
     assert result.exit_code == 2
@@ -79,21 +79,21 @@ def test_an_error_of_the_bus_inside_of_a_factory_is_told_as_it_is(run: Run, modu
 
 @pytest.mark.parametrize("spec", ["shop", "shop:", ":bus"])
 def test_the_form_of_the_option_is_explained(run: Run, spec: str) -> None:
-    """What is not MODULE:ATTR is met with an example."""
+    """A value that is not MODULE:ATTR gives an error with an example."""
     result = run("health", "--app", spec)
     assert result.exit_code == 2
-    assert "write MODULE:ATTR, as in 'myshop.main:bus'" in result.output
+    assert "write MODULE:ATTR, such as 'myshop.main:bus'" in result.output
 
 
 def test_a_missing_module_is_told_with_where_it_was_looked_for(run: Run, tmp_path: Path) -> None:
     """The message for a missing module names it and the current directory."""
     result = run("health", "--app", "app_nowhere.main:bus")
     assert result.exit_code == 2
-    assert f"there is no module 'app_nowhere' in {tmp_path}" in result.output
+    assert f"no module named 'app_nowhere' in {tmp_path}" in result.output
 
 
 def test_a_module_that_misses_another_one_is_not_itself_missing(run: Run, module: Module) -> None:
-    """An import that fails inside of the module is told with its place."""
+    """A failed import inside the module is reported with file and line."""
     name = module("import app_missing_dependency")
     result = run("health", "--app", f"{name}:bus")
     assert result.exit_code == 2

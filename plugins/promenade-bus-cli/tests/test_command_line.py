@@ -23,7 +23,7 @@ Run = Any
 
 
 def test_the_plugin_itself_loads_no_library_of_the_command_line() -> None:
-    """Discovery costs nothing: what it imports loads neither click nor rich."""
+    """Plugin discovery imports neither click nor rich."""
     code = "import promenade_bus_cli, sys; print([m for m in ('click', 'rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -40,7 +40,7 @@ def test_an_unknown_command_is_met_with_the_nearest_one(run: Run) -> None:
     """A typo ends with status 2 and a suggestion."""
     result = run("pulish")
     assert result.exit_code == 2
-    assert "there is no command 'pulish'; did you mean 'publish'?" in result.output
+    assert "no command named 'pulish'; did you mean 'publish'?" in result.output
 
 
 def test_the_missing_demo_tells_where_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def promenade_bus_commands():
 
 
 def test_plugins_add_commands(run: Run, site: Site) -> None:
-    """A plugin's command is listed with the line that it comes with, and runs; a hidden one only runs."""
+    """A plugin's command is listed with its help line and runs; a hidden one runs but is not listed."""
     site.install("promenade-bus-greeter", GREETER)
     listing = run("--help").output
     assert re.search(r"^  greet +Say hello\.$", listing, re.MULTILINE)
@@ -81,7 +81,7 @@ def test_plugins_add_commands(run: Run, site: Site) -> None:
 
 
 def test_a_shell_completes_commands(run: Run, site: Site) -> None:
-    """A shell gets the commands that begin with what was typed, and options, but no hidden command."""
+    """Shell completion offers commands with the typed prefix, and options, but no hidden command."""
     site.install("promenade-bus-greeter", GREETER)
     group = click.Context(cli, info_name="promenade-bus")
     assert [(item.value, item.help) for item in cli.shell_complete(group, "gree")] == [
@@ -92,7 +92,7 @@ def test_a_shell_completes_commands(run: Run, site: Site) -> None:
 
 
 def test_every_installed_command_says_in_its_list_what_it_says_of_itself() -> None:
-    """The line beside a command in the list is the first sentence of the command's own help."""
+    """The help line of each command in the list is the first sentence of the command's own help."""
     offers = [*discover(kinds=("command",)).commands]
     assert {offer.name for offer in offers} >= {"account", "config", "demo", "groups", "run", "topics"}
     said = {offer.name: load_command(offer).get_short_help_str(1_000) for offer in offers}
@@ -157,7 +157,7 @@ def test_a_command_that_two_plugins_offer_is_listed_with_the_fault(run: Run, sit
 
 
 def test_a_plugin_that_cannot_be_imported_is_named_for_an_unknown_command(run: Run, site: Site) -> None:
-    """The command line works beside a broken plugin, and names it where its command may be missing."""
+    """The command line works beside a broken plugin, and names it in the error for an unknown command."""
     site.install("promenade-bus-greeter", "raise SystemExit(3)")
     assert run("--help").exit_code == 0
     result = run("greet")
@@ -166,7 +166,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_for_an_unknown_command(run: R
 
 
 def test_a_plugin_cannot_replace_a_built_in_command(run: Run, site: Site) -> None:
-    """A built-in command wins over a plugin's of the same name, and the doctor tells of it."""
+    """A built-in command wins over a plugin's of the same name, and the doctor reports the conflict."""
     site.install(
         "promenade-bus-thief",
         """
@@ -182,7 +182,7 @@ def test_a_plugin_cannot_replace_a_built_in_command(run: Run, site: Site) -> Non
 
 
 def test_an_error_of_the_bus_is_one_message(run: Run) -> None:
-    """An error of the bus is told without a traceback, with status 2; --debug adds the traceback."""
+    """An error of the bus is one message with status 2; --debug adds the traceback."""
     result = run("health", "--config", "missing.yaml")
     assert result.exit_code == 2
     assert result.output.startswith("Error: missing.yaml")
@@ -192,16 +192,16 @@ def test_an_error_of_the_bus_is_one_message(run: Run) -> None:
 
 
 def test_a_command_that_needs_a_bus_says_how_to_name_one(run: Run) -> None:
-    """Without --app, --config and the variable a command says what to give."""
+    """Without --app, --config and the variable, the error explains how to pass a bus."""
     result = run("health")
     assert result.exit_code == 2
-    assert "Give --app MODULE:ATTR or --config FILE, or set PROMENADE_BUS_CONFIG" in result.output
+    assert "pass --app MODULE:ATTR or --config FILE, or set PROMENADE_BUS_CONFIG" in result.output
 
 
 def test_the_variable_names_the_configuration(
     run: Run, config: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PROMENADE_BUS_CONFIG stands in for --config."""
+    """PROMENADE_BUS_CONFIG is the default of --config."""
     monkeypatch.setenv("PROMENADE_BUS_CONFIG", config("bus: {adapter: memory}"))
     assert run("health").exit_code == 0
 
@@ -211,11 +211,11 @@ def test_app_and_config_exclude_each_other(run: Run, module: Callable[[str], str
     name = module("bus = open_bus(CONFIG)")
     result = run("health", "--app", f"{name}:bus", "--config", "app.yaml")
     assert result.exit_code == 2
-    assert "exclude each other" in result.output
+    assert "use either --app or --config" in result.output
 
 
 def test_versions_are_shown(run: Run) -> None:
-    """--version tells those of the bus and of the command line."""
+    """--version prints the versions of the bus and of the command line."""
     assert run("--version").output.startswith("promenade-bus 0.")
 
 
@@ -244,7 +244,7 @@ def test_an_interrupt_ends_with_130(run: Run, module: Callable[[str], str]) -> N
 
 
 def test_a_message_commands_no_terminal() -> None:
-    """Names that others have made may stand in a message; its own lines stay lines."""
+    """Control characters in a name are replaced; the line breaks of the message itself stay."""
     failed = CommandFailed("nothing was done:\n  - \x1b[2Jgroup\r 'a'")
     assert (
         failed.message

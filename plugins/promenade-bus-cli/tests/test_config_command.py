@@ -30,7 +30,7 @@ def test_all_faults_are_reported_together(run: Run, config: Config) -> None:
     path = config(FAULTY)
     found = run.json("config", "check", path, status=1)
     assert found["source"] == path
-    assert found["sound"] is False
+    assert found["valid"] is False
     text = "\n".join(found["faults"])
     assert "unknown key 'worker_pol_size', did you mean 'worker_pool_size'? @ $.bus" in text
     assert "$.bus.retry_attempts" in text
@@ -42,7 +42,7 @@ def test_all_faults_are_reported_together(run: Run, config: Config) -> None:
 
 
 def test_infinity_is_no_number_of_json(run: Run, config: Config) -> None:
-    """A number that JSON does not have is shown as a text: strict readers refuse it otherwise."""
+    """A number that JSON lacks is printed as a string, because strict readers refuse it otherwise."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -55,7 +55,7 @@ def test_infinity_is_no_number_of_json(run: Run, config: Config) -> None:
 
 
 def test_a_plugin_that_prints_spoils_no_json(run: Run, site: Site) -> None:
-    """What a plugin prints when it is imported goes to stderr."""
+    """A plugin's prints at import go to stderr."""
     site.install("promenade-bus-noisy", "print('hello')\n")
     result = run("plugins", "list", "--json")
     assert "noisy" in str(json.loads(result.stdout))
@@ -64,17 +64,17 @@ def test_a_plugin_that_prints_spoils_no_json(run: Run, site: Site) -> None:
 
 @pytest.mark.parametrize("text", ["", "app: {name: x}", "bus: [1", "- 1"])
 def test_a_file_that_says_nothing_is_a_fault(run: Run, config: Config, text: str) -> None:
-    """An empty file, one without a bus section, and one that is no YAML have status 1 and a fault."""
+    """An empty file, a file without a bus section, and invalid YAML give status 1 and a fault."""
     found = run.json("config", "check", config(text), status=1)
     assert len(found["faults"]) == 1
 
 
-def test_a_sound_file_passes(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound file has status 0; it may be named by the variable."""
+def test_a_valid_file_passes(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid file gives status 0; the environment variable may name it."""
     path = config("bus: {adapter: memory}")
-    assert run("config", "check", path).output == f"{path}: sound\n"
+    assert run("config", "check", path).output == f"{path}: valid\n"
     monkeypatch.setenv("PROMENADE_BUS_CONFIG", path)
-    assert run.json("config", "check") == {"source": path, "sound": True, "faults": []}
+    assert run.json("config", "check") == {"source": path, "valid": True, "faults": []}
 
 
 def test_no_file_is_a_usage_error(run: Run) -> None:
@@ -85,7 +85,7 @@ def test_no_file_is_a_usage_error(run: Run) -> None:
 
 
 def test_the_effective_configuration_has_every_default(run: Run, config: Config) -> None:
-    """What is shown is what the bus works with: defaults filled in, variables and durations read."""
+    """``config show`` prints the settings that the bus uses: defaults, variables and durations resolved."""
     path = config("bus: {adapter: memory, retry_attempts: 7, middleware: [{timeout: {seconds: 90}}]}")
     shown = run.json("config", "show", path)["bus"]
     assert shown["worker_pool_size"] == 10
@@ -106,7 +106,7 @@ def test_a_faulty_file_is_not_shown(run: Run, config: Config) -> None:
 def test_secrets_are_never_shown(
     run: Run, config: Config, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fields that are marked secret, keys that are named like one, and URLs are masked in every form."""
+    """Fields marked secret, keys named like a secret, and URLs are masked in every output."""
     site.install(
         "promenade-bus-vault",
         """
@@ -149,7 +149,7 @@ def test_secrets_are_never_shown(
 
 
 @pytest.mark.parametrize("name", ["app.sqlite-dev.yaml", "app.postgres-dev.yaml"])
-def test_the_files_of_the_repository_are_sound(run: Run, name: str) -> None:
+def test_the_files_of_the_repository_are_valid(run: Run, name: str) -> None:
     """The configurations of development pass the check."""
     root = next(parent for parent in Path(__file__).parents if (parent / "bus_core").is_dir())
     assert run("config", "check", str(root / "config" / name)).exit_code == 0

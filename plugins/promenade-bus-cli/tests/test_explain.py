@@ -1,4 +1,4 @@
-"""``promenade-bus explain``: the whole way of an event, without starting anything."""
+"""``promenade-bus explain``: the path of an event through the bus, without starting anything."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_part_is_told_with_its_origin(run: Run, module: Module) -> None:
 
 
 def test_a_subscription_is_told_with_its_options(run: Run, module: Module) -> None:
-    """Group, handler, concurrency, timeout and what is never retried are as subscribed."""
+    """The output shows group, handler, concurrency, timeout and ``give_up_on`` of a subscription."""
     name = module(APP)
     found = run.json("explain", "shop.order.placed", "--app", f"{name}:bus")
     packing, audit = found["subscriptions"]
@@ -70,7 +70,7 @@ def test_a_subscription_is_told_with_its_options(run: Run, module: Module) -> No
 
 
 def test_retry_policies_are_effective_values_with_their_source(run: Run, module: Module) -> None:
-    """The policy of each topic has its merged values, and where in the configuration each is set."""
+    """Each topic's retry policy has its merged values, and the configuration path of each value."""
     found = run.json("explain", "shop.#", "--app", f"{module(APP)}:bus")
     by_name = {item["subscription"]: item["retry"] for item in found["subscriptions"]}
     [packing] = by_name["packing"]
@@ -85,7 +85,7 @@ def test_retry_policies_are_effective_values_with_their_source(run: Run, module:
     [sending] = by_name["sending"]
     assert sending["retry"]["name"] == "FixedRetry"
     assert sending["retry"]["options"] == {"attempts": 2, "delay": "500ms"}
-    assert sending["retry"]["origin"] == "the code that subscribes"
+    assert sending["retry"]["origin"] == "the subscribing code"
     assert [entry["topics"] for entry in by_name["audit"]] == [
         ["shop.cart.added"],
         ["shop.order.paid", "shop.order.placed"],
@@ -93,19 +93,19 @@ def test_retry_policies_are_effective_values_with_their_source(run: Run, module:
 
 
 def test_people_read_it_as_sentences(run: Run, module: Module) -> None:
-    """The plain form names for each subscription what it gets, through what, how, and its retries."""
+    """The plain output shows each subscription's topics, middleware, mode and retry policy."""
     name = module(APP)
     output = run("explain", "shop.order.*", "--app", f"{name}:bus").output
-    assert f"through     logging -> timeout -> {name}.pack" in output
+    assert f"calls       logging -> timeout -> {name}.pack" in output
     assert (
-        "as          group shop.packing, at most 2 at once, each attempt within 3s, never retries KeyError"
+        "mode        group shop.packing, at most 2 at once, each attempt within 3s, never retries KeyError"
         in output
     )
-    assert "as          group shop.sending, in order of each key" in output
+    assert "mode        group shop.sending, ordered by key" in output
     assert (
         "set by $.bus.retry_delay, $.bus.topics['shop.order.*'].retry.attempts, from promenade-bus " in output
     )
-    assert "retry       FixedRetry (attempts=2, delay=500ms), from the code that subscribes" in output
+    assert "retry       FixedRetry (attempts=2, delay=500ms), from the subscribing code" in output
     assert "goes to     packing, audit" in output
     assert "cart" not in output
 
@@ -113,14 +113,14 @@ def test_people_read_it_as_sentences(run: Run, module: Module) -> None:
 def test_without_an_application_configuration_and_catalogues_are_explained(
     run: Run, config: Callable[[str], str]
 ) -> None:
-    """With --config the subscriptions are not known, and how to name an application is said."""
+    """With --config there are no subscriptions, and the output explains how to pass an application."""
     path = config("bus: {adapter: memory, retry_attempts: 4}")
     found = run.json("explain", "identity.user.registered", "--config", path)
     assert found["subscriptions"] == []
     assert found["topics"][0]["origin"].startswith("promenade-context-identity ")
     assert found["topics"][0]["retry"]["options"]["attempts"] == 4
     output = run("explain", "identity.user.registered", "--config", path).output
-    assert "subscriptions are made by an application: name it with --app MODULE:ATTR" in output
+    assert "subscriptions are made by an application: pass --app MODULE:ATTR to see them" in output
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_without_an_application_configuration_and_catalogues_are_explained(
 def test_an_unknown_topic_is_an_error(
     run: Run, module: Module, topic: str, status: int, message: str
 ) -> None:
-    """A name that is not known is met with the nearest ones."""
+    """An unknown topic is an error that suggests the nearest name."""
     result = run("explain", topic, "--app", f"{module(APP)}:bus")
     assert result.exit_code == status
     assert message in result.output

@@ -1,4 +1,4 @@
-"""``promenade-bus health``: one look, and an exit status for scripts."""
+"""``promenade-bus health``: one health report, and an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_exit_status_is_that_of_the_report(run: Run, module: Module, status:
 
 
 def test_on_memory_it_says_what_it_cannot_know(run: Run, config: Callable[[str], str]) -> None:
-    """On an adapter that keeps everything inside, the command says that it looked at its own bus only."""
+    """With an in-process adapter the command notes that the report covers its own bus only."""
     result = run("health", "--config", config("bus: {adapter: memory}"))
     assert result.exit_code == 0
-    assert "'memory' keeps nothing outside of its process" in result.stderr
+    assert "'memory' stores nothing outside its process" in result.stderr

@@ -1,4 +1,4 @@
-"""Ctrl-C: noticed whatever a command waits for, with an account of how far it came, and status 130."""
+"""Ctrl-C ends any command, whatever it waits for, with an account of its progress and status 130."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_blocks_before_the_bus_is_started_is_cut_short(
 
 
 def test_help_ends_with_130_too(run: Run, site: Site) -> None:
-    """Ctrl-C while the help page asks plugins for their commands is no other end than elsewhere."""
+    """Ctrl-C while the help page loads plugins ends the command as anywhere else."""
     site.install(
         "promenade-bus-slow",
         """
@@ -111,7 +111,7 @@ def test_help_ends_with_130_too(run: Run, site: Site) -> None:
 
 
 def test_what_is_under_way_is_counted(start: Start, module: Module, tmp_path: Path) -> None:
-    """Events of an unfinished batch that the bus had taken are published; the others were not come to."""
+    """Ctrl-C in a batch: events that the bus had accepted count as published, the others as not attempted."""
     (tmp_path / "events.jsonl").write_text("".join(f"{line()}\n" for _ in range(50)))
     name = module(HANGING.format(work="await asyncio.sleep(600)"))
     process = start("publish", "--file", "events.jsonl", "--app", f"{name}:bus")
@@ -125,7 +125,7 @@ def test_what_is_under_way_is_counted(start: Start, module: Module, tmp_path: Pa
 
 
 def test_it_closes_in_full(start: Start, module: Module) -> None:
-    """Ctrl-C while the bus is closed already waits for the handlers, as it has said, and ends with 130."""
+    """Ctrl-C while the bus is closing waits for the handlers as announced, and ends with 130."""
     work = "print(await asyncio.to_thread(input), flush=True)"
     source = HANGING.replace("50ms", "600s").format(work=work)
     process = start("publish", *ONE, "--app", f"{module(source)}:bus", stdin=subprocess.PIPE)
@@ -143,7 +143,7 @@ def test_it_closes_in_full(start: Start, module: Module) -> None:
 
 @pytest.mark.parametrize("work", ["await asyncio.to_thread(threading.Event().wait)", REFUSING])
 def test_what_never_ends_does_not_keep_it(start: Start, module: Module, work: str) -> None:
-    """A handler whose thread hangs, or that goes on when it is cancelled, is left behind after Ctrl-C."""
+    """After Ctrl-C the command does not wait for a handler that hangs or swallows its cancellation."""
     process = start(
         "publish", "--file", "-", "--app", f"{module(HANGING.format(work=work))}:bus", stdin=subprocess.PIPE
     )
@@ -158,7 +158,7 @@ def test_what_never_ends_does_not_keep_it(start: Start, module: Module, work: st
 
 @pytest.mark.parametrize("work", ["time.sleep(600)", "await asyncio.sleep(600)"])
 def test_the_second_one_stops_at_once(start: Start, module: Module, work: str) -> None:
-    """A second Ctrl-C ends the process, even where a handler blocks the loop, and tells how far it came."""
+    """A second Ctrl-C ends the process with its progress, even while a handler blocks the loop."""
     source = HANGING.replace("50ms", "600s").format(work=work)
     process = start("publish", "--file", "-", "--app", f"{module(source)}:bus", stdin=subprocess.PIPE)
     process.popen.stdin.write(line() + "\n")
@@ -184,7 +184,7 @@ async def fail() -> None:
 
 
 def test_work_that_ends_leaves_no_trace() -> None:
-    """The result is returned, errors are raised, and the handler of the signal is what it was."""
+    """The result is returned, errors are raised, and the previous signal handler is restored."""
     before = signal.getsignal(signal.SIGINT)
     assert run_interruptible(answer()) == 42
     with pytest.raises(ZeroDivisionError):
@@ -194,7 +194,7 @@ def test_work_that_ends_leaves_no_trace() -> None:
 
 
 def test_threads_run_it_as_well() -> None:
-    """Outside of the main thread, which gets the signals, it is ``asyncio.run``."""
+    """Outside the main thread, which receives the signals, ``run_interruptible`` is ``asyncio.run``."""
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(run_interruptible(answer())))
     thread.start()

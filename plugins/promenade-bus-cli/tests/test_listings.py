@@ -1,4 +1,4 @@
-"""``topics`` and ``plugins``: what is installed, as people and programs read it."""
+"""``topics`` and ``plugins``: listings of the installed plugins, for people and programs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def books(site: Site) -> None:
 
 @pytest.mark.usefixtures("books")
 def test_topics_are_listed_with_their_contract(run: Run) -> None:
-    """JSON tells everything about a topic: class, version, fields with types and marks, schema, origin."""
+    """JSON has everything about a topic: class, version, fields with types and marks, schema, origin."""
     found = run.json("topics", "books.book.sold")
     schema = found[0].pop("schema")
     assert schema["required"] == ["title"]
@@ -90,7 +90,7 @@ def test_topics_are_listed_with_their_contract(run: Run) -> None:
 
 @pytest.mark.usefixtures("books")
 def test_topics_are_a_table_for_people(run: Run) -> None:
-    """Plain output is one aligned line per topic; '?' marks what may be left out."""
+    """Plain output is one aligned line per topic; '?' marks optional fields."""
     lines = run("topics", "books.#").output.splitlines()
     assert lines[0].split() == ["TOPIC", "EVENT", "VERSION", "FIELDS", "FROM"]
     assert lines[1].split() == ["books.book.lost", "BookLost", "1", "promenade-context-books", "2.1"]
@@ -109,14 +109,14 @@ def test_verbose_topics_tell_types_and_personal_marks(run: Run) -> None:
 
 @pytest.mark.usefixtures("books")
 def test_a_pattern_that_matches_nothing_is_an_error(run: Run) -> None:
-    """A typo in a name is met with the nearest topic, and status 1."""
+    """A typo in a name gives status 1 and suggests the nearest topic."""
     result = run("topics", "books.book.sol")
     assert result.exit_code == 1
     assert "no known topic matches 'books.book.sol'; did you mean 'books.book.sold'" in result.output
 
 
 def test_no_catalogue_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no catalogue is installed the listing says so; JSON is an empty list."""
+    """Without an installed catalogue the listing says so; JSON is an empty list."""
     monkeypatch.setenv("PROMENADE_BUS_PLUGINS", "off")
     assert "no topic catalogue is installed" in run("topics").output
     assert run.json("topics") == []
@@ -124,7 +124,7 @@ def test_no_catalogue_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("books")
 def test_a_configuration_leaves_plugins_out(run: Run, config: Callable[[str], str]) -> None:
-    """With --config only the plugins that it leaves in count."""
+    """With --config only the plugins that it enables count."""
     path = config("bus: {adapter: memory, plugins: {disable: [books]}}")
     assert run("topics", "books.#", "--config", path).exit_code == 1
     listed = {plugin["name"]: plugin for plugin in run.json("plugins", "list", "--config", path)}
@@ -146,7 +146,7 @@ def test_plugins_are_listed_with_what_they_offer(run: Run, site: Site) -> None:
 
 
 def test_the_doctor_finds_what_is_broken(run: Run, site: Site) -> None:
-    """An error gives status 1, and tells what to do."""
+    """An error gives status 1 and a remedy."""
     site.install("promenade-bus-broken", "raise ImportError('no libfoo')", version="0.3")
     findings = run.json("plugins", "doctor", status=1)
     assert findings[0]["severity"] == "error"
@@ -157,7 +157,7 @@ def test_the_doctor_finds_what_is_broken(run: Run, site: Site) -> None:
     assert "what to do: repair, upgrade or uninstall promenade-bus-broken" in output
 
 
-def test_the_doctor_is_content_with_a_sound_installation(run: Run) -> None:
-    """Nothing wrong means status 0, one sentence, and an empty list."""
-    assert run("plugins", "doctor").output.startswith("nothing is wrong: ")
+def test_the_doctor_finds_no_problem_in_a_valid_installation(run: Run) -> None:
+    """Without problems the doctor prints one sentence or an empty list, with status 0."""
+    assert run("plugins", "doctor").output.startswith("no problems found: ")
     assert run.json("plugins", "doctor") == []

@@ -1,4 +1,4 @@
-"""``promenade-bus publish``: one event, files, pipes, and the account of what became of them."""
+"""``promenade-bus publish``: one event, files, pipes, and the account of the outcomes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def line(**changes: Any) -> str:
 
 
 def test_one_event_is_handled_by_the_application(run: Run, module: Module) -> None:
-    """With --app the handlers run in this process, and the account tells what became of the event."""
+    """With --app the handlers run in this process, and the account has the outcome of the event."""
     found = run.json("publish", *ONE, "--set", "number=5", "--app", f"{module(APP)}:bus")
     assert (found["accepted"], found["refused"], found["lost"], found["abandoned"]) == (1, 0, 0, 0)
     assert found["topics"] == [{"topic": "shop.order.placed", "published": 1, "abandoned": 0}]
@@ -72,7 +72,7 @@ def test_one_event_is_handled_by_the_application(run: Run, module: Module) -> No
 
 
 def test_json_is_all_that_goes_to_stdout(run: Run, module: Module) -> None:
-    """With --json what handlers print goes to stderr, so that a program can read what is left."""
+    """With --json the handlers' prints go to stderr, so stdout is one JSON document."""
     result = run("publish", *ONE, "--set", "number=5", "--app", f"{module(APP + PRINT)}:bus", "--json")
     assert json.loads(result.stdout)["accepted"] == 1
     assert "number 5" in result.stderr
@@ -96,7 +96,7 @@ def test_retries_are_waited_for(run: Run, module: Module) -> None:
 
 
 def test_settings_are_read_by_the_type_of_the_field(run: Run, module: Module) -> None:
-    """--set gives a text where the field holds a text, and reads JSON elsewhere; --data is overridden."""
+    """--set keeps text for a str field, reads JSON for any other, and overrides --data."""
     fields = ["--data", '{"number": 1, "note": "x"}', "--set", "number=2", "--set", "note=3"]
     result = run("publish", *ONE, *fields, "--app", f"{module(APP + PRINT)}:bus")
     assert "note '3' number 2" in result.output
@@ -112,13 +112,13 @@ def test_settings_are_read_by_the_type_of_the_field(run: Run, module: Module) ->
         (["--data", '{"number": NaN}'], 2, "--data must be a JSON object"),
         (["--set", "number"], 2, "--set takes KEY=VALUE"),
         (["--set", "number=1", "--set", "number=2"], 2, "--set gives 'number' twice"),
-        (["--set", "number=1", "--type", "x"], 2, "--type is for topics without a class of events"),
+        (["--set", "number=1", "--type", "x"], 2, "--type is for topics without an event class"),
     ],
 )
 def test_what_is_wrong_with_an_event_is_told_by_field(
     run: Run, module: Module, options: list[str], status: int, message: str
 ) -> None:
-    """Bad fields are named with the nearest ones; nothing is published."""
+    """The error names bad fields and the nearest valid ones; nothing is published."""
     result = run("publish", *ONE, *options, "--app", f"{module(APP)}:bus")
     assert result.exit_code == status
     assert message in result.output
@@ -127,15 +127,15 @@ def test_what_is_wrong_with_an_event_is_told_by_field(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "publish what?"),
-        (["--topic", "shop.order.placed", "--set", "number=1"], "Give --aggregate-id UUID, or 'new'"),
+        ([], "no event given"),
+        (["--topic", "shop.order.placed", "--set", "number=1"], "pass --aggregate-id UUID, or 'new'"),
         (["--topic", "shop.order.placed", "--aggregate-id", "7"], "--aggregate-id must be a UUID or 'new'"),
         (["--topic", "shop.order.paced", "--aggregate-id", "new"], "did you mean 'shop.order.placed'?"),
         (["--file", "missing.jsonl"], "missing.jsonl"),
     ],
 )
 def test_what_is_missing_is_asked_for(run: Run, module: Module, options: list[str], message: str) -> None:
-    """Incomplete options end with status 2 and say what to give."""
+    """Incomplete options give status 2 and a message that names the missing option."""
     result = run("publish", *options, "--app", f"{module(APP)}:bus")
     assert result.exit_code == 2
     assert message in result.output
@@ -179,12 +179,12 @@ async def code(event):
 def test_ids_are_those_of_the_topics_class(
     run: Run, module: Module, topic: str, given: str, status: int, message: str
 ) -> None:
-    """A class with ints or texts as ids gets one; ``new`` makes ids where they are UUIDs."""
+    """--aggregate-id has the id type of the topic's class; ``new`` works for UUIDs only."""
     result = run("publish", "--topic", topic, "--aggregate-id", given, "--app", f"{module(NUMBERED)}:bus")
     assert result.exit_code == status
     assert message in result.output
     asked = run("publish", "--topic", topic, "--app", f"{module(NUMBERED)}:bus")
-    assert "Give --aggregate-id ID" in asked.output
+    assert "pass --aggregate-id ID" in asked.output
 
 
 def test_a_personal_value_is_never_shown(run: Run, module: Module) -> None:
@@ -198,7 +198,7 @@ def test_a_personal_value_is_never_shown(run: Run, module: Module) -> None:
 
 
 def test_a_topic_without_a_class_takes_any_fields(run: Run, config: Config) -> None:
-    """Where topics need no declaration an event has the type that is given, or that of the topic's name."""
+    """Without strict topics an event has the type of --type, or one made from the topic's name."""
     path = config("bus: {adapter: memory, strict_topics: false}")
     options = [
         "--topic",
@@ -216,11 +216,11 @@ def test_a_topic_without_a_class_takes_any_fields(run: Run, config: Config) -> N
 
 
 def test_on_memory_a_configuration_alone_reaches_nobody(run: Run, config: Config) -> None:
-    """With --config on an adapter that keeps nothing outside of the process the command says so."""
+    """With --config on an in-process adapter the command warns that nobody receives the events."""
     path = config("bus: {adapter: memory, strict_topics: false}")
     result = run("publish", "--topic", "a.b.happened", "--aggregate-id", "new", "--config", path)
     assert result.exit_code == 0
-    assert "'memory' keeps nothing outside of its process, so nobody receives" in result.stderr
+    assert "'memory' stores nothing outside its process, so nobody receives" in result.stderr
     assert "--app MODULE:ATTR" in result.stderr
     assert "1 event reached nobody" in result.stderr
 
@@ -260,7 +260,7 @@ def test_a_file_of_events_is_published(run: Run, module: Module, tmp_path: Path)
 
 
 def test_bad_lines_are_reported_and_passed_over(run: Run, module: Module) -> None:
-    """Each bad line is reported with its number, what it is and why; good ones are published; status 1."""
+    """Each bad line is reported with number, topic, id and reason; good ones are published; status 1."""
     lines = [
         line(),
         "not json",
@@ -300,7 +300,7 @@ def test_bad_lines_are_reported_and_passed_over(run: Run, module: Module) -> Non
 
 
 def test_the_report_is_on_stderr(run: Run, module: Module) -> None:
-    """For people each bad line is one line on stderr, and the sentence at the end counts them."""
+    """Plain output has one line on stderr for each bad line, and counts them in the last sentence."""
     text = f"{line()}\n{line(topic='shop.order.paced')}\n"
     result = run("publish", "--file", "-", "--app", f"{module(APP)}:bus", input=text)
     assert result.exit_code == 1
@@ -309,7 +309,7 @@ def test_the_report_is_on_stderr(run: Run, module: Module) -> None:
 
 
 def test_a_newer_version_may_bring_more_fields(run: Run, module: Module) -> None:
-    """Unknown fields of an event with a higher dataversion are passed over, as handlers would."""
+    """Unknown fields of an event with a higher dataversion are ignored, as they are for handlers."""
     text = line(dataversion=2, data={"number": 1, "more": 2})
     assert run.json("publish", "--file", "-", "--app", f"{module(APP)}:bus", input=text)["accepted"] == 1
 
@@ -362,7 +362,7 @@ def test_events_are_published_as_they_come_through_a_pipe(start: Start, module: 
 
 
 def test_an_interrupt_tells_how_far_it_came(start: Start, module: Module) -> None:
-    """Ctrl-C while waiting for more lines drains, tells what was published, and ends with 130."""
+    """Ctrl-C while waiting for more lines drains, prints the account, and ends with 130."""
     process = start("publish", "--file", "-", "--app", f"{module(APP + PRINT)}:bus", stdin=subprocess.PIPE)
     process.popen.stdin.write(line(data={"number": 41}) + "\n")
     process.popen.stdin.flush()
@@ -396,7 +396,7 @@ def test_a_sync_bus_publishes_too(run: Run, module: Module) -> None:
 
 
 def test_progress_is_shown_on_a_terminal(start: Start, module: Module, tmp_path: Path) -> None:
-    """On a terminal the errors stand above a bar; elsewhere there is no bar."""
+    """On a terminal errors are printed above a progress bar; elsewhere there is no bar."""
     pty = pytest.importorskip("pty")
     (tmp_path / "events.jsonl").write_text(f"{line()}\nnot json\n")
     controller, terminal = pty.openpty()

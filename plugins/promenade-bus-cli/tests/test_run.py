@@ -79,7 +79,7 @@ def test_what_is_not_finished_in_time_is_reported(start: Start, module: Module) 
 
 
 def test_a_handler_that_refuses_to_end_cannot_hold_the_worker(start: Start, module: Module) -> None:
-    """A handler that swallows its cancellation is abandoned: the process ends in spite of it."""
+    """A handler that swallows its cancellation is abandoned, and the process ends."""
     source = """
     import asyncio
     async def forever(event):
@@ -174,7 +174,7 @@ def test_a_sync_bus_is_a_worker_too(start: Start, module: Module) -> None:
 
 
 def test_a_bus_that_cannot_start_ends_with_its_error(start: Start, module: Module) -> None:
-    """What the start raises is one message, and the status is 2."""
+    """An error at start is one message, and the status is 2."""
     source = """
     bus = open_bus(CONFIG)
     bus.subscribe("shop.#", print, name="audit", start="earliest")
@@ -186,7 +186,7 @@ def test_a_bus_that_cannot_start_ends_with_its_error(start: Start, module: Modul
 
 
 def test_a_worker_whose_output_nobody_reads_goes_on(module: Module, tmp_path: Path) -> None:
-    """A reader of stdout that goes away neither stops the worker nor keeps it from draining."""
+    """A closed stdout neither stops the worker nor prevents its drain."""
     name = module(WORKER.format(work="asyncio.sleep(0)"))
     command = [sys.executable, "-m", "promenade_bus_cli", "run", f"{name}:bus"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:

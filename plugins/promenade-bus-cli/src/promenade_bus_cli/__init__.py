@@ -10,5 +10,5 @@ __all__ = ["promenade_bus_commands"]
 
 @hookimpl
 def promenade_bus_commands() -> Mapping[str, Command]:
-    """Offers every built-in command, loaded when it is asked for."""
+    """Returns the built-in commands; each is loaded on first use."""
     return COMMANDS

@@ -1,4 +1,4 @@
-"""``python -m promenade_bus_cli``: the same as the script ``promenade-bus``."""
+"""Runs the script ``promenade-bus`` as ``python -m promenade_bus_cli``."""
 
 from promenade_bus_cli.main import main
 

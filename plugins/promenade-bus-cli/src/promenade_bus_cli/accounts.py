@@ -1,4 +1,4 @@
-"""What became of the events that a command published."""
+"""The account of a command: the outcome of every event that it published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_KEPT = 1_000
 
 @dataclass(frozen=True)
 class Fault:
-    """Why one line was not accepted."""
+    """A refused line and the reason."""
 
     line: int
     names: dict[str, str]
@@ -26,7 +26,7 @@ class Fault:
     why: str
 
     def sentence(self) -> str:
-        """Line, what it is, and why."""
+        """Returns line number, topic and id, and reason as one sentence."""
         what = " ".join(self.names.values())
         return clean(f"line {self.line}: {f'{what}: ' if what else ''}{self.why}")
 
@@ -45,12 +45,12 @@ class Account:
     report: DrainReport | None = None
 
     def accepted(self, event: Event) -> None:
-        """An event was accepted, or passed the check."""
+        """Counts an event that the bus accepted, or that passed the check of a dry run."""
         self.accepted_events += 1
         self.last_event = event
 
     def refused(self, line: int, names: dict[str, str], error: Exception) -> Fault:
-        """A line was not accepted. Only the first thousand are kept."""
+        """Counts a refused line, and keeps the first thousand of them."""
         fault = Fault(line, names, type(error).__name__, str(error))
         self.refused_lines += 1
         if len(self.faults) < _MOST_KEPT:
@@ -58,27 +58,27 @@ class Account:
         return fault
 
     def closed(self, report: DrainReport) -> None:
-        """The bus is closed."""
+        """Records the drain report of the closed bus."""
         self.report = report
 
     @property
     def is_clean(self) -> bool:
-        """Whether every event was accepted, and none was left behind or lost."""
+        """True when every event was accepted and none was abandoned or lost."""
         return not self.refused_lines and not self.is_abandoned and not self.bus.state().lost
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the bus was closed before everything was settled."""
+        """True when the bus closed before every event was settled."""
         return self.report is not None and bool(self.report.abandoned or not self.report.completed)
 
     def sentence(self) -> str:
-        """How many events were accepted, and how many lines were not."""
+        """Returns the number of accepted events and of refused lines as a sentence."""
         done = "valid, nothing was published" if self.dry_run else "published"
         refused = f", {counted(self.refused_lines, 'line')} refused" if self.refused_lines else ""
         return f"{counted(self.accepted_events, 'event')} {done}{refused}"
 
     def as_data(self) -> dict[str, Any]:
-        """Everything, as plain data."""
+        """Returns the whole account as plain data."""
         state = self.bus.state()
         return {
             "dry_run": self.dry_run,
@@ -96,9 +96,9 @@ class Account:
         }
 
     def topics(self) -> list[dict[str, Any]]:
-        """For each topic what was published, which subscriptions get it, and what was abandoned.
+        """Counts published and abandoned events per topic.
 
-        Published counts what handlers published as well.
+        Events that handlers published are included.
         """
         abandoned = Counter(item.topic for item in self.report.abandoned) if self.report else Counter[str]()
         return [
@@ -108,7 +108,7 @@ class Account:
         ]
 
     def subscriptions(self) -> list[dict[str, Any]]:
-        """The counters of each subscription that got anything."""
+        """Returns the counters of each subscription that received an event."""
         rows = [
             {
                 "subscription": item.name,
@@ -124,7 +124,7 @@ class Account:
 
 
 def print_account(account: Account, *, as_json: bool) -> None:
-    """Tables and a sentence for people, or JSON."""
+    """Prints the account as JSON, or as tables and a sentence."""
     if as_json:
         print_json(account.as_data())
         return
@@ -137,14 +137,14 @@ def print_account(account: Account, *, as_json: bool) -> None:
     click.echo(account.sentence() + ("" if account.dry_run else single))
     state = account.bus.state()
     if state.unrouted:
-        remark(f"{counted(state.unrouted, 'event')} reached nobody: no subscription here gets the topic")
+        remark(f"{counted(state.unrouted, 'event')} reached nobody: no subscription here matches the topic")
     if state.lost:
-        remark(f"{counted(state.lost, 'event')} lost; the log names them")
+        remark(f"{counted(state.lost, 'event')} lost; see the log for their ids")
     print_abandoned(account)
 
 
 def print_abandoned(account: Account) -> None:
-    """How many events handlers had not finished when the bus was closed, if there are any."""
+    """Prints the number of events whose handlers had not finished when the bus closed, if any."""
     if account.report is not None and account.report.abandoned:
         remark(f"{counted(len(account.report.abandoned), 'event')} abandoned when the shutdown timeout ended")
 

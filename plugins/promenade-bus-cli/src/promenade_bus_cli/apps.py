@@ -1,6 +1,6 @@
-"""The application's bus: found by ``MODULE:ATTR``, and driven from the event loop of a command.
+"""Finds the application's bus by ``MODULE:ATTR`` and runs it on the event loop of a command.
 
-Everything here raises ``CommandFailed`` with what was looked for, and where.
+Functions raise ``CommandFailed``; its message names the missing module or attribute and the searched place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ R = TypeVar("R")
 
 
 class App:
-    """One bus, whichever kind it is. ``bus`` is for looking; everything that acts is a method."""
+    """A ``Bus`` or ``SyncBus`` behind one interface.
+
+    Read state through ``bus``; start, publish and close through the methods.
+    """
 
     def __init__(self, bus: Bus, sync: SyncBus | None = None, *, has_handlers: bool) -> None:
         self.bus = bus
@@ -64,7 +67,7 @@ class App:
         return await (self.bus.health() if self._sync is None else asyncio.to_thread(self._sync.health))
 
     async def publish(self, items: Sequence[tuple[Topic[Any], Event]]) -> Sequence[Exception | None]:
-        """Publishes in order; for each item None, or why it was not accepted, ``BusClosed`` included."""
+        """Publishes in order. Returns None or an error (``BusClosed`` included) for each item."""
         try:
             if self._sync is None:
                 await self.bus.publish_many(items)
@@ -78,7 +81,7 @@ class App:
 
     @property
     def stays_inside(self) -> bool:
-        """Whether the adapter keeps nothing outside of this process."""
+        """True when the adapter stores nothing outside this process."""
         features = self.bus.adapter.features
         return features.in_process and not features.durable
 
@@ -91,17 +94,17 @@ class FoundApp:
     value: Any
 
     async def open(self) -> App:
-        """Its bus, not started."""
+        """Returns its bus, not started."""
         return await _made(self.spec, self.value)
 
 
 def find_app(spec: str) -> FoundApp:
-    """Imports ``MODULE:ATTR``. Call it outside of an event loop, so that Ctrl-C can end an import."""
+    """Imports ``MODULE:ATTR``. Call it outside an event loop, so that Ctrl-C can end an import."""
     return FoundApp(spec, _found(spec))
 
 
 async def _configured(config: str) -> App:
-    """A bus of a configuration file, which has no handlers. Not started."""
+    """Opens a bus from a configuration file. It has no handlers and is not started."""
     return App(open_bus(config), has_handlers=False)
 
 
@@ -113,12 +116,12 @@ def run_with_app(
 ) -> R:
     """Runs a coroutine on the bus of ``--app`` or ``--config``. Ctrl-C cancels it.
 
-    ``signals`` are those of the command, if it says itself what Ctrl-C leads to.
+    Pass ``signals`` when the command handles Ctrl-C itself.
     """
     context = click.get_current_context()
     if spec is not None and context.get_parameter_source("config") is click.core.ParameterSource.COMMANDLINE:
         raise CommandFailed(
-            "--app and --config exclude each other: the application opens its own configuration"
+            "use either --app or --config, not both: the application opens its own configuration"
         )
 
     if spec is not None:
@@ -127,7 +130,7 @@ def run_with_app(
         opening = partial(_configured, config)
     else:
         raise CommandFailed(
-            f"which bus? Give --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
+            f"no bus given: pass --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
         )
     heard = signals or Signals()
 
@@ -145,7 +148,7 @@ def run_with_app(
 def _found(spec: str) -> Any:
     module_name, colon, path = spec.partition(":")
     if not colon or not module_name or not path:
-        raise CommandFailed(f"{spec!r} names no application; write MODULE:ATTR, as in 'myshop.main:bus'")
+        raise CommandFailed(f"{spec!r} is not an application; write MODULE:ATTR, such as 'myshop.main:bus'")
     value: Any = _imported(module_name)
     where = f"the module {module_name!r}"
     for name in path.split("."):
@@ -168,10 +171,10 @@ def _imported(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise CommandFailed(
-                f"there is no module {error.name!r} in {directory} or among the installed packages"
+                f"no module named {error.name!r} in {directory} or among the installed packages"
             ) from error
         raise CommandFailed(_import_failure(name, error)) from error
-    except BaseException as error:  # a module that calls sys.exit() fails like any other
+    except BaseException as error:  # sys.exit() at import is a failure too
         raise CommandFailed(_import_failure(name, error)) from error
 
 
@@ -183,7 +186,7 @@ def _import_failure(name: str, error: BaseException) -> str:
         if not code.co_filename.startswith("<frozen") and code.co_filename != importlib.__file__:
             place = f" ({code.co_filename}:{traceback.tb_lineno})"
         traceback = traceback.tb_next
-    return f"the module {name!r} cannot be imported: {what}{place}; --debug shows more"
+    return f"the module {name!r} cannot be imported: {what}{place}; use --debug for the traceback"
 
 
 def _nearest(name: str, value: object) -> str:
@@ -206,15 +209,15 @@ async def _made(spec: str, found: Any) -> App:
     else:
         returned = "returned" if value is not found else "is"
         raise CommandFailed(
-            f"{spec} {returned} {_kind_of(value)}; it has to be a Bus or SyncBus that is not started, "
+            f"{spec} {returned} {_kind_of(value)}; expected a Bus or SyncBus that is not started, "
             "or a function without parameters that returns one"
         )
     app, status = App(bus, sync, has_handlers=True), bus.status
     if status != "not started":
         if status == "open" and value is not found:
-            await app.close()  # its workers would keep the event loop from ending
+            await app.close()  # its workers would keep the event loop alive
         raise CommandFailed(
-            f"the bus of {spec} is {status} already; hand it over as open_bus() returns it: "
+            f"the bus of {spec} is already {status}; return it as open_bus() does: "
             "the command starts and closes it"
         )
     return app
@@ -225,7 +228,7 @@ async def _called(spec: str, factory: Callable[..., Any]) -> Any:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise CommandFailed(
-            f"{spec} cannot be called without arguments ({error}); a function that makes a bus takes none"
+            f"{spec} cannot be called without arguments ({error}); a function that returns a bus takes none"
         ) from None
     except ValueError:
         pass  # a callable without a signature
@@ -240,7 +243,7 @@ async def _called(spec: str, factory: Callable[..., Any]) -> Any:
 
 def _call_failure(spec: str, error: BaseException) -> str:
     what = f"{type(error).__name__}: {error}".rstrip(": ")
-    return f"{spec} was called, and failed: {what}; --debug shows more"
+    return f"calling {spec} failed: {what}; use --debug for the traceback"
 
 
 def _kind_of(value: object) -> str:

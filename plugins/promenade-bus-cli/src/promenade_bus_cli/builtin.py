@@ -1,4 +1,4 @@
-"""The built-in commands by name. Nothing is imported until a command is asked for."""
+"""The built-in commands by name. A command is imported on first use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bus_core import Command
 __all__ = ["COMMANDS"]
 
 _HELP: Final = {
-    "config": "Check a configuration file, or show what it comes to.",
-    "explain": "Explain what happens to events, of TOPIC (a name or a pattern) or of every topic.",
+    "config": "Check a configuration file, or show the effective configuration.",
+    "explain": "Explain what happens to the events of TOPIC (a name or a pattern), or of every topic.",
     "health": "Start the bus, run its health probes, and close it.",
-    "plugins": "Show the installed plugins, and examine them.",
+    "plugins": "List the installed plugins, and check them.",
     "publish": "Publish one event, or a file of events.",
     "run": "Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).",
     "topics": "List the topics of the installed catalogues.",
@@ -23,7 +23,7 @@ _HELP: Final = {
 
 
 def _load(name: str) -> Any:
-    """The command; its module is named like it."""
+    """Imports a command from the module of the same name."""
     return getattr(import_module(f"promenade_bus_cli.{name}"), name)
 
 

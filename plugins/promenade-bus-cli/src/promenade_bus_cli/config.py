@@ -1,4 +1,4 @@
-"""``promenade-bus config``: checks a configuration file, and shows what it comes to."""
+"""``promenade-bus config``: checks a configuration file, and shows the effective configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["config"]
 
 @click.group()
 def config() -> None:
-    """Check a configuration file, or show what it comes to."""
+    """Check a configuration file, or show the effective configuration."""
 
 
 def _file_argument(command: Any) -> Any:
@@ -28,7 +28,7 @@ def _file_argument(command: Any) -> Any:
 
 def _required(file: str | None) -> str:
     if file is None:
-        raise CommandFailed(f"which file? Name it, or set {CONFIG_VARIABLE}")
+        raise CommandFailed(f"no file given: pass FILE, or set {CONFIG_VARIABLE}")
     return file
 
 
@@ -38,7 +38,7 @@ def _required(file: str | None) -> str:
 @debug_option
 @click.pass_context
 def check(ctx: click.Context, file: str | None, as_json: bool) -> None:
-    """Report every fault of FILE at once, those in the options of plugins included.
+    """Report every fault of FILE at once, including faults in the options of plugins.
 
     Exit status 1 when there is a fault.
     """
@@ -48,13 +48,13 @@ def check(ctx: click.Context, file: str | None, as_json: bool) -> None:
     except ConfigError as error:
         faults = [*error.faults]
     if as_json:
-        print_json({"source": source, "sound": not faults, "faults": faults})
+        print_json({"source": source, "valid": not faults, "faults": faults})
     elif faults:
         click.echo(f"{source}: {counted(len(faults), 'fault')}")
         for fault in faults:
             click.echo(f"  - {fault}")
     else:
-        click.echo(f"{source}: sound")
+        click.echo(f"{source}: valid")
     if faults:
         ctx.exit(REFUSED)
 

@@ -1,4 +1,4 @@
-"""What there is to say about a class of events: its own fields, their types, and which are personal."""
+"""Describes an event class: its own fields, their types, and which of them are personal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """One field of a class of events. ``default`` is how it is written in Python; None when required."""
+    """A field of an event class. ``default`` is Python source, or None for a required field."""
 
     name: str
     type: str
@@ -52,12 +52,12 @@ class FieldFacts:
     personal: bool
 
     def as_data(self) -> dict[str, Any]:
-        """The facts as plain data."""
+        """Returns the facts as plain data."""
         return asdict(self)
 
 
 def fields_of(cls: type[Event[Any]]) -> list[FieldFacts]:
-    """The fields that a class adds to those that every event has."""
+    """Returns the fields that a class adds to the fields of every event."""
     return [
         FieldFacts(
             name=field.name,
@@ -71,17 +71,17 @@ def fields_of(cls: type[Event[Any]]) -> list[FieldFacts]:
 
 
 def names_of(cls: type[Event[Any]]) -> tuple[str, ...]:
-    """The names of these fields."""
+    """Returns the names of the fields that a class adds."""
     return tuple(fact.name for fact in fields_of(cls))
 
 
 def class_name(cls: type[Any]) -> str:
-    """Module and name of a class."""
+    """Returns module and name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def summary_of(cls: type[Any]) -> str:
-    """The first sentence of a class's documentation."""
+    """Returns the first sentence of a class's docstring."""
     text = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
     return " ".join(text.split())
 
@@ -98,7 +98,7 @@ def _describe_default(default: Any) -> str | None:
 
 
 def describe_type(shape: Shape) -> str:
-    """A type as a reader wants it: ``str (an e-mail address) | None``, ``'password' | 'sso'``."""
+    """Describes a type for people: ``str (an e-mail address) | None``, ``'password' | 'sso'``."""
     if isinstance(shape, Scalar):
         return "None" if shape.cls is type(None) else shape.cls.__name__
     if isinstance(shape, Hidden):
@@ -125,6 +125,6 @@ def describe_type(shape: Shape) -> str:
 
 
 def has_text_form(shape: Shape) -> bool:
-    """Whether a JSON text may be a value of the type, so that a word on the command line needs no quotes."""
+    """Returns True when the type accepts a JSON string, so that ``--set`` needs no quotes."""
     kinds = json_kinds(shape)
     return "text" in kinds and kinds != json_kinds(AnyJson())

@@ -1,4 +1,4 @@
-"""Events from what people and programs write: CloudEvents in JSON, and options of the command line."""
+"""Reads events from CloudEvents in JSON and from command-line options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DocumentReader", "EventOptions"]
 
 @dataclass(frozen=True)
 class EventOptions:
-    """One event as options describe it."""
+    """The command-line options that describe one event."""
 
     topic: str | None
     aggregate_id: str | None
@@ -33,15 +33,15 @@ class EventOptions:
 
     @property
     def describe_an_event(self) -> bool:
-        """Whether there is more than the topic."""
+        """Returns True when an option other than the topic is given."""
         return bool(self.aggregate_id or self.data or self.settings or self.type)
 
 
 class DocumentReader:
     """Reads events strictly, into the classes of their topics.
 
-    A document is CloudEvents in JSON whatever the bus puts on the wire; a bus whose serializer is ``json``
-    reads it with its own bounds. Errors are errors of the bus, and never quote a value.
+    A document is always a CloudEvent in JSON, whatever the serializer of the bus. The limits are those of the
+    bus's serializer if it is ``json``. Raises a ``BusError`` that never quotes a value.
     """
 
     def __init__(self, parts: BusParts, topic: str | None) -> None:
@@ -59,7 +59,7 @@ class DocumentReader:
     # --- one line of a file ---
 
     def from_line(self, line: Line) -> tuple[Topic[Any], Event]:
-        """The event of a line, and its topic; raises a ``BusError``."""
+        """Returns topic and event of a line; raises a ``BusError``."""
         if line.is_cut:
             raise DeserializationError("the line is longer than 64 MiB")
         document = self._document(line.body)
@@ -67,7 +67,7 @@ class DocumentReader:
         return topic, self._event(topic, line.body, document)
 
     def names_in(self, line: Line) -> dict[str, str]:
-        """The topic and the id of a line, as far as they can be read, for people to recognize it."""
+        """Returns the topic and id of a line, as far as they are readable, for an error message."""
         try:
             document = self._document(line.body)
         except DeserializationError:
@@ -108,11 +108,11 @@ class DocumentReader:
     # --- one event of options ---
 
     def from_options(self, options: EventOptions) -> tuple[Topic[Any], Event]:
-        """The event that the options describe, and its topic; raises ``CommandFailed`` or a ``BusError``."""
+        """Returns topic and event from options; raises ``CommandFailed`` or a ``BusError``."""
         topic = self._parts.registry.find(options.topic or "")
         untyped = _is_untyped(topic.event_class)
         if options.type is not None and not untyped:
-            raise CommandFailed(f"--type is for topics without a class of events; {topic.name!r} has one")
+            raise CommandFailed(f"--type is for topics without an event class; {topic.name!r} has one")
         document = {
             "specversion": "1.0",
             "id": str(uuid7()),
@@ -132,7 +132,7 @@ class DocumentReader:
 def _unknown_fields(
     topic: Topic[Any], document: Mapping[str, Any], known_names: dict[str, tuple[str, ...]]
 ) -> list[str]:
-    """What to say about fields that the class does not have. Only a newer version of it may bring some."""
+    """Describes fields that the class does not have. Only a newer version of the event may have some."""
     cls, data, version = topic.event_class, document.get("data"), document.get("dataversion")
     if _is_untyped(cls) or not isinstance(data, dict):
         return []
@@ -146,7 +146,7 @@ def _unknown_fields(
 
 def _no_such_field(name: str, known: Sequence[str]) -> str:
     if not name.isidentifier() or len(name) > 60:
-        return "it has a field whose name is no name of a field"
+        return "it has a field with an invalid name"
     nearest = nearest_names(name, known, limit=1)
     return f"it has no field {name!r}" + (f" (did you mean {nearest[0]!r}?)" if nearest else "")
 
@@ -156,12 +156,12 @@ def _last_words(topic: str) -> str:
 
 
 def _aggregate_id(text: str | None, cls: type[Event[Any]]) -> str:
-    """The text of an id that is one of the class; ``new`` makes a UUID where ids are UUIDs."""
+    """Returns an id of the class's type as text; ``new`` makes a UUID where ids are UUIDs."""
     ids = model_of(cls).id
     is_uuid = ids.exact is UUID
     if text is None:
         kind = "UUID" if is_uuid else "ID"
-        raise CommandFailed(f"what is the event about? Give --aggregate-id {kind}" + _OR_NEW * is_uuid)
+        raise CommandFailed(f"no aggregate id: pass --aggregate-id {kind}" + _OR_NEW * is_uuid)
     if text == "new" and is_uuid:
         return str(uuid7())
     try:
@@ -184,14 +184,14 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 
 def _settings(topic: Topic[Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    """Fields given one by one. A field that can hold a text gets the text; any other is read as JSON."""
+    """Reads the fields of ``--set``. A field that accepts a str gets the text; any other is read as JSON."""
     fields = () if _is_untyped(topic.event_class) else model_of(topic.event_class).own.fields
     shapes = {field.key: field.shape for field in fields}
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise CommandFailed("--set takes KEY=VALUE, as in --set email=a@example.com")
+            raise CommandFailed("--set takes KEY=VALUE, for example --set email=a@example.com")
         if key in found:
             raise CommandFailed(f"--set gives {key!r} twice")
         found[key] = text if key in shapes and has_text_form(shapes[key]) else _json_or_text(text)
@@ -206,5 +206,5 @@ def _json_or_text(text: str) -> Any:
 
 
 def _is_untyped(cls: type[Event]) -> bool:
-    """Whether events of a topic have no fields of their own: the topic has no class, or is not declared."""
+    """Returns True for a topic without an event class of its own, or one that is not declared."""
     return cls is Event or issubclass(cls, BaseEvent)

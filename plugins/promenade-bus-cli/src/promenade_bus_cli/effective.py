@@ -1,4 +1,4 @@
-"""What a configuration comes to: its choices with every default filled in, secrets hidden."""
+"""The effective configuration: every default filled in, secrets hidden."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["effective_config", "effective_options"]
 
 
 def effective_options(registry: NamedRegistry[Any], choice: PluginChoice) -> dict[str, Any]:
-    """The options of a choice as its plugin reads them; as they are written when it cannot."""
+    """Returns the options as the plugin reads them, or as written when the plugin rejects them."""
     try:
         options = read_choice(registry.select(choice.name).value.options, choice, [])
     except PluginError:
@@ -24,7 +24,7 @@ def effective_options(registry: NamedRegistry[Any], choice: PluginChoice) -> dic
 
 
 def effective_config(config: BusConfig) -> dict[str, Any]:
-    """The whole ``bus`` section as plain data, in the shape of the file."""
+    """Returns the whole ``bus`` section as plain data, in the shape of the file."""
     plugins = discover(disable=config.plugins.disable, only=config.plugins.only)
     described: dict[str, Any] = _plain(describe_config(config))
     bus: dict[str, Any] = described["bus"]
@@ -55,7 +55,7 @@ def _fill_in_adapters(config: BusConfig, plugins: Plugins, bus: dict[str, Any]) 
 
 
 def _plain(value: Any) -> Any:
-    """A copy of exact dicts, lists and texts, which every writer knows."""
+    """Copies into plain dicts, lists and strings, which every writer supports."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

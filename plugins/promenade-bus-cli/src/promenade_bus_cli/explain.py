@@ -1,4 +1,4 @@
-"""``promenade-bus explain``: which subscription gets which topic, through what, from where."""
+"""``promenade-bus explain``: subscriptions, topics, middleware and retry policies with their origins."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["explain"]
 @json_option
 @debug_option
 def explain(topic: str | None, app: str | None, config: str | None, as_json: bool) -> None:
-    """Explain what happens to events, of TOPIC (a name or a pattern) or of every topic.
+    """Explain what happens to the events of TOPIC (a name or a pattern), or of every topic.
 
-    With --app: which subscription gets which topic, through which middleware in which order, with which
-    retry policy, and from which distribution each part comes. Without it, what the configuration and the
-    installed catalogues say. Nothing is started.
+    With --app: shows each subscription with its topics, its middleware in order, its retry policy, and the
+    distribution of each part. Without --app: shows the configuration and the installed catalogues. Starts
+    nothing.
     """
 
     async def explained(app: App) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def explain(topic: str | None, app: str | None, config: str | None, as_json: boo
 
 
 class _Explanation:
-    """Looks at a bus that is not started, and at what it was assembled from."""
+    """Describes a bus that is not started, and the parts that it was built from."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -140,7 +140,7 @@ class _Explanation:
     # --- retry policies ---
 
     def _retries(self, subscription: Subscription, names: list[str]) -> list[dict[str, Any]]:
-        """The policies of a subscription, each with the topics that it is for."""
+        """Returns the retry policies of a subscription, each with its topics."""
         found: list[dict[str, Any]] = []
         for name in names:
             policy = subscription.retry_for(name)
@@ -166,7 +166,7 @@ def _covered(topic: str, names: list[str]) -> list[str]:
 
 
 def _source(choice: PluginChoice, option: str) -> str:
-    """Where in the configuration an option is set."""
+    """Returns the place in the configuration that sets an option."""
     if option not in choice.options:
         return "default"
     path = join_path(choice.path, option)
@@ -178,7 +178,7 @@ def _given_retry(policy: RetryPolicy) -> dict[str, Any]:
     return {
         "kind": "retry policy",
         "name": cls.__qualname__,
-        "origin": "the code that subscribes",
+        "origin": "the subscribing code",
         "options": render_settings(policy) if attrs.has(cls) else {},
         "path": None,
         "sources": {},
@@ -195,19 +195,19 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"            {found['adapter']['remedy']}")
     click.echo(f"serializer  {_part_line(found['serializer'])}")
     click.echo(
-        f"workers     {found['worker_pool_size']:,} handlers at once, "
-        f"room for {found['buffer_size']:,} events that wait"
+        f"workers     {counted(found['worker_pool_size'], 'handler')} at once, "
+        f"queue of {counted(found['buffer_size'], 'event')}"
     )
-    _print_chain("publishing passes", found["publish_middleware"], "nothing: no publish middleware")
-    _print_chain("handling passes", found["consume_middleware"], "nothing: no consume middleware")
+    _print_chain("publish middleware", found["publish_middleware"], "none")
+    _print_chain("consume middleware", found["consume_middleware"], "none")
     _print_chain("health probes", found["health_probes"], "none")
     click.echo()
     for subscription in found["subscriptions"]:
         _print_subscription(subscription, found["consume_middleware"])
     if not found["subscriptions_known"]:
-        click.echo("subscriptions are made by an application: name it with --app MODULE:ATTR\n")
+        click.echo("subscriptions are made by an application: pass --app MODULE:ATTR to see them\n")
     elif not found["subscriptions"]:
-        click.echo("no subscription gets any of these topics\n")
+        click.echo("no subscription matches any of these topics\n")
     for topic in found["topics"]:
         _print_topic(topic, subscriptions_known=found["subscriptions_known"])
 
@@ -225,19 +225,19 @@ def _print_chain(title: str, parts: list[dict[str, Any]], otherwise: str) -> Non
 
 def _print_subscription(found: dict[str, Any], middleware: list[dict[str, Any]]) -> None:
     click.secho(f"{found['subscription']}", bold=True)
-    click.echo(f"  gets        {found['topic']}{_count_of(found)}")
+    click.echo(f"  receives    {found['topic']}{_count_of(found)}")
     chain = " -> ".join([*(part["name"] for part in middleware), found["handler"]])
-    click.echo(f"  through     {chain}")
+    click.echo(f"  calls       {chain}")
     how = [f"{found['mode']} {found['group']}" if found["mode"] == "group" else "broadcast: every instance"]
     if found["ordered"]:
-        how.append("in order of each key")
+        how.append("ordered by key")
     if found["concurrency"] is not None:
         how.append(f"at most {found['concurrency']} at once")
     if found["timeout"] is not None:
         how.append(f"each attempt within {format_duration(found['timeout'])}")
     if found["give_up_on"]:
         how.append(f"never retries {', '.join(found['give_up_on'])}")
-    click.echo(f"  as          {', '.join(how)}")
+    click.echo(f"  mode        {', '.join(how)}")
     for entry in found["retry"]:
         which = "" if len(found["retry"]) == 1 else f" for {_shortened(entry['topics'])}"
         click.echo(f"  retry       {_retry_line(entry['retry'])}{which}")
@@ -266,6 +266,6 @@ def _print_topic(topic: dict[str, Any], *, subscriptions_known: bool) -> None:
         f"  carries     {topic['event']}, {origin if origin == 'declared in code' else f'from {origin}'}"
     )
     if subscriptions_known:
-        click.echo(f"  goes to     {', '.join(topic['subscriptions']) or 'nobody here'}")
+        click.echo(f"  goes to     {', '.join(topic['subscriptions']) or 'no subscription'}")
     else:
         click.echo(f"  retry       {_retry_line(topic['retry'])}")

@@ -1,4 +1,4 @@
-"""How a command fails: one clear message, and an exit status that says which kind of failure it is."""
+"""The failure of a command: one message, and an exit status for the kind of failure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from promenade_bus_cli.output import clean
 __all__ = ["INTERRUPTED", "REFUSED", "USAGE", "CommandFailed", "Interrupted", "leave_now", "status_of"]
 
 REFUSED = 1
-"""The command was understood, and its work did not end well."""
+"""The command ran, and part of its work failed."""
 
 USAGE = 2
-"""The command, the configuration or the application cannot be used as it is."""
+"""The command, the configuration or the application is invalid."""
 
 
 INTERRUPTED = 130
-"""Ctrl-C has ended the command."""
+"""Ctrl-C ended the command."""
 
 
 class CommandFailed(click.ClickException):
     """Ends a command with a message; ``exit_code`` is the exit status.
 
-    What others have made, such as names on a server, may stand in it: nothing of it commands a terminal.
+    Control characters are replaced, because the message may contain names from a server.
     """
 
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
@@ -37,16 +37,16 @@ class CommandFailed(click.ClickException):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, which the command has answered: it has closed what it had opened, and needs to say no more."""
+    """Ctrl-C after the command has closed its bus and printed its account: print nothing more."""
 
 
 def status_of(error: BusError) -> int:
-    """The exit status for an error of the bus."""
+    """Returns the exit status for an error of the bus."""
     return REFUSED if isinstance(error, EventError | PublishError | SerializationError) else USAGE
 
 
 def leave_now(status: int) -> NoReturn:
-    """Ends the process although threads, or abandoned handlers, still run: they may never return."""
+    """Ends the process at once, even while threads or abandoned handlers still run."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""``promenade-bus health``: starts the bus, runs its probes, and tells what they found."""
+"""``promenade-bus health``: starts the bus, runs its probes, and prints the results."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ async def _examined(app: App) -> tuple[HealthReport, str | None]:
     if not app.stays_inside:
         return report, None
     return report, (
-        f"note: the adapter {app.bus.adapter.name!r} keeps nothing outside of its process, so this says "
-        "nothing about buses that run elsewhere"
+        f"note: the adapter {app.bus.adapter.name!r} stores nothing outside its process, so this report "
+        "does not cover buses in other processes"
     )

@@ -1,4 +1,4 @@
-"""Lines of a file or a pipe, read by a thread, so that the event loop goes on meanwhile."""
+"""Reads the lines of a file or a pipe in a thread, so that the event loop is not blocked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LONGEST = 1 << 26
 
 @dataclass(frozen=True)
 class Line:
-    """One line without its end. ``number`` counts from 1; ``size`` is what it takes in the file.
+    """A line without its newline. ``number`` counts from 1; ``size`` is its length in the file in bytes.
 
-    Of a line longer than 64 MiB only the beginning is kept, and ``is_cut`` is true.
+    A line longer than 64 MiB is cut, and ``is_cut`` is true.
     """
 
     number: int
@@ -28,7 +28,7 @@ class Line:
 
 
 class _Splitter:
-    """Makes lines of chunks."""
+    """Splits chunks into lines."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -61,9 +61,9 @@ class _Splitter:
 
 
 async def read_lines(source: BinaryIO) -> AsyncIterator[list[Line]]:
-    """The lines, in lists of those that came in together. A byte order mark and blank lines are passed over.
+    """Yields lists of the lines that arrived together. Skips a byte order mark and blank lines.
 
-    The thread is a daemon that holds no lock of Python: it cannot keep an interrupted process alive.
+    The reading thread is a daemon and holds no Python lock, so it cannot keep an interrupted process alive.
     """
     raw: Any = getattr(source, "raw", source)
     loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ async def read_lines(source: BinaryIO) -> AsyncIterator[list[Line]]:
             try:
                 asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
             except (RuntimeError, asyncio.CancelledError):
-                return  # the loop is closed: nobody reads any more
+                return  # the loop is closed: there is no reader
             if not isinstance(item, bytes) or not item:
                 return
 

@@ -1,4 +1,4 @@
-"""The click commands of plugins, loaded with care: a fault of a plugin must not look like one of ours."""
+"""Loads the click commands of plugins, and reports a failure as a fault of that plugin."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["load_command"]
 
 
 def load_command(offer: Offer[Command]) -> click.Command:
-    """The click command that a plugin offers; raises ``CommandFailed`` when it cannot be loaded."""
+    """Loads the click command that a plugin offers; raises ``CommandFailed`` when that fails."""
     broken = f"the command {offer.name!r} of {offer.origin} cannot be loaded"
     try:
         command = offer.value.load()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # not even SystemExit may end what asked for it
+    except BaseException as error:  # SystemExit in a plugin must not end this command
         raise CommandFailed(f"{broken}: {type(error).__name__}: {error}") from error
     if not isinstance(command, click.Command):
         raise CommandFailed(
-            f"{broken}: it is an object of type {type(command).__name__}, not a click command"
+            f"{broken}: load returned an object of type {type(command).__name__}, not a click command"
         )
     return command

@@ -1,4 +1,4 @@
-"""The group ``promenade-bus``: built-in commands, those that plugins offer, and how errors are told."""
+"""The group ``promenade-bus``: built-in commands, plugin commands, and the printing of errors."""
 
 from __future__ import annotations
 
@@ -32,25 +32,24 @@ _ELSEWHERE = {
 
 
 class CommandLine(click.Group):
-    """Looks a command up among the built-in ones first, so that no plugin can take one away or break it.
+    """Looks up built-in commands first, so that no plugin can replace or break one.
 
-    The list of commands, and the completions of a shell, are made from what plugins say of their commands:
-    no command is loaded for them.
+    Help and shell completion use the help line that a plugin gives with a command; they load no command.
     """
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parses the arguments, and prints help."""
+        """Parses the arguments, and prints help if asked."""
         with _interrupts_told():
             return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of the commands, sorted."""
+        """Returns the names of the commands, sorted."""
         return sorted({*COMMANDS, *_installed(ctx).commands.names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, loaded now; None when there is none."""
+        """Loads and returns a command, or returns None for an unknown name."""
         if cmd_name in COMMANDS:
             command: click.Command = COMMANDS[cmd_name].load()
             return command
@@ -61,14 +60,14 @@ class CommandLine(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments name; fails with the nearest names, or with where to get it."""
+        """Returns the command that the arguments name; for an unknown one, suggests the nearest name."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             raise CommandFailed(self._unknown(ctx, name))
         return super().resolve_command(ctx, args)
 
     def _unknown(self, ctx: click.Context, name: str) -> str:
-        text = f"there is no command {name!r}"
+        text = f"no command named {name!r}"
         nearest = nearest_names(name, self.list_commands(ctx), limit=1)
         if name in _ELSEWHERE:
             text += f"; {_ELSEWHERE[name]}"
@@ -80,12 +79,12 @@ class CommandLine(click.Group):
         return text + "".join(f"\n  quarantined: {plugin}" for plugin in broken)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands. One that several plugins offer is listed with that fault."""
+        """Lists the commands. A command that several plugins offer is listed with that fault."""
         with formatter.section("Commands"):
             formatter.write_dl([*self._listed(ctx)])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands and options that begin with what was typed."""
+        """Returns the commands and options that begin with the typed text."""
         from click.shell_completion import CompletionItem
 
         completions = [
@@ -94,7 +93,7 @@ class CommandLine(click.Group):
         return [*completions, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def _listed(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
-        """Every command that is not hidden, with the line that says what it does."""
+        """Yields every visible command with its help line."""
         for name in self.list_commands(ctx):
             try:
                 command: Command = COMMANDS.get(name) or _installed(ctx).commands.select(name).value
@@ -105,7 +104,7 @@ class CommandLine(click.Group):
                 yield name, command.help
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; an error of the bus becomes one message and an exit status."""
+        """Runs the command; turns an error of the bus into one message and an exit status."""
         try:
             with _interrupts_told():
                 return super().invoke(ctx)
@@ -121,7 +120,7 @@ class CommandLine(click.Group):
 
 @contextmanager
 def _interrupts_told() -> Iterator[None]:
-    """Answers Ctrl-C with a word, unless more was said already, and its status. click would end with 1."""
+    """Prints a word on Ctrl-C, unless the command did, and exits with 130. click would exit with 1."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -133,7 +132,7 @@ def _interrupts_told() -> Iterator[None]:
 def _installed(ctx: click.Context) -> Plugins:
     found: Plugins | None = ctx.meta.get(_PLUGINS)
     if found is None:
-        with redirect_stdout(sys.stderr):  # a plugin that prints when it is imported spoils no output
+        with redirect_stdout(sys.stderr):  # a plugin may print when it is imported
             found = ctx.meta[_PLUGINS] = discover(kinds=("command",))
     return found
 
@@ -159,15 +158,15 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 )
 @debug_option
 def cli() -> None:
-    """Runs, feeds and explains an application on Promenade Bus.
+    """Run and inspect an application on Promenade Bus, and publish events to it.
 
-    Exit status: 0 when all is well, 1 when the work did not end well, 2 when the command, the
-    configuration or the application cannot be used, 130 when Ctrl-C has ended it.
+    Exit status: 0 for success, 1 when part of the work failed, 2 when the command, the configuration or the
+    application is invalid, 130 after Ctrl-C.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script. Ends the process."""
+    """Runs the console script and ends the process."""
     status: int | str | None = 0
     try:
         cli.main(arguments, prog_name="promenade-bus")
@@ -176,11 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output is gone. Nothing else may be written to it while Python shuts down.
+        # The reader of stdout is gone. Python must not write to it again while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = status or 1
     if status == INTERRUPTED:
-        leave_now(INTERRUPTED)  # whatever threads still wait for
+        leave_now(INTERRUPTED)  # do not wait for threads
     sys.exit(status)
 
 

@@ -26,11 +26,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIG_VARIABLE = "PROMENADE_BUS_CONFIG"
 DEBUG = "promenade_bus_cli.debug"
-"""The key in ``Context.meta`` that says whether tracebacks are wanted."""
+"""The key in ``Context.meta`` that is true when tracebacks are wanted."""
 
 
 def duration(text: str) -> float:
-    """Seconds, from ``5s``, ``1m30s`` or a plain number: the type of an option."""
+    """Parses ``5s``, ``1m30s`` or a plain number into seconds; used as an option's type."""
     try:
         return parse_duration(f"{text}s" if text.replace(".", "", 1).isdecimal() else text)
     except ValueError as error:
@@ -43,7 +43,7 @@ def _remember_debug(ctx: click.Context, _parameter: click.Parameter, value: bool
 
 
 def debug_option(command: F) -> F:
-    """Adds ``--debug``, which may stand before or after the name of the command."""
+    """Adds ``--debug``, accepted before or after the name of the command."""
     return click.option(
         "--debug",
         is_flag=True,
@@ -54,7 +54,7 @@ def debug_option(command: F) -> F:
 
 
 def config_option(command: F) -> F:
-    """Adds ``--config FILE``, by default the file that the environment names."""
+    """Adds ``--config FILE``; the default is the file in the environment variable."""
     return click.option(
         "--config",
         "config",
@@ -72,12 +72,12 @@ def app_option(command: F) -> F:
         "app",
         metavar="MODULE:ATTR",
         help="The application's bus: an unstarted Bus or SyncBus, or a function that returns one. "
-        "Takes the place of --config.",
+        "Replaces --config.",
     )(command)
 
 
 def json_option(command: F) -> F:
-    """Adds ``--json``: then only the JSON document goes to stdout, whatever else prints meanwhile."""
+    """Adds ``--json``. With it, only the JSON document goes to stdout; other prints go to stderr."""
 
     @functools.wraps(command)
     def run(*arguments: Any, as_json: bool, **others: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs. Progress and remarks go to stderr."""
+"""Printing: tables for people, JSON for programs. Progress and remarks go to stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _outside: ContextVar[TextIO | None] = ContextVar("promenade_bus_cli_stdout", def
 
 @contextmanager
 def diverted() -> Iterator[None]:
-    """A block in which stdout is for ``print_json`` alone: whatever else is printed goes to stderr."""
+    """Reserves stdout for ``print_json`` inside the block: everything else that is printed goes to stderr."""
     token = _outside.set(_outside.get() or sys.stdout)
     try:
         with redirect_stdout(sys.stderr):
@@ -30,9 +30,9 @@ def diverted() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. It is pure ASCII, so that no terminal or locale can spoil it.
+    """Prints one JSON document on stdout, in ASCII for any terminal and locale.
 
-    Numbers that JSON does not have, such as infinity, become texts.
+    Numbers that JSON lacks, such as infinity, become strings.
     """
     click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), file=_outside.get())
 
@@ -46,7 +46,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table: drawn on a terminal, aligned text elsewhere, one row per line."""
+    """Prints a table: drawn on a terminal, aligned text elsewhere, one row per line."""
     cells = [[clean(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _draw(columns, cells)
@@ -64,19 +64,19 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)  # the name, to be copied in one piece
+        table.add_column(column, overflow="fold", no_wrap=index == 0)  # names stay in one piece for copying
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
 
 
 def remark(text: str) -> None:
-    """Something for people that is no part of the result."""
+    """Prints a remark for people to stderr; it is not part of the result."""
     click.echo(text, err=True)
 
 
 def clean(text: str) -> str:
-    """The text on one line, without control characters that could command a terminal."""
+    """Returns the text on one line, with terminal control characters replaced."""
     return "".join(
         character
         if character.isprintable()
@@ -86,5 +86,5 @@ def clean(text: str) -> str:
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """``1 event``, ``2 events``."""
+    """Returns a number with its noun: ``1 event``, ``2 events``."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -1,4 +1,4 @@
-"""``promenade-bus plugins``: what is installed, and what is wrong with it."""
+"""``promenade-bus plugins``: lists the installed plugins and checks them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["plugins"]
 
 @click.group()
 def plugins() -> None:
-    """Show the installed plugins, and examine them."""
+    """List the installed plugins, and check them."""
 
 
 @plugins.command("list")
@@ -27,7 +27,7 @@ def plugins() -> None:
 @json_option
 @debug_option
 def list_plugins(config: str | None, as_json: bool) -> None:
-    """List the plugins, where each comes from, and what it offers."""
+    """List the plugins with their distributions, their status, and what they offer."""
     installed = installed_plugins(config).installed
     if as_json:
         print_json([_as_data(plugin) for plugin in installed])
@@ -63,9 +63,9 @@ def _offers(plugin: InstalledPlugin) -> str:
 @debug_option
 @click.pass_context
 def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
-    """Look for broken, conflicting and outdated plugins, and for commands that cannot be loaded.
+    """Report broken, conflicting and outdated plugins, and commands that cannot be loaded.
 
-    Exit status 1 when there is an error; warnings alone leave it at 0.
+    Exit status 1 when there is an error, 0 when there are only warnings.
     """
     found = installed_plugins(config)
     findings = sorted(
@@ -89,13 +89,13 @@ def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
             click.echo(f"  {finding.what}\n  what to do: {finding.what_to_do}")
     else:
         loaded = sum(plugin.status == "loaded" for plugin in found.installed)
-        click.echo(f"nothing is wrong: {counted(loaded, 'plugin')} loaded")
+        click.echo(f"no problems found: {counted(loaded, 'plugin')} loaded")
     if any(finding.severity == "error" for finding in findings):
         ctx.exit(REFUSED)
 
 
 def _broken_commands(found: Plugins) -> Iterator[Finding]:
-    """Loads every command, which nothing else does before it is run."""
+    """Loads every command, and yields a finding for each that fails."""
     for offer in found.commands:
         try:
             load_command(offer)

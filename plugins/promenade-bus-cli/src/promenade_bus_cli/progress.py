@@ -1,4 +1,4 @@
-"""Progress of a file of events: a bar on a terminal, nothing elsewhere. Everything goes to stderr."""
+"""The progress of a file of events: a bar on a terminal, nothing elsewhere. It goes to stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """A context manager; use ``report`` for lines that must not be torn by the bar."""
+    """A progress bar as a context manager. Print lines with ``report`` while it is shown."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._bar: Any = None
@@ -34,12 +34,12 @@ class Progress:
             self._bar.stop()
 
     def advance(self, size: int, sentence: str) -> None:
-        """So many bytes are done, and this is how it stands."""
+        """Advances the bar by ``size`` bytes, and shows the sentence beside it."""
         if self._bar is not None:
             self._bar.update(self._task, advance=size, description=sentence)
 
     def report(self, text: str) -> None:
-        """One line above the bar."""
+        """Prints a line above the bar."""
         if self._bar is None:
             remark(text)
         else:
@@ -61,7 +61,7 @@ def _bar_for(size: int | None) -> tuple[Any, Any]:
 
 
 def _size_of(source: BinaryIO) -> int | None:
-    """The bytes of a regular file; None for a pipe, whose end nobody knows."""
+    """Returns the size of a regular file in bytes, or None for a pipe."""
     try:
         found = os.fstat(source.fileno())
     except (OSError, ValueError):

@@ -25,11 +25,11 @@ _BATCH = 100
 
 
 @click.command()
-@click.option("--topic", metavar="NAME", help="The topic; in a file, of the lines that name none.")
-@click.option("--aggregate-id", metavar="ID", help="What the event is about; 'new' makes a UUID.")
+@click.option("--topic", metavar="NAME", help="The topic; with --file, the topic of lines without one.")
+@click.option("--aggregate-id", metavar="ID", help="The id of the event's aggregate; 'new' makes a UUID.")
 @click.option("--data", metavar="JSON", help="The event's fields as a JSON object.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One field; may be repeated.")
-@click.option("--type", "event_type", metavar="NAME", help="The type, for topics without a class of events.")
+@click.option("--type", "event_type", metavar="NAME", help="The event type, for a topic without event class.")
 @click.option(
     "--file",
     "source",
@@ -59,16 +59,16 @@ def publish(
     """Publish one event, or a file of events.
 
     One event: --topic, --aggregate-id, and its fields as --data or --set. Many: --file with one CloudEvent
-    in JSON on each line; its extension 'topic' says where it goes. A bad line is reported by its number and
-    does not keep the others back. With --app the application's handlers run in this process, and an account
-    is given when they are done. Ctrl-C tells how far it came, and closes the bus; a second one stops at
-    once. Exit status 1 when a line failed, or an event was abandoned, 130 after Ctrl-C.
+    in JSON on each line; its extension 'topic' names its topic. A bad line is reported with its number; the
+    other lines are published. With --app the application's handlers run in this process, and the command
+    prints an account when they are done. Ctrl-C prints the progress and closes the bus; a second Ctrl-C stops
+    at once. Exit status 1 when a line failed or an event was abandoned, 130 after Ctrl-C.
     """
     options = EventOptions(topic, aggregate_id, data, settings, event_type)
     if source is not None and options.describe_an_event:
-        raise CommandFailed("--file brings whole events: leave out --aggregate-id, --data, --set and --type")
+        raise CommandFailed("--file has whole events: leave out --aggregate-id, --data, --set and --type")
     if source is None and topic is None:
-        raise CommandFailed("publish what? Give --topic NAME with the event's fields, or --file PATH")
+        raise CommandFailed("no event given: pass --topic NAME with the event's fields, or --file PATH")
 
     signals = Signals()
 
@@ -101,13 +101,13 @@ class _Publishing:
         self._is_interrupted = False
 
     def progress(self) -> str:
-        """How far it is, also while the bus publishes."""
+        """Returns the progress, including events under way."""
         under_way = f", {self._events_under_way:,} under way" if self._events_under_way else ""
         return f"{self._account.sentence()}{under_way}"
 
     async def run(self) -> Account:
         if self._source is None:
-            # Before the bus is started: what is wrong with the options needs no connection to be told.
+            # Before the start: reporting wrong options needs no connection.
             topic, event = self._reader.from_options(self._options)
             work = self._publish_one(topic, event)
         else:
@@ -129,9 +129,9 @@ class _Publishing:
             return
         if self._app.stays_inside and not self._app.has_handlers:
             remark(
-                f"warning: the adapter {self._app.bus.adapter.name!r} keeps nothing outside of its process, "
-                "so nobody receives what this command publishes; with --app MODULE:ATTR the application's "
-                "handlers run in this process"
+                f"warning: the adapter {self._app.bus.adapter.name!r} stores nothing outside its process, "
+                "so nobody receives these events; pass --app MODULE:ATTR to run the application's "
+                "handlers in this process"
             )
         try:
             await self._app.start()
@@ -147,7 +147,7 @@ class _Publishing:
             await self._close()
 
     async def _close(self) -> None:
-        """Closes the bus, which ends what is under way. An interrupt does not cut it short."""
+        """Closes the bus, which settles events under way. Ctrl-C does not cancel this."""
         closing = asyncio.ensure_future(self._app.close())
         try:
             await asyncio.shield(closing)
@@ -157,7 +157,7 @@ class _Publishing:
                 self._account.closed(closing.result())
 
     async def _to_the_end(self, publishing: Coroutine[Any, Any, None]) -> None:
-        """Publishes, and counts what came of it. An interrupt does not cancel it: closing the bus ends it."""
+        """Publishes and counts the results. Ctrl-C does not cancel this: closing the bus ends it."""
         self._under_way = asyncio.ensure_future(publishing)
         await asyncio.shield(self._under_way)
 
@@ -198,7 +198,7 @@ class _Publishing:
         for (line, _, event), refusal in zip(ready, results, strict=True):
             if refusal is None:
                 self._account.accepted(event)
-            elif not (self._is_interrupted and isinstance(refusal, BusClosed)):  # it was not come to
+            elif not (self._is_interrupted and isinstance(refusal, BusClosed)):  # not attempted
                 self._refuse(line, refusal, progress)
         progress.advance(sum(line.size for line in lines), self._account.sentence())
 
@@ -208,7 +208,7 @@ class _Publishing:
 
 
 async def _batches(source: BinaryIO) -> AsyncIterator[list[Line]]:
-    """Lines as they come in: what is there already in batches, and never waiting to fill one."""
+    """Yields lines as they arrive, in batches of the lines available; never waits to fill a batch."""
     async for lines in read_lines(source):
         for start in range(0, len(lines), _BATCH):
             yield lines[start : start + _BATCH]

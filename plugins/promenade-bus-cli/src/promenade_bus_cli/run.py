@@ -1,4 +1,4 @@
-"""``promenade-bus run``: a worker. It starts the application's bus, and ends well when it is asked to end."""
+"""``promenade-bus run``: a worker. It starts the application's bus, and drains it on a signal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["run"]
     "--shutdown-timeout",
     type=duration,
     metavar="DURATION",
-    help="How long to drain, as 5s or 1m30s; by default the 'shutdown_timeout' of the configuration.",
+    help="The time limit of the drain, such as 1m30s. Default: 'shutdown_timeout' of the configuration.",
 )
 @debug_option
 @click.pass_context
@@ -33,8 +33,8 @@ def run(ctx: click.Context, app: str, shutdown_timeout: float | None) -> None:
     """Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).
 
     MODULE:ATTR is an unstarted Bus or SyncBus, or a function that returns one. The first signal drains
-    within the shutdown timeout, the second one stops at once. Exit status: 0 after a clean drain, 1 when
-    something was abandoned, 128 + the signal's number when it was stopped at once.
+    within the shutdown timeout, a second signal stops at once. Exit status: 0 after a clean drain, 1 when an
+    event was abandoned, 128 + the signal's number after a stop at once.
     """
     signals = Signals(signal.SIGTERM, signal.SIGINT, output=1)
     ctx.exit(signals.run(_work(find_app(app), shutdown_timeout, signals)))
@@ -57,13 +57,13 @@ async def _work(found: FoundApp, shutdown_timeout: float | None, signals: Signal
 
 
 async def _started(app: App, stop: asyncio.Event) -> bool:
-    """Whether the bus was started before somebody asked to stop."""
+    """Starts the bus. Returns False when a signal arrived first."""
     starting = asyncio.ensure_future(app.start())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not starting.done():
-        _say("stopped while the bus was being started")
+        _say("stopped while the bus was starting")
         starting.cancel()
         await asyncio.wait((starting,))
         return False
@@ -75,7 +75,7 @@ async def _started(app: App, stop: asyncio.Event) -> bool:
 
 
 def _say(text: str) -> None:
-    """Prints a line. That nobody reads any more is no reason to stop working."""
+    """Prints a line. A closed stdout does not stop the worker."""
     try:
         click.echo(text)
     except OSError:
@@ -90,12 +90,10 @@ def _print_start(app: App) -> None:
             print_table(["subscription", "topic", "mode", "handler"], [_row(item) for item in subscriptions])
     except OSError:
         pass
-    what = (
-        counted(len(subscriptions), "subscription") if subscriptions else "no subscription: nothing to handle"
-    )
+    what = counted(len(subscriptions), "subscription") if subscriptions else "no subscriptions"
     _say(
         f"{bus.service} is running on {bus.adapter.name!r} with {what}; "
-        f"Ctrl-C or SIGTERM ends it (process {os.getpid()})"
+        f"stop it with Ctrl-C or SIGTERM (process {os.getpid()})"
     )
 
 
@@ -104,7 +102,7 @@ def _row(subscription: Subscription) -> list[str]:
 
 
 def handler_name(subscription: Subscription) -> str:
-    """Module and name of a handler."""
+    """Returns module and name of a handler."""
     handler = subscription.handler
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
     return f"{getattr(handler, '__module__', None) or type(handler).__module__}.{name}"

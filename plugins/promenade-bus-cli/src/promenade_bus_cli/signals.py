@@ -1,8 +1,8 @@
-"""Signals while a command runs an event loop: each is noticed at once, and the second one ends the process.
+"""Handles signals while a command runs an event loop: at once, and a second signal ends the process.
 
-Python runs signal handlers in the main thread, when that thread runs at all. A loop that waits for events
-does not notice a signal that another thread received, or that came right before the wait: so each signal
-also writes to a socket that the loop reads (``signal.set_wakeup_fd``).
+Python runs signal handlers in the main thread only. A loop that waits for I/O does not notice a signal that
+another thread received, or that arrived just before the wait. So each signal also writes to a socket that
+the loop reads (``signal.set_wakeup_fd``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["Signals", "cancel_current_task", "run_interruptible"]
 R = TypeVar("R")
 
 _GRACE = 1.0
-"""Seconds that tasks get to end after an interrupt, when the work itself has ended."""
+"""Seconds that the remaining tasks have to end after an interrupt."""
 
 
 def run_interruptible(work: Coroutine[Any, Any, R]) -> R:
-    """Runs a coroutine like ``asyncio.run``. Ctrl-C cancels it, and raises ``Interrupted`` at its end."""
+    """Runs a coroutine like ``asyncio.run``. Ctrl-C cancels it and raises ``Interrupted`` once it ended."""
     signals = Signals()
 
     async def cancellable() -> R:
@@ -40,17 +40,17 @@ def run_interruptible(work: Coroutine[Any, Any, R]) -> R:
 
 
 def cancel_current_task() -> Callable[[], object]:
-    """A function that cancels the task that runs now."""
+    """Returns a function that cancels the current task."""
     task = asyncio.current_task()
     assert task is not None, "it is called from a coroutine"
     return task.cancel
 
 
 class Signals:
-    """The signals of one command. ``output`` is the descriptor to which it says that one has arrived.
+    """The signals of one command. ``output`` is the file descriptor for messages about them.
 
-    Ctrl-C raises ``KeyboardInterrupt`` wherever the program is, until ``take_over`` is called. From then on
-    the first of ``numbers`` does as it was told there, and the second one ends the process.
+    Until ``take_over`` is called, Ctrl-C raises ``KeyboardInterrupt``. After that, the first signal of
+    ``numbers`` calls the given function, and a second one ends the process.
     """
 
     def __init__(self, *numbers: signal.Signals, output: int = 2) -> None:
@@ -68,12 +68,12 @@ class Signals:
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Runs a coroutine like ``asyncio.run``.
 
-        Raises ``KeyboardInterrupt``; where the work was cancelled by a signal, ``Interrupted``. After that no
-        thread is waited for: it may never end.
+        Raises ``Interrupted`` when a signal cancelled the work, otherwise ``KeyboardInterrupt`` on Ctrl-C. In
+        both cases it waits for no thread, because a thread may never end.
         """
         if threading.current_thread() is not threading.main_thread():
             return asyncio.run(work)  # no signals here
-        # The runner would take SIGINT itself, and then a loop that waits may not notice it.
+        # asyncio's runner would install its own SIGINT handler, which a waiting loop may not notice.
         self._take(signal.SIGINT, _interrupt)
         runner = asyncio.Runner()
         self._loop = runner.get_loop()
@@ -91,7 +91,7 @@ class Signals:
                 raise
             finally:
                 close()
-                if self.first is None:  # otherwise a second one may be needed yet
+                if self.first is None:  # otherwise keep ours for a second signal
                     for number, before in self._before.items():
                         signal.signal(number, before)
 
@@ -100,9 +100,9 @@ class Signals:
     def take_over(
         self, act: Callable[[], object], what: str, progress: Callable[[], str] | None = None
     ) -> None:
-        """From now on the first signal calls ``act`` on the loop, and says ``what`` that leads to.
+        """Makes the first signal call ``act`` on the loop and print ``what``, the consequence.
 
-        ``progress`` tells what is done so far. It is called in a signal handler, anywhere in the program.
+        ``progress`` returns the work done so far. It runs in a signal handler, so anywhere in the program.
         """
         self._act = act
         self._what = what
@@ -127,7 +127,7 @@ class Signals:
         self._loop.call_soon_threadsafe(self._act)
 
     def _say(self, text: str) -> None:
-        """Prints a line from within a signal handler, which may have interrupted a print."""
+        """Prints a line unbuffered: the signal handler may have interrupted a print."""
         try:
             os.write(self._output, f"{text}\n".encode())
         except OSError:
@@ -140,14 +140,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Inside, each signal wakes the loop."""
+    """Makes each signal wake the loop inside the block."""
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
         try:
             loop.add_reader(reader, reader.recv, 4096)
-        except NotImplementedError:  # the loop of Windows is woken by signals already
+        except NotImplementedError:  # on Windows signals wake the loop anyway
             yield
             return
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -159,7 +159,7 @@ def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Ends a loop soon, whatever its tasks and threads do."""
+    """Closes a loop soon, without waiting for its threads."""
     loop.run_until_complete(_end_tasks())
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()

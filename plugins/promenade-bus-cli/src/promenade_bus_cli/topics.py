@@ -1,4 +1,4 @@
-"""``promenade-bus topics``: what may be published, and what it carries."""
+"""``promenade-bus topics``: the declared topics with their event classes and fields."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["topics"]
 def topics(pattern: str | None, verbose: bool, config: str | None, as_json: bool) -> None:
     """List the topics of the installed catalogues.
 
-    PATTERN selects among them: '*' stands for one word, '#' for any number of words.
+    PATTERN selects topics: '*' matches one word, '#' matches any number of words.
     """
     known = known_topics(installed_plugins(config))
     names = selected_names(pattern, [*known])
     if as_json:
         print_json([_as_data(*known[name]) for name in names])
     elif not names:
-        click.echo("no topic is known: no topic catalogue is installed, such as promenade-context-identity")
+        click.echo("no topics: no topic catalogue is installed, such as promenade-context-identity")
     elif verbose:
         for name in names:
             _print_details(*known[name])
@@ -45,7 +45,7 @@ def topics(pattern: str | None, verbose: bool, config: str | None, as_json: bool
 
 
 def installed_plugins(config: str | None) -> Plugins:
-    """The plugins that a configuration leaves in, or all of them."""
+    """Returns the plugins that the configuration enables, or all without a configuration."""
     if config is None:
         return discover()
     chosen = load_config(config).plugins
@@ -53,13 +53,13 @@ def installed_plugins(config: str | None) -> Plugins:
 
 
 def known_topics(plugins: Plugins) -> dict[str, tuple[Topic[Any], str]]:
-    """Every topic with the distribution that declares it, by name."""
+    """Returns every topic with the distribution that declares it, by name."""
     found = {topic.name: (topic, origin) for catalogue, origin in plugins.catalogues for topic in catalogue}
     return dict(sorted(found.items()))
 
 
 def selected_names(pattern: str | None, names: list[str]) -> list[str]:
-    """The names that a pattern covers; fails when it covers none of several."""
+    """Returns the names that match a pattern; fails when no name matches."""
     if pattern is None:
         return names
     chosen = TopicPattern(pattern)
