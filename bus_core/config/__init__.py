@@ -12,10 +12,11 @@ if typing.TYPE_CHECKING:
     from bus_core.config.bus_config import describe_config
     from bus_core.config.choices import PluginChoice, read_choice
     from bus_core.config.durations import format_duration, parse_duration
+    from bus_core.config.faults import join_path
     from bus_core.config.secrets import MASK, Secret, mask_text, mask_tree
     from bus_core.config.settings import read_settings, render_settings
     from bus_core.config.values import DURATION, SECRET, Reader
-    from bus_core.config.variables import UNREADABLE, join_path
+    from bus_core.config.variables import UNREADABLE
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
@@ -23,10 +24,11 @@ else:
             "bus_config": "describe_config",
             "choices": "PluginChoice read_choice",
             "durations": "format_duration parse_duration",
+            "faults": "join_path",
             "secrets": "MASK Secret mask_text mask_tree",
             "settings": "read_settings render_settings",
             "values": "DURATION Reader SECRET",
-            "variables": "UNREADABLE join_path",
+            "variables": "UNREADABLE",
         },
     )
 

@@ -18,10 +18,10 @@ from bus_core.config.bus_settings import (
     not_blank,
 )
 from bus_core.config.choices import PluginChoice, without
+from bus_core.config.faults import Fault, join_path, nearest_key, unknown_key
 from bus_core.config.secrets import mask_tree
 from bus_core.config.settings import read_fields, read_settings, render_settings
-from bus_core.config.values import nearest_key, unknown_key
-from bus_core.config.variables import ExpandedMapping, expand, join_path
+from bus_core.config.variables import ExpandedMapping, expand
 from bus_core.errors import ConfigError
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import TopicPattern
@@ -75,7 +75,7 @@ class BusConfig(BusSettings):
         where = "$"
         for key in path.split("."):
             if not isinstance(value, Mapping):
-                raise ConfigError(self.source, [f"expected a mapping @ {where}"])
+                raise ConfigError(self.source, [Fault("expected a mapping", where)])
             where = join_path(where, key)
             value = value.get(key)
             if value is None:
@@ -176,7 +176,7 @@ def read_config(
     raw = document["bus"]
     own, sections = _split(raw if isinstance(raw, Mapping) else {}, faults)
     if raw is not None and not isinstance(raw, Mapping):
-        faults.append("expected a mapping @ $.bus")
+        faults.append(Fault("expected a mapping", "$.bus"))
     expanded: Mapping[str, Any] = _expanded_section(own, "$.bus", faults, environ) or {}
     values = read_fields(
         BusSettings, _fold_retry(expanded, faults), "$.bus", faults, also_known=_RETRY_SHORT_FORM
@@ -241,7 +241,7 @@ def _split(raw: Mapping[Any, Any], faults: list[str]) -> tuple[dict[Any, Any], d
             own[key] = value
     for key, value in sections.items():
         if value is not None and not isinstance(value, Mapping):
-            faults.append(f"expected a mapping @ {join_path('$.bus', key)}")
+            faults.append(Fault("expected a mapping", join_path("$.bus", key)))
     return own, sections
 
 
@@ -251,7 +251,7 @@ def _expanded_section(
     if raw is None:
         return None
     if not isinstance(raw, Mapping):
-        faults.append(f"expected a mapping @ {path}")
+        faults.append(Fault("expected a mapping", path))
         return None
     expanded = expand(raw, path, faults, environ=environ, read_scalar=_read_scalar)
     return expanded if isinstance(expanded, ExpandedMapping) else None
@@ -264,7 +264,7 @@ def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
         return own
     rest = without(own, *short)
     if "retry" in own:
-        faults.append(f"{', '.join(short)} and 'retry' say the same thing; keep one of them @ $.bus")
+        faults.append(Fault(f"{', '.join(short)} and 'retry' say the same thing; keep one of them", "$.bus"))
         return rest
     options = ExpandedMapping()
     texts = getattr(own, "texts", {})
@@ -280,7 +280,7 @@ def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
 def _service(app: Any, faults: list[str], environ: Mapping[str, str]) -> dict[str, str]:
     """The name of the application, as the name of the service; the rest of its section is not ours."""
     if app is not None and not isinstance(app, Mapping):
-        faults.append("expected a mapping @ $.app")
+        faults.append(Fault("expected a mapping", "$.app"))
     if not isinstance(app, Mapping) or app.get("name") is None:
         return {}
     section = _expanded_section({"name": app["name"]}, "$.app", faults, environ)

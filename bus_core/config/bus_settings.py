@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal
 import attrs
 
 from bus_core.config.choices import Name, Names, PluginChoice, Retry, TopicRetry, read_names
+from bus_core.config.faults import Fault, join_path, unknown_key
 from bus_core.config.settings import read_settings, render_settings
-from bus_core.config.values import DURATION, Reader, unknown_key
-from bus_core.config.variables import join_path
+from bus_core.config.values import DURATION, Reader
 from bus_core.errors import InvalidTopic
 from bus_core.events.topics import TopicPattern
 
@@ -81,7 +81,7 @@ def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, Topic
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        faults.append(f"expected a mapping from topics or patterns to their settings @ {path}")
+        faults.append(Fault("expected a mapping from topics or patterns to their settings", path))
         return {}
     topics: dict[str, TopicSettings] = {}
     for name, raw in value.items():
@@ -92,7 +92,7 @@ def _read_topics(value: Any, path: str, faults: list[str]) -> Mapping[str, Topic
         try:
             TopicPattern(name)
         except InvalidTopic as error:
-            faults.append(f"{error} @ {path}")
+            faults.append(Fault(str(error), path))
             continue
         settings = read_settings(TopicSettings, raw, where, faults)
         if settings is not None:

@@ -7,10 +7,11 @@ from typing import Annotated, Any, TypeVar
 
 import attrs
 
+from bus_core.config.faults import Fault, join_path
 from bus_core.config.secrets import mask_tree
 from bus_core.config.settings import read_settings
 from bus_core.config.values import Reader
-from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
+from bus_core.config.variables import UNREADABLE, ExpandedMapping
 
 __all__ = ["Name", "Names", "PluginChoice", "Retry", "TopicRetry", "read_choice", "read_names", "without"]
 
@@ -38,9 +39,8 @@ def read_choice(options: type[T], choice: PluginChoice, faults: list[str]) -> T 
     """The typed options of a choice; None, and the faults with their paths, when they do not fit."""
     found: list[str] = []
     result = read_settings(options, choice.options, choice.path, found)
-    for fault in found:
-        what, separator, path = fault.rpartition(" @ ")
-        faults.append(what + separator + choice.moved.get(path, path))
+    for fault in map(Fault.of, found):
+        faults.append(Fault(fault.what, choice.moved.get(fault.path, fault.path)))
     return result
 
 
@@ -56,25 +56,25 @@ def _read_name(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
     if isinstance(value, Mapping):
         if len(value) != 1:
             keys = ", ".join(str(key) for key in value) or "none"
-            faults.append(f"expected one name with its options, got {len(value)} keys: {keys} @ {path}")
+            faults.append(Fault(f"expected one name with its options, got {len(value)} keys: {keys}", path))
             return None
         (name, options), *_ = value.items()
         where = join_path(path, name)
         if not isinstance(name, str) or not name.strip():
-            faults.append(f"expected a name, got {name!r} @ {path}")
+            faults.append(Fault(f"expected a name, got {name!r}", path))
         elif options is None or isinstance(options, Mapping):
             return PluginChoice(name, {} if options is None else options, where)
         else:
-            faults.append(f"the options of {name!r} must be a mapping @ {where}")
+            faults.append(Fault(f"the options of {name!r} must be a mapping", where))
         return None
-    faults.append(f"expected a name, or a name with its options as in {{json: {{...}}}} @ {path}")
+    faults.append(Fault("expected a name, or a name with its options as in {json: {...}}", path))
     return None
 
 
 def read_names(value: Any, path: str, faults: list[str]) -> tuple[PluginChoice, ...]:
     """A list of which each item is ``name`` or ``{name: {options}}``."""
     if not isinstance(value, list | tuple):
-        faults.append(f"expected a list of names @ {path}")
+        faults.append(Fault("expected a list of names", path))
         return ()
     choices = [_read_name(item, f"{path}[{index}]", faults) for index, item in enumerate(value)]
     return tuple(choice for choice in choices if choice is not None)
@@ -87,13 +87,13 @@ def _read_retry(
     if isinstance(value, PluginChoice):
         return value
     if not isinstance(value, Mapping):
-        faults.append(f"expected a mapping such as {{policy: exponential, attempts: 5}} @ {path}")
+        faults.append(Fault("expected a mapping such as {policy: exponential, attempts: 5}", path))
         return None
     policy = value.get("policy", default)
     if policy is UNREADABLE:
         return None
     if not isinstance(policy, str) or ("policy" in value and not policy.strip()):
-        faults.append(f"expected the name of a retry policy @ {join_path(path, 'policy')}")
+        faults.append(Fault("expected the name of a retry policy", join_path(path, "policy")))
         return None
     return PluginChoice(policy, without(value, "policy"), path)
 

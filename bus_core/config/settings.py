@@ -16,17 +16,10 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 import attrs
 
 from bus_core.config.durations import format_duration
+from bus_core.config.faults import Fault, join_path, unknown_key
 from bus_core.config.secrets import MASK, Secret, is_secret_name, mask_text, mask_tree
-from bus_core.config.values import (
-    DURATION,
-    SECRET,
-    Input,
-    Reader,
-    marks_of,
-    read_value,
-    unknown_key,
-)
-from bus_core.config.variables import UNREADABLE, ExpandedMapping, join_path
+from bus_core.config.values import DURATION, SECRET, Input, Reader, marks_of, read_value
+from bus_core.config.variables import UNREADABLE, ExpandedMapping
 
 __all__ = ["read_fields", "read_settings", "render_settings"]
 
@@ -54,7 +47,7 @@ def read_settings(
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        faults.append(f"{_reason(error, values)} @ {path}")
+        faults.append(Fault(_reason(error, values), path))
         return None
 
 
@@ -93,7 +86,7 @@ def read_fields(
             values[key] = result
     for key, field in fields.items():
         if field.default is attrs.NOTHING and key not in raw:
-            faults.append(f"the key {key!r} is required @ {path}")
+            faults.append(Fault(f"the key {key!r} is required", path))
     _validate(cls, fields, hints, values, path, faults)
     return values
 
@@ -124,7 +117,7 @@ def _validate(
         except (ValueError, TypeError) as error:
             hidden = is_secret_name(key) or SECRET in marks_of(hints[attribute.name])
             reason = "the value is not accepted" if hidden else _reason(error, values)
-            faults.append(f"{reason} @ {join_path(path, key)}")
+            faults.append(Fault(reason, join_path(path, key)))
             del values[key]
         except AttributeError:
             pass  # it asks for a field that could not be read; that fault is reported

@@ -6,7 +6,7 @@ import collections.abc
 import difflib
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from enum import Enum
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -14,8 +14,9 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import attrs
 
 from bus_core.config.durations import LONGEST, parse_duration
+from bus_core.config.faults import Fault, join_path, unknown_key
 from bus_core.config.secrets import Secret, is_secret_name, mask_text, mask_tree
-from bus_core.config.variables import UNREADABLE, ExpandedList, ExpandedMapping, join_path
+from bus_core.config.variables import UNREADABLE, ExpandedList, ExpandedMapping
 
 __all__ = [
     "DURATION",
@@ -23,9 +24,7 @@ __all__ = [
     "Input",
     "Reader",
     "marks_of",
-    "nearest_key",
     "read_value",
-    "unknown_key",
 ]
 
 
@@ -87,7 +86,7 @@ class Input:
 
     def refuse(self, expected: str) -> Any:
         """Reports that something else was expected."""
-        self.faults.append(f"expected {expected}, got {self.shown()} @ {self.path}")
+        self.faults.append(Fault(f"expected {expected}, got {self.shown()}", self.path))
         return UNREADABLE
 
     def shown(self) -> str:
@@ -102,24 +101,6 @@ class Input:
         if isinstance(value, str) and not self.hidden and len(value) <= 60:
             return repr(mask_text(value))
         return next((name for kind, name in _KINDS if isinstance(value, kind)), f"a {type(value).__name__}")
-
-
-def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The known key that looks like ``key``; None when there is none."""
-    nearest = difflib.get_close_matches(key, list(known), n=1)
-    return nearest[0] if nearest else None
-
-
-def unknown_key(key: object, known: Iterable[str], path: str) -> str:
-    """The fault of an unknown key, with the nearest known one, or else all of them."""
-    names = list(known)
-    if not isinstance(key, str):
-        return f"the key {key!r} is not a text; put it in quotes @ {path}"
-    shown = repr(key if len(key) <= 60 else key[:57] + "...")
-    nearest = nearest_key(key, names)
-    if nearest:
-        return f"unknown key {shown}, did you mean {nearest!r}? @ {path}"
-    return f"unknown key {shown}; known: {', '.join(names) or 'none'} @ {path}"
 
 
 def _is_union(kind: Any) -> bool:
@@ -199,7 +180,7 @@ def _read_duration(given: Input) -> Any:
         try:
             return parse_duration(value)
         except ValueError as error:
-            given.faults.append(f"{error} @ {given.path}")
+            given.faults.append(Fault(str(error), given.path))
             return UNREADABLE
     if type(value) not in (int, float):
         return given.refuse("a duration such as 100ms, 5s or 1h30m")
@@ -272,7 +253,7 @@ def _read_choice(options: Mapping[Any, Any], given: Input) -> Any:
             given.value, [item for item in options if isinstance(item, str)], n=1
         )
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    given.faults.append(f"expected one of {known}, got {given.shown()}{hint} @ {given.path}")
+    given.faults.append(Fault(f"expected one of {known}, got {given.shown()}{hint}", given.path))
     return UNREADABLE
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
-__all__ = ["MAX_DEPTH", "UNREADABLE", "ExpandedList", "ExpandedMapping", "expand", "join_path"]
+from bus_core.config.faults import Fault, join_path
+
+__all__ = ["MAX_DEPTH", "UNREADABLE", "ExpandedList", "ExpandedMapping", "expand"]
 
 MAX_DEPTH: Final = 64
 
@@ -19,7 +21,6 @@ class _Unreadable(Enum):
 UNREADABLE: Final = _Unreadable.UNREADABLE
 """Stands for a value whose fault is already reported."""
 
-_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 # An escaped '$${', a whole expansion, or a '${' that is neither.
 _EXPANSION = re.compile(rf"\$\$\{{|\$\{{(?P<name>{_NAME})(?::-(?P<default>[^}}]*))?\}}|\$\{{")
@@ -55,14 +56,6 @@ class Tagged:
         return "<a value with a tag>"
 
 
-def join_path(path: str, key: object) -> str:
-    """The path of an item: ``$.bus`` and ``adapter`` give ``$.bus.adapter``; other keys go into brackets."""
-    if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
-        return f"{path}.{key}"
-    text = repr(key)
-    return f"{path}[{text if len(text) <= 60 else text[:57] + '...'}]"
-
-
 def expand(
     value: Any,
     path: str,
@@ -79,7 +72,7 @@ def expand(
     variables and paths, never values.
     """
     if _depth > MAX_DEPTH:
-        faults.append(f"nested deeper than {MAX_DEPTH} levels @ {path}")
+        faults.append(Fault(f"nested deeper than {MAX_DEPTH} levels", path))
         return UNREADABLE
     if isinstance(value, Mapping):
         container: ExpandedMapping | ExpandedList = ExpandedMapping()
@@ -90,10 +83,8 @@ def expand(
     elif isinstance(value, str) and "${" in value:
         return _expand_text(value, path, faults, environ, read_scalar)[0]
     elif isinstance(value, Tagged):
-        faults.append(
-            f"a tag that only the application knows (a text that begins with ! needs quotes; a variable is "
-            f"written ${{NAME}}) @ {path}"
-        )
+        what = "a tag that only the application knows (a text that begins with ! needs quotes; a variable is "
+        faults.append(Fault(what + "written ${NAME})", path))
         return UNREADABLE
     else:
         return value
@@ -124,14 +115,16 @@ def _expand_text(
         name, default = match["name"], match["default"]
         if name is None:
             faults.append(
-                f"malformed '${{': write ${{NAME}} or ${{NAME:-default}}, or $${{ for a plain '${{' @ {path}"
+                Fault("malformed '${': write ${NAME} or ${NAME:-default}, or $${ for a plain '${'", path)
             )
             return ""
         value = environ.get(name)
         if default is not None:
             return value or default
         if value is None:
-            faults.append(f"the variable {name} is not set; set it, or write ${{{name}:-default}} @ {path}")
+            faults.append(
+                Fault(f"the variable {name} is not set; set it, or write ${{{name}:-default}}", path)
+            )
             return ""
         return value
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Mapping
 from datetime import date, timedelta
 from enum import StrEnum
@@ -13,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus_core.config.durations import LONGEST, format_duration, parse_duration
+from bus_core.config.faults import Fault, join_path
 from bus_core.config.secrets import Secret, is_secret_name, mask_text, mask_tree
 from bus_core.config.settings import read_fields, read_settings, render_settings
 from bus_core.config.values import DURATION, SECRET, Reader
-from bus_core.config.variables import ExpandedMapping, expand, join_path
+from bus_core.config.variables import ExpandedMapping, expand
 from bus_core.config.yaml_file import read_scalar
 
 
@@ -561,3 +564,15 @@ def test_what_cannot_be_formatted(seconds: float) -> None:
     """A number that is no duration is refused."""
     with pytest.raises(ValueError, match="a duration has 0 to"):
         format_duration(seconds)
+
+
+def test_a_fault_knows_its_path() -> None:
+    """A fault is its text, and keeps what is wrong apart from the path, also when it is pickled or copied."""
+    fault = Fault("expected a mapping", "$.bus.redis")
+    for each in (fault, pickle.loads(pickle.dumps(fault)), copy.deepcopy(fault), Fault.of(str(fault))):
+        assert (each, each.what, each.path) == (
+            "expected a mapping @ $.bus.redis",
+            "expected a mapping",
+            "$.bus.redis",
+        )
+    assert Fault.of("a plugin says: a @ b @ $.bus.x").what == "a plugin says: a @ b"
