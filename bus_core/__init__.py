@@ -90,6 +90,7 @@ if typing.TYPE_CHECKING:
         DeadLetter,
         DeadLetterFilter,
         DeadLetterPage,
+        DeadLetterTally,
         Delivery,
         Envelope,
         Message,
@@ -134,7 +135,8 @@ else:
             "events.base": "BaseEvent Event event",
             "events.marks": "Constraint JsonForm Personal",
             "events.messages": """
-                Attempt DeadLetter DeadLetterFilter DeadLetterPage Delivery Envelope Message Outcome Received
+                Attempt DeadLetter DeadLetterFilter DeadLetterPage DeadLetterTally Delivery Envelope Message
+                Outcome Received
             """,
             "events.primitives": "FrozenMapping uuid7",
             "events.topics": "Topic TopicCatalogue TopicPattern",
@@ -179,6 +181,7 @@ __all__ = [
     "DeadLetterNotFound",
     "DeadLetterPage",
     "DeadLetterStore",
+    "DeadLetterTally",
     "DeadLetters",
     "Delivery",
     "DeserializationError",

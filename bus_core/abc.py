@@ -6,6 +6,7 @@ does the work. The bus never calls a hook per event.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
@@ -19,6 +20,7 @@ from bus_core.events.messages import (
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
+    DeadLetterTally,
     Envelope,
     Message,
     Outcome,
@@ -225,6 +227,13 @@ class DeadLetterStore(Protocol):
 
     async def count(self, where: DeadLetterFilter) -> int:
         """The number of letters that the filter selects."""
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        """How many letters the filter selects, in groups of the same topic, subscription and failure.
+
+        The largest first. It is for looking at many letters without fetching them.
+        """
+        ...
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -464,6 +473,14 @@ class CheckResult:
     status: HealthStatus
     summary: str
     figures: Mapping[str, float | int | str | bool] = attrs.field(factory=FrozenMapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The check as plain data that is ready for JSON; a figure that JSON does not have is a text."""
+        figures = {
+            name: str(figure) if isinstance(figure, float) and not math.isfinite(figure) else figure
+            for name, figure in self.figures.items()
+        }
+        return {"status": self.status.value, "summary": self.summary, "figures": figures}
 
 
 @attrs.frozen(kw_only=True)

@@ -243,13 +243,16 @@ class BusForked(BusStateError):
 class WrongEventLoop(BusStateError):
     """The bus was called from a thread or an event loop other than its own."""
 
-    def __init__(self, doing: str, *, inside: bool = False) -> None:
+    def __init__(self, doing: str, *, inside: bool = False, from_thread: bool = False) -> None:
         super().__init__(
-            f"cannot {doing} from the event loop of a sync bus: it would wait for itself; "
+            f"cannot {doing} with from_thread in the thread of the bus's own event loop: it would wait for "
+            "itself; await the call of the bus itself, as in 'await bus.publish(...)'"
+            if from_thread
+            else f"cannot {doing} from the event loop of a sync bus: it would wait for itself; "
             "make the handler a plain function, which runs in a thread"
             if inside
-            else f"cannot {doing}: the bus runs on another event loop; "
-            "call it from the loop that started it, or use open_sync_bus() to share a bus between threads"
+            else f"cannot {doing}: the bus runs on another event loop: call it from the one that started it; "
+            "other threads publish with bus.from_thread, or share a bus of open_sync_bus()"
         )
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from bus_core.abc import SubscriptionSpec
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterTally, tally_of
 from bus_core.runtime.logs import plain_logger
 
 __all__ = ["KeptLetter", "LocalDeadLetters"]
@@ -88,6 +88,10 @@ class LocalDeadLetters(ABC, Generic[P]):
     async def count(self, where: DeadLetterFilter) -> int:
         """How many letters the filter selects."""
         return sum(where.selects(kept.letter) for kept in self._kept.values())
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        """How many letters the filter selects, in groups."""
+        return tally_of(kept.letter for kept in self._kept.values() if where.selects(kept.letter))
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""

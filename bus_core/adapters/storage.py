@@ -45,9 +45,11 @@ from bus_core.events.messages import (
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
+    DeadLetterTally,
     Message,
     Outcome,
     Received,
+    tally_of,
     with_attempt,
 )
 from bus_core.runtime.background_task import BackgroundTask
@@ -356,6 +358,9 @@ class StorageAdapter(ABC):
 
     async def count(self, where: DeadLetterFilter) -> int:
         return len(await self._selected(where))
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        return tally_of(await self._selected(where))
 
     async def _selected(self, where: DeadLetterFilter) -> Sequence[DeadLetter]:
         async with self.in_transaction("list dead letters"):

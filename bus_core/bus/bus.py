@@ -27,6 +27,7 @@ from bus_core.bus.after_commit import HeldEvents
 from bus_core.bus.arguments import as_seconds, check_topic_given
 from bus_core.bus.dead_letters import DeadLetters
 from bus_core.bus.fallback import start_one_of
+from bus_core.bus.from_thread import FromThread
 from bus_core.bus.health import HealthReport, run_probes
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts, close_each
@@ -74,6 +75,7 @@ class Bus:
             buffer_size=parts.config.buffer_size,
             overflow_size=parts.config.overflow_size,
             unknown_version_wait=parts.config.unknown_version_wait,
+            tracebacks=parts.config.tracebacks,
         )
         self._buffer = self._engine.buffer
         self._lifecycle = Lifecycle(self._engine)
@@ -128,6 +130,11 @@ class Bus:
     def dead_letters(self) -> DeadLetters:
         """The messages that subscriptions gave up on."""
         return self._dead_letters
+
+    @property
+    def from_thread(self) -> FromThread:
+        """Plain calls that publish on the running bus, from any thread but that of its event loop."""
+        return FromThread(self, self._lifecycle)
 
     @property
     def status(self) -> str:

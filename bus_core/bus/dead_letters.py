@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final, TypedDict, Unpack
+from uuid import UUID
 
 from bus_core.abc import AdapterBase, DeadLetterStore
 from bus_core.errors import BusError, UnknownSubscription
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterTally
 
-__all__ = ["DeadLetters"]
+__all__ = ["DeadLetterCriteria", "DeadLetters"]
 
 _PAGE: Final = 100
 """Letters that are asked for at once where there may be many."""
 
 _MOST_BYTES: Final = 32_000_000
 """Bytes of bodies after which a list ends, and says where to go on."""
+
+
+class DeadLetterCriteria(TypedDict, total=False):
+    """Which letters are meant: the criteria of a ``DeadLetterFilter``."""
+
+    topic: str | None
+    subscription: str | None
+    error: str | None
+    dead_before: datetime | None
+    dead_after: datetime | None
+    event_id: UUID | None
+    ids: frozenset[str] | None
 
 
 class DeadLetters:
@@ -39,12 +53,11 @@ class DeadLetters:
     async def list(
         self,
         *,
-        topic: str | None = None,
-        subscription: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **criteria: Unpack[DeadLetterCriteria],
     ) -> DeadLetterPage:
-        """The oldest letters, of one topic and one subscription if named, at most ``limit``.
+        """The oldest letters that meet all criteria, at most ``limit``; see ``DeadLetterFilter`` for them.
 
         The page has a ``next_cursor``: hand it over as ``cursor`` to go on from there; it is None when there
         are no more. Very large letters make a page shorter. Raises ``ValueError`` for a cursor that was not
@@ -53,7 +66,7 @@ class DeadLetters:
         self._check_usable("list dead letters")
         if not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit must be an int of at least 1, got {limit!r}")
-        where = DeadLetterFilter(topic=topic, subscription=subscription)
+        where = DeadLetterFilter(**criteria)
         found = DeadLetterPage(next_cursor=cursor)
         size = 0
         while len(found) < limit and size < _MOST_BYTES:
@@ -65,20 +78,26 @@ class DeadLetters:
                 break
         return found
 
-    async def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
-        """The number of letters, of one topic and one subscription if named."""
+    async def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
+        """How many letters meet all criteria, which are those of a ``DeadLetterFilter``."""
         self._check_usable("count dead letters")
-        return await self._store.count(DeadLetterFilter(topic=topic, subscription=subscription))
+        return await self._store.count(DeadLetterFilter(**criteria))
 
-    async def iterate(
-        self, *, topic: str | None = None, subscription: str | None = None
-    ) -> AsyncIterator[DeadLetter]:
-        """Every letter, the oldest first, of one topic and one subscription if named; some at a time.
+    async def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
+        """How many letters meet all criteria, in groups of the same topic, subscription, error and place.
+
+        The largest group first; with the times when its first and its last letter died.
+        """
+        self._check_usable("count dead letters")
+        return await self._store.tally(DeadLetterFilter(**criteria))
+
+    async def iterate(self, **criteria: Unpack[DeadLetterCriteria]) -> AsyncIterator[DeadLetter]:
+        """Every letter that meets all criteria, the oldest first; some at a time.
 
         Letters may come and go meanwhile: those that are there all the time are told once.
         """
         self._check_usable("list dead letters")
-        async for page in self._pages(DeadLetterFilter(topic=topic, subscription=subscription)):
+        async for page in self._pages(DeadLetterFilter(**criteria)):
             for letter in page:
                 yield letter
 

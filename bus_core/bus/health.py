@@ -30,6 +30,11 @@ class HealthReport:
         statuses = [check.status for check in self.checks.values()]
         return max(statuses, key=lambda status: status.severity, default=HealthStatus.UNHEALTHY)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data that is ready for JSON: ``status``, and ``checks`` by name."""
+        checks = {name: check.to_dict() for name, check in self.checks.items()}
+        return {"status": self.status.value, "checks": checks}
+
     def raise_if_unhealthy(self) -> None:
         """Raises ``UnhealthyError``, which names the unhealthy checks; a degraded bus passes."""
         if self.status is not HealthStatus.UNHEALTHY:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from bus_core.abc import CheckResult, EngineState, HealthStatus, Seconds
-from bus_core.bus.after_commit import raise_failures
 from bus_core.bus.arguments import as_seconds, check_topic_given
 from bus_core.bus.bus import NOTHING_TO_DRAIN, Bus
+from bus_core.bus.dead_letters import DeadLetterCriteria
+from bus_core.bus.from_thread import after_commit_on
 from bus_core.bus.health import HealthReport
 from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions
 from bus_core.bus.subscriptions import Subscription
@@ -19,7 +20,7 @@ from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, Delivery
+from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterTally, Delivery
 from bus_core.events.topics import Topic
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.loop_thread import LoopThread, LoopThreadEnded
@@ -221,24 +222,12 @@ class SyncBus:
         """Publishes several events, in order; see ``Bus.publish_many``."""
         self.run_on_loop("publish", lambda: self._bus.publish_many(items))
 
-    @contextmanager
-    def after_commit(self) -> Iterator[None]:
+    def after_commit(self) -> AbstractContextManager[None]:
         """Holds the events of the block until it ends well; see ``Bus.after_commit``.
 
         Events of other threads are not held.
         """
-        self.run_on_loop("open after_commit", self._bus.begin_block)
-        try:
-            with self._bus.holding() as block:
-                yield
-        except BaseException:
-            with suppress(BusClosed):
-                self.run_on_loop("end after_commit", self._bus.drop_block)
-            raise
-        try:
-            self.run_on_loop("publish", lambda: self._bus.end_block(block))
-        except BusClosed as error:
-            raise_failures([error for _ in block.items])
+        return after_commit_on(self._bus, self.run_on_loop)
 
     # --- subscribe ----------------------------------------------------------------------------------------
 
@@ -351,38 +340,35 @@ class SyncDeadLetters:
         self._bus = bus
 
     def list(
-        self,
-        *,
-        topic: str | None = None,
-        subscription: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, *, limit: int = 100, cursor: str | None = None, **criteria: Unpack[DeadLetterCriteria]
     ) -> DeadLetterPage:
-        """The oldest letters, of one topic and one subscription if named, at most ``limit``.
+        """The oldest letters that meet all criteria, at most ``limit``; see ``DeadLetterFilter`` for them.
 
         It has a ``next_cursor``, which is handed over as ``cursor`` to go on from there; None at the end.
         """
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop(
-            "list dead letters",
-            lambda: letters.list(topic=topic, subscription=subscription, limit=limit, cursor=cursor),
+            "list dead letters", lambda: letters.list(limit=limit, cursor=cursor, **criteria)
         )
 
-    def count(self, *, topic: str | None = None, subscription: str | None = None) -> int:
-        """The number of letters, of one topic and one subscription if named."""
+    def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
+        """How many letters meet all criteria, which are those of a ``DeadLetterFilter``."""
         letters = self._bus._bus.dead_letters
-        return self._bus.run_on_loop(
-            "count dead letters", lambda: letters.count(topic=topic, subscription=subscription)
-        )
+        return self._bus.run_on_loop("count dead letters", lambda: letters.count(**criteria))
 
-    def iterate(self, *, topic: str | None = None, subscription: str | None = None) -> Iterator[DeadLetter]:
-        """Every letter, the oldest first, of one topic and one subscription if named; some at a time."""
-        page = self.list(topic=topic, subscription=subscription)
+    def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
+        """How many letters meet all criteria, in groups; see ``DeadLetters.tally``."""
+        letters = self._bus._bus.dead_letters
+        return self._bus.run_on_loop("count dead letters", lambda: letters.tally(**criteria))
+
+    def iterate(self, **criteria: Unpack[DeadLetterCriteria]) -> Iterator[DeadLetter]:
+        """Every letter that meets all criteria, the oldest first; some at a time."""
+        page = self.list(**criteria)
         while True:
             yield from page
             if page.next_cursor is None:
                 return
-            page = self.list(topic=topic, subscription=subscription, cursor=page.next_cursor)
+            page = self.list(cursor=page.next_cursor, **criteria)
 
     def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""

@@ -124,6 +124,7 @@ class BusSettings:
     publish_timeout: Annotated[float, DURATION] = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     shutdown_timeout: Annotated[float, DURATION] = 30.0
     unknown_version_wait: Annotated[float, DURATION] = 600.0
+    tracebacks: bool = False
     retry: Retry = _EXPONENTIAL
     serializer: Name = _JSON
     strict_topics: bool = True

@@ -85,6 +85,7 @@ class Engine:
         buffer_size: int,
         overflow_size: int,
         unknown_version_wait: float = 600.0,
+        tracebacks: bool = False,
     ) -> None:
         self.clock = clock
         self.timestamp = timestamps_of(clock)
@@ -95,7 +96,11 @@ class Engine:
         self._codec = codec
         self.worker_pool_size = worker_pool_size
         self._retries = RetryScheduler(
-            codec=codec, clock=clock, finish=self.finish, unknown_version_wait=unknown_version_wait
+            codec=codec,
+            clock=clock,
+            finish=self.finish,
+            unknown_version_wait=unknown_version_wait,
+            tracebacks=tracebacks,
         )
         self._pool = WorkerPool(
             size=worker_pool_size,

@@ -16,7 +16,7 @@ from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
 from bus_core.runtime.clock import Clock, TimerHandle
-from bus_core.runtime.error_text import describe_error, place_of
+from bus_core.runtime.error_text import describe_error, place_of, traceback_of
 from bus_core.runtime.logs import plain_logger
 
 __all__ = ["RetryScheduler"]
@@ -28,9 +28,16 @@ class RetryScheduler:
     """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
 
     def __init__(
-        self, *, codec: Codec, clock: Clock, finish: Callable[[Job], None], unknown_version_wait: float
+        self,
+        *,
+        codec: Codec,
+        clock: Clock,
+        finish: Callable[[Job], None],
+        unknown_version_wait: float,
+        tracebacks: bool,
     ) -> None:
         self._unknown_version_wait = unknown_version_wait
+        self._tracebacks = tracebacks
         self._codec = codec
         self._clock = clock
         self._finish = finish
@@ -78,13 +85,15 @@ class RetryScheduler:
             decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
         if self._observers:
             self._tell(job, error, decision)
+        place = place_of(error)
         if decision.action != "postpone" and job.reject_reason is None:
             lane.failed_attempts += 1
             text = _error_text(error, job.event)
             if decision.fault is not None:
                 text += f"; and the retry policy failed with {_error_text(decision.fault, job.event)}"
-            job.note(Attempt(job.attempt, self._clock.now(), text, place_of(error)))
-        log = partial(_log_failure, job, error, decision)
+            frames = traceback_of(error) if self._tracebacks else ""
+            job.note(Attempt(job.attempt, self._clock.now(), text, place, frames))
+        log = partial(_log_failure, job, error, place, decision)
         if decision.action == "dead_letter":
             log(logging.ERROR)
             self._dead_letter(job, decision.reason)
@@ -201,7 +210,7 @@ def _log_loss(job: Job, what: str, error: BaseException) -> None:
         return
 
 
-def _log_failure(job: Job, error: BaseException, decision: Decision, level: int) -> None:
+def _log_failure(job: Job, error: BaseException, place: str, decision: Decision, level: int) -> None:
     """Logs ids, and the class and the place of the error: its text may hold personal data."""
     if decision.action == "dead_letter":
         consequence = f"dead-lettered: {decision.reason}"
@@ -212,7 +221,7 @@ def _log_failure(job: Job, error: BaseException, decision: Decision, level: int)
         "attempt %d failed with %s at %s (topic=%s subscription=%s event_id=%s); %s",
         job.attempt,
         type(error).__name__,
-        place_of(error),
+        place,
         job.topic,
         job.lane.spec.name,
         job.event_id,

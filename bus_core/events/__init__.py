@@ -13,7 +13,7 @@ if typing.TYPE_CHECKING:
     from bus_core.events.assembling import assembler_of
     from bus_core.events.base import event_type_of, event_version_of, model_of, shown_fields
     from bus_core.events.faults import Unfit
-    from bus_core.events.messages import NO_HEADERS
+    from bus_core.events.messages import NO_HEADERS, merge_tallies, tally_of
     from bus_core.events.models import BASE_FIELDS, NO_METADATA
     from bus_core.events.records import takes_by_place
     from bus_core.events.shapes import (
@@ -46,7 +46,7 @@ else:
             "assembling": "assembler_of",
             "base": "event_type_of event_version_of model_of shown_fields",
             "faults": "Unfit",
-            "messages": "NO_HEADERS",
+            "messages": "NO_HEADERS merge_tallies tally_of",
             "models": "BASE_FIELDS NO_METADATA",
             "records": "takes_by_place",
             "shapes": """
@@ -88,10 +88,12 @@ __all__ = [
     "is_pattern",
     "is_personal",
     "json_kinds",
+    "merge_tallies",
     "model_of",
     "nearest_names",
     "patterns_overlap",
     "plain",
     "shown_fields",
     "takes_by_place",
+    "tally_of",
 ]

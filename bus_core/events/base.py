@@ -44,6 +44,7 @@ from bus_core.events.models import (
     key_of_field,
     model_of_fields,
 )
+from bus_core.events.plain_data import plain_fields, plain_value
 from bus_core.events.primitives import FrozenMapping, uuid7
 from bus_core.events.privacy import HIDDEN, hidden_values, shown, without
 from bus_core.events.shapes import (
@@ -56,6 +57,7 @@ from bus_core.events.shapes import (
     Scalar,
     has_personal_part,
 )
+from bus_core.events.values import write_datetime
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -455,6 +457,26 @@ class Event(Generic[AggregateId]):
         parts = (f"{name}={text}" for name, text in shown_fields(self))
         return f"{cls.__qualname__.rpartition('>.')[2]}({', '.join(parts)})"
 
+    def to_dict(self, *, personal: bool = True) -> dict[str, Any]:
+        """The event as plain data that is ready for JSON.
+
+        It has ``event_id``, ``type``, ``version``, ``aggregate_id``, ``occurred_at``, ``metadata``, and the
+        class's own fields in ``data``, with values as on the wire. With ``personal=False`` there is
+        ``<personal>`` in place of each value that is marked so.
+        """
+        model = model_of(type(self))
+        data = plain_fields(model.own.fields, self, personal=personal)
+        ready = self.aggregate_id.__class__ in (int, str)
+        return {
+            "event_id": str(self.event_id),
+            "type": self.type,
+            "version": self.__event_version__,
+            "aggregate_id": self.aggregate_id if ready else str(self.aggregate_id),
+            "occurred_at": write_datetime(self.occurred_at),
+            "metadata": dict(self.metadata),
+            "data": data,
+        }
+
     type = _TypeName()
 
 
@@ -527,6 +549,17 @@ class BaseEvent(Event["UUID | str"]):
             data=attrs.NOTHING if data is None else data,
         )
 
+    def to_dict(self, *, personal: bool = True) -> dict[str, Any]:
+        """The event as plain data; see ``Event.to_dict``.
+
+        Nobody knows which of its values are personal: with ``personal=False`` all in ``data`` are hidden.
+        """
+        told = super().to_dict()
+        data = plain_value(_ANY_DATA, self.data)
+        return {**told, "data": data if personal else dict.fromkeys(data, HIDDEN)}
+
+
+_ANY_DATA: Final = MappingOf(Scalar(str, str), AnyJson(), "Mapping")
 
 Event.__event_model__ = model_of_fields(Event, (), {}, UUID)
 BaseEvent.__event_model__ = EventModel(
@@ -534,7 +567,7 @@ BaseEvent.__event_model__ = EventModel(
         BaseEvent,
         (
             Field("_type", "type", Constrained(Scalar(str, str), (_TYPE_NAME,)), attrs.NOTHING),
-            Field("data", "data", Hidden(MappingOf(Scalar(str, str), AnyJson(), "Mapping")), NO_METADATA),
+            Field("data", "data", Hidden(_ANY_DATA), NO_METADATA),
         ),
     ),
     ANY_ID,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
 
@@ -11,6 +14,8 @@ import attrs
 
 from bus_core.events.base import Event
 from bus_core.events.primitives import FrozenMapping
+from bus_core.events.topics import TopicPattern, is_pattern
+from bus_core.events.values import write_datetime
 
 __all__ = [
     "NO_HEADERS",
@@ -18,6 +23,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterPage",
+    "DeadLetterTally",
     "Delivery",
     "DeliverySource",
     "Envelope",
@@ -27,6 +33,8 @@ __all__ = [
     "Received",
     "delivery_of",
     "envelope_of",
+    "merge_tallies",
+    "tally_of",
     "with_attempt",
 ]
 
@@ -168,30 +176,55 @@ class Attempt:
 
     ``error`` is ``"Type: message"``, with causes and the members of groups. ``<personal>`` is in place of
     values that are marked as personal in the event. Messages may hold other personal data, so treat it like
-    the body. ``place`` is where it was raised: ``file:line in function``, or empty.
+    the body. ``place`` is where the application raised it: ``file:line in function``, or empty.
+    ``traceback`` is empty unless ``bus.tracebacks`` asks for it.
     """
 
     number: int
     at: datetime
-    error: str = attrs.field(repr=lambda error: error.partition(":")[0])
+    error: str = attrs.field(repr=lambda error: _type_in(error))
     place: str = ""
+    traceback: str = attrs.field(default="", repr=False)
 
     @property
     def error_type(self) -> str:
         """The name of the error's class."""
-        return self.error.partition(":")[0]
+        return _type_in(self.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attempt as plain data that is ready for JSON; ``traceback`` only where it was kept."""
+        told: dict[str, Any] = {
+            "number": self.number,
+            "at": write_datetime(self.at),
+            "error_type": self.error_type,
+            "error": self.error,
+            "place": self.place,
+        }
+        return {**told, "traceback": self.traceback} if self.traceback else told
+
+
+def _type_in(error: str) -> str:
+    """The name of a class before the text of its error, its causes, or the members of a group."""
+    return _TYPE.match(error)[0]  # type: ignore[index]  # it matches anything
+
+
+_TYPE: Final = re.compile(r"[^:;\s]*")
 
 
 _FIRST_KEPT: Final = 5
 _LAST_KEPT: Final = 15
+_TRACEBACKS_KEPT: Final = 5
 
 
 def with_attempt(history: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
     """A history and one more attempt.
 
     It travels with each retry, so it is bounded: of more than twenty attempts the first five and the last
-    fifteen are kept. Their numbers tell how many there were in between.
+    fifteen are kept. Their numbers tell how many there were in between. The last five keep their tracebacks.
     """
+    if attempt.traceback and len(history) >= _TRACEBACKS_KEPT:
+        *earlier, late = history[: 1 - _TRACEBACKS_KEPT]
+        history = (*earlier, attrs.evolve(late, traceback=""), *history[1 - _TRACEBACKS_KEPT :])
     if len(history) < _FIRST_KEPT + _LAST_KEPT:
         return (*history, attempt)
     return (*history[:_FIRST_KEPT], *history[1 - _LAST_KEPT :], attempt)
@@ -217,6 +250,37 @@ class DeadLetter:
     headers: Mapping[str, str] = attrs.field(factory=FrozenMapping)
     dead_at: datetime = attrs.field(kw_only=True)
 
+    @property
+    def failure(self) -> tuple[str, str]:
+        """The class of the last error and its place; the reason, and no place, where no attempt is known."""
+        if not self.attempts:
+            return self.reason, ""
+        return self.attempts[-1].error_type, self.attempts[-1].place
+
+    def to_dict(self, *, body: bool = True) -> dict[str, Any]:
+        """The letter as plain data that is ready for JSON.
+
+        ``body`` is a text; where its bytes are not UTF-8 there is ``body_base64`` instead. It may hold
+        personal data, and so may the errors in ``attempts``: ``body=False`` leaves the body out.
+        """
+        told: dict[str, Any] = {
+            "id": self.id,
+            "topic": self.topic,
+            "subscription": self.subscription,
+            "event_id": None if self.event_id is None else str(self.event_id),
+            "key": self.key,
+            "reason": self.reason,
+            "dead_at": write_datetime(self.dead_at),
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "headers": dict(self.headers),
+        }
+        if not body:
+            return told
+        try:
+            return {**told, "body": self.body.decode()}
+        except UnicodeDecodeError:
+            return {**told, "body_base64": b64encode(self.body).decode()}
+
 
 class DeadLetterPage(list[DeadLetter]):
     """Some dead letters, the oldest first. ``next_cursor`` is where the next ones begin; None at the end."""
@@ -231,16 +295,106 @@ class DeadLetterPage(list[DeadLetter]):
         return f"{type(self).__name__}({super().__repr__()}, next_cursor={self.next_cursor!r})"
 
 
+@attrs.frozen
+class DeadLetterTally:
+    """How many letters of one topic and subscription died of the same error, at the same place.
+
+    ``error_type`` and ``place`` are a letter's ``failure``. ``oldest`` and ``newest`` say when the first and
+    the last of them died.
+    """
+
+    topic: str
+    subscription: str
+    error_type: str
+    place: str
+    count: int
+    oldest: datetime
+    newest: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tally as plain data that is ready for JSON."""
+        times = {"oldest": write_datetime(self.oldest), "newest": write_datetime(self.newest)}
+        return {**attrs.asdict(self), **times}
+
+
+def tally_of(letters: Iterable[DeadLetter]) -> list[DeadLetterTally]:
+    """Letters in groups, the largest first: what ``DeadLetterStore.tally`` answers."""
+    return merge_tallies(
+        DeadLetterTally(each.topic, each.subscription, *each.failure, 1, each.dead_at, each.dead_at)
+        for each in letters
+    )
+
+
+def merge_tallies(tallies: Iterable[DeadLetterTally]) -> list[DeadLetterTally]:
+    """Tallies of several parts as those of the whole, the largest first."""
+    found: dict[tuple[str, ...], DeadLetterTally] = {}
+    for each in tallies:
+        name = (each.topic, each.subscription, each.error_type, each.place)
+        known = found.get(name)
+        if known is not None:
+            each = attrs.evolve(
+                known,
+                count=known.count + each.count,
+                oldest=min(known.oldest, each.oldest),
+                newest=max(known.newest, each.newest),
+            )
+        found[name] = each
+    return [each for _, each in sorted(found.items(), key=lambda item: (-item[1].count, item[0]))]
+
+
+def _checked_topic(_instance: object, _attribute: object, value: str | None) -> None:
+    if value is not None and is_pattern(value):
+        TopicPattern(value)
+
+
+def _checked_moment(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (value is None or (isinstance(value, datetime) and value.utcoffset() is not None)):
+        raise ValueError(f"{attribute.name} must be an aware datetime, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class DeadLetterFilter:
-    """Selects dead letters; a criterion that is None selects all."""
+    """Selects dead letters; a criterion that is None selects all.
 
-    topic: str | None = None
+    ``topic`` is a name or a pattern. ``error`` is a text that is in the reason, or in the error or the place
+    of the last attempt, as it is written. ``dead_before`` and ``dead_after`` are aware times: a letter's
+    ``dead_at`` is before the one, and not before the other. ``ids`` are ids of letters, as a frozenset.
+
+    Raises ``InvalidTopic`` for a bad pattern, and ``ValueError`` for a time without a zone.
+    """
+
+    topic: str | None = attrs.field(default=None, validator=_checked_topic)
     subscription: str | None = None
+    error: str | None = None
+    dead_before: datetime | None = attrs.field(default=None, validator=_checked_moment)
+    dead_after: datetime | None = attrs.field(default=None, validator=_checked_moment)
+    event_id: UUID | None = None
+    ids: frozenset[str] | None = None
 
     def selects(self, letter: DeadLetter) -> bool:
         """True when the letter meets every criterion."""
-        return self.topic in (None, letter.topic) and self.subscription in (None, letter.subscription)
+        return (
+            self.subscription in (None, letter.subscription)
+            and self.event_id in (None, letter.event_id)
+            and (self.ids is None or letter.id in self.ids)
+            and (self.dead_before is None or letter.dead_at < self.dead_before)
+            and (self.dead_after is None or letter.dead_at >= self.dead_after)
+            and self.selects_topic(letter.topic)
+            and (self.error is None or self._error_is_in(letter))
+        )
+
+    def selects_topic(self, name: str) -> bool:
+        """Whether letters of the topic of that name may be selected."""
+        wanted = self.topic
+        return wanted is None or wanted == name or (is_pattern(wanted) and _pattern(wanted).matches(name))
+
+    def _error_is_in(self, letter: DeadLetter) -> bool:
+        last = letter.attempts[-1:]
+        texts = [letter.reason, *(each.error for each in last), *(each.place for each in last)]
+        return any(str(self.error) in text for text in texts)
+
+
+_pattern = cache(TopicPattern)
 
 
 # --- between the engine and a consumer --------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any, Final
@@ -20,6 +20,10 @@ __all__ = [
     "has_plain_offset",
     "is_frozen_json",
     "is_text",
+    "write_date",
+    "write_datetime",
+    "write_time",
+    "write_timedelta",
 ]
 
 Normalize = Callable[[Any], Any]
@@ -199,3 +203,24 @@ def is_frozen_json(value: Any, room: int = _DEEPEST) -> bool:
                 return False
         return True
     return False
+
+
+# --- as texts in JSON -------------------------------------------------------------------------------------
+
+write_date: Final = date.isoformat
+write_time: Final = time_of_day.isoformat
+
+
+def write_datetime(value: datetime) -> str:
+    """RFC 3339. An event's times have offsets of whole minutes."""
+    if value.tzinfo is UTC:  # in two parts, because isoformat() asks the zone for its offset, which is dear
+        return f"{write_date(value)}T{write_time(value.time())}Z"
+    return value.isoformat()
+
+
+def write_timedelta(value: timedelta) -> str:
+    """An ISO 8601 duration of days and seconds."""
+    sign = "-" if value < timedelta() else ""
+    value = abs(value)
+    fraction = f".{value.microseconds:06}" if value.microseconds else ""
+    return f"{sign}P{value.days}DT{value.seconds}{fraction}S"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import TracebackType
+from typing import Final
 
-__all__ = ["describe_error", "place_of", "printable"]
+__all__ = ["describe_error", "place_of", "printable", "traceback_of"]
 
 _MOST_CAUSES = 5
 _MOST_MEMBERS = 10
 _MOST_LEVELS = 3
+_LONGEST_PLACE = 500
+_LONGEST_TRACEBACK = 4000
+_MOST_FRAMES = 30
 
 
 def describe_error(
@@ -51,19 +58,81 @@ def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] 
     return described
 
 
+# --- places -----------------------------------------------------------------------------------------------
+
+
 def place_of(error: BaseException) -> str:
     """The place where an error was raised, as ``file:line in function``; ``?`` when it was never raised.
+
+    It is the innermost frame of the application: not one of the bus, of its plugins or of the standard
+    library, and one of an installed package only where no other is there. Where an error has met nothing of
+    the application, such as that of a time limit, its causes are asked; otherwise it is the innermost frame.
 
     A log may show this and the class. Neither the text nor the causes may be logged: both may
     be personal. Of a group, and of an error that was made elsewhere, it is the place that raised it.
     """
-    at: TracebackType | None = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    if at is None:
+    found = _innermost(error)
+    if found is None or not found[0]:
+        for cause in _causes(error):
+            of_cause = _innermost(cause)
+            if of_cause is not None and of_cause[0]:
+                found = of_cause
+                break
+    if found is None:
         return "?"
+    at = found[1]
     code = at.tb_frame.f_code
-    return f"{code.co_filename}:{at.tb_lineno} in {code.co_name}"
+    return f"{code.co_filename}:{at.tb_lineno} in {code.co_name}"[-_LONGEST_PLACE:]
+
+
+def _innermost(error: BaseException) -> tuple[int, TracebackType] | None:
+    """The innermost of the frames that are most likely the application's, and how likely that is."""
+    at = error.__traceback__
+    if at is None:
+        return None
+    best, place = 0, at
+    while at is not None:
+        likely = _likelihood(at.tb_frame.f_code.co_filename)
+        if likely >= best:
+            best, place = likely, at
+        at = at.tb_next
+    return best, place
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What led to an error, as Python tells it."""
+    for _ in range(_MOST_CAUSES):
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None:
+            return
+        yield cause
+        error = cause
+
+
+_CORE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STANDARD: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_OF_PLUGIN: Final = re.compile(r"[/\\]promenade_bus_\w+[/\\]")
+_INSTALLED: Final = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+_MADE: Final = re.compile(r"<frozen |<.* generated ")
+"""Modules of the standard library that are in the interpreter, and the code that libraries write."""
+
+
+@lru_cache(maxsize=4096)
+def _likelihood(file: str) -> int:
+    """How likely a file is the application's: 2, or 1 for an installed package, or 0 for all that is not."""
+    if file.startswith(_CORE) or _MADE.match(file) or _OF_PLUGIN.search(file):
+        return 0
+    if _INSTALLED.search(file):
+        return 1
+    return 0 if file.startswith(_STANDARD) else 2
+
+
+def traceback_of(error: BaseException) -> str:
+    """The frames that led to an error, the innermost last, without its text; bounded in length."""
+    import traceback
+
+    text = "".join(traceback.format_tb(error.__traceback__, -_MOST_FRAMES)).rstrip()
+    return text if len(text) <= _LONGEST_TRACEBACK else f"...{text[3 - _LONGEST_TRACEBACK :]}"
 
 
 def printable(text: str, limit: int | None = 300) -> str:

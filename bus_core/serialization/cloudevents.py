@@ -23,10 +23,11 @@ from bus_core.events.ids import IdForm, read_uuid
 from bus_core.events.models import NO_METADATA, normalize_occurred_at
 from bus_core.events.primitives import FrozenMapping, text_of_uuid
 from bus_core.events.shapes import Field
+from bus_core.events.values import write_datetime
 from bus_core.serialization.json_quick import quick_reader_of
 from bus_core.serialization.json_reading import fields_reader_of
 from bus_core.serialization.json_text import DuplicateKey, JsonReader, JsonTextError, JsonWriter
-from bus_core.serialization.json_values import read_datetime, write_datetime
+from bus_core.serialization.json_values import read_datetime
 from bus_core.serialization.json_writing import Writers, depth_of
 from bus_core.serialization.options import JsonOptions
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -20,7 +20,7 @@ from uuid import UUID
 from bus_core.events.faults import unfit
 from bus_core.events.ids import read_uuid
 from bus_core.events.primitives import FrozenMapping, text_of_uuid
-from bus_core.events.values import DECIMAL_RANGE
+from bus_core.events.values import DECIMAL_RANGE, write_date, write_datetime, write_time, write_timedelta
 from bus_core.serialization.options import JsonOptions
 
 __all__ = [
@@ -30,8 +30,6 @@ __all__ = [
     "read_datetime",
     "read_int",
     "read_str",
-    "write_datetime",
-    "write_timedelta",
     "writers",
 ]
 
@@ -178,25 +176,6 @@ READERS: dict[Any, Reader] = {
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def write_datetime(value: datetime) -> str:
-    """RFC 3339. An event's times have offsets of whole minutes."""
-    if value.tzinfo is UTC:  # in two parts, because isoformat() asks the zone for its offset, which is dear
-        return f"{_text_of_date(value)}T{_text_of_time(value.time())}Z"
-    return value.isoformat()
-
-
-_text_of_date: Final = date.isoformat
-_text_of_time: Final = time_of_day.isoformat
-
-
-def write_timedelta(value: timedelta) -> str:
-    """An ISO 8601 duration of days and seconds."""
-    sign = "-" if value < timedelta() else ""
-    value = abs(value)
-    fraction = f".{value.microseconds:06}" if value.microseconds else ""
-    return f"{sign}P{value.days}DT{value.seconds}{fraction}S"
-
-
 def _write_base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
@@ -244,8 +223,8 @@ def writers(limits: JsonOptions, text: Writer) -> dict[Any, Writer]:
         type(None): lambda _value: "null",
         UUID: _quoted(text_of_uuid),
         datetime: _quoted(write_datetime),
-        date: _quoted(_text_of_date),
-        time_of_day: _quoted(_text_of_time),
+        date: _quoted(write_date),
+        time_of_day: _quoted(write_time),
         timedelta: _quoted(write_timedelta),
         Decimal: _quoted(str),
         bytes: _quoted(_write_base64),

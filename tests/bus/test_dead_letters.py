@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import attrs
 import pytest
 
 from bus_core import (
+    Attempt,
     Bus,
     BusClosed,
     BusError,
@@ -23,6 +25,7 @@ from bus_core import (
     DeserializationError,
     Event,
     Factory,
+    FixedRetry,
     HealthStatus,
     Message,
     PermanentError,
@@ -613,3 +616,97 @@ async def test_an_attempt_knows_where_its_error_was_raised(caplog: pytest.LogCap
     assert (attempt.error_type, attempt.error) == ("ValueError", "ValueError: secret")
     assert f"failed with ValueError at {__file__}:{line} in deep (topic=" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_an_attempt_that_timed_out_knows_where_it_waited() -> None:
+    """The place of a time limit is the line of the handler that waited, not one of the bus."""
+
+    async def handle(event: Happened) -> None:
+        await asyncio.Event().wait()
+
+    async with running_bus(retry_attempts=1) as bus:
+        bus.subscribe(HAPPENED, handle, name="handle", timeout=0.01)
+        await bus.publish(HAPPENED, happened())
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+    (attempt,) = letter.attempts
+    assert attempt.error_type == "HandlerTimeout"
+    assert attempt.place == f"{__file__}:{handle.__code__.co_firstlineno + 1} in handle"
+
+
+async def test_tracebacks_are_opt_in() -> None:
+    """With ``tracebacks: true`` the last five attempts keep their frames; by default none does."""
+
+    def deep() -> None:
+        raise ValueError("secret")
+
+    async def handle(event: Happened) -> None:
+        deep()
+
+    kept: dict[bool, list[str]] = {}
+    for wanted in (False, True):
+        settings = {"tracebacks": True} if wanted else {}
+        async with running_bus(**settings) as bus:
+            bus.subscribe(HAPPENED, handle, name="handle", retry=FixedRetry(attempts=7, delay=0))
+            await bus.publish(HAPPENED, happened())
+            await bus.drain()
+            (letter,) = await bus.dead_letters.list()
+            kept[wanted] = [attempt.traceback for attempt in letter.attempts]
+    assert kept[False] == [""] * 7
+    assert kept[True][:2] == ["", ""]
+    for frames in kept[True][2:]:
+        assert frames.endswith('raise ValueError("secret")')
+        assert "in handle" in frames
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        ("KeyError: 'x'", "KeyError"),
+        ("OSError", "OSError"),
+        ("ValueError; caused by KeyError: 'x'", "ValueError"),
+        ("ExceptionGroup: two (2 sub-exceptions) [ValueError: a]", "ExceptionGroup"),
+    ],
+)
+def test_the_class_of_an_error(error: str, name: str) -> None:
+    """The class is told alone, whatever follows it."""
+    assert Attempt(1, datetime.now(UTC), error).error_type == name
+
+
+async def test_a_letter_as_plain_data() -> None:
+    """A letter is a dict that JSON takes as it is, with its attempts, and without the body if so wished."""
+
+    async def handle(event: Happened) -> None:
+        raise ValueError("no")
+
+    async with running_bus(retry_attempts=1, tracebacks=True) as bus:
+        bus.subscribe(HAPPENED, handle, name="handle")
+        event = happened()
+        await bus.publish(HAPPENED, event, headers={"trace": "abc"})
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+    told = json.loads(json.dumps(letter.to_dict(), allow_nan=False))
+    (attempt,) = told.pop("attempts")
+    assert json.loads(told.pop("body"))["id"] == str(event.event_id)
+    assert told == {
+        "id": letter.id,
+        "topic": "test.thing.happened",
+        "subscription": "handle",
+        "event_id": str(event.event_id),
+        "key": str(event.aggregate_id),
+        "reason": "retries exhausted after 1 attempt",
+        "dead_at": letter.dead_at.isoformat().replace("+00:00", "Z"),
+        "headers": {"trace": "abc"},
+    }
+    assert attempt.pop("traceback").endswith('raise ValueError("no")')
+    assert attempt == {
+        "number": 1,
+        "at": letter.attempts[0].at.isoformat().replace("+00:00", "Z"),
+        "error_type": "ValueError",
+        "error": "ValueError: no",
+        "place": f"{__file__}:{handle.__code__.co_firstlineno + 1} in handle",
+    }
+    assert "body" not in letter.to_dict(body=False)
+    unreadable = attrs.evolve(letter, body=b"\xff", attempts=(Attempt(1, letter.dead_at, "OSError"),))
+    told = unreadable.to_dict()
+    assert (told["body_base64"], "body" in told, "traceback" in told["attempts"][0]) == ("/w==", False, False)

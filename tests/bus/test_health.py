@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from typing import Any
 
@@ -74,6 +75,23 @@ def test_a_report_without_checks() -> None:
     assert HealthReport({}).status is UNHEALTHY
     with pytest.raises(UnhealthyError, match="no check was made"):
         HealthReport({}).raise_if_unhealthy()
+
+
+def test_a_report_as_plain_data() -> None:
+    """A report is a dict that JSON takes as it is, also where a figure is infinite."""
+    check = CheckResult(DEGRADED, "slow", {"delay_s": float("inf"), "late": 3, "ok": False})
+    report = HealthReport({"loop": check, "bus": found(HEALTHY, "open")})
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == {
+        "status": "degraded",
+        "checks": {
+            "loop": {
+                "status": "degraded",
+                "summary": "slow",
+                "figures": {"delay_s": "inf", "late": 3, "ok": False},
+            },
+            "bus": {"status": "healthy", "summary": "open", "figures": {}},
+        },
+    }
 
 
 def test_raise_if_unhealthy() -> None:

@@ -6,6 +6,7 @@ import datetime as clock
 import enum
 import importlib.util
 import ipaddress
+import json
 import sys
 import textwrap
 import types
@@ -808,13 +809,23 @@ PERSONAL: list[tuple[Any, Any, Any]] = [
 def test_personal_values_are_hidden_at_any_depth(annotation: Any, good: Any, bad: Any) -> None:
     """Behind aliases and forward references, in containers and nested classes: in the repr and in errors."""
     cls = only(annotation)
-    shown = repr(cls(aggregate_id=USER, value=good))
-    assert SECRET not in shown
-    assert "<personal>" in shown
+    made = cls(aggregate_id=USER, value=good)
+    for shown in (repr(made), json.dumps(made.to_dict(personal=False))):
+        assert SECRET not in shown
+        assert "<personal>" in shown
+    assert SECRET in json.dumps(made.to_dict())
     with pytest.raises(InvalidEvent) as caught:
         cls(aggregate_id=USER, value=bad)
     assert SECRET not in str(caught.value)
     assert "personal value not shown" in str(caught.value)
+
+
+def test_a_dict_of_an_event_without_a_class() -> None:
+    """The data of an event without a class is plain data; hidden, only its names are shown."""
+    made = BaseEvent("a.b", "7", data={"name": SECRET, "list": [1, {"deep": None}]})
+    assert made.to_dict()["data"] == {"name": SECRET, "list": [1, {"deep": None}]}
+    assert made.to_dict(personal=False)["data"] == {"name": "<personal>", "list": "<personal>"}
+    assert (made.to_dict()["type"], made.to_dict()["aggregate_id"]) == ("a.b", "7")
 
 
 @pytest.mark.parametrize(("annotation", "good", "_bad"), PERSONAL, ids=str)

@@ -53,6 +53,7 @@ PUBLIC = [
     "DeadLetterNotFound",
     "DeadLetterPage",
     "DeadLetterStore",
+    "DeadLetterTally",
     "DeadLetters",
     "Delivery",
     "DeserializationError",

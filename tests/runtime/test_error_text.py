@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import linecache
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bus_core.runtime.error_text import describe_error, place_of, printable
+from bus_core import TopicPattern
+from bus_core.runtime.error_text import describe_error, place_of, printable, traceback_of
 
 
 def caused() -> None:
@@ -80,6 +86,91 @@ def test_the_place() -> None:
     assert place.startswith(f"{__file__}:")
     assert place.endswith(" in caused")
     assert place_of(ValueError()) == "?"
+
+
+def running_in(file: str | Path, source: str) -> Callable[..., Any]:
+    """A function of one parameter, ``call``, in a file that need not be there."""
+    names: dict[str, Any] = {}
+    exec(compile(f"def inside(call):\n    {source}", str(file), "exec"), names)
+    return names["inside"]  # type: ignore[no-any-return]
+
+
+def in_application() -> None:
+    raise LookupError("no price")
+
+
+def test_the_place_is_the_applications() -> None:
+    """The innermost frame of the application is told, not that of a library which it called."""
+    site = sysconfig.get_paths()["purelib"]
+    library = running_in(f"{site}/pricing/rates.py", "call()")
+    standard = running_in(json.__file__, "call()")
+    plugin = running_in("/opt/promenade_bus_extra/middleware.py", "call()")
+    generated = running_in("<attrs generated init shop.Order>", "call()")
+
+    def boom() -> None:
+        int("x")
+
+    for around in (library, standard, plugin, generated):
+        place = place_of(raised(lambda around=around: around(in_application)))  # type: ignore[misc]
+        assert place.endswith(" in in_application"), place
+    place = place_of(raised(lambda: library(lambda: json.loads("{"))))
+    assert place.startswith(f"{__file__}:"), place
+    assert place.endswith(" in <lambda>")
+    place = place_of(raised(lambda: TopicPattern("not a pattern")))
+    assert place.startswith(f"{__file__}:"), place
+
+
+def test_the_place_where_no_application_is() -> None:
+    """Without a frame of the application it is that of an installed package, or else the innermost."""
+    site = sysconfig.get_paths()["purelib"]
+    failing = running_in(f"{site}/pricing/rates.py", "raise ValueError('x')")
+    assert only_inside(lambda: failing(None)) == f"{site}/pricing/rates.py:2 in inside"
+    assert only_inside(lambda: json.loads("{")).startswith(json.decoder.__file__)
+
+
+def only_inside(call: Callable[[], object]) -> str:
+    """The place of an error as it is told where nothing of this file is around it."""
+    error = raised(lambda: call())
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename == __file__:
+        at = at.tb_next
+    return place_of(error.with_traceback(at))
+
+
+def test_the_place_of_a_cause() -> None:
+    """An error that has met nothing of the application has the place of what led to it."""
+    standard = running_in(json.__file__, "raise TimeoutError('late') from call")
+    error = raised(lambda: standard(raised(in_application)))
+    assert error.__traceback__ is not None
+    assert error.__traceback__.tb_next is not None
+    inside = error.__traceback__.tb_next.tb_next
+    assert place_of(error.with_traceback(inside)).endswith(" in in_application")
+
+
+def test_the_place_is_bounded() -> None:
+    """However long a path is, the place keeps its end: the name of the file, the line, the function."""
+    failing = running_in(f"/{'x' * 5000}/shop.py", "raise ValueError")
+    place = place_of(raised(lambda: failing(None)))
+    assert len(place) == 500
+    assert place.endswith("/shop.py:2 in inside")
+
+
+def test_a_traceback_without_texts() -> None:
+    """A traceback has the frames and not the text of the error, and is bounded, its end kept."""
+    text = traceback_of(raised(caused))
+    assert text.endswith('raise ValueError("no price") from error')
+    assert "in caused" in text
+    assert "ValueError: no price" not in text
+    file = "/opt/deep.py"
+    linecache.cache[file] = (
+        1,
+        None,
+        ["def inside(call):\n", f"    raise ValueError  # {'x' * 6000}\n"],
+        file,
+    )
+    failing = running_in(file, "raise ValueError")
+    assert len(traceback_of(raised(lambda: failing(None)))) == 4000
+    assert traceback_of(ValueError()) == ""
 
 
 def test_a_printable_text_stays_in_its_line() -> None:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from bus_core import Constraint, Event, FrozenMapping, JsonForm, Personal, event
 from bus_core.errors import DeserializationError, InvalidEvent, SerializationError
+from bus_core.events.values import write_timedelta
 from bus_core.serialization.cloudevents import JsonSerializer
-from bus_core.serialization.json_values import read_timedelta, write_timedelta
+from bus_core.serialization.json_values import read_timedelta
 
 UserId = NewType("UserId", UUID)
 CountryCode = Annotated[
@@ -215,6 +216,24 @@ def test_every_field_type_comes_back_as_it_was(made: EverythingHappened) -> None
         value, original = getattr(read, name), getattr(made, name)
         if not isinstance(original, Mapping):
             assert type(value) is type(original), name
+
+
+@settings(deadline=None, max_examples=150)
+@given(EVENTS)
+def test_a_dict_is_what_travels(made: EverythingHappened) -> None:
+    """``to_dict`` has the values of the document as plain data, which JSON takes as it is."""
+    document = json.loads(encode(made))
+    told = made.to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told.pop("data") == document["data"]
+    assert told == {
+        "event_id": document["id"],
+        "type": document["type"],
+        "version": document["dataversion"],
+        "aggregate_id": document["subject"],
+        "occurred_at": document["time"],
+        "metadata": json.loads(document.get("metadata", "{}")),
+    }
 
 
 @settings(deadline=None)

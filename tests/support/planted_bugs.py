@@ -725,7 +725,24 @@ def repeat_the_last_letter(patch: MonkeyPatch) -> None:
     patch.setattr(MemoryDeadLetters, "page", repeating)
 
 
-@bug("a count forgets the filter", "test_letters_are_paged")
+@bug("a filter takes every error for the wanted one", "test_letters_are_selected")
+def select_any_error(patch: MonkeyPatch) -> None:
+    patch.setattr(DeadLetterFilter, "_error_is_in", lambda _where, _letter: True)
+
+
+@bug("a filter does not know when a letter died", "test_letters_are_selected")
+def select_any_time(patch: MonkeyPatch) -> None:
+    page = MemoryDeadLetters.page
+
+    async def timeless(
+        store: MemoryDeadLetters, where: DeadLetterFilter, after: str | None, limit: int
+    ) -> DeadLetterPage:
+        return await page(store, attrs.evolve(where, dead_before=None, dead_after=None), after, limit)
+
+    patch.setattr(MemoryDeadLetters, "page", timeless)
+
+
+@bug("a count forgets the filter", "test_letters_are_paged", "test_letters_are_selected")
 def count_everything(patch: MonkeyPatch) -> None:
     async def count(store: MemoryDeadLetters, _where: DeadLetterFilter) -> int:
         return len(store._kept)

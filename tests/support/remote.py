@@ -27,6 +27,7 @@ from bus_core import (
     DeadLetterFilter,
     DeadLetterNotFound,
     DeadLetterPage,
+    DeadLetterTally,
     Features,
     LeaseLost,
     Message,
@@ -38,6 +39,7 @@ from bus_core import (
     UnknownSubscription,
     open_bus,
 )
+from bus_core.events import tally_of
 from support.inline_plugins import adapter_plugin
 
 
@@ -346,6 +348,9 @@ class RemoteAdapter:
 
     async def count(self, where: DeadLetterFilter) -> int:
         return sum(where.selects(letter) for letter, _, _ in self.server.letters.values())
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        return tally_of(await self.list(where, 2**31))
 
     async def get(self, letter_id: str) -> DeadLetter:
         try:

@@ -31,9 +31,9 @@ def make():
 """
 
 
-@pytest.mark.parametrize(("status", "code"), [("healthy", 0), ("degraded", 1), ("unhealthy", 2)])
+@pytest.mark.parametrize(("status", "code"), [("healthy", 0), ("degraded", 1), ("unhealthy", 3)])
 def test_the_exit_status_is_that_of_the_report(run: Run, module: Module, status: str, code: int) -> None:
-    """The status is 0, 1 or 2 for the worst check; the report has the summary and figures of each."""
+    """The status is 0, 1 or 3 for the worst check; the report has the summary and figures of each."""
     name = module(APP.format(status=status))
     found = run.json("health", "--app", f"{name}:make", status=code)
     assert found["status"] == status

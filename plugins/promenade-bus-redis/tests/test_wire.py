@@ -39,6 +39,8 @@ ATTEMPTS = st.builds(
     st.integers(1, 99),
     st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
     st.text(max_size=50),
+    st.text(max_size=50),
+    st.text(max_size=50),
 )
 
 

@@ -13,6 +13,7 @@ __all__ = ["COMMANDS"]
 
 _HELP: Final = {
     "config": "Check a configuration file, or show the effective configuration.",
+    "dead-letters": "Count, show, redrive and purge dead letters.",
     "explain": "Explain what happens to the events of TOPIC (a name or a pattern), or of every topic.",
     "health": "Start the bus, run its health probes, and close it.",
     "plugins": "List the installed plugins, and check them.",
@@ -24,7 +25,8 @@ _HELP: Final = {
 
 def _load(name: str) -> Any:
     """Imports a command from the module of the same name."""
-    return getattr(import_module(f"promenade_bus_cli.{name}"), name)
+    module = name.replace("-", "_")
+    return getattr(import_module(f"promenade_bus_cli.{module}"), module)
 
 
 COMMANDS: Final[Mapping[str, Command]] = {

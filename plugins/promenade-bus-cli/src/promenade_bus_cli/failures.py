@@ -5,14 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
-from bus_core import BusError, EventError, PublishError, SerializationError
+from bus_core import (
+    AdapterError,
+    BusError,
+    DeadLetterNotFound,
+    EventError,
+    PublishError,
+    SerializationError,
+    SubscriptionError,
+    UnhealthyError,
+)
 from promenade_bus_cli.output import clean
 
-__all__ = ["INTERRUPTED", "REFUSED", "USAGE", "CommandFailed", "Interrupted", "leave_now", "status_of"]
+__all__ = [
+    "INTERRUPTED",
+    "REFUSED",
+    "UNHEALTHY",
+    "UNREACHABLE",
+    "USAGE",
+    "CommandFailed",
+    "Interrupted",
+    "failure_as_data",
+    "leave_now",
+    "status_of",
+]
 
 REFUSED = 1
 """The command ran, and part of its work failed."""
@@ -20,6 +40,11 @@ REFUSED = 1
 USAGE = 2
 """The command, the configuration or the application is invalid."""
 
+UNHEALTHY = 3
+"""The bus is unhealthy."""
+
+UNREACHABLE = 4
+"""The server or the storage behind the adapter cannot be reached, or does not do what it is asked to."""
 
 INTERRUPTED = 130
 """Ctrl-C ended the command."""
@@ -42,7 +67,29 @@ class Interrupted(KeyboardInterrupt):
 
 def status_of(error: BusError) -> int:
     """Returns the exit status for an error of the bus."""
-    return REFUSED if isinstance(error, EventError | PublishError | SerializationError) else USAGE
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return status
+    return USAGE
+
+
+_STATUSES: Final = (
+    (EventError | PublishError | SerializationError | SubscriptionError | DeadLetterNotFound, REFUSED),
+    (UnhealthyError, UNHEALTHY),
+    (AdapterError, UNREACHABLE),
+)
+
+_KINDS: Final = {
+    REFUSED: "failed",
+    USAGE: "invalid",
+    UNHEALTHY: "unhealthy",
+    UNREACHABLE: "unreachable",
+}
+
+
+def failure_as_data(message: str, status: int) -> dict[str, Any]:
+    """Returns a failure as plain data, for commands that print JSON."""
+    return {"error": {"kind": _KINDS.get(status, "failed"), "status": status, "message": message}}
 
 
 def leave_now(status: int) -> NoReturn:

@@ -16,9 +16,17 @@ from bus_core import BusError, Command
 from bus_core.events import nearest_names
 from bus_core.plugins import Plugins, discover
 from promenade_bus_cli.builtin import COMMANDS
-from promenade_bus_cli.failures import INTERRUPTED, CommandFailed, Interrupted, leave_now, status_of
+from promenade_bus_cli.failures import (
+    INTERRUPTED,
+    CommandFailed,
+    Interrupted,
+    failure_as_data,
+    leave_now,
+    status_of,
+)
 from promenade_bus_cli.loading import load_command
-from promenade_bus_cli.options import DEBUG, debug_option
+from promenade_bus_cli.options import DEBUG, JSON, debug_option
+from promenade_bus_cli.output import print_json
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -104,18 +112,22 @@ class CommandLine(click.Group):
                 yield name, command.help
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; turns an error of the bus into one message and an exit status."""
+        """Runs the command; turns an error of the bus into one message and an exit status.
+
+        A command that prints JSON prints a JSON document about the failure as well.
+        """
         try:
             with _interrupts_told():
                 return super().invoke(ctx)
-        except CommandFailed:
+        except (CommandFailed, BusError) as error:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
-            raise
-        except BusError as error:
-            if ctx.meta.get(DEBUG):
-                traceback.print_exc()
-            raise CommandFailed(str(error), status_of(error)) from error
+            failed = (
+                error if isinstance(error, CommandFailed) else CommandFailed(str(error), status_of(error))
+            )
+            if ctx.meta.get(JSON):
+                print_json(failure_as_data(failed.message, failed.exit_code))
+            raise failed from error
 
 
 @contextmanager
@@ -161,7 +173,8 @@ def cli() -> None:
     """Run and inspect an application on Promenade Bus, and publish events to it.
 
     Exit status: 0 for success, 1 when part of the work failed, 2 when the command, the configuration or the
-    application is invalid, 130 after Ctrl-C.
+    application is invalid, 3 when the bus is unhealthy, 4 when the server or the storage cannot be reached,
+    130 after Ctrl-C.
     """
 
 

@@ -1,4 +1,4 @@
-"""The progress of a file of events: a bar on a terminal, nothing elsewhere. It goes to stderr."""
+"""The progress of long work: a bar on a terminal, nothing elsewhere. It goes to stderr."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any, BinaryIO, Self
 
 from promenade_bus_cli.output import remark
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "size_of"]
 
 
 class Progress:
-    """A progress bar as a context manager. Print lines with ``report`` while it is shown."""
+    """A progress bar as a context manager. Print lines with ``report`` while it is shown.
 
-    def __init__(self, source: BinaryIO) -> None:
+    ``total`` is the amount of work; None when it is unknown.
+    """
+
+    def __init__(self, total: int | None) -> None:
         self._bar: Any = None
         self._task: Any = None
         if sys.stderr.isatty():
-            self._bar, self._task = _bar_for(_size_of(source))
+            self._bar, self._task = _bar_for(total)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -34,7 +37,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, size: int, sentence: str) -> None:
-        """Advances the bar by ``size`` bytes, and shows the sentence beside it."""
+        """Advances the bar by ``size``, and shows the sentence beside it."""
         if self._bar is not None:
             self._bar.update(self._task, advance=size, description=sentence)
 
@@ -46,7 +49,7 @@ class Progress:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _bar_for(size: int | None) -> tuple[Any, Any]:
+def _bar_for(total: int | None) -> tuple[Any, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -57,10 +60,10 @@ def _bar_for(size: int | None) -> tuple[Any, Any]:
         console=Console(stderr=True),
         transient=True,
     )
-    return bar, bar.add_task("", total=size)
+    return bar, bar.add_task("", total=total)
 
 
-def _size_of(source: BinaryIO) -> int | None:
+def size_of(source: BinaryIO) -> int | None:
     """Returns the size of a regular file in bytes, or None for a pipe."""
     try:
         found = os.fstat(source.fileno())

@@ -16,7 +16,7 @@ from promenade_bus_cli.failures import REFUSED, CommandFailed, leave_now
 from promenade_bus_cli.lines import Line, read_lines
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
 from promenade_bus_cli.output import remark
-from promenade_bus_cli.progress import Progress
+from promenade_bus_cli.progress import Progress, size_of
 from promenade_bus_cli.signals import Signals, cancel_current_task
 
 __all__ = ["publish"]
@@ -181,7 +181,7 @@ class _Publishing:
         await self._to_the_end(publish())
 
     async def _publish_lines(self, source: BinaryIO) -> None:
-        with Progress(source) as progress:
+        with Progress(size_of(source)) as progress:
             async for batch in _batches(source):
                 await self._to_the_end(self._publish_batch(batch, progress))
 

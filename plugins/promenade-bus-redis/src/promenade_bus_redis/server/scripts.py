@@ -48,6 +48,7 @@ __all__ = [
     "REMOVE",
     "SURVEY",
     "TAIL",
+    "TALLY",
     "TRIM",
     "UPTO",
     "WHOSE",
@@ -108,7 +109,7 @@ FORGET: Final = _load("forget", "full", "ids")
 GAP: Final = _load("gap", "full", "ids", "account")
 GOODBYE: Final = _load("goodbye", "full")
 LEAVE: Final = _load("leave", "full", "ids", "account")
-LETTERS: Final = _load("letters")
+LETTERS: Final = _load("letters", "selected")
 MAKE: Final = _load("make", "full")
 MOVE: Final = _load("move", "ids", "account")
 NOTE: Final = _load("note", "full", "ids", "account")
@@ -123,6 +124,7 @@ RELEASE: Final = _load("release")
 REMOVE: Final = _load("remove", "full")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
+TALLY: Final = _load("tally", "selected")
 TRIM: Final = _load("trim", "full", "ids", "account", "keep", "fence")
 UPTO: Final = _load("upto", "ids")
 WHOSE: Final = _load("whose")

@@ -15,14 +15,16 @@ from bus_core import (
     DeadLetterFilter,
     DeadLetterNotFound,
     DeadLetterPage,
+    DeadLetterTally,
     UnknownSubscription,
 )
+from bus_core.events import is_pattern, merge_tallies, tally_of
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, WHOSE
+from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, TALLY, WHOSE
 from promenade_bus_redis.streams.letter_rows import LetterPosition, TopicLetters
 from promenade_bus_redis.streams.services import Services
-from promenade_bus_redis.streams.wire import read_fields, read_letter
+from promenade_bus_redis.streams.wire import from_microseconds, read_fields, read_letter, to_microseconds
 
 __all__ = ["RedisDeadLetters"]
 
@@ -65,6 +67,10 @@ class RedisDeadLetters:
         First it is found out which they are, and then a megabyte of them is fetched, or one.
         """
         behind = None if after is None else LetterPosition.of_cursor(after)
+        if where.ids is not None:
+            named = [each for each in await self._named(where) if behind is None or each[0] > behind]
+            cursor = str(named[limit - 1][0]) if len(named) > limit else None
+            return DeadLetterPage([letter for _, letter in named[:limit]], cursor)
         rows = [TopicLetters(topic, behind) for topic in await self._topics(where)]
         chosen: list[LetterPosition] = []
         size = 0
@@ -84,8 +90,10 @@ class RedisDeadLetters:
 
     async def count(self, where: DeadLetterFilter) -> int:
         """How many letters the filter selects."""
+        if where.ids is not None:
+            return len(await self._named(where))
         topics = await self._topics(where)
-        if where.subscription is None:
+        if where == DeadLetterFilter(topic=where.topic):
             places = [self._keys.dead(topic) for topic in topics]
             replies = await self._pipe.call_many([(place, ("XLEN", place)) for place in places])
             return sum(_sound(reply, where) or 0 for reply in replies)
@@ -97,6 +105,29 @@ class RedisDeadLetters:
                 count += len(row.found)
                 row.found.clear()
         return count
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        """How many letters the filter selects, in groups; the server counts, and no letter leaves it."""
+        if where.ids is not None:
+            return tally_of(letter for _, letter in await self._named(where))
+        found: builtins.list[DeadLetterTally] = []
+        begins = dict.fromkeys(await self._topics(where), b"-")
+        while begins:
+            looking = dict([*begins.items()][:_AT_ONCE])
+            places = {topic: self._keys.dead(topic) for topic in looking}
+            criteria = _criteria(where)
+            commands: builtins.list[Routed] = [
+                (place, TALLY.command([place], [looking[topic], "", *criteria]))
+                for topic, place in places.items()
+            ]
+            for topic, reply in zip(looking, await self._pipe.call_many(commands), strict=True):
+                groups, following = _sound(reply, where) or ((), b"")
+                found += [_tally(topic, *group) for group in groups]
+                if following:
+                    begins[topic] = following
+                else:
+                    del begins[topic]
+        return merge_tallies(found)
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -128,6 +159,16 @@ class RedisDeadLetters:
     async def purge(self, where: DeadLetterFilter) -> int:
         """Deletes the letters that the filter selects."""
         purged = 0
+        if where.ids is not None:
+            by_topic: dict[str, list[str]] = {}
+            for place, _ in await self._named(where):
+                by_topic.setdefault(place.topic, []).append(place.entry_id)
+            for topic, selected in by_topic.items():
+                dead = self._keys.dead(topic)
+                for first in range(0, len(selected), _IDS_AT_ONCE):
+                    part = selected[first : first + _IDS_AT_ONCE]
+                    purged += await self._pipe.call("XDEL", dead, *part, key=dead)
+            return purged
         for topic in await self._topics(where):
             dead, row = self._keys.dead(topic), TopicLetters(topic, None)
             while not row.is_over:
@@ -141,9 +182,21 @@ class RedisDeadLetters:
     # --- looking ------------------------------------------------------------------------------------------
 
     async def _topics(self, where: DeadLetterFilter) -> builtins.list[str]:
-        if where.topic is not None:
+        if where.topic is not None and not is_pattern(where.topic):
             return [where.topic]
-        return sorted(await self._registry.refresh())
+        return sorted(filter(where.selects_topic, await self._registry.refresh()))
+
+    async def _named(self, where: DeadLetterFilter) -> builtins.list[tuple[LetterPosition, DeadLetter]]:
+        """The letters that a filter names by their ids, and selects, in order."""
+        matches = filter(None, map(_match, where.ids or ()))
+        places = sorted(
+            LetterPosition.at(each[2], each[1]) for each in matches if where.selects_topic(each[1])
+        )
+        found: list[tuple[LetterPosition, DeadLetter]] = []
+        for first in range(0, len(places), _AT_ONCE):
+            letters = await self._fetch(places[first : first + _AT_ONCE])
+            found += [(place, letter) for place, letter in letters if where.selects(letter)]
+        return found
 
     async def _look_further(self, rows: Sequence[TopicLetters], where: DeadLetterFilter, most: int) -> None:
         """Looks on where nothing is known to follow, until something is found, or known to be the end."""
@@ -152,7 +205,7 @@ class RedisDeadLetters:
             for first in range(0, len(looking), _AT_ONCE):
                 part = looking[first : first + _AT_ONCE]
                 places = [self._keys.dead(row.topic) for row in part]
-                arguments = [where.subscription or "", most]
+                arguments = [most, *_criteria(where)]
                 commands = [
                     (place, LETTERS.command([place], [row.begin, *arguments]))
                     for place, row in zip(places, part, strict=True)
@@ -234,10 +287,35 @@ class _Known(NamedTuple):
     subscription: str
 
 
+def _tally(
+    topic: str, subscription: bytes, error_type: bytes, place: bytes, count: int, oldest: bytes, newest: bytes
+) -> DeadLetterTally:
+    return DeadLetterTally(
+        topic,
+        subscription.decode(errors="backslashreplace"),
+        error_type.decode(errors="backslashreplace"),
+        place.decode(errors="backslashreplace"),
+        count,
+        from_microseconds(int(oldest)),
+        from_microseconds(int(newest)),
+    )
+
+
+def _criteria(where: DeadLetterFilter) -> builtins.list[str | int]:
+    """A filter as the script ``letters`` takes it, but for what is known before: topics and ids."""
+    return [
+        where.subscription or "",
+        where.error or "",
+        "" if where.dead_before is None else to_microseconds(where.dead_before),
+        "" if where.dead_after is None else to_microseconds(where.dead_after),
+        "" if where.event_id is None else str(where.event_id),
+    ]
+
+
 def _sound(reply: Any, where: DeadLetterFilter) -> Any:
-    """A reply; None where all topics are looked at, and somebody else's key is in the place of one."""
+    """A reply; None where many topics are looked at, and somebody else's key is in the place of one."""
     if isinstance(reply, RedisFailure):
-        if reply.kind is Kind.WRONG_TYPE and where.topic is None:
+        if reply.kind is Kind.WRONG_TYPE and (where.topic is None or is_pattern(where.topic)):
             return None
         raise reply
     return reply

@@ -7,7 +7,7 @@ when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another ser
 What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
 is text: a line with the number of the attempt that comes next, how many owners died, and, if it has, for how
 many milliseconds it has waited for an instance that can decode it, and then a line for each failed attempt, a
-JSON array of its number, its time in microseconds, the error, and its place.
+JSON array of its number, its time in microseconds, the error, its place, and its traceback if one is kept.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "FRESH",
     "Content",
     "EntryState",
+    "from_microseconds",
     "letter_fields",
     "message_fields",
     "read_entry",
@@ -35,6 +36,7 @@ __all__ = [
     "read_letter",
     "returning_fields",
     "time_of_entry",
+    "to_microseconds",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -117,12 +119,13 @@ FRESH: Final = EntryState()
 
 
 def _encode_attempt(attempt: Attempt) -> str:
-    return json.dumps([attempt.number, to_microseconds(attempt.at), attempt.error, attempt.place])
+    told = [attempt.number, to_microseconds(attempt.at), attempt.error, attempt.place]
+    return json.dumps([*told, attempt.traceback] if attempt.traceback else told)
 
 
 def _decode_attempt(line: str) -> Attempt:
-    number, at, error, *place = json.loads(line)  # the death of an owner has no place
-    return Attempt(int(number), from_microseconds(int(at)), str(error), "".join(map(str, place)))
+    number, at, error, *more = json.loads(line)  # the death of an owner has no place
+    return Attempt(int(number), from_microseconds(int(at)), str(error), *map(str, more))
 
 
 # --- entries ----------------------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
+import attrs
 import pytest
 
 from bus_core import (
@@ -16,6 +20,7 @@ from bus_core import (
     Topic,
     UnknownSubscription,
 )
+from bus_core.events import tally_of
 from promenade_bus_testing.contract.checks import assert_once
 from promenade_bus_testing.contract.events import OTHER, THING, Happened, NewHappened
 from promenade_bus_testing.contract.harness import Call, Harness
@@ -35,6 +40,16 @@ class Switch:
             raise PermanentError(f"no {call.number}")
 
 
+def criteria_of(where: DeadLetterFilter) -> dict[str, Any]:
+    """A filter as keywords."""
+    return {field.name: getattr(where, field.name) for field in attrs.fields(DeadLetterFilter)}
+
+
+def apart(letters: Sequence[DeadLetter]) -> bool:
+    """Whether the last two letters are of different times."""
+    return letters[-2].dead_at < letters[-1].dead_at
+
+
 class DeadLetterTests:
     """Dead letters."""
 
@@ -42,7 +57,7 @@ class DeadLetterTests:
     async def test_letter_tells_everything(self, harness: Harness) -> None:
         """A letter tells topic, subscription, event, key, headers, reason, body, and each attempt."""
         topic = Topic("contract.keyed.happened", Happened, key=lambda event: f"key-{event.number}")
-        bus = await harness.bus()
+        bus = await harness.bus(tracebacks=True)
         listener = await harness.listen(
             bus, topic, "failing", raising(ValueError("first"), OSError("second"), KeyError("third"))
         )
@@ -59,6 +74,8 @@ class DeadLetterTests:
             (2, "OSError: second"),
             (3, "KeyError: 'third'"),
         ]
+        assert all("outcomes.py:" in attempt.place for attempt in letter.attempts), letter.attempts
+        assert all("outcomes.py" in attempt.traceback for attempt in letter.attempts), letter.attempts
         times = [attempt.at for attempt in letter.attempts]
         assert [(at - times[0]).total_seconds() for at in times] == pytest.approx([0, 0.1, 0.3])
         assert before <= times[0] <= letter.dead_at
@@ -183,6 +200,60 @@ class DeadLetterTests:
         assert {letter.subscription for letter in await letters.list()} == {"two"}
         assert await letters.purge(DeadLetterFilter()) == 2
         assert await letters.list() == []
+
+    @contract()
+    async def test_letters_are_selected(self, harness: Harness) -> None:
+        """Each criterion of a filter, and all of them together, select the same letters everywhere."""
+        bus = await harness.bus()
+        for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
+            await harness.listen(bus, topic, name, Switch(), retry=NoRetry())
+        (first,) = await harness.publish(bus, 1)
+        await harness.publish(bus, 1, topic=OTHER)
+        await harness.drain()
+        await harness.advance(1)
+        await harness.publish(bus, 22)
+        await harness.drain()
+        letters = bus.dead_letters
+        every = await letters.list()
+        assert len(every) == 5
+        late = max(letter.dead_at for letter in every[:3]) + timedelta(microseconds=1)
+        place = every[0].attempts[0].place
+        filters: list[tuple[DeadLetterFilter, int]] = [
+            (DeadLetterFilter(), 5),
+            (DeadLetterFilter(topic="contract.#"), 5),
+            (DeadLetterFilter(topic=OTHER.name.rpartition(".")[0] + ".*"), 1),
+            (DeadLetterFilter(topic="nobody.#"), 0),
+            (DeadLetterFilter(error="PermanentError: no 2"), 2),
+            (DeadLetterFilter(error="no 22"), 2),
+            (DeadLetterFilter(error="raised PermanentError"), 5),  # the reason
+            (DeadLetterFilter(error=place), 5),
+            (DeadLetterFilter(error="no .2"), 0),
+            (DeadLetterFilter(dead_before=late), 3),
+            (DeadLetterFilter(dead_after=late), 2),
+            (DeadLetterFilter(dead_before=every[-1].dead_at, dead_after=late), 1 if apart(every) else 0),
+            (DeadLetterFilter(event_id=first.event_id), 2),
+            (DeadLetterFilter(event_id=uuid4()), 0),
+            (DeadLetterFilter(ids=frozenset([every[0].id, every[4].id, "never-there"])), 2),
+            (DeadLetterFilter(ids=frozenset()), 0),
+            (DeadLetterFilter(ids=frozenset([every[0].id]), error="no 2"), 0),
+            (DeadLetterFilter(topic="contract.#", subscription="one", error="no 1", dead_before=late), 1),
+        ]
+        for where, count in filters:
+            expected = [letter.id for letter in every if where.selects(letter)]
+            criteria = criteria_of(where)
+            assert len(expected) == count, where
+            assert await letters.count(**criteria) == count, where
+            assert [letter.id for letter in await letters.list(**criteria)] == expected, where
+            assert await letters.tally(**criteria) == tally_of(filter(where.selects, every)), where
+            paged = await letters.list(**criteria, limit=1)
+            assert [letter.id for letter in paged] == expected[:1], where
+            rest = await letters.list(**criteria, cursor=paged.next_cursor) if count > 1 else []
+            assert [letter.id for letter in rest] == expected[1:], where
+        assert await letters.redrive(DeadLetterFilter(error="no 22", subscription="two")) == 1
+        assert await letters.purge(DeadLetterFilter(ids=frozenset([every[0].id, "never-there"]))) == 1
+        await harness.drain()
+        assert await letters.purge(DeadLetterFilter(topic="contract.#", dead_before=late)) == 2
+        assert await letters.count() == 2
 
     @contract()
     async def test_redrive_goes_to_who_failed(self, harness: Harness) -> None:
