@@ -99,7 +99,7 @@ class Place:
         assert results == [None] * len(numbers)
 
     def pending(self, topic: str = TOPIC, group: str = GROUP) -> list[tuple[str, str]]:
-        """What is pending on the stream of a topic: ids, and their owners."""
+        """The pending entries of a topic's stream: ids, and their owners."""
         found = self.server.ask("XPENDING", self.keys.stream(topic), group, "-", "+", 1000)
         return [(entry[0], entry[1]) for entry in found]
 
