@@ -454,6 +454,7 @@ class RetryLater(BusError):
     """Raise it from a handler to be retried after a delay of your choice; counts as an attempt.
 
     ``after`` is in seconds or a timedelta. The number of attempts stays bounded by the retry policy.
+    ``raise RetryLater("the mail server is busy", after=30)``
     """
 
     def __init__(self, reason: str = "", *, after: float | timedelta) -> None:
