@@ -164,12 +164,12 @@ async def stand_still(adapter: StreamsAdapter) -> None:
     services = adapter._running
     leases = services.leases
     leases._keys = services.keys
-    spell = leases.spell
+    session = leases.session
 
     def is_noticed() -> bool:
-        if leases.spell == spell:  # a heartbeat that was under way may have said that all is well
+        if leases.session == session:  # a heartbeat that was under way may have said that all is well
             leases._renewed_at = lease_clock() - 60
-        return leases.spell > spell
+        return leases.session > session
 
     await until(is_noticed, "a heartbeat notices that it is late")
 

@@ -62,7 +62,7 @@ async def publish(place: Place) -> None:
     accepted = adapter._running.accepted
     accepted._links[0].abort()
     await place.publish(3)
-    await until(lambda: not accepted._must_look and len(accepted._spells) == 2, "it was looked for")
+    await until(lambda: not accepted._must_look and len(accepted._sessions) == 2, "it was looked for")
 
 
 async def consume(place: Place) -> None:
