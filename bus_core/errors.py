@@ -348,8 +348,8 @@ class SerializationError(BusError):
 class DeserializationError(SerializationError):
     """Bytes cannot be turned into an event.
 
-    ``other_version`` is the data version of the bytes where it is not that of the class that is known here:
-    another instance, with newer or older code, may be able to read them. Serializers set it.
+    ``other_version`` is the data version of the bytes, if the class known here has another one. An instance
+    with newer or older code may be able to read them. Serializers set it.
     """
 
     other_version: int | None = None
