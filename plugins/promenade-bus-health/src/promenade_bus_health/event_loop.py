@@ -21,7 +21,7 @@ class EventLoopProbe(HealthProbe):
         self._due = 0.0
         self._latest = 0.0
         # Times and delays of samples, with decreasing delays, so that the first is the largest in the
-    # window.
+        # window.
         self._largest: deque[tuple[float, float]] = deque()
 
     async def start(self) -> None:

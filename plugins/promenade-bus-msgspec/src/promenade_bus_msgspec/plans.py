@@ -39,8 +39,8 @@ class Plan:
 
     ``write`` takes an event, the topic and the source, and ``read`` takes the bytes. Both return None, or
     raise, for an event that the built-in serializer has to handle. Both are compiled from text, like the
-    methods of attrs, because a function call per field takes twice as long. ``depth`` is the maximum nesting of a
-    document.
+    methods of attrs, because a function call per field takes twice as long. ``depth`` is the maximum nesting
+    of a document.
     """
 
     def __init__(self, cls: type[Event[Any]]) -> None:

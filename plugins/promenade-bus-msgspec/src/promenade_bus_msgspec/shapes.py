@@ -78,7 +78,7 @@ class Wires:
         return name
 
     def wire_of(self, shape: Shape, around: tuple[Shape, ...] = ()) -> Wire:
-        """Returns the wire of a shape; raises ``Unlike``. ``around`` has the enclosing classes, outermost first."""
+        """Returns the wire of a shape; raises ``Unlike``. ``around`` has the enclosing classes in order."""
         if isinstance(shape, Hidden):
             return self.wire_of(shape.inner, around)
         if isinstance(shape, Constrained):
