@@ -376,7 +376,7 @@ async def test_a_hub_from_a_plugin() -> None:
 @pytest.mark.parametrize("hub", ["main", 5, {}])
 def test_a_hub_is_given_in_code_only(hub: Any, tmp_path: Path) -> None:
     """A hub in a file is a fault that says so."""
-    with pytest.raises(ConfigError, match=r"a MemoryHub can be given in code only @ \$\.bus\.memory\.hub"):
+    with pytest.raises(ConfigError, match=r"a MemoryHub can only be passed in code @ \$\.bus\.memory\.hub"):
         make_bus(memory={"hub": hub})
 
 

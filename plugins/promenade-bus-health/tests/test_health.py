@@ -77,7 +77,7 @@ async def test_a_loop_in_time(virtual_clock: VirtualClock) -> None:
     await virtual_clock.advance(10)
     result = await probe.check(engine())
     assert result.status is HealthStatus.HEALTHY
-    assert result.summary == "the event loop answers in time: at most 0 ms in the last 60 s late"
+    assert result.summary == "the event loop is on time: at most 0 ms in the last 60 s late"
     assert result.figures == {"longest_delay_ms": 0.0, "latest_delay_ms": 0.0, "window_s": 60.0}
 
 
@@ -163,7 +163,7 @@ async def test_start_after_close(virtual_clock: VirtualClock) -> None:
 
 
 async def test_a_probe_that_is_not_started() -> None:
-    """Without a start nothing is measured, and the check says so instead of calling it healthy."""
+    """Before its start the probe measures nothing, and the check is degraded."""
     result = await build("event-loop").check(engine())
     assert result.status is HealthStatus.DEGRADED
     assert "not started" in result.summary

@@ -220,7 +220,7 @@ class Text(str):
 
 @attrs.frozen
 class Node:
-    """A record inside of itself."""
+    """A class inside itself."""
 
     text: str
     next: Node | None = None

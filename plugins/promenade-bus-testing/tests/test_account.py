@@ -344,10 +344,10 @@ async def test_what_is_stuck_or_abandoned_is_a_fault(
 def test_nothing_is_shown_by_nothing(journal: Journal, tmp_path: Path) -> None:
     """Without a subscription nothing was expected, which is a fault; without a journal it is an error."""
     assert account(journal).faults == (
-        "no journal says that anybody has subscribed: nothing was expected, so nothing is shown",
+        "no journal records a subscription: no event was expected, so the account proves nothing",
     )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="there is no journal at"):
+    with pytest.raises(FileNotFoundError, match="no journal at"):
         Account.of(tmp_path / "empty")
 
 
@@ -374,7 +374,7 @@ def test_any_other_damage_is_a_fault(journal: Journal, line: bytes) -> None:
         file.write(line + b"\n")
     journal.mark("end")
     (fault,) = account(journal).faults
-    assert fault.startswith(f"{journal.path}: line 2 is no record: ")
+    assert fault.startswith(f"{journal.path}: line 2 is not a record: ")
 
 
 def test_records_that_contradict_each_other_are_faults(journal: Journal) -> None:
@@ -382,7 +382,7 @@ def test_records_that_contradict_each_other_are_faults(journal: Journal) -> None
     journal.acknowledged(PAID, paid())
     journal.write("handled", topic=PAID.name, event_id=str(uuid4()), subscription="ghost")
     text = "\n".join(account(journal).faults)
-    assert "ghost: no journal says what this subscription listens to; use Journal.subscribed" in text
+    assert "ghost: no journal records the topic of this subscription; use Journal.subscribed" in text
     assert "1 acknowledged without having been attempted: till.money.paid " in text
     assert "1 attempts have an end and no beginning: ghost till.money.paid " in text
     assert "1 unexpected: ghost till.money.paid " in text
@@ -489,5 +489,5 @@ async def test_the_command(bus: Bus, journal: Journal) -> None:
 def test_the_command_without_journals(tmp_path: Path) -> None:
     """A path where there is no journal is an error of the command."""
     nothing = CliRunner().invoke(cli, ["account", str(tmp_path)])
-    assert (nothing.exit_code, "there is no journal at" in nothing.output) == (1, True)
+    assert (nothing.exit_code, "no journal at" in nothing.output) == (1, True)
     assert CliRunner().invoke(cli, ["account", os.fspath(tmp_path / "nowhere")]).exit_code == 2

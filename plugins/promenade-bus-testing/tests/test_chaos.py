@@ -90,7 +90,7 @@ async def test_fail_comes_before_the_handler(bus: Any, recorder: Recorder) -> No
     await bus.drain()
     assert (called, len(recorder.failures.all)) == ([], 3)
     assert str(recorder.failures.all[0].error) == (
-        "the chaos middleware let the call fail before it reached 'clock'"
+        "the chaos middleware made the call fail before it reached 'clock'"
     )
 
 

@@ -95,7 +95,7 @@ def test_a_class_without_settings(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:asyncio", "-k", "test_postpone")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E *TestMine has to say which adapter to use: settings(place)"])
+    result.stdout.fnmatch_lines(["E *TestMine must define settings(place) to select the adapter"])
 
 
 def test_what_never_comes_says_so(pytester: pytest.Pytester) -> None:
@@ -114,7 +114,7 @@ def test_what_never_comes_says_so(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:asyncio", "-k", "test_publish_subs")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["E *nothing has moved for 0.2 s, and it never came to this: all events are handled", "E *<Bus *"]
+        ["E *no progress for 0.2 s, while waiting for: all events are handled", "E *<Bus *"]
     )
 
 

@@ -28,7 +28,7 @@ def test_the_message_shows_the_flow(run: Run) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E*UnseenFailures: 3 attempts failed that the test does not expect; if it does, say so with*",
+            "E*UnseenFailures: 3 attempts failed that the test does not expect; if it does, declare it with*",
             "E*accounts.user.registered * UserRegistered(*",
             "E*+0.0* s  published",
             "E*welcome-mail: attempt 1 failed with ConnectionError: the mail server refuses (test_it.py:*); "
@@ -59,7 +59,7 @@ def test_the_flow_begins_where_the_event_came_from(run: Run) -> None:
     result.stdout.fnmatch_lines(
         [
             "E*accounts.user.registered * UserRegistered(*",
-            "E*welcome-mail: attempt 1 went well",
+            "E*welcome-mail: attempt 1 succeeded",
             "E*mails.mail.sent * MailSent(*",
             "E*published by a handler of *",
             "E*broken: attempt 1 failed with KeyError: 'nobody' (test_it.py:*",
@@ -173,7 +173,7 @@ def test_fail_next(run: Run) -> None:
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "E*fail_next: 1 of the failures ordered for 'welcome-male' did not come to pass, because it made "
+            "E*fail_next: 1 of the failures ordered for 'welcome-male' did not happen, because it made "
             "no further attempt (subscriptions: welcome-mail, archive)",
             "E*TypeError: fail_next takes an exception or a class of exceptions, got 'no error'",
         ]
@@ -251,7 +251,7 @@ def test_a_test_that_fails_shows_what_happened(run: Run) -> None:
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*Captured promenade bus call*", "accounts.user.registered *", "*welcome-mail: attempt 1 went well"]
+        ["*Captured promenade bus call*", "accounts.user.registered *", "*welcome-mail: attempt 1 succeeded"]
     )
 
 
@@ -295,7 +295,7 @@ def test_settings(run: Run) -> None:
         """,
     )
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["*the marker promenade takes keyword arguments only, got (True,)"])
+    result.stdout.fnmatch_lines(["*the marker promenade takes only keyword arguments, got (True,)"])
 
 
 def test_sync(run: Run) -> None:
@@ -415,7 +415,7 @@ def test_another_loop_than_asyncio(run: Run) -> None:
         """,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the fixture 'bus' needs asyncio, and this test runs on something else*"])
+    result.stdout.fnmatch_lines(["*the fixture 'bus' needs asyncio, and this test runs on another library*"])
 
 
 def test_reruns_workers_and_any_order(run: Run) -> None:

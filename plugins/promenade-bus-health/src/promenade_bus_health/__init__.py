@@ -9,7 +9,7 @@ from bus_core import BuildContext, Factory, HealthProbe, hookimpl, on_demand
 
 if typing.TYPE_CHECKING:
     from promenade_bus_health.config import EngineOptions, EventLoopOptions
-else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+else:  # no __dir__: the bus looks for hooks among the names in dir()
     __getattr__, _ = on_demand.names(__name__, {"config": "EngineOptions EventLoopOptions"})
 
 __all__ = ["EngineOptions", "EventLoopOptions", "promenade_bus_health_probes"]
@@ -29,7 +29,7 @@ def _build_engine(options: EngineOptions, _context: BuildContext) -> HealthProbe
 
 @hookimpl
 def promenade_bus_health_probes() -> Mapping[str, Factory[typing.Any, HealthProbe]]:
-    """Offers ``event-loop`` and ``engine``."""
+    """Returns the health probes ``event-loop`` and ``engine``."""
     from promenade_bus_health.config import EngineOptions, EventLoopOptions
 
     loop = Factory(options=EventLoopOptions, build=_build_event_loop)

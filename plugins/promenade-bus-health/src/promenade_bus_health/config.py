@@ -1,4 +1,4 @@
-"""The thresholds of each probe, as they stand in the configuration. Times are seconds."""
+"""The thresholds of each probe, with the names used in the configuration. Times are seconds."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> 
 
 def _in_order(first: str, second: str, options: object) -> None:
     if getattr(options, first) > getattr(options, second):
-        raise ValueError(f"{first} must be at most {second}: what is unhealthy is degraded first")
+        raise ValueError(f"{first} must be at most {second}")
 
 
 @attrs.frozen(kw_only=True)
 class EventLoopOptions:
-    """How late the event loop may be.
+    """The thresholds for the delay of the event loop.
 
-    The loop is asked every ``interval`` whether it answers in time. The longest delay within ``window``
-    counts: from ``degraded`` or ``unhealthy`` on the check has that status.
+    The probe measures the delay every ``interval``. The longest delay within ``window`` decides: from
+    ``degraded`` or ``unhealthy`` on, the check has that status.
     """
 
     degraded: Annotated[float, DURATION] = attrs.field(default=0.1, validator=_positive)
@@ -46,15 +46,15 @@ class EventLoopOptions:
 
 @attrs.frozen(kw_only=True)
 class EngineOptions:
-    """How much the engine may have in hand.
+    """The thresholds for the load of the engine.
 
-    - ``buffer_fill``: from this share of ``bus.buffer_size`` on it is degraded.
-    - ``overflow_fill``: from this share of ``bus.overflow_size`` on it is unhealthy; below, any use of the
-      overflow is degraded.
-    - ``waiting_publishers``: from so many callers of ``publish`` on that wait for room it is degraded.
-    - ``handler_degraded``, ``handler_unhealthy``: how long one attempt of a handler may run.
-    - ``backlog``: from so many events on that wait in one subscription it is degraded.
-    - ``paused_allowed``: whether a paused subscription is nothing to report.
+    - ``buffer_fill``: degraded from this share of ``bus.buffer_size``.
+    - ``overflow_fill``: unhealthy from this share of ``bus.overflow_size``; any use of the overflow is
+      degraded.
+    - ``waiting_publishers``: degraded when this many callers of ``publish`` wait for room.
+    - ``handler_degraded``, ``handler_unhealthy``: degraded, or unhealthy, when one attempt runs this long.
+    - ``backlog``: degraded when this many events wait in one subscription.
+    - ``paused_allowed``: do not report paused subscriptions.
     """
 
     buffer_fill: float = attrs.field(default=0.8, validator=_share)

@@ -1,4 +1,4 @@
-"""Does the engine keep up, and has it lost anything?"""
+"""The health probe ``engine``: checks the load of the engine, and lost events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the event loop answer in time? Whatever blocks it delays every handler, publish and timer."""
+"""The health probe ``event-loop``: measures the delay of the event loop, which delays everything on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EventLoopProbe"]
 
 
 class EventLoopProbe(HealthProbe):
-    """Sets a timer again and again, and measures how late it is called."""
+    """Sets a timer repeatedly, and measures how late it fires."""
 
     def __init__(self, options: EventLoopOptions, clock: Clock) -> None:
         self._options = options
@@ -20,8 +20,8 @@ class EventLoopProbe(HealthProbe):
         self._timer: TimerHandle | None = None
         self._due = 0.0
         self._latest = 0.0
-        # Times and delays of samples; later ones only as long as they are smaller, so the first is the
-        # largest of the window.
+        # Times and delays of samples, with decreasing delays, so that the first is the largest in the
+        # window.
         self._largest: deque[tuple[float, float]] = deque()
 
     async def start(self) -> None:
@@ -36,10 +36,10 @@ class EventLoopProbe(HealthProbe):
 
     async def check(self, state: EngineState) -> CheckResult:
         if self._timer is None:
-            return CheckResult(HealthStatus.DEGRADED, "nothing is measured: the probe is not started")
+            return CheckResult(HealthStatus.DEGRADED, "no measurement: the probe is not started")
         now = self._clock.monotonic()
         if now > self._due:
-            self._keep(now, now - self._due)  # the loop has been blocked until just now
+            self._keep(now, now - self._due)  # the loop was blocked until now
         self._forget_before(now - self._options.window)
         worst = self._largest[0][1] if self._largest else 0.0
         figures = FrozenMapping(
@@ -81,9 +81,9 @@ class EventLoopProbe(HealthProbe):
     def _summary(self, worst: float) -> str:
         figure = f"{worst * 1000:.0f} ms in the last {self._options.window:g} s"
         if worst < self._options.degraded:
-            return f"the event loop answers in time: at most {figure} late"
+            return f"the event loop is on time: at most {figure} late"
         return (
-            f"the event loop was blocked for up to {figure}: something computes or waits in it without "
-            "await; make such a handler a plain function, which runs in a thread, and find it with "
-            "PYTHONASYNCIODEBUG=1, which logs what takes more than 100 ms"
+            f"the event loop was blocked for up to {figure}: a handler computes or waits without "
+            "await; find it with PYTHONASYNCIODEBUG=1, which logs every step over 100 ms, and make it a "
+            "plain function, which runs in a thread"
         )

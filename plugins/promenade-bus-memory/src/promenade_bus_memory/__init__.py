@@ -1,4 +1,4 @@
-"""The memory adapter of Promenade Bus: events stay in the process that publishes them."""
+"""The memory adapter of Promenade Bus: events stay in the publishing process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bus_core import BuildContext, Factory, InProcessAdapter, hookimpl, on_deman
 if typing.TYPE_CHECKING:
     from promenade_bus_memory.config import MemoryOptions
     from promenade_bus_memory.hub import MemoryHub
-else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+else:  # no __dir__: the bus looks for hooks among the names in dir()
     __getattr__, _ = on_demand.names(__name__, {"config": "MemoryOptions", "hub": "MemoryHub"})
 
 __all__ = ["MemoryHub", "MemoryOptions", "promenade_bus_adapters"]
@@ -24,7 +24,7 @@ def _build(options: MemoryOptions, context: BuildContext) -> InProcessAdapter:
 
 @hookimpl
 def promenade_bus_adapters() -> Mapping[str, Factory[typing.Any, InProcessAdapter]]:
-    """Offers ``memory``."""
+    """Returns the adapter ``memory``."""
     from promenade_bus_memory.config import MemoryOptions
 
     return {"memory": Factory(options=MemoryOptions, build=_build)}

@@ -13,7 +13,7 @@ __all__ = ["MemoryAdapter"]
 
 
 class MemoryAdapter:
-    """Implements ``bus_core.InProcessAdapter``. Nothing that it holds outlives the process."""
+    """Implements ``bus_core.InProcessAdapter``. Its events and dead letters end with the process."""
 
     name = "memory"
     degraded = None
@@ -27,36 +27,36 @@ class MemoryAdapter:
 
     @property
     def lost(self) -> int:
-        """Dead letters that a full store had to drop."""
+        """The number of dead letters that a full store has dropped."""
         return self.dead_letters.dropped
 
     async def start(self) -> None:
-        """Nothing to get ready."""
+        """Does nothing: there is nothing to prepare."""
 
     def attach(self, inlet: Inlet) -> None:
-        """From now on the inlet takes part in routing."""
+        """Adds the inlet to the routing."""
         self.dead_letters.attach(inlet)
         self._hub.attach(inlet)
 
     def detach(self, inlet: Inlet) -> None:
-        """The inlet takes no part any more."""
+        """Removes the inlet from the routing."""
         self.dead_letters.detach(inlet)
         self._hub.detach(inlet)
 
     def watch(self, changed: Callable[[str], None]) -> None:
-        """Calls ``changed`` with the topic or pattern of which routing may have changed."""
+        """Calls ``changed`` with each topic or pattern whose routing may have changed."""
         self._changed = changed
         self._hub.watch(changed)
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
-        """For each group the inlets that compete for an event of the topic."""
+        """Returns for each group the inlets that compete for an event of the topic."""
         return self._hub.route(topic)
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
-        """Keeps a dead letter until it is redriven or purged."""
+        """Stores a dead letter until it is redriven or purged."""
         self.dead_letters.keep(letter, payload, inlet.spec)
 
     async def close(self) -> None:
-        """Lets go of a shared hub."""
+        """Stops watching a shared hub."""
         if self._changed is not None:
             self._hub.unwatch(self._changed)

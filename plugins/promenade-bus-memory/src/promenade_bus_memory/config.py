@@ -15,17 +15,17 @@ __all__ = ["MemoryOptions"]
 def _read_hub(value: Any, path: str, faults: list[str]) -> MemoryHub | None:
     if value is None or isinstance(value, MemoryHub):
         return value
-    faults.append(f"a MemoryHub can be given in code only @ {path}")
+    faults.append(f"a MemoryHub can only be passed in code @ {path}")
     return None
 
 
 @attrs.frozen(kw_only=True)
 class MemoryOptions:
-    """``serialize`` passes every event through the serializer, so that what works here works on a network.
+    """The options of the memory adapter.
 
-    ``dead_letters`` bounds how many dead letters are kept; the oldest ones give way, and are counted as
-    lost. ``hub`` lets several buses of one event loop share their events, for tests; it can be given in
-    code only.
+    ``serialize`` encodes and decodes every event, as an adapter with a server does. ``dead_letters`` is the
+    capacity of the dead-letter store; when it is full, the oldest letter is removed and counted as lost.
+    ``hub`` lets several buses on one event loop share their events, for tests; it can only be passed in code.
     """
 
     serialize: bool = False

@@ -1,4 +1,4 @@
-"""Dead letters in memory, and the way from there back to a subscription."""
+"""Dead letters in memory, and their redrive to a subscription."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["MemoryDeadLetters"]
 
 
 class MemoryDeadLetters(LocalDeadLetters[Event | Message]):
-    """Those of one bus; a letter may go back to another member of its group."""
+    """The dead letters of one bus. A redrive may choose another member of the letter's group."""
 
     def __init__(self, hub: MemoryHub, capacity: int) -> None:
         super().__init__(capacity)
@@ -21,15 +21,15 @@ class MemoryDeadLetters(LocalDeadLetters[Event | Message]):
         self._inlets: set[Inlet] = set()
 
     def attach(self, inlet: Inlet) -> None:
-        """An inlet of the bus that owns this store."""
+        """Adds an inlet of the bus that owns this store."""
         self._inlets.add(inlet)
 
     def detach(self, inlet: Inlet) -> None:
-        """Undoes ``attach``; harmless when it was not attached."""
+        """Removes an inlet; does nothing for an unknown one."""
         self._inlets.discard(inlet)
 
     def way_back(self, kept: KeptLetter[Event | Message]) -> Callable[[], None] | None:
-        """By the subscription that gave up: this bus's own, or another member of a group that competes."""
+        """Redrives to the subscription that failed, of this bus or of another member of its group."""
         candidates = self._hub.inlets_of(kept.spec.group, kept.letter.topic)
         own = [inlet for inlet in candidates if inlet in self._inlets]
         if kept.spec.mode == "group":

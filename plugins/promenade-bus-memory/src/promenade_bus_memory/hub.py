@@ -1,4 +1,4 @@
-"""Who listens to what: the routing of one bus, or of several buses that share a hub."""
+"""The routing of one bus, or of several buses that share a hub."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["MemoryHub"]
 
 
 class MemoryHub:
-    """The subscriptions that share their events. A bus has a hub of its own unless it is given one.
+    """The subscriptions of one or more buses. By default each bus has its own hub.
 
     Buses that share a hub must run on one event loop. Subscriptions of the same group compete for
-    events, also over buses; broadcast subscriptions get each of them.
+    events, even across buses; a broadcast subscription receives every event.
     """
 
     def __init__(self) -> None:
@@ -22,21 +22,21 @@ class MemoryHub:
         self._watchers: list[Callable[[str], None]] = []
 
     def attach(self, inlet: Inlet) -> None:
-        """From now on the inlet takes part in routing."""
+        """Adds the inlet to the routing."""
         self._inlets.add(inlet.spec.topic, inlet)
         self._changed(inlet.spec.topic)
 
     def detach(self, inlet: Inlet) -> None:
-        """The inlet takes no part any more; harmless when it was not attached."""
+        """Removes the inlet from the routing; does nothing for an unknown one."""
         if self._inlets.discard(inlet.spec.topic, inlet):
             self._changed(inlet.spec.topic)
 
     def watch(self, changed: Callable[[str], None]) -> None:
-        """Calls ``changed`` whenever an inlet comes or goes, with its topic or pattern."""
+        """Calls ``changed`` with the topic or pattern of each inlet that is added or removed."""
         self._watchers.append(changed)
 
     def unwatch(self, changed: Callable[[str], None]) -> None:
-        """Undoes ``watch``."""
+        """Removes a callback of ``watch``."""
         self._watchers = [watcher for watcher in self._watchers if watcher != changed]
 
     def _changed(self, text: str) -> None:
@@ -44,7 +44,7 @@ class MemoryHub:
             watcher(text)
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
-        """For each group that gets an event of the topic, the inlets that compete for it."""
+        """Returns, for each group that receives an event of the topic, the inlets that compete for it."""
         groups: dict[object, list[Inlet]] = {}
         for inlet in self._inlets.matching(topic):
             alone = inlet.spec.mode == "broadcast"
@@ -52,5 +52,5 @@ class MemoryHub:
         return [*groups.values()]
 
     def inlets_of(self, group: str, topic: str) -> Sequence[Inlet]:
-        """The inlets of a group that get events of the topic."""
+        """Returns the inlets of a group that receive events of the topic."""
         return [inlet for inlet in self._inlets.matching(topic) if inlet.spec.group == group]

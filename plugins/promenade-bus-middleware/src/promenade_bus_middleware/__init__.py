@@ -9,7 +9,7 @@ from bus_core import BuildContext, Factory, Middleware, hookimpl, on_demand
 
 if typing.TYPE_CHECKING:
     from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
-else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+else:  # no __dir__: the bus looks for hooks among the names in dir()
     __getattr__, _ = on_demand.names(__name__, {"config": "LoggingOptions TimeoutOptions"})
 
 __all__ = ["LoggingOptions", "TimeoutOptions", "promenade_bus_middleware"]
@@ -29,7 +29,7 @@ def _build_timeout(options: TimeoutOptions, context: BuildContext) -> Middleware
 
 @hookimpl
 def promenade_bus_middleware() -> Mapping[str, Factory[typing.Any, Middleware]]:
-    """Offers ``logging`` and ``timeout``."""
+    """Returns the middleware ``logging`` and ``timeout``."""
     from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
 
     log = Factory(options=LoggingOptions, build=_build_logging)

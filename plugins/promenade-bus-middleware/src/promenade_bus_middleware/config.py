@@ -1,4 +1,4 @@
-"""The options of each middleware, as they stand in the configuration."""
+"""The options of each middleware, with the names used in the configuration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def _more_than_nothing(_instance: object, attribute: attrs.Attribute[Any], value
 
 @attrs.frozen(kw_only=True)
 class LoggingOptions:
-    """``level`` is for events that went well, ``failure_level`` for the others.
+    """The options of ``logging``.
 
-    ``headers`` names message headers that are logged, too, such as ``traceparent``. Choose only headers
-    that hold no personal data: fields of events are never logged, headers are by your choice.
+    ``level`` is the level for successful events, ``failure_level`` for failed ones. ``headers`` lists message
+    headers to log, too, such as ``traceparent``. Do not list headers with personal data. Fields of events are
+    never logged.
     """
 
     level: Level = "info"
@@ -34,6 +35,9 @@ class LoggingOptions:
 
 @attrs.frozen(kw_only=True)
 class TimeoutOptions:
-    """``seconds`` is how long one attempt, or one publish, may take; ``30``, ``500ms`` and ``5m`` all do."""
+    """The options of ``timeout``.
+
+    ``seconds`` is the time limit of one attempt, or of one publish: ``30``, ``500ms`` or ``5m``.
+    """
 
     seconds: Annotated[float, DURATION] = attrs.field(validator=_more_than_nothing)

@@ -1,7 +1,7 @@
-"""One log record for each event that is published, and for each attempt to handle one.
+"""Logs one record for each published event, and one for each attempt to handle an event.
 
-Records hold ids, names and outcomes. They hold no field of an event and no text of an exception, because
-both may carry personal data, and nothing in them can forge another line of the log.
+Records contain ids, names and outcomes. They contain no field of an event and no text of an exception,
+because both may contain personal data. Their values are escaped, so that they cannot forge another log line.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _LEVELS: Final[Mapping[str, int]] = logging.getLevelNamesMapping()
 
 
 def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
-    """A middleware that logs what becomes of each event."""
+    """Returns a middleware that logs the outcome of each event."""
     log = _EventLog(options)
 
     def middleware(handler: Handler) -> Handler:
         is_on, level, highest = log.is_enabled_for, log.level, log.highest
 
         def choose(envelope: Envelope) -> Awaitable[None]:
-            """Switched off, nothing lies between the handler and who calls it."""
+            """Returns the handler itself when the level is switched off."""
             return logged(envelope) if is_on(highest) else handler(envelope)
 
         async def logged(envelope: Envelope) -> None:
@@ -49,7 +49,7 @@ def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
 
 
 class _EventLog:
-    """Writes the records."""
+    """Writes the log records."""
 
     def __init__(self, options: LoggingOptions) -> None:
         self._logger = logging.getLogger(options.logger)
@@ -101,8 +101,8 @@ class _EventLog:
         try:
             self._logger.log(level, text, fields, extra=fields)
         except Exception:
-            # A log that cannot be written must not turn a handled event into a failed one. What goes wrong
-            # is shown the way logging shows the errors of its own handlers.
+            # A failing log must not turn a handled event into a failed one. Show its
+            # error like logging shows the errors of its own handlers.
             if logging.raiseExceptions:
                 traceback.print_exc()
 

@@ -13,10 +13,10 @@ __all__ = ["timeout_middleware"]
 
 
 def timeout_middleware(options: TimeoutOptions, clock: Clock) -> Middleware:
-    """A middleware that cancels what runs too long.
+    """Returns a middleware that cancels an attempt or a publish that exceeds the time limit.
 
     An attempt fails with ``HandlerTimeout``. A publish raises ``PublishUncertain``, because the event may
-    have been accepted by then.
+    have been accepted.
     """
     seconds = options.seconds
     within = Deadlines(clock).within

@@ -1,4 +1,4 @@
-"""A faster serializer for Promenade Bus: the same CloudEvents JSON as the built-in one, by msgspec."""
+"""A faster serializer for Promenade Bus: the same CloudEvents JSON as the built-in one, with msgspec."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _build(options: JsonOptions, context: BuildContext) -> Serializer:
 
 @hookimpl
 def promenade_bus_serializers() -> Mapping[str, Factory[typing.Any, Serializer]]:
-    """Offers ``msgspec``."""
+    """Returns the serializer ``msgspec``."""
     from bus_core.serialization import JsonOptions
 
     return {"msgspec": Factory(options=JsonOptions, build=_build)}

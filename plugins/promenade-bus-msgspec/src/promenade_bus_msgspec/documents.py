@@ -1,4 +1,4 @@
-"""The envelope of CloudEvents as msgspec is told it, and the parts of it that are the same for all events."""
+"""The CloudEvents envelope as a msgspec struct, and the parts that all events share."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 LARGEST_INT: Final = 2**63 - 1
-"""Larger ones are bounded by max_digits, of which msgspec does not know."""
+"""Larger ints are subject to max_digits, which msgspec does not support."""
 
 
 class Unlike(TypeError):
-    """Something that msgspec may write, or read, unlike the built-in serializer."""
+    """Raised where msgspec may encode or decode differently from the built-in serializer."""
 
 
 encode: Final = msgspec.json.Encoder().encode
@@ -37,12 +37,12 @@ _decode_metadata: Final = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def generic(kind: Any, *arguments: Any) -> Any:
-    """``kind[arguments]``, of what type checkers do not look at."""
+    """Returns ``kind[arguments]`` at run time, hidden from type checkers."""
     return kind[arguments]
 
 
 def document_class(event_type: Any, subject: Any, data: Any) -> Any:
-    """The attributes in the order in which the built-in serializer writes them."""
+    """Makes a struct of the CloudEvents attributes, in the order of the built-in serializer."""
     return msgspec.defstruct(
         "Document",
         [
@@ -63,26 +63,26 @@ def document_class(event_type: Any, subject: Any, data: Any) -> Any:
 
 
 def in_utc(value: datetime) -> datetime:
-    """The value, if it is in UTC; raises ``Unlike``."""
+    """Returns the value if it is in UTC, else raises ``Unlike``."""
     if value.tzinfo is not UTC:
         raise Unlike("a time in another zone")
     return value
 
 
 def bounded_int(value: int) -> int:
-    """The value, if it has 64 bits; raises ``Unlike``."""
+    """Returns the value if it fits into 64 bits, else raises ``Unlike``."""
     if not -LARGEST_INT - 1 <= value <= LARGEST_INT:
         raise Unlike("a large int")
     return value
 
 
 def write_metadata(metadata: Mapping[str, str]) -> str:
-    """The text of metadata, which is left out where there is none."""
+    """Returns metadata as JSON text; called only if there is any."""
     return encode(metadata).decode()
 
 
 def read_metadata(text: str) -> Mapping[str, str]:
-    """The metadata, where the text is exactly what would be written for it; raises ``Unlike``."""
+    """Returns the metadata if the text is exactly its encoded form, else raises ``Unlike``."""
     metadata = _decode_metadata(text)
     if encode(metadata).decode() != text:
         raise Unlike("metadata in another form")

@@ -1,4 +1,4 @@
-"""How events of one class are written and read: compiled once per class."""
+"""The encoding and decoding of events of one class, compiled once per class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Plan", "plan_of"]
 
 
 def plan_of(cls: type[Any]) -> Plan | None:
-    """The plan of a class of events; None when msgspec may differ from the built-in serializer for it."""
+    """Returns the plan of an event class, or None if msgspec may differ from the built-in serializer."""
     if not issubclass(cls, Event) or issubclass(cls, BaseEvent) or cls is Event:
         return None
     try:
@@ -35,11 +35,12 @@ def plan_of(cls: type[Any]) -> Plan | None:
 
 
 class Plan:
-    """Writes and reads events of one class. Both give None, or raise, for what the built-in one has to do.
+    """Encodes and decodes events of one class.
 
-    ``write`` takes an event, the topic and the source, and ``read`` the bytes. Both are compiled from text,
-    as attrs makes its methods: calls of functions field by field take twice the time. ``depth`` is how deep
-    documents nest at most.
+    ``write`` takes an event, the topic and the source, and ``read`` takes the bytes. Both return None, or
+    raise, for an event that the built-in serializer has to handle. Both are compiled from text, like the
+    methods of attrs, because a function call per field takes twice as long. ``depth`` is the maximum nesting
+    of a document.
     """
 
     def __init__(self, cls: type[Event[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""CloudEvents JSON: by msgspec where that is certain to mean the same, elsewhere by the built-in one."""
+"""CloudEvents JSON with msgspec, or with the built-in serializer where msgspec may differ."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["MsgspecSerializer"]
 
 
 class MsgspecSerializer:
-    """Writes and reads what ``JsonSerializer`` does, with the same limits and the same errors.
+    """Encodes and decodes the documents of ``JsonSerializer``, with the same limits and errors.
 
-    msgspec takes part where nothing can differ: for classes whose fields have types that both treat alike,
-    and, in reading, for bytes that are exactly what it would write itself. Such bytes have no key twice, no
-    unknown field, no number out of bounds. Everything else goes the way of the built-in serializer, which
-    also says what is wrong with what is refused. Safe to share between threads.
+    It uses msgspec for classes whose field types both serializers encode alike. When decoding, it accepts the
+    result of msgspec only for bytes that are exactly its own encoding. Such bytes have no duplicate key, no
+    unknown field and no number out of bounds. The built-in serializer handles everything else, and raises the
+    errors. Safe to share between threads.
     """
 
     def __init__(self, options: JsonOptions | None = None) -> None:
@@ -28,7 +28,7 @@ class MsgspecSerializer:
 
     @property
     def options(self) -> JsonOptions:
-        """The bounds of what it reads and writes."""
+        """The limits for encoding and decoding."""
         return self._default.options
 
     def check(self, event_class: type[Event[Any]]) -> None:
@@ -36,12 +36,12 @@ class MsgspecSerializer:
         self._default.check(event_class)
 
     def is_fast(self, event_class: type[Event[Any]]) -> bool:
-        """Whether msgspec takes part for events of this class."""
+        """Returns True if msgspec is used for events of this class."""
         plans = self._plans
         return (plans[event_class] if event_class in plans else self._plan(event_class)) is not None
 
     def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
-        """The event as bytes; raises ``SerializationError`` naming the class and the field."""
+        """Returns the event as bytes; raises ``SerializationError`` with the class and the field."""
         try:
             plan = self._plans[type(event)]
         except KeyError:
@@ -50,13 +50,13 @@ class MsgspecSerializer:
             try:
                 body = plan.write(event, topic, source)
             except Exception:
-                body = None  # the other one says what is wrong, if anything is
+                body = None  # the built-in serializer raises the error, if any
             if body is not None and len(body) <= self._max_bytes:
                 return body
         return self._default.encode(event, topic=topic, source=source)
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
-        """The event of the bytes; raises ``DeserializationError``, whatever they are."""
+        """Returns the event of the bytes; raises only ``DeserializationError``, whatever the bytes are."""
         try:
             plan = self._plans[event_class]
         except KeyError:

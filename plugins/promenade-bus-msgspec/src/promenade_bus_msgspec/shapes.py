@@ -1,4 +1,4 @@
-"""Which shapes of fields msgspec writes and reads exactly as the built-in serializer does, and how."""
+"""The shapes that msgspec encodes and decodes exactly like the built-in serializer."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from promenade_bus_msgspec.documents import LARGEST_INT, Unlike, bounded_int, ge
 __all__ = ["Expression", "Wire", "Wires", "attribute_of"]
 
 Expression = Callable[[str], str]
-"""From the text of an expression for a value to that of one for what becomes of it."""
+"""Takes the source of an expression for a value, and returns that of the converted value."""
 
 _SIMPLE: Final[Mapping[Any, Any]] = {
     str: str,
     bool: bool,
     int: Annotated[int, msgspec.Meta(ge=-LARGEST_INT - 1, le=LARGEST_INT)],
-    # msgspec would write null for what is no number.
+    # msgspec would write null for NaN and infinity.
     float: Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)],
     type(None): None,
     UUID: UUID,
@@ -51,12 +51,11 @@ _SIMPLE: Final[Mapping[Any, Any]] = {
 
 @attrs.frozen
 class Wire:
-    """A shape as msgspec is told it.
+    """A shape in terms of msgspec.
 
-    ``give`` makes of a value what msgspec writes, and ``take`` makes the value of what it has read; None
-    where nothing has to be done. Both raise ``Unlike`` for what the built-in serializer has to look at.
-    ``same`` are values that msgspec writes as they are, and ``depth`` is how many levels of arrays and
-    objects they have at most.
+    ``give`` converts a value for msgspec to encode, and ``take`` converts a decoded value back; None means no
+    conversion. Both raise ``Unlike`` for a value that the built-in serializer has to handle. ``same`` is true
+    for values that msgspec encodes unchanged. ``depth`` is their maximum nesting of arrays and objects.
     """
 
     type: Any
@@ -67,19 +66,19 @@ class Wire:
 
 
 class Wires:
-    """Makes wires of shapes. The expressions of all of them use the same ``names``."""
+    """Makes wires from shapes. All their expressions share ``names``."""
 
     def __init__(self) -> None:
         self.names: dict[str, Any] = {}
 
     def name(self, value: Any) -> str:
-        """A name for a value inside the expressions."""
+        """Returns a name for a value in the expressions."""
         name = f"given{len(self.names)}"
         self.names[name] = value
         return name
 
     def wire_of(self, shape: Shape, around: tuple[Shape, ...] = ()) -> Wire:
-        """How msgspec is told of a shape; raises ``Unlike``. ``around`` holds it, the outermost first."""
+        """Returns the wire of a shape; raises ``Unlike``. ``around`` has the enclosing classes in order."""
         if isinstance(shape, Hidden):
             return self.wire_of(shape.inner, around)
         if isinstance(shape, Constrained):
@@ -93,7 +92,7 @@ class Wires:
         if isinstance(shape, Scalar):
             return self._scalar(shape, around)
         if shape in around:
-            raise Unlike("a record inside of itself")
+            raise Unlike("a class inside itself")
         if isinstance(shape, Collection) and shape.kind is tuple:
             return self._tuple(self.wire_of(shape.item, (*around, shape)), len(around))
         if isinstance(shape, MappingOf) and _is_text(plain(shape.key)):
@@ -145,7 +144,7 @@ class Wires:
         return Wire(kind, self._giver(item, kind, each), take, item.same, 1 + item.depth)
 
     def _giver(self, item: Wire, kind: Any, each: Callable[[Expression], Expression]) -> Expression | None:
-        """What gives many items: msgspec looks through those that are the same more quickly than a loop."""
+        """Returns the conversion of a collection; msgspec checks unchanged items faster than a loop."""
         if item.give is None:
             return None
         if not item.same:
@@ -154,7 +153,7 @@ class Wires:
         return lambda value: f"{check}({value})"
 
     def _record(self, shape: RecordShape, around: tuple[Shape, ...]) -> Wire:
-        """An attrs class or a dataclass: msgspec has something alike."""
+        """Returns the wire of an attrs class or a dataclass, which msgspec supports."""
         if any(field.key != field.name for field in shape.fields):
             raise Unlike("a field whose argument has another name")
         names = [field.name for field in shape.fields]
@@ -179,9 +178,9 @@ class Wires:
 
 
 def attribute_of(value: str, name: str) -> str:
-    """The expression for an attribute; raises ``Unlike`` for a name that has none."""
+    """Returns the expression for an attribute; raises ``Unlike`` for an invalid identifier."""
     if not name.isidentifier() or iskeyword(name):
-        raise Unlike("a field whose name is no identifier")
+        raise Unlike("a field name that is not an identifier")
     return f"{value}.{name}"
 
 
@@ -213,5 +212,5 @@ def _is_text(shape: Shape) -> bool:
 def _keeping(rules: tuple[Constraint, ...], value: Any) -> Any:
     for rule in rules:
         if not rule.check(value):
-            raise Unlike("a value that a rule refuses")
+            raise Unlike("a value that a constraint refuses")
     return value

@@ -1,4 +1,4 @@
-"""How events without a class are written and read: their data is whatever JSON holds."""
+"""The encoding and decoding of events without a class, whose data is any JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["UntypedPlan"]
 
 
 class UntypedPlan:
-    """Writes and reads a ``BaseEvent``, as a ``Plan`` does events of a class."""
+    """Encodes and decodes a ``BaseEvent``, like a ``Plan`` for an event class."""
 
     def __init__(self, max_depth: int) -> None:
         model = model_of(BaseEvent)
@@ -38,7 +38,7 @@ class UntypedPlan:
         self._room = max_depth - 1  # the document itself is the first level
 
     def write(self, event: Any, topic: str, source: str) -> bytes:
-        """The bytes of an event; raises ``Unlike``, or whatever msgspec does."""
+        """Returns the bytes of an event; raises ``Unlike``, or an exception of msgspec."""
         _check(event.data, self._room)
         return encode(
             self._document(
@@ -57,7 +57,7 @@ class UntypedPlan:
         )
 
     def read(self, body: bytes) -> Event[Any] | None:
-        """The event of exactly such bytes; None, or an error, for any others."""
+        """Returns the event of exactly such bytes; returns None or raises for any others."""
         document = self._decode(body)
         if encode(document) != body or not self._is_type_name(document.type):
             return None
@@ -73,7 +73,7 @@ class UntypedPlan:
 
 
 def _check(value: Any, room: int) -> None:
-    """Raises ``Unlike`` for what the built-in serializer has to look at in a mapping or tuple."""
+    """Raises ``Unlike`` for a mapping or tuple that the built-in serializer has to handle."""
     if not room:
         raise Unlike("a value that nests too deeply")
     for item in value.values() if value.__class__ is FrozenMapping else value:
@@ -85,7 +85,7 @@ def _check(value: Any, room: int) -> None:
 
 
 def _frozen(value: Any, room: int) -> Any:
-    """A dict or list that msgspec has read, as an event holds it; raises ``Unlike``."""
+    """Freezes a dict or list decoded by msgspec; raises ``Unlike``."""
     if not room:
         raise Unlike("a value that nests too deeply")
     is_mapping = value.__class__ is dict
@@ -94,5 +94,5 @@ def _frozen(value: Any, room: int) -> Any:
         if kind is int:
             bounded_int(item)
         elif kind is dict or kind is list:
-            value[key] = _frozen(item, room - 1)  # nobody else has it, and its keys stay
+            value[key] = _frozen(item, room - 1)  # not shared, and its keys do not change
     return FrozenMapping(value) if is_mapping else tuple(value)

@@ -1,7 +1,6 @@
 """The testing kit of Promenade Bus.
 
-Names are loaded when they are used: pytest loads this package in every run of an environment that has it
-installed, also where nobody tests a bus.
+Names are imported on first use, because pytest loads this package in every run where it is installed.
 """
 
 import typing

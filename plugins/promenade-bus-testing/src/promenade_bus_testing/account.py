@@ -1,4 +1,4 @@
-"""The account of a fault test: what the journals of publishers and handlers say has become of each event."""
+"""The account of a fault test: the outcome of each event, from the journals of publishers and handlers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _MOST_NAMED: Final = 3
 
 @attrs.frozen(kw_only=True)
 class SubscriptionAccount:
-    """What became of the events of one subscription.
+    """The outcomes of the events of one subscription.
 
     - ``expected``: acknowledged events of its topic or pattern.
-    - ``handled``: expected ones that a handler has handled, however often.
-    - ``dead_lettered``: those among them that are in the store of dead letters instead.
-    - ``duplicated``: how often an event came to one more end than was due.
-    - ``lost``: expected ones that are neither.
-    - ``unexpected``: deliveries of events that nobody has published, or that are not of its topic.
-    - ``interrupted``: attempts that began and have no end, because the process died: each may have had its
-      effect, and so be a duplicate that nobody can see.
+    - ``handled``: expected events that a handler has handled, however often.
+    - ``dead_lettered``: expected events that were not handled and are in the dead-letter store.
+    - ``duplicated``: surplus outcomes; an event handled twice counts once.
+    - ``lost``: expected events that are neither handled nor dead-lettered.
+    - ``unexpected``: deliveries of events that were never published, or do not match its topic.
+    - ``interrupted``: attempts without an end, because the process died. Each may have had its effect, and so
+      be an invisible duplicate.
     - ``failed``: attempts that raised.
     """
 
@@ -48,14 +48,14 @@ class SubscriptionAccount:
 
 @attrs.frozen(kw_only=True)
 class Account:
-    """The account over all journals. ``faults`` are sentences; it adds up when there is none.
+    """The account over all journals. It adds up when it has no ``faults``; each fault is a sentence.
 
-    - ``attempted`` events were handed to the bus, ``acknowledged`` ones were accepted.
-    - ``stuck`` is what was pending or unread at the end, ``counted_lost`` what the bus counted as lost.
-    - ``torn`` is how many journals end in the middle of a line, because their process died there.
-    - ``recovery``: seconds from the last mark ``healed`` to the next time an event was handled, and
-      ``caught_up``: until the last event that was acknowledged before it was handled. None where there is
-      no such mark, or no such event.
+    - ``attempted`` events were passed to the bus, and ``acknowledged`` events were accepted.
+    - ``stuck`` events were pending or unread at the end; ``counted_lost`` is the loss counter of the bus.
+    - ``torn`` journals end in the middle of a line, because their process died there.
+    - ``recovery`` is the time in seconds from the last mark ``healed`` to the next handled event, and
+      ``caught_up`` the time until all events acknowledged before the mark were handled. Both are None without
+      such a mark or event.
     """
 
     attempted: int
@@ -70,29 +70,29 @@ class Account:
 
     @classmethod
     def of(cls, *places: str | os.PathLike[str], duplicates: int = 0) -> Account:
-        """The account of journals: files, or directories with ``*.jsonl`` files.
+        """Makes the account of journals: files, or directories with ``*.jsonl`` files.
 
-        ``duplicates`` is how many are allowed, all in all. Raises ``FileNotFoundError`` where there is none.
+        ``duplicates`` is the number allowed in total. Raises ``FileNotFoundError`` if there is no journal.
         """
         return _Books(_files(places)).account(duplicates)
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing is lost, unexpected, stuck, duplicated too often, or wrong with the journals."""
+        """True when the account has no fault: no event is lost, unexpected, stuck or duplicated too often."""
         return not self.faults
 
     def total(self, name: str) -> int:
-        """The sum of a count over all subscriptions, such as ``total("lost")``."""
+        """Returns the sum of a count over all subscriptions, such as ``total("lost")``."""
         return sum(getattr(each, name) for each in self.subscriptions)
 
     def check(self) -> None:
-        """Raises ``AssertionError``, with all faults and counts, when it does not add up."""
+        """Raises ``AssertionError`` with all faults and counts when the account does not add up."""
         if self.faults:
             lines = "\n".join(f"  {fault}" for fault in self.faults)
             raise AssertionError(f"the account does not add up:\n{lines}\n{self.as_data()}")
 
     def as_data(self) -> dict[str, Any]:
-        """All of it as plain data."""
+        """Returns the account as plain data."""
         names = [field.name for field in attrs.fields(SubscriptionAccount) if field.name != "name"]
         data = attrs.asdict(self) | {name: self.total(name) for name in names}
         return data | {"faults": [*self.faults], "adds_up": self.adds_up}
@@ -106,7 +106,7 @@ Delivery = tuple[str, str, str]
 
 
 class _Books:
-    """Everything that the journals say, sorted for the account."""
+    """The records of all journals, sorted for the account."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.faults: list[str] = []
@@ -190,9 +190,9 @@ class _Books:
 
     def _strange_journals(self) -> Iterator[str]:
         if not self.patterns:
-            yield "no journal says that anybody has subscribed: nothing was expected, so nothing is shown"
+            yield "no journal records a subscription: no event was expected, so the account proves nothing"
         for name in sorted(self._names() - self.patterns.keys()):
-            yield f"{name}: no journal says what this subscription listens to; use Journal.subscribed"
+            yield f"{name}: no journal records the topic of this subscription; use Journal.subscribed"
         strange = self.acknowledged.keys() - self.attempted
         if strange:
             yield f"{len(strange)} acknowledged without having been attempted: {_few(strange)}"
@@ -227,13 +227,13 @@ class _Books:
         patterns = self.patterns.get(name, set())
         ended = Counter({delivery: len(at) for delivery, at in self.handled.items() if delivery[0] == name})
         ended.update(delivery for delivery in self.letters.values() if delivery[0] == name)
-        # Tried and not acknowledged: it may be stored, or not.
+        # Attempted and not acknowledged: it may be stored or not.
         unsure = self.attempted - self.acknowledged.keys()
         possible = Counter((name, *event) for event in unsure if _is_for(patterns, event[0]))
         return Balance.of(self._due(name), ended, possible)
 
     def _unexpected(self, name: str) -> Counter[Delivery]:
-        """Deliveries of what was never published, or is not of the subscription's topic, by attempts."""
+        """Counts deliveries of events that were never published, or do not match the subscription's topic."""
         patterns = self.patterns.get(name, set())
         seen = {*self.begun, *self.handled, *self.letters.values()}
         return Counter(
@@ -251,7 +251,7 @@ class _Books:
         return Counter({delivery: count for delivery, count in surplus.items() if delivery not in unexpected})
 
     def _named(self, what: str) -> str:
-        """The first few deliveries that something is wrong with."""
+        """Returns the first few deliveries of a fault, as text."""
         names = self._names()
         found: dict[str, Iterable[Delivery]] = {
             "lost": (delivery for name in names for delivery in self._balance(name).lost),
@@ -277,9 +277,9 @@ def _of(name: str, counts: Counter[Delivery]) -> Counter[Delivery]:
 
 
 def _is_for(patterns: Iterable[str], topic: str) -> bool:
-    """Whether a topic fits one of the patterns: ``*`` is one word, ``#`` is none or more.
+    """Returns True when a topic matches one of the patterns: ``*`` is one word, ``#`` zero or more.
 
-    Written again, not taken from the bus: the account must not repeat a mistake of the bus.
+    This does not use the code of the bus, because the account must not repeat a mistake of the bus.
     """
     return any(_fits(pattern, topic) for pattern in patterns)
 
@@ -302,7 +302,7 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 
 
 def _few(found: Iterable[tuple[str, ...]]) -> str:
-    """The first few, as text: ``subscription topic id``."""
+    """Returns the first few as text: ``subscription topic id``."""
     texts = sorted(" ".join(part or "?" for part in each) for each in found)
     more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
     return ", ".join(texts[:_MOST_NAMED]) + more
@@ -313,6 +313,6 @@ def _files(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for place in map(Path, places):
         found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
         if not found or not all(file.is_file() for file in found):
-            raise FileNotFoundError(f"there is no journal at {str(place)!r}")
+            raise FileNotFoundError(f"no journal at {str(place)!r}")
         files += found
     return files

@@ -1,6 +1,6 @@
-"""``promenade-bus account``: reads the journals of a fault test, and says whether they add up.
+"""``promenade-bus account``: reads the journals of a fault test, and prints the account.
 
-click belongs to the command line, which loads this; the testing kit itself does without.
+Only the command line imports this module, so the testing kit does not depend on click.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["account_command"]
 
 
 def account_command() -> Any:
-    """Makes the command."""
+    """Makes the click command."""
     import click
 
     @click.command("account")
@@ -27,12 +27,12 @@ def account_command() -> Any:
         default=0,
         show_default=True,
         metavar="N",
-        help="How many duplicates are allowed, all in all.",
+        help="The number of duplicates allowed in total.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
     def account(ctx: click.Context, journals: tuple[str, ...], duplicates: int, as_json: bool) -> None:
-        """Tell from JOURNALS, files or directories, what became of each event.
+        """Report the outcome of each event from JOURNALS, files or directories.
 
         Exit status: 0 when the account adds up, 1 when it does not.
         """
@@ -51,7 +51,7 @@ def account_command() -> Any:
 
 
 def as_lines(account: Account) -> list[str]:
-    """The account for people: a table of the subscriptions, sentences, and the faults."""
+    """Returns the account as lines: a table of the subscriptions, sentences, and the faults."""
     names = [field.name for field in attrs.fields(SubscriptionAccount)]
     rows = [[name.replace("_", "-").upper() for name in ["subscription", *names[1:]]]]
     rows += [[str(getattr(each, name)) for name in names] for each in account.subscriptions]

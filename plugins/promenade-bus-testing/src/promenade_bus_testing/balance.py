@@ -1,4 +1,4 @@
-"""What was due against what came to an end, for each pair of a subscription and an event."""
+"""Compares due deliveries with outcomes, for each pair of a subscription and an event."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ P = TypeVar("P", bound=Hashable)
 
 @attrs.frozen
 class Balance(Generic[P]):
-    """``lost`` is due and has come to no end; ``surplus`` has come to more ends than were due.
+    """The difference between due deliveries and outcomes.
 
-    An end is an event that was handled, skipped, or is kept as a dead letter.
+    ``lost`` deliveries are due and have no outcome; ``surplus`` counts outcomes beyond the due ones. An event
+    has an outcome when it was handled, skipped, or is stored as a dead letter.
     """
 
     lost: Counter[P]
@@ -25,7 +26,7 @@ class Balance(Generic[P]):
 
     @classmethod
     def of(cls, due: Counter[P], ended: Counter[P], possible: Counter[P] | None = None) -> Balance[P]:
-        """Compares. ``possible`` is not due, and may come to an end all the same."""
+        """Compares both. ``possible`` deliveries are not due, but may have an outcome."""
         lost = due - ended
         surplus = ended - due
         return cls(lost, surplus if possible is None else surplus - possible)

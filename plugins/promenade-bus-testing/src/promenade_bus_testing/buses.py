@@ -1,4 +1,4 @@
-"""Buses for tests: on memory, apart from all others, and sure to tell what went wrong on them."""
+"""Buses for tests: on memory, isolated, and checked for unexpected failures at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from promenade_bus_testing.virtual_clock import VirtualClock
 __all__ = ["Source", "close_bus", "isolated_bus", "isolated_sync_bus", "make_bus", "make_sync_bus"]
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
-"""A configuration file, or a mapping like one."""
+"""The path of a configuration file, or a mapping of the same shape."""
 
 _SHORT_FORM: Final = ("retry_attempts", "retry_delay", "retry_max_delay", "retry_multiplier")
 
@@ -29,7 +29,7 @@ def make_bus(
     clock: Clock | None = None,
     **settings: Any,
 ) -> Bus:
-    """A bus for a test, not started, with its recorder; see ``isolated_bus``."""
+    """Makes a bus for a test, not started, with its recorder; see ``isolated_bus``."""
     bus = _open(config, plugins, clock, settings)
     recorder_of(bus).is_looked_after = True
     if isinstance(clock, VirtualClock):
@@ -40,7 +40,7 @@ def make_bus(
 def make_sync_bus(
     config: Source | None = None, *, plugins: Iterable[object] = (), **settings: Any
 ) -> SyncBus:
-    """A bus for threads, not started, with its recorder; see ``isolated_sync_bus``."""
+    """Makes a bus for threads, not started, with its recorder; see ``isolated_sync_bus``."""
     bus = SyncBus(_open(config, plugins, None, settings))
     sync_recorder_of(bus).is_looked_after = True
     return bus
@@ -54,17 +54,16 @@ async def isolated_bus(
     clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bus]:
-    """A started bus for a test. Leaving the block closes it, and raises when something failed unseen.
+    """Starts a bus for a test. Leaving the block closes it, and raises for unexpected failures.
 
-    Whatever the configuration says, it is on the memory adapter, with a hub of its own, and serializes
-    events, so that what passes here passes where events travel. ``settings`` are keys of the section
-    ``bus``, and go on top of ``config``, and of all this. Without ``config`` the only plugins are the
-    adapter, the kit's own and ``plugins``, and on the system's clock retries do not wait; with it, those
-    that are installed take part.
+    The bus always uses the memory adapter with its own hub, and serializes events as an adapter with a server
+    does. ``settings`` are keys of the section ``bus`` and override ``config`` and these defaults. With
+    ``config``, installed plugins are used. Without it, the bus has only the adapter, the kit's own plugin and
+    ``plugins``, and on the system's clock retries do not wait.
 
-    At the end of the block the bus is drained (on a ``VirtualClock`` time passes for it) and closed, and
-    ``UnseenFailures`` is raised for failed attempts, dead letters, lost and abandoned events, unless
-    ``recording(bus)`` was told to expect them. When the block itself raises, nothing is waited for.
+    At the end of the block the bus is drained (a ``VirtualClock`` advances for that) and closed.
+    ``UnseenFailures`` is raised for failed attempts, dead letters, lost and abandoned events, unless they
+    were declared with ``recording(bus)``. If the block raises, the bus is not drained.
     """
     bus = make_bus(config, plugins=plugins, clock=clock, **settings)
     try:
@@ -80,7 +79,7 @@ async def isolated_bus(
 def isolated_sync_bus(
     config: Source | None = None, *, plugins: Iterable[object] = (), **settings: Any
 ) -> Iterator[SyncBus]:
-    """The same as ``isolated_bus`` for threads and synchronous frameworks."""
+    """Like ``isolated_bus``, for threads and synchronous frameworks."""
     bus = make_sync_bus(config, plugins=plugins, **settings)
     try:
         bus.start()
@@ -92,7 +91,7 @@ def isolated_sync_bus(
 
 
 async def close_bus(bus: Bus, clock: Clock | None, timeout: float | None = None) -> DrainReport:
-    """Closes a bus; where its clock is a virtual one, time passes meanwhile."""
+    """Closes a bus; a virtual clock advances meanwhile."""
     closing = bus.close(timeout)
     return await (clock.run(closing) if isinstance(clock, VirtualClock) else closing)
 
@@ -109,7 +108,7 @@ def _open(
         section["retry_delay"] = "0s"
     section.pop("fallback", None)
     if "retry" in settings or any(key in settings for key in _SHORT_FORM):
-        # Both forms of a retry policy at once are an error; the test's own word counts.
+        # Both forms of a retry policy at once are an error; the test's form wins.
         for key in _SHORT_FORM if "retry" in settings else ("retry",):
             section.pop(key, None)
     memory = {**(section.get("memory") or {}), "serialize": True, "hub": MemoryHub()}

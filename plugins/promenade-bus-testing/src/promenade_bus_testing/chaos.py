@@ -1,4 +1,4 @@
-"""Faults on purpose: attempts and publishes that fail, wait, or happen twice; the same for the same seed."""
+"""The middleware ``chaos``: makes attempts and publishes fail, wait or happen twice, from a seed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["ChaosError", "chaos_middleware"]
 
 
 class ChaosError(Exception):
-    """What the chaos middleware raises in place of a handler: a failure like any other."""
+    """Raised by the chaos middleware instead of calling the handler: a failure like any other."""
 
 
 def chaos_middleware(options: ChaosOptions, clock: Clock) -> Middleware:
-    """A middleware that lets some calls fail, wait, or happen twice.
+    """Returns a middleware that makes some calls fail, wait, or happen twice.
 
-    Each subscription, and on the publishing side each topic, has a sequence of faults of its own. It
-    depends on the seed, its name and the number of the call only: not on ids, times, other subscriptions,
-    or the process. What a handler raises by itself goes through.
+    Each subscription, and for publishing each topic, has its own sequence of faults. The sequence depends
+    only on the seed, the name and the number of the call, and not on ids, times, other subscriptions, or the
+    process. Exceptions of the handler itself pass through.
     """
 
     def middleware(handler: Handler) -> Handler:
@@ -31,9 +31,10 @@ def chaos_middleware(options: ChaosOptions, clock: Clock) -> Middleware:
             where = envelope.topic if envelope.delivery is None else envelope.delivery.subscription
             name = f"{envelope.direction} {where}"
             if name not in chances:
-                # Text seeds are hashed by random itself, the same in every process.
+                # random hashes a text seed itself, so it is the same in every process.
                 chances[name] = random.Random(f"{options.seed} {name}")
-            # Each call takes the same number of values, so that changing one share moves no other fault.
+            # Each call takes the same number of values, so that a change of one share does not move other
+            # faults.
             late, wait, fails, twice, fails_after = (chances[name].random() for _ in range(5))
             fail: Callable[[str], Exception] = ChaosError
             fail_after: Callable[[str], Exception] = ChaosError
@@ -46,12 +47,12 @@ def chaos_middleware(options: ChaosOptions, clock: Clock) -> Middleware:
                 finally:
                     timer.cancel()
             if fails < options.fail:
-                raise fail(f"the chaos middleware let the call fail before it reached {where!r}")
+                raise fail(f"the chaos middleware made the call fail before it reached {where!r}")
             if twice < options.duplicate:
                 await handler(_copy(envelope))
             await handler(envelope)
             if fails_after < options.fail_after:
-                raise fail_after(f"the chaos middleware let the call fail after it had reached {where!r}")
+                raise fail_after(f"the chaos middleware made the call fail after it had reached {where!r}")
 
         return unreliable
 

@@ -1,4 +1,4 @@
-"""The options of the chaos middleware, as they stand in the configuration."""
+"""The options of the chaos middleware, with the names used in the configuration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _not_negative(_instance: object, attribute: attrs.Attribute[Any], value: flo
 
 @attrs.frozen(kw_only=True)
 class ChaosOptions:
-    """How often what goes wrong; each share is from 0 (never, the default) to 1 (always).
+    """The shares of calls that get a fault, from 0 (never, the default) to 1 (always).
 
-    - ``seed``: the same seed gives the same faults, in each subscription and on each topic by itself.
-    - ``fail``: the call fails before it reaches the handler, or the adapter.
-    - ``fail_after``: it fails after the handler has returned, or the adapter has accepted the event.
+    - ``seed``: the same seed gives the same faults; each subscription and each topic has its own sequence.
+    - ``fail``: the call fails before the handler or the adapter is called.
+    - ``fail_after``: the call fails after the handler returned or the adapter accepted the event.
     - ``duplicate``: the handler is called, or the event published, twice.
     - ``delay``: the call waits for a random time of up to ``max_delay``, on the bus's clock.
     """

@@ -1,7 +1,7 @@
-"""The part of the pytest plugin that serves the adapter contract; it imports nothing of the bus.
+"""The part of the pytest plugin for the adapter contract. It does not import the bus.
 
-Contract tests that do not apply to an adapter are an outcome of their own, listed by name at the end. To
-pytest they are skipped tests, which would hide among those that are skipped for other reasons.
+Contract tests that do not apply to an adapter have their own outcome and are listed by name at the end. For
+pytest they are skipped tests, which would be hidden among tests skipped for other reasons.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=10,
         default=0,
         metavar="SUITES",
-        help="run every contract test in so many suites (10), for long; with -n in parallel",
+        help="run every contract test this many times (10) under load; in parallel with -n",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Counts such tests apart from those that are skipped."""
+    """Counts tests that are not applicable separately from skipped ones."""
     return None if _reason(report) is None else (NOT_APPLICABLE, "n", NOT_APPLICABLE.upper())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists them by adapter and by what they need."""
+    """Lists tests that are not applicable, by adapter and missing feature."""
     by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
     for report in terminalreporter.getreports(NOT_APPLICABLE):
         suite, _, test = report.nodeid.rpartition("::")

@@ -1,4 +1,4 @@
-"""The attempts that failed, what the test expects of them, and the error for those that it does not."""
+"""Failed attempts, the test's expectations, and the error for unexpected failures."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from promenade_bus_testing.steps import Failed, Step, flows_of, id_of
 
 __all__ = ["Failures", "UnseenFailures"]
 
-_HOW = "say so with failures.expect(...), or mark the test with @pytest.mark.promenade(allow_failures=True)"
+_HOW = "declare it with failures.expect(...), or mark the test @pytest.mark.promenade(allow_failures=True)"
 
 
 class Observed(Protocol):
-    """An observation, as its failures know it."""
+    """The parts of an observation that ``Failures`` needs."""
 
     @property
     def bus(self) -> Bus:
-        """The bus that is observed."""
+        """The observed bus."""
         ...
 
     @property
     def steps(self) -> Sequence[Step]:
-        """Everything so far, in order."""
+        """Every step so far, in order."""
         ...
 
     def uninjected(self) -> Mapping[str, int]:
-        """How many ordered failures have not come to pass, by subscription."""
+        """Returns the number of ordered failures that have not happened, by subscription."""
         ...
 
 
 class UnseenFailures(AssertionError):
-    """Something failed, was lost or abandoned, and the test did not say that it expects so."""
+    """Raised when an attempt failed, or an event was lost or abandoned, and the test did not expect it."""
 
 
 @attrs.define
@@ -68,9 +68,10 @@ class _Expectation:
 
 
 class Failures:
-    """What failed on a bus under test. Every failed attempt that the test does not expect makes it fail.
+    """The failures on a bus under test.
 
-    So does what was lost or abandoned. ``Postpone`` is no failure; all else that counts as an attempt is.
+    An unexpected failed attempt, lost event or abandoned event makes the test fail. Everything that counts as
+    an attempt is included, so ``Postpone`` is not.
     """
 
     def __init__(self, observation: Observed) -> None:
@@ -89,7 +90,7 @@ class Failures:
 
     @property
     def unexpected(self) -> list[Failed]:
-        """Those that ``check`` would complain about."""
+        """The failures for which ``check`` would raise."""
         return [] if self._allowed else self._unexpected()
 
     def expect(
@@ -101,21 +102,21 @@ class Failures:
         match: str | None = None,
         times: int | None = None,
     ) -> None:
-        """Says that attempts fail with ``error``, before or after they do, and as often as they do.
+        """Declares that attempts fail with ``error``, before or after they do.
 
-        ``subscription``, ``topic`` (or a pattern) and ``match`` (searched for in the text of the error)
-        narrow it down; ``times`` says how many attempts. What is expected and does not happen makes the
-        test fail as well.
+        ``subscription``, ``topic`` (or a pattern) and ``match`` (a pattern in the text of the error) restrict
+        it. ``times`` is the number of attempts; without it, any number but zero. An expected failure that
+        does not happen makes the test fail, too.
         """
         pattern = None if topic is None else TopicPattern(topic.name if isinstance(topic, Topic) else topic)
         self._expectations.append(_Expectation(error, subscription, pattern, match, times))
 
     def allow(self) -> None:
-        """Lets the test pass whatever fails, is lost or abandoned."""
+        """Lets the test pass whatever fails, or is lost or abandoned."""
         self._allowed = True
 
     def _unexpected(self) -> list[Failed]:
-        """Counts each failure towards the first expectation that it fits, and returns the rest."""
+        """Assigns each failure to the first expectation that it matches, and returns the others."""
         for expectation in self._expectations:
             expectation.met = 0
         rest: list[Failed] = []
@@ -131,9 +132,9 @@ class Failures:
         return rest
 
     def check(self, report: DrainReport | None = None) -> None:
-        """Raises ``UnseenFailures``, which shows the flow of each event that is concerned.
+        """Raises ``UnseenFailures`` with the history of each affected event.
 
-        ``report`` is what closing the bus returned.
+        ``report`` is the drain report of the closed bus.
         """
         if self._allowed:
             return
@@ -156,7 +157,7 @@ class Failures:
         known = ", ".join(subscription.name for subscription in self._observation.bus.subscriptions) or "none"
         for name, count in self._observation.uninjected().items():
             problems.append(
-                f"fail_next: {count} of the failures ordered for {name!r} did not come to pass, because it "
+                f"fail_next: {count} of the failures ordered for {name!r} did not happen, because it "
                 f"made no further attempt (subscriptions: {known})"
             )
         return problems

@@ -1,4 +1,4 @@
-"""What the fixtures hand to the hooks of pytest: a bus, and what has to happen to it around a test."""
+"""Guards: the fixtures pass them to the pytest hooks, which start and close the buses of a test."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ __all__ = ["BusGuard", "Guard", "SyncBusGuard"]
 
 
 class Guard(Protocol):
-    """The part of a bus's life that the hooks look after."""
+    """The interface of the hooks to the bus of a test."""
 
     async def begin(self) -> None:
-        """On the loop of an async test, before it."""
+        """Starts the bus on the loop of an async test, before the test."""
 
     async def end(self, *, failed: bool = False) -> None:
-        """On the loop of an async test, after it."""
+        """Closes the bus on the loop of an async test, after the test."""
 
     def finish(self) -> None:
-        """After any test that passed so far; raises when something failed unseen."""
+        """Checks a test that has passed so far; raises for unexpected failures."""
 
     def story(self) -> str:
-        """What happened on the bus, for the report of a test that failed."""
+        """Returns the steps on the bus, for the report of a failed test."""
         ...
 
     def release(self) -> None:
-        """At the very end, whatever happened."""
+        """Releases the bus at the end, whatever happened."""
 
 
 class BusGuard:
-    """Looks after a ``Bus``."""
+    """The guard of a ``Bus``."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class BusGuard:
             asyncio.get_running_loop()
         except RuntimeError:
             raise pytest.UsageError(
-                "the fixture 'bus' needs asyncio, and this test runs on something else, such as trio; "
-                "let the fixture 'anyio_backend' return 'asyncio'"
+                "the fixture 'bus' needs asyncio, and this test runs on another library, such as trio; "
+                "make the fixture 'anyio_backend' return 'asyncio'"
             ) from None
         await self.bus.start()
 
@@ -82,7 +82,7 @@ class BusGuard:
 
 
 def _result(bus: Bus) -> DrainReport:
-    """What closing the bus came to, when the test itself has closed it, on a loop that is gone by now."""
+    """Returns the drain report of a bus that the test itself has closed, on a loop that has ended."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(bus.close())
@@ -91,7 +91,7 @@ def _result(bus: Bus) -> DrainReport:
 
 
 class SyncBusGuard:
-    """Looks after a ``SyncBus``."""
+    """The guard of a ``SyncBus``."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""Journals: what a publisher and its handlers write down by themselves, apart from the bus.
+"""Journals: the records of publishers and handlers, independent of the bus.
 
-A journal is a file of JSON Lines that one process appends to. Each record is one ``write`` to a file opened
-with ``O_APPEND``, so that it outlives the SIGKILL of its process from the moment it is written. What is
-written before and what after the deed is chosen so that a process that dies in between never looks better
-than it was: a publish is written down before it is tried and again when it was acknowledged, an attempt
-before the handler is called and again when the handler has returned.
+A journal is a file of JSON Lines, written by one process. Each record is one ``write`` to a file opened with
+``O_APPEND``, so a written record survives the SIGKILL of its process. The order of records and actions makes
+sure that a process that dies in between never looks better than it was. A publish is recorded before it is
+attempted, and again after it was acknowledged. An attempt is recorded before the handler is called, and again
+after it returned.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 class Record:
     """One line of a journal. ``at`` is in seconds of the machine's monotonic clock.
 
-    ``event_id`` is empty where it is about no event. ``text`` is the pattern of a subscription, the id of a
-    dead letter, the class of an error, or the name of a mark; ``count`` is a number of events.
+    ``event_id`` is empty in a record without an event. ``text`` is the pattern of a subscription, the id of a
+    dead letter, the class of an error, or the name of a mark. ``count`` is a number of events.
     """
 
     kind: Kind
@@ -83,11 +83,11 @@ class Record:
 
 
 class Journal:
-    """What one process writes down. Its methods may be called from any thread.
+    """The journal of one process. Its methods may be called from any thread.
 
-    ``Journal("journals", "worker")`` makes a new file in that directory, named after the process; several
-    journals, also of several processes, never share one. ``OSError`` of the disk comes out where it
-    happens: nothing is published or handled that could not be written down.
+    ``Journal("journals", "worker")`` makes a new file in that directory, named after the process. Journals
+    never share a file, not even across processes. An ``OSError`` of the disk is raised before the event is
+    published or handled.
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str = "journal") -> None:
@@ -100,7 +100,7 @@ class Journal:
         return f"<Journal {os.fspath(self.path)!r}>"
 
     def close(self) -> None:
-        """Closes the file; harmless when it is closed."""
+        """Closes the file; does nothing when it is closed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -114,12 +114,12 @@ class Journal:
         self.close()
 
     def write(self, kind: Kind, **fields: Any) -> None:
-        """Appends one record; it is on its way to the disk, and outlives the process, when this returns."""
+        """Appends one record. When this returns, the record survives the death of the process."""
         self._append(_line(kind, _rest_of(fields)))
 
     def _append(self, lines: bytes) -> None:
         with self._lock:
-            while lines:  # all at once, unless the disk is full
+            while lines:  # one write, unless the disk is full
                 lines = lines[os.write(self._file, lines) :]
 
     # --- publishing ---------------------------------------------------------------------------------------
@@ -127,9 +127,9 @@ class Journal:
     async def publish(
         self, bus: Bus, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Publishes an event, and writes down that it was tried and whether it was acknowledged.
+        """Publishes an event, and records the attempt and the result.
 
-        Raises what ``bus.publish`` raises.
+        Raises the exceptions of ``bus.publish``.
         """
         self.attempted(topic, event)
         try:
@@ -140,9 +140,9 @@ class Journal:
         self.acknowledged(topic, event)
 
     async def publish_many(self, bus: Bus, items: Iterable[tuple[Topic[Any], Event[Any]]]) -> None:
-        """The same for several events at once: each of them is written down.
+        """Publishes several events at once, and records each of them.
 
-        Raises what ``bus.publish_many`` raises.
+        Raises the exceptions of ``bus.publish_many``.
         """
         items = list(items)
         self._append(b"".join(_published("attempted", topic, event) for topic, event in items))
@@ -181,15 +181,15 @@ class Journal:
         self.acknowledged(topic, event)
 
     def attempted(self, topic: Topic[Any], event: Event) -> None:
-        """Write this before the event is published."""
+        """Records an event before it is published."""
         self._append(_published("attempted", topic, event))
 
     def acknowledged(self, topic: Topic[Any], event: Event) -> None:
-        """Write this as soon as publish has returned."""
+        """Records an event as soon as ``publish`` has returned."""
         self._append(_published("acknowledged", topic, event))
 
     def refused(self, topic: Topic[Any], event: Event, error: BaseException) -> None:
-        """Write this when publish has raised. The event may be stored all the same."""
+        """Records an event whose ``publish`` raised. It may be stored nevertheless."""
         self._append(_published("refused", topic, event, text=type(error).__name__))
 
     # --- handling -----------------------------------------------------------------------------------------
@@ -197,9 +197,9 @@ class Journal:
     def subscribe(
         self, bus: Bus, topic: Topic[Any] | str, handler: Callable[..., Any], *, name: str, **options: Any
     ) -> Subscription:
-        """Subscribes a handler whose attempts are written down; ``options`` are those of ``bus.subscribe``.
+        """Subscribes a handler and records its attempts; ``options`` are those of ``bus.subscribe``.
 
-        Every event that is acknowledged, and that fits the topic or pattern, is expected to reach it:
+        Every acknowledged event that matches the topic or pattern is expected to reach the handler, so
         subscribe before the first publish, and without ``where``.
         """
         self.subscribed(name, topic)
@@ -213,11 +213,11 @@ class Journal:
         return bus.subscribe(topic, self.wrap(name, handler), name=name, **options)
 
     def subscribed(self, name: str, topic: Topic[Any] | str) -> None:
-        """Write this when a subscription is made. Several processes may say the same."""
+        """Records a subscription. Several processes may record the same one."""
         self.write("subscribed", subscription=name, text=topic if isinstance(topic, str) else topic.name)
 
     def wrap(self, name: str, handler: Callable[..., Any]) -> Callable[[Any, Delivery], Any]:
-        """A handler that does the same, and writes down each attempt and its end."""
+        """Wraps a handler and records each attempt and its end."""
         shape = inspect_handler(handler)
 
         def arguments(event: Event, delivery: Delivery) -> tuple[Any, ...]:
@@ -240,9 +240,9 @@ class Journal:
     # --- the end ------------------------------------------------------------------------------------------
 
     async def finish(self, bus: Bus) -> None:
-        """Writes down how a bus stands after it was drained, before it is closed.
+        """Records the state of a bus after a drain, before it is closed.
 
-        That is every dead letter in its store, what is not settled, and its counter of losses.
+        The records are its dead letters, its unsettled events, and its loss counter.
         """
         self.dead_letters(await bus.dead_letters.list(limit=_ALL))
         self.stuck(bus.state().unsettled)
@@ -255,10 +255,10 @@ class Journal:
         self.counted_lost(bus.state().lost)
 
     def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
-        """Write down the letters that are in the store at the end, as ``finish`` does.
+        """Records the letters that are in the store at the end, as ``finish`` does.
 
-        Not those that a handler gave up on: only what is in the store is kept. The same letter may be
-        written by several processes.
+        Record only stored letters, not every event that a handler failed. Several processes may record the
+        same letter.
         """
         for letter in letters:
             self.write(
@@ -270,24 +270,24 @@ class Journal:
             )
 
     def stuck(self, count: int, what: str = "") -> None:
-        """Write down how much is pending or unread at the end, such as ``bus.state().unsettled``."""
+        """Records the number of pending or unread events at the end, such as ``bus.state().unsettled``."""
         self.write("stuck", count=count, text=what)
 
     def abandoned(self, report: DrainReport) -> None:
-        """Write down what closing a bus returned; on an adapter that is not durable what it lists is gone."""
+        """Records a drain report. On an adapter that is not durable its abandoned events are gone."""
         self.write("stuck", count=len(report.abandoned), text="abandoned")
 
     def counted_lost(self, count: int) -> None:
-        """Write down the loss counter of a bus at the end, ``bus.state().lost``: a loss that is told."""
+        """Records the loss counter of a bus at the end, ``bus.state().lost``."""
         self.write("counted-lost", count=count)
 
     def mark(self, name: str) -> None:
-        """Writes down a moment. The time to recover is counted from the last mark named ``healed``."""
+        """Records a moment. The recovery time is measured from the last mark named ``healed``."""
         self.write("mark", text=name)
 
 
 def _rest_of(fields: Mapping[str, Any]) -> str:
-    """What a record holds beside its kind and time, as text: the beginning and the end of a deed share it."""
+    """Returns the fields of a record besides kind and time as text, shared by begin and end of an action."""
     return f",{_encode(fields)[1:]}" if fields else "}"
 
 
@@ -300,7 +300,7 @@ def _published(kind: Kind, topic: Topic[Any], event: Event, **more: str) -> byte
 
 
 class _Attempt:
-    """Begun when it is entered; handled or failed when it is left."""
+    """An attempt: begun on entry, handled or failed on exit."""
 
     def __init__(self, journal: Journal, of: Mapping[str, Any]) -> None:
         self._journal = journal
@@ -320,9 +320,9 @@ class _Attempt:
 
 
 def read_journal(path: str | os.PathLike[str]) -> Iterator[Record | str]:
-    """The records of a journal, and for each line that is none a text that says what is wrong with it.
+    """Yields the records of a journal, and for each invalid line a text with the reason.
 
-    A last line without its end was torn by the death of its process: its text is empty.
+    The text is empty for a last line that was torn by the death of its process.
     """
     lines = Path(path).read_bytes().split(b"\n")
     torn = lines.pop()
@@ -330,9 +330,9 @@ def read_journal(path: str | os.PathLike[str]) -> Iterator[Record | str]:
         try:
             found = json.loads(line)
             if found["kind"] not in _KINDS:
-                raise ValueError(f"there are no records of the kind {found['kind']!r}")
+                raise ValueError(f"unknown kind of record {found['kind']!r}")
             yield Record(**found)
         except (ValueError, KeyError, TypeError) as error:
-            yield f"line {number} is no record: {error}"
+            yield f"line {number} is not a record: {error}"
     if torn:
         yield ""

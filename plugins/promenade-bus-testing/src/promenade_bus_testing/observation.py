@@ -1,4 +1,4 @@
-"""Looks on at a bus and notes what is published and handled: the part that async and sync recorders share."""
+"""Records the published and handled events of a bus: the base of the async and the sync recorder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _handling: ContextVar[str | None] = ContextVar("promenade_bus_testing_handling",
 
 
 class Observation:
-    """What happened on one bus. Attach it before the bus is started; its methods may be called by any thread.
+    """The record of one bus. Attach it before the bus starts; its methods may be called from any thread.
 
-    ``failures`` holds the attempts that failed, and what the test expects of them.
+    ``failures`` has the failed attempts and the test's expectations.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -36,7 +36,7 @@ class Observation:
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self.failures = Failures(self)
-        self.is_looked_after = False  # whoever closes the bus looks at the failures then
+        self.is_looked_after = False  # the code that closes the bus checks the failures
         bus.instrument(consume=self._consume, publish=self._publish, failure=self._failed)
 
     def __repr__(self) -> str:
@@ -106,9 +106,9 @@ class Observation:
         error: BaseException | type[BaseException],
         times: int = 1,
     ) -> None:
-        """Lets the next ``times`` attempts of a subscription fail with ``error``, in place of its handler.
+        """Makes the next ``times`` attempts of a subscription fail with ``error`` before its handler runs.
 
-        These failures are expected ones. One that is still due when the test ends makes the test fail.
+        These failures are expected. If one has not happened at the end, the test fails.
         """
         is_class = inspect.isclass(error) and issubclass(error, BaseException)
         if not is_class and not isinstance(error, BaseException):
@@ -128,20 +128,20 @@ class Observation:
         raise raised.with_traceback(None)
 
     def uninjected(self) -> dict[str, int]:
-        """How many failures that ``fail_next`` ordered have not come to pass, by subscription."""
+        """Returns the number of ordered failures that have not happened, by subscription."""
         return {name: len(waiting) for name, waiting in self._injected.items() if waiting}
 
     # --- what it tells ------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> list[Step]:
-        """Everything so far, in order."""
+        """Every step so far, in order."""
         with self._changed:
             return [*self._steps]
 
     @property
     def bus(self) -> Bus:
-        """The bus that it looks on at."""
+        """The observed bus."""
         return self._bus
 
     @overload
@@ -149,9 +149,9 @@ class Observation:
     @overload
     def published(self, topic: str = "#", where: Where[Event] = None) -> list[Event]: ...
     def published(self, topic: Any = "#", where: Any = None) -> list[Any]:
-        """The events that were published to a topic, or to those of a pattern, in order.
+        """Returns the events published to a topic or pattern, in order.
 
-        ``where`` selects among them: a function of the event, or the values that fields have.
+        ``where`` selects events: a predicate, or a mapping of field names to values.
         """
         return Selection(topic, where).events(self.steps)
 
@@ -162,9 +162,9 @@ class Observation:
         self, topic: str = "#", where: Where[Event] = None, *, by: str | None = None
     ) -> list[Event]: ...
     def handled(self, topic: Any = "#", where: Any = None, *, by: str | None = None) -> list[Any]:
-        """The events that were handled, once for each time that a handler returned; see ``published``.
+        """Returns the handled events, once for each time that a handler returned; see ``published``.
 
-        ``by`` is the name of a subscription; without it those of all count.
+        ``by`` is the name of a subscription; without it, all subscriptions count.
         """
         return Selection(topic, where, handled=True, by=by).events(self.steps)
 
@@ -173,10 +173,10 @@ class Observation:
     @overload
     def expect(self, topic: str, where: Where[Event] = None) -> Event: ...
     def expect(self, topic: Any, where: Any = None) -> Any:
-        """The one event that was published to the topic and that ``where`` selects.
+        """Returns the single event published to the topic that ``where`` selects.
 
-        Raises ``AssertionError``, which lists what was published and handled instead and what comes
-        nearest, when there is none, or more than one.
+        Raises ``AssertionError`` for none or several; the message lists the published and handled events and
+        the nearest one.
         """
         selection = Selection(topic, where)
         found = selection.events(self.steps)
@@ -189,7 +189,7 @@ class Observation:
     @overload
     def expect_handled(self, topic: str, where: Where[Event] = None, *, by: str | None = None) -> Event: ...
     def expect_handled(self, topic: Any, where: Any = None, *, by: str | None = None) -> Any:
-        """The one event of the topic that a handler handled; like ``expect``, and ``by`` like ``handled``."""
+        """Returns the single handled event of the topic; like ``expect``, with ``by`` as in ``handled``."""
         selection = Selection(topic, where, handled=True, by=by)
         found = selection.events(self.steps)
         if len(found) != 1:
@@ -204,13 +204,13 @@ class Observation:
             raise AssertionError(self._instead(selection, f"no event {selection}", len(found)))
 
     def flow(self, *events: Event) -> str:
-        """What happened to these events, or to all of them, as text: a line for each step."""
+        """Returns the steps of these events, or of all events, as text with a line for each step."""
         steps = self.steps
         ids = [str(event.event_id) for event in events] or list(dict.fromkeys(map(id_of, steps)))
         return flows_of(ids, steps)
 
     def _too_few(self, selection: Selection, count: int, timeout: float) -> AssertionError:
-        """What ``wait_for`` raises when it has waited in vain."""
+        """Makes the error of ``wait_for`` for a timeout."""
         found = len(selection.events(self.steps))
         expected, waited = f"{count} events {selection}", f" within {timeout:g} s"
         return AssertionError(self._instead(selection, expected, found, waited))

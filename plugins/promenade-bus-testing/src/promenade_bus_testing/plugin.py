@@ -1,4 +1,4 @@
-"""What the testing kit offers to a bus: the middleware ``chaos``, and the command ``account``."""
+"""The testing kit as a plugin of the bus: the middleware ``chaos`` and the command ``account``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _load_account() -> Any:
 
 @hookimpl
 def promenade_bus_commands() -> Mapping[str, Command]:
-    """Offers ``promenade-bus account``."""
-    about = "Tell from JOURNALS, files or directories, what became of each event."
+    """Returns the command ``promenade-bus account``."""
+    about = "Report the outcome of each event from JOURNALS, files or directories."
     return {"account": Command(help=about, load=_load_account)}
 
 
 @hookimpl
 def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:
-    """Offers ``chaos``."""
+    """Returns the middleware ``chaos``."""
     from promenade_bus_testing.config import ChaosOptions
 
     return {"chaos": Factory(options=ChaosOptions, build=_build_chaos)}

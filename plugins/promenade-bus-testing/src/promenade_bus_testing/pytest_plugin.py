@@ -1,9 +1,9 @@
-"""The pytest plugin: fixtures, and nothing that a run without them would notice.
+"""The pytest plugin: fixtures, without any effect on tests that do not use them.
 
-It is loaded in every run of pytest where it is installed, so the bus is imported only when it is used.
-A fixture hands over a bus that is not started, because only the test knows its event loop. Around a test
-that is a coroutine function the plugin then starts and closes the bus, inside of that test's own call:
-whoever runs it (pytest-asyncio, anyio) has no part in this.
+pytest loads it in every run where it is installed, so it imports the bus only when a fixture is used. A
+fixture returns a bus that is not started, because only the test knows its event loop. Around a coroutine
+function the plugin starts and closes the bus inside the call of the test, under any runner (pytest-asyncio,
+anyio).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 pytest_plugins = ("promenade_bus_testing.contract_plugin",)
 
 _MARKER = (
-    "promenade(allow_failures=False, **settings): of the fixtures 'bus' and 'sync_bus': whether the test may "
-    "pass although handlers failed, and keys of the section 'bus' of the configuration"
+    "promenade(allow_failures=False, **settings): for the fixtures 'bus' and 'sync_bus': let the test pass "
+    "even if handlers failed, and set keys of the section 'bus' of the configuration"
 )
 _GUARDS = pytest.StashKey[list["Guard"]]()
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def virtual_clock() -> VirtualClock:
-    """A clock that stands still until the test moves it. A bus of the same test is on it."""
+    """A clock that moves only when the test advances it. A bus of the same test uses it."""
     from promenade_bus_testing.virtual_clock import VirtualClock
 
     return VirtualClock()
@@ -66,7 +66,7 @@ def bus_plugins() -> list[object]:
 def bus(
     request: pytest.FixtureRequest, bus_config: Source | None, bus_plugins: list[object]
 ) -> Iterator[Bus]:
-    """A bus of this test alone. An async test finds it started; another one says ``async with bus:``."""
+    """A bus for this test only. In an async test it is started; in another one use ``async with bus:``."""
     from promenade_bus_testing.guards import BusGuard
 
     clock = request.getfixturevalue("virtual_clock") if "virtual_clock" in request.fixturenames else None
@@ -80,7 +80,7 @@ def bus(
 def sync_bus(
     request: pytest.FixtureRequest, bus_config: Source | None, bus_plugins: list[object]
 ) -> Iterator[SyncBus]:
-    """A bus of this test alone, started, for threads and synchronous frameworks."""
+    """A started bus for this test only, for threads and synchronous frameworks."""
     from promenade_bus_testing.guards import SyncBusGuard
 
     guard = SyncBusGuard(bus_config, bus_plugins, *_marked(request))
@@ -92,7 +92,7 @@ def sync_bus(
 
 @pytest.fixture
 def recorder(bus: Bus) -> Recorder:
-    """What was published and handled on ``bus``."""
+    """The recorder of ``bus``."""
     from promenade_bus_testing.recorder import recorder_of
 
     return recorder_of(bus)
@@ -100,7 +100,7 @@ def recorder(bus: Bus) -> Recorder:
 
 @pytest.fixture
 def sync_recorder(sync_bus: SyncBus) -> SyncRecorder:
-    """What was published and handled on ``sync_bus``."""
+    """The recorder of ``sync_bus``."""
     from promenade_bus_testing.recorder import sync_recorder_of
 
     return sync_recorder_of(sync_bus)
@@ -108,7 +108,7 @@ def sync_recorder(sync_bus: SyncBus) -> SyncRecorder:
 
 @pytest.fixture
 def bus_failures(request: pytest.FixtureRequest) -> Failures:
-    """What failed on the bus of this test, and what the test expects to fail."""
+    """The failures on the bus of this test, and the test's expectations."""
     return _observation(request).failures
 
 
@@ -127,11 +127,11 @@ def _observation(request: pytest.FixtureRequest) -> Observation:
 
 
 def _marked(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
-    """Settings, and whether failures are allowed; the marker closest to the test has the last word."""
+    """Returns settings and ``allow_failures``; the marker closest to the test wins."""
     settings: dict[str, Any] = {}
     for marker in reversed([*request.node.iter_markers("promenade")]):
         if marker.args:
-            raise pytest.UsageError(f"the marker promenade takes keyword arguments only, got {marker.args!r}")
+            raise pytest.UsageError(f"the marker promenade takes only keyword arguments, got {marker.args!r}")
         settings |= marker.kwargs
     allow_failures = bool(settings.pop("allow_failures", False))
     return settings, allow_failures
@@ -142,7 +142,7 @@ def _marked(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Starts and closes the buses of an async test, and lets a test fail when something failed unseen."""
+    """Starts and closes the buses of an async test, and fails a test with unexpected failures."""
     guards = item.stash.get(_GUARDS, None)
     if not guards or not isinstance(item, pytest.Function):
         return (yield)
@@ -171,7 +171,7 @@ def _started_around(test: Callable[..., Any], guards: list[Guard]) -> Callable[.
             result = await test(**arguments)
         except BaseException:
             for guard in guards:
-                with contextlib.suppress(Exception):  # what the test raised is what matters
+                with contextlib.suppress(Exception):  # the exception of the test matters more
                     await guard.end(failed=True)
             raise
         for guard in guards:

@@ -1,4 +1,4 @@
-"""Recorders: what happened on a bus, and waiting until something has."""
+"""Recorders: the events on a bus, and waiting for them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from promenade_bus_testing.selection import E, Selection, Where
 __all__ = ["Recorder", "SyncRecorder", "recording", "sync_recording"]
 
 _PATIENCE: Final = 5.0
-"""Seconds of real time that ``wait_for`` waits unless told otherwise."""
+"""The default timeout of ``wait_for`` in real seconds."""
 
 
 class Recorder(Observation):
-    """What happened on a bus of the running event loop. ``recording(bus)`` makes it."""
+    """The recorder of a bus on the running event loop; see ``recording(bus)``."""
 
     @overload
     async def wait_for(
@@ -54,11 +54,11 @@ class Recorder(Observation):
         handled: bool = False,
         by: str | None = None,
     ) -> list[Any]:
-        """Returns when ``count`` events that ``where`` selects were published to the topic, with these.
+        """Waits for ``count`` events that ``where`` selects, published to the topic, and returns them.
 
-        With ``handled``, or ``by`` and the name of a subscription, when they were handled. Events from
-        before the call count. Raises ``AssertionError``, with what is there instead, after ``timeout``
-        seconds of real time, whatever the clock of the bus: on a virtual clock move the time before.
+        With ``handled``, or ``by`` and the name of a subscription, it waits until they are handled. Earlier
+        events count. Raises ``AssertionError`` with the recorded events after ``timeout`` real seconds,
+        whatever the clock of the bus; advance a virtual clock before the call.
         """
         selection = Selection(topic, where, handled=handled, by=by)
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class Recorder(Observation):
 
 
 class SyncRecorder(Observation):
-    """What happened on a ``SyncBus``. ``sync_recording(bus)`` makes it."""
+    """The recorder of a ``SyncBus``; see ``sync_recording(bus)``."""
 
     @overload
     def wait_for(
@@ -131,7 +131,7 @@ _recorders: WeakKeyDictionary[Bus, Observation] = WeakKeyDictionary()
 
 
 def recorder_of(bus: Bus) -> Recorder:
-    """The recorder of a bus; there is only one, made before the bus is started."""
+    """Returns the single recorder of a bus; makes it before the bus starts."""
     found = _recorders.get(bus)
     if not isinstance(found, Recorder):
         found = _recorders[bus] = Recorder(bus)
@@ -139,7 +139,7 @@ def recorder_of(bus: Bus) -> Recorder:
 
 
 def sync_recorder_of(bus: SyncBus) -> SyncRecorder:
-    """The same for a ``SyncBus``."""
+    """Returns the single recorder of a ``SyncBus``."""
     found = _recorders.get(bus.bus)
     if not isinstance(found, SyncRecorder):
         found = _recorders[bus.bus] = SyncRecorder(bus.bus)
@@ -148,12 +148,11 @@ def sync_recorder_of(bus: SyncBus) -> SyncRecorder:
 
 @asynccontextmanager
 async def recording(bus: Bus) -> AsyncIterator[Recorder]:
-    """Records what happens on a bus that somebody else makes, starts and closes, inside of the block.
+    """Records a bus inside the block. The caller makes, starts and closes the bus.
 
-    Enter it before the bus is started; ``BusStateError`` says so when it is too late. Leaving the block
-    raises ``UnseenFailures`` when something has failed by then that the test does not expect, and ends
-    nothing: leave it after the bus is closed, so that nothing comes after the check. For the bus of a
-    fixture or of ``isolated_bus``, which is looked after already, this is just its recorder.
+    Enter the block before the bus starts, else ``BusStateError`` is raised. Leave it after the bus is closed:
+    leaving raises ``UnseenFailures`` for unexpected failures so far, and closes nothing. For the bus of a
+    fixture or of ``isolated_bus`` this only returns its recorder.
     """
     recorder = recorder_of(bus)
     yield recorder
@@ -163,7 +162,7 @@ async def recording(bus: Bus) -> AsyncIterator[Recorder]:
 
 @contextmanager
 def sync_recording(bus: SyncBus) -> Iterator[SyncRecorder]:
-    """The same as ``recording`` for a ``SyncBus``."""
+    """Like ``recording``, for a ``SyncBus``."""
     recorder = sync_recorder_of(bus)
     yield recorder
     if not recorder.is_looked_after:

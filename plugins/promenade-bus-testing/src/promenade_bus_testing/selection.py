@@ -1,4 +1,4 @@
-"""Which events a test asks for, and the text that explains why they are not there."""
+"""Selections of recorded events, and the message for missing ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["E", "Selection", "Where"]
 E = TypeVar("E", bound=Event[Any])
 
 Where = Callable[[E], object] | Mapping[str, object] | None
-"""Selects events: a function that says yes or no, or the values that some fields have."""
+"""Selects events: a predicate, or a mapping of field names to values."""
 
 _MOST_SHOWN: Final = 10
 _ABSENT: Final = object()
 
 
 class Selection:
-    """A topic or pattern, a condition, and whether what was published or what was handled is meant."""
+    """A topic or pattern and a condition, for published or for handled events."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Selection:
         return f"{done} {self._topic}{by}{which}"
 
     def events(self, steps: Iterable[Step]) -> list[Any]:
-        """The events that it selects, in order."""
+        """Returns the selected events, in order."""
         return [event for event in self._candidates(steps) if self._selects(event)]
 
     def _candidates(self, steps: Iterable[Step]) -> list[Event]:
-        """Those of the topic, whatever the condition."""
+        """Returns the events of the topic, without the condition."""
         kind = Handled if self._handled else Published
         return [
             step.event
@@ -89,7 +89,7 @@ class Selection:
     def explain(
         self, expected: str, found: int, steps: Sequence[Step], unfinished: Sequence[str], waited: str = ""
     ) -> str:
-        """What was expected, what is there instead, what comes nearest, and what goes on."""
+        """Describes the expected events, the recorded ones, the nearest one, and running handlers."""
         lines = [f"expected {expected}{waited}, found {found or 'none'}"]
         candidates = self._candidates(steps)
         if found:
@@ -125,7 +125,7 @@ class Selection:
         return [f"nearest: {shown(nearest)}", *(f"  {line}" for line in self._differences(nearest))]
 
     def _elsewhere(self, steps: Sequence[Step]) -> list[str]:
-        """What there is of other topics, or of this one at another stage."""
+        """Lists the events of other topics, and the other stage of this one."""
         published = Counter(step.topic for step in steps if isinstance(step, Published))
         handled = Counter(
             f"{step.topic} by {step.subscription}" for step in steps if isinstance(step, Handled)
@@ -139,7 +139,7 @@ class Selection:
 
 
 def _likeness(one: object, other: object) -> float:
-    """From 0 (nothing in common) to 1 (equal)."""
+    """Returns the similarity from 0 (nothing in common) to 1 (equal)."""
     if isinstance(one, int | float) and isinstance(other, int | float):
         return 1 / (1 + abs(one - other))
     return difflib.SequenceMatcher(None, str(one), str(other)).ratio()

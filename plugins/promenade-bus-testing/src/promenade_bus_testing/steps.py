@@ -1,4 +1,4 @@
-"""What a recorder notes: an event that was published, handled, or failed to be; and how it is told."""
+"""The steps that a recorder keeps (published, handled, failed), and their text form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_FLOWS: Final = 10
 class Published(Generic[E]):
     """The adapter accepted an event. ``at`` is in seconds of the bus's clock.
 
-    ``cause`` is the id of the event whose handler published it; None where no handler did.
+    ``cause`` is the id of the event whose handler published it; None if no handler did.
     """
 
     topic: str
@@ -45,7 +45,7 @@ class Published(Generic[E]):
 
 @attrs.frozen(kw_only=True)
 class Handled(Generic[E]):
-    """An attempt of a subscription ended well. ``at`` is in seconds of the bus's clock."""
+    """An attempt of a subscription succeeded. ``at`` is in seconds of the bus's clock."""
 
     topic: str
     subscription: str
@@ -57,7 +57,7 @@ class Handled(Generic[E]):
 
 @attrs.frozen(kw_only=True)
 class Failed:
-    """An attempt failed, and what follows. ``injected`` says that the test asked for it."""
+    """An attempt failed. ``injected`` is true when the test ordered it with ``fail_next``."""
 
     failure: AttemptFailure
     at: float
@@ -65,12 +65,12 @@ class Failed:
 
     @property
     def error(self) -> BaseException:
-        """What was raised."""
+        """The exception of the attempt."""
         return self.failure.error
 
     @property
     def subscription(self) -> str:
-        """Whose attempt it was."""
+        """The subscription of the attempt."""
         return self.failure.subscription
 
     @property
@@ -83,13 +83,13 @@ Step = Published[Event] | Handled[Event] | Failed
 
 
 def describe(step: Step, start: float = 0.0) -> str:
-    """One line: how long after ``start``, and what happened."""
+    """Returns one line with the time since ``start`` and the step."""
     time = f"+{step.at - start:.3f} s"
     if isinstance(step, Published):
         by = "" if step.cause is None else f" by a handler of {step.cause}"
         return f"{time}  published{by}"
     if isinstance(step, Handled):
-        return f"{time}  {step.subscription}: attempt {step.attempt} went well"
+        return f"{time}  {step.subscription}: attempt {step.attempt} succeeded"
     failure = step.failure
     text = str(failure.error)
     where = "injected by the test" if step.injected else place_in_code(failure.error)
@@ -106,7 +106,7 @@ def _consequence(failure: AttemptFailure) -> str:
 
 
 def flows_of(event_ids: Iterable[str], steps: Iterable[Step]) -> str:
-    """What happened to these events, and to those from whose handlers they came, in order."""
+    """Returns the steps of these events, and of the events whose handlers published them, in order."""
     grouped: dict[str, list[Step]] = {}
     causes: dict[str, str] = {}
     for step in steps:
@@ -131,19 +131,19 @@ def _flow(event_id: str, steps: list[Step]) -> str:
     first = steps[0]
     event = first.failure.event if isinstance(first, Failed) else first.event
     topic = first.topic
-    what = "what cannot be decoded" if event is None else shown(event)
+    what = "an undecodable event" if event is None else shown(event)
     lines = [f"{topic} {event_id} {what}", *(f"  {describe(step, first.at)}" for step in steps)]
     return "\n".join(lines)
 
 
 def shown(event: Event[Any]) -> str:
-    """An event by its class and its own fields; personal ones keep hidden."""
+    """Returns an event as its class and its own fields, with personal values hidden."""
     fields = [f"{name}={text}" for name, text in shown_fields(event, of_base=False)]
     return f"{type(event).__name__}({', '.join(fields)})"
 
 
 def id_of(step: Step) -> str:
-    """The id of the event that a step is about."""
+    """Returns the id of a step's event."""
     return step.failure.event_id if isinstance(step, Failed) else str(step.event.event_id)
 
 
@@ -154,10 +154,9 @@ _OURS: Final = ("bus_core", "promenade_bus_")
 
 
 def place_in_code(error: BaseException) -> str:
-    """Where the code under test raised an error, as ``file:line``.
+    """Returns the place where the code under test raised an error, as ``file:line``.
 
-    That is the innermost line that belongs neither to the bus nor to anything installed; where there is
-    none, the innermost of all.
+    This is the innermost line outside the bus and installed packages, or else the innermost line of all.
     """
     innermost = own = None
     at = error.__traceback__

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that moves only when a test advances it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["VirtualClock", "VirtualTimer"]
 T = TypeVar("T")
 
 _PATIENCE: Final = 10.0
-"""Seconds of real time after which something that no timer brings is taken never to come."""
+"""Real seconds to wait for something that no timer causes, before the wait fails."""
 
 
 class VirtualTimer:
@@ -28,11 +28,11 @@ class VirtualTimer:
 
     @property
     def pending(self) -> bool:
-        """Whether it has neither fired nor been cancelled."""
+        """True until the timer has fired or was cancelled."""
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Never calls the callback; harmless when it was called already."""
+        """Cancels the timer; does nothing when it has fired."""
         self._callback = None
 
     def fire(self) -> None:
@@ -46,10 +46,10 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """Implements ``bus_core.Clock``. Time passes only in ``advance`` and ``run``, and then without waiting.
+    """Implements ``bus_core.Clock``. Time passes only in ``advance`` and ``run``, without real waiting.
 
-    Give it to ``open_bus(clock=...)``: every retry, delay and timeout of the bus is then instant and exact.
-    It needs an event loop of asyncio's own; ``RuntimeError`` says so on another one, such as uvloop's.
+    Pass it to ``open_bus(clock=...)``. Every retry, delay and timeout of the bus is then instant and exact.
+    It needs asyncio's own event loop, and raises ``RuntimeError`` on another one, such as uvloop.
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)) -> None:
@@ -63,29 +63,29 @@ class VirtualClock:
         return f"<VirtualClock at {self._elapsed:g} s, {len(self.timers)} timers>"
 
     def now(self) -> datetime:
-        """The start, and the time that was let pass."""
+        """Returns the start plus the elapsed virtual time."""
         return self._start + timedelta(seconds=self._elapsed)
 
     def monotonic(self) -> float:
-        """The seconds that were let pass."""
+        """Returns the elapsed virtual seconds."""
         return self._elapsed
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> VirtualTimer:
-        """Calls ``callback`` once, when ``delay`` seconds were let pass."""
+        """Calls ``callback`` once, after ``delay`` virtual seconds."""
         timer = VirtualTimer(self._elapsed + max(0.0, delay), next(self._numbers), callback)
         heapq.heappush(self._timers, timer)
         return timer
 
     @property
     def timers(self) -> list[float]:
-        """In how many seconds each pending timer is due, soonest first."""
+        """The seconds until each pending timer is due, soonest first."""
         return sorted(timer.due - self._elapsed for timer in self._timers if timer.pending)
 
     async def advance(self, seconds: float | timedelta) -> None:
-        """Lets time pass: timers fire in the order in which they are due, each at its own time.
+        """Advances the clock. Timers fire in the order of their due times, each at its own time.
 
-        Before, between and after them everything that can run without waiting runs, so that a timer
-        that is set because of another one fires too when it is due in time.
+        Before, between and after the timers everything runs that can run without waiting. So a timer that is
+        set in reaction to another one fires, too, if it is due in time.
         """
         end = self._elapsed + (seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
         await self.settle()
@@ -95,10 +95,10 @@ class VirtualClock:
         await self.settle()
 
     async def run(self, awaitable: Awaitable[T]) -> T:
-        """Lets time pass from timer to timer until ``awaitable`` is done, and returns its result.
+        """Advances from timer to timer until ``awaitable`` is done, and returns its result.
 
-        ``await clock.run(bus.drain())`` takes every retry with it, however long it waits. Raises
-        ``AssertionError`` when no timer is left, and what is waited for does not come otherwise either.
+        ``await clock.run(bus.drain())`` runs every retry, however long its delay. Raises ``AssertionError``
+        when no timer is left and ``awaitable`` does not end otherwise.
         """
         waiting = asyncio.ensure_future(awaitable)
         try:
@@ -116,7 +116,7 @@ class VirtualClock:
                         f"nothing has ended {awaitable!r}"
                     )
                 else:
-                    await asyncio.wait((waiting,), timeout=0.001)  # real work, such as input and output
+                    await asyncio.wait((waiting,), timeout=0.001)  # real work, such as I/O
         finally:
             waiting.cancel()
 
@@ -124,12 +124,12 @@ class VirtualClock:
         timer = heapq.heappop(self._timers)
         if timer.pending:
             self._elapsed = max(self._elapsed, timer.due)
-            # As on a real clock, a callback runs on the loop and never inside of a task.
+            # As on a real clock, a callback runs on the loop, never inside a task.
             asyncio.get_running_loop().call_soon(timer.fire)
             await self.settle()
 
     def block(self, seconds: float) -> None:
-        """Lets time pass while the loop does nothing else, as a handler that never awaits would."""
+        """Advances the clock while the loop is blocked, like a handler that never awaits."""
         self._elapsed += seconds
 
     def fire_all(self) -> None:
@@ -140,22 +140,22 @@ class VirtualClock:
             timer.fire()
 
     def wait_for_work_elsewhere(self, busy: Callable[[], object]) -> None:
-        """From now on ``settle`` waits until ``busy`` says no: for handlers that run in threads.
+        """Makes ``settle`` wait while ``busy`` returns true, for handlers that run in threads.
 
-        Without it, time would seem to stand still while a thread is at work, and might then jump.
+        Without it, the clock could jump while a thread is working.
         """
         self._elsewhere.append(busy)
 
     async def settle(self, turns: int | None = None) -> None:
-        """Lets everything run that can run now, until the loop has nothing to do but wait.
+        """Runs the loop until it can only wait.
 
-        Raises ``AssertionError`` when something is still busy after ``turns`` turns of the loop, if given, or
-        after 10 s of real time, or when a thread is.
+        Raises ``AssertionError`` if the loop, or a thread, is still busy after ``turns`` iterations of the
+        loop, if given, or after 10 real seconds.
         """
-        # asyncio's own event loops keep what can run in a deque. When only this task is awake, it is empty.
+        # asyncio's own event loops keep ready callbacks in a deque. It is empty when only this task is awake.
         ready: Any = getattr(asyncio.get_running_loop(), "_ready", None)
         if ready is None:
-            raise RuntimeError("a VirtualClock needs an event loop of asyncio's own; this one hides its work")
+            raise RuntimeError("a VirtualClock needs asyncio's own event loop; this loop hides its work")
         deadline = time.monotonic() + _PATIENCE
         while True:
             for turn in itertools.count(1):

@@ -1,4 +1,4 @@
-"""The contract that every adapter keeps, as tests: one class of about ten lines runs all of them.
+"""The contract of adapters, as tests: one class of about ten lines runs all of them.
 
 ::
 
@@ -11,8 +11,9 @@
         def settings(self, place: Place) -> Mapping[str, Any]:
             return {"adapter": "mine", "mine": {"directory": str(place.directory)}}
 
-The tests use the public API of the bus only. Those that need a feature which the adapter does not claim are
-reported as not applicable, by name. ``pytest --promenade-stress -n 10`` runs ten suites at once, for long.
+The tests use only the public API of the bus. A test of a feature that the adapter does not claim is reported
+as not applicable, by name. ``pytest --promenade-stress -n 10`` runs every test ten times in parallel, under
+load.
 """
 
 import pytest

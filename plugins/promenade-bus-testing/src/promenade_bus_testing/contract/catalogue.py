@@ -1,4 +1,4 @@
-"""The contract as a list: its tests, what each says of an adapter, and what it needs."""
+"""The contract as a list of its tests, with their guarantees and required features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ContractTest", "as_markdown", "contract_tests"]
 
 @attrs.frozen
 class ContractTest:
-    """One test of the contract. ``name`` is stable: reports and documents refer to it."""
+    """A test of the contract. ``name`` is stable, because reports and documents refer to it."""
 
     name: str
     area: str
@@ -24,7 +24,7 @@ class ContractTest:
 
 
 def contract_tests() -> list[ContractTest]:
-    """Every test of the contract, area by area, in the order in which they are written."""
+    """Returns every test of the contract, area by area, in source order."""
     found: list[ContractTest] = []
     for base in AdapterContract.__bases__:
         area = inspect.getdoc(base) or ""
@@ -37,10 +37,10 @@ def contract_tests() -> list[ContractTest]:
 
 
 def as_markdown() -> str:
-    """The contract as the tables of its reference, one for each area."""
+    """Returns the contract as the tables of its reference, one for each area."""
     tables: list[str] = []
     for area, tests in groupby(contract_tests(), key=lambda test: test.area):
         rows = [f"| `{test.name}` | {test.promise.replace('``', '`')} | {test.needs} |" for test in tests]
         heading = f"### {area.rstrip('.')}"
-        tables.append("\n".join([heading, "", "| test | what it says | needs |", "|---|---|---|", *rows, ""]))
+        tables.append("\n".join([heading, "", "| test | guarantee | needs |", "|---|---|---|", *rows, ""]))
     return "\n".join(tables)

@@ -1,4 +1,4 @@
-"""The accounts that contract tests keep: nothing lost, nothing twice, every key in order."""
+"""Assertions of contract tests: no event lost, none twice, every key in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["account_of", "assert_in_order", "assert_once"]
 
 
 def account_of(got: Iterable[int], expected: Iterable[int]) -> list[str]:
-    """What is wrong when exactly ``expected`` should have arrived: lost, repeated, or never published."""
+    """Returns the differences from ``expected``: lost, repeated, or unexpected numbers."""
     arrived, published = Counter(got), Counter(expected)
     wrong = {
         "lost": published - arrived,
@@ -36,7 +36,7 @@ def assert_once(got: Iterable[int], expected: Iterable[int], who: str = "the sub
 
 
 def assert_in_order(events: Sequence[Happened]) -> None:
-    """Fails unless the numbers of each key only rise."""
+    """Fails unless the numbers of each key only increase."""
     by_key: dict[object, list[int]] = defaultdict(list)
     for happened in events:
         by_key[happened.aggregate_id].append(happened.number)

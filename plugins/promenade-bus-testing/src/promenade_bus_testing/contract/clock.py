@@ -1,4 +1,4 @@
-"""The clock of the contract tests: it stands still until a test waits for something that needs time."""
+"""The clock of the contract tests: it moves only while a test waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ContractClock"]
 
 
 class ContractClock(VirtualClock):
-    """A virtual clock that jumps to the next timer, and whose wall time can be stepped like NTP does it."""
+    """A virtual clock that jumps to the next timer, and whose wall time can be stepped as NTP does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class ContractClock(VirtualClock):
         return super().now() + self._stepped
 
     def step(self, seconds: float) -> None:
-        """Sets the wall clock forwards or backwards; no timer notices."""
+        """Steps the wall clock forward or back; timers are not affected."""
         self._stepped += timedelta(seconds=seconds)
 
     def jump(self, horizon: float) -> bool:
-        """Lets time pass until the next timer is due, and fires it; False when none is until ``horizon``."""
+        """Advances to the next timer and fires it; returns False when none is due before ``horizon``."""
         timers = self._timers
         while timers and not timers[0].pending:
             heapq.heappop(timers)

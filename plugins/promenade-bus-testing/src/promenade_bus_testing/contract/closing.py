@@ -1,4 +1,4 @@
-"""Contract tests: draining and closing, in calm and under traffic, and what the next bus finds."""
+"""Contract tests of draining and closing, idle and under traffic, and of the next bus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ClosingTests:
 
     @contract()
     async def test_drain_waits_for_all_that_follows(self, harness: Harness) -> None:
-        """A drain ends when what was accepted before, its retries, and what it causes, is settled."""
+        """A drain waits for the events accepted before it, their retries, and their handlers' events."""
         bus = await harness.bus()
 
         async def publish_after_retry(call: Call) -> None:
@@ -56,7 +56,7 @@ class ClosingTests:
 
     @contract()
     async def test_drain_of_nothing(self, harness: Harness) -> None:
-        """A drain of a bus with nothing to do returns, with subscriptions and without."""
+        """A drain of an idle bus returns, with subscriptions and without."""
         bus = await harness.bus()
         await harness.drain()
         await harness.listen(bus)
@@ -64,7 +64,7 @@ class ClosingTests:
 
     @contract()
     async def test_drain_is_bounded(self, harness: Harness) -> None:
-        """A drain that takes too long raises ``TimeoutError``, costs nothing, and can be repeated."""
+        """A drain that takes too long raises ``TimeoutError``, loses nothing, and can be repeated."""
         bus = await harness.bus()
         gate = harness.gate()
 
@@ -82,7 +82,7 @@ class ClosingTests:
 
     @contract()
     async def test_drains_at_once(self, harness: Harness) -> None:
-        """Several drains at once, under traffic, all end, each after what came before it."""
+        """Several drains at once, under traffic, all end, each after the events accepted before it."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
 
@@ -101,7 +101,7 @@ class ClosingTests:
 
     @contract("groups", without="in_process")
     async def test_backlog_is_counted_for_each(self, harness: Harness) -> None:
-        """The backlog of a subscription is what it has not settled; asked for many, each gets its own."""
+        """The backlog of a subscription is its unsettled events; a request for many returns one for each."""
         bus = await harness.bus(service="contract")
         gate = harness.gate()
 
@@ -134,7 +134,7 @@ class ClosingTests:
 
     @contract()
     async def test_handlers_cannot_wait_for_themselves(self, harness: Harness) -> None:
-        """Draining or closing the bus from inside one of its handlers raises, and the bus goes on."""
+        """Draining or closing the bus in one of its handlers raises, and the bus goes on."""
         bus = await harness.bus()
         refused: list[str] = []
 
@@ -153,7 +153,7 @@ class ClosingTests:
 
     @contract()
     async def test_close_finishes_what_runs(self, harness: Harness) -> None:
-        """Closing waits for the handlers that are running, and says that all of it is done."""
+        """Closing waits for the running handlers, and reports that everything is done."""
         bus = await harness.bus()
         gate = harness.gate()
 
@@ -174,7 +174,7 @@ class ClosingTests:
 
     @contract(without="durable")
     async def test_close_drains(self, harness: Harness) -> None:
-        """Where nothing outlives the process, closing handles what was accepted, retries included."""
+        """On an adapter that is not durable, closing handles all accepted events, including retries."""
         bus = await harness.bus(worker_pool_size=1)
         gate = harness.gate()
         fail = raising(ValueError("once"), ValueError("twice"))
@@ -195,7 +195,7 @@ class ClosingTests:
 
     @contract(without="durable")
     async def test_close_reports_what_it_abandons(self, harness: Harness) -> None:
-        """Where nothing outlives the process, what is not done in time is reported, one by one."""
+        """On an adapter that is not durable, closing reports each event that is not done in time."""
         bus = await harness.bus(worker_pool_size=2)
         forever = asyncio.Event()
 
@@ -222,7 +222,7 @@ class ClosingTests:
 
     @contract()
     async def test_close_many_times(self, harness: Harness) -> None:
-        """Closing from many tasks at once, and again later, closes once and gives everybody one report."""
+        """Closing from many tasks at once, and again later, closes once and returns the same report."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         await harness.publish(bus, *range(20))
@@ -237,7 +237,7 @@ class ClosingTests:
 
     @contract()
     async def test_close_buses_at_once(self, harness: Harness) -> None:
-        """Many buses of one transport that close at the same time do not disturb each other."""
+        """Many buses of one transport that close at the same time do not affect each other."""
         buses = [await harness.bus(service=f"service-{index}") for index in range(8)]
         listeners = [await harness.listen(bus, name="listener") for bus in buses]
         await harness.publish(buses[0], *range(30))
@@ -253,7 +253,7 @@ class ClosingTests:
 
     @contract()
     async def test_closed_bus_refuses(self, harness: Harness) -> None:
-        """A closed bus takes no event and no subscription, cannot be started again, and is unhealthy."""
+        """A closed bus accepts no event and no subscription, cannot start again, and is unhealthy."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         assert (await bus.health()).status is HealthStatus.HEALTHY
@@ -302,7 +302,7 @@ class ClosingTests:
         assert len({*listener.numbers}) == len(listener.numbers)
         assert {*listener.numbers} <= {*accepted}
         if harness.suite.features.durable:
-            # What the publishers got accepted but this bus did not begin is there for the next one.
+            # The next bus handles accepted events that this bus did not start.
             rest = await harness.listen(await harness.bus(), act=give_way)
             await harness.until(lambda: len(listener.done) + len(rest.done) >= len(accepted), "the rest is")
             await harness.drain()
@@ -314,7 +314,7 @@ class ClosingTests:
 
     @contract("durable", "groups")
     async def test_close_releases_what_it_did_not_begin(self, harness: Harness) -> None:
-        """What a closing bus did not begin is handled by the next one, as a first attempt, and once."""
+        """Events that a closing bus did not start are handled by the next bus, once, as a first attempt."""
         bus = await harness.bus(worker_pool_size=1)
         gate = harness.gate()
 
@@ -338,7 +338,7 @@ class ClosingTests:
 
     @contract("durable", "groups")
     async def test_release_counts_no_attempt(self, harness: Harness) -> None:
-        """A handler that is cancelled by the end of the shutdown timeout has not used up an attempt."""
+        """A handler that the end of the shutdown timeout cancels has not used up an attempt."""
         bus = await harness.bus()
 
         async def hang(_call: Call) -> None:
@@ -361,7 +361,7 @@ class ClosingTests:
 
     @contract("durable", "groups")
     async def test_attempts_outlive_the_bus(self, harness: Harness) -> None:
-        """An event that waits for its retry when the bus closes is retried by the next one, still counted."""
+        """An event that waits for its retry when the bus closes is retried by the next bus, still counted."""
         policy = FixedRetry(attempts=3, delay=2)
         bus = await harness.bus()
         first = await harness.listen(
@@ -381,7 +381,7 @@ class ClosingTests:
 
     @contract("durable", "groups")
     async def test_rolling_restarts(self, harness: Harness) -> None:
-        """Restarting the consumers again and again under traffic loses nothing and repeats nothing."""
+        """Restarting the consumers repeatedly under traffic loses nothing and repeats nothing."""
         count, restarts = harness.scale(200, 5_000), harness.scale(4, 30)
         publisher = await harness.bus(service="publisher")
         listeners: list[Listener] = []
@@ -412,7 +412,7 @@ class ClosingTests:
 
     @contract("durable")
     async def test_publisher_alone(self, harness: Harness) -> None:
-        """What was accepted while nobody had subscribed yet is there for who does, in the next process."""
+        """Events accepted before any subscription exists are kept for a subscription in the next process."""
         publisher = await harness.bus(service="publisher")
         await harness.publish(publisher, *range(30))
         await harness.close(publisher)
@@ -423,7 +423,7 @@ class ClosingTests:
 
     @contract("durable", hook="interrupt")
     async def test_reconnect(self, harness: Harness) -> None:
-        """After every connection was cut, again and again, publishing and handling go on; nothing is lost."""
+        """When every connection is cut repeatedly, publishing and handling go on, and nothing is lost."""
         count, cuts = harness.scale(200, 5_000), harness.scale(3, 30)
         bus = await harness.bus(worker_pool_size=4)
         listener = await harness.listen(bus)

@@ -1,4 +1,4 @@
-"""Contract tests: what subscriptions gave up on, and the way back."""
+"""Contract tests of dead letters and their redrive."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["DeadLetterTests"]
 
 
 class Switch:
-    """A handler that gives up on everything until it is told not to."""
+    """A handler that fails permanently until it is switched."""
 
     broken = True
 
@@ -55,7 +55,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_letter_tells_everything(self, harness: Harness) -> None:
-        """A letter tells topic, subscription, event, key, headers, reason, body, and each attempt."""
+        """A letter has the topic, subscription, event, key, headers, reason, body, and each attempt."""
         topic = Topic("contract.keyed.happened", Happened, key=lambda event: f"key-{event.number}")
         bus = await harness.bus(tracebacks=True)
         listener = await harness.listen(
@@ -84,7 +84,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_letters_are_listed(self, harness: Harness) -> None:
-        """Letters are listed oldest first, by topic and subscription, at most as many as asked for."""
+        """Letters are listed oldest first, by topic and subscription, up to the limit."""
         bus = await harness.bus()
         for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
             await harness.listen(bus, topic, name, Switch())
@@ -113,7 +113,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_letters_are_paged(self, harness: Harness) -> None:
-        """Page after page brings each letter once, the oldest first; a cursor of None says that it is all."""
+        """Page after page returns each letter once, oldest first; the cursor of the last page is None."""
         bus = await harness.bus()
         for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
             await harness.listen(bus, topic, name, Switch(), retry=NoRetry())
@@ -152,13 +152,13 @@ class DeadLetterTests:
 
     @contract()
     async def test_pages_while_letters_come_and_go(self, harness: Harness) -> None:
-        """Letters that are there from the first page to the last are told once, whatever comes and goes."""
+        """Letters that exist from the first page to the last are listed once, while others come and go."""
         bus = await harness.bus()
         switch = Switch()
         listener = await harness.listen(bus, act=switch, retry=NoRetry())
 
         async def publish(*numbers: int) -> None:
-            for number in numbers:  # one after the other: letters are in the order in which they are stored
+            for number in numbers:  # one after the other, because letters are listed in the order of storing
                 await harness.publish(bus, number)
                 await harness.drain()
 
@@ -167,7 +167,8 @@ class DeadLetterTests:
         first = await letters.list(limit=4)
         ids = [letter.id for letter in await letters.list()]
         assert [letter.id for letter in first] == ids[:4]
-        # Of what was told the last one goes, at which the next page begins, and another; one of the rest.
+        # Remove the last listed letter, where the next page begins, another listed one, and one not listed
+        # yet.
         switch.broken = False
         assert await letters.redrive([ids[0], ids[3], ids[6]]) == 3
         await harness.until(lambda: len(listener.done) == 3, "the redriven events are handled")
@@ -184,7 +185,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_letters_are_purged(self, harness: Harness) -> None:
-        """Purging deletes what the filter selects and nothing else, and deleting all has to be said."""
+        """Purging deletes only the letters that the filter selects; deleting all needs an empty filter."""
         bus = await harness.bus()
         for name, topic in {"one": THING, "two": THING, "three": OTHER}.items():
             await harness.listen(bus, topic, name, Switch())
@@ -257,7 +258,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_redrive_goes_to_who_failed(self, harness: Harness) -> None:
-        """A redriven event goes to the subscription that gave up, once, and to no other of its topic."""
+        """A redriven event goes to the subscription that failed, once, and to no other of its topic."""
         bus = await harness.bus()
         switch = Switch()
         failing = await harness.listen(bus, name="failing", act=switch)
@@ -285,7 +286,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_redrive_happens_once(self, harness: Harness) -> None:
-        """Redriving a letter again moves nothing, and neither does an id that was never there."""
+        """Redriving a letter again moves nothing, and neither does an unknown id."""
         bus = await harness.bus()
         switch = Switch()
         failing = await harness.listen(bus, act=switch)
@@ -320,7 +321,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_redriven_event_fails_again(self, harness: Harness) -> None:
-        """A redriven event gets all its attempts anew, and its new letter keeps the whole history."""
+        """A redriven event gets all its attempts again, and its new letter keeps the whole history."""
         bus = await harness.bus()
         listener = await harness.listen(bus, act=raising(*(ValueError(str(index)) for index in range(6))))
         await harness.publish(bus, 1)
@@ -337,7 +338,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_redrive_without_its_subscription(self, harness: Harness) -> None:
-        """A filter that names a subscription which is unknown and left no letter is an error."""
+        """A filter that names an unknown subscription without letters is an error."""
         bus = await harness.bus()
         await harness.listen(bus, act=Switch())
         await harness.publish(bus, 1)
@@ -348,7 +349,7 @@ class DeadLetterTests:
 
     @contract()
     async def test_each_subscription_leaves_its_own_letter(self, harness: Harness) -> None:
-        """Several subscriptions that give up on one event leave a letter each, and are redriven apart."""
+        """Several subscriptions that fail on one event leave a letter each, and are redriven separately."""
         bus = await harness.bus()
         switch = Switch()
         listeners = {
@@ -367,7 +368,7 @@ class DeadLetterTests:
 
     @contract(hook="inject")
     async def test_undecodable_is_dead_lettered_raw(self, harness: Harness) -> None:
-        """Bytes that are no event are dead-lettered at once, as they are; the events around them arrive."""
+        """Bytes that are not an event are dead-lettered at once, unchanged; the events around them arrive."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         await harness.publish(bus, 1)
@@ -387,7 +388,7 @@ class DeadLetterTests:
 
     @contract("durable", "groups")
     async def test_another_version_waits_within_bounds(self, harness: Harness) -> None:
-        """What only other code can decode waits for it, over redeliveries, and is a letter in the end."""
+        """An event that only other code can decode waits over redeliveries, and finally becomes a letter."""
         bus = await harness.bus(unknown_version_wait="1s")
         listener = await harness.listen(bus)
         newer = await harness.bus()
@@ -403,7 +404,7 @@ class DeadLetterTests:
 
     @contract("durable")
     async def test_letters_outlive_the_bus(self, harness: Harness) -> None:
-        """Letters are there for the next bus, which may redrive them."""
+        """Letters are available to the next bus, which may redrive them."""
         first = await harness.bus()
         await harness.listen(first, name="failing", act=Switch(), retry=NoRetry())
         await harness.publish(first, 1)

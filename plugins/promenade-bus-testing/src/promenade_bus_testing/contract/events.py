@@ -1,4 +1,4 @@
-"""What the contract tests publish, and where."""
+"""The events and topics of the contract tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["OTHER", "THING", "Happened", "NewHappened", "happened"]
 
 @event(type="contract.happened")
 class Happened(Event):
-    """Something happened; ``number`` tells which, ``text`` is whatever a test wants to carry."""
+    """An event of a contract test, with a number and any text."""
 
     number: int = 0
     text: str = ""
@@ -19,7 +19,7 @@ class Happened(Event):
 
 @event(type="contract.happened", version=2)
 class NewHappened(Event):
-    """The same as newer code has it: a number is a text, which the old class cannot read."""
+    """The same event in newer code: the number is a text, which the old class cannot decode."""
 
     number: str
 
@@ -29,5 +29,5 @@ OTHER = Topic("contract.other.happened", Happened)
 
 
 def happened(number: int = 0, key: UUID | None = None, text: str = "") -> Happened:
-    """An event with a number, of an aggregate of its own unless told otherwise."""
+    """Makes an event with a number and, by default, its own aggregate id."""
     return Happened(aggregate_id=key or uuid4(), number=number, text=text)

@@ -1,4 +1,4 @@
-"""Contract tests: who gets an event when a service runs in several instances."""
+"""Contract tests of groups and broadcast with several instances of a service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GroupTests"]
 
 
 def numbers_of(*listeners: Listener) -> list[int]:
-    """What several instances of one subscription handled, together."""
+    """Returns the numbers handled by several instances of a subscription together."""
     return [number for listener in listeners for number in listener.done]
 
 
@@ -24,7 +24,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_instances_of_a_group_compete(self, harness: Harness) -> None:
-        """Subscriptions of one name and service are one group: each event is handled once by one of them."""
+        """Subscriptions with the same name and service are one group: one of them handles each event."""
         count = harness.scale(200, 10_000)
         buses = [await harness.bus() for _ in range(3)]
         listeners = [await harness.listen(bus, name="worker") for bus in buses]
@@ -36,7 +36,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_groups_are_isolated(self, harness: Harness) -> None:
-        """Names that differ, and services that differ, are groups of their own: each gets every event."""
+        """Different names or services make different groups, and each group receives every event."""
         shop = await harness.bus(service="shop")
         crm = await harness.bus(service="crm")
         mail = await harness.listen(shop, name="mail")
@@ -51,7 +51,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_failures_stay_in_their_group(self, harness: Harness) -> None:
-        """What one group retries or gives up is not delivered again to any other group."""
+        """An event that one group retries or dead-letters is not delivered to another group again."""
         one, two = await harness.bus(service="one"), await harness.bus(service="two")
         flaky = await harness.listen(one, name="worker", act=raising(ValueError("a"), PermanentError("b")))
         steady = await harness.listen(two, name="worker")
@@ -64,7 +64,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_groups_of_several_instances(self, harness: Harness) -> None:
-        """Two groups of two instances each, under concurrent publishers: each group gets each event once."""
+        """Two groups of two instances, under concurrent publishers: each group receives each event once."""
         count = harness.scale(200, 5_000)
         buses = [await harness.bus() for _ in range(2)]
         groups = {
@@ -91,7 +91,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_retries_of_a_group(self, harness: Harness) -> None:
-        """An event that fails in a group is attempted again by the group, not once by each instance."""
+        """An event that fails in a group is retried by the group, not once by each instance."""
         buses = [await harness.bus() for _ in range(2)]
         attempts: list[tuple[int, int]] = []
 
@@ -108,7 +108,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_instance_joins(self, harness: Harness) -> None:
-        """An instance that joins its group under traffic costs no event and repeats none."""
+        """An instance that joins its group under traffic loses no event and repeats none."""
         first_bus, second_bus = await harness.bus(), await harness.bus()
         first = await harness.listen(first_bus, name="worker")
         await harness.publish(first_bus, *range(100))
@@ -120,7 +120,7 @@ class GroupTests:
 
     @contract("groups")
     async def test_instance_leaves(self, harness: Harness) -> None:
-        """An instance that closes under traffic finishes what it began; the others get the rest, once."""
+        """An instance that closes under traffic finishes its handlers; the others handle the rest, once."""
         count = harness.scale(300, 5_000)
         staying_bus, leaving_bus = await harness.bus(), await harness.bus()
 
@@ -140,7 +140,7 @@ class GroupTests:
 
     @contract("groups", "durable")
     async def test_group_outlives_its_instances(self, harness: Harness) -> None:
-        """What is published while no instance of a group runs is there for the next one."""
+        """Events published while no instance of a group runs are kept for the next one."""
         publisher = await harness.bus(service="publisher")
         first_bus = await harness.bus()
         first = await harness.listen(first_bus, name="worker")
@@ -156,7 +156,7 @@ class GroupTests:
 
     @contract("broadcast")
     async def test_broadcast_reaches_each_instance(self, harness: Harness) -> None:
-        """A broadcast subscription gets each event once in every instance."""
+        """A broadcast subscription receives each event once in every instance."""
         buses = [await harness.bus() for _ in range(3)]
         listeners = [await harness.listen(bus, name="cache", mode="broadcast") for bus in buses]
         for number in range(60):
@@ -168,7 +168,7 @@ class GroupTests:
 
     @contract("broadcast")
     async def test_broadcast_retries_stay_in_their_instance(self, harness: Harness) -> None:
-        """What one instance of a broadcast subscription retries is not delivered again to the others."""
+        """An event that one instance of a broadcast subscription retries is not delivered to others again."""
         buses = [await harness.bus() for _ in range(2)]
         flaky = await harness.listen(buses[0], name="cache", mode="broadcast", act=raising(ValueError()))
         steady = await harness.listen(buses[1], name="cache", mode="broadcast")
@@ -180,7 +180,7 @@ class GroupTests:
 
     @contract("groups", "broadcast")
     async def test_groups_and_broadcast_side_by_side(self, harness: Harness) -> None:
-        """On one topic a group handles each event once, and broadcast subscriptions get it everywhere."""
+        """On one topic a group handles each event once, and broadcast subscriptions receive it everywhere."""
         buses = [await harness.bus() for _ in range(2)]
         workers = [await harness.listen(bus, name="worker") for bus in buses]
         caches = [await harness.listen(bus, name="cache", mode="broadcast") for bus in buses]

@@ -1,4 +1,4 @@
-"""What a contract test works with: buses on one transport, handlers that take notes, and time that flows."""
+"""The harness of a contract test: buses on one transport, recording handlers, and a clock that advances."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ __all__ = ["Call", "Harness", "Listener", "Suite"]
 R = TypeVar("R")
 
 HORIZON = 120.0
-"""Seconds of virtual time that pass by themselves while a test waits; what is due later is never due."""
+"""Virtual seconds that pass automatically while a test waits; later timers never fire."""
 
 FAR = 3600.0
-"""Seconds of virtual time that never pass by themselves: for limits that shall not be reached."""
+"""Virtual seconds that never pass automatically, for time limits that must not be reached."""
 
 _MOST_SHOWN = 10
-"""How many subscriptions a failure shows of each bus."""
+"""The number of subscriptions of each bus that a failure shows."""
 
 Act = Callable[["Call"], Awaitable[None] | None]
-"""What a listener does with a call after it has noted it."""
+"""The function that a listener runs after it has recorded a call."""
 
 
 class Suite(Protocol):
-    """The contract of one adapter, as a test sees it; see ``AdapterContract``."""
+    """The contract of one adapter, as a test uses it; see ``AdapterContract``."""
 
     @property
     def features(self) -> Features: ...
@@ -63,15 +63,15 @@ class Suite(Protocol):
     def patience_in_effect(self) -> float: ...
 
     def settings(self, place: Place, /) -> Mapping[str, Any]:
-        """Keys of the section ``bus`` that select the adapter."""
+        """Returns keys of the section ``bus`` that select the adapter."""
         ...
 
     async def dispose(self, place: Place, /) -> None:
-        """Removes what a test left in the transport on purpose."""
+        """Removes data that a test left in the transport on purpose."""
         ...
 
     def left_behind(self, place: Place, /) -> Iterable[str]:
-        """What closed buses must not leave behind."""
+        """Names things that closed buses must not leave behind."""
         ...
 
     async def inject(self, place: Place, topic: str, body: bytes, /) -> None:
@@ -83,13 +83,13 @@ class Suite(Protocol):
         ...
 
     def has_hook(self, name: str, /) -> bool:
-        """Whether an optional hook is filled in."""
+        """Returns True if an optional hook is overridden."""
         ...
 
 
 @attrs.frozen
 class Call:
-    """One call of a handler. ``delivery`` is None where the handler does not ask for it."""
+    """A call of a handler. ``delivery`` is None if the handler does not take it."""
 
     event: Happened
     delivery: Delivery | None
@@ -102,13 +102,13 @@ class Call:
 
     @property
     def attempt(self) -> int:
-        """Which attempt it was, from 1."""
+        """The number of the attempt, from 1."""
         assert self.delivery is not None, "this handler does not take deliveries"
         return self.delivery.attempt
 
 
 class Listener:
-    """A handler that notes every call, and then does what the test tells it to."""
+    """A handler that records every call, and then runs the function of the test."""
 
     def __init__(self, harness: Harness, act: Act | None) -> None:
         self._harness = harness
@@ -120,7 +120,7 @@ class Listener:
         self.subscription: Subscription
 
     async def plain(self, event: Happened) -> None:
-        """Takes the event only: engines have a short way for such handlers."""
+        """Takes only the event: the engine has a fast path for such handlers."""
         await self._take(Call(event, None, self._harness.clock.monotonic()))
 
     async def detailed(self, event: Happened, delivery: Delivery) -> None:
@@ -148,12 +148,12 @@ class Listener:
         return [call.number for call in self.calls]
 
     def handled(self, number: int) -> bool:
-        """Whether the event of that number was handled."""
+        """Returns True if the event with that number was handled."""
         return number in self.done
 
     @property
     def attempts(self) -> list[tuple[int, int]]:
-        """The number of the event and of the attempt, of each call in order."""
+        """The event number and attempt of each call, in order."""
         return [(call.number, call.attempt) for call in self.calls]
 
     @property
@@ -163,7 +163,7 @@ class Listener:
 
 
 class Harness:
-    """One test's buses. They share a transport, a virtual clock, and an end."""
+    """The buses of one test, with a shared transport and a virtual clock. It closes them at the end."""
 
     def __init__(self, suite: Suite, place: Place) -> None:
         self.suite = suite
@@ -186,11 +186,11 @@ class Harness:
     # --- buses --------------------------------------------------------------------------------------------
 
     def new_bus(self, *, service: str = "contract", clock: Clock | None = None, **settings: Any) -> Bus:
-        """A bus on the shared transport, not started. ``settings`` are keys of the section ``bus``."""
+        """Makes a bus on the shared transport, not started. ``settings`` are keys of the section ``bus``."""
         return open_bus(self._config(service, settings), clock=clock or self.clock, **self._discovery())
 
     def new_sync_bus(self, *, service: str = "contract", **settings: Any) -> SyncBus:
-        """The same for threads, on the system's clock."""
+        """Makes a bus for threads, on the system's clock."""
         return open_sync_bus(self._config(service, settings), **self._discovery())
 
     def _config(self, service: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,12 +202,12 @@ class Harness:
         return {"app": {"name": service}, "bus": {**defaults, **self._settings, **settings}}
 
     def _discovery(self) -> dict[str, Any]:
-        """Reading what is installed takes longer than most tests: it is done only where it must."""
+        """Skips plugin discovery where possible, because it takes longer than most tests."""
         plugins = tuple(self.suite.plugins)
         return {"plugins": plugins, "installed": False} if plugins else {}
 
     async def bus(self, **settings: Any) -> Bus:
-        """A started bus, which is closed at the end of the test whatever it still holds."""
+        """Makes and starts a bus, which is closed at the end of the test."""
         return await self.start(self.new_bus(**settings))
 
     async def start(self, bus: Bus) -> Bus:
@@ -218,15 +218,15 @@ class Harness:
         return bus
 
     async def _close_now(self, bus: Bus) -> None:
-        # After one turn of the loop the limit of 0 s is set, and only has to be reached.
+        # After one iteration of the loop the time limit of 0 s is set and only has to be reached.
         await self.finish(bus.close(0), "a bus closes at the end of the test")
 
     async def close(self, bus: Bus, timeout: float | None = None) -> DrainReport:
-        """Closes a bus, and lets time pass when that waits for something."""
+        """Closes a bus, and advances the clock meanwhile."""
         return await self.finish(bus.close(timeout), "a bus closes")
 
     async def drain(self, *buses: Bus) -> None:
-        """Drains each bus, by default all of them, and lets time pass for what waits in them."""
+        """Drains each bus, by default all of them, and advances the clock meanwhile."""
         for bus in buses or self.buses:
             if bus.status == "open":
                 await self.finish(bus.drain(), "a bus drains")
@@ -254,7 +254,7 @@ class Harness:
 
     @property
     def default_mode(self) -> Literal["group", "broadcast"]:
-        """How tests subscribe that are not about groups: as a group where the adapter has them."""
+        """The mode of subscriptions in other tests: a group if the adapter has groups."""
         return "group" if self.suite.features.groups else "broadcast"
 
     # --- publishing ---------------------------------------------------------------------------------------
@@ -282,15 +282,15 @@ class Harness:
 
     @property
     def now(self) -> datetime:
-        """What the buses take for the time of day."""
+        """Returns the wall time of the buses."""
         return self.clock.now()
 
     async def until(self, holds: Callable[[], object], what: str) -> None:
-        """Returns when the condition holds; ``what`` says in the failure which one never came to hold.
+        """Waits until the condition holds; ``what`` describes it in a failure.
 
-        While nothing else happens virtual time passes, from one timer to the next, by itself. It does so at
-        once in process; elsewhere after ``patience`` seconds without any progress, because nobody can know
-        what is on its way.
+        While nothing else happens, virtual time advances from timer to timer: at once for an in-process
+        adapter, and after ``patience`` seconds without progress for others, because messages may be under
+        way.
         """
         horizon = self.clock.monotonic() + HORIZON
         patience = self.suite.patience_in_effect
@@ -308,11 +308,11 @@ class Harness:
             elif self._time_passes and moment - quiet_since >= patience and self.clock.jump(horizon):
                 quiet_since = moment
             else:
-                await asyncio.sleep(0.001)  # for what happens outside of the loop
+                await asyncio.sleep(0.001)  # for work outside the loop
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """No virtual time passes by itself inside: for what must happen before something that is due soon."""
+        """Stops the clock inside the block, for conditions that must hold before the next timer."""
         self._time_passes = False
         try:
             yield
@@ -322,12 +322,12 @@ class Harness:
     def _stuck(self, what: str) -> str:
         states = "".join(f"\n  {bus!r}: {_busy_part(bus)}" for bus in self.buses if bus.status == "open")
         return (
-            f"nothing has moved for {self.suite.deadline:g} s, and it never came to this: {what}\n"
+            f"no progress for {self.suite.deadline:g} s, while waiting for: {what}\n"
             f"  timers due in {self.clock.timers} s{states}"
         )
 
     async def finish(self, call: Coroutine[Any, Any, R], what: str) -> R:
-        """The result of a call, while time passes for it."""
+        """Returns the result of a call, and advances the clock meanwhile."""
         task = asyncio.ensure_future(call)
         try:
             await self.until(task.done, what)
@@ -336,30 +336,30 @@ class Harness:
         return await task
 
     async def advance(self, seconds: float) -> None:
-        """Lets exactly so much time pass."""
+        """Advances the clock by exactly this time."""
         await self.clock.advance(seconds)
 
     def gate(self) -> asyncio.Event:
-        """An event for handlers to wait for; at the end of the test it is set at the latest."""
+        """Makes an event for handlers to wait for; it is set at the end of the test at the latest."""
         gate = asyncio.Event()
         self._exits.callback(gate.set)
         return gate
 
     def scale(self, fast: int, stress: int) -> int:
-        """How many: in a run of seconds, or in one of minutes."""
+        """Returns the number for a run of seconds, or the one for a stress run."""
         return stress if self.place.stress else fast
 
 
 def _busy_part(bus: Bus) -> EngineState:
-    """The state of a bus without the subscriptions that hold nothing: there may be a thousand of them."""
+    """Returns the state of a bus without idle subscriptions, of which there may be a thousand."""
     state = bus.state()
     busy = (each for each in state.subscriptions if each.queued or each.running or each.waiting_retries)
     return attrs.evolve(state, subscriptions=tuple(islice(busy, _MOST_SHOWN)))
 
 
 async def _take_turn() -> bool:
-    """Lets everything run that can run now, for one turn; tells whether there is more of it."""
-    # CPython's event loops keep what can run in a deque. When only this task is awake, it is empty.
+    """Runs one iteration of the loop; returns True if more is ready to run."""
+    # CPython's event loops keep ready callbacks in a deque. It is empty when only this task is awake.
     ready = getattr(asyncio.get_running_loop(), "_ready", ())
     await asyncio.sleep(0)
     return bool(ready)

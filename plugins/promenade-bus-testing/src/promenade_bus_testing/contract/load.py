@@ -1,4 +1,4 @@
-"""Contract tests: full buffers, many subscriptions, many topics, and many threads."""
+"""Contract tests of full buffers, many subscriptions, many topics, and many threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LoadTests:
 
     @contract("in_process")
     async def test_buffer_bounds_what_is_unsettled(self, harness: Harness) -> None:
-        """Publishers wait while the buffer is full of what is not settled, and go on in their order."""
+        """Publishers wait while the buffer is full of unsettled events, and go on in their order."""
         bus = await harness.bus(buffer_size=5, worker_pool_size=2)
         gate = harness.gate()
 
@@ -71,7 +71,7 @@ class LoadTests:
 
     @contract("in_process")
     async def test_closing_tells_publishers_that_wait(self, harness: Harness) -> None:
-        """Publishers that wait for room when the bus closes are refused, and their events were not taken."""
+        """When the bus closes, waiting publishers are refused, and their events were not accepted."""
         bus = await harness.bus(buffer_size=1)
         gate = harness.gate()
 
@@ -91,14 +91,14 @@ class LoadTests:
 
     @contract(without="in_process")
     async def test_nowait_needs_an_in_process_adapter(self, harness: Harness) -> None:
-        """``publish_nowait`` is refused where an event has to leave the process."""
+        """``publish_nowait`` is refused on an adapter outside the process."""
         bus = await harness.bus()
         with pytest.raises(UnsupportedFeature, match="publish_nowait"):
             bus.publish_nowait(THING, happened())
 
     @contract()
     async def test_many_subscriptions(self, harness: Harness) -> None:
-        """A thousand subscriptions of one topic each get each event once, and close in time."""
+        """A thousand subscriptions of one topic each receive each event once, and close in time."""
         bus = await harness.bus(buffer_size=10_000)
         counts: Counter[int] = Counter()
 
@@ -124,7 +124,7 @@ class LoadTests:
 
     @contract()
     async def test_many_topics(self, harness: Harness) -> None:
-        """A thousand topics with a subscription each, and a pattern over them: each event arrives once."""
+        """With a thousand topics, a subscription for each, and a pattern, each event arrives once."""
         bus = await harness.bus(buffer_size=10_000)
         topics = [Topic(f"contract.many.topic{index}", Happened) for index in range(1000)]
         got: Counter[tuple[int, int]] = Counter()
@@ -154,7 +154,7 @@ class LoadTests:
 
     @contract()
     async def test_publishing_from_threads(self, harness: Harness) -> None:
-        """Many threads publish on one bus at once: each event is handled once, in threads and on the loop."""
+        """When many threads publish on one bus, each event is handled once, in threads and on the loop."""
         threads, each = 8, harness.scale(40, 1_000)
         bus = harness.new_sync_bus()
         in_threads: list[int] = []
@@ -195,7 +195,7 @@ class LoadTests:
 
     @contract()
     async def test_fast_handlers_leave_turns_to_others(self, harness: Harness) -> None:
-        """While thousands of fast handlers run, whatever else there is on the loop has its turn."""
+        """While thousands of fast handlers run, other tasks on the loop get their turn."""
         count = harness.scale(3_000, 50_000)
         bus = await harness.bus(buffer_size=count + 1)
         turns = 0

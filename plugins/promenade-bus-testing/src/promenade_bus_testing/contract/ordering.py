@@ -1,4 +1,4 @@
-"""Contract tests: the events of one key are handled one after the other, in the order of publishing."""
+"""Contract tests of ordering: events with the same key are handled one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OrderingTests"]
 
 
 class Overlaps:
-    """A handler that takes some turns of the loop, and counts what runs beside it for the same key."""
+    """A handler that yields a few times, and counts handlers running at the same time for its key."""
 
     def __init__(self, then: Act | None = None) -> None:
         self._running: Counter[UUID] = Counter()
@@ -43,7 +43,7 @@ class Overlaps:
 
 
 def assert_firsts_in_order(listener: Listener) -> None:
-    """Fails unless the first attempts of each key came in order, and no key began an event too early."""
+    """Fails unless the first attempts of each key are in order, and no event overtakes another."""
     assert_in_order([call.event for call in listener.calls if call.attempt == 1])
     current: dict[UUID, int] = {}
     for call in listener.calls:
@@ -57,7 +57,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_order_of_one_key(self, harness: Harness) -> None:
-        """Events of one key are handled in the order of publishing, one at a time."""
+        """Events with the same key are handled in the order of publishing, one at a time."""
         bus = await harness.bus()
         act = Overlaps()
         listener = await harness.listen(bus, act=act, ordered=True)
@@ -69,7 +69,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_order_under_concurrency(self, harness: Harness) -> None:
-        """While many publishers publish many keys at once, each key keeps its own order, and none is lost."""
+        """With many publishers and many keys, each key keeps its order, and no event is lost."""
         keys, each = 20, harness.scale(25, 1_000)
         bus = await harness.bus(worker_pool_size=8, buffer_size=50)
         act = Overlaps()
@@ -95,7 +95,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_order_under_retry(self, harness: Harness) -> None:
-        """While events of many keys fail, are retried and given up, no key runs ahead of one."""
+        """While events of many keys fail and are retried, no event overtakes another of its key."""
         keys, each = 10, harness.scale(20, 500)
         bus = await harness.bus(worker_pool_size=4)
 
@@ -132,7 +132,7 @@ class OrderingTests:
     @contract("ordered")
     @pytest.mark.parametrize("how", ["raise", "retry later", "postpone"])
     async def test_key_waits_for_its_retry(self, harness: Harness, how: str) -> None:
-        """While an event waits for its next attempt the later ones of its key wait, and no others."""
+        """While an event waits for its retry, later events of its key wait, and no others."""
         errors = {
             "raise": ValueError("no"),
             "retry later": RetryLater(after=3),
@@ -160,7 +160,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_other_keys_run_meanwhile(self, harness: Harness) -> None:
-        """While one key is held up by its handler, every other key goes on."""
+        """While one key is blocked by its handler, every other key goes on."""
         bus = await harness.bus(worker_pool_size=3)
         gate, slow = harness.gate(), uuid4()
 
@@ -180,7 +180,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_dead_letter_frees_its_key(self, harness: Harness) -> None:
-        """When an event of a key is given up, the next one of the key is handled."""
+        """When an event is dead-lettered, the next event of its key is handled."""
         bus = await harness.bus()
 
         def fail(call: Call) -> None:
@@ -197,7 +197,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_skipped_event_frees_its_key(self, harness: Harness) -> None:
-        """An event that ``where`` refuses frees its key."""
+        """An event that ``where`` rejects does not block its key."""
         bus = await harness.bus()
         listener = await harness.listen(bus, ordered=True, where=lambda event: event.number % 2 == 0)
         await harness.publish(bus, *range(6), key=uuid4())
@@ -228,7 +228,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_redriven_event_takes_its_turn(self, harness: Harness) -> None:
-        """A redriven event never runs beside another one of its key."""
+        """A redriven event never runs at the same time as another event of its key."""
         bus = await harness.bus()
         broken, key = True, uuid4()
 
@@ -250,7 +250,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_key_of_the_topic(self, harness: Harness) -> None:
-        """The key function of the topic decides what is ordered."""
+        """The topic's ``key`` function defines the ordering key."""
         topic = Topic("contract.keyed.happened", Happened, key=lambda event: str(event.number % 2))
         bus = await harness.bus()
         gate = harness.gate()
@@ -271,7 +271,7 @@ class OrderingTests:
 
     @contract("ordered")
     async def test_orders_are_apart(self, harness: Harness) -> None:
-        """Each ordered subscription has an order of its own: one that is held up holds up no other."""
+        """Each ordered subscription has its own order: a blocked one does not block others."""
         bus = await harness.bus()
         gate = harness.gate()
 

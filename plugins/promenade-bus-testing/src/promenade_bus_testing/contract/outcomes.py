@@ -1,4 +1,4 @@
-"""Contract tests: what follows when a handler returns, raises, or does not end."""
+"""Contract tests of the outcomes of a handler that returns, raises, or does not end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 def raising(*errors: BaseException) -> Act:
-    """A handler that raises these errors at its first calls, one after the other, and returns after that."""
+    """Returns a handler that raises these errors in its first calls, and then returns."""
     left = [*errors]
 
     def act(_call: Call) -> None:
@@ -46,7 +46,7 @@ def raising(*errors: BaseException) -> Act:
 
 
 def always(make: Callable[[], BaseException]) -> Act:
-    """A handler that raises a new error at each call."""
+    """Returns a handler that raises a new error in each call."""
 
     def act(_call: Call) -> None:
         raise make()
@@ -59,7 +59,7 @@ class OutcomeTests:
 
     @contract()
     async def test_returning_settles(self, harness: Harness) -> None:
-        """An event whose handler returned is settled: it is not delivered again, whatever was returned."""
+        """An event whose handler returned is settled and not delivered again, whatever the return value."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         await harness.publish(bus, 1, 2, 3)
@@ -74,7 +74,7 @@ class OutcomeTests:
 
     @contract()
     async def test_raising_is_retried(self, harness: Harness) -> None:
-        """An event whose handler raised is delivered again, counted and marked, with all that it carried."""
+        """An event whose handler raised is delivered again unchanged, with its attempt counted and marked."""
         bus = await harness.bus()
         listener = await harness.listen(bus, act=raising(ValueError("once"), ValueError("twice")))
         (event,) = await harness.publish(bus, 7, headers={"trace": "abc"})
@@ -91,7 +91,7 @@ class OutcomeTests:
 
     @contract()
     async def test_plain_handler_is_retried(self, harness: Harness) -> None:
-        """A handler that takes the event only is retried like any other, and others are not disturbed."""
+        """A handler that takes only the event is retried like any other, and others are not affected."""
         bus = await harness.bus()
         failing = await harness.listen(bus, name="failing", act=raising(ValueError(), OSError()), plain=True)
         other = await harness.listen(bus, name="other", plain=True)
@@ -104,7 +104,7 @@ class OutcomeTests:
 
     @contract()
     async def test_exhausted_retries_are_dead_lettered(self, harness: Harness) -> None:
-        """When the policy gives up, the event is dead-lettered once, after exactly so many attempts."""
+        """When the policy gives up, the event is dead-lettered once, after exactly that many attempts."""
         bus = await harness.bus()
         listener = await harness.listen(bus, act=always(lambda: ValueError("no")))
         await harness.publish(bus, 1)
@@ -116,7 +116,7 @@ class OutcomeTests:
 
     @contract()
     async def test_permanent_error(self, harness: Harness) -> None:
-        """``PermanentError``, or a subclass of it, dead-letters at once, however many attempts are left."""
+        """``PermanentError``, or a subclass, dead-letters at once, however many attempts are left."""
 
         class Hopeless(PermanentError):
             pass
@@ -179,7 +179,7 @@ class OutcomeTests:
 
     @contract()
     async def test_timeout(self, harness: Harness) -> None:
-        """A handler that exceeds its ``timeout`` is cancelled, and has failed: it is retried."""
+        """A handler that exceeds its ``timeout`` is cancelled and has failed, so it is retried."""
         bus = await harness.bus()
         cancelled: list[float] = []
 
@@ -201,7 +201,7 @@ class OutcomeTests:
 
     @contract()
     async def test_timeout_dead_letters_at_last(self, harness: Harness) -> None:
-        """When every attempt exceeds the timeout, the letter says so for each of them."""
+        """When every attempt exceeds the timeout, the letter shows that for each of them."""
         bus = await harness.bus()
 
         async def hang(_call: Call) -> None:
@@ -216,7 +216,7 @@ class OutcomeTests:
     @contract()
     @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
     async def test_error_is_contained(self, harness: Harness, error: Callable[[], BaseException]) -> None:
-        """Whatever a handler raises by itself is its own failure: the bus and the others live on."""
+        """An exception that a handler raises is only its own failure; the bus and the others go on."""
         bus = await harness.bus(worker_pool_size=2)
         failing = await harness.listen(bus, name="failing", act=always(error), retry=FixedRetry(attempts=2))
         other = await harness.listen(bus, name="other")
@@ -232,7 +232,7 @@ class OutcomeTests:
 
     @contract()
     async def test_thread_error_is_contained(self, harness: Harness) -> None:
-        """What a synchronous handler raises in its thread has the same outcomes."""
+        """An exception that a sync handler raises in its thread has the same outcome."""
         bus = await harness.bus(worker_pool_size=2)
         raised: list[tuple[int, int]] = []
         errors = (ValueError, SystemExit, KeyboardInterrupt, MemoryError)
@@ -252,7 +252,7 @@ class OutcomeTests:
 
     @contract()
     async def test_outcomes_are_apart(self, harness: Harness) -> None:
-        """Each subscription has its own outcome of an event, which touches no other."""
+        """Each subscription has its own outcome of an event, which does not affect the others."""
         bus = await harness.bus()
         good = await harness.listen(bus, name="good")
         flaky = await harness.listen(bus, name="flaky", act=raising(ValueError()))
@@ -295,7 +295,7 @@ class OutcomeTests:
 
     @contract()
     async def test_unfinished_handler_settles_nothing(self, harness: Harness) -> None:
-        """While a handler has not ended, its event is not settled, nor handed out again; others go on."""
+        """While a handler runs, its event is neither settled nor delivered again; others go on."""
         bus = await harness.bus()
         gate = harness.gate()
 
@@ -333,7 +333,7 @@ class OutcomeTests:
     async def test_retry_schedule(
         self, harness: Harness, settings: dict[str, object], times: list[float]
     ) -> None:
-        """Attempts are made when the configured policy says so, to the moment, and no more of them."""
+        """Attempts happen exactly at the times of the configured policy, and no more of them."""
         bus = await harness.bus(**settings)
         listener = await harness.listen(bus, act=always(lambda: ValueError("no")))
         await harness.publish(bus, 1)
@@ -344,7 +344,7 @@ class OutcomeTests:
 
     @contract()
     async def test_retry_of_each_subscription_and_topic(self, harness: Harness) -> None:
-        """The policy given to ``subscribe`` wins over the one of the topic, and this one over the bus's."""
+        """The policy of ``subscribe`` overrides that of the topic, which overrides that of the bus."""
         bus = await harness.bus(
             retry={"policy": "fixed", "attempts": 2, "delay": "1s"},
             topics={OTHER.name: {"retry": {"policy": "fixed", "attempts": 2, "delay": "2s"}}},
@@ -362,7 +362,7 @@ class OutcomeTests:
 
     @contract("delayed")
     async def test_waiting_retry_holds_no_worker(self, harness: Harness) -> None:
-        """While any number of retries wait for their time, one worker is enough for other events."""
+        """While any number of retries wait, one worker is enough for other events."""
         bus = await harness.bus(worker_pool_size=1)
         failing = await harness.listen(
             bus, OTHER, "failing", always(lambda: ValueError("no")), retry=FixedRetry(attempts=2, delay=FAR)
@@ -376,7 +376,7 @@ class OutcomeTests:
 
     @contract()
     async def test_clock_steps(self, harness: Harness) -> None:
-        """Steps of the wall clock, both ways, neither lose nor repeat an event, nor move a retry."""
+        """Steps of the wall clock in both directions neither lose nor repeat an event, nor move a retry."""
         bus = await harness.bus()
         failing = await harness.listen(
             bus, name="failing", act=always(ValueError), retry=FixedRetry(attempts=3, delay=1)
@@ -397,7 +397,7 @@ class OutcomeTests:
 
     @contract()
     async def test_retry_is_not_early(self, harness: Harness) -> None:
-        """Until its time has come a retry does not happen, whatever else happens; at its time it does."""
+        """A retry happens at its time and not earlier, whatever else happens."""
         bus = await harness.bus()
         failing = await harness.listen(
             bus, THING, "failing", raising(ValueError()), retry=FixedRetry(attempts=2, delay=4)

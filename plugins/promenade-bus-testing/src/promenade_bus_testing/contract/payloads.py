@@ -1,4 +1,4 @@
-"""Contract tests: whatever an event carries arrives as it was."""
+"""Contract tests of payloads: all data of an event arrives unchanged."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PayloadTests:
 
     @contract()
     async def test_sizes(self, harness: Harness) -> None:
-        """Empty and large events arrive as they were, those of several hundred kilobytes too."""
+        """Empty and large events arrive unchanged, even with several hundred kilobytes."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         sizes = [0, 1, 1_000, 65_535, 65_536, 65_537, harness.scale(600_000, 900_000)]
@@ -98,7 +98,7 @@ class PayloadTests:
 
     @contract()
     async def test_naughty_text(self, harness: Harness) -> None:
-        """Any text arrives as it was, in a field, in metadata, in headers, and in the key."""
+        """Any text arrives unchanged, in a field, in metadata, in headers, and in the key."""
         topic = Topic("contract.naughty.happened", Happened, key=lambda event: event.text)
         bus = await harness.bus()
         listener = await harness.listen(bus, topic, ordered=harness.suite.features.ordered)
@@ -123,7 +123,7 @@ class PayloadTests:
 
     @contract()
     async def test_naughty_errors(self, harness: Harness) -> None:
-        """Any text of an error stands in its dead letter, and hinders nothing."""
+        """Any text of an error appears in its dead letter, and causes no other failure."""
         texts = [*NAUGHTY[:-1], *SURROGATES]
         bus = await harness.bus(retry={"policy": "none"})
         listener = await harness.listen(bus, act=raising(*(ValueError(text) for text in texts)))
@@ -137,7 +137,7 @@ class PayloadTests:
 
     @contract()
     async def test_lone_surrogates(self, harness: Harness) -> None:
-        """Text that no encoding can carry is refused by the event, or by publish; nothing else breaks."""
+        """Text that cannot be encoded is refused by the event or by ``publish``; nothing else breaks."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         accepted: list[int] = []
@@ -160,7 +160,7 @@ class PayloadTests:
 
     @contract()
     async def test_one_bad_value_harms_itself(self, harness: Harness) -> None:
-        """Headers and keys that cannot be sent are refused by publish; others of the same moment are not."""
+        """``publish`` refuses headers and keys that cannot be sent, and accepts concurrent valid ones."""
         bus = await harness.bus()
         keys: list[Any] = [lambda _: 7, lambda _: SURROGATES[0], lambda event: event.absent]
         topics = [
@@ -199,7 +199,7 @@ class PayloadTests:
 
     @contract()
     async def test_unicode_metadata_and_headers(self, harness: Harness) -> None:
-        """Metadata and headers keep their names, their texts, and what is empty, in any script."""
+        """Metadata and headers keep their names and texts in any script, and empty values."""
         bus = await harness.bus()
         listener = await harness.listen(bus, act=raising(ValueError("once")))
         texts = {
@@ -224,7 +224,7 @@ class PayloadTests:
 
     @contract()
     async def test_headers_are_bounded(self, harness: Harness) -> None:
-        """Headers of 64 KiB arrive, names and values together; larger ones are refused by publish."""
+        """Headers of 64 KiB, names and values together, arrive; ``publish`` refuses larger ones."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         most = {"a" * 1_000: "b" * 60_000, "c": "\x00" * 4_535}
@@ -240,7 +240,7 @@ class PayloadTests:
 
     @contract()
     async def test_times_and_ids(self, harness: Harness) -> None:
-        """The id and the time of an event arrive to the last digit, those far away in time too."""
+        """The id and the time of an event arrive exactly, even for times in the distant past or future."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         times = [
@@ -262,7 +262,7 @@ class PayloadTests:
 
     @contract()
     async def test_the_same_event_again(self, harness: Harness) -> None:
-        """An event that is published twice arrives twice, with the same id: the bus does not guess."""
+        """An event that is published twice arrives twice, with the same id."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         event = Happened(aggregate_id=UUID(int=7), number=1)
@@ -277,7 +277,7 @@ class PayloadTests:
         "name", ["a", "A-b_c.D9", "x" * 200, ".".join("abcdefghij" * 10), "0.0-_.0"], ids=len
     )
     async def test_names_of_topics(self, harness: Harness, name: str) -> None:
-        """Every valid name of a topic works, the shortest and the longest too."""
+        """Every valid topic name works, including the shortest and the longest."""
         topic = Topic(name, Happened)
         bus = await harness.bus()
         listeners = [
@@ -294,7 +294,7 @@ class PayloadTests:
     @contract()
     @pytest.mark.parametrize("name", ["a", "x" * 200, "A:b.c_d-9", "worker:1.2.3"], ids=len)
     async def test_names_of_subscriptions(self, harness: Harness, name: str) -> None:
-        """Every valid name of a subscription works, the longest too, and stands in letters as it is."""
+        """Every valid subscription name works, including the longest, and appears unchanged in letters."""
         bus = await harness.bus(retry={"policy": "none"})
         listener = await harness.listen(bus, name=name, act=raising(ValueError("no")))
         await harness.publish(bus, 1, 2)

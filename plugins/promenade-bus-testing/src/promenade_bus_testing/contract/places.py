@@ -1,4 +1,4 @@
-"""Where one contract test takes place."""
+"""The isolated environment of a contract test."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Place"]
 
 @attrs.frozen
 class Place:
-    """What makes a test independent of every other one that runs at the same time, on the same server too.
+    """Isolates a test from all others that run at the same time, even on the same server.
 
-    ``name`` is unique: letters, digits and hyphens, at most 40 of them; use it as a prefix, or as the name
-    of a database. ``directory`` is empty and exists. ``stress`` tells whether this is a stress run.
+    ``name`` is unique and has at most 40 letters, digits and hyphens; use it as a prefix, or as the name of a
+    database. ``directory`` exists and is empty. ``stress`` is true in a stress run.
     """
 
     name: str

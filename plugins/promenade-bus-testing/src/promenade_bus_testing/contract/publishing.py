@@ -1,4 +1,4 @@
-"""Contract tests: what is published arrives, once, where it should, as it was."""
+"""Contract tests of publishing: events arrive once, unchanged, at the right subscriptions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishingTests:
 
     @contract()
     async def test_features_are_what_the_adapter_says(self, harness: Harness) -> None:
-        """The features that the class of the tests claims are those of the adapter."""
+        """The features claimed by the test class are the features of the adapter."""
         bus = harness.new_bus()
         assert bus.adapter.features == harness.suite.features
         assert bus.adapter.name == bus.config.adapter
@@ -32,7 +32,7 @@ class PublishingTests:
 
     @contract()
     async def test_publish_subscribe(self, harness: Harness) -> None:
-        """Each event that was published is handled once, and is equal to what was published."""
+        """Each published event is handled once, and equals the published one."""
         bus = await harness.bus()
         plain = await harness.listen(bus, name="plain", plain=True)
         detailed = await harness.listen(bus, name="detailed")
@@ -46,7 +46,7 @@ class PublishingTests:
 
     @contract()
     async def test_volume(self, harness: Harness) -> None:
-        """Of thousands of events none is lost and none is handled twice, by short and by long ways."""
+        """Of thousands of events none is lost or handled twice, on the fast path and on the others."""
         count = harness.scale(2_000, 50_000)
         bus = await harness.bus(buffer_size=100)
         listeners = [
@@ -72,7 +72,7 @@ class PublishingTests:
 
     @contract()
     async def test_concurrent_publishers_and_subscribers(self, harness: Harness) -> None:
-        """Many publishers and many subscriptions of one topic, all at once: each gets each event once."""
+        """With many publishers and many subscriptions of a topic, each subscription gets each event once."""
         publishers, each = 20, harness.scale(25, 500)
         bus = await harness.bus()
 
@@ -101,7 +101,7 @@ class PublishingTests:
 
     @contract()
     async def test_concurrent_topics(self, harness: Harness) -> None:
-        """Many topics with a publisher and a subscription each, all at once: each event arrives once."""
+        """With many topics, each with a publisher and a subscription, each event arrives once."""
         each = harness.scale(20, 500)
         bus = await harness.bus()
         topics = [Topic(f"contract.topic{index}.happened", Happened) for index in range(20)]
@@ -127,7 +127,7 @@ class PublishingTests:
 
     @contract()
     async def test_topics_are_isolated(self, harness: Harness) -> None:
-        """A subscription gets the events of its own topic and of no other, however alike the names are."""
+        """A subscription receives only the events of its own topic, however similar the names are."""
         names = ["a.b", "a.b.c", "a.bc", "a", "b", "b.a", "a-b", "a_b", "A.b", "a.b2", "contract.a.b"]
         bus = await harness.bus()
         topics = [Topic(name, Happened) for name in names]
@@ -159,7 +159,7 @@ class PublishingTests:
 
     @contract()
     async def test_delivery_tells(self, harness: Harness) -> None:
-        """A delivery tells its topic, subscription, message, attempt, time of publishing, and headers."""
+        """A delivery has the topic, subscription, message id, attempt, publishing time and headers."""
         bus = await harness.bus()
         listener = await harness.listen(bus, "contract.*.happened", name="informed")
         (event,) = await harness.publish(bus, 1, topic=OTHER, headers={"trace": "abc", "empty": ""})
@@ -176,7 +176,7 @@ class PublishingTests:
 
     @contract()
     async def test_handlers_do_not_see_each_others_context(self, harness: Harness) -> None:
-        """What a handler sets as a context variable is unset in every other call of a handler."""
+        """A context variable that a handler sets is unset in every other call of a handler."""
         bus = await harness.bus(worker_pool_size=3)
         seen: list[int | None] = []
 
@@ -195,7 +195,7 @@ class PublishingTests:
 
     @contract()
     async def test_handler_publishes(self, harness: Harness) -> None:
-        """A handler may publish, to its own topic too; all that follows is handled once, and drained."""
+        """A handler may publish, even to its own topic; its events are handled once, and drained."""
         bus = await harness.bus(worker_pool_size=1, buffer_size=1)
 
         async def publish_two(call: Call) -> None:
@@ -212,12 +212,12 @@ class PublishingTests:
 
     @contract()
     async def test_cancelled_publisher_leaves_the_others_alone(self, harness: Harness) -> None:
-        """Cancelling some of many publishers costs the others nothing, and repeats no event."""
+        """Cancelling some of many publishers does not affect the others, and repeats no event."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         publishers = [asyncio.ensure_future(bus.publish(THING, happened(number))) for number in range(60)]
         to_cancel = [range(3 * moment, 60, 24) for moment in range(8)]
-        for numbers in to_cancel:  # before they begin, while they are gathered, while they are sent
+        for numbers in to_cancel:  # before the batch, while it is collected, while it is sent
             for number in numbers:
                 publishers[number].cancel()
             await asyncio.sleep(0)
@@ -231,7 +231,7 @@ class PublishingTests:
 
     @contract()
     async def test_publishing_ends_with_the_bus(self, harness: Harness) -> None:
-        """A closed bus refuses to publish, and what it accepted before is not affected by that."""
+        """A closed bus refuses to publish; events accepted before are not affected."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         await harness.publish(bus, *range(20))

@@ -1,4 +1,4 @@
-"""Contract tests: a closed bus has given everything back."""
+"""Contract tests of resources: a closed bus leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def descriptors() -> Iterable[str]:
-    """What every open file descriptor of the process leads to; nothing where that cannot be had."""
+    """Yields the target of every open file descriptor, or nothing where the system has no list."""
     try:
         numbers = os.listdir(_DESCRIPTORS)
     except OSError:  # such as on Windows
@@ -32,16 +32,16 @@ def descriptors() -> Iterable[str]:
     for number in numbers:
         try:
             target = os.readlink(f"{_DESCRIPTORS}/{number}")
-        except OSError:  # the one that listed them, or no links on this system
+        except OSError:  # the descriptor of the listing itself, or a system without links
             continue
         kind = target.partition(":[")[0]
         yield f"descriptor of a {kind}" if kind in ("socket", "pipe") else f"descriptor of {target}"
 
 
 def sample(harness: Harness) -> Counter[str]:
-    """Everything that is in use now: tasks, threads, descriptors, timers, and what the author samples."""
+    """Counts everything in use: tasks, threads, descriptors, timers, and the author's own items."""
     gc.collect()
-    loop_threads = "asyncio_"  # of the loop's own pool, which lives as long as the loop
+    loop_threads = "asyncio_"  # threads of the loop's own pool live as long as the loop
     return Counter(
         [
             *(f"task {task.get_name()} {task.get_coro()}" for task in asyncio.all_tasks()),
@@ -54,7 +54,7 @@ def sample(harness: Harness) -> Counter[str]:
 
 
 async def used_bus(harness: Harness, *, troubled: bool) -> Bus:
-    """A bus on which a bit of everything has happened, of a service that has no past."""
+    """Makes a bus of a new service on which every kind of outcome has happened."""
     bus = harness.new_bus(service=f"contract-{uuid4().hex}")
     await harness.finish(bus.start(), "a bus starts")
 
@@ -94,7 +94,7 @@ class ResourceTests:
     @pytest.mark.parametrize("troubled", [False, True], ids=["in calm", "in trouble"])
     async def test_nothing_is_left_behind(self, harness: Harness, troubled: bool) -> None:
         """After close no task, thread, timer, descriptor or connection of the bus is left."""
-        await harness.close(await used_bus(harness, troubled=troubled), 1)  # what is loaded only once
+        await harness.close(await used_bus(harness, troubled=troubled), 1)  # the first bus imports modules
         before = sample(harness)
         for _ in range(harness.scale(3, 30)):
             await harness.close(await used_bus(harness, troubled=troubled), 1)
@@ -112,7 +112,7 @@ class ResourceTests:
 
     @contract()
     async def test_closed_bus_is_collected(self, harness: Harness) -> None:
-        """Nothing keeps a closed bus alive, nor its handlers."""
+        """Nothing keeps a closed bus or its handlers alive."""
         bus = await used_bus(harness, troubled=False)
         await harness.close(bus)
         gone = weakref.ref(bus)
@@ -121,7 +121,7 @@ class ResourceTests:
 
     @contract()
     async def test_bus_that_was_never_started(self, harness: Harness) -> None:
-        """A bus that was opened but not started leaves nothing, with subscriptions and without."""
+        """A bus that was opened but not started leaves nothing behind, with subscriptions and without."""
         before = sample(harness)
         for subscribing in (False, True):
             bus = harness.new_bus()

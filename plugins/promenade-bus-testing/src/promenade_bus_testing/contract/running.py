@@ -1,4 +1,4 @@
-"""How a contract test is run: what it needs of the adapter, and the event loop that it gets."""
+"""The decorator of contract tests: required features, and an event loop for each test."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MARK = "__promenade_contract__"
 
 @attrs.frozen
 class Needs:
-    """What an adapter must be like for a test to apply to it."""
+    """The requirements of a test on an adapter."""
 
     features: tuple[str, ...] = ()
     not_features: tuple[str, ...] = ()
     hook: str | None = None
 
     def missing(self, suite: Suite) -> str | None:
-        """Why the test does not apply to an adapter; None when it does."""
+        """Returns the reason why the test does not apply to an adapter, or None."""
         for feature in self.features:
             if not getattr(suite.features, feature):
                 return f"needs feature {feature!r}"
@@ -52,10 +52,10 @@ class Needs:
 def contract(
     *needs: str, without: Sequence[str] | str = (), hook: str | None = None
 ) -> Callable[[Callable[Concatenate[Any, Harness, P], Awaitable[None]]], Callable[..., None]]:
-    """Makes a contract test of a coroutine function that takes a ``Harness``.
+    """Makes a contract test from a coroutine function that takes a ``Harness``.
 
-    It applies to adapters that claim each feature of ``needs`` and none of ``without``, and whose class
-    overrides ``hook``. It is run on an event loop of its own, so that no plugin for async tests is needed.
+    The test applies to adapters that claim each feature of ``needs`` and none of ``without``, and whose class
+    overrides ``hook``. It runs on its own event loop, so no plugin for async tests is needed.
     """
     applies = Needs(needs, (without,) if isinstance(without, str) else tuple(without), hook)
 
@@ -79,7 +79,7 @@ def contract(
 
 
 _STRESS = 10
-"""A stress run does many times as much in each test, in several processes at once."""
+"""The factor for time limits in a stress run, which does more in each test and runs several processes."""
 
 
 async def _with_harness(
@@ -99,6 +99,6 @@ async def _with_harness(
 
 
 def needs_of(test: object) -> Needs | None:
-    """What a contract test needs; None for anything else."""
+    """Returns the requirements of a contract test, or None for any other object."""
     found: Needs | None = getattr(test, _MARK, None)
     return found

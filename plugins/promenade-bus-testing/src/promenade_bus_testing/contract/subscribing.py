@@ -1,4 +1,4 @@
-"""Contract tests: subscriptions come and go, select, pause, and leave each other alone."""
+"""Contract tests of subscriptions: adding, removing, selecting, pausing, and isolation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SubscribingTests:
 
     @contract()
     async def test_subscribing_before_start(self, harness: Harness) -> None:
-        """What was subscribed before the bus was started gets the first event that is published."""
+        """A subscription made before the start receives the first published event."""
         bus = harness.new_bus()
         listener = await harness.listen(bus)
         await harness.start(bus)
@@ -49,7 +49,7 @@ class SubscribingTests:
 
     @contract()
     async def test_subscribing_while_traffic_flows(self, harness: Harness) -> None:
-        """A subscription made under traffic gets what is published once it is ready; others miss nothing."""
+        """A subscription made under traffic gets all events after it is ready; the others miss none."""
         count = harness.scale(300, 10_000)
         bus = await harness.bus()
         first = await harness.listen(bus, name="first")
@@ -84,7 +84,7 @@ class SubscribingTests:
 
     @contract()
     async def test_unsubscribing_while_traffic_flows(self, harness: Harness) -> None:
-        """An unsubscribed handler is not called any more, repeats nothing, and the others miss nothing."""
+        """An unsubscribed handler is not called again; no event is repeated, and others miss nothing."""
         count = harness.scale(300, 10_000)
         bus = await harness.bus()
         staying = await harness.listen(bus, name="staying")
@@ -102,7 +102,7 @@ class SubscribingTests:
 
     @contract(without="durable")
     async def test_unsubscribing_settles(self, harness: Harness) -> None:
-        """When unsubscribing returns, what the subscription had accepted is settled."""
+        """Unsubscribing returns when all events accepted for the subscription are settled."""
         bus = await harness.bus()
         listener = await harness.listen(bus)
         await harness.publish(bus, *range(20))
@@ -111,7 +111,7 @@ class SubscribingTests:
 
     @contract("durable", "groups")
     async def test_unsubscribing_keeps_the_group(self, harness: Harness) -> None:
-        """After unsubscribing, the next subscription of that name goes on where the former one stopped."""
+        """After unsubscribing, the next subscription of that name continues where the last one stopped."""
         bus = await harness.bus()
         former = await harness.listen(bus, name="worker")
         await harness.publish(bus, *range(20))
@@ -124,7 +124,7 @@ class SubscribingTests:
 
     @contract()
     async def test_unsubscribing_one_of_many(self, harness: Harness) -> None:
-        """One subscription of a topic ends alone: the others of that topic, and patterns over it, go on."""
+        """Unsubscribing one subscription does not affect others of the topic, or patterns that match it."""
         bus = await harness.bus()
         listeners = [await harness.listen(bus, name=f"listener-{index}") for index in range(4)]
         pattern = await harness.listen(bus, "contract.#", name="pattern")
@@ -141,7 +141,7 @@ class SubscribingTests:
 
     @contract()
     async def test_name_is_free_again(self, harness: Harness) -> None:
-        """After unsubscribing, the name may be used again, also on another topic."""
+        """After unsubscribing, the name may be used again, even on another topic."""
         bus = await harness.bus()
         for topic in (THING, OTHER, THING):
             listener = await harness.listen(bus, topic, "again")
@@ -153,7 +153,7 @@ class SubscribingTests:
 
     @contract()
     async def test_patterns(self, harness: Harness) -> None:
-        """``*`` stands for one word, ``#`` for any number of them; each event arrives once."""
+        """``*`` matches one word, ``#`` any number of words; each event arrives once."""
         bus = await harness.bus()
         names = sorted({name for names in PATTERNS.values() for name in names})
         listeners = {
@@ -173,7 +173,7 @@ class SubscribingTests:
 
     @contract()
     async def test_pattern_covers_new_topics(self, harness: Harness) -> None:
-        """A pattern covers topics that are first published long after it was subscribed."""
+        """A pattern matches topics that are first published long after it was subscribed."""
         bus = await harness.bus()
         listener = await harness.listen(bus, "contract.new.#")
         for number in range(5):
@@ -187,7 +187,7 @@ class SubscribingTests:
 
     @contract()
     async def test_overlapping_patterns(self, harness: Harness) -> None:
-        """An event that several subscriptions cover, by name and by patterns, arrives once in each."""
+        """An event that matches several subscriptions, by name and by pattern, arrives once in each."""
         bus = await harness.bus()
         topics: list[Topic[Happened] | str] = [THING, "contract.#", "contract.*.happened", "#", "*.thing.*"]
         listeners = [
@@ -201,7 +201,7 @@ class SubscribingTests:
 
     @contract()
     async def test_where_selects(self, harness: Harness) -> None:
-        """A subscription with ``where`` handles what it selects; the rest is counted as skipped."""
+        """A subscription with ``where`` handles the selected events and counts the others as skipped."""
         bus = await harness.bus()
         listener = await harness.listen(bus, where=lambda event: event.number % 3 == 0)
         await harness.publish(bus, *range(30))
@@ -213,7 +213,7 @@ class SubscribingTests:
 
     @contract()
     async def test_pause_and_resume(self, harness: Harness) -> None:
-        """A paused subscription begins no handler, holds up no other, and handles everything once resumed."""
+        """A paused subscription starts no handler, blocks no other, and handles everything after resuming."""
         bus = await harness.bus()
         paused = await harness.listen(bus, name="paused")
         other = await harness.listen(bus, name="other")
@@ -231,7 +231,7 @@ class SubscribingTests:
 
     @contract()
     async def test_concurrency_bounds_a_subscription(self, harness: Harness) -> None:
-        """``concurrency`` bounds how many handlers of a subscription run at once, and is reached."""
+        """``concurrency`` is the number of handlers of a subscription that run at once."""
         bus = await harness.bus(worker_pool_size=8)
         gate = harness.gate()
 
@@ -249,7 +249,7 @@ class SubscribingTests:
 
     @contract()
     async def test_workers_bound_the_bus(self, harness: Harness) -> None:
-        """At most ``worker_pool_size`` handlers run at once, over all subscriptions, and as many do."""
+        """``worker_pool_size`` is the number of handlers of all subscriptions that run at once."""
         bus = await harness.bus(worker_pool_size=4)
         running = most = 0
 
@@ -268,7 +268,7 @@ class SubscribingTests:
 
     @contract()
     async def test_slow_subscription_holds_up_no_other(self, harness: Harness) -> None:
-        """While one subscription is stuck in its handlers, others get every event."""
+        """While the handlers of one subscription hang, others receive every event."""
         bus = await harness.bus()
         gate = harness.gate()
 
@@ -291,7 +291,7 @@ class SubscribingTests:
 
     @contract()
     async def test_from_now_on(self, harness: Harness) -> None:
-        """A subscription that starts at the latest event gets nothing that was published before."""
+        """A subscription that starts at the latest event receives no earlier event."""
         bus = await harness.bus()
         await harness.publish(bus, *range(10))
         await harness.drain()
@@ -303,7 +303,7 @@ class SubscribingTests:
 
     @contract("replay")
     async def test_from_the_earliest(self, harness: Harness) -> None:
-        """A new subscription that starts at the earliest event gets everything that is retained, once."""
+        """A new subscription that starts at the earliest event receives every retained event, once."""
         bus = await harness.bus()
         first = await harness.listen(bus, name="first", start="earliest")
         await harness.publish(bus, *range(50))
@@ -337,7 +337,7 @@ class SubscribingTests:
 
     @contract()
     async def test_counters_tell_the_truth(self, harness: Harness) -> None:
-        """The counters of a subscription are what happened to it."""
+        """The counters of a subscription match the outcomes of its events."""
         bus = await harness.bus()
 
         def fail_some(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""``AdapterContract``: every contract test, and what the author of an adapter fills in."""
+"""``AdapterContract``: every contract test, and the parts that an adapter's author defines."""
 
 from __future__ import annotations
 
@@ -39,49 +39,52 @@ class AdapterContract(
     LoadTests,
     ResourceTests,
 ):
-    """Derive a class named ``Test...`` from it, and fill in ``features`` and ``settings``.
+    """The base class of an adapter's contract tests.
 
-    Each test opens its own buses in its own ``Place``, runs on an event loop of its own, and closes what it
-    opened. All of them may run at the same time, in several processes too.
+    Name the subclass ``Test...``, and define ``features`` and ``settings``.
+
+    Each test opens its own buses in its own ``Place``, runs on its own event loop, and closes the buses. All
+    tests may run at the same time, even in several processes.
     """
 
     features: ClassVar[Features]
-    """What the adapter claims; a test compares it with what the adapter says of itself."""
+    """The claimed features; a test compares them with the adapter's own."""
 
     plugins: ClassVar[Sequence[object]] = ()
-    """The plugin that offers the adapter, and others that it needs. Empty: take what is installed."""
+    """The plugin that offers the adapter, and others that it needs. If empty, installed plugins are used."""
 
     deadline: ClassVar[float] = 20.0
-    """Seconds of real time without any progress after which what a test waits for is a failure."""
+    """Real seconds without progress after which a waiting test fails."""
 
     longest_test: ClassVar[float] = 120.0
-    """Seconds of real time after which a test is stopped; ten times as many in a stress run."""
+    """Real seconds after which a test is stopped; ten times as many in a stress run."""
 
     patience: ClassVar[float] = 0.05
-    """Seconds of real time without progress after which virtual time passes. It is 0 in process."""
+    """Real seconds without progress after which virtual time passes; 0 for an in-process adapter."""
 
     # --- to be filled in ----------------------------------------------------------------------------------
 
     def settings(self, place: Place) -> Mapping[str, Any]:
-        """Keys of the section ``bus`` that select the adapter: ``{"adapter": name, name: {its options}}``.
+        """Returns keys of the section ``bus`` that select the adapter: ``{"adapter": name, name: {}}``.
 
-        It is called once for each test. All buses that a test opens get what it returned, and have to share
-        the transport. Buses of different places must not notice each other.
+        Called once for each test. All buses of the test use the result and must share the transport. Buses of
+        different places must not affect each other.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to say which adapter to use: settings(place)")
+        raise NotImplementedError(f"{type(self).__name__} must define settings(place) to select the adapter")
 
     async def dispose(self, place: Place) -> None:
-        """Removes what a test left in the transport on purpose; called after each test, failed or not."""
+        """Removes data that a test left in the transport on purpose; called after each test."""
 
     def left_behind(self, place: Place) -> Iterable[str]:
-        """What closed buses must not leave behind beyond tasks, threads, descriptors and connections.
+        """Names further things that closed buses must not leave behind.
 
-        Each item names one such thing. It is asked before a bus is opened and after it was closed.
+        Tasks, threads, descriptors and connections are checked anyway. Called before a bus is opened and
+        after it was closed.
         """
         return ()
 
     async def inject(self, place: Place, topic: str, body: bytes) -> None:
-        """Optional: stores raw bytes on a topic, as a foreign publisher could do."""
+        """Optional: stores raw bytes on a topic, as a foreign publisher could."""
         raise NotImplementedError
 
     async def interrupt(self, place: Place) -> None:
@@ -92,17 +95,17 @@ class AdapterContract(
 
     @pytest.fixture
     def contract_place(self, request: pytest.FixtureRequest, tmp_path: Path, contract_suite: int) -> Place:
-        """A place of its own for each test."""
+        """Returns a place for each test."""
         short = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.removeprefix("test_").lower())[:20]
         return Place(f"{short.strip('-')}-{uuid4().hex[:12]}", tmp_path, self._suites(request.config) > 0)
 
     @pytest.fixture
     def contract_suite(self) -> int:
-        """Which of the suites of a stress run this is."""
+        """Returns the number of the run within a stress run."""
         return 0
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """In a stress run there are as many of each test as there are suites."""
+        """Repeats each test in a stress run."""
         suites = self._suites(metafunc.config)
         if suites and "contract_suite" in metafunc.fixturenames:
             metafunc.parametrize("contract_suite", range(suites), ids="suite{}".format)
@@ -113,10 +116,10 @@ class AdapterContract(
 
     @classmethod
     def has_hook(cls, name: str) -> bool:
-        """Whether an optional hook is filled in."""
+        """Returns True if an optional hook is overridden."""
         return getattr(cls, name) is not getattr(AdapterContract, name)
 
     @property
     def patience_in_effect(self) -> float:
-        """How long a test waits for progress before virtual time passes."""
+        """The real seconds without progress before virtual time passes."""
         return 0.0 if self.features.in_process else self.patience
