@@ -645,7 +645,7 @@ async def test_tracebacks_are_opt_in() -> None:
 
     kept: dict[bool, list[str]] = {}
     for wanted in (False, True):
-        settings = {"tracebacks": True} if wanted else {}
+        settings: dict[str, Any] = {"tracebacks": True} if wanted else {}
         async with running_bus(**settings) as bus:
             bus.subscribe(HAPPENED, handle, name="handle", retry=FixedRetry(attempts=7, delay=0))
             await bus.publish(HAPPENED, happened())
