@@ -74,6 +74,17 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
         return NO_HEADERS
     if headers.__class__ is not dict and not isinstance(headers, Mapping):
         raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
+    try:
+        text = "".join([*headers, *headers.values()])
+    except TypeError:  # the loop tells which of them is no str
+        text = ""
+    if not (text and text.isascii() and len(text) <= MOST_HEADER_BYTES):
+        _look_at_each(headers)
+    return headers if headers.__class__ is FrozenMapping else FrozenMapping(headers)
+
+
+def _look_at_each(headers: Mapping[str, str]) -> None:
+    """Raises what is to be said about one of the headers, if there is anything."""
     size = 0
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):
@@ -91,4 +102,3 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
                 f"the headers have more than {MOST_HEADER_BYTES:,} bytes, names and values together "
                 f"(counted up to {key[:60]!r}); put large values into the event"
             )
-    return FrozenMapping(headers)

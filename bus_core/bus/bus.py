@@ -163,7 +163,8 @@ class Bus:
         return self._lifecycle.forked
 
     def state(self) -> EngineState:
-        """A snapshot of queues and counters."""
+        """A snapshot of queues and counters. Raises ``WrongEventLoop`` in another thread."""
+        self._lifecycle.check_thread("read the state")
         routes = self._pipeline.routes
         return self._engine.state(
             self._subscriptions.lanes,
@@ -175,8 +176,10 @@ class Bus:
     def published(self) -> Mapping[str, int]:
         """The number of events of each topic that this bus has accepted so far.
 
-        Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed.
+        Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed. Raises
+        ``WrongEventLoop`` in another thread.
         """
+        self._lifecycle.check_thread("read the counters")
         return self._pipeline.routes.published
 
     def instrument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from threading import get_ident
 
 from bus_core.dispatch.engine import Engine, current_engine
 from bus_core.errors import BusClosed, BusForked, BusNotStarted, WrongEventLoop
@@ -48,6 +49,11 @@ class Lifecycle:
     def check_loop(self, doing: str) -> None:
         """Raises ``WrongEventLoop``."""
         if asyncio._get_running_loop() is not self.loop:
+            raise WrongEventLoop(doing)
+
+    def check_thread(self, doing: str) -> None:
+        """For what may be read without a loop, too; raises ``WrongEventLoop`` in another thread."""
+        if self.stage in (Stage.OPEN, Stage.CLOSING) and get_ident() != self.thread:
             raise WrongEventLoop(doing)
 
     def check_usable(self, doing: str) -> None:

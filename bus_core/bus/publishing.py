@@ -24,6 +24,7 @@ from bus_core.bus.parts import BusParts
 from bus_core.dispatch.codec import key_of
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.middleware import compose
+from bus_core.dispatch.workers import running_worker
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Envelope
@@ -60,6 +61,7 @@ class PublishPipeline:
         self._codec = parts.codec
         self._buffer = engine.buffer
         self._wake_for_room = engine.wake_for_room
+        self._rouse = engine.rouse
         self._timestamp = engine.timestamp
         self._lifecycle = lifecycle
         self._adapter = adapter
@@ -126,6 +128,31 @@ class PublishPipeline:
         self._buffer.ports.append(route.record_port)  # type: ignore[arg-type]  # it has one
         route.counted += 1
 
+    async def _put_in_turn(
+        self, topic: Topic[Any] | str, route: Route, event: Event, headers: Mapping[str, str]
+    ) -> bool:
+        """Waits for room, where that is all that was missing, and puts an event into the queue.
+
+        False when there is more to look at, by now or from the beginning.
+        """
+        if not may_wait.get() or running_worker() is not None:
+            return False
+        buffer = self._buffer
+        await buffer.room()
+        try:
+            if self.local_routes.get(topic) is not route:
+                return False
+            if buffer.asleep:
+                self._rouse()
+            if headers or route.port is None:
+                self.put(route, event, headers)
+            else:
+                buffer.ports.append(route.port)
+                buffer.payloads.append(event)
+            return True
+        finally:
+            buffer.wake_publishers()  # the place was not needed, or there is more than one
+
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
         """The longer way, with all checks; see ``Bus.publish``."""
         try:
@@ -141,8 +168,8 @@ class PublishPipeline:
             sent = checked_headers(headers)
             if self.middleware:
                 await route.chain(Envelope(route.name, event, dict(sent)))
-            else:
-                await self.active_carrier.accept(route, event, sent)  # room is all that was missing
+            elif route.encode is not None or not await self._put_in_turn(topic, route, event, sent):
+                await self.active_carrier.accept(route, event, sent)
             return
         if headers is None and (sending := self._hand_over_unchecked(topic, event)) is not None:
             await sending
@@ -248,14 +275,16 @@ class PublishPipeline:
     ) -> None:
         """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
         if self._adapter().features.in_process:
-            results: list[Exception | None] = []
-            for topic, event in items:
+            failures: dict[int, Exception] = {}
+            index = -1
+            for index, (topic, event) in enumerate(items):
                 try:  # what result_of does, which would be another coroutine for each event
                     await publish(topic, event)
                 except Exception as error:
-                    results.append(error)
-                else:
-                    results.append(None)
+                    failures[index] = error
+            results: list[Exception | None] = []
+            if failures:
+                results = [failures.get(number) for number in range(index + 1)]
         else:
             results = await publish_in_order(
                 items, lambda item: self._begin_one(*item), lambda item: self.publish(*item)

@@ -106,7 +106,10 @@ class Subscription:
 
     @property
     def state(self) -> SubscriptionState:
-        """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values."""
+        """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values.
+
+        Raises ``WrongEventLoop`` in another thread.
+        """
         return self._registry.state_of(self._lane)
 
     async def ready(self) -> None:
@@ -310,6 +313,7 @@ class SubscriptionRegistry:
 
     def state_of(self, lane: Lane) -> SubscriptionState:
         """See ``Subscription.state``."""
+        self._lifecycle.check_thread("read the state")
         return self._engine.states_of([lane])[0]
 
     async def ready(self, lane: Lane) -> None:

@@ -51,6 +51,14 @@ class Batch:
         self.payloads.append(payload)
         self.counters.append(counter)
 
+    def clear(self) -> None:
+        """Empties a batch of entries with counters, so that others may be appended."""
+        assert self.counters is not None, "plain entries are added all at once"
+        self.ports.clear()
+        self.payloads.clear()
+        self.counters.clear()
+        self.begun = 0
+
     def mark(self, mark: DrainMark) -> None:
         """Makes a drain wait for every entry that was not given out."""
         if self.counters is None:

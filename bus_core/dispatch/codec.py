@@ -8,7 +8,7 @@ from typing import Any
 from bus_core.abc import Serializer
 from bus_core.errors import SerializationError
 from bus_core.events.base import BaseEvent, Event
-from bus_core.events.ids import text_of_id
+from bus_core.events.ids import text_of_aggregate, text_of_id
 from bus_core.events.messages import Message
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import Topic, TopicRegistry
@@ -19,7 +19,7 @@ __all__ = ["Codec", "is_text", "key_of"]
 def key_of(topic: Topic[Any], event: Event) -> str:
     """The ordering key of an event; raises ``SerializationError`` when the topic's ``key`` gives none."""
     if topic.key is None:
-        return text_of_id(event.aggregate_id)
+        return text_of_aggregate(event.aggregate_id)
     try:
         key: object = topic.key(event)
     except Exception as error:

@@ -98,7 +98,7 @@ class Engine:
         self._retries = RetryScheduler(
             codec=codec,
             clock=clock,
-            finish=self.finish,
+            finish=lambda job: self.finish(job),
             unknown_version_wait=unknown_version_wait,
             tracebacks=tracebacks,
         )
@@ -109,16 +109,14 @@ class Engine:
             failed=self._retries.attempt_failed,
             process_paused=self._notify_process_paused,
         )
+        # To be called with each job that has come to its end, when its settler is through with it.
+        self.finish: Callable[[Job], None] = self._pool.finish
+        # See ``WorkerPool``.
+        self.rouse: Callable[[], None] = self._pool.rouse
+        self.push: Callable[[Job], None] = self._pool.push
+        self.defer: Callable[[JobLane, EventRecord], Awaitable[Any]] = self._pool.defer
         self._pause_observers: list[Callable[[], None]] = []
         self._marks: set[DrainMark] = set()
-
-    def finish(self, job: Job) -> None:
-        """A job has come to its end, good or bad, and its settler is through with it."""
-        self._pool.finish(job)
-
-    def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
-        """See ``WorkerPool.defer``."""
-        return self._pool.defer(lane, record)
 
     def start(self) -> None:
         """Starts the workers on the running loop."""
@@ -165,6 +163,11 @@ class Engine:
         """One port for an event that goes to all of these."""
         return self._pool.port_for(ports)
 
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether a record may be appended to the open columns of the buffer: there is room, and no drain."""
+        return len(self.buffer.ports) < self.buffer.limit and not self._marks
+
     def wake_for_room(self) -> bool:
         """Wakes a worker if that is all that stands against accepting an event; False when it is not."""
         return self._pool.wake_for_room()
@@ -185,7 +188,7 @@ class Engine:
         key = None if isinstance(payload, Message) else self._codec.special_key(topic, payload)
         record: EventRecord = (payload, topic, self.timestamp(), headers, key)
         if self.buffer.asleep:
-            self._pool.rouse()
+            self.rouse()
         causing = running_worker() if self._marks else None
         marks = () if causing is None else causing.marks
         pending = pending_event(len(lanes), marks) if len(paused) > 1 or (paused and ready) or marks else None
@@ -204,12 +207,6 @@ class Engine:
     def has_room(self, *, granted: bool = False) -> bool:
         """Whether an event can be accepted now; see ``Buffer.has_room``."""
         return self.buffer.has_room(for_handler=running_worker() is not None, granted=granted)
-
-    def push(self, job: Job) -> None:
-        """Puts a job into the queue of the workers."""
-        self.buffer.append((job.lane.job_port, job, job))
-        if self.buffer.asleep:
-            self._pool.rouse()
 
     def push_all(self, lane: JobLane, jobs: Sequence[Job]) -> None:
         """Puts jobs of one lane into the queue of the workers."""

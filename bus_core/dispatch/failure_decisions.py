@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import lru_cache
 from typing import Final, Literal
 
 import attrs
@@ -16,7 +17,7 @@ from bus_core.runtime.error_text import place_of
 __all__ = ["AttemptFailure", "Decision", "decide", "decide_undecoded"]
 
 
-@attrs.frozen
+@attrs.define(on_setattr=attrs.setters.frozen)
 class Decision:
     """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``.
 
@@ -61,7 +62,7 @@ def decide(
     A policy that raises, or answers with something that is no delay, ends in the dead letters and says
     so: losing the event or retrying it for ever would both be worse.
     """
-    asked = _asked_delay(error) if isinstance(error, Postpone | RetryLater) else None
+    asked = _asked_delay(error) if isinstance(error, _ASKING) else None
     if asked is not None and isinstance(error, Postpone):
         return Decision("postpone", asked)
     if isinstance(error, PermanentError):
@@ -75,7 +76,7 @@ def decide(
             return Decision("dead_letter", reason=f"retries exhausted after {times}")
         if not 0 <= delay < math.inf:
             raise ValueError(f"next_delay returned {delay!r}, which is no delay")
-        return Decision("retry", float(delay) if asked is None else asked)
+        return _retry(float(delay) if asked is None else asked)
     except BaseException as broken:  # plugin code: even its SystemExit must not take the worker down
         reason = f"the retry policy failed: {type(broken).__name__} at {place_of(broken)}"
         return Decision("dead_letter", reason=reason, fault=broken)
@@ -104,6 +105,15 @@ def decide_undecoded(error: BaseException, waited: float, wait: float | None) ->
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
 """Seconds until what only other code can decode is tried again: a quarter of what it waited, within these."""
+
+
+_ASKING: Final = (Postpone, RetryLater)
+
+
+@lru_cache(maxsize=128)
+def _retry(delay: float) -> Decision:
+    """Most retries wait for one of a few delays."""
+    return Decision("retry", delay)
 
 
 def _asked_delay(error: Postpone | RetryLater) -> float | None:

@@ -14,7 +14,15 @@ from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.middleware import compose
 from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events.base import Event
-from bus_core.events.messages import DeliverySource, EventRecord, Message, delivery_of, envelope_of
+from bus_core.events.messages import (
+    DeliverySource,
+    Envelope,
+    EventRecord,
+    Message,
+    delivery_of,
+    envelope_and_delivery_of,
+    envelope_of,
+)
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.threads import ThreadPool
 from bus_core.runtime.timeouts import Deadlines
@@ -116,7 +124,8 @@ class Invocation:
         call = self._limited() if self._shape.is_async else self._in_thread()
         if self._middleware:
             self.of_record, self.of_job = self._with_chain(
-                compose(self._middleware, self._end_of_chain(call))
+                compose(self._middleware, self._end_of_chain(call)),
+                envelope_and_delivery_of if self._shape.takes_delivery else envelope_of,
             )
         elif self._shape.takes_delivery:
             self.of_record, self.of_job = self._with_delivery(call)
@@ -136,11 +145,7 @@ class Invocation:
         handler, seconds = self._handler, self._timeout
         if seconds is None:
             return handler
-        error = partial(HandlerTimeout, self._name, seconds)
-        within = self._host.deadlines.within
-        if self._shape.takes_delivery:
-            return lambda event, delivery: within(seconds, error, handler(event, delivery))
-        return lambda event: within(seconds, error, handler(event))
+        return self._host.deadlines.limit(seconds, lambda *_: HandlerTimeout(self._name, seconds), handler)
 
     def _in_thread(self) -> Callable[..., Awaitable[Any]]:
         handler, call_in_thread = self._handler, self._call_in_thread
@@ -154,84 +159,92 @@ class Invocation:
     # What follows is called for each event: a decision that can be made once is made outside of the inner
     # functions.
 
-    def _with_chain(self, chain: Handler) -> _Calls:
+    def _with_chain(self, chain: Handler, envelope_of: Callable[[Event, DeliverySource], Envelope]) -> _Calls:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
-        source_of = self._source_of
+        event_of = self._event_of
 
         def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
-            if where is not None and not selects(event):
+            if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
             return chain(envelope_of(event, (record, name, 1, False)))
 
-        return of_record, self._of_job(lambda event, job: chain(envelope_of(event, source_of(job))))
+        def of_job(job: Job) -> Awaitable[Any]:
+            event = job.event
+            if event is None or job.state.reject_reason is not None:
+                event = event_of(job)
+            if where is not None and (found := where(event)) is not True and not selects(found):
+                return NOTHING
+            state = job.state
+            return chain(envelope_of(event, (job.record, name, state.attempt, state.redelivered)))
+
+        return of_record, of_job
 
     def _with_delivery(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
         where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
-        source_of = self._source_of
+        event_of = self._event_of
 
         def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
-            if where is not None and not selects(event):
+            if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
             return call(event, delivery_of((record, name, 1, False)))
 
-        return of_record, self._of_job(lambda event, job: call(event, delivery_of(source_of(job))))
+        def of_job(job: Job) -> Awaitable[Any]:
+            event = job.event
+            if event is None or job.state.reject_reason is not None:
+                event = event_of(job)
+            if where is not None and (found := where(event)) is not True and not selects(found):
+                return NOTHING
+            state = job.state
+            return call(event, delivery_of((job.record, name, state.attempt, state.redelivered)))
+
+        return of_record, of_job
 
     def _with_event(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
-        where, decode, selects = self._where, self._host.decode, self._selects
+        where, decode, selects, event_of = self._where, self._host.decode, self._selects, self._event_of
 
         def of_record(record: EventRecord) -> Awaitable[Any]:
             event: Any = record[0]
             if event.__class__ is Message:
                 event = decode(event)
-            if where is not None and not selects(event):
+            if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
             return call(event)
 
-        return of_record, self._of_job(lambda event, _job: call(event))
-
-    def _of_job(self, call: Callable[[Event, Job], Awaitable[Any]]) -> Callable[[Job], Awaitable[Any]]:
-        where, event_of, selects = self._where, self._event_of, self._selects
-
         def of_job(job: Job) -> Awaitable[Any]:
-            event = event_of(job)
-            if where is not None and not selects(event):
+            event = job.event
+            if event is None or job.state.reject_reason is not None:
+                event = event_of(job)
+            if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
-            return call(event, job)
+            return call(event)
 
-        return of_job
+        return of_record, of_job
 
     # --- one attempt --------------------------------------------------------------------------------------
 
     def _event_of(self, job: Job) -> Event:
         """What is to be handled; raises when it must not be, or cannot be decoded."""
-        if job.reject_reason is not None:
-            raise PermanentError(job.reject_reason)
-        if job.event is None:
-            payload = job.record[0]
-            job.event = self._host.decode(payload) if isinstance(payload, Message) else payload
-        return job.event
+        if job.state.reject_reason is not None:
+            raise PermanentError(job.state.reject_reason)
+        payload = job.record[0]
+        job.event = event = self._host.decode(payload) if isinstance(payload, Message) else payload
+        return event
 
-    def _source_of(self, job: Job) -> DeliverySource:
-        return job.record, self._name, job.attempt, job.redelivered
-
-    def _selects(self, event: Event) -> bool:
-        assert self._where is not None, "there is a filter"
-        selected: object = self._where(event)
-        if selected is True:
-            return True
-        if inspect.isawaitable(selected):  # which is always true
-            if inspect.iscoroutine(selected):
-                selected.close()
+    def _selects(self, found: object) -> bool:
+        """Whether what ``where`` has returned means that the event is to be handled; counts it if not."""
+        if inspect.isawaitable(found):  # which is always true
+            if inspect.iscoroutine(found):
+                found.close()
             raise PermanentError("where= returned an awaitable: it has to be a plain function of the event")
-        if not selected:
+        if not found:
             self.skipped += 1
-        return bool(selected)
+        return bool(found)
 
     async def _call_in_thread(self, call: Callable[[], Any]) -> None:
         clock = self._host.clock

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
+from bus_core.events.ids import text_of_aggregate
 from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Message, with_attempt
 
 __all__ = [
@@ -77,7 +78,7 @@ def key_of_record(record: EventRecord) -> str:
     payload, _, _, _, key = record
     if key is not None:
         return key
-    return payload.key if isinstance(payload, Message) else str(payload.aggregate_id)
+    return payload.key if isinstance(payload, Message) else text_of_aggregate(payload.aggregate_id)
 
 
 class DeliveryState:
@@ -91,7 +92,6 @@ class DeliveryState:
 
     def __init__(
         self,
-        *,
         history: tuple[Attempt, ...] = (),
         attempt: int = 1,
         redelivered: bool = False,
@@ -211,8 +211,8 @@ class JobLane(Inlet, Protocol):
         """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
         ...
 
-    def resume_job(self, job: Job) -> None:
-        """Takes a job back whose retry is due."""
+    def resume_jobs(self, jobs: Sequence[Job]) -> None:
+        """Takes jobs back whose retries are due, in order."""
         ...
 
 
@@ -222,23 +222,23 @@ class Job:
     Most wait for their first attempt, and are many: they share one past.
     """
 
-    __slots__ = ("_key", "_state", "event", "lane", "pending", "record")
+    __slots__ = ("_key", "event", "lane", "pending", "record", "state")
 
     def __init__(
         self,
         lane: JobLane,
         record: EventRecord,
         pending: PendingEvent | None = None,
-        *,
         event: Event | None = None,
         state: DeliveryState | None = None,
+        key: str | None = None,
     ) -> None:
         self.lane = lane
         self.record = record
         self.pending = pending
         self.event = event  # None as long as it was not decoded
-        self._key = record[4]
-        self._state = state or _FRESH
+        self._key = key or record[4]
+        self.state = _FRESH if state is None else state
 
     @property
     def topic(self) -> str:
@@ -276,52 +276,51 @@ class Job:
     @property
     def history(self) -> tuple[Attempt, ...]:
         """The attempts so far."""
-        return self._state.history
+        return self.state.history
 
     @property
     def attempt(self) -> int:
         """The number of the attempt that it is at, from 1."""
-        return self._state.attempt
+        return self.state.attempt
 
     @property
     def redelivered(self) -> bool:
         """Whether it may have been handled before."""
-        return self._state.redelivered
+        return self.state.redelivered
 
     @property
     def receipt(self) -> object:
         """The adapter's, of what was received."""
-        return self._state.receipt
+        return self.state.receipt
 
     @property
     def reject_reason(self) -> str | None:
         """Why it goes to the dead letters without being handled."""
-        return self._state.reject_reason
+        return self.state.reject_reason
 
     def note(self, attempt: Attempt) -> None:
         """Adds an attempt to the history."""
-        state = self._own_state()
-        state.history = with_attempt(state.history, attempt)
+        state = self.state
+        if state is _FRESH:
+            state = self.state = DeliveryState()
+        state.history = with_attempt(state.history, attempt) if state.history else (attempt,)
 
     @property
     def waited(self) -> float:
         """For how many seconds it has waited for an instance that can decode it."""
-        return self._state.waited
+        return self.state.waited
 
     def comes_again(self, attempt: int, waited: float = 0.0) -> None:
         """The next time that it is handled, it is handled again: with this number.
 
         ``waited`` are seconds for which it waits for an instance that can decode it.
         """
-        state = self._own_state()
+        state = self.state
+        if state is _FRESH:
+            state = self.state = DeliveryState()
         state.redelivered = True
         state.attempt = attempt
         state.waited += waited
-
-    def _own_state(self) -> DeliveryState:
-        if self._state is _FRESH:
-            self._state = DeliveryState()
-        return self._state
 
     @property
     def event_id(self) -> str:
@@ -345,7 +344,7 @@ class Port:
     is counted here once, in ``accepted``; everything else is worked out when somebody asks.
     """
 
-    __slots__ = ("accepted", "apart", "call", "handled", "is_alone", "lane", "ports", "reported")
+    __slots__ = ("accepted", "admit", "apart", "call", "handled", "is_single", "lane", "ports", "reported")
 
     def __init__(
         self,
@@ -353,12 +352,15 @@ class Port:
         call: Callable[[Any], Awaitable[Any]],
         ports: tuple[Port, ...] | None = None,
         *,
-        is_alone: bool = False,
+        admit: Callable[[EventRecord, PendingEvent | None], Job | None] | None = None,
     ) -> None:
         self.lane = lane
         self.call = call
         self.ports = (self,) if ports is None else ports
-        self.is_alone = is_alone  # whether nobody else has to know when a worker is held up in it
+        self.is_single = ports is None
+        # Of a restricted lane: makes a job of a record that is about to be handled, or keeps it until others
+        # of the lane have come to an end.
+        self.admit = admit
         self.accepted = 0  # entries without a counter
         self.reported = 0  # those of them that a route counts among what was published already
         self.apart = 0  # those of them that became entries with a counter, or were given up

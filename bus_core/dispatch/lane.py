@@ -10,6 +10,7 @@ end. A lane that is paused keeps all of its events.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import chain
@@ -30,7 +31,7 @@ class LaneHost(InvocationHost, Protocol):
     """The engine as a lane knows it; implemented by ``bus_core.dispatch.engine.Engine``."""
 
     def push(self, job: Job) -> None:
-        """Puts a job into the queue of the workers."""
+        """Puts a job into the queue of the workers, or hands it on to one of them."""
         ...
 
     def push_all(self, lane: JobLane, jobs: Sequence[Job]) -> None:
@@ -79,12 +80,13 @@ class Lane:
     __slots__ = (
         "_active",
         "_backlog",
+        "_bound",
         "_drained",
         "_engine",
         "_held",
         "_held_back",
         "_invocation",
-        "_policy_for",
+        "_ordered",
         "behind",
         "concurrency",
         "dead_lettered",
@@ -94,6 +96,7 @@ class Lane:
         "job_port",
         "late",
         "paused",
+        "policy_for",
         "port",
         "record_port",
         "redriven",
@@ -122,16 +125,18 @@ class Lane:
         self._engine = engine
         self.spec = spec
         self.handler = handler
-        self._policy_for = policy_for
+        self.policy_for = policy_for
         self.give_up_on = give_up_on
         self.timeout = timeout
         self.concurrency = concurrency
         self._invocation = Invocation(
             engine, spec.name, handler, shape, middleware=middleware, timeout=timeout, where=where
         )
+        self._ordered = spec.ordered
         self.restricted = concurrency is not None or spec.ordered
         self._set_ports()
         self.paused = False
+        self._bound = math.inf if concurrency is None else concurrency  # of jobs that the workers may have
         self._active = 0
         self._backlog: deque[Job] = deque()
         self._held: dict[str, deque[Job] | None] = {}  # per key that is at work, what waits for it
@@ -161,10 +166,13 @@ class Lane:
         is_bare = not self.restricted and not is_pattern(self.spec.topic)
         self.port = None
         if is_bare and invocation.of_event is not None:
-            self.port = Port(self, invocation.of_event, is_alone=True)
-        enter = self._entrance(invocation.of_record) if self.restricted else invocation.of_record
-        self.record_port = Port(self, enter, is_alone=not self.restricted)
-        self.job_port = Port(self, invocation.of_job, is_alone=True)
+            self.port = Port(self, invocation.of_event)
+        self.record_port = (
+            Port(self, self._entrance(invocation.of_record), admit=self.admit)
+            if self.restricted
+            else Port(self, invocation.of_record)
+        )
+        self.job_port = Port(self, invocation.of_job)
 
     def _entrance(
         self, call: Callable[[EventRecord], Awaitable[Any]]
@@ -180,13 +188,30 @@ class Lane:
         return enter
 
     def _must_wait(self, record: EventRecord) -> bool:
-        if self.spec.ordered and key_of_record(record) in self._held:
+        if self._ordered and key_of_record(record) in self._held:
             return True
         return self.concurrency is not None and (self._active >= self.concurrency or bool(self._backlog))
 
-    def policy_for(self, topic: str, /) -> RetryPolicy:
-        """The retry policy for events of a topic."""
-        return self._policy_for(topic)
+    def admit(self, record: EventRecord, pending: PendingEvent | None) -> Job | None:
+        """The job of an event that a worker may handle now; None when it waits here for others of the lane.
+
+        It spares a lane whose handlers are expected to wait what ``enter`` and ``adopt`` do one after the
+        other.
+        """
+        event = record[0]
+        key = key_of_record(record) if self._ordered else None
+        job = Job(self, record, pending, None if isinstance(event, Message) else event, None, key)
+        if key is not None:
+            held = self._held
+            if key in held:
+                self._wait_for_key(job)
+                return None
+            held[key] = None
+        if self._active >= self._bound or self._backlog:
+            self._backlog.append(job)
+            return None
+        self._active += 1
+        return job
 
     @property
     def runs_in_threads(self) -> bool:
@@ -205,14 +230,14 @@ class Lane:
     def adopt(self, job: Job) -> None:
         """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
         self._active += 1
-        if self.spec.ordered:
+        if self._ordered:
             self._held.setdefault(job.key)
 
     # --- what may run now -----------------------------------------------------------------------------------
 
     def accept(self, job: Job) -> None:
         """Takes a job: it goes to the workers at once, or waits here for its turn."""
-        if self.spec.ordered:
+        if self._ordered:
             if job.key in self._held:
                 self._wait_for_key(job)
                 return
@@ -226,44 +251,50 @@ class Lane:
 
     def accept_all(self, jobs: Sequence[Job]) -> None:
         """Takes jobs, in order."""
-        if not jobs:
-            return
-        if self.restricted or not self._may_run:
+        if self._ordered:
             for job in jobs:
                 self.accept(job)
-        else:
-            self._active += len(jobs)
-            self._engine.push_all(self, jobs)
+        elif jobs:
+            self._admit_all(jobs)
 
-    def resume_job(self, job: Job) -> None:
-        """Takes a job back whose retry is due. In an ordered lane its key was kept for it."""
+    def resume_jobs(self, jobs: Sequence[Job]) -> None:
+        """Takes jobs back whose retries are due, in order. An ordered lane has kept their keys for them."""
         if self.restricted:
             self._engine.close_walk()  # what runs takes a place, too
-        self._admit(job)
+        self._admit_all(jobs)
 
     def _admit(self, job: Job) -> None:
-        if self._may_run:
+        if self._active < self._bound:
             self._active += 1
             self._engine.push(job)
         else:
             self._backlog.append(job)
 
-    @property
-    def _may_run(self) -> bool:
-        """Whether one more job may go to the workers."""
-        has_room = self.concurrency is None or self._active < self.concurrency
-        return has_room and not self.paused and not self._held_back
+    def _admit_all(self, jobs: Sequence[Job]) -> None:
+        if self._bound == math.inf:
+            self._active += len(jobs)
+            self._engine.push_all(self, jobs)
+        else:
+            for job in jobs:
+                self._admit(job)
+
+    def _set_bound(self) -> None:
+        if self.paused or self._held_back:
+            self._bound = 0
+        else:
+            self._bound = math.inf if self.concurrency is None else self.concurrency
 
     def attempt_done(self, job: Job, *, settled: bool) -> None:
         """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
         self._active -= 1
-        if settled and self.spec.ordered:
-            held = self._held.get(job.key)
+        if settled and self._ordered:
+            key = job.key
+            held = self._held.get(key)
             if held:
                 self.behind -= 1
                 self._backlog.append(held.popleft())  # behind the jobs of other keys that wait for room
             else:
-                self._held.pop(job.key, None)
+                self._held.pop(key, None)
         if self._backlog:
             self._feed()
         if self._drained is not None:
@@ -275,7 +306,7 @@ class Lane:
 
     def _feed(self) -> None:
         backlog = self._backlog
-        while backlog and self._may_run:
+        while backlog and self._active < self._bound:
             self._active += 1
             self._engine.push(backlog.popleft())
 
@@ -290,6 +321,7 @@ class Lane:
     def pause(self) -> None:
         """Begins no further handler; what runs is finished."""
         self.paused = True
+        self._set_bound()
         self._take_back()
 
     def _take_back(self) -> None:
@@ -301,7 +333,7 @@ class Lane:
         self._active -= len(jobs)
         self._backlog.extendleft(reversed(jobs))
         for job in fresh:
-            if self.spec.ordered:
+            if self._ordered:
                 if job.key in self._held:
                     self._wait_for_key(job)
                     continue
@@ -317,11 +349,13 @@ class Lane:
     def resume(self) -> None:
         """Undoes ``pause``."""
         self.paused = False
+        self._set_bound()
         self._feed()
 
     def hold_back(self) -> None:
         """Begins nothing that no worker has begun, until ``release_held``; ``held_jobs`` are those, then."""
         self._held_back = True
+        self._set_bound()
         self._take_back()
 
     def release_held(self, without: Collection[Job] = (), waiting: Iterable[Job] = ()) -> None:
@@ -330,11 +364,12 @@ class Lane:
         Those of them that are ``waiting`` have waited for a retry; the others wait here.
         """
         self._held_back = False
+        self._set_bound()
         if without:
             for key, behind in self._held.items():
                 if behind:
                     self._held[key] = deque(job for job in behind if job not in without)
-            heads = chain(waiting if self.spec.ordered else (), self._backlog)
+            heads = chain(waiting if self._ordered else (), self._backlog)
             self._backlog = deque(each for job in heads if (each := self._unless(job, without)))
             self.behind = sum(len(behind) for behind in self._held.values() if behind)
         self._feed()

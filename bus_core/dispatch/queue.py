@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from operator import length_hint
 
 from bus_core.dispatch.batches import Batch
@@ -15,7 +15,7 @@ from bus_core.errors import BufferFull, BusClosed
 __all__ = ["Buffer"]
 
 _LONGEST_BATCH = 1024
-"""Entries of a batch of plain ones: what was handled of it is kept as long as the others."""
+"""Entries of a batch: what was handled of it is kept as long as the others."""
 
 
 class Buffer:
@@ -28,7 +28,8 @@ class Buffer:
     batch holds either plain entries or such that have a counter.
 
     One walk is open at a time. It ends when the worker has come to its end (``end``), or when the worker
-    turns out to be held up in a handler (``halt``), which leaves it with the entry that it is at.
+    turns out to be held up in a handler (``halt``), which leaves it with the entry that it is at. An entry
+    that fails, or has to wait, is ``set_apart``, and the walk goes on.
     """
 
     def __init__(self, size: int, overflow_size: int) -> None:
@@ -43,6 +44,7 @@ class Buffer:
         self.payloads: list[Payload] = []
         self._sealed_unsettled = 0  # the unsettled events, less those in the open columns
         self._batches: deque[Batch] = deque()  # none of which is used up
+        self._spare: Batch | None = None  # an empty one for entries with counters
         # The walk that is open: its batch, the columns that were given out, and how far the worker has come.
         self._walked: Batch | None = None
         self._walk_ports: list[Port] = []
@@ -67,6 +69,11 @@ class Buffer:
         """Whether there is anything to handle besides the first delivery of what a worker has just got."""
         walk = self._walk_ports
         return bool(self._batches or self.ports or len(walk) > 1 or (walk and len(walk[0].ports) > 1))
+
+    @property
+    def has_one_event(self) -> bool:
+        """Whether there is one event, which came alone."""
+        return len(self.ports) == 1 and not self._batches
 
     @property
     def waiting_entries(self) -> int:
@@ -106,21 +113,38 @@ class Buffer:
         return zip(at, payloads, counted, strict=False)
 
     def take_one(self) -> Entry | None:
-        """The next entry, without a walk, for whoever settles it; None where others have to know of it."""
-        batch = self._next_batch()
-        if batch is None:
-            return None
+        """The next entry, without a walk, for whoever settles it; None where it is for several handlers."""
+        batches = self._batches
+        if not batches:
+            ports = self.ports
+            if len(ports) == 1 and ports[0].is_single:
+                port = ports.pop()
+                port.accepted += 1
+                self._count(1)
+                self.is_plain = True
+                return port, self.payloads.pop(), None
+            if not ports:
+                return None
+            self.seal()
+        batch = batches[0]
         at = batch.begun
         port = batch.ports[at]
-        if batch.marks or not port.is_alone:
+        if not port.is_single:
             return None
-        counters = batch.counters
+        payload, counters = batch.payloads[at], batch.counters
+        counter: PendingEvent | Job | None = None
+        if counters is not None:
+            counter = counters[at]
+        elif batch.marks:
+            counter = port.take_apart(None, 1, batch.marks)
         self.is_plain = counters is None
-        entry = port, batch.payloads[at], None if counters is None else counters[at]
         batch.begun = begun = at + 1
         if begun == len(batch.ports):
-            self._batches.popleft()
-        return entry
+            batches.popleft()
+            if counters is not None:
+                batch.clear()
+                self._spare = batch
+        return port, payload, counter
 
     def _next_batch(self) -> Batch | None:
         """What the next entry stands in; None when there is none."""
@@ -150,6 +174,19 @@ class Buffer:
         entry = self.current
         self._close(unfinished=1)
         return entry
+
+    def set_apart(self) -> Entry:
+        """Takes the entry that the worker is at out of its walk, which goes on; others settle it."""
+        batch, left = self._walked, length_hint(self._walk_at)
+        assert batch is not None, "a walk is open"
+        at = len(self._walk_ports) - left - 1
+        port, payload = self._walk_ports[at], self._walk_payloads[at]
+        if batch.counters is not None:
+            return port, payload, batch.counters[batch.begun - left - 1]
+        if at > self._walk_counted:
+            self._finished(batch, at)
+        self._walk_counted = at + 1
+        return port, payload, port.take_apart(None, 1, batch.marks) if batch.marks else None
 
     def end(self) -> None:
         """Ends the walk: the worker is through with all that it has begun; others get the rest."""
@@ -223,15 +260,17 @@ class Buffer:
             self.seal()
         last = self._batches[-1] if self._batches else None
         if last is None or last.counters is None or last.begun or last is self._walked:
-            port, payload, counter = entry
-            self._batches.append(Batch([port], [payload], [counter]))  # for ever appended to, it would grow
-        else:
-            last.append(entry)
+            # For ever appended to, a batch would grow.
+            last, self._spare = self._spare or Batch([], [], []), None
+            self._batches.append(last)
+        last.append(entry)
 
     def append_jobs(self, port: Port, jobs: Sequence[Job]) -> None:
         """Puts jobs, of events that were accepted, behind all others."""
         self.seal()
-        self._batches.append(Batch([port] * len(jobs), [*jobs], [*jobs]))
+        for start in range(0, len(jobs), _LONGEST_BATCH):
+            some = jobs[start : start + _LONGEST_BATCH]
+            self._batches.append(Batch([port] * len(some), [*some], [*some]))
 
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Puts entries that ``take_all`` returned behind all others."""
@@ -295,10 +334,10 @@ class Buffer:
         self._sealed_unsettled -= number
         if self.limit > 0:  # then nobody waits
             self.limit += number
-            return
-        if self._publishers:
+        elif self._publishers:
             self.wake_publishers()
-        self._set_limit()
+        elif not self.asleep and not self._promised:
+            self.limit = self.size - self._sealed_unsettled
 
     def _count(self, change: int) -> None:
         self._sealed_unsettled += change
@@ -319,11 +358,10 @@ class Buffer:
         It changes nothing, and costs little for each entry. Plain ones in the open columns count among the
         first only: they are not among what their port has ``accepted`` yet. No walk may be open.
         """
-        plain = Counter[Port]()
-        counted = Counter[Port]()
-        for batch in self._batches:
-            (plain if batch.counters is None else counted).update(batch.ports_left)
-        return counted + Counter(self.ports) + plain, plain
+        batches = self._batches
+        plain = Counter(chain.from_iterable(batch.ports_left for batch in batches if batch.counters is None))
+        counted = chain.from_iterable(batch.ports_left for batch in batches if batch.counters is not None)
+        return Counter(chain(counted, self.ports)) + plain, plain
 
     def unsealed(self) -> Counter[Port]:
         """How many entries in the open columns each port has accepted and not counted."""
@@ -391,13 +429,14 @@ class Buffer:
 
     def wake_publishers(self) -> None:
         """Tells as many of the publishers that wait as there is room for, the first one first."""
-        room = self.size - self.unsettled - self._promised
-        while self._publishers and room > 0:
-            _, waiter = self._publishers.popitem(last=False)
-            if not waiter.done():
-                room -= 1
-                self._promised += 1
-                waiter.set_result(None)
+        if self._publishers:
+            room = self.size - self.unsettled - self._promised
+            while self._publishers and room > 0:
+                _, waiter = self._publishers.popitem(last=False)
+                if not waiter.done():
+                    room -= 1
+                    self._promised += 1
+                    waiter.set_result(None)
         self._set_limit()
 
     def refuse_publishers(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from bus_core.dispatch.codec import Codec
@@ -15,9 +15,10 @@ from bus_core.dispatch.jobs import Job, JobLane
 from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
-from bus_core.runtime.clock import Clock, TimerHandle
+from bus_core.runtime.clock import Clock
 from bus_core.runtime.error_text import describe_error, place_of, traceback_of
 from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.schedule import Schedule
 
 __all__ = ["RetryScheduler"]
 
@@ -41,7 +42,8 @@ class RetryScheduler:
         self._codec = codec
         self._clock = clock
         self._finish = finish
-        self._waiting: dict[Job, TimerHandle] = {}
+        self._waiting = Schedule[Job](clock, self._retries_due)
+        self._postponed: set[Job] = set()  # those of them that wait without having failed
         self._observers: list[Callable[[AttemptFailure], None]] = []
         self.lost = 0
 
@@ -56,11 +58,8 @@ class RetryScheduler:
 
     def stop(self) -> list[Job]:
         """Gives up on the retries that are not due yet, and returns their jobs."""
-        for timer in self._waiting.values():
-            timer.cancel()
-        left = [*self._waiting]
-        self._waiting.clear()
-        return left
+        self._postponed.clear()
+        return self._waiting.clear()
 
     def attempt_failed(self, job: Job, error: BaseException) -> None:
         """Decides what follows, and does it. Never raises: what cannot be dealt with is counted as lost."""
@@ -82,34 +81,35 @@ class RetryScheduler:
             wait = self._unknown_version_wait if lane.settler.releases else None
             decision = decide_undecoded(error, job.waited, wait)
         else:
-            decision = decide(error, job.attempt, lane.policy_for(job.topic), lane.give_up_on)
+            decision = decide(error, job.state.attempt, lane.policy_for(job.record[1]), lane.give_up_on)
         if self._observers:
             self._tell(job, error, decision)
+        attempt, action, delay = job.state.attempt, decision.action, decision.delay
         place = place_of(error)
-        if decision.action != "postpone" and job.reject_reason is None:
+        if action != "postpone" and job.state.reject_reason is None:
             lane.failed_attempts += 1
             text = _error_text(error, job.event)
             if decision.fault is not None:
                 text += f"; and the retry policy failed with {_error_text(decision.fault, job.event)}"
             frames = traceback_of(error) if self._tracebacks else ""
-            job.note(Attempt(job.attempt, self._clock.now(), text, place, frames))
-        log = partial(_log_failure, job, error, place, decision)
-        if decision.action == "dead_letter":
-            log(logging.ERROR)
+            job.note(Attempt(attempt, self._clock.now(), text, place, frames))
+        level = _LEVELS[action]
+        if logger.isEnabledFor(level):
+            _log_failure(job, error, place, decision, level)
+        if action == "dead_letter":
             self._dead_letter(job, decision.reason)
             return
-        log(logging.DEBUG if decision.action == "postpone" else logging.WARNING)
-        waited = decision.delay if decision.elsewhere else 0.0
-        job.comes_again(job.attempt + (decision.action == "retry"), waited)
-        if decision.elsewhere and lane.settler.returns_to_group(job, decision.delay):
+        counted = action == "retry"
+        job.comes_again(attempt + counted, delay if decision.elsewhere else 0.0)
+        if decision.elsewhere and lane.settler.returns_to_group(job, delay):
             return
-        if lane.settler.holds_locally(job, decision.delay):
-            self._waiting[job] = self._clock.call_later(
-                decision.delay, partial(self._retry_due, job, counted=decision.action == "retry")
-            )
+        if lane.settler.holds_locally(job, delay):
+            self._waiting.add(job, delay)
+            if not counted:
+                self._postponed.add(job)
             lane.waiting += 1
             lane.attempt_done(job, settled=False)
-        elif decision.action == "retry":  # another instance may get it
+        elif counted:  # another instance may get it
             lane.retried += 1
 
     def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
@@ -132,12 +132,18 @@ class RetryScheduler:
                     "an observer of failed attempts raised %s at %s", type(broken).__name__, place_of(broken)
                 )
 
-    def _retry_due(self, job: Job, *, counted: bool) -> None:
-        del self._waiting[job]
-        job.lane.waiting -= 1
-        if counted:
-            job.lane.retried += 1
-        job.lane.resume_job(job)
+    def _retries_due(self, jobs: Sequence[Job]) -> None:
+        by_lane: dict[JobLane, list[Job]] = {}
+        for job in jobs:
+            by_lane.setdefault(job.lane, []).append(job)
+        for lane, its in by_lane.items():
+            lane.waiting -= len(its)
+            lane.retried += len(its)
+            if self._postponed:
+                postponed = self._postponed.intersection(its)
+                self._postponed -= postponed
+                lane.retried -= len(postponed)
+            lane.resume_jobs(its)
 
     def of_lane(self, lane: JobLane) -> list[Job]:
         """The jobs of a lane whose retry is not due yet."""
@@ -147,7 +153,8 @@ class RetryScheduler:
         """Gives up on retries that are not due yet; returns those of the jobs that had one."""
         taken = [job for job in jobs if job in self._waiting]
         for job in taken:
-            self._waiting.pop(job).cancel()
+            self._waiting.remove(job)
+            self._postponed.discard(job)
             job.lane.waiting -= 1
         return taken
 
@@ -208,6 +215,10 @@ def _log_loss(job: Job, what: str, error: BaseException) -> None:
         )
     except BaseException:  # the log itself is what fails: the counter tells
         return
+
+
+_LEVELS: Final = {"retry": logging.WARNING, "postpone": logging.DEBUG, "dead_letter": logging.ERROR}
+"""What a decision is worth in the log."""
 
 
 def _log_failure(job: Job, error: BaseException, place: str, decision: Decision, level: int) -> None:

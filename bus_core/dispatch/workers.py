@@ -22,7 +22,6 @@ from bus_core.dispatch.jobs import (
     Payload,
     PendingEvent,
     Port,
-    pending_event,
     pending_event_of,
 )
 from bus_core.dispatch.queue import Buffer
@@ -72,12 +71,12 @@ class Worker:
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
         # While the worker walks along entries of the queue, the queue knows the one that it is at. When it is
-        # held up in a handler, or fails, the walk is closed and leaves it with that entry. Where an event is
-        # for several handlers, ``rest`` walks along those of ``ports`` that come after the current one. While
-        # a handler is held up, all of this may be changed by others: see WorkerPool.close_walk.
+        # held up in a handler, the walk is closed and leaves it with that entry. An event for several
+        # handlers has several ``ports``, and ``rest`` walks along the calls of those after the current one.
+        # While a handler is held up, all of this may be changed by others: see WorkerPool.close_walk.
         self.entry: Entry | None = None
         self.ports: Sequence[Port] = ()
-        self.rest: Iterator[Port] | None = None
+        self.rest: Iterator[Callable[[Any], Awaitable[Any]]] | None = None
         # What its task runs in, and a copy from before the first handler. Comparing the two costs half of
         # what it takes to compare with ``copy_context()``.
         self.context = Context()  # an empty one: not the variables of whoever started the bus
@@ -200,9 +199,14 @@ class WorkerPool:
         self._idle: deque[Worker] = deque()
         self._yielding = 0  # so many workers pause, and go on in this turn of the loop
         self._walking_worker: Worker | None = None  # whose walk is open
+        self._settling: Worker | None = None  # who is through with a delivery, and looks at the queue next
         self._loop_watch: asyncio.Task[None] | None = None
         self._most_plain = 4  # entries of one walk
         self._most_counted = 4
+        # Who got the events for several handlers that were handled in the walk, and how many these were.
+        self._several: Sequence[Port] = ()
+        self._times_several = 0
+        self._handed_on = 0  # so many jobs, from one worker to itself
         self._wave = 1  # so many workers are woken at once
         self._rested = False  # whether some worker had nothing to do in this turn of the loop
         self._turn_began = 0.0
@@ -344,12 +348,15 @@ class WorkerPool:
             unchanged = True
             entry = worker.entry
             if entry is not None:
-                port, payload, _ = entry
+                port, payload = entry[:2]
                 try:
                     await port.call(payload)
                 except BaseException as error:
                     self._attempt_failed(worker, error)
-                unchanged = not _differs(context, base)
+                try:
+                    unchanged = context == base
+                except BaseException:
+                    unchanged = False
                 del port, payload
                 entry = None
             elif not buffer.is_plain:
@@ -372,8 +379,7 @@ class WorkerPool:
                 port = payload = call = None  # type: ignore[assignment]
             walk = None  # an idle worker keeps no event alive
             if self._walking_worker is worker:
-                self._walking_worker = None
-                buffer.end()
+                self._end_walk()
                 if unchanged:
                     continue
             else:
@@ -382,8 +388,11 @@ class WorkerPool:
                     worker.entry = None
                     if entry[2] is None:
                         buffer.settled(1)
-                    else:
-                        self._settle(entry)
+                    else:  # it is counted by itself
+                        entry[0].handled += 1
+                        self._settling = worker
+                        self._delivered(entry[2], 1)
+                        self._settling = None
                     entry = None
                 if unchanged and not (worker.was_cancelled and worker.cancelled):
                     continue
@@ -405,7 +414,9 @@ class WorkerPool:
                 return False
         return True
 
-    async def _call_each(self, ports: Sequence[Port], payload: Payload) -> None:
+    async def _call_each(
+        self, ports: Sequence[Port], calls: Sequence[Callable[[Any], Awaitable[Any]]], payload: Payload
+    ) -> None:
         """Hands one event to several handlers, one after the other as long as none is held up or fails.
 
         Then the walk along them ends: others get the rest.
@@ -413,10 +424,9 @@ class WorkerPool:
         worker = current_worker.get()
         context, base = worker.context, worker.base
         worker.ports = ports
-        worker.rest = rest = iter(ports)
-        for port in rest:
+        worker.rest = rest = iter(calls)
+        for call in rest:
             try:
-                call = port.call
                 await call(payload)
             except BaseException as error:
                 self._attempt_failed(worker, error)
@@ -431,11 +441,26 @@ class WorkerPool:
         if worker.at_several:  # otherwise its deliveries were counted by themselves
             worker.rest = None
             if self._buffer.is_plain:
-                for port in ports:
-                    port.handled += 1
+                if self._several is not ports:
+                    self._count_several()
+                    self._several = ports
+                self._times_several += 1
+
+    def _count_several(self) -> None:
+        """Counts the deliveries of events for several handlers that were handled in the walk."""
+        if self._times_several:
+            for port in self._several:
+                port.handled += self._times_several
+            self._several, self._times_several = (), 0
+
+    def _end_walk(self) -> None:
+        self._count_several()
+        self._walking_worker = None
+        self._buffer.end()
 
     def _replace(self, worker: Worker) -> None:
         """A handler changed its worker's context variables, or cancelled its task: the worker ends."""
+        self._put_back(worker)
         self._workers.discard(worker)
         self._wake_or_fall_asleep()
 
@@ -448,6 +473,7 @@ class WorkerPool:
         since, self._began_at = self._began_at, now
         if now - since > _PROCESS_PAUSE:
             self.close_walk()
+            self._put_back(worker)
             self._process_paused()
         if self._walking_worker is not None:
             self._held_up()  # another one is; what it has left comes first
@@ -458,25 +484,87 @@ class WorkerPool:
         else:
             if worker.since >= self._turn_began:
                 self._adapt(now - worker.since)
-            if now - self._turn_began > SLICE and buffer.has_entries():
+            if now - self._turn_began > SLICE and (worker.entry is not None or buffer.has_entries()):
+                self._put_back(worker)
                 return _NEXT_TURN
         worker.since = now
+        if worker.entry is not None:  # it was handed on, and nothing else is there
+            self._handed_on += 1
+            if not self._handed_on % _LONGEST_WALK:
+                self._plan_next_turn()  # lest it goes on like this for ever
+            elif not is_planned and not buffer.asleep:
+                buffer.fall_asleep()
+            return _ALONE
         walk: Iterator[Any] | None = None
-        if self._most_plain == 1 or self._most_counted == 1:  # handlers wait: there would be nothing left
-            worker.entry = buffer.take_one()
-        if worker.entry is not None:
-            walk = _ALONE
-        else:
+        # While handlers wait, or events come one by one, there would be nothing left of a walk.
+        if self._most_plain == 1 or self._most_counted == 1 or buffer.has_one_event:
+            entry = buffer.take_one()
+            if entry is not None:
+                if entry[0].admit is None:
+                    worker.entry = entry
+                    walk = _ALONE
+                else:
+                    walk = self._admit_one(worker, entry)
+        if walk is None:
             walk = buffer.begin(self._most_plain, self._most_counted)
             if walk is None:
                 return None
             self._walking_worker = worker
+        elif walk is _NEXT_TURN:
+            return walk
         if not is_planned:
             if buffer.has_others():
                 self._plan_next_turn()
             else:
                 buffer.fall_asleep()  # nobody has to look, unless something else comes
         return walk
+
+    def push(self, job: Job) -> None:
+        """Puts a job into the queue, or hands it on to the worker whose delivery has made it possible.
+
+        It does the latter only when nothing else is in the queue: all lanes have the same right to a worker.
+        """
+        buffer, worker = self._buffer, self._settling
+        entry = job.lane.job_port, job, job
+        if worker is not None and worker.entry is None and not buffer.has_entries():
+            worker.entry = entry
+            return
+        buffer.append(entry)
+        if buffer.asleep:
+            self.rouse()
+
+    def _put_back(self, worker: Worker) -> None:
+        """Puts back what was handed on to a worker, which does not begin it now."""
+        if worker.entry is not None:
+            self._buffer.put_first(worker.entry)
+            worker.entry = None
+
+    def _admit_one(self, worker: Worker, entry: Entry | None) -> Iterator[Any] | None:
+        """Gives the worker an entry, or the next one that it may handle now; None when there is none.
+
+        Those before it have to wait for others of their lanes, which keep them. ``_NEXT_TURN`` when these are
+        so many that the workers' part of this turn of the loop is over.
+        """
+        take, since = self._buffer.take_one, worker.since
+        while entry is not None:
+            port, payload, counter = entry
+            admit = port.admit
+            if admit is None:
+                worker.entry = entry
+                return _ALONE
+            assert isinstance(payload, tuple), "a lane without restrictions takes others"
+            assert not isinstance(counter, Job), "a job has a port of its own"
+            if counter is None:
+                port.apart += 1
+            job = admit(payload, counter)
+            if job is not None:
+                worker.entry = port.lane.job_port, job, job
+                return _ALONE
+            if lease_clock() - since > SLICE:
+                self._plan_next_turn()
+                return _NEXT_TURN
+            entry = take()
+        return None
 
     def _adapt(self, seconds: float) -> None:
         """Looks at the clock more often when the events since the last look took long."""
@@ -540,7 +628,11 @@ class WorkerPool:
         return (
             ports[0]
             if len(ports) == 1
-            else Port(ports[0].lane, partial(self._call_each, ports), tuple(ports))
+            else Port(
+                ports[0].lane,
+                partial(self._call_each, ports, tuple(port.call for port in ports)),
+                tuple(ports),
+            )
         )
 
     def is_walking(self, worker: Worker) -> bool:
@@ -570,15 +662,19 @@ class WorkerPool:
         worker = self._walking_worker
         if worker is None:
             return
+        if worker.entry is not None:  # it has failed, and was set apart
+            self._end_walk()
+            return
+        self._count_several()
         marks = self._buffer.marks
-        worker.entry = entry = self._buffer.halt()
-        self._walking_worker = None  # afterwards: a handler's thread may ask whether its worker is at work
+        entry = self._buffer.halt()
         port, payload, counter = entry
         if worker.rest is not None:
-            worker.entry = port, payload, counter = self._part_of(worker, entry, marks)
+            entry = self._part_of(worker, entry, marks)
         elif counter is None and marks:
-            counter = port.take_apart(None, 1, marks)
-            worker.entry = (port, payload, counter)
+            entry = port, payload, port.take_apart(None, 1, marks)
+        worker.entry = port, _, counter = entry
+        self._walking_worker = None  # afterwards: a handler's thread may ask whether its worker is at work
         if adopting and port.lane.restricted and not isinstance(counter, Job):
             self._as_job(worker)
 
@@ -586,9 +682,10 @@ class WorkerPool:
         """The delivery that a worker is at of an event for several handlers; others get those after it."""
         whole, payload, counter = entry
         assert worker.rest is not None, "there are several"
-        others = [*worker.rest]  # the worker walks along the same iterator, so that nothing is left to it
+        left = len([*worker.rest])  # the worker walks along the same iterator, so that nothing is left to it
         worker.rest = None
-        done = len(worker.ports) - len(others) - 1
+        done = len(worker.ports) - left - 1
+        others = worker.ports[done + 1 :]
         for port in worker.ports[:done]:
             port.handled += 1
         pending = whole.take_apart(counter, 1 + len(others), marks)
@@ -616,8 +713,13 @@ class WorkerPool:
                 self._as_job(worker)
 
     def _as_job(self, worker: Worker) -> Job:
-        """Makes a job of the delivery that a worker is left with, if it is none yet."""
-        assert worker.entry is not None, "its walk is closed"
+        """Makes a job of the delivery that a worker is at, if it is none yet. Its walk goes on without it."""
+        if worker.entry is None:
+            if worker.rest is not None:
+                self.close_walk(adopting=False)
+            else:
+                worker.entry = self._buffer.set_apart()
+        assert worker.entry is not None, "it is at work"
         port, payload, counter = worker.entry
         if isinstance(counter, Job):
             return counter
@@ -641,17 +743,9 @@ class WorkerPool:
         self._started[task] = self.single_out(worker) if at_work else None
         return at_work
 
-    def _settle(self, entry: Entry) -> None:
-        """Settles a delivery that a worker was left with, and that is counted by itself; it was handled."""
-        port, _, counter = entry
-        port.handled += 1
-        self._delivered(counter, 1)
-
     def _delivered(self, counter: PendingEvent | Job | None, number: int) -> None:
         """Deliveries with a counter have succeeded."""
         if isinstance(counter, Job):
-            if self._buffer.asleep:
-                self._buffer.stay_awake()  # what it lets go on is seen by the worker, which is going to look
             counter.lane.settler.acknowledge(counter)
         else:
             self._buffer.delivery_settled(counter, number)
@@ -664,9 +758,10 @@ class WorkerPool:
         if isinstance(error, Deferred):
             self._back_into_lane(worker)
             return
-        self.close_walk_of(worker)
         self._failed(self._as_job(worker), error)
         worker.entry = None  # what follows has been decided
+        if self._walking_worker is worker and lease_clock() - self._turn_began > SLICE:
+            self._end_walk()
 
     def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
@@ -676,11 +771,10 @@ class WorkerPool:
         worker, buffer = self._walking_worker, self._buffer
         if worker is None or worker.rest is not None or not buffer.is_plain:
             raise Deferred
-        # Its entry is finished, and the job takes another place.
-        marks = buffer.marks
-        pending = pending_event(1, marks) if marks else None
-        lane.record_port.apart += 1
-        buffer.received(1)
+        port, _, pending = buffer.set_apart()
+        if pending is None:
+            port.apart += 1
+        assert not isinstance(pending, Job), "a job was let in before"
         lane.accept(lane.job_of(record, pending))
         return NOTHING
 
@@ -705,7 +799,10 @@ class WorkerPool:
     def finish(self, job: Job) -> None:
         """A job has come to its end, good or bad, and its settler is through with it."""
         job.lane.attempt_done(job, settled=True)
-        self._buffer.delivery_settled(job.pending)
+        if job.pending is None:
+            self._buffer.settled(1)
+        else:
+            self._buffer.delivery_settled(job.pending)
 
     # --- the end ------------------------------------------------------------------------------------------
 

@@ -501,14 +501,10 @@ def _shown_field(event: Event[Any], field: attrs.Attribute[Any]) -> str:
 
 def without_personal(text: str, event: Event[Any]) -> str:
     """A text with ``<personal>`` in place of the personal values of an event; see ``without``."""
-    model = model_of(type(event))
-    shapes = ((field.name, model.shape_of(field.name)) for field in attrs.fields(cast(Any, type(event))))
-    hidden = [
-        each
-        for name, shape in shapes
-        if shape is not None and has_personal_part(shape)
-        for each in hidden_values(shape, getattr(event, name))
-    ]
+    personal = model_of(type(event)).personal
+    if not personal:
+        return text
+    hidden = [each for field in personal for each in hidden_values(field.shape, getattr(event, field.name))]
     return without(text, hidden) if hidden else text
 
 

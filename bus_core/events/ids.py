@@ -16,7 +16,16 @@ from bus_core.events.shape_builder import name_of
 from bus_core.events.shapes import Constrained, Scalar, Shape, UnsupportedType, is_personal, plain
 from bus_core.events.values import Normalize
 
-__all__ = ["ANY_ID", "UUID_ID", "IdForm", "id_form_of", "read_uuid", "text_of_id", "written_uuid"]
+__all__ = [
+    "ANY_ID",
+    "UUID_ID",
+    "IdForm",
+    "id_form_of",
+    "read_uuid",
+    "text_of_aggregate",
+    "text_of_id",
+    "written_uuid",
+]
 
 _LARGEST: Final = 1 << 128
 _bytes_of_hex: Final = bytes.fromhex
@@ -64,6 +73,23 @@ def written_uuid(text: str) -> UUID | None:
 def text_of_id(value: UUID | int | str) -> str:
     """The text of an id: what ``str(value)`` gives."""
     return text_of_uuid(value) if type(value) is UUID else str(value)
+
+
+_texts: Final[dict[int, str]] = {}
+_MOST_TEXTS: Final = 4096
+
+
+def text_of_aggregate(value: UUID | int | str) -> str:
+    """The text of the id of an aggregate, of which there are likely to be more events: it is remembered."""
+    if type(value) is not UUID:
+        return str(value)
+    number = value.int
+    text = _texts.get(number)
+    if text is None:
+        if len(_texts) >= _MOST_TEXTS:
+            _texts.clear()
+        text = _texts[number] = text_of_uuid(value)
+    return text
 
 
 def _normalize_uuid(value: Any) -> UUID:

@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
 
@@ -32,6 +33,7 @@ __all__ = [
     "Outcome",
     "Received",
     "delivery_of",
+    "envelope_and_delivery_of",
     "envelope_of",
     "merge_tallies",
     "tally_of",
@@ -112,10 +114,10 @@ class Delivery(_OnDemand):
 
     _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]] = {
         "topic": lambda source: source[0][1],
-        "subscription": lambda source: source[1],
+        "subscription": itemgetter(1),
         "message_id": lambda source: _id_of(source[0][0]),
-        "attempt": lambda source: source[2],
-        "redelivered": lambda source: source[3],
+        "attempt": itemgetter(2),
+        "redelivered": itemgetter(3),
         "published_at": lambda source: datetime.fromtimestamp(source[0][2], UTC),
         "headers": lambda source: source[0][3],
     }
@@ -153,6 +155,7 @@ class Envelope(_OnDemand):
 _new: Final = object.__new__
 _set_source: Final = _OnDemand.__dict__["_source"].__set__  # of the slot
 _set_event: Final = Envelope.__dict__["event"].__set__
+_set_delivery: Final = Envelope.__dict__["delivery"].__set__
 
 
 def delivery_of(source: DeliverySource) -> Delivery:
@@ -170,9 +173,20 @@ def envelope_of(event: Event, source: DeliverySource) -> Envelope:
     return made
 
 
-@attrs.frozen
+def envelope_and_delivery_of(event: Event, source: DeliverySource) -> Envelope:
+    """The same where the handler takes the delivery, so that somebody asks for it in any case."""
+    made = _new(Envelope)
+    _set_event(made, event)
+    _set_source(made, source)
+    delivery = _new(Delivery)
+    _set_source(delivery, source)
+    _set_delivery(made, delivery)
+    return made
+
+
+@attrs.define(on_setattr=attrs.setters.frozen, unsafe_hash=True)
 class Attempt:
-    """An attempt that failed: its number from 1, when it failed, and the error.
+    """An attempt that failed: its number from 1, when it failed, and the error. Refuses assignments.
 
     ``error`` is ``"Type: message"``, with causes and the members of groups. ``<personal>`` is in place of
     values that are marked as personal in the event. Messages may hold other personal data, so treat it like

@@ -62,6 +62,14 @@ class EventModel:
     id: IdForm
     _parts: dict[str, tuple[str, Shape | None, Normalize]] = attrs.field(factory=dict)
     _misfits: Callable[[Any], tuple[str, ...]] | None = None
+    _personal: tuple[Field, ...] | None = None
+
+    @property
+    def personal(self) -> tuple[Field, ...]:
+        """The class's own fields with a part that is marked as personal; looked for at the first use."""
+        if self._personal is None:
+            self._personal = tuple(field for field in self.own.fields if has_personal_part(field.shape))
+        return self._personal
 
     def shape_of(self, attribute: str) -> Shape | None:
         """The shape of one of the class's own fields; None for any other attribute."""

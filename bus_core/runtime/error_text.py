@@ -27,7 +27,8 @@ def describe_error(
 
     Survives errors whose ``str`` raises. ``cleaned`` removes from each text the values that must not show.
     """
-    described = "".join(_chain(error, cleaned))
+    alone = error.__cause__ is None
+    described = _described(error, _MOST_LEVELS, cleaned) if alone else "".join(_chain(error, cleaned))
     return described if len(described) <= limit else described[: limit - 3] + "..."
 
 
@@ -46,8 +47,11 @@ def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] 
     """One error, and the members of a group, without their causes."""
     name = type(error).__name__
     try:
-        text = str(error).encode("utf-8", "backslashreplace").decode()
-        text = text if cleaned is None else cleaned(text)
+        text = str(error)
+        if text.__class__ is not str or not text.isascii():
+            text = text.encode("utf-8", "backslashreplace").decode()
+        if text and cleaned is not None:
+            text = cleaned(text)
     except BaseException:  # a hostile __str__ must not take the worker down
         text = "<its text cannot be shown>"
     described = f"{name}: {text}" if text else name

@@ -21,6 +21,10 @@ def counted(number: int, one: str, many: str) -> str:
 class PlainLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose arguments are written with ``printable``; its messages are the bus's own."""
 
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger)
+        self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign]  # asked for each failure
+
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if self.isEnabledFor(level):
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line of the caller is told

@@ -47,24 +47,49 @@ class Deadlines:
         self._timer: TimerHandle | None = None
         self._due = 0.0  # when the timer goes off
 
-    async def within(self, seconds: float, error: Callable[[], Exception], awaitable: Awaitable[T]) -> T:
-        """Awaits something in the current task for at most so many seconds, and cancels it then.
+    def within(self, seconds: float, error: Callable[[], Exception], awaitable: Awaitable[T]) -> Awaitable[T]:
+        """Awaits something in the current task for at most so many seconds; see ``limit``."""
+        return self.limit(seconds, error, lambda: awaitable)()
 
-        Raises ``error()`` when it ended because of that, and also when it swallowed the cancellation and
-        returned: it ran too long either way. An exception that it raised on its way out is left as it is,
-        with a note. A cancellation that comes from outside is passed on, even when it arrives at the same
-        moment as the limit, and so is a ``CancelledError`` that it raises by itself before the limit.
+    def limit(
+        self, seconds: float, error: Callable[..., Exception], call: Callable[..., Awaitable[T]]
+    ) -> Callable[..., Awaitable[T]]:
+        """A function that awaits ``call(*arguments)`` for at most so many seconds, and cancels it then.
+
+        It raises ``error(*arguments)`` when the call ended because of that, and also when it swallowed the
+        cancellation and returned: it ran too long either way. An exception that it raised on its way out is
+        left as it is, with a note. A cancellation that comes from outside is passed on, even when it arrives
+        at the same moment as the limit, and so is a ``CancelledError`` that it raises by itself before the
+        limit.
 
         The rules are those of ``asyncio.timeout``, which has no clock that can be replaced. What never waits
         cannot be cancelled, and costs no timer: the limit is set when the first step has come to wait.
         """
-        began = self._monotonic()
-        steps: Any = awaitable if awaitable.__class__ is CoroutineType else _awaited(awaitable)
-        try:
-            waits_for = steps.send(None)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        monotonic, go_on = self._monotonic, self._go_on
+
+        async def limited(*arguments: Any) -> T:
+            began = monotonic()
+            steps: Any = call(*arguments)
+            if steps.__class__ is not CoroutineType:
+                steps = _awaited(steps)
+            try:
+                waits_for = steps.send(None)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            return await go_on(began, seconds, lambda: error(*arguments), steps, waits_for)
+
+        return limited
+
+    async def _go_on(
+        self,
+        began: float,
+        seconds: float,
+        error: Callable[[], Exception],
+        steps: Coroutine[Any, Any, T],
+        waits_for: Any,
+    ) -> T:
+        """Awaits the rest of something that has made its first step, and waits."""
         task = asyncio.current_task()
         assert task is not None, "only a task can wait"
         cancelled_before = task.cancelling()

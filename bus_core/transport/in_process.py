@@ -32,10 +32,7 @@ class LocalSettler:
 
     def __init__(self, adapter: InProcessAdapter, finish: Callable[[Job], None]) -> None:
         self._adapter = adapter
-        self._finish = finish
-
-    def acknowledge(self, job: Job) -> None:
-        self._finish(job)
+        self.acknowledge = self._finish = finish
 
     def dead_letter(self, job: Job, letter: DeadLetter) -> None:
         self._adapter.bury(letter, job.payload, job.lane)

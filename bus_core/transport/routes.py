@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, cast
 
 from bus_core.abc import Handler, InProcessAdapter
+from bus_core.dispatch.codec import key_of
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.jobs import Port
 from bus_core.dispatch.lane import Lane
@@ -143,6 +144,13 @@ class Route:
         if not self._groups:
             self.counted += 1
             self.unrouted += 1
+            return
+        engine = self._engine
+        if self.record_port is not None and engine is not None and engine.takes_at_once:
+            key = None if isinstance(payload, Message) or not self.is_keyed else key_of(self.topic, payload)
+            engine.buffer.payloads.append((payload, self.name, engine.timestamp(), headers, key))
+            engine.buffer.ports.append(self.record_port)
+            self.counted += 1
             return
         turn = next(self._turns)
         chosen = [_member_for(group, turn) for group in self._groups]

@@ -35,7 +35,7 @@ from bus_core import (
     hookimpl,
 )
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of, until
-from support.handlers import listen
+from support.handlers import Collecting, listen
 from support.inline_plugins import MemoryWith, adapter_plugin, middleware_plugin, noting
 
 ANYTHING = Topic("test.anything.noted", BaseEvent)
@@ -363,7 +363,7 @@ async def test_publish_from_another_loop(publish: Publish) -> None:
         received = listen(bus)
         await publish(bus, HAPPENED, happened())
         await bus.drain()
-        with pytest.raises(WrongEventLoop, match=re.escape("use open_sync_bus()")):
+        with pytest.raises(WrongEventLoop, match=re.escape("share a bus of open_sync_bus()")):
             await asyncio.to_thread(lambda: asyncio.run(publish(bus, HAPPENED, happened())))  # type: ignore[arg-type]
         await bus.drain()
         assert len(received) == 1
@@ -389,6 +389,19 @@ async def test_publish_from_another_loop_while_the_bus_is_awake(publish: Publish
         gate.set()
         await bus.drain()
         assert (state_of(bus).handled, bus.state().published) == (1, 1)
+
+
+async def test_counters_are_read_on_the_own_thread_only() -> None:
+    """Counters can be read in another thread only once the bus is closed, and nobody changes them."""
+    async with running_bus() as bus:
+        subscription = bus.subscribe(HAPPENED, Collecting().collect)
+        await bus.publish(HAPPENED, happened())
+        for read in (bus.state, bus.published, lambda: subscription.state):
+            with pytest.raises(WrongEventLoop, match="open_sync_bus"):
+                await asyncio.to_thread(read)
+        await bus.drain()
+    assert (await asyncio.to_thread(bus.state)).published == 1
+    assert (await asyncio.to_thread(lambda: subscription.state)).handled == 1
 
 
 # --- many, and without waiting ----------------------------------------------------------------------------

@@ -422,6 +422,11 @@ class Mix:
 
         self.spawn(draining(self.chance.choice(self.accounts), self.chance.choice([None, 1])))
 
+    async def publish_and_drain(self) -> None:
+        """What is drained stands in the queue still, before any worker has come to it."""
+        await self.publish_several()
+        await self.drain()
+
     async def cancel_a_worker(self) -> None:
         workers = [task for task in self.workers if not task.done()]
         if workers:
@@ -556,6 +561,8 @@ STEPS = [
     Mix.leave,
     Mix.redrive,
     Mix.drain,
+    Mix.publish_and_drain,
+    Mix.publish_and_drain,
     Mix.cancel_a_worker,
     Mix.pass_turns,
     Mix.pass_time,

@@ -248,13 +248,14 @@ def decide_otherwise(patch: MonkeyPatch, change: Callable[[Decision, BaseExcepti
 @bug("the engine forgets the number of the attempt",
      "test_raising_is_retried", "test_exhausted_retries_are_dead_lettered")  # fmt: skip
 def forget_attempts(patch: MonkeyPatch) -> None:
-    resume_job = Lane.resume_job
+    resume_jobs = Lane.resume_jobs
 
-    def forgetful(lane: Lane, job: Job) -> None:
-        job.comes_again(1)
-        resume_job(lane, job)
+    def forgetful(lane: Lane, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.comes_again(1)
+        resume_jobs(lane, jobs)
 
-    patch.setattr(Lane, "resume_job", forgetful)
+    patch.setattr(Lane, "resume_jobs", forgetful)
 
 
 @bug("the adapter forgets the number of the attempt", "test_attempts_outlive_the_bus", suite="OnRemote")
@@ -320,7 +321,7 @@ def count_postponements(patch: MonkeyPatch) -> None:
 
 @bug("retries follow the wall clock", "test_clock_steps")
 def retry_by_the_wall_clock(patch: MonkeyPatch) -> None:
-    decide_, retry_due = RetryScheduler._decide, RetryScheduler._retry_due
+    decide_, retries_due = RetryScheduler._decide, RetryScheduler._retries_due
     due: dict[int, float] = {}
 
     def deciding(retries: RetryScheduler, job: Job, error: BaseException) -> None:
@@ -329,29 +330,29 @@ def retry_by_the_wall_clock(patch: MonkeyPatch) -> None:
         if job in retries._waiting:
             due[id(job)] = before + 1
 
-    def look(retries: RetryScheduler, job: Job, *, counted: bool) -> None:
-        late = due[id(job)] - retries._clock.now().timestamp()
-        if late > 0.001:
-            retries._waiting[job] = retries._clock.call_later(
-                min(late, 60), lambda: look(retries, job, counted=counted)
-            )
-        else:
-            retry_due(retries, job, counted=counted)
+    def look(retries: RetryScheduler, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            late = due[id(job)] - retries._clock.now().timestamp()
+            if late > 0.001:
+                retries._waiting.add(job, min(late, 60))
+            else:
+                retries_due(retries, [job])
 
     patch.setattr(RetryScheduler, "_decide", deciding)
-    patch.setattr(RetryScheduler, "_retry_due", look)
+    patch.setattr(RetryScheduler, "_retries_due", look)
 
 
 @bug("a retry loses the headers", "test_raising_is_retried", "test_unicode_metadata_and_headers")
 def lose_headers(patch: MonkeyPatch) -> None:
-    resume_job = Lane.resume_job
+    resume_jobs = Lane.resume_jobs
 
-    def losing(lane: Lane, job: Job) -> None:
-        payload, topic, accepted, _, key = job.record
-        job.record = (payload, topic, accepted, {}, key)
-        resume_job(lane, job)
+    def losing(lane: Lane, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            payload, topic, accepted, _, key = job.record
+            job.record = (payload, topic, accepted, {}, key)
+        resume_jobs(lane, jobs)
 
-    patch.setattr(Lane, "resume_job", losing)
+    patch.setattr(Lane, "resume_jobs", losing)
 
 
 @bug("a waiting retry holds a worker", "test_waiting_retry_holds_no_worker")
@@ -370,10 +371,7 @@ def hold_a_worker(patch: MonkeyPatch) -> None:
 
 @bug("timeouts are ignored", "test_timeout", "test_timeout_dead_letters_at_last")
 def ignore_timeouts(patch: MonkeyPatch) -> None:
-    async def patient(_deadlines: Deadlines, _seconds: float, _error: Any, awaitable: Any) -> Any:
-        return await awaitable
-
-    patch.setattr(Deadlines, "within", patient)
+    patch.setattr(Deadlines, "limit", lambda _deadlines, _seconds, _error, call: call)
 
 
 # --- order ------------------------------------------------------------------------------------------------
@@ -411,16 +409,16 @@ def free_the_key_while_waiting(patch: MonkeyPatch) -> None:
 
 @bug("a dead letter keeps its key", "test_dead_letter_frees_its_key", "test_order_under_retry")
 def keep_the_key_of_the_dead(patch: MonkeyPatch) -> None:
-    finish = Engine.finish
+    finish = WorkerPool.finish
 
-    def keeping(engine: Engine, job: Job) -> None:
+    def keeping(pool: WorkerPool, job: Job) -> None:
         if job.history and job.attempt and job.lane.spec.ordered and job.lane.dead_lettered:
-            engine.buffer.delivery_settled(job.pending)
+            pool._buffer.delivery_settled(job.pending)
             cast(Lane, job.lane)._active -= 1
         else:
-            finish(engine, job)
+            finish(pool, job)
 
-    patch.setattr(Engine, "finish", keeping)
+    patch.setattr(WorkerPool, "finish", keeping)
 
 
 @bug("all keys are one", "test_other_keys_run_meanwhile")
@@ -681,7 +679,7 @@ def redeliver_changed(patch: MonkeyPatch, change: Callable[[Job], None]) -> None
 
 @bug("a redrive forgets the history", "test_redriven_event_fails_again")
 def forget_history(patch: MonkeyPatch) -> None:
-    redeliver_changed(patch, lambda job: setattr(job._state, "history", ()))
+    redeliver_changed(patch, lambda job: setattr(job.past, "history", ()))
 
 
 @bug("a redrive goes on counting", "test_redriven_event_fails_again", "test_redrive_goes_to_who_failed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from bus_core import Clock, Envelope, Handler, Middleware, Postpone, RetryLater
@@ -25,25 +25,20 @@ _LEVELS: Final[Mapping[str, int]] = logging.getLevelNamesMapping()
 def logging_middleware(options: LoggingOptions, clock: Clock) -> Middleware:
     """Returns a middleware that logs the outcome of each event."""
     log = _EventLog(options)
+    monotonic, is_on, level = clock.monotonic, log.is_enabled_for, log.level
 
     def middleware(handler: Handler) -> Handler:
-        is_on, level, highest = log.is_enabled_for, log.level, log.highest
-
-        def choose(envelope: Envelope) -> Awaitable[None]:
-            """Returns the handler itself when the level is switched off."""
-            return logged(envelope) if is_on(highest) else handler(envelope)
-
         async def logged(envelope: Envelope) -> None:
-            began = clock.monotonic()
+            began = monotonic()
             try:
                 await handler(envelope)
             except BaseException as error:
-                log.failed(envelope, clock.monotonic() - began, error)
+                log.failed(envelope, monotonic() - began, error)
                 raise
             if is_on(level):
-                log.succeeded(envelope, clock.monotonic() - began)
+                log.succeeded(envelope, monotonic() - began)
 
-        return choose
+        return logged
 
     return middleware
 
@@ -55,7 +50,6 @@ class _EventLog:
         self._logger = logging.getLogger(options.logger)
         self.level = _LEVELS[options.level.upper()]
         self._failure_level = _LEVELS[options.failure_level.upper()]
-        self.highest = max(self.level, self._failure_level)
         self.is_enabled_for = self._logger.isEnabledFor
         self._headers = options.headers
 

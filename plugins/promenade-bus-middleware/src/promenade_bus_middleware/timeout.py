@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from functools import partial
-
 from bus_core import Clock, Envelope, Handler, HandlerTimeout, Middleware, PublishUncertain
 from bus_core.runtime import Deadlines
 from promenade_bus_middleware.config import TimeoutOptions
@@ -19,21 +16,17 @@ def timeout_middleware(options: TimeoutOptions, clock: Clock) -> Middleware:
     have been accepted.
     """
     seconds = options.seconds
-    within = Deadlines(clock).within
+    limit = Deadlines(clock).limit
+
+    def too_long(envelope: Envelope) -> Exception:
+        if envelope.delivery is not None:
+            return HandlerTimeout(envelope.delivery.subscription, seconds)
+        return PublishUncertain(
+            f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be stored; "
+            "publish the same event again, or raise the limit of the 'timeout' middleware"
+        )
 
     def middleware(handler: Handler) -> Handler:
-        def limited(envelope: Envelope) -> Awaitable[None]:
-            return within(seconds, partial(_too_long, envelope, seconds), handler(envelope))
-
-        return limited
+        return limit(seconds, too_long, handler)
 
     return middleware
-
-
-def _too_long(envelope: Envelope, seconds: float) -> Exception:
-    if envelope.delivery is not None:
-        return HandlerTimeout(envelope.delivery.subscription, seconds)
-    return PublishUncertain(
-        f"publishing to {envelope.topic!r} took longer than {seconds:g} s: the event may be stored; "
-        "publish the same event again, or raise the limit of the 'timeout' middleware"
-    )

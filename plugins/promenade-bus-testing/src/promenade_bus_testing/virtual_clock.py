@@ -54,6 +54,8 @@ class VirtualClock:
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)) -> None:
         self._start = start
+        self._now = start
+        self._now_at = 0.0
         self._elapsed = 0.0
         self._timers: list[VirtualTimer] = []
         self._numbers = itertools.count()
@@ -64,7 +66,9 @@ class VirtualClock:
 
     def now(self) -> datetime:
         """Returns the start plus the elapsed virtual time."""
-        return self._start + timedelta(seconds=self._elapsed)
+        if self._now_at != self._elapsed:  # it stands still most of the time
+            self._now, self._now_at = self._start + timedelta(seconds=self._elapsed), self._elapsed
+        return self._now
 
     def monotonic(self) -> float:
         """Returns the elapsed virtual seconds."""
