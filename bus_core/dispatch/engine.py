@@ -1,20 +1,22 @@
-"""The dispatch engine: what happens between an adapter that accepted an event and a handler that is done.
+"""The dispatch engine: from an accepted event to a finished handler.
 
-It joins the buffer (what is accepted), the workers (who runs it), the lanes (what may run now) and the
-follow-up (what comes after a failure), and knows how to drain and to stop all of it.
+It joins the queue (``Buffer``), the workers that run handlers, the lanes that decide which events may run now,
+and the retries after failures. It drains and stops all of them.
 
-How it stays fast: an event for a plain handler waits in the queue as it is, and any other as a small record;
-a worker awaits the handler directly (no task per event); and nothing is done per event that can be done once
-per subscription. What an event may come to besides (a retry, a wait for others, a dead letter) is worked out
-when it does.
+It is fast because it does little per event:
 
-How it stays fair and isolated:
+- An event for a plain handler waits in the queue as it is, and any other as a small record.
+- A worker awaits the handler directly: there is no task per event.
+- Everything that a subscription decides once is done once. Retries, waits for others and dead letters cost
+  only the events that need them.
 
-- Workers that have run for ``SLICE`` seconds without a pause give way to the rest of the loop.
-- One worker goes along the queue. Others are woken when it is held up in a handler, and go along what it has
-  left: fast handlers run in one worker, slow ones in all of them.
-- A worker whose context variables changed in a handler ends, and a fresh one takes its place.
-- Whatever a handler raises is a failure of that handler. Only the engine's own shutdown stops the workers.
+It is fair, and isolates handlers:
+
+- Workers that have run for ``SLICE`` seconds without a pause yield to the rest of the loop.
+- One worker goes along the queue. When a handler blocks it, others wake and take the rest: fast handlers run in
+  one worker, slow ones in all of them.
+- A worker whose context variables changed in a handler ends, and a fresh one replaces it.
+- Any exception of a handler is a failure of that handler. Only the engine's own shutdown stops the workers.
 """
 
 from __future__ import annotations

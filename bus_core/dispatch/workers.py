@@ -174,9 +174,9 @@ def _yield_to_loop() -> Generator[None, None, None]:
 class WorkerPool:
     """Runs the entries of a buffer in at most ``size`` workers.
 
-    ``failed`` is called with each job whose attempt failed, and has to see it through. ``inside`` is what
-    ``current_worker().pool.inside`` tells a handler: the engine that it runs in. ``process_paused`` is called
-    before an entry is begun when none was for a while; it may take entries back.
+    ``failed`` is called with each job whose attempt failed, and has to settle it. ``inside`` is the engine; a
+    handler finds it as ``current_worker().pool.inside``. ``process_paused`` is called before an entry begins
+    when none began for a while; it may take entries back.
     """
 
     def __init__(
