@@ -1,6 +1,6 @@
 """The dispatch engine: from an accepted event to a finished handler.
 
-It joins the queue (``Buffer``), the workers that run handlers, the lanes that decide which events may run now,
+It joins the queue (``Buffer``), the workers that run handlers, the lanes that decide which events may run,
 and the retries after failures. It drains and stops all of them.
 
 It is fast because it does little per event:
@@ -13,8 +13,8 @@ It is fast because it does little per event:
 It is fair, and isolates handlers:
 
 - Workers that have run for ``SLICE`` seconds without a pause yield to the rest of the loop.
-- One worker goes along the queue. When a handler blocks it, others wake and take the rest: fast handlers run in
-  one worker, slow ones in all of them.
+- One worker goes along the queue. When a handler blocks it, others wake and take the rest: fast handlers run
+  in one worker, slow ones in all of them.
 - A worker whose context variables changed in a handler ends, and a fresh one replaces it.
 - Any exception of a handler is a failure of that handler. Only the engine's own shutdown stops the workers.
 """
