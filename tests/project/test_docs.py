@@ -48,7 +48,7 @@ from bus_core.plugins import hookspecs
 from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
 from promenade_bus_cli.main import cli
-from promenade_bus_health import EngineOptions, EventLoopOptions
+from promenade_bus_health import DeadLetterOptions, EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
 from promenade_bus_redis.config import ProbeOptions
@@ -327,6 +327,7 @@ SETTINGS = {
     "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
+    "Health probe `dead-letters`": DeadLetterOptions,
     "Health probe `redis`": ProbeOptions,
 }
 _WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
