@@ -70,7 +70,9 @@ class EngineOptions:
         _in_order("handler_degraded", "handler_unhealthy", self)
 
 
-_maybe_positive = attrs.validators.optional(_positive)
+def _maybe_positive(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None:
+        _positive(instance, attribute, value)
 
 
 @attrs.frozen(kw_only=True)
