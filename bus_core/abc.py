@@ -133,6 +133,7 @@ class RetryPolicy(Protocol):
 
     def next_delay(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after attempt number ``attempt`` (from 1) failed; None to give up."""
+        ...
 
 
 class Serializer(Protocol):
@@ -140,12 +141,14 @@ class Serializer(Protocol):
 
     def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
         """The event as bytes; raises ``SerializationError``."""
+        ...
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes; raises ``DeserializationError`` and nothing else, whatever the input.
 
         ``event_class`` is the class of the topic; ``BaseEvent`` where the topic is not known.
         """
+        ...
 
 
 # --- adapters ---------------------------------------------------------------------------------------------
@@ -205,9 +208,11 @@ class Inlet(Protocol):
     @property
     def spec(self) -> SubscriptionSpec:
         """The subscription that it serves."""
+        ...
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
         """Hands a dead letter back to this subscription and to no other; attempts start at 1."""
+        ...
 
 
 class DeadLetterStore(Protocol):
@@ -215,6 +220,7 @@ class DeadLetterStore(Protocol):
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
+        ...
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
         """The selected letters after a cursor, the oldest first.
@@ -224,9 +230,11 @@ class DeadLetterStore(Protocol):
         no more. Letters may come and go between two pages: one that stays is in exactly one page. Raises
         ``ValueError`` when ``after`` is not a cursor of this store.
         """
+        ...
 
     async def count(self, where: DeadLetterFilter) -> int:
         """The number of letters that the filter selects."""
+        ...
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
         """How many letters the filter selects, in groups of the same topic, subscription and failure.
@@ -237,6 +245,7 @@ class DeadLetterStore(Protocol):
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
+        ...
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
         """Moves letters back to the subscription that failed, each at most once; returns how many moved.
@@ -244,9 +253,11 @@ class DeadLetterStore(Protocol):
         A letter that is no longer there is passed over. Raises ``UnknownSubscription``, and then moves
         none, when a letter's subscription does not exist.
         """
+        ...
 
     async def purge(self, where: DeadLetterFilter) -> int:
         """Deletes the letters that the filter selects; returns how many."""
+        ...
 
 
 class AdapterBase(Protocol):
@@ -255,25 +266,31 @@ class AdapterBase(Protocol):
     @property
     def name(self) -> str:
         """Its name in the configuration."""
+        ...
 
     @property
     def features(self) -> Features:
         """Its abilities; they never change."""
+        ...
 
     @property
     def dead_letters(self) -> DeadLetterStore:
         """The messages that subscriptions gave up on. Asked for once it is started."""
+        ...
 
     @property
     def lost(self) -> int:
         """The number of events and dead letters that it knows to be lost so far. Health reads it."""
+        ...
 
     @property
     def degraded(self) -> str | None:
         """A sentence for health about a flaw of an adapter that works; None when all is well."""
+        ...
 
     async def start(self) -> None:
         """Gets ready to carry events; raises a ``BusError`` when it cannot."""
+        ...
 
     async def close(self) -> None:
         """Releases the resources that ``start`` took.
@@ -281,6 +298,7 @@ class AdapterBase(Protocol):
         Called once after each ``start`` that succeeded: at the end, or because the bus could not start for
         another reason. In that case ``start`` may follow again.
         """
+        ...
 
 
 class Adapter(AdapterBase, Protocol):
@@ -302,12 +320,14 @@ class Adapter(AdapterBase, Protocol):
         cancels it. The call must end in bounded time. An error that it raises counts as ``PublishUncertain``
         for each message.
         """
+        ...
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
         """Opens a subscription; from now on it misses nothing. After a ``BusError`` it is called again.
 
         On a durable adapter the group outlives the process, and ``close`` of the consumer.
         """
+        ...
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
         """The number of messages that the subscription has not settled, in all instances together.
@@ -315,6 +335,7 @@ class Adapter(AdapterBase, Protocol):
         It counts messages that no consumer received, messages that one owns, and those that wait for a
         retry. The bus may ask for several subscriptions at once.
         """
+        ...
 
 
 @runtime_checkable
@@ -326,6 +347,7 @@ class CountingAdapter(Protocol):
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
         """The ``backlog`` of each subscription, in order; one may be there twice, and there may be none."""
+        ...
 
 
 class Consumer(Protocol):
@@ -347,6 +369,7 @@ class Consumer(Protocol):
         many already. This applies only to unordered groups on an adapter that is durable and can delay.
         Elsewhere the engine holds every retry.
         """
+        ...
 
     async def receive(self, limit: int) -> Sequence[Received]:
         """At most ``limit`` messages, in order; waits up to a few seconds for the first one.
@@ -355,6 +378,7 @@ class Consumer(Protocol):
         until they are settled, however long a handler takes. After a ``BusError`` it is called again with a
         pause, and nothing is skipped.
         """
+        ...
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Carries out outcomes, and returns a result for each.
@@ -365,6 +389,7 @@ class Consumer(Protocol):
 
         An error that it raises counts for all of them.
         """
+        ...
 
     def stop(self) -> None:
         """Ends receiving: a ``receive`` that waits returns soon, with the messages that it has.
@@ -372,12 +397,14 @@ class Consumer(Protocol):
         An adapter that is not durable, and a broadcast, cannot give messages back. There the engine goes on
         calling ``receive`` until its answer is empty, to get all messages that had arrived.
         """
+        ...
 
     async def close(self) -> None:
         """Releases the resources of ``open_consumer``. No other call is running, and none follows.
 
         Other consumers claim the messages that it still owns when their lease ends.
         """
+        ...
 
 
 @runtime_checkable
@@ -390,6 +417,7 @@ class LeasingConsumer(Protocol):
     @property
     def in_doubt(self) -> bool:
         """True when a lease may have ended meanwhile. Asked often: the answer must come from memory."""
+        ...
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
         """Renews leases; returns for each message True if this consumer still owns it.
@@ -397,6 +425,7 @@ class LeasingConsumer(Protocol):
         The engine drops the others: it calls no handler for them, and does not settle them. After a
         ``BusError`` it is called again, with a pause.
         """
+        ...
 
 
 @runtime_checkable
@@ -409,6 +438,7 @@ class YieldingConsumer(Protocol):
 
     async def has_standby(self) -> bool:
         """True when another instance waits for its turn. Raises ``BusError``; then nothing is done."""
+        ...
 
 
 class InProcessAdapter(AdapterBase, Protocol):
@@ -421,24 +451,30 @@ class InProcessAdapter(AdapterBase, Protocol):
     @property
     def serialize(self) -> bool:
         """True when events must pass through the serializer on their way, as they would on a network."""
+        ...
 
     def attach(self, inlet: Inlet) -> None:
         """From now on the inlet takes part in routing."""
+        ...
 
     def detach(self, inlet: Inlet) -> None:
         """The inlet takes no part any more; harmless when it was not attached."""
+        ...
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have changed.
 
         The argument is the topic, or a pattern that covers the changed topics: ``#`` for all.
         """
+        ...
 
     def route(self, topic: str) -> Sequence[Sequence[Inlet]]:
         """The receivers of an event of the topic: for each group the inlets that compete for it, in turn."""
+        ...
 
     def bury(self, letter: DeadLetter, payload: Event | Message, inlet: Inlet) -> None:
         """Stores a dead letter of a subscription, with the payload that a redrive hands over."""
+        ...
 
 
 AnyAdapter = Adapter | InProcessAdapter

@@ -348,8 +348,8 @@ class SerializationError(BusError):
 class DeserializationError(SerializationError):
     """Bytes cannot be turned into an event.
 
-    ``other_version`` is the data version of the bytes where it is not that of the class that is known here:
-    another instance, with newer or older code, may be able to read them. Serializers set it.
+    ``other_version`` is the data version of the bytes, if the class known here has another one. An instance
+    with newer or older code may be able to read them. Serializers set it.
     """
 
     other_version: int | None = None
@@ -454,6 +454,7 @@ class RetryLater(BusError):
     """Raise it from a handler to be retried after a delay of your choice; counts as an attempt.
 
     ``after`` is in seconds or a timedelta. The number of attempts stays bounded by the retry policy.
+    ``raise RetryLater("the mail server is busy", after=30)``
     """
 
     def __init__(self, reason: str = "", *, after: float | timedelta) -> None:

@@ -19,8 +19,8 @@ A package that offers many names of heavy modules lists them twice, for type che
 The ``else`` hides ``__getattr__`` from type checkers, which would otherwise believe that the package has
 every name. ``from package import *`` imports everything.
 
-The module that an entry point names takes ``__getattr__`` alone, as in ``__getattr__, _ = ...``: the bus
-looks for hooks at every name that ``dir()`` lists, and would import all of them.
+The module that an entry point names takes ``__getattr__`` alone, as in ``__getattr__, _ = ...``. The bus
+looks for hooks at every name of ``dir()``, and would import all of them.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ class ExponentialRetry:
     ``attempts`` counts all attempts, the first included: with the defaults an event is tried at once,
     100 ms after the first failure, and 200 ms after the second. ``jitter`` is the part of the delay that
     is drawn by chance: 0.2 waits between 80 % and 100 % of it, which spreads a crowd of retries.
+
+    ``bus.subscribe(ORDER_PLACED, charge, name="charge", retry=ExponentialRetry(attempts=10))``
     """
 
     attempts: int = attrs.field(default=3, validator=_at_least(1))

@@ -1,1 +1,1 @@
-"""What the bus costs, as ratios of things that ran in the same process at the same time."""
+"""The cost of the bus, as ratios of things that ran in the same process at the same time."""

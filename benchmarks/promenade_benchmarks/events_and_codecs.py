@@ -1,4 +1,4 @@
-"""What making, writing and reading an event costs, beside what the libraries underneath take by themselves.
+"""The cost of making, writing and reading an event, beside that of the libraries underneath.
 
 The counterparts do what one would write by hand: a plain frozen attrs class with the same fields, cattrs with
 ``json`` or msgspec for the same CloudEvents document.

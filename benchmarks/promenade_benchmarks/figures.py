@@ -28,7 +28,7 @@ class Figure:
 
     @property
     def verdict(self) -> Literal["", "met", "not met", "unclear"]:
-        """Whether both values keep the bound; unclear when only one does."""
+        """True when both values keep the bound; unclear when only one does."""
         if self.at_least is None and self.at_most is None:
             return ""
         if not self.complete:
@@ -71,7 +71,7 @@ def rate(
     at_least: float | None = None,
     listed: bool = True,
 ) -> Figure:
-    """How many deliveries the subject makes while the baseline makes one."""
+    """The deliveries that the subject makes while the baseline makes one."""
     return Figure(
         name,
         title,
@@ -83,7 +83,7 @@ def rate(
 
 
 def cost(name: str, title: str, subject: Timing, baseline: Timing, *, at_most: float | None = None) -> Figure:
-    """What a delivery of the subject costs, in deliveries of the baseline."""
+    """The cost of a delivery of the subject, in deliveries of the baseline."""
     return Figure(
         name,
         title,

@@ -1,4 +1,4 @@
-"""How long an idle bus takes from publish to the handler, against waking a task through a future."""
+"""The time of an idle bus from publish to the handler, against waking a task through a future."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes an event takes while it waits in the queue, beyond the event itself."""
+"""The bytes that an event takes while it waits in the queue, beyond the event itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["bytes_per_queued_event"]
 
 
 async def bytes_per_queued_event(events: int, shape: Shape) -> float:
-    """What tracemalloc counts while ``events`` ready-made events are published and none is handled."""
+    """The bytes by tracemalloc while ``events`` ready-made events are published and none is handled."""
     topic = Topic("benchmark.topic.n0", Ping)
     waiting = [Ping(aggregate_id=UUID(int=number % shape.keys)) for number in range(events)]
     async with bus_of(shape, buffer_size=events + 1) as bus:

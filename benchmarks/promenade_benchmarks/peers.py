@@ -24,12 +24,12 @@ Publish = Callable[[int], Awaitable[None]]
 """Publishes so many events, and returns when all are handled."""
 
 BODY: Final = {"aggregate_id": str(PING.aggregate_id)}
-"""What the peers publish that take JSON, and no objects."""
+"""The payload for peers that take JSON, and no objects."""
 
 
 @attrs.frozen
 class Guarantees:
-    """What a library keeps by itself, once it is configured to."""
+    """The guarantees of a library, once it is configured for them."""
 
     buffer: bool = False
     workers: bool = False

@@ -52,7 +52,7 @@ def plots(results: Results) -> dict[str, str]:
 
 
 def peers_table(results: Results) -> str:
-    """What each library keeps, beside how many deliveries it makes while a bare loop makes one."""
+    """The guarantees of each library, beside how many deliveries it makes while a bare loop makes one."""
     if not set(_GROUPS) <= results.timings.keys():
         return ""
     libraries = [

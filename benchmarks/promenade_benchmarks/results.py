@@ -1,4 +1,4 @@
-"""What a run of benchmarks yields."""
+"""The results of a run of benchmarks."""
 
 from __future__ import annotations
 

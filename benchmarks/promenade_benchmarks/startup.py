@@ -1,4 +1,4 @@
-"""What a fresh process pays for the bus, against one that imports only what the bus is built on."""
+"""The start-up cost of the bus in a fresh process, against one that imports only what the bus is built on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: the bus in every shape, and the two plain things it is compared with."""
+"""The subjects of the measurement: the bus in every shape, and the two plain things it is compared with."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def subscribe(
 
 
 def publisher_of(bus: Bus, shape: Shape) -> Callable[[Topic[Ping], Ping], Awaitable[None]]:
-    """What publishes one event, with headers where the shape has some."""
+    """A function that publishes one event, with headers where the shape has some."""
     if not shape.headers:
         return bus.publish
 
@@ -226,7 +226,7 @@ async def bus_subject(
 
 
 async def _times_to(nanoseconds: int, segment: Callable[[], Awaitable[None]]) -> int:
-    """How many times as long a segment may be to take about that long."""
+    """The factor by which a segment may grow to take about that long."""
     await segment()  # what is done once is done
     began = time.process_time_ns()
     await segment()
@@ -267,7 +267,7 @@ async def queue_and_workers(
     subscribers: int = 1,
     make_handler: Callable[[], Callable[[Any], Awaitable[None]]] = empty_handler,
 ) -> Contender:
-    """What people write by hand: ``asyncio.Queue(1000)`` and 10 tasks; one entry per delivery."""
+    """The handwritten alternative: ``asyncio.Queue(1000)`` and 10 tasks; one entry per delivery."""
     handlers = [make_handler() for _ in range(subscribers)]
     queue: asyncio.Queue[tuple[Callable[[Any], Awaitable[None]], Ping]] = asyncio.Queue(BUFFER_SIZE)
 

@@ -27,7 +27,7 @@ __all__ = ["FULL", "QUICK", "STEPS", "Effort", "measure"]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is run: deliveries per segment, seconds for all of it, and the sizes that things grow to.
+    """The size of a run: deliveries per segment, seconds for all of it, and the sizes that things grow to.
 
     ``compared`` is the size that the largest one of topics and patterns is compared with.
     """

@@ -1,4 +1,4 @@
-"""What ran, and on what: without it a figure means little."""
+"""The software and the machine of a run: without them a figure means little."""
 
 from __future__ import annotations
 

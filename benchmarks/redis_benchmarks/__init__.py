@@ -1,1 +1,1 @@
-"""What the Redis adapter costs, as ratios of things that use the same server in turn."""
+"""The cost of the Redis adapter, as ratios of things that use the same server in turn."""

@@ -90,7 +90,7 @@ async def _by_bus(stack: AsyncExitStack, address: str, subscriptions: int) -> Sa
 
 
 async def _by_hand(stack: AsyncExitStack, address: str) -> Sample:
-    """What decodes and acknowledges as the bus does."""
+    """A consumer that decodes and acknowledges as the bus does."""
     writer = await stack.enter_async_context(client_of(address))
     reader = await stack.enter_async_context(client_of(address))
     serializer = serializer_of("json")

@@ -1,4 +1,4 @@
-"""What an idle worker asks of the server, and how long its drain takes, by how many subscriptions it has."""
+"""The load of an idle worker on the server, and the time of its drain, by its number of subscriptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class IdleLoad:
 
 
 async def idle_load(address: str, subscriptions: int, seconds: float) -> IdleLoad:
-    """What an idle worker with so many subscriptions costs, looked at for so many seconds."""
+    """The cost of an idle worker with so many subscriptions, over so many seconds."""
 
     async def handler(_event: OrderPlaced) -> None:
         raise AssertionError("nothing is published")
@@ -71,7 +71,7 @@ async def _settle_down(client: Any) -> None:
 
 
 async def _commands_sent(client: Any, seconds: float) -> int:
-    """What arrives at the server; a script is one command, whatever it calls."""
+    """The commands that arrive at the server; a script is one command, whatever it calls."""
     sent = 0
     async with client.monitor() as monitor:
         try:

@@ -1,4 +1,4 @@
-"""How fast the server takes events from a program in C: redis-benchmark, where it is found."""
+"""The speed of the server with a program in C: redis-benchmark, where it is found."""
 
 from __future__ import annotations
 

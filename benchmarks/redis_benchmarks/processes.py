@@ -70,7 +70,7 @@ class Load:
 
 @attrs.frozen
 class Run:
-    """What became of a load: times in seconds, latencies in microseconds, and what the server counted."""
+    """The result of a load: times in seconds, latencies in microseconds, and what the server counted."""
 
     seconds: float
     published_in: float
@@ -184,7 +184,7 @@ class _Deployment:
 
 
 def _counts(client: Any) -> dict[str, float]:
-    """What the server has counted so far: commands, bytes, and calls by command."""
+    """The counters of the server so far: commands, bytes, and calls by command."""
     stats: dict[str, Any] = client.info("stats")
     totals = ("total_commands_processed", "total_net_input_bytes", "total_net_output_bytes")
     calls = {
@@ -218,7 +218,7 @@ def run_of(server: Server, contender: Contender, consumers: int, load: Load) -> 
 
 
 def memory_over(server: Server, events: int, steps: int, say: Callable[[str], None]) -> list[int]:
-    """What a worker has taken at most after each of ``steps`` equal parts of so many events."""
+    """The most that a worker has taken after each of ``steps`` equal parts of so many events."""
     found: list[int] = []
     with _deployed(server, CONTENDERS[0], 1) as deployment:
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What the processes of a measurement and their parent tell each other, a line of JSON at a time.
+"""The protocol between the processes of a measurement and their parent, a line of JSON at a time.
 
 It needs nothing but the standard library, so that a peer can live in an environment of its own.
 """

@@ -39,7 +39,7 @@ def _one_by_one(publish: Publish, events: int) -> Callable[[], Awaitable[None]]:
 async def _publishers(
     stack: AsyncExitStack, address: str, serializer: str
 ) -> tuple[Publish, Publish, Callable[[], Awaitable[None]]]:
-    """What publishes one event by the bus, and by redis-py; and what empties the server between segments."""
+    """Functions that publish one event by the bus and by redis-py, and one that empties the server."""
     bus = await stack.enter_async_context(bus_on(address, serializer))
     client = await stack.enter_async_context(client_of(address))
     encode = serializer_of(serializer)

@@ -1,4 +1,4 @@
-"""What is published, and the two ways to the server: the bus, and redis-py by hand."""
+"""The events, and the two ways to the server: the bus, and redis-py by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SOURCE = "benchmark"
 
 @attrs.frozen
 class Line:
-    """What was ordered how often."""
+    """The number of orders by item."""
 
     sku: str
     quantity: int
@@ -90,7 +90,7 @@ def client_of(address: str, *, retries: bool = True) -> Any:
 
 
 def serializer_of(name: str) -> Serializer:
-    """What a bus of that configuration encodes with."""
+    """The serializer of a bus with that configuration."""
     if name == "json":
         return JsonSerializer()
     factory = promenade_bus_serializers()[name]

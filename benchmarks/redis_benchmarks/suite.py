@@ -1,4 +1,4 @@
-"""What is measured, and what is required of it."""
+"""The measurements, and their bounds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CLOCKS = (time.perf_counter_ns, time.process_time_ns)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is run: events per segment, seconds for each part in one process, and so on.
+    """The size of a run: events per segment, seconds for each part in one process, and so on.
 
     ``share`` is the part of its events that each contender gets that has processes of its own; ``soak`` is
     a number of events, or 0.
@@ -229,11 +229,11 @@ _FASTER: Mapping[str, Mapping[str, float]] = {
     "faststream": {"json": 14, "msgspec": 20},
     "faststream-batch": {"json": 3, "msgspec": 3},
 }
-"""How many times as fast the bus has to be; ahead of the others it has to be as well."""
+"""The factor by which the bus has to be faster; ahead of the others it has to be as well."""
 
 
 def _add_server(results: Results, found: Found) -> None:
-    """What the server counted, end to end with one worker process."""
+    """The counters of the server, end to end with one worker process."""
     for contender in found.present(1):
         runs = found.runs[contender.name, 1]
         name = contender.name.replace("-", "_")

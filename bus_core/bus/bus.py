@@ -61,6 +61,12 @@ class Bus:
 
     Its methods may be called on the event loop that started it only, and raise ``WrongEventLoop``
     elsewhere; threads use ``open_sync_bus``. In a forked child they raise ``BusForked``.
+
+    Open, subscribe, publish::
+
+        async with open_bus("config/app.yaml") as bus:
+            bus.subscribe(USER_REGISTERED, send_welcome, name="welcome-mail")
+            await bus.publish(USER_REGISTERED, UserRegistered(aggregate_id=user_id, email="a@b.c"))
     """
 
     def __init__(self, parts: BusParts) -> None:

@@ -34,7 +34,12 @@ class DeadLetterCriteria(TypedDict, total=False):
 
 
 class DeadLetters:
-    """The dead letters of a bus. Every call needs the bus to be started."""
+    """The dead letters of a bus. Every call needs the bus to be started.
+
+    Redrive the letters of one subscription after its bug is fixed::
+
+        await bus.dead_letters.redrive(DeadLetterFilter(subscription="welcome-mail"))
+    """
 
     def __init__(
         self,

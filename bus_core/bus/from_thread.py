@@ -54,9 +54,9 @@ class FromThread:
     loop, which would wait for itself, ``BusNotStarted``, ``BusClosed`` and ``BusForked``.
     """
 
-    def __init__(self, bus: _Publishing, life: Lifecycle) -> None:
+    def __init__(self, bus: _Publishing, lifecycle: Lifecycle) -> None:
         self._bus = bus
-        self._life = life
+        self._lifecycle = lifecycle
 
     @overload
     def publish(self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None) -> None: ...
@@ -76,14 +76,14 @@ class FromThread:
         return after_commit_on(self._bus, self._run)
 
     def _run(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        life = self._life
-        life.check_fork(doing)
-        loop = life.loop
-        if life.stage in (Stage.NEW, Stage.STARTING) or loop is None:
+        lifecycle = self._lifecycle
+        lifecycle.check_fork(doing)
+        loop = lifecycle.loop
+        if lifecycle.stage in (Stage.NEW, Stage.STARTING) or loop is None:
             raise BusNotStarted(doing)
-        if life.stage is Stage.CLOSED:
+        if lifecycle.stage is Stage.CLOSED:
             raise BusClosed(doing)
-        if get_ident() == life.thread:
+        if get_ident() == lifecycle.thread:
             raise WrongEventLoop(doing, from_thread=True)
         coroutine = make()
         try:

@@ -20,7 +20,10 @@ __all__ = ["HealthReport", "run_probes"]
 
 @attrs.frozen
 class HealthReport:
-    """The checks by name. ``status`` is the worst of them."""
+    """The checks by name. ``status`` is the worst of them.
+
+    In a readiness check: ``(await bus.health()).raise_if_unhealthy()``
+    """
 
     checks: Mapping[str, CheckResult]
 

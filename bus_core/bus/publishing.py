@@ -43,10 +43,10 @@ Publish = Callable[..., Coroutine[Any, Any, None]]
 class PublishPipeline:
     """Publishes for a bus.
 
-    ``local_routes`` and ``remote_routes`` hold only routes that a publish may use without a further look, to
-    the queue of this process or to an adapter outside of it; ``middleware_routes`` holds those of a bus with
-    publish middleware, in both directions. Whatever makes a further look necessary (a change of
-    subscriptions, a drain, after_commit, closing, a fork) empties all of them.
+    Three dictionaries hold the routes of the fast path. ``local_routes`` lead to the queue of this process,
+    ``remote_routes`` to an adapter outside of it, and ``middleware_routes`` through publish middleware to
+    either. A change of subscriptions, a drain, after_commit, closing or a fork empties all of them: then a
+    publish takes the longer way with all checks.
     """
 
     def __init__(

@@ -31,7 +31,15 @@ K = TypeVar("K")
 
 
 class Subscription:
-    """A handler bound to a topic or a pattern under a name."""
+    """A handler bound to a topic or a pattern under a name.
+
+    Pause it during a deployment::
+
+        subscription = bus.subscribe("identity.*.created", audit, name="audit")
+        subscription.pause()
+        ...
+        subscription.resume()
+    """
 
     __slots__ = ("_lane", "_registry")
 

@@ -42,6 +42,11 @@ class SyncBus:
     Handlers may be synchronous (they run in a pool of threads) or asynchronous (they run on the loop of
     the bus). A call from that loop itself would wait for itself, and raises ``WrongEventLoop``. In a
     forked child every call raises ``BusForked``.
+
+    In a script::
+
+        with open_sync_bus("config/app.yaml") as bus:
+            bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=order_id))
     """
 
     def __init__(self, bus: Bus) -> None:

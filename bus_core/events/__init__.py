@@ -1,8 +1,8 @@
 """Events, topics and messages: the values that users and adapters exchange.
 
-May import: ``errors``. Owns: ``Event``; the types of its fields as a tree of shapes, read from annotations
-once per class, and what checks, freezes and hides values by them; topics and topic patterns; and the values
-of a delivery (``Message``, ``Delivery``, ``Outcome``, ``DeadLetter``).
+May import: ``errors``. Owns: ``Event``, topics and topic patterns, and the values of a delivery
+(``Message``, ``Delivery``, ``Outcome``, ``DeadLetter``). The types of fields are a tree of shapes, read from
+annotations once per class; values are checked, frozen and hidden by their shapes.
 """
 
 import typing

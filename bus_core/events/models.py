@@ -10,8 +10,8 @@ from uuid import UUID
 import attrs
 
 from bus_core.events.checks import normalizer_of
+from bus_core.events.compiled_checks import CheckCompiler
 from bus_core.events.faults import Unfit
-from bus_core.events.fits import FitsCompiler
 from bus_core.events.ids import IdForm, id_form_of
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.privacy import bounded
@@ -118,20 +118,20 @@ class EventModel:
         return self._parts
 
     def _compiled(self) -> Callable[[Any], tuple[str, ...]]:
-        compiler = FitsCompiler()
+        compiler = CheckCompiler()
         if self.id.exact is not None:
-            id_term = f"value.__class__ is {compiler.name(self.id.exact)}"
+            id_expression = f"value.__class__ is {compiler.name(self.id.exact)}"
         else:
-            id_term = f"{compiler.name(_is_normalized_by(self.id.normalize))}(value)"
-        metadata = compiler.term(_METADATA, "value")
-        terms = {
-            "aggregate_id": id_term,
-            "event_id": compiler.term(_EVENT_ID, "value"),
+            id_expression = f"{compiler.name(_is_normalized_by(self.id.normalize))}(value)"
+        metadata = compiler.expression(_METADATA, "value")
+        expressions = {
+            "aggregate_id": id_expression,
+            "event_id": compiler.expression(_EVENT_ID, "value"),
             "occurred_at": f"value.__class__ is {compiler.name(datetime)} and value.tzinfo is UTC",
             "metadata": f"value is {compiler.name(NO_METADATA)} or {metadata}",
         }
-        terms |= {field.name: compiler.term(field.shape, "value") for field in self.own.fields}
-        return compiler.misfits(terms)
+        expressions |= {field.name: compiler.expression(field.shape, "value") for field in self.own.fields}
+        return compiler.misfits(expressions)
 
 
 def _is_normalized_by(normalize: Normalize) -> Callable[[Any], bool]:

@@ -40,9 +40,9 @@ _VERSION_7: Final = 0x7 << 76 | 0x2 << 62
 def uuid7() -> UUID:
     """A time-ordered identifier of version 7 (RFC 9562, section 5.7).
 
-    The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of section 6.2), so
-    that identifiers made by one process sort by time to about a quarter of a microsecond. The other
-    62 bits are random, but not secret: do not use one as a token.
+    The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of section 6.2).
+    Identifiers of one process sort by time to about a quarter of a microsecond. The other 62 bits are random,
+    but not secret: do not use one as a token.
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     fraction = rest * 4096 // 1_000_000

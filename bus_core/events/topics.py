@@ -121,7 +121,10 @@ def _fits(stretch: Iterable[str], words: Sequence[str], at: int) -> bool:
 
 @attrs.frozen
 class TopicPattern:
-    """An AMQP topic pattern: ``*`` stands for one word, ``#`` for zero or more words."""
+    """An AMQP topic pattern: ``*`` matches one word, ``#`` zero or more words.
+
+    ``TopicPattern("identity.*.created").matches("identity.user.created")`` is True.
+    """
 
     text: str = attrs.field(validator=_check_pattern)
     _stretches: tuple[list[str], ...] = attrs.field(init=False, eq=False, repr=False)  # between the hashes
@@ -186,7 +189,9 @@ def _as_topics(topics: Iterable[Topic[Any]]) -> tuple[Topic[Any], ...]:
 
 @attrs.frozen(eq=False)
 class TopicCatalogue:
-    """The topics that one context owns. Its topics' names begin with the context's name.
+    """The topics that one context owns. Their names begin with the name of the context.
+
+    ``TopicCatalogue("identity", [USER_REGISTERED, USER_DELETED])``
 
     Raises ``InvalidTopic`` when a topic belongs to another context or is listed twice.
     """

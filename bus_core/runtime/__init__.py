@@ -1,7 +1,7 @@
 """Time, threads and background failures: tools that know nothing of events.
 
-May import: ``errors``. Owns: the clock protocol, time limits on that clock, a sleep that others can end,
-threads for synchronous handlers and for the loop of a sync bus, background tasks, ongoing failures, and log
+May import: ``errors``. Owns: the clock protocol and time limits on it, threads for synchronous handlers and
+for the loop of a sync bus. Owns also background tasks, a sleep that others can end, ongoing failures, and log
 lines that cannot be forged.
 """
 

@@ -28,12 +28,15 @@ class Clock(Protocol):
 
     def now(self) -> datetime:
         """The wall-clock time, aware, in UTC."""
+        ...
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes backwards; only differences mean something."""
+        ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
         """Call ``callback`` on the running loop once, ``delay`` seconds from now."""
+        ...
 
 
 def timestamps_of(clock: Clock) -> Callable[[], float]:

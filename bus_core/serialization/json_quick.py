@@ -29,7 +29,7 @@ __all__ = ["quick_reader_of"]
 _MISSING: Final = object()
 
 
-class Odd(ValueError):
+class UnusualValue(ValueError):
     """A value is not as it should be."""
 
 
@@ -46,7 +46,7 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
 
         def read_array(value: Any) -> Any:
             if value.__class__ is not list:
-                raise Odd
+                raise UnusualValue
             return kind([read_item(item) for item in value])
 
         return read_array
@@ -78,7 +78,7 @@ def _frozen(value: Any) -> Any:
 
 def _frozen_object(value: Any) -> Any:
     if value.__class__ is not dict:
-        raise Odd
+        raise UnusualValue
     made = dict(value)  # the thorough way may want the value as it is
     for key, item in value.items():
         kind = item.__class__
@@ -96,7 +96,7 @@ def _quick_of_optional(shape: Shape, known: dict[int, Read]) -> Read:
         if value is None:
             return None
         if value.__class__ not in classes:
-            raise Odd
+            raise UnusualValue
         return read_other(value)
 
     return read
@@ -128,11 +128,11 @@ def _compiled(
     does with its methods: a loop over the fields takes three times as long.
     """
     known = {} if known is None else known
-    names: dict[str, Any] = {"make": make, "Odd": Odd, "missing": _MISSING}
+    names: dict[str, Any] = {"make": make, "UnusualValue": UnusualValue, "missing": _MISSING}
     lines = [
         f"def read({', '.join(['data', *also])}):",
         "    if data.__class__ is not dict:",
-        "        raise Odd",
+        "        raise UnusualValue",
     ]
     values = [*also]
     for index, field in enumerate(fields):
@@ -144,7 +144,7 @@ def _compiled(
             reading = [f"{value} = read{index}({value})"]
         else:
             names[f"type{index}"] = exact
-            reading = [f"if {value}.__class__ is not type{index}:", "    raise Odd"]
+            reading = [f"if {value}.__class__ is not type{index}:", "    raise UnusualValue"]
         absent = _default_text(field, f"default{index}", names)
         if absent is None:
             lines.append(f"    {value} = data[{field.key!r}]")

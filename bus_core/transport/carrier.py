@@ -21,31 +21,40 @@ class Carrier(Protocol):
     @property
     def encodes(self) -> bool:
         """True when events are encoded on their way, so that some cannot be published."""
+        ...
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
         """The reason that events cannot be carried now, for health."""
+        ...
 
     def attach(self, lane: Lane) -> None:
         """The lane gets events from now on, or as soon as the adapter has opened it."""
+        ...
 
     def detach(self, lane: Lane) -> None:
         """The lane gets no further events."""
+        ...
 
     def pause_changed(self, lane: Lane) -> None:
         """The lane was paused or resumed."""
+        ...
 
     async def opened(self, lane: Lane) -> None:
         """Returns when the lane misses nothing any more; raises ``UnknownSubscription`` if it never will."""
+        ...
 
     async def left(self, lane: Lane) -> None:
         """Returns when all that a detached lane held on the adapter was given back."""
+        ...
 
     def renew(self, route: Route) -> None:
         """Brings a route up to date with the attached lanes."""
+        ...
 
     async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
         """Hands a checked event over; returns when the adapter has accepted it."""
+        ...
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
@@ -55,9 +64,12 @@ class Carrier(Protocol):
         The future is done when the adapter has accepted the event. Cancelling it takes back an event that was
         not sent yet. Raises the same errors as ``accept``.
         """
+        ...
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
         """Waits until all events accepted so far, and those that their handling causes, are settled."""
+        ...
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Stops the lanes and the engine within ``timeout`` seconds, and reports abandoned events."""
+        ...

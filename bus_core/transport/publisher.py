@@ -22,8 +22,8 @@ MOST_AT_ONCE = 1000
 """Messages in one batch."""
 
 MOST_BYTES = 1_000_000
-"""Bytes of bodies in one batch, after which nothing more is added to it: over a slow network callers of a
-larger one would hear too late of what is stored already."""
+"""Bytes of bodies after which a batch is full. With a larger one on a slow network, callers would hear too
+late that their events are stored."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0

@@ -77,7 +77,7 @@ def test_it_is_short() -> None:
 
 
 async def test_owner_that_died(tmp_path: Path) -> None:
-    """What a process owned that is gone comes to the next one when its lease ends, as one attempt."""
+    """The messages of a dead process come to the next one when its lease ends, as one attempt."""
     dead = adapter_on(tmp_path, lease=0.1)
     await dead.start()
     consumer = await dead.open_consumer(SPEC)
@@ -144,7 +144,7 @@ async def test_settled_twice(tmp_path: Path) -> None:
 
 
 async def test_storage_that_fails(tmp_path: Path) -> None:
-    """What the storage raises is an error of the bus, or a result; nothing of that batch is stored."""
+    """An error of the storage is an error of the bus, or a result; nothing of that batch is stored."""
     adapter = adapter_on(tmp_path)
     await adapter.start()
     consumer = await adapter.open_consumer(SPEC)

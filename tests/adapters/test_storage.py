@@ -197,7 +197,7 @@ async def test_each_problem_is_cleared_by_its_own_part(storage: Storage) -> None
 
 
 async def test_a_closed_consumer_has_no_problem(storage: Storage) -> None:
-    """What a consumer could not do is no problem any more when it is closed."""
+    """The failures of a consumer are no problem any more when it is closed."""
     storage.lease = 0.03
     storage.fails = lambda call: call == "renew"
     consumer = await storage.open_consumer(SPEC)
@@ -288,7 +288,7 @@ async def test_where_several_are_refused_each_other_gets_its_turn() -> None:
 
 @pytest.mark.parametrize("action", ["retry", "release", "hold"])
 async def test_how_long_it_has_waited_is_kept(storage: Storage, action: Any) -> None:
-    """What an outcome says of it is told when the message comes again, and nothing after a redrive."""
+    """The next delivery of a message shows its outcome; after a redrive it shows nothing."""
     consumer = await storage.open_consumer(SPEC)
     await storage.publish([message()])
     [received] = await consumer.receive(1)

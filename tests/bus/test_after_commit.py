@@ -26,7 +26,7 @@ from support.handlers import listen
 
 
 class Rollback(Exception):
-    """What a transaction that failed raises."""
+    """The error of a failed transaction."""
 
 
 def numbers(received: list[Any]) -> list[int]:
@@ -34,7 +34,7 @@ def numbers(received: list[Any]) -> list[int]:
 
 
 async def test_held_until_the_end() -> None:
-    """What is published inside of the block leaves when it ends well, in order, however it was published."""
+    """Events of a block leave when it ends well, in order, however it was published."""
     async with running_bus() as bus:
         received = listen(bus, "test.#")
         async with bus.after_commit():
@@ -147,7 +147,7 @@ async def test_other_tasks_are_not_held() -> None:
 
 
 async def test_tasks_of_the_block_are_held_with_it() -> None:
-    """What a task publishes that was started inside of the block belongs to the block while it lasts."""
+    """Events of a task that was started in the block belong to the block while it lasts."""
     async with running_bus() as bus:
         received = listen(bus)
 

@@ -120,7 +120,7 @@ async def test_a_clock_is_used(virtual_clock: VirtualClock) -> None:
 
 
 def test_all_faults_of_an_adapter_are_told() -> None:
-    """What a factory checks itself is told together with everything else, also when its options are bad."""
+    """The faults that a factory finds are told together with all others, also when its options are bad."""
 
     @attrs.frozen(kw_only=True)
     class Options:
@@ -348,7 +348,7 @@ def test_what_is_no_plugin(bad: Any) -> None:
 
 
 def test_one_plugin_manager_per_bus() -> None:
-    """What is given to one bus is not known to another."""
+    """Plugins given to one bus are not known to another."""
     offering = middleware_plugin(mine=noting("mine", []))
     config = {"bus": {"adapter": "memory", "middleware": ["mine"]}}
     open_bus(config, plugins=[offering])

@@ -436,7 +436,7 @@ async def test_report_of_an_event_for_several(virtual_clock: VirtualClock) -> No
 
 @every_lane
 async def test_paused(virtual_clock: VirtualClock, options: Mapping[str, Any]) -> None:
-    """What a paused subscription holds is reported as queued when the time is over."""
+    """Events that a paused subscription holds are reported as queued when the time is over."""
     async with running_bus(virtual_clock) as bus:
         handler = Holding()
         bus.subscribe(HAPPENED, handler, **options).pause()
@@ -467,7 +467,7 @@ async def test_time_to_clean_up(virtual_clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("swallow", [True, False])
 async def test_publishing_on_the_way_out(virtual_clock: VirtualClock, swallow: bool) -> None:
-    """What a handler publishes after the end of the timeout is refused, since nobody would handle it."""
+    """Events that a handler publishes after the timeout are refused, since nobody would handle it."""
     async with running_bus(virtual_clock) as bus:
         results: list[object] = []
 
@@ -569,7 +569,7 @@ async def test_thread(virtual_clock: VirtualClock) -> None:
 
 
 async def test_unsubscribing_meanwhile(virtual_clock: VirtualClock) -> None:
-    """Whoever waits for a subscription to leave is not left waiting when its events are abandoned."""
+    """A caller that waits for a subscription to leave returns when its events are abandoned."""
     async with running_bus(virtual_clock) as bus:
         subscription = bus.subscribe(HAPPENED, Holding())
         await bus.publish(HAPPENED, happened())
@@ -852,7 +852,7 @@ GRACE = 0.5
 
 
 class Unreachable(BusError):
-    """What the server raises in these tests."""
+    """The error that the server raises in these tests."""
 
 
 def fails(argument: object) -> Any:
@@ -896,7 +896,7 @@ async def closed_within(bus: Bus, seconds: float) -> Any:
 
 
 async def test_prefetched_is_released(server: Server) -> None:
-    """What no handler has begun goes back at once, in order; what runs is finished."""
+    """Unstarted messages go back at once, in order; running handlers finish."""
     go_on = asyncio.Event()
     begun: list[int] = []
 
@@ -981,7 +981,7 @@ async def test_thread_cannot_be_cancelled(server: Server) -> None:
 
 
 async def test_held_retry_is_released(server: Server) -> None:
-    """What waits here for its retry goes back with its count and its history."""
+    """A message that waits here for its retry goes back with its count and its history."""
     clock = VirtualClock()
 
     async def handler(event: Happened) -> None:
@@ -1003,7 +1003,7 @@ async def test_held_retry_is_released(server: Server) -> None:
     ("options", "parked"), [({}, [1.0]), ({"ordered": True}, [])], ids=["parked", "ordered"]
 )
 async def test_failure_while_closing(server: Server, options: Any, parked: list[float]) -> None:
-    """What fails while the bus closes goes back at once, to be retried by others."""
+    """A message that fails while the bus closes goes back at once: others retry it."""
     go_on = asyncio.Event()
     clock = VirtualClock()
 
@@ -1028,7 +1028,7 @@ async def test_failure_while_closing(server: Server, options: Any, parked: list[
 
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_paused_lane_is_released(server: Server, ordered: bool) -> None:
-    """What waits in a paused subscription is given back, in order."""
+    """Messages that wait in a paused subscription go back, in order."""
     bus = make_remote_bus(server)
     subscription = bus.subscribe(HAPPENED, ignore, name="h", ordered=ordered)
     await bus.start()

@@ -443,7 +443,7 @@ async def test_redrive_to_a_paused_subscription(virtual_clock: VirtualClock) -> 
 
 
 async def test_drain_waits_for_what_was_redriven(virtual_clock: VirtualClock) -> None:
-    """What was redriven before a drain is waited for, its retries included."""
+    """A drain waits for letters redriven before it, and for their retries."""
     async with running_bus(virtual_clock) as bus:
         handler = Handler()
         bus.subscribe(HAPPENED, handler)
@@ -496,7 +496,7 @@ class Picky:
 async def test_undecodable(
     virtual_clock: VirtualClock, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be decoded is dead-lettered at once with its raw bytes, and the handler never sees it."""
+    """An undecodable message is dead-lettered at once with its raw bytes; the handler never sees it."""
     picky = Picky(b"424242")
     plugin = offering(lambda: picky)
     async with running_bus(
@@ -645,7 +645,7 @@ async def test_tracebacks_are_opt_in() -> None:
 
     kept: dict[bool, list[str]] = {}
     for wanted in (False, True):
-        settings = {"tracebacks": True} if wanted else {}
+        settings: dict[str, Any] = {"tracebacks": True} if wanted else {}
         async with running_bus(**settings) as bus:
             bus.subscribe(HAPPENED, handle, name="handle", retry=FixedRetry(attempts=7, delay=0))
             await bus.publish(HAPPENED, happened())

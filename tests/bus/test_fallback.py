@@ -1,4 +1,4 @@
-"""What takes the place of an adapter that does not start, and what a configuration is told about plugins."""
+"""The fallback of an adapter that does not start, and the hints of a configuration about plugins."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_fallback_is_not_needed() -> None:
 
 
 async def test_failing_store_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What a dead-letter store cannot keep is counted as lost, and the log shows no text of any error."""
+    """A letter that the store cannot keep is counted as lost, and the log shows no text of any error."""
     caplog.set_level(logging.DEBUG)
 
     async def fail(_event: Event) -> None:

@@ -47,7 +47,7 @@ def error_of(call):
 
 
 def run(script: str) -> Any:
-    """What a script prints last; it may fork."""
+    """The last line that a script prints; it may fork."""
     result, _ = run_script(FORKING + script)
     return result
 

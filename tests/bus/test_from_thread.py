@@ -33,7 +33,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 async def test_threads_publish() -> None:
-    """What threads publish arrives, with its headers, in the order of each thread."""
+    """Events of threads arrive, with their headers, in the order of each thread."""
     seen: list[tuple[int, str]] = []
     async with running_bus() as bus:
 

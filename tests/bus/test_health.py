@@ -422,7 +422,7 @@ async def test_the_state_of_the_engine() -> None:
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="one clock only on this system")
 async def test_a_machine_that_slept_hides_no_long_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a handler has run is right on a machine that was suspended, of which one clock knows."""
+    """The running time of a handler is right on a machine that was suspended, of which one clock knows."""
     real = time.clock_gettime
     monkeypatch.setattr(
         time, "clock_gettime", lambda clock: real(clock) + (3600 if clock == time.CLOCK_BOOTTIME else 0)

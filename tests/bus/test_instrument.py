@@ -108,7 +108,7 @@ async def test_what_cannot_be_decoded_is_told() -> None:
 
 
 async def test_an_observer_that_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What an observer raises is logged with its class and place, and the attempt is dealt with as ever."""
+    """An error of an observer is logged with its class and place, and the attempt goes on as usual."""
 
     def broken(failure: AttemptFailure) -> None:
         raise SystemExit("secret")

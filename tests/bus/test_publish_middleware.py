@@ -100,7 +100,7 @@ async def test_publish_middleware_replaces(serialize: bool) -> None:
 async def test_publish_middleware_is_checked(
     change: Callable[[Envelope], None], error: type[Exception]
 ) -> None:
-    """What publish middleware passes on is checked like what the caller gave."""
+    """An event from publish middleware is checked like one from the caller."""
     async with running_bus(
         plugins=[middleware_plugin(change=rewriting(change))], middleware={"publish": ["change"]}
     ) as bus:

@@ -331,7 +331,7 @@ def test_an_asynchronous_filter_is_refused(where: Any) -> None:
 
 
 async def test_a_filter_that_returns_a_coroutine_lets_nothing_through() -> None:
-    """What cannot be seen at subscribe is a failure at the first event, with a dead letter that says why."""
+    """A fault that subscribe cannot see is a failure at the first event, with a dead letter that says why."""
     received = Collecting()
     async with running_bus() as bus:
         bus.subscribe(HAPPENED, received.collect, where=lambda event: selects(event))  # type: ignore[arg-type, return-value]
@@ -561,7 +561,7 @@ async def test_unsupported_at_start() -> None:
 
 
 async def test_an_adapter_says_what_to_do() -> None:
-    """What an adapter says is to be done where it does not fit stands in the error, at the end."""
+    """The advice of an adapter for unmet needs is at the end of the error."""
     bus = make_bus(plugins=[adapter_plugin(limited(remedy="use another mode"))], adapter="limited")
     bus.subscribe(HAPPENED, ignore, name="one")
     with pytest.raises(UnsupportedFeature, match=r"needs mode='group'\nuse another mode$") as caught:

@@ -228,7 +228,7 @@ ALSO_BEFORE_START: dict[str, Callable[[SyncBus], object]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_before_start(call: str) -> None:
-    """What needs an open bus says that it is not started, and how to start it."""
+    """Calls that need an open bus say that it is not started, and how to start it."""
     with pytest.raises(BusNotStarted, match=r"not started; use 'with bus:' or 'bus\.start\(\)'"):
         CALLS[call](make_sync_bus())
 
@@ -425,7 +425,7 @@ def test_a_handler_calls_close_while_another_thread_closes() -> None:
 
 
 def test_after_commit() -> None:
-    """What the thread publishes inside of the block leaves when it ends well; other threads are not held."""
+    """Events of the thread leave when the block ends well; those of other threads are not held."""
     numbers: list[int] = []
     with running_sync_bus() as bus, threads(1) as pool:
         bus.subscribe(HAPPENED, lambda event: numbers.append(event.number), ordered=True, concurrency=1)

@@ -520,7 +520,7 @@ async def test_unsubscribe_twice_at_once() -> None:
 
 
 async def test_a_cancelled_unsubscribe_goes_on() -> None:
-    """Who waits for unsubscribe may be cancelled: every subscription of the handler has left all the same."""
+    """A caller of unsubscribe may be cancelled: every subscription of the handler leaves all the same."""
     release = asyncio.Event()
     numbers: list[int] = []
 
@@ -594,7 +594,7 @@ async def test_an_event_that_waits_for_room_does_not_reach_who_left(happens: str
 
 
 async def test_unsubscribing_while_events_of_other_topics_flow() -> None:
-    """Who comes to a topic, or to a pattern over it, and who leaves, counts from the next event on."""
+    """Subscribing to a topic or pattern, and leaving it, counts from the next event on."""
     exact, pattern, other = Collecting(), Collecting(), Collecting()
     async with running_bus() as bus:
         bus.subscribe(OTHER, other.collect)

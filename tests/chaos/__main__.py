@@ -53,7 +53,7 @@ def _cut_everywhere(results: Path, count: int) -> list[int]:
 
 
 def _order(options: argparse.Namespace) -> histories.Order:
-    """What is to be done of histories."""
+    """The arguments of a run of histories."""
     return histories.Order(
         count=20 if options.short else options.count,
         seed=options.seed,

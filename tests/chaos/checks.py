@@ -1,4 +1,4 @@
-"""What must hold besides the account. Each makes sentences about what does not."""
+"""Checks besides the account. Each yields sentences about violations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EndsWithin:
 
 
 def late_is_counted(findings: Findings) -> Iterator[str]:
-    """Who stood still longer than its lease settled too late, and that was counted."""
+    """A process that paused longer than its lease settled too late, and that was counted."""
     if not findings.last("late"):
         yield "no process counted an outcome that came too late"
 
@@ -223,7 +223,7 @@ class Flat:
 
 
 def _rise(points: Sequence[tuple[float, float]]) -> float:
-    """How much a line through the points rises from the first to the last one (Theil-Sen on halves)."""
+    """The rise of a line through the points from the first to the last one (Theil-Sen on halves)."""
     half = len(points) // 2
     slopes = sorted(
         (later[1] - earlier[1]) / (later[0] - earlier[0])

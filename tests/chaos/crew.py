@@ -20,7 +20,7 @@ SERVICE = "chaos"
 
 @attrs.frozen
 class Exit:
-    """How a process ended: ``killed`` by a scenario, or asked to by SIGTERM."""
+    """The end of a process: ``killed`` by a scenario, or asked to by SIGTERM."""
 
     name: str
     status: int
@@ -178,7 +178,7 @@ class Crew:
     # --- looking on ---------------------------------------------------------------------------------------
 
     def samples(self, name: str) -> list[dict[str, Any]]:
-        """What a process has told about itself so far."""
+        """The reports of a process so far."""
         path = self.directory / "samples" / f"{name}.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -24,10 +24,10 @@ from redis_support.servers import Server
 from redis_support.streams import Place, die, message, place_on, spec
 
 Fate = Literal["ack", "dead_letter", "retry", "release"]
-"""What a handler asks for at first; the second time, everything is acknowledged."""
+"""The first outcome that a handler asks for; the second time, everything is acknowledged."""
 
 STEPS = ("received", "effect", "outcome", "reply")
-"""What is over when a consumer dies; ``outcome`` is carried out, and nobody hears of it."""
+"""The step that is over when a consumer dies; ``outcome`` is carried out, but not confirmed."""
 
 SIDE_BY_SIDE = 20
 _LEASE = 0.12
@@ -44,7 +44,7 @@ class Cut:
 
 @attrs.frozen
 class Schedule:
-    """What becomes of each event, and how the first consumers die."""
+    """The outcome of each event, and the deaths of the first consumers."""
 
     fates: tuple[Fate, ...]
     cuts: tuple[Cut, ...]
@@ -58,7 +58,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
 
 
 class Tally:
-    """What all schedules together came to. ``hasty`` consumers have a bug: they acknowledge first."""
+    """The sum of all schedules. ``hasty`` consumers have a bug: they acknowledge first."""
 
     def __init__(self, *, hasty: bool = False) -> None:
         self.hasty = hasty
@@ -83,7 +83,7 @@ class _Run:
         self.faults: list[str] = []
 
     async def run(self) -> list[str]:
-        """What is wrong afterwards."""
+        """The faults that are left."""
         sent = [message(number, self.topic) for number in range(len(self.schedule.fates))]
         self.ids = {each.id: number for number, each in enumerate(sent)}
         publisher = await self.place.adapter(lease=_LEASE)

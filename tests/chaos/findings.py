@@ -1,4 +1,4 @@
-"""What a run has shown, and whether that is as it must be."""
+"""The results of a run, and the checks of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Findings:
         )
 
     def summaries(self, kind: str) -> Iterator[str]:
-        """What the checks of processes of a kind have said whenever they were not healthy."""
+        """The answers of health checks of one kind of process, whenever they were not healthy."""
         for sample in self.samples_of(kind):
             if sample["status"] != "healthy":
                 yield from sample["summaries"].values()

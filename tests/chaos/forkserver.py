@@ -56,7 +56,7 @@ class Member:
         self.wait()
 
     def log_text(self) -> str:
-        """What it has logged."""
+        """Its log."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 

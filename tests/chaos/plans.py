@@ -1,4 +1,4 @@
-"""What a handler does with an event. The event says so, in the form ``name`` or ``name:number``."""
+"""The plan of a handler for an event. The event says it, in the form ``name`` or ``name:number``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.events import Task
 
 
 class Poison(Exception):
-    """What a handler raises that was told to."""
+    """The error of a handler that was told to fail."""
 
 
 class Effect:

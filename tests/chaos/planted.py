@@ -63,7 +63,7 @@ def _overlook_one() -> None:
 
 
 def _forget_accepted() -> None:
-    """What was stored is not remembered."""
+    """Stored events are not remembered."""
 
     def note(_self: StoredEvents, _topics: object, _ids: object) -> None:
         pass
@@ -83,7 +83,7 @@ def _miss_one_less() -> None:
 
 
 def _never_doubt() -> None:
-    """What is held is begun after a process pause, whoever owns it."""
+    """Held messages are started after a process pause, even those of other owners."""
     GroupConsumer.in_doubt = False  # type: ignore[method-assign, assignment]
 
 

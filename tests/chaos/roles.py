@@ -1,4 +1,4 @@
-"""What a producer and a consumer process do, from a role that the runner has written down for them."""
+"""Producer and consumer processes, which play a role that the runner has written down."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _journal(role: Role) -> Journal:
 
 
 class Samples:
-    """What a process tells about itself from time to time."""
+    """The report of a process about itself, from time to time."""
 
     def __init__(self, role: Role) -> None:
         place = Path(role.directory) / "samples"

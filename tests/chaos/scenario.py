@@ -1,4 +1,4 @@
-"""What a scenario is made of."""
+"""The parts of a scenario."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Size:
 
 @attrs.frozen(kw_only=True)
 class Load:
-    """Who publishes what, and who handles it. Times are seconds; see ``roles.Role``."""
+    """The producers and consumers. Times are seconds; see ``roles.Role``."""
 
     rate: Size = Size(2_000, 400)
     producers: int = 1
@@ -43,7 +43,7 @@ class Load:
     work: float = 0.002
     ordered: bool = False
     broadcast: bool = False
-    """Whether each consumer process gets every event; its subscriptions have names of their own then."""
+    """True when each consumer process gets every event; its subscriptions have names of their own then."""
 
     delay: float | None = 0.05
     attempts: int = 10
@@ -51,7 +51,7 @@ class Load:
     shutdown_timeout: float = 5.0
     publish_timeout: float = 10.0
     insists: bool = False
-    """Whether a producer publishes the same event again when it is not sure."""
+    """True when a producer publishes the same event again after an uncertain publish."""
 
     durability: Literal["server", "fsync", "replicated"] = "server"
     more: Mapping[str, object] = attrs.field(factory=dict)
@@ -65,7 +65,7 @@ class Injection(Protocol):
 
 
 Check = Callable[["Findings"], Iterable[str]]
-"""What must hold besides the account: sentences about what does not."""
+"""Checks besides the account: sentences about violations."""
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +85,7 @@ class Scenario:
     site: Callable[[], Site] = OneServer
     proxied: Literal["nobody", "producers", "consumers", "all"] = "nobody"
     before: tuple[Injection, ...] = ()
-    """What is done before the first process is started."""
+    """Runs before the first process is started."""
 
     faults: tuple[Injection, ...] = ()
     calm: Size = Size(2.0, 0.5)

@@ -43,7 +43,7 @@ from redis_support.faults import Drop, LoseReplies, SlowBytes
 _DEAD = Keys(PREFIX).dead(topic(0).name)
 
 _IN_HAND = 32
-"""What a consumer may have handled without its acknowledgement being stored: what 16 handlers have done,
+"""The most that a consumer may have handled without a stored acknowledgement: what 16 handlers have done,
 and as many outcomes on their way."""
 
 

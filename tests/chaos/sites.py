@@ -39,7 +39,7 @@ class Site(Stacked):
     # --- looking on, apart from the adapter ---------------------------------------------------------------
 
     def left(self, topic: str, group: str) -> int:
-        """How much a group has not settled: unread, pending, come back, or waiting for a retry."""
+        """The unsettled entries of a group: unread, pending, come back, or waiting for a retry."""
         stream, inbox = self.keys.stream(topic), self.keys.inbox(topic, group)
         # What is in the streams need not be text.
         with self.server_for(stream).client(decode_responses=False) as client:
@@ -47,7 +47,7 @@ class Site(Stacked):
             return total + self._left_on(client, stream, group) + self._left_on(client, inbox, group)
 
     def held(self, topic: str, group: str, pid: int) -> int:
-        """How much of a group is pending for the process with that id."""
+        """The number of entries of a group that are pending for the process with that id."""
         total = 0
         for stream in (self.keys.stream(topic), self.keys.inbox(topic, group)):
             with self.server_for(stream).client() as client:

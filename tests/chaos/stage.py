@@ -1,4 +1,4 @@
-"""What injections act on: the servers, the processes, and a note of what was done."""
+"""The stage of injections: the servers, the processes, and a note of what was done."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Stage:
         self.random = random.Random(scenario.number)
 
     def size(self, size: Size) -> float:
-        """How long, or how often, in a run of this length."""
+        """The time, or the number, in a run of this length."""
         return size.of(self.full) * self.scale
 
     def times(self, size: Size) -> int:
-        """How often, and once at least."""
+        """The number, at least 1."""
         return max(1, round(self.size(size)))
 
     @property
@@ -74,9 +74,9 @@ class Stage:
         return [(topic(index).name, f"{SERVICE}.worker{index}") for index in range(count)]
 
     def left(self) -> int:
-        """How much is not settled."""
+        """The number of unsettled entries."""
         return sum(self.site.left(name, group) for name, group in self.groups)
 
     def held_by(self, post: Post) -> int:
-        """How much is pending for a consumer process."""
+        """The number of entries pending for a consumer process."""
         return sum(self.site.held(name, group, post.member.pid) for name, group in self.groups)

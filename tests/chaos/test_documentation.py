@@ -46,6 +46,6 @@ def test_what_is_promised_is_shown() -> None:
         for number in re.findall(r"\d+", found)
     }
     assert numbers <= {scenario.number for scenario in SCENARIOS} | {23}
-    for row in re.findall(r"^\|(?! promise|---)(.+)\|$", page, re.MULTILINE):
+    for row in re.findall(r"^\|(?! guarantee|---)(.+)\|$", page, re.MULTILINE):
         shown_by = row.split("|")[4]
         assert "test_" in shown_by or "scenario" in shown_by, row

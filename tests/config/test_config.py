@@ -198,7 +198,7 @@ def test_a_bare_list_of_middleware_means_consume() -> None:
     ],
 )
 def test_each_fault_has_its_message(bus: object, fault: str) -> None:
-    """What is wrong is reported once, with what to do and its path."""
+    """Each fault is reported once, with advice and its path."""
     assert faults(bus) == (fault,)
 
 
@@ -223,7 +223,7 @@ def test_all_faults_are_reported_together() -> None:
 
 
 def test_what_is_sound_can_be_used_beside_the_faults() -> None:
-    """Who looks for more faults gets a configuration in which faulty values have their defaults."""
+    """A caller that looks for more faults gets a configuration with defaults for faulty values."""
     config, found = read_config({"bus": {"adapter": "memory", "buffer_size": 0, "worker_pool_size": 5}})
     assert (config.adapter, config.buffer_size, config.worker_pool_size) == ("memory", 1000, 5)
     assert len(found) == 1
@@ -524,7 +524,7 @@ def test_secrets_do_not_show() -> None:
 
 
 def test_the_description_has_the_shape_of_the_file() -> None:
-    """What describes a configuration can be written to a file and means the same."""
+    """The description of a configuration can be written to a file and means the same."""
     bus: dict[str, Any] = {
         "adapter": "memory",
         "retry": {"policy": "fixed", "delay": "1m30s"},

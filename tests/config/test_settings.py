@@ -223,7 +223,7 @@ def test_all_faults_are_collected() -> None:
 
 
 def test_a_rule_over_several_fields_is_a_fault_of_the_section() -> None:
-    """What the class itself refuses is reported with the path of the section."""
+    """Values that the class itself refuses are reported with the path of the section."""
     assert read({"name": "a", "low": 5}, Strict) == (None, ["low 5 is above high 2 @ $.bus"])
 
 
@@ -382,7 +382,7 @@ def test_everything_below_a_secret_key_is_masked() -> None:
 
 
 def test_a_value_from_a_variable_takes_the_type_of_its_field() -> None:
-    """What a variable holds is read as the field wants it: digits are a number or a text."""
+    """A variable is read as the field wants it: digits are a number or a text."""
     raw = expanded(
         dict.fromkeys(("text", "count", "ratio", "either", "level", "password", "delay"), "${V}"), V="3"
     )
@@ -476,7 +476,7 @@ def test_data_that_contains_itself_is_a_fault() -> None:
 
 
 def test_an_expanded_mapping_equals_a_plain_one() -> None:
-    """Who does not care where values came from sees plain data."""
+    """A caller that ignores the origin of values sees plain data."""
     assert expanded({"a": {"b": ["${V:-1}"]}}) == {"a": {"b": [1]}}
     assert isinstance(expanded({}), ExpandedMapping)
 

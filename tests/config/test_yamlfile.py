@@ -56,7 +56,7 @@ def test_plain_yaml_is_read() -> None:
     ],
 )
 def test_a_syntax_error_names_its_line(text: str, fault: str) -> None:
-    """What is not acceptable YAML is refused with what is wrong and where."""
+    """Unacceptable YAML is refused with the fault and its place."""
     (found,) = faults(text)
     assert found.startswith(fault)
     assert " @ line " in found
@@ -119,7 +119,7 @@ def test_a_text_that_lacks_its_quotes_is_told_so(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("value", ["!ENV SITE_URL", "!secret {a: 1}", "[1, !x 2]", "!!python/name:os.system"])
 def test_tags_of_other_sections_are_left_alone(value: str) -> None:
-    """What the application does with a tag in a section of its own is no matter of the bus."""
+    """The bus does not touch tags in a section of the application."""
     assert parse(f"site: {{ url: {value} }}\nbus: {{ adapter: memory }}\n")["bus"] == {"adapter": "memory"}
 
 

@@ -49,7 +49,7 @@ KEYS = [UUID(int=number) for number in range(1, 4)]
 mark: ContextVar[int] = ContextVar("mark")
 
 Cause: TypeAlias = Callable[[], Delivered | None]
-"""What tells, when an event is accepted, whose handler has published it."""
+"""Tells the handler that published an event when it is accepted."""
 
 
 class Mix:
@@ -509,7 +509,7 @@ class Mix:
             assert (await account.bus.close()).completed
 
     async def close_early(self) -> None:
-        """What a bus reports that it has given up on is what it owes."""
+        """A bus reports exactly the events that it owes as abandoned."""
         self.is_closing = True
         self.actions_left = 20
         for task in self.tasks:
@@ -545,7 +545,7 @@ ACTIONS = [
     Mix.meddle,
     Mix.look,
 ]
-"""What handlers do."""
+"""The actions of handlers."""
 
 STEPS = [
     Mix.publish_one,
@@ -572,7 +572,7 @@ STEPS = [
     Mix.settle_and_look,
     Mix.look,
 ]
-"""What is done meanwhile."""
+"""The actions on the bus meanwhile."""
 
 
 def uneven_clock(chance: random.Random) -> Callable[[], float]:

@@ -139,7 +139,7 @@ async def test_a_dead_letter_frees_its_place() -> None:
 
 
 async def test_paused_and_ordered_events_keep_their_place() -> None:
-    """What a paused subscription holds, and what waits for its key, is in the buffer."""
+    """Events that a paused subscription holds, or that wait for their key, are in the buffer."""
     received = Collecting()
     async with running_bus(buffer_size=2) as bus:
         subscription = bus.subscribe(HAPPENED, received.collect, ordered=True)
@@ -695,7 +695,7 @@ async def test_a_task_that_its_handler_waits_for_does_not_wait_for_room() -> Non
 
 
 async def test_a_drain_does_not_wait_for_tasks_that_go_on() -> None:
-    """What a task publishes long after its handler has returned is no consequence of what was handled."""
+    """Events that a task publishes long after its handler has returned are no consequence of its event."""
     tasks: list[asyncio.Task[None]] = []
     async with running_bus(worker_pool_size=1) as bus:
 

@@ -43,7 +43,7 @@ def test_an_event_becomes_a_message(codec: Codec) -> None:
 
 
 def test_a_message_becomes_an_event_of_the_topics_class(codec: Codec) -> None:
-    """What was encoded comes back equal, of the class that the registry knows for the topic."""
+    """An encoded event comes back equal, of the class that the registry knows for the topic."""
     made = DealWon(aggregate_id=DEAL, customer="Ada")
     assert codec.decode(codec.encode(DEAL_WON, made, {})) == made
 
@@ -81,7 +81,7 @@ def test_a_message_that_is_no_event_is_a_decoding_error(codec: Codec) -> None:
 
 @pytest.mark.parametrize("body", ["text", bytearray(b"x"), memoryview(b"x"), None, {}])
 def test_a_serializer_that_makes_no_bytes_is_named(body: Any) -> None:
-    """What a plugin makes instead of bytes is refused here, before it shares a batch with other events."""
+    """Anything but bytes from a serializer is refused here, before it shares a batch with other events."""
 
     class Odd(JsonSerializer):
         def encode(self, event: Event, *, topic: str, source: str) -> Any:

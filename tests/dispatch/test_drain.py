@@ -180,7 +180,7 @@ async def test_what_handlers_cause(
 
 @pytest.mark.parametrize("how", ["task", "task group", "call_soon", "thread"])
 async def test_what_tasks_of_handlers_cause(virtual_clock: VirtualClock, how: str) -> None:
-    """What a handler publishes through tasks, callbacks or threads while it runs is caused by it as well."""
+    """Events that a handler publishes through tasks, callbacks or threads while it runs are caused by it."""
     async with running_bus(virtual_clock) as bus:
         gate = asyncio.Event()
         holding = Holding()
@@ -215,7 +215,7 @@ async def test_what_tasks_of_handlers_cause(virtual_clock: VirtualClock, how: st
 
 
 async def test_what_sync_handlers_cause(virtual_clock: VirtualClock) -> None:
-    """What a synchronous handler publishes from its thread is caused by it."""
+    """Events that a synchronous handler publishes from its thread are caused by it."""
     async with running_bus(virtual_clock) as bus:
         holding = Holding()
         loop = asyncio.get_running_loop()
@@ -237,7 +237,7 @@ async def test_what_sync_handlers_cause(virtual_clock: VirtualClock) -> None:
 
 @either_way
 async def test_not_what_others_publish_meanwhile(virtual_clock: VirtualClock, memory: dict[str, Any]) -> None:
-    """What is published during a drain for other reasons is not waited for, nor what that causes."""
+    """A drain does not wait for events that others publish meanwhile, nor for their consequences."""
     async with running_bus(virtual_clock, memory=memory) as bus:
         before, after = Holding(), Holding()
 
@@ -472,7 +472,7 @@ async def test_changes_of_subscriptions_meanwhile(virtual_clock: VirtualClock, a
 
 
 async def test_marks_survive_pausing(virtual_clock: VirtualClock) -> None:
-    """What was accepted before a drain is waited for, also when its subscription was paused then."""
+    """A drain waits for events accepted before it, also those of a paused subscription."""
     async with running_bus(virtual_clock) as bus:
         paused, other = Holding(), Holding()
         other.gate.set()

@@ -274,7 +274,7 @@ class _Generating:
     ids=lambda value: getattr(value, "__name__", type(value).__name__) if callable(value) else "",
 )
 def test_invalid_handlers(handler: Any, message: str) -> None:
-    """What cannot be called with an event, or would do nothing, is refused with the reason, in both forms."""
+    """A handler that takes no event, or would do nothing, is refused with the reason, in both forms."""
     bus = make_bus()
     with pytest.raises(InvalidHandler) as caught:
         bus.subscribe(HAPPENED, handler, name="bad")

@@ -67,7 +67,7 @@ class Exiting:
 async def test_no_handler_sees_the_variables_of_another(
     virtual_clock: VirtualClock, value: object, kind: str, ending: str
 ) -> None:
-    """What a handler sets in its context is gone for every later handler, however it ends."""
+    """Context variables of a handler are gone for every later handler, however it ends."""
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         leaked: list[object] = []
         calls = 0

@@ -45,7 +45,7 @@ def _ordered(bus: Bus) -> None:
 
 
 async def bytes_per_queued_event(bus: Bus) -> float:
-    """How much memory a queued event takes beyond the event itself."""
+    """The memory that a queued event takes beyond the event itself."""
     events = [happened(number) for number in range(EVENTS)]
     await bus.publish(HAPPENED, events[0])
     await bus.drain()

@@ -32,7 +32,7 @@ either_way = pytest.mark.parametrize(
 
 
 class Journal:
-    """What began and ended, per key, and how many ran at once."""
+    """The events that began and ended, per key, and how many ran at once."""
 
     def __init__(self) -> None:
         self.begun: dict[UUID, list[int]] = defaultdict(list)
@@ -173,7 +173,7 @@ async def test_a_skipped_event_frees_its_key(virtual_clock: VirtualClock) -> Non
 
 
 async def test_a_redriven_event_takes_its_turn(virtual_clock: VirtualClock) -> None:
-    """What is redriven stands behind what waits for its key already, and never runs beside it."""
+    """A redriven event waits behind others of its key, and never runs beside them."""
     async with running_bus(virtual_clock) as bus:
         journal = Journal()
         gate = asyncio.Event()

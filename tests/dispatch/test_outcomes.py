@@ -443,7 +443,7 @@ async def test_give_up_on(virtual_clock: VirtualClock, listed: Any) -> None:
 async def test_give_up_on_what_is_no_exception(
     virtual_clock: VirtualClock, listed: type[BaseException]
 ) -> None:
-    """What give_up_on lists need not be derived from Exception."""
+    """The classes in give_up_on need not derive from Exception."""
     async with running_bus(virtual_clock) as bus:
         handler = Handler(listed())
         bus.subscribe(HAPPENED, handler, give_up_on=listed)

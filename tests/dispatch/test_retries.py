@@ -274,7 +274,7 @@ async def test_policy_that_breaks_later(virtual_clock: VirtualClock) -> None:
 async def test_letters_do_not_tell_personal_values(
     virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What an exception quotes of a field that is marked as personal is in no letter, and in no log."""
+    """Personal values that an exception quotes are in no letter, and in no log."""
 
     @event
     class Registered(Event):

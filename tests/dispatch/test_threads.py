@@ -164,7 +164,7 @@ async def test_timeout_is_recorded_when_the_thread_returns(virtual_clock: Virtua
 
 
 async def test_error_after_the_timeout(virtual_clock: VirtualClock) -> None:
-    """What a thread raises after its timeout is the failure that is recorded."""
+    """An error of a thread after its timeout is the recorded failure."""
     async with running_bus(virtual_clock) as bus:
         with Gate() as gate:
 
@@ -182,7 +182,7 @@ async def test_error_after_the_timeout(virtual_clock: VirtualClock) -> None:
 
 
 async def test_cancellation_waits_for_the_thread(virtual_clock: VirtualClock) -> None:
-    """Whoever cancels the attempt, its worker waits until the thread has returned, and the attempt failed."""
+    """After a cancellation the worker waits until the thread has returned, and the attempt failed."""
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         with Gate() as gate:
             bus.subscribe(HAPPENED, lambda event: gate.wait(), retry=NoRetry(), name="blocking")
@@ -202,7 +202,7 @@ async def test_cancellation_waits_for_the_thread(virtual_clock: VirtualClock) ->
 
 
 async def test_sync_function_that_returns_a_coroutine(virtual_clock: VirtualClock) -> None:
-    """What a synchronous function returns is awaited on the loop, within the timeout, and judged."""
+    """The awaitable that a synchronous function returns is awaited on the loop, within the timeout."""
     async with running_bus(virtual_clock) as bus:
         loops: list[asyncio.AbstractEventLoop] = []
 

@@ -97,7 +97,7 @@ async def test_state_from_inside() -> None:
 
 
 async def test_unsettled_from_inside() -> None:
-    """What a walk has finished makes room for a handler that publishes: the overflow stays untouched."""
+    """Finished events of a walk make room for a handler that publishes: the overflow stays untouched."""
     async with running_bus(worker_pool_size=1, buffer_size=SEVERAL) as bus:
         others = Collecting()
 
@@ -262,7 +262,7 @@ async def test_finished_events_are_let_go() -> None:
 
 
 async def test_failures_in_the_middle(virtual_clock: VirtualClock) -> None:
-    """What fails in a walk is not handled, what stands before and behind it is."""
+    """An event that fails in a walk is not handled; those before and behind it are."""
     async with running_bus(virtual_clock, worker_pool_size=2, retry={"policy": "none"}) as bus:
         told: list[tuple[int, int]] = []
 
@@ -407,7 +407,7 @@ async def test_left_in_the_middle() -> None:
 
 @pytest.mark.parametrize("at", [0, 5])
 async def test_closed_in_the_middle(virtual_clock: VirtualClock, at: int) -> None:
-    """What is abandoned with a walk is reported, and is not handled."""
+    """Events abandoned with a walk are reported, and not handled."""
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         handler = Stopping(at)
         bus.subscribe(HAPPENED, handler)
@@ -493,7 +493,7 @@ async def test_plain_and_counted_entries_keep_their_order() -> None:
 
 
 async def test_published_over_changes_of_subscriptions() -> None:
-    """What was published is counted once, however often the way of its topic changes."""
+    """A published event is counted once, however often the way of its topic changes."""
     async with running_bus(worker_pool_size=1) as bus:
         accepted = 0
 

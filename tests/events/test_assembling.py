@@ -60,7 +60,7 @@ def test_an_event_without_a_class_is_assembled_of_type_and_data() -> None:
 
 
 class Text(str):
-    """Whoever derives from ``str`` decides what becomes of a text."""
+    """A class derived from ``str`` decides about its text."""
 
     __slots__ = ()
 

@@ -830,7 +830,7 @@ def test_a_dict_of_an_event_without_a_class() -> None:
 
 @pytest.mark.parametrize(("annotation", "good", "_bad"), PERSONAL, ids=str)
 def test_personal_values_are_taken_out_of_texts(annotation: Any, good: Any, _bad: Any) -> None:
-    """What is marked at any depth is not in a text about the event; what is beside it stays."""
+    """Values marked at any depth are not in a text about the event; others stay."""
     event = only(annotation)(aggregate_id=USER, value=good)
     text = f"no account {SECRET} ({SECRET!r}) in Bern for {USER}"
     expected = f"no account <personal> ('<personal>') in Bern for {USER}"

@@ -262,7 +262,7 @@ def test_an_unknown_name_gives_the_nearest_ones(registry: TopicRegistry) -> None
 
 
 def test_a_name_that_is_none_is_an_invalid_topic(registry: TopicRegistry) -> None:
-    """What cannot be a name is refused as such, not as unknown."""
+    """An impossible name is refused as such, not as unknown."""
     with pytest.raises(InvalidTopic, match="invalid topic name"):
         registry.find("not a name")
 

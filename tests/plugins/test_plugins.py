@@ -71,7 +71,7 @@ def test_built_in_offers(site: Site) -> None:
 
 
 def test_an_installed_plugin(site: Site) -> None:
-    """What an installed distribution offers is found, with the distribution and version it comes from."""
+    """The offers of an installed distribution are found, with the distribution and version it comes from."""
     site.install("promenade-bus-memory", ADAPTER % "memory", version="0.1.0")
     plugins = discover()
     offer = plugins.adapters.select("memory")
@@ -753,7 +753,7 @@ def test_the_core_is_not_installed(site: Site, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_install_hints_are_true() -> None:
-    """What the install hints promise is what the installed first-party distributions offer."""
+    """The install hints agree with the offers of the first-party distributions."""
     plugins = discover()
     offered = {
         (registry.kind, offer.name): offer.origin.split()[0]

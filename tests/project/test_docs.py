@@ -193,7 +193,7 @@ def write_files(page: Path, directory: Path) -> None:
 
 
 def python_arguments(command: Command) -> list[str] | None:
-    """What has to follow the name of the interpreter; None for a command that is not ours to run."""
+    """The text that has to follow the name of the interpreter; None for a command that is not ours to run."""
     program, *rest = command.arguments
     return {"promenade-bus": ["-m", "bus_core", *rest], "python": rest}.get(program)
 
@@ -280,7 +280,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    """Who follows links from the README comes to every page of docs/."""
+    """Links from the README lead to every page of docs/."""
     seen: set[Path] = set()
     ahead = [ROOT / "README.md"]
     while ahead:
@@ -335,14 +335,14 @@ _ELSEWHERE = {"hub"}  # can be given in code only
 
 
 def type_word(annotation: Any) -> str | None:
-    """What the reference calls the type of a key; None where it needs more than a word."""
+    """The type of a key in the reference; None where it needs more than a word."""
     if get_origin(annotation) is Annotated:
         return "duration" if DURATION in get_args(annotation) else None
     return _WORDS.get(annotation)
 
 
 def default_text(field: attrs.Attribute[Any], annotation: Any) -> str | None:
-    """How the reference writes a default; None where it is a value of the bus's own."""
+    """A default as the reference writes it; None where it is a value of the bus's own."""
     value: Any = field.default
     if value is attrs.NOTHING:
         return "required"
@@ -461,7 +461,7 @@ ON_CALL = DOCS / "how-to" / "on-call.md"
 
 
 def test_the_readme_names_every_distribution() -> None:
-    """Whoever looks for a plugin finds it in the table; the example is none."""
+    """Every plugin is in the table, the example is not."""
     projects = [
         ROOT / "pyproject.toml",
         *ROOT.glob("plugins/*/pyproject.toml"),
@@ -475,7 +475,7 @@ def test_the_readme_names_every_distribution() -> None:
 
 
 def logged_formats() -> Iterator[str]:
-    """What the core and its adapters log, as format strings."""
+    """The log messages of the core and its adapters, as format strings."""
     files = [*(ROOT / "bus_core").rglob("*.py")]
     for adapter in ("memory", "redis"):
         files += (ROOT / f"plugins/promenade-bus-{adapter}/src").rglob("*.py")

@@ -131,7 +131,7 @@ def test_importing_the_core_loads_no_plugin() -> None:
 
 
 def test_only_what_is_selected_is_loaded() -> None:
-    """What ``plugins: {only: [...]}`` excludes is not imported."""
+    """Plugins that ``plugins: {only: [...]}`` excludes are not imported."""
     loaded = loaded_after(
         "import bus_core; bus_core.open_bus({'bus': {'adapter': 'memory', 'plugins': {'only': ['memory']}}})"
     )

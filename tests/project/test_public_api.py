@@ -168,7 +168,7 @@ def test_exported_names() -> None:
 
 
 def test_nothing_else_is_exported() -> None:
-    """What the package offers beside its public names are its modules."""
+    """Beside its public names the package offers only modules."""
     others = {name for name in vars(bus_core) if not name.startswith("_")} - set(PUBLIC)
     assert [name for name in others if not inspect.ismodule(getattr(bus_core, name))] == []
 

@@ -1,4 +1,4 @@
-"""What holds for the published contract of every context, whatever its domain."""
+"""The rules for the published contract of every context."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Leg:
     arguments: tuple[str, ...]
 
     def runs(self, marks: set[str]) -> bool:
-        """Whether a test with these marks is selected."""
+        """True when a test with these marks is selected."""
         return not self.selected or bool(
             eval(self.selected, {"long": "long" in marks, "once": "once" in marks})
         )

@@ -35,7 +35,7 @@ class ServerBinary:
         return f"{self.product}-{'.'.join(map(str, self.version))}"
 
     def at_least(self, redis: tuple[int, ...], valkey: tuple[int, ...] = (7, 2)) -> bool:
-        """Whether it has what came with that version of Redis, and with that of Valkey."""
+        """True when it has the features of that version of Redis, and of that of Valkey."""
         return self.version >= (valkey if self.product == "valkey" else redis)
 
 

@@ -46,7 +46,7 @@ class Process:
         self._children.ask(do="kill_group", pid=self.pid)
 
     def log_text(self) -> str:
-        """What it has written to its standard output and error."""
+        """The text of its standard output and error."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 

@@ -19,7 +19,7 @@ def _library() -> Path | None:
 
 
 def can_step() -> bool:
-    """Whether the library is there that steps clocks; there is none but for Linux."""
+    """True when the library that steps clocks is there; it exists for Linux only."""
     return _library() is not None
 
 

@@ -87,7 +87,7 @@ class Cluster(Stacked):
         )
 
     def node_id(self, server: Server) -> str:
-        """How the cluster names a server."""
+        """The name of a server in the cluster."""
         return str(server.ask("CLUSTER", "MYID"))
 
     def slot_of(self, key: str) -> int:
@@ -114,7 +114,7 @@ class Cluster(Stacked):
 
 
 class _ClusterInfo:
-    """What CLUSTER INFO of a server says."""
+    """The answer of a server to CLUSTER INFO."""
 
     def __init__(self, server: Server) -> None:
         lines = server.ask("CLUSTER", "INFO").split()

@@ -1,4 +1,4 @@
-"""What can go wrong on the way.
+"""Faults on the way to a server.
 
 A fault is given to ``FaultProxy.use``, and works until it is replaced, or done.
 
@@ -30,7 +30,7 @@ class Piece:
     link: Link
 
     def is_of(self, command: str) -> bool:
-        """Whether it belongs to a command, or to a script: ``EVALSHA`` with its digest."""
+        """True when it belongs to a command, or to a script: ``EVALSHA`` with its digest."""
         return f"{self.command} ".startswith(f"{command.upper()} ")
 
 

@@ -72,7 +72,7 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._links)
 
     def use(self, *faults: Fault) -> None:
@@ -99,7 +99,7 @@ class FaultProxy:
     # --- for faults and links, on the loop of the proxy ---------------------------------------------------
 
     def has(self, fault: Fault) -> bool:
-        """Whether a fault is still in use."""
+        """True when a fault is still in use."""
         return fault in self._faults
 
     def count(self, what: str, number: int = 1) -> None:
@@ -128,7 +128,7 @@ class FaultProxy:
 
     @property
     def is_sound(self) -> bool:
-        """Whether no fault is in use."""
+        """True when no fault is in use."""
         return not self._faults
 
     def _announce(self) -> None:
@@ -241,7 +241,7 @@ class Link:
         self._silent.add(direction)
 
     def lose(self, piece: Piece, then: Literal["reset", "silence"]) -> None:
-        """What follows when a piece was lost."""
+        """The next step when a piece was lost."""
         if then == "reset":
             self.reset()
         else:

@@ -87,5 +87,5 @@ def _bulk(text: bytes) -> tuple[str, bytes]:
 
 
 def is_push(reply: bytes) -> bool:
-    """Whether a frame comes unasked (RESP3), and so answers no request."""
+    """True when a frame comes unasked (RESP3), and so answers no request."""
     return reply.startswith(b">")

@@ -56,7 +56,7 @@ def _is_free(port: int) -> bool:
 
 
 def client_options(**more: Any) -> dict[str, Any]:
-    """What a client for looking on needs: no retries, no waiting for ever."""
+    """The options of an observing client: no retries, no waiting for ever."""
     return {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": 5.0,
@@ -172,7 +172,7 @@ class Server:
         )
 
     _keeps_configuration = False
-    """Whether the server itself writes the configuration file, as a sentinel does."""
+    """True when the server itself writes the configuration file, as a sentinel does."""
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """Waits until PING is answered; raises ``RuntimeError`` with the log when the process has ended."""
@@ -259,7 +259,7 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, also one that is paused."""
+        """True when there is a process, also a paused one."""
         return self._process is not None and self._process.poll() is None
 
     # --- looking on ---------------------------------------------------------------------------------------
@@ -291,13 +291,13 @@ class Server:
             return client.execute_command(*command)
 
     def info(self, section: str = "all") -> dict[str, Any]:
-        """What INFO says."""
+        """The answer to INFO."""
         with self.client() as client:
             result: Any = client.info(section)
             return result
 
     def log_text(self) -> str:
-        """What it logged in all of its lives."""
+        """Its logs of all starts."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     @property

@@ -1,4 +1,4 @@
-"""What groups of servers have in common: all of them run, or none."""
+"""The common part of groups of servers: all of them run, or none."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Place:
         assert results == [None] * len(numbers)
 
     def pending(self, topic: str = TOPIC, group: str = GROUP) -> list[tuple[str, str]]:
-        """What is pending on the stream of a topic: ids, and their owners."""
+        """The pending entries of a topic's stream: ids, and their owners."""
         found = self.server.ask("XPENDING", self.keys.stream(topic), group, "-", "+", 1000)
         return [(entry[0], entry[1]) for entry in found]
 
@@ -164,12 +164,12 @@ async def stand_still(adapter: StreamsAdapter) -> None:
     services = adapter._running
     leases = services.leases
     leases._keys = services.keys
-    spell = leases.spell
+    session = leases.session
 
     def is_noticed() -> bool:
-        if leases.spell == spell:  # a heartbeat that was under way may have said that all is well
+        if leases.session == session:  # a heartbeat that was under way may have said that all is well
             leases._renewed_at = lease_clock() - 60
-        return leases.spell > spell
+        return leases.session > session
 
     await until(is_noticed, "a heartbeat notices that it is late")
 

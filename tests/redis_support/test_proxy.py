@@ -99,7 +99,7 @@ def test_drop(server: Server, proxy: FaultProxy, direction: Any, arrives: str | 
 
 
 def test_stall(server: Server, proxy: FaultProxy) -> None:
-    """What is held arrives when the fault is over, in order and complete."""
+    """Held bytes arrive when the fault is over, in order and complete."""
     with client(proxy) as through:
         connection = open_connection(through)
         proxy.use(Stall("requests"))
@@ -293,7 +293,7 @@ def test_tls(server: Server, start_proxy: StartProxy, certificates: Certificates
 
 
 async def test_another_protocol(start_proxy: StartProxy) -> None:
-    """What is not the protocol of Redis passes as well."""
+    """Bytes that are not the protocol of Redis pass as well."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read(100)).upper())

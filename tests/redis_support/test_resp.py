@@ -41,7 +41,7 @@ def test_values_are_found_in_any_chunks(seed: int) -> None:
 
 @pytest.mark.parametrize("start", [b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"$x\r\nabc"])
 def test_another_protocol_passes(start: bytes) -> None:
-    """What is not the protocol passes as it comes."""
+    """Bytes that are not the protocol pass as they come."""
     framer = Framer()
     assert b"".join(framer.feed(start) + framer.feed(b"more")) == start + b"more"
     assert framer.is_opaque

@@ -247,7 +247,7 @@ def test_nothing_outlives_the_test_process(number: signal.Signals, paused: bool)
 
 
 def test_children_of_a_process_go_with_it() -> None:
-    """What a process has started is killed with it."""
+    """Children of a process are killed with it."""
     directory = shared_children().directory()
     process = shared_children().start(
         ["sh", "-c", "sleep 600 & echo $!; wait"], directory=directory, log=directory / "log"

@@ -11,7 +11,7 @@ from support.buses import until
 
 
 async def test_it_begins_anew_until_its_end() -> None:
-    """Whoever cancels every task there is has it begun anew, after it was cut; after its end it is over."""
+    """It begins anew when a program cancels all tasks, after it was cut; after its end it is over."""
     begun: list[asyncio.Task[object]] = []
     cuts: list[int] = []
 

@@ -46,7 +46,7 @@ def hostile() -> None:
     raise Hostile
 
 
-def raised(by: Callable[[], None]) -> BaseException:
+def raised(by: Callable[[], object]) -> BaseException:
     try:
         by()
     except BaseException as error:

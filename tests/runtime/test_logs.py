@@ -47,7 +47,7 @@ def test_a_line_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_traceback_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """What an error log says of its cause is not changed."""
+    """The cause in an error log is not changed."""
     with caplog.at_level(logging.ERROR, "promenade.test"):
         try:
             raise KeyError("x")

@@ -92,7 +92,7 @@ def written(made: Event[Any], serializer: JsonSerializer) -> dict[str, Any]:
 
 
 def outcome(document: dict[str, Any], cls: type[Event[Any]] = ThingHappened) -> tuple[str, Any]:
-    """What reading a document comes to."""
+    """The result of reading a document."""
     try:
         read: Any = JsonSerializer().decode(json.dumps(document).encode(), event_class=cls)
     except DeserializationError as error:
@@ -207,7 +207,7 @@ def test_spaces_around_a_document_are_allowed(text: str, padding: str) -> None:
 
 @pytest.mark.parametrize("more", ["x", "{}", ",", '"'])
 def test_nothing_else_may_follow_a_document(more: str) -> None:
-    """What follows makes it no document, however short it is."""
+    """Trailing bytes make it no document, however few."""
     body = (json.dumps(DOCUMENT) + more).encode()
     with pytest.raises(DeserializationError, match="Extra data"):
         JsonSerializer().decode(body, event_class=ThingHappened)
@@ -247,7 +247,7 @@ def test_what_is_read_without_a_class_is_frozen() -> None:
     ids=str,
 )
 def test_both_ways_come_to_the_same_without_a_class(changes: dict[str, Any]) -> None:
-    """What is odd about a document is told in the same words."""
+    """Both readers report a fault in the same words."""
     document = DOCUMENT | changes
     assert outcome(document, BaseEvent) == outcome(thoroughly(document), BaseEvent)
 
@@ -270,7 +270,7 @@ def test_the_default_of_a_field_that_was_left_out_is_in_its_one_form() -> None:
 
 
 def read_both(serializer: JsonSerializer, document: dict[str, Any], cls: type[Event]) -> tuple[Any, Any]:
-    """What the usual document gives, and what the same gives when it is read thoroughly."""
+    """The results of the fast and the thorough reader for the usual document."""
 
     def read(given: dict[str, Any]) -> Any:
         try:

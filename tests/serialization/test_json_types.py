@@ -410,7 +410,7 @@ def test_a_value_of_another_type_is_refused(annotation: Any, value: Any, words: 
     ],
 )
 def test_other_spellings_are_read(annotation: Any, value: Any, expected: Any) -> None:
-    """What other software may write for a value is read as that value."""
+    """Other spellings of a value are read as that value."""
     read = read_as(annotation, value)
     assert (read, type(read)) == (expected, type(expected))
 

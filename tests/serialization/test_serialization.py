@@ -263,7 +263,7 @@ def test_all_faults_are_reported_together() -> None:
 
 
 def test_values_that_the_class_refuses_are_a_decoding_error() -> None:
-    """What the constraints, validators or converters of a class raise is contained, and quotes no value."""
+    """Errors of the constraints, validators or converters of a class are contained, and quote no value."""
 
     @event(type="user.registered")
     class Picky(Event):
@@ -311,7 +311,7 @@ def test_values_that_the_class_refuses_are_a_decoding_error() -> None:
     ],
 )
 def test_hostile_bytes_are_refused_with_their_reason(body: bytes, reason: str) -> None:
-    """What is not one bounded, strict JSON object never gets as far as an event."""
+    """Only one bounded, strict JSON object becomes an event."""
     assert refused(body).startswith(reason)
 
 

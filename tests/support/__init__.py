@@ -1,1 +1,1 @@
-"""What several test modules of the workspace share."""
+"""Helpers that several test modules of the workspace share."""

@@ -321,7 +321,7 @@ class Load:
     # --- the account --------------------------------------------------------------------------------------
 
     def ended(self) -> Counter[Pair]:
-        """What has come to its end, and how often: more than once when it was redriven."""
+        """The events that have ended, and how often: more than once when it was redriven."""
         return self.handled + self.skipped + self.buried
 
     def verdict(self, report: DrainReport | None = None) -> list[str]:

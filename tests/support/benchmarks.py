@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def check_quick_run(script: str, *arguments: str, output: Path, figures: set[str]) -> dict[str, Any]:
-    """What a quick run prints: every figure as a positive number; it writes the same to ``output``."""
+    """The output of a quick run: every figure as a positive number; it writes the same to ``output``."""
     command = [
         sys.executable,
         ROOT / "benchmarks" / script,

@@ -13,7 +13,7 @@ from bus_core import TopicPattern
 __all__ = ["ATTEMPTS", "DELAYS", "RETRY_DELAY", "Action", "Call", "Letter", "Model", "ModelSubscription"]
 
 Action = Literal["return", "raise", "give up", "retry later", "postpone"]
-"""What a handler does at one call."""
+"""The action of a handler at one call."""
 
 ATTEMPTS = 3
 RETRY_DELAY = 1.0
@@ -69,7 +69,7 @@ class ModelSubscription:
 
 
 class Model:
-    """What has to have happened. ``scripts`` tells for each event what handlers do with it, call by call."""
+    """The expected state. ``scripts`` tells for each event what handlers do with it, call by call."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -86,11 +86,11 @@ class Model:
 
     @property
     def unsettled(self) -> int:
-        """How many events some subscription has not settled."""
+        """The number of events that some subscription has not settled."""
         return len({id(job.pending) for each in self.subscriptions for job in each.jobs})
 
     def action(self, subscription: str, number: int) -> Action:
-        """What the handler does at its next call with an event."""
+        """The action of the handler at its next call with an event."""
         before = sum(call[:2] == (subscription, number) for call in self.calls)
         script = self.scripts[number]
         return script[before] if before < len(script) else "return"

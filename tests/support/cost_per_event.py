@@ -1,4 +1,4 @@
-"""What an event costs on each path, in numbers that no other work on the machine can change.
+"""The cost of an event on each path, in numbers that no other work on the machine can change.
 
 They are the calls of Python functions and the allocated blocks of memory, each for one event. ``make cost``
 writes them to ``tests/bus/cost_per_event.json``, by the version of Python.
@@ -57,7 +57,7 @@ class Cost:
 
 
 def cost_of(path: str) -> Cost:
-    """What an event costs on that path, to a tenth."""
+    """The cost of an event on that path, to a tenth."""
     shape, handler = PATHS[path]
     calls = asyncio.run(_calls(shape, handler))
     return Cost(calls, None if shape.serializer else asyncio.run(_blocks(shape, handler)))

@@ -44,7 +44,7 @@ class Delivered:
 
 @attrs.define(eq=False)
 class Owed:
-    """What one subscription is owed. Its filter turns away one in ``skips`` events."""
+    """The events owed to one subscription. Its filter turns away one in ``skips`` events."""
 
     account: Account = attrs.field(repr=False)
     name: str
@@ -61,7 +61,7 @@ class Owed:
 
     @property
     def left(self) -> list[Delivered]:
-        """What is not settled."""
+        """The unsettled events."""
         return [each for each in self.deliveries.values() if each.stage in ("owed", "running", "failing")]
 
     def where(self, event: Happened) -> bool:
@@ -129,7 +129,7 @@ class Owed:
         self.account.settled(delivered.place)
 
     def may_begin(self, now: float) -> bool:
-        """Whether some event waits for nothing but a worker."""
+        """True when some event waits for nothing but a worker."""
         if self.paused or (self.concurrency is not None and self.running >= self.concurrency):
             return False
         waiting = [each for each in self.left if each.stage == "owed" and each.due <= now]
@@ -156,7 +156,7 @@ class Account:
 
     @property
     def is_open(self) -> bool:
-        """Whether the bus has not begun to close."""
+        """True when the bus has not begun to close."""
         return self.bus.status == "open"
 
     def settled(self, place: Place) -> None:
@@ -192,7 +192,7 @@ class Account:
         owed.accept(Delivered(dead.event, dead.topic, dead.key, place, redelivered=True))
 
     def left_of(self, before: frozenset[Place]) -> list[Place]:
-        """What is left of some places, and of what they have led to."""
+        """The rest of some places, and of their consequences."""
         return [place for place in self.places if place in before or place.causes & before]
 
     def check_progress(self, now: float) -> None:

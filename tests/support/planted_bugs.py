@@ -54,7 +54,7 @@ Plant = Callable[[MonkeyPatch], Callable[[], object] | None]
 
 @attrs.frozen
 class Bug:
-    """What is wrong, on which suite of ``support.contract_suites``, and which tests have to fail."""
+    """The bug, its suite of ``support.contract_suites``, and the tests that have to fail."""
 
     name: str
     suite: str

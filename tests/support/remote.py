@@ -116,7 +116,7 @@ class Server:
         self.consumers: list[Consumer] = []
 
     async def fault(self, call: str, argument: Any) -> Any:
-        """What the call is to answer instead; None when nothing is wrong with it."""
+        """The planned answer of the call; None when nothing is wrong with it."""
         self.calls.append((call, argument))
         wrong = self.faults.get(call)
         answer = None if wrong is None else wrong(argument)
@@ -131,7 +131,7 @@ class Server:
                 group.changed()
 
     def backlog(self, spec: SubscriptionSpec) -> int:
-        """What the groups of a subscription have not settled."""
+        """The entries that the groups of a subscription have not settled."""
         return sum(
             len(group.ready) + len(group.owned) + len(group.parked)
             for group in self.groups.values()
@@ -233,7 +233,7 @@ class Consumer:
         ]
 
     def _is_active(self) -> bool:
-        """Whether it may receive: of an ordered group one consumer does, and the others stand by."""
+        """True when it may receive: of an ordered group one consumer does, and the others stand by."""
         if not self.group.spec.ordered:
             return True
         members = (each for each in self.server.consumers if each.group is self.group)

@@ -33,7 +33,7 @@ def handler(event):
 
 
 def run_script(script: str) -> tuple[Any, str]:
-    """What a script prints last, as JSON, and what it logs; fails when it crashes or hangs."""
+    """The last line of a script, as JSON, and its log; fails when it crashes or hangs."""
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
         capture_output=True,

@@ -19,7 +19,7 @@ from support.remote import Consumer, Entry, Server, running_remote_bus
 
 
 class Unreachable(BusError):
-    """What the server raises in these tests."""
+    """The error that the server raises in these tests."""
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def holding(
 
 
 def withhold_answers(server: Server) -> asyncio.Future[None]:
-    """Whoever asks what it owns has to wait until this future is done."""
+    """Questions about its messages wait until this future is done."""
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def waits(_: object) -> None:
@@ -150,7 +150,7 @@ async def test_order_is_kept(server: Server, lost: set[int]) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"ordered": True}])
 async def test_retries_that_are_not_due(server: Server, options: dict[str, Any]) -> None:
-    """What waits for a retry is asked about as well; behind one that is lost its key goes on."""
+    """Messages that wait for a retry are confirmed too; behind a lost one its key goes on."""
     keys = {0: 1, 1: 1, 2: 1, 3: 2}
     async with holding(server, 4, keys=keys, size=2, postponed={0}, **options) as held:
         await until(lambda: state_of(held.bus).waiting_retries == 1)
@@ -337,7 +337,7 @@ async def test_a_cancellation_before_it_has_begun() -> None:
 
 
 async def test_who_cannot_tell_is_in_doubt() -> None:
-    """What `in_doubt` raises ends nobody: it is asked what is owned."""
+    """An error of `in_doubt` ends no worker: the messages are confirmed."""
     lane, consumer = Lane(), Confirming(Unreachable("secret"))
     doubt = lease_check_of(lane, consumer)
     doubt.start_if_in_doubt()

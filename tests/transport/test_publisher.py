@@ -95,7 +95,7 @@ def server() -> Server:
 
 
 async def test_concurrent_publishes_share_batches(server: Server) -> None:
-    """What is published while a batch is under way goes with the next one, in the order of the calls."""
+    """Events published while a batch is under way go with the next one, in the order of the calls."""
     gate = server.faults["publish"] = Gate()
     async with running_remote_bus(server) as bus:
         first = asyncio.ensure_future(bus.publish(HAPPENED, happened(0)))
@@ -116,7 +116,7 @@ async def test_batches_are_bounded(server: Server) -> None:
 
 
 async def test_batches_are_bounded_in_bytes(server: Server) -> None:
-    """What is large goes in several batches, so that callers hear of it soon; one event may exceed them."""
+    """Large events go in several batches, so that callers hear soon; one event may exceed them."""
     padding = {"padding": "x" * 300_000}
     events = [
         Happened(aggregate_id=uuid4(), number=n, metadata=padding if n < 5 else {"padding": "x" * 1_040_000})
@@ -438,7 +438,7 @@ async def test_publish_many_tells_each_result(server: Server) -> None:
 
 
 async def test_publish_many_shares_batches(server: Server) -> None:
-    """What `publish_many` gets reaches the adapter in order, in few batches, from any kind of iterable."""
+    """Events of `publish_many` reach the adapter in order, in few batches, from any kind of iterable."""
     async with running_remote_bus(server) as bus:
         await bus.publish_many((HAPPENED, happened(n)) for n in range(2500))
         assert bus.published() == {HAPPENED.name: 2500}
@@ -456,7 +456,7 @@ async def test_publish_many_on_new_topics_shares_batches(server: Server) -> None
 
 
 async def test_publish_many_with_bad_items_between(server: Server) -> None:
-    """What cannot be published has its error, and all the others are stored in order."""
+    """An event that cannot be published has its error, and all others are stored in order."""
     items: list[Any] = [
         (HAPPENED, happened(0)),
         (HAPPENED, BaseEvent("other", happened().aggregate_id)),
@@ -525,7 +525,7 @@ async def test_publish_many_waits_for_an_opening_subscription(server: Server) ->
 
 
 async def test_after_commit_shares_batches(server: Server) -> None:
-    """What a block held leaves in order, and not one by one."""
+    """Events of a block leave in order, and not one by one."""
     async with running_remote_bus(server) as bus:
         await bus.publish(HAPPENED, happened(0))
         before = len(batches(server))
@@ -538,7 +538,7 @@ async def test_after_commit_shares_batches(server: Server) -> None:
 
 @pytest.mark.parametrize("known", [False, True], ids=["new topic", "known topic"])
 async def test_after_commit_holds_many(server: Server, known: bool) -> None:
-    """What `publish_many` gets inside of a block is held by it, and dropped with it."""
+    """Events of `publish_many` in a block are held by it, and dropped with it."""
     async with running_remote_bus(server) as bus:
         if known:
             await bus.publish(HAPPENED, happened(0))
@@ -555,7 +555,7 @@ async def test_after_commit_holds_many(server: Server, known: bool) -> None:
 
 
 async def test_after_commit(server: Server) -> None:
-    """What is published in a block is sent when it ends well, and dropped when it raises."""
+    """Events of a block are sent when it ends well, and dropped when it raises."""
     async with running_remote_bus(server) as bus:
         await bus.publish(HAPPENED, happened(0))  # so that the short way exists
         async with bus.after_commit():

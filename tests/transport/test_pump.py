@@ -31,7 +31,7 @@ from support.remote import ALL, Entry, Group, Server, make_remote_bus, running_r
 
 
 class Unreachable(BusError):
-    """What the server raises in these tests."""
+    """The error that the server raises in these tests."""
 
 
 def fails(argument: object) -> Any:
@@ -195,7 +195,7 @@ async def test_receive_returns_too_much(server: Server) -> None:
 
 
 async def test_part_of_an_answer_is_nonsense(server: Server) -> None:
-    """What is no message costs the messages beside it nothing."""
+    """A malformed message harms no other beside it."""
     seen: list[int] = []
 
     async def handler(event: Happened) -> None:
@@ -568,7 +568,7 @@ async def test_undecodable_bytes_are_dead_lettered(server: Server) -> None:
 
 
 async def test_fault_of_a_message(server: Server) -> None:
-    """What the adapter itself cannot understand is dead-lettered with its words, and was no attempt."""
+    """A message that the adapter cannot read is dead-lettered with its words, and was no attempt."""
     async with running_remote_bus(server) as bus:
         await bus.subscribe(HAPPENED, ignore, name="h").ready()
         server.store(Message("x", HAPPENED.name, "", b"raw"), fault="the field 'body' is missing")
@@ -707,7 +707,7 @@ async def test_what_is_held_and_what_is_parked(
 
 
 async def test_only_retries_count_as_retried(server: Server) -> None:
-    """What comes back postponed, or because it was released, is no retry, whatever attempt it is at."""
+    """A postponed or released message is no retry, whatever attempt it is at."""
     clock = VirtualClock()
     raising: list[Exception] = [ValueError("no"), Postpone(after=60), Postpone(after=1)]
     done: list[int] = []

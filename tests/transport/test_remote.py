@@ -34,7 +34,7 @@ from support.remote import (
 
 
 class Unreachable(BusError):
-    """What the server raises in these tests."""
+    """The error that the server raises in these tests."""
 
 
 def fails(argument: object) -> Any:
@@ -89,7 +89,7 @@ async def test_retry_and_dead_letter(server: Server) -> None:
 
 
 async def test_close_releases(server: Server) -> None:
-    """What no handler has finished at the end is given back without counting an attempt."""
+    """Unfinished messages are given back at the end without counting an attempt."""
     begun: list[tuple[int, int]] = []
 
     async def handler(event: Happened, delivery: Delivery) -> None:
@@ -130,7 +130,7 @@ async def test_postponed_and_parked(server: Server) -> None:
 
 @pytest.mark.parametrize("adapter", [RemoteAdapter, CountingRemoteAdapter])
 async def test_drain_waits_for_other_instances(server: Server, adapter: type[RemoteAdapter]) -> None:
-    """What another instance of a group holds counts for the drain of each, whichever of many it is."""
+    """Messages of another instance of a group count for the drain of each."""
     go_on = asyncio.Event()
 
     async def slow(event: Happened) -> None:

@@ -18,7 +18,7 @@ from support.remote import Server, make_remote_bus, running_remote_bus
 
 
 class Unreachable(BusError):
-    """What the server raises in these tests."""
+    """The error that the server raises in these tests."""
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_dead_letters_fail_for_long(server: Server) -> None:
 
 
 async def test_a_dead_letter_that_fails_says_nothing_of_others(server: Server) -> None:
-    """What is settled next does not wait until the dead letter is tried again."""
+    """The next settlement does not wait until the dead letter is tried again."""
 
     def tried() -> list[list[str]]:
         return [[each.action for each in outcomes] for call, outcomes in server.calls if call == "settle"]
@@ -183,7 +183,7 @@ async def test_a_dead_letter_that_fails_says_nothing_of_others(server: Server) -
 
 
 async def test_lost_leases(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """What was settled too late belongs to somebody else: it is counted, once, and reported in one line."""
+    """A message settled too late belongs to another consumer: it is counted once, and logged in one line."""
     server.faults["settle"] = lambda outcomes: [LeaseLost("somebody else owns it") for _ in outcomes]
     gate = asyncio.Event()
 
@@ -253,7 +253,7 @@ async def test_close_while_settling_is_slow(server: Server, caplog: pytest.LogCa
 
 
 async def test_close_while_settling_hangs(server: Server) -> None:
-    """What was handled, but could not be told to the adapter in time, is reported as such."""
+    """A handled message that the adapter did not hear of in time is reported as such."""
 
     async def hangs(outcomes: object) -> None:
         await asyncio.get_running_loop().create_future()

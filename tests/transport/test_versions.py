@@ -133,7 +133,7 @@ async def test_no_clock_says_how_long_it_waits(ahead: timedelta) -> None:
 
 
 async def test_a_letter_that_is_redriven_waits_again() -> None:
-    """How long it waits for an instance that can decode it begins anew with a redrive."""
+    """The wait for an instance that can decode it begins anew with a redrive."""
     server = Server()
     async with running_remote_bus(server, unknown_version_wait="500ms") as bus:
         await bus.subscribe(OLD, ignore, name="audit").ready()
@@ -161,7 +161,7 @@ def placed(number: int, key: int, cls: type[Any] = Old) -> Any:
 
 
 async def test_an_ordered_subscription_lets_newer_code_have_its_turn(soon: None) -> None:
-    """Who meets what it cannot decode gives back what it has not begun, in order, and stands by."""
+    """An instance that cannot decode a message gives back unstarted ones, in order, and stands by."""
     server = Server()
     begun, ends = asyncio.Event(), asyncio.Event()
     seen: list[tuple[str, int, object]] = []

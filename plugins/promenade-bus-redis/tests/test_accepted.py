@@ -40,9 +40,9 @@ async def insist(adapter: StreamsAdapter, *messages: Message) -> None:
 
 async def looked(adapter: StreamsAdapter) -> None:
     """Waits until nothing is left to be looked for."""
-    found = adapter._running.accepted
-    spells = 1 if adapter._losses.ended_epochs else 2  # what was stored before is apart from what was since
-    await until(lambda: not found._must_look and len(found._spells) == spells, "it was looked for")
+    found = adapter._running.stored_events
+    sessions = 1 if adapter._losses.ended_epochs else 2  # what was stored before is apart from what was since
+    await until(lambda: not found._must_look and len(found._sessions) == sessions, "it was looked for")
 
 
 async def test_a_server_that_forgot_the_end(
@@ -164,8 +164,8 @@ async def test_a_server_that_cannot_tell_yet(start_server: StartServer) -> None:
         server.restart()
         place.ask("RENAME", key, "elsewhere")
         place.ask("SET", key, "something of another type")
-        found = adapter._running.accepted
-        await until(lambda: found._must_look and len(found._spells) > 1, "a look has failed")
+        found = adapter._running.stored_events
+        await until(lambda: found._must_look and len(found._sessions) > 1, "a look has failed")
         assert adapter.lost == 0
         place.ask("RENAME", "elsewhere", key)
         await until(lambda: adapter.lost == 3, "the next one succeeds")
@@ -184,7 +184,7 @@ async def test_a_look_while_something_is_published(
         proxy.use(Stall("replies"))
         publishing = asyncio.create_task(place.publish(2))
         await until(lambda: written(server) > size, "it is stored")
-        looking = asyncio.create_task(adapter._running.accepted.look())
+        looking = asyncio.create_task(adapter._running.stored_events.look())
         await asyncio.sleep(0)
         proxy.heal()
         await asyncio.gather(publishing, looking)

@@ -59,10 +59,10 @@ async def publish(place: Place) -> None:
     """Stores events, and looks after a reconnection whether they are there still."""
     adapter = await adapter_of(place)
     await place.publish(1, 2)
-    accepted = adapter._running.accepted
+    accepted = adapter._running.stored_events
     accepted._links[0].abort()
     await place.publish(3)
-    await until(lambda: not accepted._must_look and len(accepted._spells) == 2, "it was looked for")
+    await until(lambda: not accepted._must_look and len(accepted._sessions) == 2, "it was looked for")
 
 
 async def consume(place: Place) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bus_core import BaseEvent, Consumer, Outcome, Topic
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.names import (
     instance_of,
     is_ordered,
@@ -545,7 +545,7 @@ async def test_the_node_of_the_heartbeats_is_away() -> None:
             await consumer.settle(acks(await receive(consumer, 1)))
             away.pause()
             leases = adapter._running.leases
-            await until(lambda: leases.spell == NO_SPELL, "heartbeats do not arrive")
+            await until(lambda: leases.session == NO_SESSION, "heartbeats do not arrive")
             await place.publish(2, topic=topic)
             (received,) = await receive(consumer, 1, timeout=20)
             assert numbers([received]) == [2]
@@ -553,7 +553,7 @@ async def test_the_node_of_the_heartbeats_is_away() -> None:
             assert await leasing(consumer).confirm([received.receipt]) == [True]
             assert await consumer.settle(acks([received])) == [None]
             away.resume()
-            await until(lambda: leases.spell != NO_SPELL, "heartbeats arrive again")
+            await until(lambda: leases.session != NO_SESSION, "heartbeats arrive again")
             await consumer.close()
         finally:
             away.resume()

@@ -10,7 +10,7 @@ from bus_core import AdapterError, Attempt, Consumer, LeaseLost, Outcome, Receiv
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import DONE
 from promenade_bus_redis.streams.group_consumer import GroupConsumer
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.names import instance_of
 from promenade_bus_redis.streams.wire import message_fields
 from redis_support.faults import CutAtReply, LoseReplies
@@ -247,7 +247,7 @@ async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> Non
         while len(taken) < 2:
             taken += await receive(owner, 2)
         for received in consumer._holdings.ready:
-            received.receipt.spell = NO_SPELL
+            received.receipt.session = NO_SESSION
         consumer.stop()
         assert await consumer.receive(10) == []
         assert await owner.settle(acks(taken)) == [None, None]
@@ -266,9 +266,9 @@ async def test_a_group_that_is_gone_owns_nothing(redis_server: SharedServer) -> 
         await stand_still(adapter)
         place.ask("DEL", place.keys.stream(TOPIC))
         assert await consumer.confirm([received.receipt for received in batch]) == [False, False]
-        spell, beats = leases.spell, leases.beats
+        session, beats = leases.session, leases.beats
         await until(lambda: leases.beats > beats + 2, "beats go on")
-        assert leases.spell == spell
+        assert leases.session == session
         assert not consumer.in_doubt
         await consumer.close()
 

@@ -51,7 +51,7 @@ class Running:
         return frozenset(f"{self.service}.{wish.name}" for wish in self.code.wishes)
 
     def serves(self, group: str, topic: str) -> bool:
-        """Whether it serves a group on a topic, or on exactly this pattern."""
+        """True when it serves a group on a topic, or on exactly this pattern."""
         return any(
             group == f"{self.service}.{wish.name}"
             and wish.name not in self.ended
@@ -60,7 +60,7 @@ class Running:
         )
 
     def reads(self, topic: str, version: int) -> bool:
-        """Whether its code can read a version: what it subscribes to by a pattern alone has no class here."""
+        """True when its code can read a version. A topic covered by a pattern alone has no class here."""
         return self.code.version == version or topic not in {wish.topic for wish in self.code.wishes}
 
 
@@ -97,7 +97,7 @@ class Acting:
         return press
 
     async def _press_of(self, version: int) -> Actor:
-        """Who publishes events of a version: two classes of one topic are two codes."""
+        """The publisher of events of a version: two classes of one topic are two codes."""
         if version == 1:
             return self.press
         if self._newer_press is None:
@@ -115,7 +115,7 @@ class Acting:
             await getattr(self, f"_{step.do}")(**step.facts)
 
     async def _try(self, actor: Actor, do: str, *excused: str, **facts: Any) -> Any:
-        """What it answers; None when it could not, which is a fault unless something is excused."""
+        """Its answer; None when it could not give one, which is a fault unless something is excused."""
         try:
             return await actor.ask(do, **facts)
         except Failed as failed:
@@ -245,7 +245,7 @@ class Acting:
         return readers
 
     def _due(self, topic: str) -> set[str]:
-        """Who gets what is published now: in memory those who run."""
+        """The receivers of an event published now: in memory the running ones."""
         due = self.model.due(topic)
         if isinstance(self.place, OnServer):
             return due
@@ -350,7 +350,7 @@ class Acting:
             self.on_server.clock.set(ahead)
 
     async def _remember(self) -> None:
-        """What the server has now is on its disk."""
+        """Writes the data of the server to its disk."""
         await self.on_server.ask("SAVE")
         self.model.remembered()
 

@@ -25,7 +25,7 @@ MEMORY = "memory"
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """How many histories, from which seed on, where, and how.
+    """The number of histories, the first seed, the place and the kind.
 
     ``replay`` is the file of one history, which is carried out instead. ``stop_at`` ends the run of a kind
     after so many failures. ``shrink_for`` are the seconds for which the first failure is made smaller.

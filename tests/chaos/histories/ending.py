@@ -182,7 +182,7 @@ class _Judgement:
             yield f"{record.subscription} handled {record.event_id} of {record.topic}, which is not its own"
 
     def _is_due(self, group: str, sent: Sent) -> bool:
-        """Whether it has come to no end, and waits nowhere."""
+        """True when it has not ended, and waits nowhere."""
         place = (group, sent.topic)
         return not (
             (group, sent.event_id) in self.handled
@@ -215,7 +215,7 @@ class _Judgement:
                 )
 
     def _given_up(self) -> Iterator[str]:
-        """What another version has written is for others: not a letter at once, nor while one stands by."""
+        """An event of another version is for others: no letter at once, nor while one stands by."""
         acting = self.acting
         for (group, topic), letters in self.kept.letters.items():
             for event_id, reason in letters.items():

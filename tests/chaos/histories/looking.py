@@ -1,4 +1,4 @@
-"""What is kept on a server, read without the adapter, so that a mistake of it is not repeated here."""
+"""The data on a server, read without the adapter, so that its mistakes are not repeated here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Due = tuple[str, str]
 
 @attrs.frozen(kw_only=True)
 class Kept:
-    """What is on a server. ``waiting`` has ids of events; what has none has the id of its entry.
+    """The data on a server. ``waiting`` has ids of events, or of entries without an event.
     ``marked`` is the part of it that is there for the group whether or not it is owed anything.
 
     ``letters``, with their reasons, and ``lost`` are by group and topic; the group of a loss is ``*`` where
@@ -99,7 +99,7 @@ def _name(entry: Any) -> str:
 
 
 def _groups(client: redis.Redis, key: str) -> dict[bytes, bytes]:
-    """How far each group has read."""
+    """The last entry that each group has read."""
     try:
         replies = _ask(client, "XINFO", "GROUPS", key)
     except redis.ResponseError:

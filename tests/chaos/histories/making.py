@@ -41,7 +41,7 @@ def make(seed: int, *, steps: int = 18) -> History:
 
 
 def suits_memory(history: History) -> History:
-    """What of it can happen in memory, where events are handed over as they are."""
+    """The steps that can happen in memory, where events are handed over as they are."""
     return history.with_steps(
         [
             Step(step.do, {name: fact for name, fact in step.facts.items() if name != "version"})
@@ -298,5 +298,5 @@ class _Maker:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two patterns have a topic in common, among those that there are."""
+    """True when two patterns have a topic in common, among those that there are."""
     return any(matches(one, topic) and matches(other, topic) for topic in TOPICS)

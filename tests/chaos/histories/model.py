@@ -1,4 +1,4 @@
-"""What is due to whom, and what may have become of it."""
+"""The events that are due to each group, and their allowed ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Model", "matches"]
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether a topic is the one, or of the pattern. Written again: a mistake of the bus is not repeated."""
+    """True when a topic is the one, or of the pattern. Written again, to repeat no mistake of the bus."""
     return _matches(pattern.split("."), topic.split("."))
 
 
@@ -141,9 +141,9 @@ class Model:
                     yield group, sent
 
     def may_get(self, group: str, topic: str) -> bool:
-        """Whether events of a topic are the business of a group."""
+        """True when a group gets the events of a topic."""
         return any(name == group and matches(of, topic) for name, of in self.ever)
 
     def lost_possibly(self, topic: str) -> int:
-        """How many events of a topic were taken away."""
+        """The number of events of a topic that were taken away."""
         return sum(sent.removed for sent in self.sent.values() if sent.topic == topic)

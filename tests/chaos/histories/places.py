@@ -41,7 +41,7 @@ class Place(Protocol):
         ...
 
     async def kept(self, groups: frozenset[str]) -> Kept:
-        """What is kept there."""
+        """The data that is kept there."""
         ...
 
 

@@ -73,7 +73,7 @@ def _name_nobody() -> None:
 
 
 def _count_no_loss() -> None:
-    """What is dropped is not counted in the script that drops it."""
+    """The script that drops entries does not count them."""
     for place in ("losses", "KEYS[4]", "KEYS[5]"):
         _change_scripts(f"'HINCRBY', {place}", f"'EXISTS', {place}")
 
@@ -113,7 +113,7 @@ def _leave_what_the_dead_held() -> None:
 
 
 def _leave_retries_of_the_dead() -> None:
-    """What a process has parked, and died, comes back to nobody."""
+    """The parked retries of a dead process come back to nobody."""
 
     def wait_for_nothing(_self: Upkeep, _feed: object, _left: object) -> None:
         """Instead of waiting for what others have parked."""
@@ -128,7 +128,7 @@ def _let_all_be_active() -> None:
 
 
 def _bury_what_is_newer() -> None:
-    """What another version has written is given up at once."""
+    """An event of another version is given up at once."""
 
     def bury(_error: BaseException, _age: float, _wait: float | None) -> Decision:
         return Decision("dead_letter", reason="cannot be decoded")
@@ -146,7 +146,7 @@ def _keep_the_turn() -> None:
 
 
 def _leave_what_was_not_heard() -> None:
-    """What a lost reply had in it is not read again."""
+    """The entries of a lost reply are not read again."""
     Recovery._sweep = _nothing  # type: ignore[method-assign, assignment]
 
 

@@ -33,12 +33,12 @@ _READY = 12.0
 
 
 class Poison(Exception):
-    """What a handler raises that was told to."""
+    """The error of a handler that was told to fail."""
 
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """What a process is to be. ``config`` is that of its bus, ``bug`` is planted into it.
+    """The role of a process. ``config`` is that of its bus, ``bug`` is planted into it.
 
     ``version`` is that of the class of events which its code knows.
     """
@@ -133,7 +133,7 @@ class Player:
         return {**ends, "order": [str(event.event_id) for event in events]}
 
     async def do_health(self) -> dict[str, Any]:
-        """What health says."""
+        """The answer of health."""
         report = await self._bus.health()
         told = {name: check.summary for name, check in report.checks.items()}
         return {"status": report.status.value, "told": told}

@@ -1,4 +1,4 @@
-"""What a history is made of: plain values that can be printed, stored, and read again."""
+"""The steps of a history: plain values that can be printed, stored, and read again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class History:
         return attrs.evolve(self, steps=tuple(steps))
 
     def does(self, *names: str) -> bool:
-        """Whether one of these things happens in it."""
+        """True when one of these things happens in it."""
         return any(step.do in names for step in self.steps)
 
     def lines(self) -> list[str]:
@@ -78,7 +78,7 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """What ``write`` wrote."""
+        """Reads the text of ``write``."""
         data = json.loads(path.read_text(encoding="utf-8"))
         steps = [Step(each.pop("do"), each) for each in data.pop("steps")]
         return cls(steps=tuple(steps), **data)

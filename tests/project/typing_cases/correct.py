@@ -1,4 +1,4 @@
-"""What users write, and every type checker has to accept."""
+"""Code of users that every type checker has to accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users write with the testing kit: the recorder knows the class of every topic's events."""
+"""Code of users with the testing kit: the recorder knows the class of every topic's events."""
 
 from __future__ import annotations
 

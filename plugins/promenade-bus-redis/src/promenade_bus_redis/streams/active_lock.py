@@ -13,7 +13,7 @@ from typing import Final
 from bus_core import AdapterError
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.scripts import ACTIVATE, RELEASE
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.names import instance_of, raw, text
 from promenade_bus_redis.streams.services import LockState, Services
 
@@ -50,7 +50,7 @@ class ActiveLock:
         return all(map(self._is_sure, self._locks))
 
     def _is_sure(self, lock: LockState) -> bool:
-        return lock.token > lock.greatest_seen and self._services.leases.is_sure(lock.spell)
+        return lock.token > lock.greatest_seen and self._services.leases.is_sure(lock.session)
 
     async def take(self) -> bool:
         """Tries to make it this holder's turn.
@@ -72,7 +72,7 @@ class ActiveLock:
     async def _take(self, lock: LockState) -> bool:
         leases, pipe = self._services.leases, self._services.pipe
         # Others see the heartbeat before they see who has the lock.
-        spell = leases.spell or await leases.renew(pipe)
+        session = leases.session or await leases.renew(pipe)
         dead = b""
         while True:
             arguments = [lock.holder, dead, lock.greatest_seen]
@@ -80,9 +80,9 @@ class ActiveLock:
             if token:
                 if lock is self._own and int(token) != lock.token:
                     self.number += 1
-                lock.token, lock.spell = int(token), spell
+                lock.token, lock.session = int(token), session
                 return True
-            lock.token, lock.spell = 0, NO_SPELL
+            lock.token, lock.session = 0, NO_SESSION
             instance = instance_of(text(other))
             if other == dead or instance not in (await leases.judge(pipe, [instance]))[0]:
                 return False

@@ -20,7 +20,7 @@ from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import TAIL
 from promenade_bus_redis.streams.backlog import Position, count_ahead
 from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.read_size import WIDER, ReadSize
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
@@ -264,7 +264,7 @@ class BroadcastConsumer:
 
     def _take(self, source: StreamSource, entry_id: bytes, fields: Sequence[bytes]) -> None:
         content = read_entry(source.feed.topic, entry_id, fields)
-        held = HeldEntry(source, entry_id, content, NO_SPELL)
+        held = HeldEntry(source, entry_id, content, NO_SESSION)
         self._ready.append(
             Received(
                 message=content.message,

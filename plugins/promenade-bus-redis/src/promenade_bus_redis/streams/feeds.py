@@ -18,7 +18,7 @@ INBOX_NOTES: Final = "inbox:"
 class HeldEntry:
     """An entry that this instance owns until it is settled: the receipt of what was received.
 
-    ``spell`` is that of ``Leases`` in which it was received, or last confirmed. ``state`` is known better
+    ``session`` is that of ``Leases`` in which it was received, or last confirmed. ``state`` is known better
     than the entry says, if given.
     """
 
@@ -28,8 +28,8 @@ class HeldEntry:
         "message",
         "noted",
         "published_at",
+        "session",
         "source",
-        "spell",
         "state",
         "suspect",
         "tried",
@@ -40,7 +40,7 @@ class HeldEntry:
         source: StreamSource,
         entry_id: bytes,
         content: Content,
-        spell: int,
+        session: int,
         state: EntryState | None = None,
     ) -> None:
         self.source = source
@@ -48,7 +48,7 @@ class HeldEntry:
         self.message = content.message
         self.published_at = content.published_at
         self.fault = content.fault  # why it cannot be understood
-        self.spell = spell
+        self.session = session
         self.state = content.state if state is None else state
         self.noted = False  # whether there is a note of its attempts
         self.suspect = False  # whether it was taken over from one that died

@@ -23,7 +23,7 @@ from promenade_bus_redis.server.scripts import NOBODY, READ
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.holdings import Holdings
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.read_size import WIDER
 from promenade_bus_redis.streams.recovery import Recovery
 from promenade_bus_redis.streams.services import Services
@@ -76,7 +76,7 @@ class GroupConsumer:
         self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
         self._watch = services.wakeups.watch()
         self._read_at = 0.0
-        self._spell = services.leases.spell  # in which what is held is known to be owned still
+        self._session = services.leases.session  # in which what is held is known to be owned still
         self._is_behind = False  # whether there was more than it could take
         self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
         self._left_out: dict[str, Feed] = {}  # feeds that it goes on without, with what it holds of them
@@ -146,11 +146,11 @@ class GroupConsumer:
     @property
     def in_doubt(self) -> bool:
         """Whether others may own by now what was received here; see ``bus_core.LeasingConsumer``."""
-        return self._spell == NO_SPELL or self._services.leases.spell != self._spell
+        return self._session == NO_SESSION or self._services.leases.session != self._session
 
     async def confirm(self, receipts: Sequence[HeldEntry]) -> Sequence[bool]:
         """Renews the lease; which entries are this consumer's still. Raises ``RedisFailure``."""
-        self._spell, owned = await self._recovery.confirm(receipts)
+        self._session, owned = await self._recovery.confirm(receipts)
         return owned
 
     async def has_standby(self) -> bool:
@@ -160,11 +160,11 @@ class GroupConsumer:
 
     async def _confirm_ready(self) -> None:
         """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
-        spell = self._services.leases.spell
+        session = self._services.leases.session
         doubtful = [
             received.receipt
             for received in self._holdings.ready
-            if spell == NO_SPELL or received.receipt.spell != spell
+            if session == NO_SESSION or received.receipt.session != session
         ]
         if doubtful:
             _, owned = await self._recovery.confirm(doubtful)
@@ -314,7 +314,7 @@ class GroupConsumer:
     async def _read_and_wait(self, limit: int) -> None:
         """On a connection of its own: the latency of one round trip."""
         assert self._link is not None
-        spell = self._services.leases.spell
+        session = self._services.leases.session
         count = self._holdings.read_size.count(limit)
         keys = [source.key for feed in self.feeds.values() for source in feed.sources]
         command: list[Any] = ["XREADGROUP", "GROUP", self.spec.group, self.name, "COUNT", count]
@@ -329,7 +329,7 @@ class GroupConsumer:
             reply = await self._link.call(command)
         self._is_behind = bool(reply) and sum(len(entries) for _, entries in reply) >= count
         if reply:
-            self._arrived(reply, spell)
+            self._arrived(reply, session)
         elif self._recovery.is_busy:
             await self._recovery.pause()
 
@@ -356,7 +356,7 @@ class GroupConsumer:
 
         It looks at as many feeds as entries are wanted, for most have one; or at ``wider`` times as many.
         """
-        spell = self._services.leases.spell
+        session = self._services.leases.session
         count = self._holdings.read_size.count(limit)
         bundles = self._bundles(count * wider)[:count]
         commands: list[Routed] = []
@@ -374,7 +374,7 @@ class GroupConsumer:
             else:
                 self._learn_ends(bundle, *reply)
                 arrived += reply[0]
-        self._arrived(arrived, spell)
+        self._arrived(arrived, session)
         self._is_behind = bool(self._unread)
         if failure is not None:
             raise failure
@@ -400,14 +400,14 @@ class GroupConsumer:
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 
-    def _arrived(self, reply: Sequence[Any], spell: int) -> None:
-        """Takes entries over that were handed out to this consumer, in a spell that had begun before."""
+    def _arrived(self, reply: Sequence[Any], session: int) -> None:
+        """Takes entries over that were handed out to this consumer, in a session that had begun before."""
         self._holdings.read_size.learn(entry for _, entries in reply for entry in entries)
         for key, entries in reply:
             source = self._sources[key]
             for entry_id, fields in entries:
                 if fields is not None:
-                    self._holdings.take(source, entry_id, fields, spell)
+                    self._holdings.take(source, entry_id, fields, session)
 
     # --- leaving ------------------------------------------------------------------------------------------
 
@@ -432,5 +432,5 @@ class GroupConsumer:
         sources = [source for feed in feeds for source in feed.sources]
         for source in sources:
             for held in source.held.values():
-                held.spell = NO_SPELL
+                held.session = NO_SESSION
         await self._upkeep.leave(sources, self.name)

@@ -31,11 +31,11 @@ class Holdings:
         source: StreamSource,
         entry_id: bytes,
         fields: Sequence[bytes],
-        spell: int,
+        session: int,
         state: EntryState | None = None,
     ) -> HeldEntry:
         """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
-        held = HeldEntry(source, entry_id, read_entry(source.feed.topic, entry_id, fields), spell, state)
+        held = HeldEntry(source, entry_id, read_entry(source.feed.topic, entry_id, fields), session, state)
         source.held[entry_id] = held
         self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))
         return held

@@ -27,7 +27,7 @@ from promenade_bus_redis.streams.keys import Keys
 from promenade_bus_redis.streams.names import lease_of, raw, text
 from promenade_bus_redis.streams.server_clock import ServerClock
 
-__all__ = ["NO_SPELL", "Leases"]
+__all__ = ["NO_SESSION", "Leases"]
 
 logger = plain_logger("promenade.bus.redis")
 
@@ -45,15 +45,15 @@ _MOST_ABSENT: Final = 10_000
 _CLOSING: Final = 2.0
 """Seconds that the thread may take to say good-bye to the server."""
 
-NO_SPELL: Final = 0
-"""In place of the number of a spell: others may own what was received, for all that is known."""
+NO_SESSION: Final = 0
+"""In place of the number of a session: others may own what was received, for all that is known."""
 
 
 class Leases:
     """The heartbeat of this instance ``name``, and what it knows of the others. Times are seconds.
 
-    A **spell** is a time in which heartbeats came without a gap that is long enough for others to take over
-    what this instance holds. Whatever was received in the current spell is owned still.
+    A **session** is a time in which heartbeats came without a gap that is long enough for others to take over
+    what this instance holds. Whatever was received in the current session is owned still.
 
     ``make_connections`` is called in the thread.
     """
@@ -79,7 +79,8 @@ class Leases:
         self._keys = keys
         self._interval = interval
         self._guard = threading.Lock()  # what is learnt from a heartbeat, in whatever thread
-        self._spell: tuple[int, float] = (NO_SPELL, float("-inf"))  # its number, and until when it is sure
+        # The number of the session, and until when it is sure.
+        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))
         self._renewed_at = float("-inf")
         self._beat_of_own = ""
         self._left = ""
@@ -131,21 +132,21 @@ class Leases:
     # --- what this instance owns --------------------------------------------------------------------------
 
     @property
-    def spell(self) -> int:
-        """The number of the current spell; ``NO_SPELL`` while the next heartbeat is late."""
-        number, until = self._spell
-        return number if lease_clock() <= until else NO_SPELL
+    def session(self) -> int:
+        """The number of the current session; ``NO_SESSION`` while the next heartbeat is late."""
+        number, until = self._session
+        return number if lease_clock() <= until else NO_SESSION
 
-    def is_sure(self, spell: int) -> bool:
-        """Whether nobody can have taken over what was received in this spell."""
-        return spell != NO_SPELL and spell == self.spell
+    def is_sure(self, session: int) -> bool:
+        """Whether nobody can have taken over what was received in this session."""
+        return session != NO_SESSION and session == self.session
 
     async def renew(self, pipe: Pipe) -> int:
-        """Sends a heartbeat at once; the spell that it belongs to. Raises ``RedisFailure``."""
+        """Sends a heartbeat at once; the session that it belongs to. Raises ``RedisFailure``."""
         since = lease_clock()
         arguments = [self.name, self._beat_of_own, self._beat_of_own, *self._forgettable()]
         self._learn(await pipe.run(ALIVE, [self._keys.heartbeats], *arguments), since, lease_clock())
-        return self._spell[0]
+        return self._session[0]
 
     # --- who else is alive --------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Leases:
         received = lease_clock()
         dead: dict[str, str] = {}
         soonest: float | None = None
-        if self.spell == NO_SPELL:
+        if self.session == NO_SESSION:
             return dead, self._interval  # who stood still has not seen the others
         with self._guard:
             for name, beat in zip(asked, found, strict=True):
@@ -209,14 +210,14 @@ class Leases:
         beat, seconds, microseconds, left, late = reply
         self.clock.note(int(seconds) + int(microseconds) / 1e6, since, received)
         with self._guard:
-            number, _ = self._spell
+            number, _ = self._session
             if received > self._renewed_at + _UNNOTICED * self.lease:
                 number += 1
                 # While this instance stood still others may have done so, too, and it has not seen them.
                 self._late, self._absent, self.dead = {}, {}, {}
                 self._watching_since = received
             self._renewed_at = max(self._renewed_at, since)
-            self._spell = (number, self._renewed_at + _SAFE * self.lease)
+            self._session = (number, self._renewed_at + _SAFE * self.lease)
             if self._left and self._left != left.decode():
                 self.departures += 1
             self._left = left.decode() or "none"

@@ -13,7 +13,7 @@ from promenade_bus_redis.server.scripts import CLAIM, FORGET_LOST, GAP, NOBODY, 
 from promenade_bus_redis.streams.active_lock import ActiveLock, fenced_by
 from promenade_bus_redis.streams.feeds import Feed, HeldEntry, StreamSource
 from promenade_bus_redis.streams.holdings import Holdings
-from promenade_bus_redis.streams.leases import NO_SPELL
+from promenade_bus_redis.streams.leases import NO_SESSION
 from promenade_bus_redis.streams.names import instance_of, is_ordered, raw, text
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.upkeep import Upkeep
@@ -103,7 +103,7 @@ class Recovery:
     async def confirm(self, entries: Sequence[HeldEntry]) -> tuple[int, Sequence[bool]]:
         """Asks which entries are this consumer's still, and lets go of the others.
 
-        Tells the spell as well for which the answers hold. Raises ``RedisFailure``.
+        Tells the session as well for which the answers hold. Raises ``RedisFailure``.
         """
         leases, pipe = self._services.leases, self._services.pipe
         batches = [
@@ -115,13 +115,13 @@ class Recovery:
         while True:
             try:
                 # Nobody takes over what is owned after the heartbeat.
-                spell = await leases.renew(pipe)
+                session = await leases.renew(pipe)
             except RedisFailure:
                 if not self._services.locator.is_cluster:
                     raise
-                spell = NO_SPELL  # only the node of the heartbeats is away: then nobody is taken for dead
+                session = NO_SESSION  # only the node of the heartbeats is away: then nobody is taken for dead
             replies = await pipe.call_many(commands)
-            if spell == NO_SPELL or leases.is_sure(spell):
+            if session == NO_SESSION or leases.is_sure(session):
                 break  # otherwise the answer is as old as what was to be found out
         owned: set[HeldEntry] = set()
         for batch, reply in zip(batches, replies, strict=True):
@@ -132,10 +132,10 @@ class Recovery:
             owned.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)
         for held in entries:
             if held in owned:
-                held.spell = spell
+                held.session = session
             else:
                 self.settled(held)
-        return spell, [held in owned for held in entries]
+        return session, [held in owned for held in entries]
 
     def _asking(self, batch: Sequence[HeldEntry]) -> Routed:
         source = batch[0].source
@@ -272,7 +272,7 @@ class Recovery:
         size = self._holdings.read_size
         begin: bytes = b"0-0"
         while True:
-            spell = self._services.leases.spell
+            session = self._services.leases.session
             count = size.count(_SWEEP)
             command = ("XREADGROUP", "GROUP", group, name, "COUNT", count, "STREAMS", source.key, begin)
             reply = await pipe.call(*command, key=source.key)
@@ -286,7 +286,7 @@ class Recovery:
             notes = await self._notes(source, [entry_id for entry_id, _ in found])
             for (entry_id, fields), state in zip(found, notes, strict=True):
                 if self._is_unknown(source, entry_id):
-                    held = self._holdings.take(source, entry_id, fields, spell, state)
+                    held = self._holdings.take(source, entry_id, fields, session, state)
                     held.noted = state is not None
             if len(entries) < count:
                 return
@@ -357,7 +357,7 @@ class Recovery:
         begin: Any = "-"
         services = self._services
         while True:
-            spell = services.leases.spell
+            session = services.leases.session
             taken = len(self._suspects)
             arguments = [
                 source.group,
@@ -383,9 +383,9 @@ class Recovery:
             services.losses.lose(len(gone), source.feed.topic, source.group)
             for entry_id, fields, note in picked:
                 if entry_id in source.held:  # it was ours, and is again: a handler has it here
-                    source.held[entry_id].spell = spell
+                    source.held[entry_id].session = session
                     continue
-                held = self._holdings.take(source, entry_id, fields, spell, _state(note))
+                held = self._holdings.take(source, entry_id, fields, session, _state(note))
                 held.noted = bool(note)
                 if held.state.owner_died:
                     held.suspect = True

@@ -20,7 +20,7 @@ logger = logging.getLogger("promenade.bus.redis")
 _TOLERANCE: Final = 0.5
 """Seconds by which the offset may change before that is a step."""
 
-_MOST_SPELLS: Final = 100
+_MOST_PERIODS: Final = 100
 
 
 @attrs.frozen
@@ -39,7 +39,7 @@ class Step:
 
 
 @attrs.define
-class _Spell:
+class _Period:
     """A time without a step: it began after ``after``, which was ``noticed``, and was last ``seen``."""
 
     after: float
@@ -56,7 +56,7 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spells: deque[_Spell] = deque(maxlen=_MOST_SPELLS)
+        self._periods: deque[_Period] = deque(maxlen=_MOST_PERIODS)
         self._last_step: Step | None = None
 
     @property
@@ -69,32 +69,32 @@ class ServerClock:
         least, most = stamp - received, stamp - sent
         offset = (least + most) / 2
         with self._lock:
-            spell = self._spells[-1] if self._spells else None
-            if spell is None:
-                self._spells.append(_Spell(float("-inf"), float("-inf"), received, offset))
-            elif least - _TOLERANCE <= spell.offset <= most + _TOLERANCE:
-                spell.seen = max(spell.seen, received)
-                spell.offset = min(max(spell.offset, least), most)  # it drifts
-            elif sent >= spell.seen:  # otherwise the reply is older than what is known
-                self._last_step = step = Step(received, offset - spell.offset)
+            period = self._periods[-1] if self._periods else None
+            if period is None:
+                self._periods.append(_Period(float("-inf"), float("-inf"), received, offset))
+            elif least - _TOLERANCE <= period.offset <= most + _TOLERANCE:
+                period.seen = max(period.seen, received)
+                period.offset = min(max(period.offset, least), most)  # it drifts
+            elif sent >= period.seen:  # otherwise the reply is older than what is known
+                self._last_step = step = Step(received, offset - period.offset)
                 logger.warning("the clock of the server %s", step)
-                self._spells.append(_Spell(spell.seen, received, received, offset))
+                self._periods.append(_Period(period.seen, received, received, offset))
 
     def stamp_of(self, own: float) -> float:
         """What the server's clock showed at an own moment; before anything was learnt, the moment itself."""
         with self._lock:
-            for spell in reversed(self._spells):
-                if own >= spell.noticed:
-                    return own + spell.offset
+            for period in reversed(self._periods):
+                if own >= period.noticed:
+                    return own + period.offset
         return own
 
     def own_of(self, stamp: float, now: float) -> float | None:
         """The latest own moment up to ``now`` at which the server's clock may have shown a stamp, or None."""
         with self._lock:
             end = now + _TOLERANCE
-            for spell in reversed(self._spells):
-                own = stamp - spell.offset
-                if spell.after <= own <= end:
+            for period in reversed(self._periods):
+                own = stamp - period.offset
+                if period.after <= own <= end:
                     return own
-                end = spell.noticed
+                end = period.noticed
         return None

@@ -13,7 +13,7 @@ from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.streams.epoch import Epoch
 from promenade_bus_redis.streams.keys import Keys
-from promenade_bus_redis.streams.leases import NO_SPELL, Leases
+from promenade_bus_redis.streams.leases import NO_SESSION, Leases
 from promenade_bus_redis.streams.losses import Losses
 from promenade_bus_redis.streams.names import name_consumer
 from promenade_bus_redis.streams.service_records import ServiceRecords
@@ -31,14 +31,14 @@ MOST_OWN_LINKS = 4
 class LockState:
     """A key that one ``holder`` has at a time. ``token`` is 0 while that is another one.
 
-    ``spell`` is that of ``Leases`` in which it was last looked at; ``greatest_seen`` a token that somebody
+    ``session`` is that of ``Leases`` in which it was last looked at; ``greatest_seen`` a token that somebody
     else has shown.
     """
 
     key: str
     holder: str
     token: int = 0
-    spell: int = NO_SPELL
+    session: int = NO_SESSION
     greatest_seen: int = 0
 
 

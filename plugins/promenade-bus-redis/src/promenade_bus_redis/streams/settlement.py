@@ -52,7 +52,7 @@ class Settled:
 class SettlementCommands:
     """The commands that carry out some outcomes, and what their replies mean.
 
-    ``is_sure`` tells of a spell of ``Leases`` whether what was received in it is owned still.
+    ``is_sure`` tells of a session of ``Leases`` whether what was received in it is owned still.
     """
 
     def __init__(self, consumer: str, is_sure: Callable[[int], bool]) -> None:
@@ -66,8 +66,8 @@ class SettlementCommands:
     def acknowledge(self, source: StreamSource, indices: Sequence[int], held: Sequence[HeldEntry]) -> None:
         """Forgets entries for the group."""
         # Looked at once: the thread of the leases changes it meanwhile.
-        sure = {spell for spell in {each.spell for each in held} if self._is_sure(spell)}
-        doubtful = {place for place, each in enumerate(held) if each.spell not in sure}
+        sure = {session for session in {each.session for each in held} if self._is_sure(session)}
+        doubtful = {place for place, each in enumerate(held) if each.session not in sure}
         if doubtful:
             unsure = [held[place] for place in doubtful]
             ids = [each.entry_id for each in unsure]

@@ -41,7 +41,7 @@ class StoredEvents:
         self._losses = losses
         self._links: list[Link] = []
         # What came over one connection after the other; the last one is in use.
-        self._spells: deque[deque[_Batch]] = deque([deque()])
+        self._sessions: deque[deque[_Batch]] = deque([deque()])
         self._count = 0
         self._cut_short: set[str] = set()  # topics of which something is not remembered any more
         self._must_look = False
@@ -56,18 +56,18 @@ class StoredEvents:
 
     def note(self, topics: str | Sequence[str], ids: Sequence[bytes]) -> None:
         """Entries were stored: of one topic, or each of its own."""
-        self._spells[-1].append((topics, ids))
+        self._sessions[-1].append((topics, ids))
         self._count += len(ids)
         if self._count > _MOST:
             self._shed()
 
     def _shed(self) -> None:
         while self._count > _MOST:
-            while len(self._spells) > 1 and not self._spells[0]:
-                self._spells.popleft()
-            if not self._spells[0]:
+            while len(self._sessions) > 1 and not self._sessions[0]:
+                self._sessions.popleft()
+            if not self._sessions[0]:
                 return  # the rest is being looked for
-            topics, ids = self._spells[0].popleft()
+            topics, ids = self._sessions[0].popleft()
             self._count -= len(ids)
             if isinstance(topics, str):
                 self._cut_short.add(topics)
@@ -76,8 +76,8 @@ class StoredEvents:
 
     def _suspect(self) -> None:
         if self._count:
-            if self._spells[-1]:
-                self._spells.append(deque())
+            if self._sessions[-1]:
+                self._sessions.append(deque())
             self._must_look = True
             if self.suspected is not None:
                 self.suspected()
@@ -86,7 +86,7 @@ class StoredEvents:
 
     def forget(self) -> None:
         """The server has lost everything, which is told otherwise."""
-        self._spells, self._count = deque([deque()]), 0
+        self._sessions, self._count = deque([deque()]), 0
         self._cut_short.clear()
         self._must_look = False
 
@@ -99,24 +99,24 @@ class StoredEvents:
         if not self._must_look:
             return
         self._must_look = False
-        taken = [by_topic for spell in [*self._spells][:-1] if (by_topic := _sorted(spell))]
-        self._spells = deque([self._spells[-1]])
-        looked_at = self._spells
+        taken = [by_topic for session in [*self._sessions][:-1] if (by_topic := _sorted(session))]
+        self._sessions = deque([self._sessions[-1]])
+        looked_at = self._sessions
         try:
-            ends = await self._ends([(topic, ids[-1]) for spell in taken for topic, ids in spell.items()])
+            ends = await self._ends([(topic, ids[-1]) for session in taken for topic, ids in session.items()])
         except BaseException:
-            if looked_at is self._spells:
-                self._spells.extendleft(deque(spell.items()) for spell in reversed(taken))
+            if looked_at is self._sessions:
+                self._sessions.extendleft(deque(session.items()) for session in reversed(taken))
                 self._must_look = True
             raise
-        if looked_at is not self._spells:
+        if looked_at is not self._sessions:
             return  # everything was forgotten meanwhile
         left: deque[_Batch] = deque()
-        places = ((topic, ids) for spell in taken for topic, ids in spell.items())
+        places = ((topic, ids) for session in taken for topic, ids in session.items())
         for (topic, ids), end in zip(places, ends, strict=True):
             if kept := self._judge(topic, ids, end):
                 left.append((topic, kept))
-        self._spells.appendleft(left)
+        self._sessions.appendleft(left)
 
     async def _ends(self, newest: Sequence[tuple[str, bytes]]) -> list[bytes]:
         """The last entry of each topic that the server has up to one."""
@@ -143,10 +143,10 @@ class StoredEvents:
         return kept
 
 
-def _sorted(spell: Sequence[_Batch]) -> Mapping[str, list[bytes]]:
+def _sorted(session: Sequence[_Batch]) -> Mapping[str, list[bytes]]:
     """The entries of each topic, in order."""
     by_topic: dict[str, list[bytes]] = {}
-    for topics, ids in spell:
+    for topics, ids in session:
         if isinstance(topics, str):
             by_topic.setdefault(topics, []).extend(ids)
             continue

@@ -21,10 +21,10 @@ from bus_core.events.values import (
     is_text,
 )
 
-__all__ = ["FitsCompiler"]
+__all__ = ["CheckCompiler"]
 
 
-class FitsCompiler:
+class CheckCompiler:
     """Compiles shapes into expressions that are true for values which are in their one form."""
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class FitsCompiler:
         self.names[name] = value
         return name
 
-    def term(self, shape: Shape, value: str) -> str:
+    def expression(self, shape: Shape, value: str) -> str:
         """The expression for a variable of that name."""
         if isinstance(shape, shapes.Scalar):
-            return self._scalar(shape, value)
+            return self._scalar_expression(shape, value)
         if isinstance(shape, shapes.AnyJson):
             return f"is_frozen_json({value})"
         if isinstance(shape, shapes.EnumMember):
@@ -60,18 +60,18 @@ class FitsCompiler:
             kinds = self.name(tuple({item.__class__ for item in shape.values}))
             return f"({value}.__class__ in {kinds} and ({value}.__class__, {value}) in {known})"
         if isinstance(shape, shapes.Hidden):
-            return self.term(shape.inner, value)
+            return self.expression(shape.inner, value)
         if isinstance(shape, shapes.Constrained):
             checks = "".join(f" and {self.name(rule.check)}({value})" for rule in shape.rules)
-            return f"({self.term(shape.inner, value)}{checks})"
+            return f"({self.expression(shape.inner, value)}{checks})"
         if isinstance(shape, shapes.OneOf):
             ordered = sorted(shape.alternatives, key=lambda item: not is_none(item))
-            return f"({' or '.join(self.term(item, value) for item in ordered)})"
+            return f"({' or '.join(self.expression(item, value) for item in ordered)})"
         if isinstance(shape, shapes.WithJsonForm):
             return "False"  # it is asked each time whether the value can be written
         return f"{self._helper(shape)}({value})"
 
-    def _scalar(self, shape: shapes.Scalar, value: str) -> str:
+    def _scalar_expression(self, shape: shapes.Scalar, value: str) -> str:
         if is_none(shape):
             return f"{value} is None"
         exact = f"{value}.__class__ is {self.name(shape.cls)}"
@@ -98,16 +98,17 @@ class FitsCompiler:
                 f"    if value.__class__ is not {shape.kind.__name__}:",
                 "        return False",
                 "    for item in value:",
-                f"        if not {self.term(shape.item, 'item')}:",
+                f"        if not {self.expression(shape.item, 'item')}:",
                 "            return False",
                 "    return True",
             ]
         elif isinstance(shape, shapes.MappingOf):
+            key, item = self.expression(shape.key, "key"), self.expression(shape.item, "item")
             lines += [
                 "    if value.__class__ is not FrozenMapping:",
                 "        return False",
                 "    for key, item in value.items():",
-                f"        if not ({self.term(shape.key, 'key')} and {self.term(shape.item, 'item')}):",
+                f"        if not ({key} and {item}):",
                 "            return False",
                 "    return True",
             ]
@@ -117,39 +118,39 @@ class FitsCompiler:
                 "        return False",
                 f"    {''.join(f'item{index}, ' for index in range(len(shape.items))) or '()'} = value",
             ]
-            terms = [self.term(item, f"item{index}") for index, item in enumerate(shape.items)]
-            lines.append(f"    return {self._all(terms)}")
+            expressions = [self.expression(item, f"item{index}") for index, item in enumerate(shape.items)]
+            lines.append(f"    return {self._all(expressions)}")
         elif isinstance(shape, shapes.RecordShape):
             lines += [
                 f"    if value.__class__ is not {self.name(shape.cls)}:",
                 "        return False",
             ]
-            terms = []
+            expressions = []
             for index, field in enumerate(shape.fields):
                 lines.append(f"    item{index} = getattr(value, {field.name!r})")
-                terms.append(self.term(field.shape, f"item{index}"))
-            lines.append(f"    return {self._all(terms)}")
+                expressions.append(self.expression(field.shape, f"item{index}"))
+            lines.append(f"    return {self._all(expressions)}")
         else:
             assert isinstance(shape, shapes.Recursive), "no other shape is left"
             assert shape.shape is not None, "an alias is complete when it is compiled"
-            lines.append(f"    return {self.term(shape.shape, 'value')}")
+            lines.append(f"    return {self.expression(shape.shape, 'value')}")
         self.functions.append("\n".join(lines))
         return helper
 
     @staticmethod
-    def _all(terms: Any) -> str:
-        return " and ".join(terms) or "True"
+    def _all(expressions: Any) -> str:
+        return " and ".join(expressions) or "True"
 
-    def misfits(self, terms: Mapping[str, str]) -> Callable[[Any], tuple[str, ...]]:
-        """A function of an object: the names of those attributes whose term is not true for their value.
+    def misfits(self, expressions: Mapping[str, str]) -> Callable[[Any], tuple[str, ...]]:
+        """A function of an object: the attributes whose expression is not true for their value.
 
-        A term is about a variable that is called ``value``.
+        A expression is about a variable that is called ``value``.
         """
         lines = ["def misfits(event):", "    found = ()"]
-        for attribute, term in terms.items():
+        for attribute, expression in expressions.items():
             lines += [
                 f"    value = event.{attribute}",
-                f"    if not ({term}):",
+                f"    if not ({expression}):",
                 f"        found += ({attribute!r},)",
             ]
         lines.append("    return found")
