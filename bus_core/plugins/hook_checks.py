@@ -22,6 +22,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_retry_policies": "retry policy",
     "promenade_bus_middleware": "middleware",
     "promenade_bus_health_probes": "health probe",
+    "promenade_bus_observers": "observer",
     "promenade_bus_commands": "command",
     "promenade_bus_topics": "topics",
 }

@@ -95,6 +95,7 @@ def test_every_kind_of_offer(site: Site) -> None:
         "retry_policies": "retry policy",
         "middleware": "middleware",
         "health_probes": "health probe",
+        "observers": "observer",
         "commands": "command",
     }
     source = "".join(
