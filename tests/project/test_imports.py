@@ -20,6 +20,7 @@ HEAVY = {
     "msgspec",
     "opentelemetry",
     "orjson",
+    "prometheus_client",
     "pycountry",
     "pydantic",
     "pytest",
