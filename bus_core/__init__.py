@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
         Consumer,
         CountingAdapter,
         DeadLetterStore,
+        Endpoint,
         EngineState,
         EventLoss,
         Factory,
@@ -113,9 +114,9 @@ else:
         {
             "abc": """
                 Adapter AdapterBase AnyAdapter AttemptFailure BuildContext CheckResult Command Consumer
-                CountingAdapter DeadLetterStore EngineState EventLoss Factory Features Handler HealthProbe
-                HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus Observer
-                RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
+                CountingAdapter DeadLetterStore Endpoint EngineState EventLoss Factory Features Handler
+                HealthProbe HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus
+                Observer RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
                 YieldingConsumer
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
@@ -191,6 +192,7 @@ __all__ = [
     "DeserializationError",
     "DrainReport",
     "DuplicateSubscription",
+    "Endpoint",
     "EngineState",
     "Envelope",
     "Event",

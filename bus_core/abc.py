@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -40,6 +41,7 @@ __all__ = [
     "Consumer",
     "CountingAdapter",
     "DeadLetterStore",
+    "Endpoint",
     "EngineState",
     "EventLoss",
     "Factory",
@@ -131,6 +133,19 @@ class Command:
     help: str
     load: Callable[[], Any]
     hidden: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """How a plugin serves a running bus at an address: ``promenade-bus run --http ADDRESS`` uses ``http``.
+
+    ``load`` returns a function of the ``Bus``, which need not be started yet, and an address. That returns a
+    context manager: entering it begins to serve, in a thread of its own, and gives the address as people may
+    see it; leaving it ends. Both return soon. It raises ``PluginError`` when it cannot serve there.
+    """
+
+    help: str
+    load: Callable[[], Callable[[Any, str], AbstractContextManager[str]]]
 
 
 @runtime_checkable

@@ -160,6 +160,11 @@ class Bus:
         """True when this process inherited the bus by a fork, so that it cannot be used."""
         return self._lifecycle.forked
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the bus was started on; None before. Its methods belong to that loop."""
+        return self._lifecycle.loop
+
     def state(self) -> EngineState:
         """A snapshot of queues and counters. Raises ``WrongEventLoop`` in another thread."""
         self._lifecycle.check_thread("read the state")

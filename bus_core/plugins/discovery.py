@@ -201,6 +201,7 @@ class _Discovery:
             health_probes=registry("health probe"),
             observers=registry("observer"),
             commands=registry("command"),
+            endpoints=registry("endpoint"),
             catalogues=tuple(sorted(self._catalogues, key=lambda found: (found[0].context, found[1]))),
             notes=tuple(self._notes),
         )

@@ -15,6 +15,7 @@ import pluggy
 from bus_core.abc import (
     AnyAdapter,
     Command,
+    Endpoint,
     Factory,
     HealthProbe,
     Middleware,
@@ -66,6 +67,11 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:  #
 @hookspec
 def promenade_bus_observers() -> Mapping[str, Factory[Any, Observer]]:  # type: ignore[empty-body]
     """Observers by the name that ``bus.observers`` lists."""
+
+
+@hookspec
+def promenade_bus_endpoints() -> Mapping[str, Endpoint]:  # type: ignore[empty-body]
+    """Endpoints by the name of the option of ``promenade-bus run`` that takes their address."""
 
 
 @hookspec

@@ -10,6 +10,7 @@ import attrs
 from bus_core.abc import (
     AnyAdapter,
     Command,
+    Endpoint,
     Factory,
     HealthProbe,
     Middleware,
@@ -34,6 +35,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
     ("observer", "prometheus"): "promenade-bus-prometheus",
+    ("endpoint", "http"): "promenade-bus-http",
 }
 """First-party distributions by the kind and name of their offers: the source of every install hint."""
 
@@ -171,6 +173,7 @@ class Plugins:
     health_probes: NamedRegistry[Factory[Any, HealthProbe]]
     observers: NamedRegistry[Factory[Any, Observer]]
     commands: NamedRegistry[Command]
+    endpoints: NamedRegistry[Endpoint]
     catalogues: tuple[tuple[TopicCatalogue, str], ...]
     _notes: tuple[Finding, ...] = attrs.field(default=(), alias="notes", repr=False)
 
@@ -185,6 +188,7 @@ class Plugins:
             self.health_probes,
             self.observers,
             self.commands,
+            self.endpoints,
         )
 
     def findings(self) -> tuple[Finding, ...]:

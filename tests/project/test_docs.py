@@ -65,7 +65,7 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
-        for name in ("memory", "middleware", "health", "prometheus", "testing")
+        for name in ("memory", "middleware", "health", "http", "prometheus", "testing")
     ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]

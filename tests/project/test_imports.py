@@ -28,6 +28,7 @@ HEAVY = {
     "rich",
     "sqlite3",
     "tzdata",
+    "uvicorn",
     "unittest",
 }
 

@@ -59,6 +59,7 @@ PUBLIC = [
     "DeserializationError",
     "DrainReport",
     "DuplicateSubscription",
+    "Endpoint",
     "EngineState",
     "Envelope",
     "Event",
