@@ -9,13 +9,16 @@ if typing.TYPE_CHECKING:
         Adapter,
         AdapterBase,
         AnyAdapter,
+        AttemptFailure,
         BuildContext,
         CheckResult,
         Command,
         Consumer,
         CountingAdapter,
         DeadLetterStore,
+        Endpoint,
         EngineState,
+        EventLoss,
         Factory,
         Features,
         Handler,
@@ -25,8 +28,11 @@ if typing.TYPE_CHECKING:
         InProcessAdapter,
         LeasingConsumer,
         Middleware,
+        ObservedBus,
+        Observer,
         RetryPolicy,
         Serializer,
+        SubscriptionBacklog,
         SubscriptionSpec,
         SubscriptionState,
         YieldingConsumer,
@@ -39,7 +45,6 @@ if typing.TYPE_CHECKING:
     from bus_core.bus.sync import SyncBus, SyncDeadLetters, SyncSubscription
     from bus_core.config.bus_config import BusConfig, load_config
     from bus_core.config.values import DURATION, SECRET
-    from bus_core.dispatch.failure_decisions import AttemptFailure
     from bus_core.dispatch.reports import Abandoned, DrainReport
     from bus_core.errors import (
         AdapterError,
@@ -108,10 +113,11 @@ else:
         __name__,
         {
             "abc": """
-                Adapter AdapterBase AnyAdapter BuildContext CheckResult Command Consumer CountingAdapter
-                DeadLetterStore EngineState Factory Features Handler HealthProbe HealthStatus Inlet
-                InProcessAdapter LeasingConsumer Middleware RetryPolicy Serializer SubscriptionSpec
-                SubscriptionState YieldingConsumer
+                Adapter AdapterBase AnyAdapter AttemptFailure BuildContext CheckResult Command Consumer
+                CountingAdapter DeadLetterStore Endpoint EngineState EventLoss Factory Features Handler
+                HealthProbe HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus
+                Observer RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
+                YieldingConsumer
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -121,7 +127,6 @@ else:
             "bus.sync": "SyncBus SyncDeadLetters SyncSubscription",
             "config.bus_config": "BusConfig load_config",
             "config.values": "DURATION SECRET",
-            "dispatch.failure_decisions": "AttemptFailure",
             "dispatch.reports": "Abandoned DrainReport",
             "errors": """
                 AdapterError BufferFull BusClosed BusError BusForked BusNotStarted BusStateError
@@ -187,10 +192,12 @@ __all__ = [
     "DeserializationError",
     "DrainReport",
     "DuplicateSubscription",
+    "Endpoint",
     "EngineState",
     "Envelope",
     "Event",
     "EventError",
+    "EventLoss",
     "EventTypeMismatch",
     "ExponentialRetry",
     "Factory",
@@ -214,6 +221,8 @@ __all__ = [
     "Message",
     "Middleware",
     "NoRetry",
+    "ObservedBus",
+    "Observer",
     "Outcome",
     "PermanentError",
     "Personal",
@@ -230,6 +239,7 @@ __all__ = [
     "SerializationError",
     "Serializer",
     "Subscription",
+    "SubscriptionBacklog",
     "SubscriptionError",
     "SubscriptionSpec",
     "SubscriptionState",

@@ -1,4 +1,4 @@
-"""The protocols that plugins implement: adapters, serializers, retry policies, middleware, health probes.
+"""The protocols that plugins implement: adapters, serializers, retry policies, middleware, probes, observers.
 
 A hook of ``bus_core.plugins.hookspecs`` hands over a ``Factory`` once, at start; the object that it builds
 does the work. The bus never calls a hook per event.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -33,13 +34,16 @@ __all__ = [
     "Adapter",
     "AdapterBase",
     "AnyAdapter",
+    "AttemptFailure",
     "BuildContext",
     "CheckResult",
     "Command",
     "Consumer",
     "CountingAdapter",
     "DeadLetterStore",
+    "Endpoint",
     "EngineState",
+    "EventLoss",
     "Factory",
     "Features",
     "Handler",
@@ -49,9 +53,12 @@ __all__ = [
     "Inlet",
     "LeasingConsumer",
     "Middleware",
+    "ObservedBus",
+    "Observer",
     "RetryPolicy",
     "Seconds",
     "Serializer",
+    "SubscriptionBacklog",
     "SubscriptionSpec",
     "SubscriptionState",
     "YieldingConsumer",
@@ -77,7 +84,8 @@ class BuildContext:
 
     ``sections`` holds the foreign sections that the factory named, by path, expanded
     (``{"database.redis": {...}}``). A section that is absent from the file is absent here. ``adapter`` is the
-    adapter of the bus, not started yet. Only serializers and health probes get it; for others it is None.
+    adapter of the bus, not started yet. Only serializers, health probes and observers get it; for others it
+    is None.
     """
 
     service: str
@@ -125,6 +133,19 @@ class Command:
     help: str
     load: Callable[[], Any]
     hidden: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """How a plugin serves a running bus at an address: ``promenade-bus run --http ADDRESS`` uses ``http``.
+
+    ``load`` returns a function of the ``Bus``, which need not be started yet, and an address. That returns a
+    context manager: entering it begins to serve, in a thread of its own, and gives the address as people may
+    see it; leaving it ends. Both return soon. It raises ``PluginError`` when it cannot serve there.
+    """
+
+    help: str
+    load: Callable[[], Callable[[Any, str], AbstractContextManager[str]]]
 
 
 @runtime_checkable
@@ -573,3 +594,112 @@ class HealthProbe:
 
     async def close(self) -> None:
         """Called when the bus closes."""
+
+
+# --- observers --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFailure:
+    """An attempt that failed, and what follows from it, as an ``Observer`` is told.
+
+    ``event`` is None when the message could not be decoded; ``attempt`` counts from 1. A ``"retry"`` or
+    ``"postpone"`` follows after ``delay`` seconds; a ``"dead_letter"`` is buried for ``reason``.
+    """
+
+    topic: str
+    subscription: str
+    event_id: str
+    event: Event | None
+    attempt: int
+    error: BaseException
+    action: Literal["retry", "postpone", "dead_letter"]
+    delay: float = 0.0
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class EventLoss:
+    """An event that a subscription has lost: its failure, or its dead letter, could not be dealt with.
+
+    ``EngineState.lost`` counts it, and also what an adapter loses, which has no name.
+    """
+
+    topic: str
+    subscription: str
+    event_id: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class SubscriptionBacklog:
+    """How many events a subscription has not settled, in all instances of the service together."""
+
+    name: str
+    topic: str
+    events: int
+
+
+class ObservedBus(Protocol):
+    """A bus as an observer knows it, from ``start`` until ``close``. For the event loop of the bus only."""
+
+    @property
+    def service(self) -> str:
+        """The name of the service."""
+        ...
+
+    @property
+    def adapter(self) -> AnyAdapter:
+        """The adapter that is used: the fallback, where that has taken its place."""
+        ...
+
+    def state(self) -> EngineState:
+        """A snapshot of queues and counters."""
+        ...
+
+    def published(self) -> Mapping[str, int]:
+        """How many events of each topic the bus has accepted so far."""
+        ...
+
+    async def backlog(self) -> Sequence[SubscriptionBacklog]:
+        """What each subscription has not settled. An adapter outside of the process is asked."""
+        ...
+
+
+async def _nothing_to_start(_bus: ObservedBus) -> None:
+    pass
+
+
+async def _nothing_to_close() -> None:
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Observer:
+    """What a tracer, a metric or a recorder looks at. A part that is None costs nothing.
+
+    ``publish`` and ``consume`` give a middleware for a topic and for a subscription, or None where they do
+    not look. That of ``consume`` comes around all others, and sees the outcome of every attempt; that of
+    ``publish`` comes inside of all others, and sees what the adapter is given. What such a middleware raises
+    by itself is the outcome of the attempt, or of the publish.
+
+    ``timing`` gives a function for a subscription, or None. It is called after each call of the handler
+    with the seconds that it took, and with its error or None: less than half the price of a middleware.
+
+    ``failed`` is called with every attempt that failed, and what follows from it, those included that no
+    middleware sees, because the event could not be decoded. ``lost`` is called with every event that is
+    lost in the engine. Nothing that these two and ``timing``'s function raise has an effect.
+
+    ``start`` is awaited when the bus starts, once its adapter has, and ``close`` when it closes, before its
+    adapter does. ``scrape`` answers whoever asks for figures, from any thread: it takes the ``Accept`` header
+    of the request, and returns the content type and the body.
+    """
+
+    publish: Callable[[str], Middleware | None] | None = None
+    consume: Callable[[SubscriptionSpec], Middleware | None] | None = None
+    timing: Callable[[SubscriptionSpec], Callable[[float, BaseException | None], None] | None] | None = None
+    failed: Callable[[AttemptFailure], None] | None = None
+    lost: Callable[[EventLoss], None] | None = None
+    start: Callable[[ObservedBus], Awaitable[None]] = _nothing_to_start
+    close: Callable[[], Awaitable[None]] = _nothing_to_close
+    scrape: Callable[[str], tuple[str, bytes]] | None = None

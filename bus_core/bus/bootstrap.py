@@ -6,7 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from bus_core.abc import AnyAdapter, BuildContext, Factory, HealthProbe, Middleware, RetryPolicy
+from bus_core.abc import (
+    AnyAdapter,
+    BuildContext,
+    Factory,
+    HealthProbe,
+    Middleware,
+    Observer,
+    RetryPolicy,
+)
 from bus_core.bus.bus import Bus
 from bus_core.bus.parts import BusParts
 from bus_core.bus.sync import SyncBus
@@ -111,6 +119,8 @@ class _Assembly:
             self._prepare(self._plugins.middleware, choice)
         for choice in config.health.probes:
             self._prepare(self._plugins.health_probes, choice)
+        for choice in config.observers:
+            self._prepare(self._plugins.observers, choice)
 
     def parts(self) -> BusParts:
         """Everything that a bus is made of; raises when anything is wrong."""
@@ -139,6 +149,7 @@ class _Assembly:
             consume_middleware=self._chain(config.middleware.consume),
             publish_middleware=self._chain(config.middleware.publish),
             probes=self._probes(adapter),
+            observers=self._observers(adapter),
         )
 
     # --- the parts one by one -----------------------------------------------------------------------------
@@ -184,6 +195,12 @@ class _Assembly:
         return {
             choice.name: self._build(self._plugins.health_probes, choice, adapter)
             for choice in self.config.health.probes
+        }
+
+    def _observers(self, adapter: AnyAdapter) -> Mapping[str, Observer]:
+        return {
+            choice.name: self._build(self._plugins.observers, choice, adapter)
+            for choice in self.config.observers
         }
 
     def _prepare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from threading import get_ident
 from types import TracebackType
@@ -14,13 +14,16 @@ from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 from bus_core.abc import (
     Adapter,
     AnyAdapter,
+    AttemptFailure,
     CheckResult,
     EngineState,
     HealthProbe,
     HealthStatus,
     Middleware,
+    Observer,
     RetryPolicy,
     Seconds,
+    SubscriptionBacklog,
     is_in_process,
 )
 from bus_core.bus.after_commit import HeldEvents
@@ -36,7 +39,6 @@ from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, S
 from bus_core.bus.subscriptions import Subscription, SubscriptionRegistry
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.engine import Engine
-from bus_core.dispatch.failure_decisions import AttemptFailure
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
@@ -95,6 +97,8 @@ class Bus:
         self._dead_letters = DeadLetters(
             lambda: self._adapter, self._lifecycle.check_open, self._subscriptions.has
         )
+        for observer in parts.observers.values():
+            self._observe(observer)
         _every_bus.add(self)
 
     def __repr__(self) -> str:
@@ -162,6 +166,11 @@ class Bus:
         """True when this process inherited the bus by a fork, so that it cannot be used."""
         return self._lifecycle.forked
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the bus was started on; None before. Its methods belong to that loop."""
+        return self._lifecycle.loop
+
     def state(self) -> EngineState:
         """A snapshot of queues and counters. Raises ``WrongEventLoop`` in another thread."""
         self._lifecycle.check_thread("read the state")
@@ -181,6 +190,20 @@ class Bus:
         """
         self._lifecycle.check_thread("read the counters")
         return self._pipeline.routes.published
+
+    async def backlog(self) -> Sequence[SubscriptionBacklog]:
+        """How many events each subscription has not settled, in all instances of the service together.
+
+        An adapter outside of the process is asked, and its ``BusError`` raised. In process it
+        is what the bus holds. Raises ``BusNotStarted`` and ``BusClosed``.
+        """
+        self._lifecycle.check_open("count the backlog")
+        lanes = self._subscriptions.lanes
+        counts = await self._pipeline.active_carrier.backlogs(lanes)
+        return [
+            SubscriptionBacklog(name=lane.spec.name, topic=lane.spec.topic, events=count)
+            for lane, count in zip(lanes, counts, strict=True)
+        ]
 
     def instrument(
         self,
@@ -203,12 +226,18 @@ class Bus:
             raise BusStateError(
                 f"cannot instrument: the bus is {self.status}; do it before the bus is started"
             )
-        if consume is not None:
-            self._subscriptions.instrument(consume)
-        if publish is not None:
-            self._pipeline.instrument(publish)
-        if failure is not None:
-            self._engine.observe_failures(failure)
+        self._observe(
+            Observer(
+                consume=None if consume is None else lambda _subscription: consume,
+                publish=None if publish is None else lambda _topic: publish,
+                failed=failure,
+            )
+        )
+
+    def _observe(self, observer: Observer) -> None:
+        self._subscriptions.observe(observer)
+        self._pipeline.observe(observer)
+        self._engine.observe(observer)
 
     # --- start and stop -----------------------------------------------------------------------------------
 
@@ -230,13 +259,16 @@ class Bus:
         if self._parts.fallback is None:
             self._subscriptions.check_features()  # before anything is opened
         lifecycle.stage = Stage.STARTING
-        started: list[HealthProbe | AnyAdapter] = []
+        started: list[HealthProbe | Observer | AnyAdapter] = []
         try:
             self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
             started.append(self._adapter)
             for probe in self._parts.probes.values():
                 await probe.start()
                 started.append(probe)
+            for observer in self._parts.observers.values():
+                await observer.start(self)
+                started.append(observer)
             self._subscriptions.check_features()  # again: a fallback may have taken the adapter's place
         except BaseException:
             await close_each(reversed(started), self._config.shutdown_timeout)
@@ -304,7 +336,8 @@ class Bus:
     async def _close(self, timeout: float) -> DrainReport:
         report = await self._pipeline.active_carrier.stop(self._subscriptions.lanes, timeout)
         self._lifecycle.stage = Stage.CLOSED
-        await close_each([*self._parts.probes.values(), self._adapter], timeout - report.seconds)
+        closing = [*self._parts.observers.values(), *self._parts.probes.values(), self._adapter]
+        await close_each(closing, timeout - report.seconds)
         return report
 
     async def __aenter__(self) -> Self:

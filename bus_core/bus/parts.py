@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-from bus_core.abc import AnyAdapter, HealthProbe, Middleware, RetryPolicy
+from bus_core.abc import AnyAdapter, HealthProbe, Middleware, Observer, RetryPolicy
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.codec import Codec
 from bus_core.events.primitives import FrozenMapping
@@ -39,10 +39,11 @@ class BusParts:
     consume_middleware: tuple[Middleware, ...] = ()
     publish_middleware: tuple[Middleware, ...] = ()
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
+    observers: Mapping[str, Observer] = attrs.field(factory=FrozenMapping)
     fallback: AnyAdapter | None = None
 
 
-async def close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) -> None:
+async def close_each(parts: Iterable[HealthProbe | Observer | AnyAdapter], seconds: float) -> None:
     """Closes all of them, even when one raises: no caller is left who could react.
 
     After ``seconds`` of real time in all, the rest is cancelled and abandoned.
@@ -56,7 +57,7 @@ async def close_each(parts: Iterable[HealthProbe | AnyAdapter], seconds: float) 
             logger.error("closing %s did not end in time: it was left behind", type(part).__name__)
 
 
-async def _close_one(part: HealthProbe | AnyAdapter) -> None:
+async def _close_one(part: HealthProbe | Observer | AnyAdapter) -> None:
     try:
         await part.close()
     except Exception:

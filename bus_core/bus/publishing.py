@@ -10,7 +10,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from bus_core.abc import AnyAdapter, Middleware
+from bus_core.abc import AnyAdapter, Middleware, Observer
 from bus_core.bus.after_commit import (
     HeldEvent,
     HeldEvents,
@@ -56,7 +56,9 @@ class PublishPipeline:
         self.remote_routes: dict[Topic[Any] | str, Route] = {}
         self.middleware_routes: dict[Topic[Any] | str, Route] = {}
         self.routes = Routes(engine.buffer.unsealed)
-        self.middleware = parts.publish_middleware
+        self._middleware = parts.publish_middleware
+        self._observing: list[Callable[[str], Middleware | None]] = []
+        self._is_wrapped = bool(self._middleware)  # whether a publish may pass through a middleware
         self._registry = parts.registry
         self._codec = parts.codec
         self._buffer = engine.buffer
@@ -69,9 +71,11 @@ class PublishPipeline:
         self._fast_path_blocks = 0
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
 
-    def instrument(self, middleware: Middleware) -> None:
-        """Puts one more middleware inside of all others. Only before the bus is open."""
-        self.middleware = (*self.middleware, middleware)
+    def observe(self, observer: Observer) -> None:
+        """Lets an observer look on, inside of all middleware. Only before the bus is open."""
+        if observer.publish is not None:
+            self._observing.append(observer.publish)
+            self._is_wrapped = True
 
     def open(self, carrier: Carrier) -> None:
         """The bus is open: from now on events have somewhere to go."""
@@ -166,7 +170,7 @@ class PublishPipeline:
         ):
             self._lifecycle.check_loop("publish")
             sent = checked_headers(headers)
-            if self.middleware:
+            if self._is_wrapped:
                 await route.chain(Envelope(route.name, event, dict(sent)))
             elif route.encode is not None or not await self._put_in_turn(topic, route, event, sent):
                 await self.active_carrier.accept(route, event, sent)
@@ -189,7 +193,7 @@ class PublishPipeline:
             )
         route: Route | None = None
         accepted_before = 0
-        if self.middleware:
+        if self._is_wrapped:
             self._lifecycle.check_accepting()
             route = self._route(self.declared(topic))
             accepted_before = route.counted
@@ -233,7 +237,7 @@ class PublishPipeline:
     def _publish_checked(self, item: HeldEvent) -> Awaitable[None]:
         """Publishes a checked event: through its middleware, if there is any, to the adapter."""
         route = self._route(item.topic)
-        if self.middleware:
+        if self._is_wrapped:
             return route.chain(Envelope(item.topic.name, item.event, dict(item.headers)))
         return self.active_carrier.accept(route, item.event, item.headers)
 
@@ -255,7 +259,9 @@ class PublishPipeline:
         route = self.routes.get(topic.name, declared=declared)
         if route is None:
             route = Route(topic)
-            route.chain = compose(self.middleware, partial(self._accept, route))
+            observing = (observe(topic.name) for observe in self._observing)
+            chain = (*self._middleware, *filter(None, observing))
+            route.chain = compose(chain, partial(self._accept, route))
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
@@ -263,7 +269,7 @@ class PublishPipeline:
             is_remote = not self._adapter().features.in_process
             if is_remote or route.record_port is not None:
                 ways = self.remote_routes if is_remote else self.local_routes
-                if self.middleware:
+                if self._is_wrapped:
                     ways = self.middleware_routes
                 ways[route.topic] = ways[route.name] = route
         return route
@@ -318,7 +324,7 @@ class PublishPipeline:
 
         A middleware may wait, and then others would come first; in a block of after_commit events are held.
         """
-        return bool(self.middleware) or open_block(self._block.get()) is not None
+        return self._is_wrapped or open_block(self._block.get()) is not None
 
     def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
         """Hands a checked event to the carrier; None where it has to be published by itself."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
-from bus_core.abc import AnyAdapter, Features, Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
+from bus_core.abc import AnyAdapter, Features, Observer, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
 from bus_core.bus.subscribe_options import CheckedOptions, default_name
@@ -157,7 +157,7 @@ class SubscriptionRegistry:
         self._declared = declared
         self._adapter = adapter
         self._carrier: Carrier | None = None
-        self._middleware = parts.consume_middleware
+        self._observers: list[Observer] = []
         self._lanes: dict[Lane, None] = {}  # in the order in which they were made
         self._by_topic: TopicIndex[Lane] = TopicIndex()
         self._by_name: dict[str, TopicIndex[Lane]] = {}
@@ -179,11 +179,11 @@ class SubscriptionRegistry:
         """True when there is a subscription of that name."""
         return name in self._by_name
 
-    def instrument(self, middleware: Middleware) -> None:
-        """Puts one more middleware around all others, of subscriptions to come as well."""
-        self._middleware = (middleware, *self._middleware)
+    def observe(self, observer: Observer) -> None:
+        """Lets an observer look on at all subscriptions, those to come as well."""
+        self._observers.append(observer)
         for lane in self._lanes:
-            lane.instrument(middleware)
+            lane.observe(observer)
 
     def check_features(self) -> None:
         """Raises ``UnsupportedFeature`` with all that the adapter cannot do for the subscriptions."""
@@ -229,12 +229,14 @@ class SubscriptionRegistry:
             handler,
             shape,
             policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
-            middleware=self._middleware,
+            middleware=self._parts.consume_middleware,
             give_up_on=options.give_up_on,
             timeout=options.timeout,
             concurrency=options.concurrency,
             where=options.where,
         )
+        for observer in self._observers:
+            lane.observe(observer)
         self._lanes[lane] = None
         self._by_topic.add(text, lane)
         _add(self._by_name, name, lane)

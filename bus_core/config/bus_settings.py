@@ -42,9 +42,17 @@ def _check_probes(_instance: object, _attribute: object, value: tuple[PluginChoi
     names = [choice.name for choice in value]
     if "bus" in names:
         raise ValueError("no probe can be named 'bus': 'bus' is the bus's own check")
+    _check_listed_once("probe", names)
+
+
+def _check_observers(_instance: object, _attribute: object, value: tuple[PluginChoice, ...]) -> None:
+    _check_listed_once("observer", [choice.name for choice in value])
+
+
+def _check_listed_once(kind: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"the probe {name!r} is listed {names.count(name)} times")
+            raise ValueError(f"the {kind} {name!r} is listed {names.count(name)} times")
 
 
 @attrs.frozen(kw_only=True)
@@ -131,5 +139,6 @@ class BusSettings:
     fallback: Literal["memory"] | None = None
     middleware: _Middleware = MiddlewareSettings()
     health: HealthSettings = HealthSettings()
+    observers: Names = attrs.field(default=(), validator=_check_observers)
     plugins: PluginSettings = PluginSettings()
     topics: _Topics = attrs.field(factory=dict)

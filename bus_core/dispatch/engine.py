@@ -26,9 +26,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from bus_core.abc import EngineState, SubscriptionState
+from bus_core.abc import EngineState, Observer, SubscriptionState
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.failure_decisions import AttemptFailure
 from bus_core.dispatch.jobs import (
     DeliveryState,
     DrainMark,
@@ -124,8 +123,8 @@ class Engine:
         """Starts the workers on the running loop."""
         self._pool.start()
 
-    def observe_failures(self, observer: Callable[[AttemptFailure], None]) -> None:
-        """Calls ``observer`` with every failed attempt."""
+    def observe(self, observer: Observer) -> None:
+        """Tells an observer of failed attempts and of losses."""
         self._retries.observe(observer)
 
     def observe_process_pause(self, observer: Callable[[], None]) -> None:

@@ -11,10 +11,9 @@ import attrs
 
 from bus_core.abc import RetryPolicy
 from bus_core.errors import DeserializationError, PermanentError, Postpone, RetryLater
-from bus_core.events.base import Event
 from bus_core.runtime.error_text import place_of
 
-__all__ = ["AttemptFailure", "Decision", "decide", "decide_undecoded"]
+__all__ = ["Decision", "decide", "decide_undecoded"]
 
 
 @attrs.define(on_setattr=attrs.setters.frozen)
@@ -30,25 +29,6 @@ class Decision:
     reason: str = ""
     elsewhere: bool = False
     fault: BaseException | None = None
-
-
-@attrs.frozen(kw_only=True)
-class AttemptFailure:
-    """An attempt that failed, and what follows from it, as ``Bus.instrument`` reports it.
-
-    ``event`` is None when the message could not be decoded; ``attempt`` counts from 1. A ``"retry"`` or
-    ``"postpone"`` follows after ``delay`` seconds; a ``"dead_letter"`` is buried for ``reason``.
-    """
-
-    topic: str
-    subscription: str
-    event_id: str
-    event: Event | None
-    attempt: int
-    error: BaseException
-    action: Literal["retry", "postpone", "dead_letter"]
-    delay: float = 0.0
-    reason: str = ""
 
 
 def decide(

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from bus_core.abc import Handler, Middleware
+from bus_core.abc import Handler, Middleware, Observer, SubscriptionSpec
 from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.jobs import Job
 from bus_core.dispatch.middleware import compose
+from bus_core.dispatch.observing import timed
 from bus_core.errors import HandlerTimeout, PermanentError
 from bus_core.events.base import Event
 from bus_core.events.messages import (
@@ -79,6 +80,7 @@ class Invocation:
         "_middleware",
         "_name",
         "_shape",
+        "_tells",
         "_timeout",
         "_where",
         "of_event",
@@ -103,6 +105,7 @@ class Invocation:
         self._handler = handler
         self._shape = shape
         self._middleware = tuple(middleware)
+        self._tells: tuple[Callable[[float, BaseException | None], None], ...] = ()
         self._timeout = timeout
         self._where = where
         self.skipped = 0
@@ -113,15 +116,20 @@ class Invocation:
         """Whether the handler runs in a thread, so that it cannot be cancelled."""
         return not self._shape.is_async
 
-    def instrument(self, middleware: Middleware) -> None:
-        """Puts one more middleware around the others."""
-        self._middleware = (middleware, *self._middleware)
+    def observe(self, observer: Observer, spec: SubscriptionSpec) -> None:
+        """Lets an observer look on: its middleware comes around the others."""
+        if observer.consume is not None and (middleware := observer.consume(spec)) is not None:
+            self._middleware = (middleware, *self._middleware)
+        if observer.timing is not None and (tell := observer.timing(spec)) is not None:
+            self._tells = (*self._tells, tell)
         self._compose()
 
     # --- composing ----------------------------------------------------------------------------------------
 
     def _compose(self) -> None:
         call = self._limited() if self._shape.is_async else self._in_thread()
+        if self._tells:
+            call = timed(call, self._tells, self._host.clock.monotonic)
         if self._middleware:
             self.of_record, self.of_job = self._with_chain(
                 compose(self._middleware, self._end_of_chain(call)),
@@ -138,7 +146,7 @@ class Invocation:
             and self._timeout is None
             and self._where is None
         )
-        self.of_event: Callable[[Any], Awaitable[Any]] | None = self._handler if takes_event_only else None
+        self.of_event: Callable[[Any], Awaitable[Any]] | None = call if takes_event_only else None
 
     def _limited(self) -> Callable[..., Awaitable[Any]]:
         """Calls the handler within its time limit, if it has one."""

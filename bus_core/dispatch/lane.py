@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
-from bus_core.abc import Middleware, RetryPolicy, SubscriptionSpec, SubscriptionState
+from bus_core.abc import Middleware, Observer, RetryPolicy, SubscriptionSpec, SubscriptionState
 from bus_core.dispatch.handlers import HandlerShape
 from bus_core.dispatch.invocation import Invocation, InvocationHost
 from bus_core.dispatch.jobs import Job, JobLane, PendingEvent, Port, Settler, key_of_record
@@ -154,9 +154,9 @@ class Lane:
         """The engine whose workers run this lane's handler."""
         return self._engine
 
-    def instrument(self, middleware: Middleware) -> None:
-        """Puts one more middleware around the others. Only while nothing has been accepted."""
-        self._invocation.instrument(middleware)
+    def observe(self, observer: Observer) -> None:
+        """Lets an observer look on. Only while nothing has been accepted."""
+        self._invocation.observe(observer, self.spec)
         self._set_ports()
 
     def _set_ports(self) -> None:

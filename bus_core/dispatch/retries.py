@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+from bus_core.abc import AttemptFailure, EventLoss, Observer
 from bus_core.dispatch.codec import Codec
-from bus_core.dispatch.failure_decisions import AttemptFailure, Decision, decide, decide_undecoded
+from bus_core.dispatch.failure_decisions import Decision, decide, decide_undecoded
 from bus_core.dispatch.jobs import Job, JobLane
+from bus_core.dispatch.observing import told_without_effect
 from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
 from bus_core.events.primitives import uuid7
@@ -44,7 +46,8 @@ class RetryScheduler:
         self._finish = finish
         self._waiting = Schedule[Job](clock, self._retries_due)
         self._postponed: set[Job] = set()  # those of them that wait without having failed
-        self._observers: list[Callable[[AttemptFailure], None]] = []
+        self._told_of_failures: list[Callable[[AttemptFailure], None]] = []
+        self._told_of_losses: list[Callable[[EventLoss], None]] = []
         self.lost = 0
 
     @property
@@ -52,9 +55,12 @@ class RetryScheduler:
         """The jobs whose retry is not due yet."""
         return [*self._waiting]
 
-    def observe(self, observer: Callable[[AttemptFailure], None]) -> None:
-        """Calls ``observer`` with every failed attempt, before what follows from it is done."""
-        self._observers.append(observer)
+    def observe(self, observer: Observer) -> None:
+        """Tells an observer of failed attempts, before what follows from them is done, and of losses."""
+        if observer.failed is not None:
+            self._told_of_failures.append(observer.failed)
+        if observer.lost is not None:
+            self._told_of_losses.append(observer.lost)
 
     def stop(self) -> list[Job]:
         """Gives up on the retries that are not due yet, and returns their jobs."""
@@ -67,8 +73,7 @@ class RetryScheduler:
             self._decide(job, error)
         except BaseException as broken:  # such as a log filter that raises: the account has to add up
             if job.lane.settler.drop(job):
-                self.lost += 1
-                _log_loss(job, "its failure could not be dealt with", broken)
+                self._lose(job, "its failure could not be dealt with", broken)
 
     def _decide(self, job: Job, error: BaseException) -> None:
         lane = job.lane
@@ -82,7 +87,7 @@ class RetryScheduler:
             decision = decide_undecoded(error, job.waited, wait)
         else:
             decision = decide(error, job.state.attempt, lane.policy_for(job.record[1]), lane.give_up_on)
-        if self._observers:
+        if self._told_of_failures:
             self._tell(job, error, decision)
         attempt, action, delay = job.state.attempt, decision.action, decision.delay
         place = place_of(error)
@@ -124,13 +129,21 @@ class RetryScheduler:
             delay=decision.delay,
             reason=decision.reason,
         )
-        for observer in self._observers:
-            try:
-                observer(failure)
-            except BaseException as broken:  # who only looks on must not change what follows
-                logger.error(
-                    "an observer of failed attempts raised %s at %s", type(broken).__name__, place_of(broken)
-                )
+        for tell in self._told_of_failures:
+            told_without_effect("of failed attempts", tell, failure)
+
+    def _lose(self, job: Job, what: str, error: BaseException) -> None:
+        self.lost += 1
+        _log_loss(job, what, error)
+        if self._told_of_losses:
+            loss = EventLoss(
+                topic=job.topic,
+                subscription=job.lane.spec.name,
+                event_id=job.event_id,
+                reason=f"{what}: {type(error).__name__}",
+            )
+            for tell in self._told_of_losses:
+                told_without_effect("of losses", tell, loss)
 
     def _retries_due(self, jobs: Sequence[Job]) -> None:
         by_lane: dict[JobLane, list[Job]] = {}
@@ -183,8 +196,7 @@ class RetryScheduler:
         try:
             lane.settler.dead_letter(job, letter)
         except BaseException as broken:
-            self.lost += 1
-            _log_loss(job, "the dead-letter store failed", broken)
+            self._lose(job, "the dead-letter store failed", broken)
             self._finish(job)
 
 

@@ -199,7 +199,9 @@ class _Discovery:
             retry_policies=registry("retry policy"),
             middleware=registry("middleware"),
             health_probes=registry("health probe"),
+            observers=registry("observer"),
             commands=registry("command"),
+            endpoints=registry("endpoint"),
             catalogues=tuple(sorted(self._catalogues, key=lambda found: (found[0].context, found[1]))),
             notes=tuple(self._notes),
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import pluggy
 
-from bus_core.abc import Command, Factory
+from bus_core.abc import Command, Endpoint, Factory
 from bus_core.errors import InvalidPlugin, suggestion
 from bus_core.events.topics import TopicCatalogue, nearest_names
 from bus_core.plugins.hookspecs import PROJECT
@@ -22,12 +22,17 @@ HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_retry_policies": "retry policy",
     "promenade_bus_middleware": "middleware",
     "promenade_bus_health_probes": "health probe",
+    "promenade_bus_observers": "observer",
     "promenade_bus_commands": "command",
+    "promenade_bus_endpoints": "endpoint",
     "promenade_bus_topics": "topics",
 }
 """The hooks, and the kind of their offers. All but the one for topics return a mapping of names."""
 
 TOPICS_HOOK: Final = "promenade_bus_topics"
+
+_EXPECTED: Final[Mapping[str, type]] = {"command": Command, "endpoint": Endpoint}
+"""What is offered by kind; of all other kinds a ``Factory``."""
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
@@ -71,7 +76,7 @@ def check_offers(hook: str, answer: object) -> dict[str, Any]:
     """The answer of a hook that returns names; raises ``InvalidPlugin`` when it is of the wrong kind."""
     if not isinstance(answer, Mapping):
         raise InvalidPlugin(f"{hook}() returned {_kind_of(answer)}, not a mapping of names")
-    expected = Command if HOOKS[hook] == "command" else Factory
+    expected = _EXPECTED.get(HOOKS[hook], Factory)
     for name, value in answer.items():
         if not isinstance(name, str) or not name:
             raise InvalidPlugin(f"{hook}() returned the name {name!r}, not a str that can be selected")
@@ -79,14 +84,14 @@ def check_offers(hook: str, answer: object) -> dict[str, Any]:
             raise InvalidPlugin(
                 f"{hook}() offers {name!r} as {_kind_of(value)}, not a bus_core.abc.{expected.__name__}"
             )
-        if isinstance(value, Command):
+        if isinstance(value, Command | Endpoint):
             _check_command(f"{hook}() offers {name!r} with", value)
-        else:
+        elif isinstance(value, Factory):
             _check_factory(f"{hook}() offers {name!r} with", value)
     return dict(answer)
 
 
-def _check_command(what: str, command: Command) -> None:
+def _check_command(what: str, command: Command | Endpoint) -> None:
     text: object = command.help
     load: object = command.load
     if not isinstance(text, str) or not text.strip() or "\n" in text:

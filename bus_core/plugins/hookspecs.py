@@ -12,7 +12,17 @@ from typing import Any, Final
 
 import pluggy
 
-from bus_core.abc import AnyAdapter, Command, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import (
+    AnyAdapter,
+    Command,
+    Endpoint,
+    Factory,
+    HealthProbe,
+    Middleware,
+    Observer,
+    RetryPolicy,
+    Serializer,
+)
 from bus_core.events.topics import TopicCatalogue
 
 __all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
@@ -52,6 +62,16 @@ def promenade_bus_topics() -> Sequence[TopicCatalogue]:  # type: ignore[empty-bo
 @hookspec
 def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:  # type: ignore[empty-body]
     """Health probes by the name that ``bus.health.probes`` lists."""
+
+
+@hookspec
+def promenade_bus_observers() -> Mapping[str, Factory[Any, Observer]]:  # type: ignore[empty-body]
+    """Observers by the name that ``bus.observers`` lists."""
+
+
+@hookspec
+def promenade_bus_endpoints() -> Mapping[str, Endpoint]:  # type: ignore[empty-body]
+    """Endpoints by the name of the option of ``promenade-bus run`` that takes their address."""
 
 
 @hookspec

@@ -7,7 +7,17 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
-from bus_core.abc import AnyAdapter, Command, Factory, HealthProbe, Middleware, RetryPolicy, Serializer
+from bus_core.abc import (
+    AnyAdapter,
+    Command,
+    Endpoint,
+    Factory,
+    HealthProbe,
+    Middleware,
+    Observer,
+    RetryPolicy,
+    Serializer,
+)
 from bus_core.errors import PluginConflict, UnknownPlugin
 from bus_core.events.topics import TopicCatalogue, nearest_names
 
@@ -24,6 +34,8 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
+    ("observer", "prometheus"): "promenade-bus-prometheus",
+    ("endpoint", "http"): "promenade-bus-http",
 }
 """First-party distributions by the kind and name of their offers: the source of every install hint."""
 
@@ -159,7 +171,9 @@ class Plugins:
     retry_policies: NamedRegistry[Factory[Any, RetryPolicy]]
     middleware: NamedRegistry[Factory[Any, Middleware]]
     health_probes: NamedRegistry[Factory[Any, HealthProbe]]
+    observers: NamedRegistry[Factory[Any, Observer]]
     commands: NamedRegistry[Command]
+    endpoints: NamedRegistry[Endpoint]
     catalogues: tuple[tuple[TopicCatalogue, str], ...]
     _notes: tuple[Finding, ...] = attrs.field(default=(), alias="notes", repr=False)
 
@@ -172,7 +186,9 @@ class Plugins:
             self.retry_policies,
             self.middleware,
             self.health_probes,
+            self.observers,
             self.commands,
+            self.endpoints,
         )
 
     def findings(self) -> tuple[Finding, ...]:

@@ -66,6 +66,10 @@ class Carrier(Protocol):
         """
         ...
 
+    async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
+        """How many events each lane has not settled, in all instances together."""
+        ...
+
     async def drain(self, lanes: Sequence[Lane]) -> None:
         """Waits until all events accepted so far, and those that their handling causes, are settled."""
         ...

@@ -157,6 +157,10 @@ class InProcessCarrier:
         self.renew(route)
         return route.full_engine(leaving, granted=granted is not None)
 
+    async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
+        states = self._engine.states_of(lanes)
+        return [state.queued + state.running + state.waiting_retries for state in states]
+
     async def drain(self, lanes: Sequence[Lane]) -> None:
         await self._engine.drain(lanes)
 

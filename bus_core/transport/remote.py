@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from bus_core.abc import Adapter, CountingAdapter, HealthStatus, SubscriptionSpec
+from bus_core.abc import Adapter, CountingAdapter, HealthStatus
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.lane import Lane
@@ -62,7 +62,6 @@ class RemoteCarrier:
         self._codec = codec
         self._publish_timeout = publish_timeout
         self._check_accepting = check_accepting
-        self._backlogs = adapter.backlogs if isinstance(adapter, CountingAdapter) else self._count_each
         self._publisher = Publisher(adapter, engine.clock, publish_timeout)
         self._budget = PrefetchBudget(engine.buffer, engine.worker_pool_size)
         self._pumps: dict[Lane, Pump] = {}
@@ -150,6 +149,9 @@ class RemoteCarrier:
 
     # --- drain and stop -----------------------------------------------------------------------------------
 
+    async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
+        return [count async for counts in self._counted(lanes) for count in counts]
+
     async def drain(self, lanes: Sequence[Lane]) -> None:
         """Waits until nothing is left: here, and on the adapter for these lanes in all instances.
 
@@ -185,22 +187,23 @@ class RemoteCarrier:
         if self._engine.buffer.unsettled:
             return False
         try:
-            if any(await self._backlogs([lane.spec for lane in lanes])):
-                return False
+            async for counts in self._counted(lanes):
+                if any(counts):
+                    return False
         except Exception as error:
             trouble.failed("read the backlog", error)
             return False
         trouble.over()
         return True
 
-    async def _count_each(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-        """Asks for a few subscriptions after the other, up to the first that have something left."""
-        counts: list[int] = []
+    async def _counted(self, lanes: Sequence[Lane]) -> AsyncIterator[Sequence[int]]:
+        """The backlogs of the lanes: all at once where the adapter can count so, else a few at a time."""
+        specs = [lane.spec for lane in lanes]
+        if isinstance(self._adapter, CountingAdapter):
+            yield await self._adapter.backlogs(specs)
+            return
         for some in range(0, len(specs), _CHECKS_AT_ONCE):
-            counts += await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _CHECKS_AT_ONCE]))
-            if any(counts):
-                break
-        return counts
+            yield await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _CHECKS_AT_ONCE]))
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
         """Receives nothing more, gives back unstarted messages, and finishes running handlers."""

@@ -95,12 +95,18 @@ def test_every_kind_of_offer(site: Site) -> None:
         "retry_policies": "retry policy",
         "middleware": "middleware",
         "health_probes": "health probe",
+        "observers": "observer",
         "commands": "command",
+        "endpoints": "endpoint",
+    }
+    kinds = {
+        "commands": "Command(help='Do it.', load=print)",
+        "endpoints": "Endpoint(help='Serve it.', load=print)",
     }
     source = "".join(
         f"@hookimpl\ndef promenade_bus_{hook}():\n    return {{'mine': {value}}}\n"
         for hook in hooks
-        for value in ["Command(help='Do it.', load=print)" if hook == "commands" else "FACTORY"]
+        for value in [kinds.get(hook, "FACTORY")]
     )
     site.install("everything", source)
     plugins = discover()

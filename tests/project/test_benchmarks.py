@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from promenade_benchmarks.events_and_codecs import RATIOS, measure
 from support.benchmarks import check_quick_run
 
 pytestmark = [pytest.mark.long, pytest.mark.once]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHAPES = {
     "plain",
@@ -86,3 +89,18 @@ def test_events_and_codecs_are_measured_beside_the_bare_libraries() -> None:
     found = measure(calls=1, rounds=1)
     assert all(value > 0 for value in found.values())
     assert {name for ours, bare, _ in RATIOS.values() for name in (ours, bare)} <= {*found}
+
+
+def test_a_quick_run_of_observers_yields_a_row_for_each() -> None:
+    """The benchmark of observers measures each of them, and an event without any is the measure of all."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/run_observers.py", "--seconds", "0.1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
+    assert {row[1].split("`")[1] for row in rows[1:]} == {"timing", "consume", "publish", "prometheus"}
+    assert rows[0][3].strip() == "1.00"
+    assert all(float(row[2]) > 0 for row in rows)

@@ -34,6 +34,7 @@ class Member:
     directory: Path
     name: str
     requirements: tuple[str, ...]
+    extra_requirements: tuple[str, ...]
     package: str
 
     @property
@@ -49,7 +50,14 @@ def read_member(directory: Path) -> Member:
         metadata["project"],
         metadata["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
     )
-    return Member(directory, project["name"], tuple(project["dependencies"]), Path(package).name)
+    extras = project.get("optional-dependencies", {}).values()
+    return Member(
+        directory,
+        project["name"],
+        tuple(project["dependencies"]),
+        tuple(line for lines in extras for line in lines),
+        Path(package).name,
+    )
 
 
 MEMBERS = {
@@ -130,7 +138,9 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
             build = [find_uv_bin(), "build", "--all-packages", "--wheel", "--no-build-isolation"]
             run(*build, "--python", sys.executable, "--out-dir", house, cwd=ROOT)
             for needed in third_party(
-                line for member in MEMBERS.values() for line in member.requirements
+                line
+                for member in MEMBERS.values()
+                for line in (*member.requirements, *member.extra_requirements)
             ).values():
                 pack(needed, house)
             done.touch()

@@ -48,9 +48,10 @@ from bus_core.plugins import hookspecs
 from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
 from promenade_bus_cli.main import cli
-from promenade_bus_health import EngineOptions, EventLoopOptions
+from promenade_bus_health import DeadLetterOptions, EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_testing.config import ChaosOptions
 from redis_support.fixtures import StartServer, start_server
@@ -64,7 +65,7 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
-        for name in ("memory", "middleware", "health", "testing")
+        for name in ("memory", "middleware", "health", "http", "prometheus", "testing")
     ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
@@ -327,7 +328,9 @@ SETTINGS = {
     "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
+    "Health probe `dead-letters`": DeadLetterOptions,
     "Health probe `redis`": ProbeOptions,
+    "Observer `prometheus`": PrometheusOptions,
 }
 _WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
 _ELSEWHERE = {"hub"}  # can be given in code only

@@ -20,6 +20,7 @@ HEAVY = {
     "msgspec",
     "opentelemetry",
     "orjson",
+    "prometheus_client",
     "pycountry",
     "pydantic",
     "pytest",
@@ -27,6 +28,7 @@ HEAVY = {
     "rich",
     "sqlite3",
     "tzdata",
+    "uvicorn",
     "unittest",
 }
 

@@ -68,7 +68,7 @@ class Site:
 PRELUDE = """\
 import attrs
 from bus_core import Event, Topic, TopicCatalogue, event, hookimpl
-from bus_core.abc import Command, Factory
+from bus_core.abc import Command, Endpoint, Factory
 
 @attrs.frozen
 class Options:

@@ -21,7 +21,15 @@ from promenade_bus_redis.streams.wire import letter_fields
 from redis_support.fixtures import SharedServer
 from redis_support.streams import GROUP, TOPIC, Place, place_on, until
 
-FEW = 3000
+FEW = 1500
+IN_SMALL_PAGES = """
+import sys
+from promenade_bus_cli import letters
+from promenade_bus_cli.main import main
+
+letters._AT_ONCE = 20
+main(sys.argv[1:])
+"""
 
 
 def write_config(place: Place, directory: Path) -> Path:
@@ -70,9 +78,9 @@ def left(place: Place) -> int:
 
 
 def start(directory: Path, words: Sequence[str]) -> subprocess.Popen[str]:
-    """The command as a process."""
+    """The command as a process, which takes many steps."""
     return subprocess.Popen(
-        [sys.executable, "-m", "promenade_bus_cli", *words],
+        [sys.executable, "-c", IN_SMALL_PAGES, *words],
         cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -89,7 +97,7 @@ def resumed(stderr: str) -> list[str]:
 
 async def stopped_at(place: Place, process: subprocess.Popen[str], limit: int, how: signal.Signals) -> str:
     """Sends a signal once there are at most so many letters left; returns what it wrote to stderr."""
-    await until(lambda: left(place) <= limit or process.poll() is not None, "letters are gone", 30)
+    await until(lambda: left(place) <= limit or process.poll() is not None, "letters are gone", 60)
     process.send_signal(how)
     _, stderr = await asyncio.to_thread(process.communicate, timeout=30)
     return stderr

@@ -34,6 +34,7 @@ def effective_config(config: BusConfig) -> dict[str, Any]:
         choices: Sequence[PluginChoice] = getattr(config.middleware, direction)
         bus["middleware"][direction] = [_named(plugins.middleware, choice) for choice in choices]
     bus["health"]["probes"] = [_named(plugins.health_probes, choice) for choice in config.health.probes]
+    bus["observers"] = [_named(plugins.observers, choice) for choice in config.observers]
     _fill_in_adapters(config, plugins, bus)
     return _plain(described)  # type: ignore[no-any-return]
 

@@ -73,6 +73,9 @@ class _Explanation:
                 self._part("health probe", self._plugins.health_probes, choice)
                 for choice in self._config.health.probes
             ],
+            "observers": [
+                self._part("observer", self._plugins.observers, choice) for choice in self._config.observers
+            ],
             "worker_pool_size": self._config.worker_pool_size,
             "buffer_size": self._config.buffer_size,
             "subscriptions_known": self._app.has_handlers,
@@ -201,6 +204,7 @@ def _print(found: dict[str, Any]) -> None:
     _print_chain("publish middleware", found["publish_middleware"], "none")
     _print_chain("consume middleware", found["consume_middleware"], "none")
     _print_chain("health probes", found["health_probes"], "none")
+    _print_chain("observers", found["observers"], "none")
     click.echo()
     for subscription in found["subscriptions"]:
         _print_subscription(subscription, found["consume_middleware"])

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -27,9 +29,14 @@ __all__ = ["run"]
     metavar="DURATION",
     help="The time limit of the drain, such as 1m30s. Default: 'shutdown_timeout' of the configuration.",
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Serve probes and metrics at this address, by default on 127.0.0.1. Needs promenade-bus-http.",
+)
 @debug_option
 @click.pass_context
-def run(ctx: click.Context, app: str, shutdown_timeout: float | None) -> None:
+def run(ctx: click.Context, app: str, shutdown_timeout: float | None, http: str | None) -> None:
     """Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).
 
     MODULE:ATTR is an unstarted Bus or SyncBus, or a function that returns one. The first signal drains
@@ -37,17 +44,33 @@ def run(ctx: click.Context, app: str, shutdown_timeout: float | None) -> None:
     event was abandoned, 128 + the signal's number after a stop at once.
     """
     signals = Signals(signal.SIGTERM, signal.SIGINT, output=1)
-    ctx.exit(signals.run(_work(find_app(app), shutdown_timeout, signals)))
+    ctx.exit(signals.run(_work(find_app(app), shutdown_timeout, http, signals)))
 
 
-async def _work(found: FoundApp, shutdown_timeout: float | None, signals: Signals) -> int:
+async def _work(found: FoundApp, shutdown_timeout: float | None, http: str | None, signals: Signals) -> int:
     app = await found.open()
+    with _served(app, http) as where:
+        return await _run(app, shutdown_timeout, where, signals)
+
+
+@contextmanager
+def _served(app: App, http: str | None) -> Iterator[str | None]:
+    """Serves the bus at an address, if one is given, before it starts and until it is closed."""
+    if http is None:
+        yield None
+        return
+    serve = app.bus.parts.plugins.endpoints.select("http").value.load()
+    with serve(app.bus, http) as where:
+        yield where
+
+
+async def _run(app: App, shutdown_timeout: float | None, where: str | None, signals: Signals) -> int:
     timeout = app.bus.config.shutdown_timeout if shutdown_timeout is None else shutdown_timeout
     stop = asyncio.Event()
     signals.take_over(stop.set, f"draining, for at most {timeout:g} s")
     if not await _started(app, stop):
         leave_now(128 + (signals.first or signal.SIGTERM))
-    _print_start(app)
+    _print_start(app, where)
     await stop.wait()
     report = await app.close(timeout)
     _print_end(app, report)
@@ -82,7 +105,7 @@ def _say(text: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _print_start(app: App) -> None:
+def _print_start(app: App, where: str | None) -> None:
     bus = app.bus
     subscriptions = bus.subscriptions
     try:
@@ -95,6 +118,8 @@ def _print_start(app: App) -> None:
         f"{bus.service} is running on {bus.adapter.name!r} with {what}; "
         f"stop it with Ctrl-C or SIGTERM (process {os.getpid()})"
     )
+    if where is not None:
+        _say(f"probes and metrics are at {where}")
 
 
 def _row(subscription: Subscription) -> list[str]:

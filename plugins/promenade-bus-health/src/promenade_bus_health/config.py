@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import attrs
 
 from bus_core import DURATION
 
-__all__ = ["EngineOptions", "EventLoopOptions"]
+__all__ = ["DeadLetterOptions", "EngineOptions", "EventLoopOptions", "LetterThresholds"]
 
 
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -67,3 +68,41 @@ class EngineOptions:
 
     def __attrs_post_init__(self) -> None:
         _in_order("handler_degraded", "handler_unhealthy", self)
+
+
+def _maybe_positive(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None:
+        _positive(instance, attribute, value)
+
+
+@attrs.frozen(kw_only=True)
+class LetterThresholds:
+    """From which values on dead letters are ``degraded`` or ``unhealthy``; None for never.
+
+    How many there are, how many more there are than at any time within the window (``growth``), and for how
+    long the oldest has been one.
+    """
+
+    degraded: int | None = attrs.field(default=None, validator=_maybe_positive)
+    unhealthy: int | None = attrs.field(default=None, validator=_maybe_positive)
+    growth_degraded: int | None = attrs.field(default=None, validator=_maybe_positive)
+    growth_unhealthy: int | None = attrs.field(default=None, validator=_maybe_positive)
+    oldest_degraded: Annotated[float, DURATION] | None = attrs.field(default=None, validator=_maybe_positive)
+    oldest_unhealthy: Annotated[float, DURATION] | None = attrs.field(default=None, validator=_maybe_positive)
+
+    def __attrs_post_init__(self) -> None:
+        for kind in ("", "growth_", "oldest_"):
+            if None not in (getattr(self, f"{kind}degraded"), getattr(self, f"{kind}unhealthy")):
+                _in_order(f"{kind}degraded", f"{kind}unhealthy", self)
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterOptions(LetterThresholds):
+    """Thresholds for all dead letters, but for those of ``subscriptions`` that have their own.
+
+    ``window`` is the time over which growth is measured, as often as health is asked.
+    """
+
+    degraded: int | None = attrs.field(default=1, validator=_maybe_positive)
+    window: Annotated[float, DURATION] = attrs.field(default=600.0, validator=_positive)
+    subscriptions: Mapping[str, LetterThresholds] = attrs.field(factory=dict)

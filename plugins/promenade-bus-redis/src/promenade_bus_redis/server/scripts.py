@@ -40,6 +40,7 @@ __all__ = [
     "NOTICE",
     "OPEN",
     "OWNED",
+    "PICK",
     "RAISE",
     "READ",
     "REDATE",
@@ -116,6 +117,7 @@ NOTE: Final = _load("note", "full", "ids", "account")
 NOTICE: Final = _load("notice", "full")
 OPEN: Final = _load("open", "full", "ids", "account")
 OWNED: Final = _load("owned")
+PICK: Final = _load("pick")
 RAISE: Final = _load("raise", "full")
 READ: Final = _load("read", "full", "ids", "fence")
 REDATE: Final = _load("redate", "full")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from bus_core import (
@@ -21,7 +21,7 @@ from bus_core import (
 from bus_core.events import is_pattern, merge_tallies, tally_of
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import LETTERS, REDRIVE, TALLY, WHOSE
+from promenade_bus_redis.server.scripts import LETTERS, PICK, REDRIVE, TALLY, WHOSE
 from promenade_bus_redis.streams.letter_rows import LetterPosition, TopicLetters
 from promenade_bus_redis.streams.services import Services
 from promenade_bus_redis.streams.wire import from_microseconds, read_fields, read_letter, to_microseconds
@@ -142,11 +142,10 @@ class RedisDeadLetters:
         letters = await self._get_many([*dict.fromkeys(letter_ids)])
         await self._check_owed(letters)
         commands: list[Routed] = []
-        for owner, letter in letters:
-            dead, inbox = self._keys.dead(letter.topic), self._keys.inbox(letter.topic, *owner)
+        for (owner, topic), ids in _in_batches(letters):
+            dead, inbox = self._keys.dead(topic), self._keys.inbox(topic, *owner)
             expiry = _EXPIRY if owner.instance else ""
-            arguments = [letter.id.rpartition("/")[2], owner.group, expiry]
-            commands.append((dead, REDRIVE.command([dead, inbox], arguments)))
+            commands.append((dead, REDRIVE.command([dead, inbox], [owner.group, expiry, *ids])))
         moved = 0
         for first in range(0, len(commands), _AT_ONCE):
             replies = await self._pipe.call_many(commands[first : first + _AT_ONCE])
@@ -217,17 +216,26 @@ class RedisDeadLetters:
         self, places: Sequence[LetterPosition]
     ) -> builtins.list[tuple[LetterPosition, DeadLetter]]:
         """The letters at these places that are there still."""
-        commands: list[Routed] = []
+        by_topic: dict[str, builtins.list[LetterPosition]] = {}
         for place in places:
-            dead = self._keys.dead(place.topic)
-            commands.append((dead, ("XRANGE", dead, place.entry_id, place.entry_id)))
-        letters: list[tuple[LetterPosition, DeadLetter]] = []
-        for place, reply in zip(places, await self._pipe.call_many(commands), strict=True):
+            by_topic.setdefault(place.topic, []).append(place)
+        parts = [
+            (topic, of_topic[first : first + _AT_ONCE])
+            for topic, of_topic in by_topic.items()
+            for first in range(0, len(of_topic), _AT_ONCE)
+        ]
+        commands: list[Routed] = []
+        for topic, part in parts:
+            dead = self._keys.dead(topic)
+            commands.append((dead, PICK.command([dead], [place.entry_id for place in part])))
+        found: dict[LetterPosition, DeadLetter] = {}
+        for (topic, part), reply in zip(parts, await self._pipe.call_many(commands), strict=True):
             if isinstance(reply, RedisFailure):
                 raise reply
-            for _, fields in reply:
-                letters.append((place, read_letter(place.topic, place.letter_id, fields)))
-        return letters
+            for place, fields in zip(part, reply, strict=True):
+                if fields:
+                    found[place] = read_letter(topic, place.letter_id, fields)
+        return [(place, found[place]) for place in places if place in found]
 
     async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, _Known]]:
         """What is to be known of the letters that there are, each with the group that failed."""
@@ -245,14 +253,14 @@ class RedisDeadLetters:
             for (topic, ids), reply in zip(by_topic.items(), replies, strict=True):
                 if isinstance(reply, RedisFailure):
                     raise reply
-                for entry_id, fields in zip(ids, reply, strict=True):
-                    if fields:
-                        facts = read_fields(fields)
+                for entry_id, answer in zip(ids, reply, strict=True):
+                    if answer:
+                        facts = read_fields(answer[1])
                         group, subscription, instance = (
                             facts.get(name, b"").decode(errors="replace")
                             for name in (b"group", b"subscription", b"instance")
                         )
-                        known = _Known(f"{topic}/{entry_id}", topic, subscription)
+                        known = _Known(entry_id, topic, subscription, answer[0])
                         letters.append((_Owner(group, instance), known))
         return letters
 
@@ -280,11 +288,31 @@ class _Owner(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A letter without its body."""
+    """A letter without its body, but with its bytes."""
 
-    id: str
+    entry_id: str
     topic: str
     subscription: str
+    size: int
+
+
+def _in_batches(
+    letters: Iterable[tuple[_Owner, _Known]],
+) -> Iterator[tuple[tuple[_Owner, str], builtins.list[str]]]:
+    """The entries of each owner on each topic, as many as one script may move at once."""
+    open_batches: dict[tuple[_Owner, str], tuple[int, builtins.list[str]]] = {}
+    for owner, letter in letters:
+        to = (owner, letter.topic)
+        size, ids = open_batches.get(to, (0, []))
+        ids.append(letter.entry_id)
+        size += letter.size
+        if size < _MOST_BYTES and len(ids) < _AT_ONCE:
+            open_batches[to] = size, ids
+        else:
+            open_batches.pop(to, None)
+            yield to, ids
+    for to, (_, ids) in open_batches.items():
+        yield to, ids
 
 
 def _tally(

@@ -1,0 +1,31 @@
+"""Probes and metrics of Promenade Bus over HTTP: an ASGI application, and the endpoint ``http``."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+from bus_core import Endpoint, hookimpl, on_demand
+
+if typing.TYPE_CHECKING:
+    from bus_core import Bus
+    from promenade_bus_http.app import http_app
+    from promenade_bus_http.looking import Limits
+    from promenade_bus_http.server import serve
+else:  # without __dir__: the bus looks for hooks at every name that dir() lists
+    __getattr__, _ = on_demand.names(__name__, {"app": "http_app", "looking": "Limits", "server": "serve"})
+
+__all__ = ["Limits", "http_app", "promenade_bus_endpoints", "serve"]
+
+
+def _load() -> Callable[[Bus, str], AbstractContextManager[str]]:
+    from promenade_bus_http.server import serve_at
+
+    return serve_at
+
+
+@hookimpl
+def promenade_bus_endpoints() -> Mapping[str, Endpoint]:
+    """Offers ``http``."""
+    return {"http": Endpoint(help="Serve /livez, /readyz, /healthz and /metrics.", load=_load)}
