@@ -1,0 +1,24 @@
+"""The SQLite adapter of Promenade Bus: durable events in one file that the processes of a machine share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bus_core import Adapter, Factory, HealthProbe, hookimpl
+
+__all__ = ["promenade_bus_adapters", "promenade_bus_health_probes"]
+
+
+@hookimpl
+def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:
+    """Offers ``sqlite``."""
+    from promenade_bus_sqlite.factories import ADAPTER
+
+    return {"sqlite": ADAPTER}
+
+
+@hookimpl
+def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
+    """Offers ``sqlite``."""
+    from promenade_bus_sqlite.factories import PROBE
+
+    return {"sqlite": PROBE}
