@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chaos import checks
-from chaos.injections import Kill, RollingRestart, StandStill
+from chaos.injections import Kill, RollingRestart
 from chaos.scenario import Load, Scenario, Size
-from chaos.sqlite_site import FillDisk, Lock, SqliteFile
+from chaos.sqlite_site import FillDisk, Lock, SqliteFile, StandStill
 
 __all__ = ["SQLITE_SCENARIOS"]
 
@@ -47,9 +47,8 @@ SQLITE_SCENARIOS = (
         site=SqliteFile,
         load=Load(work=0.01, concurrency=4, rate=Size(1_000, 700), consumers=Size(4, 3)),
         faults=(StandStill(leases=3, times=Size(5, 1)),),
-        # The handlers that were running; and what all hold while it is locked by the one that was stopped.
-        duplicates={"stops": 4},
-        checks=(checks.Happened("stops", 1),),
+        duplicates={"stops": 4},  # the handlers that were running
+        checks=(checks.late_is_counted, checks.Happened("stops", 1)),
     ),
     Scenario(
         number=105,
@@ -59,7 +58,12 @@ SQLITE_SCENARIOS = (
         load=Load(rate=Size(1_000, 300), publish_timeout=2.0),
         faults=(FillDisk(seconds=Size(10, 2)),),
         duplicates={"fillings": 200},  # acknowledgements that could not be stored, when a lease had ended
-        checks=(checks.Happened("fillings", 1),),
+        checks=(
+            checks.Happened("fillings", 1),
+            checks.refused_some,
+            checks.Told("the system reports an I/O error"),
+            checks.nothing_was_lost,
+        ),
     ),
     Scenario(
         number=106,
@@ -68,7 +72,7 @@ SQLITE_SCENARIOS = (
         site=SqliteFile,
         load=_LOAD,
         faults=(Lock(seconds=1.2, times=Size(10, 2)),),
-        checks=(checks.Happened("locks", 2),),
+        checks=(checks.Happened("locks", 2), checks.Told("is locked"), checks.nothing_was_lost),
     ),
     Scenario(
         number=107,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import sqlite3
 import tempfile
 import time
@@ -14,16 +15,18 @@ from typing import Any
 import attrs
 
 from bus_core import AnyAdapter
+from chaos.crew import Post
 from chaos.scenario import Size
 from chaos.sites import Site
 from chaos.stage import Stage
 from promenade_bus_sqlite.adapter import SqliteAdapter
 from promenade_bus_sqlite.losses import count_losses
 
-__all__ = ["FillDisk", "Lock", "SqliteFile"]
+__all__ = ["FillDisk", "Lock", "SqliteFile", "StandStill"]
 
 _LEFT = """SELECT (SELECT count(*) FROM promenade_delivery WHERE subscription = each.id) + (SELECT count(*)
-FROM promenade_event WHERE seq > each.cursor AND topic = (SELECT id FROM promenade_topic WHERE name = each.pattern))
+FROM promenade_event WHERE seq > each.cursor
+AND topic = (SELECT id FROM promenade_topic WHERE name = each.pattern))
 FROM promenade_subscription AS each WHERE service_group = ? AND pattern = ?"""
 
 
@@ -96,3 +99,39 @@ class Lock:
                 time.sleep(self.seconds)
                 db.execute("ROLLBACK")
             time.sleep(0.3)
+
+
+@attrs.frozen(kw_only=True)
+class StandStill:
+    """SIGSTOP to a consumer for some leases, then SIGCONT; not within a transaction, which would stop all.
+
+    Noted as ``stops``.
+    """
+
+    leases: float
+    times: Size
+
+    def __call__(self, stage: Stage) -> None:
+        for number in range(stage.times(self.times)):
+            post = stage.crew.consumers[number % len(stage.crew.consumers)]
+            while not self._stopped_outside_of_a_transaction(stage, post):
+                post.member.signal(signal.SIGCONT)
+                time.sleep(0.01)
+            stage.notes["stops"] += 1
+            try:
+                time.sleep(self.leases * stage.lease)
+            finally:
+                post.member.signal(signal.SIGCONT)
+            time.sleep(stage.lease / 2)
+
+    @staticmethod
+    def _stopped_outside_of_a_transaction(stage: Stage, post: Post) -> bool:
+        assert isinstance(stage.site, SqliteFile)
+        post.member.signal(signal.SIGSTOP)
+        with closing(sqlite3.connect(stage.site.path, timeout=0.3, isolation_level=None)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            db.execute("ROLLBACK")
+        return True

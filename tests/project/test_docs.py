@@ -52,6 +52,8 @@ from promenade_bus_health import EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
 from promenade_bus_redis.config import ProbeOptions
+from promenade_bus_sqlite.config import ProbeOptions as SqliteProbeOptions
+from promenade_bus_sqlite.config import RetentionOptions, SqliteOptions
 from promenade_bus_testing.config import ChaosOptions
 from redis_support.fixtures import StartServer, start_server
 
@@ -64,7 +66,7 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
-        for name in ("memory", "middleware", "health", "testing")
+        for name in ("memory", "middleware", "health", "sqlite", "testing")
     ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
@@ -328,6 +330,9 @@ SETTINGS = {
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
     "Health probe `redis`": ProbeOptions,
+    "Adapter `sqlite`": SqliteOptions,
+    "Adapter `sqlite`: `retention`": RetentionOptions,
+    "Health probe `sqlite`": SqliteProbeOptions,
 }
 _WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
 _ELSEWHERE = {"hub"}  # can be given in code only

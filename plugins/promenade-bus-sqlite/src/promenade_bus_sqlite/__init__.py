@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bus_core import Adapter, Factory, HealthProbe, hookimpl
+from bus_core import Adapter, Command, Factory, HealthProbe, hookimpl
 
-__all__ = ["promenade_bus_adapters", "promenade_bus_health_probes"]
+__all__ = ["promenade_bus_adapters", "promenade_bus_commands", "promenade_bus_health_probes"]
 
 
 @hookimpl
@@ -22,3 +22,11 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
     from promenade_bus_sqlite.factories import PROBE
 
     return {"sqlite": PROBE}
+
+
+@hookimpl
+def promenade_bus_commands() -> Mapping[str, Command]:
+    """Offers ``promenade-bus sqlite``."""
+    from promenade_bus_sqlite.command import SQLITE
+
+    return {"sqlite": SQLITE}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
-from bus_core.runtime import FIRST_PAUSE, Lasting, Trouble, fault_of
+from bus_core.runtime import FIRST_PAUSE, Lasting, Trouble, fault_of, grown
 from promenade_bus_sqlite.losses import count_losses
 from promenade_bus_sqlite.retention import Retention
 from promenade_bus_sqlite.services import Services
@@ -24,6 +24,7 @@ class Upkeep:
         self.trouble = Trouble(f"the retention of {services.file.path!r}")
         self.runs = 0
         self._services = services
+        self._more = False
         self._lost_before: int | None = None
         self._task = Lasting(self._run, "promenade-sqlite-upkeep")
 
@@ -36,20 +37,21 @@ class Upkeep:
         await self._task.end()
 
     async def _run(self) -> None:
+        pause = self.retention.interval
         while True:
-            more = False
-
-            async def look() -> None:
-                nonlocal more
-                more = await self._services.worker.write(self.look)
-
-            fault = await fault_of(look())
+            await asyncio.sleep(pause)
+            self._more = False
+            fault = await fault_of(self._look())
             if fault is None:
                 self.trouble.over()
                 self.runs += 1
+                pause = FIRST_PAUSE if self._more else self.retention.interval
             else:
                 self.trouble.failed("go on", fault)
-            await asyncio.sleep(FIRST_PAUSE if more else self.retention.interval)
+                pause = grown(min(pause, FIRST_PAUSE * 40))
+
+    async def _look(self) -> None:
+        self._more = await self._services.worker.write(self.look)
 
     def look(self, db: sqlite3.Connection) -> bool:
         """One look, in the worker's thread; whether there is more to do at once."""
