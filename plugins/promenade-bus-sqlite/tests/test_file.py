@@ -81,7 +81,7 @@ async def test_a_file_that_will_not_do(tmp_path: Path, place: Callable[[Path], P
 
 async def test_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python whose SQLite is too old is told what it needs."""
-    monkeypatch.setattr(file_module.sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     with pytest.raises(SqliteFailure, match=r"needs SQLite 3\.35\.0 or newer, and this Python has"):
         async with started(tmp_path / "events.db"):
             pass

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ async def test_a_command_that_fails_undoes_no_other(tmp_path: Path) -> None:
     async with started(tmp_path / "events.db") as adapter:
         worker = adapter.running.worker
 
-        def insert(db: sqlite3.Connection, number: int) -> int:
+        def insert(number: int, db: sqlite3.Connection) -> int:
             db.execute("INSERT INTO promenade_mark VALUES (?, 0)", (-number,))
             if number == 3:
                 raise KeyError("no")
             return number
 
         results = await asyncio.gather(
-            *(worker.write(lambda db, number=number: insert(db, number)) for number in range(1, 6)),
+            *(worker.write(partial(insert, number)) for number in range(1, 6)),
             return_exceptions=True,
         )
         assert [each for each in results if not isinstance(each, KeyError)] == [1, 2, 4, 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -11,9 +12,11 @@ from bus_core import (
     DeadLetterFilter,
     DeadLetterNotFound,
     DeadLetterPage,
+    DeadLetterTally,
     UnknownSubscription,
 )
 from bus_core.adapters import letter_of, text_of_attempts
+from bus_core.events import is_pattern, tally_of
 from promenade_bus_sqlite.publishing import insert_events, text_of_headers
 from promenade_bus_sqlite.services import Services
 from promenade_bus_sqlite.subscriptions import subscription_of
@@ -68,6 +71,14 @@ class SqliteDeadLetters:
     async def count(self, where: DeadLetterFilter) -> int:
         """How many letters the filter selects."""
         return await self._services.worker.read(lambda db: sum(1 for _ in self._selected(db, where, 0)))
+
+    async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
+        """How many letters the filter selects, in groups; see ``bus_core.DeadLetterStore``."""
+
+        def run(db: sqlite3.Connection) -> Sequence[DeadLetterTally]:
+            return tally_of(letter for _, _, letter in self._selected(db, where, 0))
+
+        return await self._services.worker.read(run)
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -139,10 +150,14 @@ class SqliteDeadLetters:
     ) -> Iterator[tuple[int, str, DeadLetter]]:
         """The letters behind a number that a filter selects, in order."""
         conditions, values = ["number > ?"], [behind]  # type: tuple[list[str], list[Any]]
-        for column, value in (("topic", where.topic), ("subscription", where.subscription)):
+        topic = None if where.topic is None or is_pattern(where.topic) else where.topic
+        for column, value in (("topic", topic), ("subscription", where.subscription)):
             if value is not None:
                 conditions.append(f"{column} = ?")
                 values.append(value)
+        if where.ids is not None:
+            conditions.append("id IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(sorted(where.ids)))
         columns = "SELECT number, text FROM promenade_letter"
         wanted = f"{columns} WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?"
         while True:

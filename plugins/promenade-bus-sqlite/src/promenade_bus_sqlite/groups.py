@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 import attrs
 
@@ -40,11 +41,11 @@ class SqliteGroups:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def list(self) -> list[GroupReport]:
+    async def list(self) -> Sequence[GroupReport]:
         """Every group, by its name. Raises ``SqliteFailure``."""
         return await self._services.worker.read(self._reports)
 
-    def _reports(self, db: sqlite3.Connection) -> list[GroupReport]:
+    def _reports(self, db: sqlite3.Connection) -> Sequence[GroupReport]:
         services = self._services
         dead, now = services.heart.dead, services.file.now()
         rows = db.execute(
@@ -64,13 +65,15 @@ class SqliteGroups:
             for number, group, pattern, served in rows
         ]
 
-    async def forget(self, group: str, *, topic: str | None = None, force: bool = False) -> list[GroupReport]:
+    async def forget(
+        self, group: str, *, topic: str | None = None, force: bool = False
+    ) -> Sequence[GroupReport]:
         """Removes a group, on one topic or pattern or on all; its dead letters stay.
 
         Returns what it was owed. Raises ``UnknownSubscription`` and ``GroupInUse``, and removes nothing then.
         """
 
-        def run(db: sqlite3.Connection) -> list[GroupReport]:
+        def run(db: sqlite3.Connection) -> Sequence[GroupReport]:
             found = [
                 each for each in self._reports(db) if each.group == group and topic in (None, each.topic)
             ]

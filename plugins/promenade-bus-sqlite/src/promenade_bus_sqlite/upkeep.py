@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
-from bus_core.runtime import FIRST_PAUSE, Lasting, Trouble, fault_of, grown
+from bus_core.runtime import FIRST_PAUSE, BackgroundTask, Trouble, fault_of, next_pause
 from promenade_bus_sqlite.losses import count_losses
 from promenade_bus_sqlite.retention import Retention
 from promenade_bus_sqlite.services import Services
@@ -26,7 +26,7 @@ class Upkeep:
         self._services = services
         self._more = False
         self._lost_before: int | None = None
-        self._task = Lasting(self._run, "promenade-sqlite-upkeep")
+        self._task = BackgroundTask(self._run, "promenade-sqlite-upkeep")
 
     def start(self) -> None:
         """Begins to look."""
@@ -48,7 +48,7 @@ class Upkeep:
                 pause = FIRST_PAUSE if self._more else self.retention.interval
             else:
                 self.trouble.failed("go on", fault)
-                pause = grown(min(pause, FIRST_PAUSE * 40))
+                pause = next_pause(min(pause, FIRST_PAUSE * 40))
 
     async def _look(self) -> None:
         self._more = await self._services.worker.write(self.look)

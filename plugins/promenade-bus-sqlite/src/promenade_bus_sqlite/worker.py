@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
-from bus_core.runtime import FIRST_PAUSE, Trouble, grown, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause, plain_logger
 from promenade_bus_sqlite.failures import Kind, SqliteFailure, failure_of, kind_of
 from promenade_bus_sqlite.file import File
 from promenade_bus_sqlite.news import News
@@ -261,7 +261,7 @@ class Worker:
         if now < self._broken_until:
             time.sleep(min(self._broken_until - now, FIRST_PAUSE))
         self._broken_until = time.monotonic() + self._pause
-        self._pause = grown(self._pause)
+        self._pause = next_pause(self._pause)
         self._db = self.file.connect()
         self._pause = FIRST_PAUSE
         return self._db
