@@ -350,7 +350,7 @@ def default_text(field: attrs.Attribute[Any], annotation: Any) -> str | None:
     value: Any = field.default
     if value is attrs.NOTHING:
         return "required"
-    if type_word(annotation) == "duration":
+    if type_word(annotation) == "duration" and value is not None:
         return f"`{format_duration(value)}`"
     if isinstance(value, bool):
         return f"`{value}`".lower()
