@@ -112,8 +112,7 @@ class SqliteDeadLetters:
             "SELECT text, service_group, pattern, message_id, published FROM promenade_letter WHERE id = ?",
             (letter_id,),
         ).fetchone()
-        letter = None if row is None else _letter(row[0])
-        if letter is None:
+        if row is None or (letter := _letter(row[0])) is None:
             return False
         _, group, pattern, message_id, published = row
         subscription = subscription_of(db, group, pattern)
@@ -149,7 +148,8 @@ class SqliteDeadLetters:
         self, db: sqlite3.Connection, where: DeadLetterFilter, behind: int
     ) -> Iterator[tuple[int, str, DeadLetter]]:
         """The letters behind a number that a filter selects, in order."""
-        conditions, values = ["number > ?"], [behind]  # type: tuple[list[str], list[Any]]
+        conditions = ["number > ?"]
+        values: list[Any] = [behind]
         topic = None if where.topic is None or is_pattern(where.topic) else where.topic
         for column, value in (("topic", topic), ("subscription", where.subscription)):
             if value is not None:
