@@ -3,12 +3,13 @@
 #   make test PYTHONS=3.12 ARGS="-k outcome"    this Python, some tests
 #   make demo PYTHON=/path/to/python3           this Python
 #   make demo ADAPTER=redis                      on a server, with several processes
+#   make demo ADAPTER=sqlite                     in one file, with several processes
 #   make chaos ONLY=3,5                         some scenarios
 #   make test-all AFTER=test                    without what `make test` has just run
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis chaos cost flake lock clean
+.PHONY: help demo test test-all check bench bench-redis bench-sqlite chaos cost flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -22,11 +23,11 @@ FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-pyth
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
-demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=redis: with several processes
+demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=redis or sqlite: with several processes
 	@case '$(ADAPTER)' in \
-		'' | memory) environment=.venv requirements=runtime.txt ;; \
+		'' | memory | sqlite) environment=.venv requirements=runtime.txt ;; \
 		redis) environment=.venv-redis requirements=demo-redis.txt ;; \
-		*) echo "ADAPTER is '$(ADAPTER)'; it can be memory or redis" >&2; exit 2 ;; \
+		*) echo "ADAPTER is '$(ADAPTER)'; it can be memory, redis or sqlite" >&2; exit 2 ;; \
 	esac \
 		&& python=$$($(FIND)) && "$$python" tools/make_venv.py "$$environment" "requirements/$$requirements" \
 		&& "$$environment/bin/promenade-bus" demo $(ADAPTER:%=--adapter %) $(ARGS)
@@ -57,6 +58,11 @@ bench-redis: ## the Redis adapter against redis-py by hand, and against its peer
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& "$${found#* }" tools/make_venv.py .venv-bench-arq requirements/bench-arq.txt \
 		&& .venv-bench/bin/python benchmarks/run_redis.py $(ARGS)
+
+bench-sqlite: ## the SQLite adapter against sqlite3 by hand
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& .venv-bench/bin/python benchmarks/run_sqlite.py $(ARGS)
 
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

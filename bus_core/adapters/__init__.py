@@ -1,8 +1,9 @@
 """Bases for authors of adapters.
 
 May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share, so that no
-author writes it again: ``StorageAdapter`` for storages that must be polled, such as a database, and
-``LocalDeadLetters`` for adapters that keep their dead letters in the process.
+author writes it again: ``StorageAdapter`` for storages that must be polled, such as a database;
+``LocalDeadLetters`` for adapters that keep their dead letters in the process; and what the adapters of
+databases have in common: ``Heart`` for leases, texts for attempts and letters.
 """
 
 import typing
@@ -10,15 +11,32 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
+    from bus_core.adapters.batches import together_or_apart
     from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters
-    from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, matches
+    from bus_core.adapters.leases import NO_SPELL, Heart, name_owner
+    from bus_core.adapters.records import (
+        DEAD,
+        NOBODY,
+        Claim,
+        Pending,
+        Record,
+        attempts_of,
+        letter_of,
+        matches,
+        text_of_attempts,
+        text_of_letter,
+        with_death,
+    )
     from bus_core.adapters.storage import StorageAdapter
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
+            "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters",
-            "records": "Claim DEAD NOBODY Pending Record matches",
+            "leases": "Heart NO_SPELL name_owner",
+            "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches text_of_attempts "
+            "text_of_letter with_death",
             "storage": "StorageAdapter",
         },
     )
@@ -26,11 +44,20 @@ else:
 __all__ = [
     "DEAD",
     "NOBODY",
+    "NO_SPELL",
     "Claim",
+    "Heart",
     "KeptLetter",
     "LocalDeadLetters",
     "Pending",
     "Record",
     "StorageAdapter",
+    "attempts_of",
+    "letter_of",
     "matches",
+    "name_owner",
+    "text_of_attempts",
+    "text_of_letter",
+    "together_or_apart",
+    "with_death",
 ]

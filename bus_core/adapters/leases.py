@@ -1,17 +1,49 @@
-"""Who is alive among the owners of records: by what grows, and never by a time of day.
+"""Who is alive among the owners of messages: by heartbeats that are counted, and never by a time of day.
 
-An owner renews what it owns again and again, and what it owns is due later each time. Whoever wants to take
-it over notes that on its own clock. When nothing has grown for the lease of the owner, the owner is dead.
+Each process counts up a number for every owner that it has, and reads the numbers of all. Whoever wants to
+take something over notes a number and the time on its own clock, and does so only when the number is still
+the same after the lease of its owner, which its name tells.
+
+A thread does it: a handler that blocks the event loop of the bus for longer than a lease loses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from uuid import uuid4
 
-from bus_core.adapters.records import NOBODY, Pending
+from bus_core.errors import AdapterError
+from bus_core.runtime.clock import lease_clock
+from bus_core.runtime.failures import FIRST_PAUSE, Trouble, next_pause
 
-__all__ = ["Owners", "name_owner"]
+__all__ = ["NO_SPELL", "Beat", "Heart", "lease_of", "name_owner"]
+
+Beat = Callable[[Sequence[str], Sequence[str]], Iterable[tuple[str, int]]]
+"""Counts up the numbers of some owners, deletes those of others, and returns the numbers of all there are.
+
+It is called in the thread of a ``Heart``, never twice at once, and ends by itself in bounded time.
+"""
+
+_BEATS = 6
+"""Heartbeats within a lease."""
+
+_SAFE = 0.75
+"""The part of a lease in which nobody can have taken anything over, whatever clocks and disks do."""
+
+_UNNOTICED = 0.9
+"""The part of a lease within which a heartbeat has to be stored: later, others may have given up on it."""
+
+_REMEMBERED = 3.0
+"""Leases for which the number of a dead owner is kept, so that everybody learns of its death."""
+
+_CLOSING = 4.0
+"""Seconds that the thread may take to delete the numbers of its owners."""
+
+NO_SPELL = 0
+"""In place of the number of a spell: others may own what was received, for all that is known."""
 
 
 def name_owner(lease: float) -> str:
@@ -19,39 +51,191 @@ def name_owner(lease: float) -> str:
     return f"{uuid4().hex}.{lease!r}"
 
 
-class Owners:
-    """What one process has seen of the others: ``dead`` are owners by their subscription."""
-
-    def __init__(self) -> None:
-        self.dead: Mapping[str, Sequence[str]] = {}
-        # When the last record of an owner was due, and since when that is so.
-        self._seen: dict[tuple[str, str], tuple[float, float]] = {}
-        self._looked_at = float("-inf")
-
-    def learn(self, pending: Sequence[Pending], sent: float, received: float, lease: float) -> None:
-        """Takes what the storage told between two moments of ``lease_clock``.
-
-        ``lease`` is that of an owner whose name tells none.
-        """
-        # While this process stood still others may have done so, too, and it has not seen them.
-        seen = self._seen if sent - self._looked_at < lease / 2 else {}
-        self._looked_at = received
-        self._seen = {}
-        dead: dict[str, list[str]] = {}
-        for subscription, owner, _, _, due in pending:
-            if owner == NOBODY:
-                continue
-            place = subscription, owner
-            before = seen.get(place)
-            known = before if before is not None and due <= before[0] else (due, received)
-            self._seen[place] = known
-            if sent - known[1] >= _lease_of(owner, lease):
-                dead.setdefault(subscription, []).append(owner)
-        self.dead = dead
-
-
-def _lease_of(owner: str, otherwise: float) -> float:
+def lease_of(owner: str, otherwise: float) -> float:
+    """How many seconds the lease of an owner is long; ``otherwise`` where its name tells none."""
     try:
         return float(owner.partition(".")[2])
     except ValueError:
         return otherwise
+
+
+class Heart:
+    """The heartbeats of this process's owners, and what it knows of the others. Times are seconds.
+
+    A **spell** is a time in which heartbeats were stored without a gap that is long enough for others to take
+    over what this process holds. Whatever was received in the current spell is owned still.
+    """
+
+    def __init__(self, beat: Beat, *, name: str, lease: float) -> None:
+        self.trouble = Trouble(f"the leases of {name!r}")
+        self.beats = 0
+        self._beat = beat
+        self._name = name
+        self._lease = lease
+        self._guard = threading.Lock()
+        self._owners: dict[str, None] = {}
+        self._leaving: list[str] = []
+        self._seen_elsewhere: frozenset[str] = frozenset()
+        self._noted: dict[str, tuple[int | None, float]] = {}  # the number of an owner, and since when
+        self._dead: Mapping[str, int | None] = {}
+        self._spell: tuple[int, float] = (NO_SPELL, float("-inf"))  # its number, and until when it is sure
+        self._renewed_at = float("-inf")
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._stopping = False
+        self._woken = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # --- on the event loop --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._run, name=f"promenade-{self._name}-leases", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Deletes the numbers of its owners, and ends the thread; harmless when it was not started."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stopping = True
+        self._woken.set()
+        deadline = time.monotonic() + _CLOSING
+        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
+            await asyncio.sleep(0.002)
+
+    def add(self, owner: str) -> None:
+        """Counts for this owner, too."""
+        with self._guard:
+            self._owners[owner] = None
+
+    def remove(self, owner: str) -> None:
+        """Counts for this owner no more: what it owns still comes free when its lease is over."""
+        with self._guard:
+            if self._owners.pop(owner, "") is None:
+                self._leaving.append(owner)
+
+    def look_after(self, owners: Iterable[str]) -> None:
+        """Names owners that own something, for they may have no number: all that are known at the moment."""
+        self._seen_elsewhere = frozenset(owners)
+
+    @property
+    def spell(self) -> int:
+        """The number of the current spell; ``NO_SPELL`` while the next heartbeat is late."""
+        number, until = self._spell
+        return number if lease_clock() <= until else NO_SPELL
+
+    def is_sure(self, spell: int) -> bool:
+        """Whether nobody can have taken over what was received in this spell."""
+        return spell != NO_SPELL and spell == self.spell
+
+    @property
+    def dead(self) -> Mapping[str, int | None]:
+        """The owners that are dead, each with the number that it stopped at; None for those that have none.
+
+        There are none while the own heartbeat is late: a process that stood still has not seen the others.
+        """
+        return self._dead if self.spell != NO_SPELL else {}
+
+    async def renewed(self) -> None:
+        """Has the heart beat at once, and returns when that is stored. Raises ``AdapterError``."""
+        loop = asyncio.get_running_loop()
+        stored: asyncio.Future[None] = loop.create_future()
+        with self._guard:
+            self._waiting.append((loop, stored))
+        self._woken.set()
+        await stored
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping:
+            self._woken.clear()
+            began = lease_clock()
+            if self._beat_once():
+                pause = FIRST_PAUSE
+                rest = self._rest(began)
+            else:
+                rest, pause = min(pause, self._lease / _BEATS), next_pause(pause)
+            self._woken.wait(rest)
+        with self._guard:
+            leaving = [*self._leaving, *self._owners]
+        try:
+            self._beat((), leaving)
+        except Exception:
+            pass  # what they own comes free all the same, a lease later
+        self._tell(AdapterError(f"the adapter {self._name!r} was closed"))
+
+    def _beat_once(self) -> bool:
+        with self._guard:
+            owners, leaving = [*self._owners], [*self._leaving]
+        gone = [*leaving, *self._forgettable()]
+        sent = lease_clock()
+        try:
+            found = {str(owner): int(number) for owner, number in self._beat(owners, gone)}
+        except Exception as error:
+            self.trouble.failed("be renewed", error)
+            failure = AdapterError(f"the leases of {self._name!r} cannot be renewed: {type(error).__name__}")
+            failure.__cause__ = error
+            self._tell(failure)
+            return False
+        self._learn(found, sent, lease_clock())
+        with self._guard:
+            self._leaving = self._leaving[len(leaving) :]
+        self.trouble.over()
+        self._tell(None)
+        return True
+
+    def _tell(self, failure: AdapterError | None) -> None:
+        with self._guard:
+            waiting, self._waiting = self._waiting, []
+        for loop, stored in waiting:
+            try:
+                loop.call_soon_threadsafe(_resolve, stored, failure)
+            except RuntimeError:
+                pass  # the loop was closed, and with it whoever waited
+
+    def _learn(self, found: Mapping[str, int], sent: float, received: float) -> None:
+        number, _ = self._spell
+        if received > self._renewed_at + _UNNOTICED * self._lease:
+            number += 1
+            self._noted = {}  # while this process stood still others may have done so, too
+        self._renewed_at = sent
+        numbers: dict[str, int | None] = {**dict.fromkeys(self._seen_elsewhere), **found}
+        noted: dict[str, tuple[int | None, float]] = {}
+        dead: dict[str, int | None] = {}
+        for owner, beats in numbers.items():
+            if owner in self._owners:
+                continue
+            before = self._noted.get(owner)
+            noted[owner] = known = before if before is not None and before[0] == beats else (beats, received)
+            if sent - known[1] >= lease_of(owner, self._lease):
+                dead[owner] = beats
+        self._noted, self._dead = noted, dead
+        self._spell = (number, sent + _SAFE * self._lease)
+        self.beats += 1
+
+    def _forgettable(self) -> Collection[str]:
+        """Owners that have been dead for so long that everybody knows."""
+        now = lease_clock()
+        return [
+            owner
+            for owner, (beats, since) in self._noted.items()
+            if beats is not None and now - since >= (1 + _REMEMBERED) * lease_of(owner, self._lease)
+        ]
+
+    def _rest(self, began: float) -> float:
+        """Seconds to the next heartbeat, or to when a number that did not grow tells of a death."""
+        now, regular = lease_clock(), began + self._lease / _BEATS
+        ends = [since + lease_of(owner, self._lease) for owner, (_, since) in self._noted.items()]
+        following = min((end for end in ends if end > now), default=regular)
+        return max(self._lease / _BEATS / 10, min(regular, following) - now)
+
+
+def _resolve(stored: asyncio.Future[None], failure: AdapterError | None) -> None:
+    if stored.done():
+        return
+    if failure is None:
+        stored.set_result(None)
+    else:
+        stored.set_exception(failure)

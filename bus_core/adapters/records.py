@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,24 @@ from uuid import UUID
 import attrs
 from cattrs.preconf.json import JsonConverter, make_converter
 
-from bus_core.events.messages import Attempt, DeadLetter, Message
+from bus_core.errors import ConsumerDied
+from bus_core.events.messages import Attempt, DeadLetter, Message, with_attempt
 from bus_core.events.topics import TopicPattern
 
-__all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "RecordState", "matches"]
+__all__ = [
+    "DEAD",
+    "NOBODY",
+    "Claim",
+    "Pending",
+    "Record",
+    "RecordState",
+    "attempts_of",
+    "letter_of",
+    "matches",
+    "text_of_attempts",
+    "text_of_letter",
+    "with_death",
+]
 
 NOBODY = ""
 """The owner of a record that may be claimed when it is due."""
@@ -25,8 +40,8 @@ DEAD = "dead"
 Claim = tuple[Any, str, bool]
 """A record that was claimed: its key, of any type; its text; whether it belonged to somebody before."""
 
-Pending = tuple[str, str, int, float, float]
-"""What one owner has of a subscription: both names, how many records, and when the first and last are due."""
+Pending = tuple[str, str, int, float]
+"""What one owner has of a subscription: both names, how many records, and when the first one is due."""
 
 _pattern = cache(TopicPattern)
 
@@ -40,8 +55,8 @@ def matches(pattern: str, topic: str) -> bool:
 class Record:
     """What a storage keeps of a message on its way to one subscription.
 
-    ``due`` is a time in seconds since the epoch: where nobody owns it, the end of a delay, before which it is
-    not claimed. Where somebody does, it grows as long as the ``owner`` lives.
+    ``due`` is a time in seconds since the epoch: the end of a delay, before which nobody claims it. It means
+    nothing while somebody owns the record.
     """
 
     text: str
@@ -69,6 +84,32 @@ class RecordState:
     def of(cls, text: str) -> RecordState:
         """What the text of a record says."""
         return _converter().loads(text, cls)
+
+
+def with_death(history: tuple[Attempt, ...], attempt: int) -> tuple[Attempt, ...]:
+    """A history, and the death of who made that attempt: it may have been handling the message."""
+    died = Attempt(attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
+    return with_attempt(history, died)
+
+
+def text_of_attempts(attempts: Sequence[Attempt]) -> str:
+    """A history as a text, which ``attempts_of`` reads."""
+    return _converter().dumps(list(attempts), list[Attempt])
+
+
+def attempts_of(text: str) -> tuple[Attempt, ...]:
+    """The history of a text."""
+    return tuple(_converter().loads(text, list[Attempt]))
+
+
+def text_of_letter(letter: DeadLetter) -> str:
+    """A dead letter as a text, which ``letter_of`` reads."""
+    return _converter().dumps(letter)
+
+
+def letter_of(text: str) -> DeadLetter:
+    """The dead letter of a text."""
+    return _converter().loads(text, DeadLetter)
 
 
 @cache

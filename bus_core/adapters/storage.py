@@ -1,7 +1,7 @@
 """A base for adapters over a storage that can be asked and does not call: a database, a directory of files.
 
 The protocols ``Adapter``, ``Consumer`` and ``DeadLetterStore`` are kept here, over records: a record is a
-text, and belongs to an owner until a time. What is left to an author is to store them. Nothing of the bus
+text, and belongs to an owner or to nobody. What is left to an author is to store them. Nothing of the bus
 needs this module; import it from here.
 """
 
@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -22,26 +22,24 @@ from contextlib import (
     suppress,
 )
 from datetime import UTC, datetime
-from random import randrange
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import attrs
 
 from bus_core.abc import Features, SubscriptionSpec
-from bus_core.adapters.leases import Owners, name_owner
-from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, RecordState, matches
+from bus_core.adapters.batches import together_or_apart
+from bus_core.adapters.leases import Heart, name_owner
+from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, RecordState, matches, with_death
 from bus_core.errors import (
     AdapterError,
     BusError,
-    ConsumerDied,
     DeadLetterNotFound,
     LeaseLost,
     PublishError,
     PublishFailed,
 )
 from bus_core.events.messages import (
-    Attempt,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
@@ -50,16 +48,13 @@ from bus_core.events.messages import (
     Outcome,
     Received,
     tally_of,
-    with_attempt,
 )
 from bus_core.runtime.background_task import BackgroundTask
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
-from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
+from bus_core.runtime.failures import Trouble, fault_of
 
 __all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "StorageAdapter", "matches"]
-
-T = TypeVar("T")
 
 _LONGEST_WAIT = 2.0
 """Seconds of real time after which ``receive`` returns although there is nothing."""
@@ -70,12 +65,8 @@ _PAUSES = (0.005, 0.1)
 _SHARE = 10
 """How many times as long as a look took it rests at least, so that looks leave time for the rest."""
 
-
 _LOOKS = 8
-"""Looks at who is alive within a lease, also while nobody waits for anything."""
-
-_SURE = 0.75
-"""The part of a lease in which nobody can have taken for dead who renewed it."""
+"""Looks at who owns something within a lease, also while nobody waits for anything."""
 
 _MOST_DEAD = 100
 """Dead owners that one claim names; those behind them have their turn when these have nothing left."""
@@ -96,13 +87,13 @@ class StorageAdapter(ABC):
     """Implements ``Adapter``, ``CountingAdapter`` and ``DeadLetterStore``. A subclass has a ``name`` and
     ``features``, and defines the methods that store records.
 
-    They are called on the event loop of the bus, each within a ``transaction``, except for ``open`` and
-    ``shut``. What a transaction did stays done as ``features`` promise.
+    They are called on the event loop of the bus, each within a ``transaction``, except for ``open``, ``shut``
+    and ``beat``. What a transaction did stays done as ``features`` promise.
 
     Claim neither ``broadcast`` nor ``ordered``: leases decide here who gets a message.
 
-    An owner is dead when nothing of what it owns was renewed for its lease, by the clock of whoever looks. No
-    time of day decides that.
+    An owner is dead when its heartbeats were not counted up for its lease, by the clock of whoever looks.
+    No time of day decides that.
     """
 
     name: str
@@ -146,16 +137,12 @@ class StorageAdapter(ABC):
 
     @abstractmethod
     async def claim(
-        self, subscription: str, owner: str, now: float, until: float, limit: int, dead: Collection[str]
+        self, subscription: str, owner: str, now: float, limit: int, dead: Collection[str]
     ) -> Sequence[Claim]:
-        """Gives the first records to the owner that it may have, due ``until``; in order of adding.
+        """Gives the first records to the owner that it may have; in order of adding.
 
         Those are the ones of ``NOBODY`` that are due at ``now``, and all of the ``dead`` owners.
         """
-
-    @abstractmethod
-    async def renew(self, subscription: str, owner: str, until: float) -> None:
-        """Makes everything that the owner owns of the subscription due at ``until``."""
 
     @abstractmethod
     async def change(self, key: Any, owner: str, record: Record | None) -> bool:
@@ -165,12 +152,20 @@ class StorageAdapter(ABC):
     async def pending(self) -> Sequence[Pending]:
         """For each subscription and owner, ``NOBODY`` too, how many records there are that are not ``DEAD``.
 
-        Also when the first and the last of them are due.
+        Also when the first of them is due.
         """
 
     @abstractmethod
     async def dead(self) -> Sequence[tuple[Any, str]]:
         """The key and the text of every record that is ``DEAD``."""
+
+    @abstractmethod
+    def beat(self, owners: Sequence[str], gone: Sequence[str]) -> Iterable[tuple[str, int]]:
+        """Counts up the heartbeats of some owners, deletes those of others, and returns all that there are.
+
+        It is called in a thread of its own, never twice at once: so it needs a connection of its own, and a
+        limit to how long it takes. An owner that has none yet begins with any number.
+        """
 
     # --- Adapter ------------------------------------------------------------------------------------------
 
@@ -178,15 +173,18 @@ class StorageAdapter(ABC):
         self._waiting: dict[StorageConsumer, None] = {}
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._owners = Owners()
+        self.heart = Heart(self.beat, name=self.name, lease=self.lease)
         self._reading = Trouble(f"the storage of {self.name!r}")
-        self._troubles: dict[Trouble, None] = {self._reading: None}
+        self._dead: dict[str, list[str]] = {}  # owners, by their subscription
         self._unreadable = 0  # dead letters
         self._odd = 0  # rows of ``pending``
         try:
             with self.translated("be opened"):
                 await self.open()
+            self.heart.start()
+            await self.heart.renewed()
         except BaseException:
+            await self.heart.close()
             with suppress(Exception):  # there may be nothing to give back
                 await self.shut()
             raise
@@ -195,11 +193,12 @@ class StorageAdapter(ABC):
 
     async def close(self) -> None:
         await self._watching.end()
+        await self.heart.close()
         with self.translated("be closed"):
             await self.shut()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        results = await _together_or_apart(messages, self._add_all)
+        results = await together_or_apart(messages, self._add_all)
         if None in results:
             self._news.set()
         return [None if each is None else _failed(each) for each in results]
@@ -228,11 +227,11 @@ class StorageAdapter(ABC):
         return [counts[_id(spec)] for spec in specs]
 
     def dead_of(self, subscription: str) -> Sequence[str]:
-        """Owners of a subscription that have renewed nothing for their lease, as far as was seen."""
-        return self._owners.dead.get(subscription, ())[:_MOST_DEAD]
+        """Owners of a subscription whose heart has not beaten for their lease, as far as was seen."""
+        return self._dead.get(subscription, ())[:_MOST_DEAD]
 
     async def _watch(self) -> None:
-        """Looks again and again for what is due, for all consumers that wait, and for who is alive."""
+        """Looks again and again for what is due, for all consumers that wait, and for who owns something."""
         shortest, longest = _PAUSES
         pause = shortest
         looked_at = -math.inf
@@ -261,22 +260,25 @@ class StorageAdapter(ABC):
             await asyncio.sleep(min(between, _SHARE * (time.monotonic() - began)))
 
     async def _look(self, due: set[str]) -> None:
-        """Learns who is alive; adds the subscriptions that have something to claim."""
-        sent = lease_clock()
+        """Learns who owns something; adds the subscriptions that have something to claim."""
         async with self.in_transaction("be read"):
             pending = await self.pending()
         sound = [each for each in pending if _is_sound(each)]
         self._odd = len(pending) - len(sound)
-        self._owners.learn(sound, sent, lease_clock(), self.lease)
-        now = record_time()
-        for subscription, owner, _, first, _ in sound:
-            if first <= now if owner == NOBODY else owner in self.dead_of(subscription):
+        self.heart.look_after(owner for _, owner, *_ in sound if owner != NOBODY)
+        dead, now = self.heart.dead, record_time()
+        self._dead = {}
+        for subscription, owner, _, first in sound:
+            if owner in dead:
+                self._dead.setdefault(subscription, []).append(owner)
+            if owner in dead or (owner == NOBODY and first <= now):
                 due.add(subscription)
 
     @property
     def degraded(self) -> str | None:
         """The problems of the moment: of each part its own, so that no part clears another's."""
-        problems = [trouble.text for trouble in self._troubles if trouble.text is not None]
+        parts = (self._reading, self.heart.trouble)
+        problems = [trouble.text for trouble in parts if trouble.text is not None]
         if self._unreadable:
             problems.append(
                 f"{self._unreadable} dead letters in the storage of {self.name!r} are left out: they are not "
@@ -287,14 +289,6 @@ class StorageAdapter(ABC):
                 f"records in the storage of {self.name!r} are passed over: when they are due is no number"
             )
         return "; ".join(dict.fromkeys(problems)) or None
-
-    def watch_over(self, trouble: Trouble) -> None:
-        """Tells health of what a part cannot do."""
-        self._troubles[trouble] = None
-
-    def forget(self, trouble: Trouble) -> None:
-        """A part has ended."""
-        self._troubles.pop(trouble, None)
 
     @asynccontextmanager
     async def in_transaction(self, what: str) -> AsyncIterator[None]:
@@ -412,52 +406,28 @@ class StorageConsumer:
         self._topic = spec.topic
         self._waiting = waiting
         self._owner = name_owner(adapter.lease)
+        self._spell = adapter.heart.spell
         self._due = asyncio.Event()
         self._stopped = False
-        self._renewed_at = lease_clock()
-        self._trouble = Trouble(f"the lease of {spec.name!r}")
-        adapter.watch_over(self._trouble)
-        self._renewing = BackgroundTask(self._renew_again, f"promenade-{adapter.name}-renew-{spec.name}")
-        self._renewing.start()
-
-    async def _renew_again(self) -> None:
-        pause = self._adapter.lease / 3
-        while True:
-            await asyncio.sleep(pause)
-            fault = await fault_of(self._renew())
-            if fault is None:
-                self._trouble.over()
-                pause = self._adapter.lease / 3
-            else:
-                self._trouble.failed("be renewed", fault.__cause__ or fault)
-                pause = min(self._adapter.lease / 3, next_pause(max(FIRST_PAUSE, pause)))
-
-    async def _renew(self, held: Sequence[_Owned] = ()) -> Sequence[bool]:
-        """Renews the lease on everything; tells of what it holds what it owns still."""
-        adapter, since = self._adapter, lease_clock()
-        async with adapter.in_transaction("renew leases"):
-            await adapter.renew(self.subscription, self._owner, self._until)
-            owned = [
-                await adapter.change(
-                    each.key, self._owner, Record(each.state.text(), self._owner, self._until)
-                )
-                for each in held
-            ]
-        self._renewed_at = since
-        return owned
+        adapter.heart.add(self._owner)
 
     @property
     def in_doubt(self) -> bool:
         """Whether others may have taken over what it holds; see ``bus_core.LeasingConsumer``."""
-        return lease_clock() - self._renewed_at > _SURE * self._adapter.lease
+        return not self._adapter.heart.is_sure(self._spell)
 
     async def confirm(self, receipts: Sequence[_Owned]) -> Sequence[bool]:
         """Renews the lease; which messages are this consumer's still."""
-        return await self._renew(receipts)
-
-    @property
-    def _until(self) -> float:
-        return record_time() + self._adapter.lease
+        adapter = self._adapter
+        await adapter.heart.renewed()
+        spell = adapter.heart.spell
+        async with adapter.in_transaction("renew leases"):
+            owned = [
+                await adapter.change(each.key, self._owner, Record(each.state.text(), self._owner))
+                for each in receipts
+            ]
+        self._spell = spell
+        return owned
 
     def look(self) -> None:
         """There may be something to receive."""
@@ -484,7 +454,7 @@ class StorageConsumer:
         dead = [owner for owner in adapter.dead_of(self.subscription) if owner != self._owner]
         async with adapter.in_transaction("claim records"):
             now = record_time()
-            claimed = await adapter.claim(self.subscription, self._owner, now, self._until, limit, dead)
+            claimed = await adapter.claim(self.subscription, self._owner, now, limit, dead)
             return [await self._received(*each) for each in claimed]
 
     async def _received(self, key: Any, text: str, lapsed: bool) -> Received:
@@ -492,10 +462,9 @@ class StorageConsumer:
         if state is None:
             return self._unreadable(key, text)
         if lapsed:
-            died = Attempt(state.attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
-            history = with_attempt(state.history, died)
+            history = with_death(state.history, state.attempt)
             state = attrs.evolve(state, attempt=state.attempt + 1, history=history, redelivered=True)
-            await self._adapter.change(key, self._owner, Record(state.text(), self._owner, self._until))
+            await self._adapter.change(key, self._owner, Record(state.text(), self._owner))
         return Received(
             message=state.message,
             receipt=_Owned(key, state),
@@ -519,7 +488,7 @@ class StorageConsumer:
         )
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        return await _together_or_apart(outcomes, self._settle_all)
+        return await together_or_apart(outcomes, self._settle_all)
 
     async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         lost = LeaseLost("somebody else owns the message, or it was settled before")
@@ -544,7 +513,7 @@ class StorageConsumer:
             held = outcome.action == "hold"
             if held:
                 owned.state = again
-            owner, due = (self._owner, self._until) if held else (NOBODY, record_time() + outcome.delay)
+            owner, due = (self._owner, 0.0) if held else (NOBODY, record_time() + outcome.delay)
             record = Record(again.text(), owner, due)
         return await self._adapter.change(owned.key, self._owner, record)
 
@@ -553,35 +522,7 @@ class StorageConsumer:
         self._due.set()
 
     async def close(self) -> None:
-        await self._renewing.end()
-        self._adapter.forget(self._trouble)
-
-
-async def _together_or_apart(
-    items: Sequence[T], handle: Callable[[Sequence[T]], Awaitable[Sequence[BusError | None]]]
-) -> Sequence[BusError | None]:
-    """What ``handle`` tells of items in one transaction or, when that fails, of each in one of its own.
-
-    The storage may refuse one of them, such as a record that is too large for it. As it may refuse all, the
-    second that fails is the last that is tried. It begins anywhere, so that each gets its turn.
-    """
-    try:
-        return await handle(items)
-    except BusError as error:
-        results: list[BusError | None] = [error for _ in items]
-    if len(items) < 2:
-        return results
-    failed = 0
-    first = randrange(len(items))
-    for at in (*range(first, len(items)), *range(first)):
-        try:
-            (results[at],) = await handle([items[at]])
-        except BusError as fault:
-            results[at] = fault
-            failed += 1
-            if failed == 2:
-                break
-    return results
+        self._adapter.heart.remove(self._owner)
 
 
 def _failed(error: BusError) -> PublishFailed:
@@ -592,7 +533,7 @@ def _failed(error: BusError) -> PublishFailed:
 
 def _is_sound(row: Sequence[Any]) -> bool:
     """Whether it is a row that ``pending`` returns: somebody else may have put anything into the storage."""
-    kinds = (str, str, int, int | float, int | float)
+    kinds = (str, str, int, int | float)
     return len(row) == len(kinds) and all(map(isinstance, row, kinds))
 
 

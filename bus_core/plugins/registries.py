@@ -28,6 +28,7 @@ T = TypeVar("T")
 KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("adapter", "memory"): "promenade-bus-memory",
     ("adapter", "redis"): "promenade-bus-redis",
+    ("adapter", "sqlite"): "promenade-bus-sqlite",
     ("middleware", "chaos"): "promenade-bus-testing",
     ("middleware", "logging"): "promenade-bus-middleware",
     ("middleware", "timeout"): "promenade-bus-middleware",

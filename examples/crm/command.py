@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,11 +44,12 @@ class CannotRun(click.ClickException):
 )
 @click.option(
     "--adapter",
-    type=click.Choice(["memory", "redis"]),
-    help="redis: on a server that is started for it, with several processes.  [default: as configured]",
+    type=click.Choice(["memory", "redis", "sqlite"]),
+    help="With several processes: redis on a server that is started for it, sqlite in a new file.  "
+    "[default: as configured]",
 )
 @click.option(
-    "--workers", default=3, show_default=True, type=click.IntRange(min=1), help="Workers, on Redis only."
+    "--workers", default=3, show_default=True, type=click.IntRange(min=1), help="Workers on redis and sqlite."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the account as JSON, and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the last line, and what is wrong.")
@@ -64,8 +66,8 @@ def demo(
 
     Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
     """
-    if adapter == "redis":
-        _demo_on_redis(seed, users, config, workers, as_json=as_json, quiet=quiet)
+    if adapter in ("redis", "sqlite"):
+        _demo_with_several(adapter, seed, users, config, workers, as_json=as_json, quiet=quiet)
         return
     from crm.demo import run_demo
     from promenade_bus_cli.signals import run_interruptible
@@ -82,23 +84,23 @@ def demo(
     sys.exit(0 if outcome.adds_up else 1)
 
 
-def _demo_on_redis(
-    seed: int, users: int, config: Path | None, workers: int, *, as_json: bool, quiet: bool
+def _demo_with_several(
+    adapter: str, seed: int, users: int, config: Path | None, workers: int, *, as_json: bool, quiet: bool
 ) -> None:
     """Several processes, of which one is killed."""
     if config is not None:
-        raise click.UsageError("--adapter redis brings a configuration of its own; leave --config out")
+        raise click.UsageError(f"--adapter {adapter} brings a configuration of its own; leave --config out")
     from crm.report import print_several, wide_console
-    from crm.server import CannotStart, redis_server
-    from crm.several import redis_config, run_several
+    from crm.server import CannotStart
+    from crm.several import run_several
     from promenade_bus_cli.signals import run_interruptible
 
     try:
-        with _progress(silent=quiet or as_json) as progress, redis_server() as address:
-            progress.step(f"a server listens at {address}")
-            running = run_several(
-                redis_config(address), seed=seed, users=users, workers=workers, progress=progress
-            )
+        with (
+            _progress(silent=quiet or as_json) as progress,
+            _shared_transport(adapter, progress) as shared,
+        ):
+            running = run_several(shared, seed=seed, users=users, workers=workers, progress=progress)
             outcome = run_interruptible(running)
     except (BusError, CannotStart) as error:
         raise CannotRun(f"{type(error).__name__}: {error}") from error
@@ -112,6 +114,23 @@ def _demo_on_redis(
             click.echo(fault, err=True)
         click.echo(f"lost: {outcome.lost}")
     sys.exit(0 if outcome.adds_up else 1)
+
+
+@contextmanager
+def _shared_transport(adapter: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    """The configuration of a bus on something that the processes share, which is gone at the end."""
+    from crm.server import redis_server
+    from crm.several import redis_config, sqlite_config
+
+    if adapter == "redis":
+        with redis_server() as address:
+            progress.step(f"a server listens at {address}")
+            yield redis_config(address)
+        return
+    with tempfile.TemporaryDirectory(prefix="promenade-demo-") as directory:
+        path = str(Path(directory) / "events.sqlite3")
+        progress.step(f"the processes share the file {path}")
+        yield sqlite_config(path)
 
 
 def _show(outcome: Outcome, *, quiet: bool) -> None:

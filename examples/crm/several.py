@@ -1,4 +1,4 @@
-"""The demo on Redis: several processes share the work, and one of them is killed while it runs."""
+"""The demo on Redis and SQLite: several processes share the work, and one of them is killed while it runs."""
 
 from __future__ import annotations
 
@@ -68,13 +68,23 @@ class SeveralOutcome:
 
 def redis_config(address: str, **more: Any) -> dict[str, Any]:
     """The configuration of the demo on a server. The lease is short: a dead worker is missed soon."""
+    options = {"addr": address, "lease": "2s", "block": "500ms", "topic_refresh": "500ms"}
+    return _config("redis", options, more)
+
+
+def sqlite_config(path: str, **more: Any) -> dict[str, Any]:
+    """The configuration of the demo in a file, with the same lease."""
+    return _config("sqlite", {"path": path, "lease": "2s"}, more)
+
+
+def _config(adapter: str, options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     bus = {
-        "adapter": "redis",
+        "adapter": adapter,
         "worker_pool_size": 50,
         "retry_delay": "100ms",
         "shutdown_timeout": "10s",
         "health": {"probes": ["event-loop", "engine"]},
-        "redis": {"addr": address, "lease": "2s", "block": "500ms", "topic_refresh": "500ms"},
+        adapter: options,
     }
     return {"app": {"name": "promenade"}, "bus": {**bus, **more}}
 

@@ -1,4 +1,4 @@
-"""The demo on Redis: a real server, several processes, and one that is killed."""
+"""The demo on Redis and on SQLite: several processes, and one that is killed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from crm.filed import FiledBus
 from crm.shelf import FileShelf, MemoryShelf, Shelf
 
 
-def demo(*arguments: str) -> Result:
+def demo(*arguments: str, adapter: str = "redis") -> Result:
     """The command, in this process; its workers are processes of their own."""
     return CliRunner().invoke(
-        command.demo, ["--adapter", "redis", "--users", "30", "--workers", "1", *arguments]
+        command.demo, ["--adapter", adapter, "--users", "30", "--workers", "1", *arguments]
     )
 
 
 @pytest.mark.usefixtures("short_tables")
-def test_a_worker_is_killed_and_nothing_is_lost() -> None:
+@pytest.mark.parametrize("adapter", ["redis", "sqlite"])
+def test_a_worker_is_killed_and_nothing_is_lost(adapter: str) -> None:
     """One worker is killed while it runs, another takes its place, and every event is accounted for."""
-    result = demo("--workers", "2")
+    result = demo("--workers", "2", adapter=adapter)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "lost: 0"
     assert "SIGKILL to worker" in result.stderr

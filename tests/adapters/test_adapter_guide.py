@@ -34,7 +34,7 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def source_of_the_guide() -> str:
     """The code of the page up to where it is offered, as the file that it is; what follows uses it."""
     text = GUIDE.read_text(encoding="utf-8")
-    return "\n\n".join(CODE.findall(text[: text.index("That is all of it.")]))
+    return "\n\n".join(CODE.findall(text[: text.index("The adapter is complete.")]))
 
 
 def module_of(source: str) -> ModuleType:
@@ -55,6 +55,9 @@ class TestSqlite(AdapterContract):
     def settings(self, place: Place) -> Mapping[str, Any]:
         return {"adapter": "sqlite", "sqlite": {"path": str(place.directory / "events.db")}}
 
+    def with_lease(self, settings: Mapping[str, Any], lease: float) -> Mapping[str, Any]:
+        return {**settings, "sqlite": {**settings["sqlite"], "lease": lease}}
+
     async def inject(self, place: Place, topic: str, body: bytes) -> None:
         adapter = sqlite_adapter.SqliteAdapter(str(place.directory / "events.db"))
         await adapter.start()
@@ -72,8 +75,8 @@ def adapter_on(directory: Path, lease: float = 30.0) -> Any:
 
 
 def test_it_is_short() -> None:
-    """The whole adapter has fewer than 90 lines: imports, blank lines and the hook included."""
-    assert len(source_of_the_guide().splitlines()) < 90
+    """The whole adapter has fewer than 100 lines: imports, blank lines and the hook included."""
+    assert len(source_of_the_guide().splitlines()) < 100
 
 
 async def test_owner_that_died(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import NoneType
@@ -28,8 +29,7 @@ from bus_core import (
     SubscriptionSpec,
 )
 from bus_core.adapters import DEAD, NOBODY, Claim, Pending, Record, StorageAdapter, matches
-from bus_core.adapters import storage as storage_module
-from bus_core.runtime import lease_clock
+from bus_core.adapters.leases import Heart
 from support.buses import until
 
 TOPIC = "test.thing.happened"
@@ -51,7 +51,8 @@ class Storage(StorageAdapter):
         self.open_transactions = 0
         self.most_open = 0
         self.fails: Callable[[str], bool] = lambda call: False
-        self.renewed = 0
+        self.hearts: dict[str, int] = {}
+        self.beating_in: set[str] = set()
 
     async def open(self) -> None: ...
 
@@ -89,7 +90,7 @@ class Storage(StorageAdapter):
         self.patterns[subscription] = pattern
 
     async def claim(
-        self, subscription: str, owner: str, now: float, until: float, limit: int, dead: Collection[str]
+        self, subscription: str, owner: str, now: float, limit: int, dead: Collection[str]
     ) -> Sequence[Claim]:
         await self._call("claim")
         due = [
@@ -99,15 +100,18 @@ class Storage(StorageAdapter):
         ]
         claims: list[Claim] = [(key, row[1], row[2] != "") for key, row in due[:limit]]
         for _, row in due[:limit]:
-            row[2:] = owner, until
+            row[2] = owner
         return claims
 
-    async def renew(self, subscription: str, owner: str, until: float) -> None:
-        await self._call("renew")
-        self.renewed += 1
-        for row in self.rows.values():
-            if row[0] == subscription and row[2] == owner:
-                row[3] = until
+    def beat(self, owners: Sequence[str], gone: Sequence[str]) -> Iterable[tuple[str, int]]:
+        self.beating_in.add(threading.current_thread().name)
+        if self.fails("beat"):
+            raise OSError("the disk is gone")
+        for each in gone:
+            self.hearts.pop(each, None)
+        for each in owners:
+            self.hearts[each] = self.hearts.get(each, 0) + 1
+        return [*self.hearts.items()]
 
     async def change(self, key: Any, owner: str, record: Record | None) -> bool:
         await self._call("change")
@@ -126,7 +130,7 @@ class Storage(StorageAdapter):
         for name, _, owner, due in self.rows.values():
             if owner != DEAD:
                 found.setdefault((name, owner), []).append(due)
-        return [(*place, len(dues), min(dues), max(dues)) for place, dues in found.items()]
+        return [(*place, len(dues), min(dues)) for place, dues in found.items()]
 
     async def dead(self) -> Sequence[tuple[Any, str]]:
         return [(key, row[1]) for key, row in self.rows.items() if row[2] == DEAD]
@@ -138,10 +142,24 @@ def message(number: int = 0) -> Message:
 
 @pytest.fixture
 async def storage() -> AsyncIterator[Storage]:
+    async with started() as adapter:
+        yield adapter
+
+
+@asynccontextmanager
+async def started(lease: float = 30.0) -> AsyncIterator[Storage]:
+    """A storage whose owners have a lease of so many seconds."""
     adapter = Storage()
+    adapter.lease = lease
     await adapter.start()
     yield adapter
     await adapter.close()
+
+
+async def beats(adapter: Storage, times: int) -> None:
+    """Returns when its heart has beaten so often: six times are a lease."""
+    seen = adapter.heart.beats
+    await until(lambda: adapter.heart.beats >= seen + times, "the heart beats")
 
 
 async def test_a_clock_that_is_set_robs_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +182,12 @@ async def test_a_clock_that_is_set_robs_nobody(storage: Storage, monkeypatch: py
         await each.close()
 
 
-async def test_each_problem_is_cleared_by_its_own_part(storage: Storage) -> None:
+async def test_each_problem_is_cleared_by_its_own_part() -> None:
     """Leases that cannot be renewed are told of while the storage can be read, until they can be renewed."""
-    storage.lease = 0.03
-    storage.fails = lambda call: call == "renew"
-    consumer = await storage.open_consumer(SPEC)
-    reading = asyncio.create_task(consumer.receive(1))
-    try:
+    async with started(0.3) as storage:
+        consumer = await storage.open_consumer(SPEC)
+        storage.fails = lambda call: call == "beat"
+        reading = asyncio.create_task(consumer.receive(1))
         await until(lambda: storage.degraded, "a renewal has failed")
         looks = 0
         real = storage.pending
@@ -182,7 +199,7 @@ async def test_each_problem_is_cleared_by_its_own_part(storage: Storage) -> None
 
         storage.pending = counted  # type: ignore[method-assign]
         await until(lambda: looks > 3, "the storage was read again")
-        assert storage.degraded == "the lease of 'audit' cannot be renewed: OSError"
+        assert storage.degraded == "the leases of 'storage' cannot be renewed: OSError"
         storage.fails = lambda call: call == "pending"
         await until(
             lambda: storage.degraded == "the storage of 'storage' cannot be read: OSError",
@@ -190,20 +207,38 @@ async def test_each_problem_is_cleared_by_its_own_part(storage: Storage) -> None
         )
         storage.fails = lambda call: False
         await until(lambda: storage.degraded is None, "all is well")
-    finally:
         consumer.stop()
         await reading
         await consumer.close()
 
 
-async def test_a_closed_consumer_has_no_problem(storage: Storage) -> None:
-    """The failures of a consumer are no problem any more when it is closed."""
-    storage.lease = 0.03
-    storage.fails = lambda call: call == "renew"
-    consumer = await storage.open_consumer(SPEC)
-    await until(lambda: storage.degraded, "a renewal has failed")
-    await consumer.close()
-    assert storage.degraded is None
+async def test_without_heartbeats_it_does_not_start() -> None:
+    """Leases that cannot be renewed are an error of the start, and nothing of it is left."""
+    storage = Storage()
+    storage.fails = lambda call: call == "beat"
+    with pytest.raises(AdapterError, match="the leases of 'storage' cannot be renewed: OSError"):
+        await storage.start()
+    assert "promenade-storage-leases" not in {each.name for each in threading.enumerate()}
+
+
+async def test_a_blocked_event_loop_loses_no_lease() -> None:
+    """A handler that blocks for longer than a lease keeps what its process holds; a thread renews it."""
+    async with started(0.3) as storage:
+        consumer = await storage.open_consumer(SPEC)
+        await storage.publish([message()])
+        [received] = await consumer.receive(1)
+        watcher = Heart(storage.beat, name="watcher", lease=0.3)
+        watcher.look_after([consumer._owner])
+        watcher.start()
+        await watcher.renewed()
+        time.sleep(1.0)  # noqa: ASYNC251 - this is what it is about
+        assert watcher.beats > 6
+        assert consumer._owner not in watcher.dead
+        assert not consumer.in_doubt
+        assert await consumer.settle([_ack(received.receipt)]) == [None]
+        await watcher.close()
+        await consumer.close()
+        assert storage.beating_in == {"promenade-storage-leases", "promenade-watcher-leases"}
 
 
 async def test_transactions_do_not_mix(storage: Storage) -> None:
@@ -343,7 +378,7 @@ async def test_a_row_that_makes_no_sense_harms_itself(storage: Storage) -> None:
     real = storage.pending
 
     async def odd() -> Sequence[Pending]:
-        return [("x", "y", 1, None, None), *await real()]  # type: ignore[list-item]
+        return [("x", "y", 1, None), *await real()]  # type: ignore[list-item]
 
     storage.pending = odd  # type: ignore[method-assign]
     waiting = asyncio.create_task(consumer.receive(1))
@@ -360,12 +395,11 @@ async def test_a_row_that_makes_no_sense_harms_itself(storage: Storage) -> None:
     await consumer.close()
 
 
-@pytest.mark.parametrize("call", ["pending", "renew"])
-async def test_its_tasks_go_on(storage: Storage, call: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_task_goes_on(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever a driver raises, a cancellation of its own too, and whatever a program cancels."""
-    storage.lease = 0.03
+    storage.lease = 0.03  # it looks often
     consumer = await storage.open_consumer(SPEC)
-    real = getattr(storage, call)
+    real = storage.pending
     left: list[BaseException] = [TypeError("secret"), asyncio.CancelledError("secret")]
     told: set[str | None] = set()
     calls = 0
@@ -378,7 +412,7 @@ async def test_its_tasks_go_on(storage: Storage, call: str, caplog: pytest.LogCa
         told.add(storage.degraded)
         return await real(*arguments)
 
-    setattr(storage, call, fails)
+    storage.pending = fails  # type: ignore[method-assign]
     await until(lambda: not left and None in told, "it went on")
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
@@ -432,69 +466,105 @@ async def test_two_of_one_subscription_wait(storage: Storage) -> None:
         await each.close()
 
 
-async def test_what_the_dead_own_is_found_while_all_are_busy(storage: Storage) -> None:
+async def test_what_the_dead_own_is_found_while_all_are_busy() -> None:
     """Somebody who died is noticed although nobody waits for anything, whatever the time of day there was."""
-    storage.lease = 0.1
-    dead, busy = await storage.open_consumer(SPEC), await storage.open_consumer(SPEC)
-    await storage.publish([message(1)])
-    assert len(await dead.receive(1)) == 1
-    await dead.close()
-    storage.rows[0][3] += 1e9  # its clock was wrong
-    await storage.publish([message(number) for number in range(2, 1000)])
-    received: list[Received] = []
-    async with asyncio.timeout(10):
-        while not any(each.message.key == "1" for each in received):
-            received = [*await busy.receive(1)]
-            await busy.settle([_ack(each.receipt) for each in received])
-            await asyncio.sleep(0.005)
-    assert [(each.attempt, each.owner_died) for each in received] == [(2, True)]
-    await busy.close()
+    async with started(0.1) as storage:
+        dead, busy = await storage.open_consumer(SPEC), await storage.open_consumer(SPEC)
+        await storage.publish([message(1)])
+        assert len(await dead.receive(1)) == 1
+        await dead.close()
+        storage.rows[0][3] += 1e9  # its clock was wrong
+        await storage.publish([message(number) for number in range(2, 1000)])
+        received: list[Received] = []
+        async with asyncio.timeout(10):
+            while not any(each.message.key == "1" for each in received):
+                received = [*await busy.receive(1)]
+                await busy.settle([_ack(each.receipt) for each in received])
+                await asyncio.sleep(0.005)
+        assert [(each.attempt, each.owner_died) for each in received] == [(2, True)]
+        await busy.close()
 
 
-@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
-async def test_processes_need_not_agree_on_the_time(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, ahead: float
-) -> None:
-    """Whatever time of day one began with, it keeps what it owns while it lives, and not for longer."""
-    storage.lease = 0.2
-    consumer = await storage.open_consumer(SPEC)
-    record_time = storage_module.record_time
-
-    def until_then(one: storage_module.StorageConsumer) -> float:
-        return record_time() + storage.lease + (ahead if one is consumer else 0)
-
-    monkeypatch.setattr(storage_module.StorageConsumer, "_until", property(until_then))
-    await storage.publish([message()])
-    [received] = await consumer.receive(1)
-    other = await storage.open_consumer(SPEC)
-    renewed = storage.renewed
-    waiting = asyncio.create_task(other.receive(1))
-    await until(lambda: storage.renewed > renewed + 10, "the leases of both were renewed for a while")
-    assert not waiting.done() or waiting.result() == []
-    assert await consumer.settle([Outcome("hold", received.receipt, 0.0, 2, ())]) == [None]
-    await consumer.close()
-    taken = await waiting
-    async with asyncio.timeout(10):
-        while not taken:
-            taken = await other.receive(1)
-    assert (taken[0].attempt, taken[0].owner_died) == (3, True)
-    await other.close()
+async def test_an_owner_without_heartbeats_dies_once(storage: Storage) -> None:
+    """Numbers that somebody deleted rob nobody who lives; who has none is dead after a lease, not before."""
+    async with started(0.3) as other:
+        other.hearts, other.rows, other.patterns = storage.hearts, storage.rows, storage.patterns
+        storage.lease = 0.3
+        owner = await other.open_consumer(SPEC)
+        await other.publish([message()])
+        [received] = await owner.receive(1)
+        watcher = Heart(other.beat, name="watcher", lease=0.3)
+        watcher.look_after([owner._owner, "gone.0.3"])
+        watcher.start()
+        await watcher.renewed()
+        assert watcher.dead == {}
+        for _ in range(5):
+            other.hearts.clear()
+            await beats(other, 2)
+            assert owner._owner not in watcher.dead
+        await until(lambda: watcher.dead == {"gone.0.3": None}, "who never had one is dead")
+        assert await owner.settle([_ack(received.receipt)]) == [None]
+        await watcher.close()
+        await owner.close()
 
 
-async def test_after_a_standstill_it_asks_what_is_its_own(storage: Storage) -> None:
+async def test_who_stood_still_takes_nobody_for_dead() -> None:
+    """After a standstill of its own a process watches the others anew: they may have stood still as well."""
+    numbers = {"other.0.3": 7}
+    failing = threading.Event()
+
+    def beat(owners: Sequence[str], gone: Sequence[str]) -> Iterable[tuple[str, int]]:
+        if failing.is_set():
+            raise OSError("locked")
+        return [*numbers.items()]
+
+    heart = Heart(beat, name="heart", lease=0.3)
+    heart.start()
+    await heart.renewed()
+    first = heart.spell
+    failing.set()
+    await until(lambda: not heart.is_sure(first), "it is not sure any more")
+    began = time.monotonic()
+    await until(lambda: time.monotonic() - began > 0.3, "more than a lease is over")
+    failing.clear()
+    await until(lambda: heart.spell > first, "it beats again")
+    assert heart.dead == {}
+    await until(lambda: heart.dead == {"other.0.3": 7}, "it has watched for a lease")
+    await heart.close()
+
+
+async def test_numbers_of_the_dead_are_deleted() -> None:
+    """When everybody knows of a death the number is deleted; those of closed consumers at once."""
+    async with started(0.1) as storage:
+        storage.hearts["crashed.0.1"] = 3
+        consumer = await storage.open_consumer(SPEC)
+        await until(lambda: len(storage.hearts) == 2, "it has a number")
+        await consumer.close()
+        await until(lambda: storage.hearts == {}, "both are deleted")
+
+
+async def test_after_a_standstill_it_asks_what_is_its_own() -> None:
     """A consumer whose lease may have ended is in doubt, and keeps what nobody has taken."""
-    consumer = await storage.open_consumer(SPEC)
-    await storage.publish([message(number) for number in range(2)])
-    first, second = await consumer.receive(9)
-    await consumer.settle([Outcome("hold", first.receipt, 0.0, 2, ())])
-    assert not consumer.in_doubt
-    consumer._renewed_at -= 0.8 * storage.lease
-    assert consumer.in_doubt
-    storage.rows[1][2] = "another"
-    assert await consumer.confirm([first.receipt, second.receipt]) == [True, False]
-    assert lease_clock() - consumer._renewed_at < 0.1 * storage.lease
-    assert '"attempt":2' in storage.rows[0][1].replace(" ", "")
-    await consumer.close()
+    async with started(0.3) as storage:
+        consumer = await storage.open_consumer(SPEC)
+        await storage.publish([message(number) for number in range(2)])
+        first, second = await consumer.receive(9)
+        await consumer.settle([Outcome("hold", first.receipt, 0.0, 2, ())])
+        await until(lambda: not consumer.in_doubt, "it is sure")
+        storage.fails = lambda call: call == "beat"
+        await until(lambda: consumer.in_doubt, "it could not renew")
+        with pytest.raises(AdapterError, match="the leases of 'storage' cannot be renewed: OSError"):
+            await consumer.confirm([first.receipt])
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 0.3, "more than a lease is over")
+        storage.fails = lambda call: False
+        await beats(storage, 2)
+        assert consumer.in_doubt  # although its heart beats again: others may have taken what it has
+        storage.rows[1][2] = "another"
+        assert await consumer.confirm([first.receipt, second.receipt]) == [True, False]
+        await until(lambda: not consumer.in_doubt, "it is sure again")
+        assert '"attempt":2' in storage.rows[0][1].replace(" ", "")
+        await consumer.close()
 
 
 def _buried(received: Received) -> Outcome:

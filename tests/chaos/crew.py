@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import attrs
 from chaos.forkserver import Member, shared_forkserver
 from chaos.roles import Role
 from chaos.scenario import Scenario
-from chaos.sites import PREFIX, Site
+from chaos.sites import Site
 from redis_support.child_processes import wait_until
 
 SERVICE = "chaos"
@@ -130,7 +131,7 @@ class Crew:
                 "publish_timeout": load.publish_timeout,
                 "health": {"probes": ["engine", {"event-loop": {"interval": 0.05}}]},
             },
-            redis={"lease": load.lease.of(self._full), "durability": load.durability, **load.more},
+            own={"lease": load.lease.of(self._full), "durability": load.durability, **load.more},
         )
 
     # --- ending -------------------------------------------------------------------------------------------
@@ -184,15 +185,8 @@ class Crew:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def bus_config(site: Site, *, proxied: bool = False, bus: Any = (), redis: Any = ()) -> dict[str, Any]:
-    """The configuration of a bus at a site."""
-    options = {
-        "prefix": PREFIX,
-        "block": 0.5,
-        "connect_timeout": 2.0,
-        "command_timeout": 2.0,
-        "topic_refresh": 1.0,
-        **site.options(proxied=proxied),
-        **dict(redis),
-    }
-    return {"app": {"name": SERVICE}, "bus": {"adapter": "redis", "redis": options, **dict(bus)}}
+def bus_config(
+    site: Site, *, proxied: bool = False, bus: Mapping[str, Any] | None = None, own: Any = ()
+) -> dict[str, Any]:
+    """The configuration of a bus at a site; ``own`` are options of its adapter."""
+    return {"app": {"name": SERVICE}, "bus": {**site.section(dict(own), proxied=proxied), **(bus or {})}}

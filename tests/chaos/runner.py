@@ -15,7 +15,6 @@ from chaos.findings import Findings
 from chaos.scenario import Scenario
 from chaos.sites import Site
 from chaos.stage import Stage
-from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_testing import Account, Journal
 from promenade_bus_testing.journal import Record, read_journal
 from redis_support.child_processes import wait_until
@@ -120,6 +119,5 @@ class _Run:
 async def _look_back(site: Site) -> tuple[Sequence[DeadLetter], int]:
     """The dead letters, and how many events were counted as lost, as the server has it."""
     async with open_bus(bus_config(site)) as bus:
-        assert isinstance(bus.adapter, StreamsAdapter)
-        losses = await bus.adapter.groups.losses()
-        return await bus.dead_letters.list(limit=_EVERY_LETTER), sum(losses.values())
+        losses = await site.losses_of(bus.adapter)
+        return await bus.dead_letters.list(limit=_EVERY_LETTER), losses

@@ -8,6 +8,8 @@ from typing import Any
 
 import redis
 
+from bus_core import AnyAdapter
+from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.keys import Keys
 from redis_support.clusters import Cluster
 from redis_support.proxy import FaultProxy
@@ -24,6 +26,24 @@ class Site(Stacked):
     def __init__(self) -> None:
         super().__init__()
         self.keys = Keys(PREFIX)
+
+    def section(self, own: Mapping[str, Any], *, proxied: bool) -> dict[str, Any]:
+        """What selects the adapter, in the section ``bus``; ``own`` are options of the adapter."""
+        options = {
+            "prefix": PREFIX,
+            "block": 0.5,
+            "connect_timeout": 2.0,
+            "command_timeout": 2.0,
+            "topic_refresh": 1.0,
+            **self.options(proxied=proxied),
+            **own,
+        }
+        return {"adapter": "redis", "redis": options}
+
+    async def losses_of(self, adapter: AnyAdapter) -> int:
+        """How many events the servers themselves have counted as lost."""
+        assert isinstance(adapter, StreamsAdapter)
+        return sum((await adapter.groups.losses()).values())
 
     def options(self, *, proxied: bool) -> dict[str, Any]:
         """Where the servers are, as options of the adapter."""

@@ -53,6 +53,8 @@ from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
 from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
+from promenade_bus_sqlite.config import ProbeOptions as SqliteProbeOptions
+from promenade_bus_sqlite.config import RetentionOptions, SqliteOptions
 from promenade_bus_testing.config import ChaosOptions
 from redis_support.fixtures import StartServer, start_server
 
@@ -65,7 +67,7 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
-        for name in ("memory", "middleware", "health", "http", "prometheus", "testing")
+        for name in ("memory", "middleware", "health", "http", "prometheus", "sqlite", "testing")
     ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
@@ -331,6 +333,9 @@ SETTINGS = {
     "Health probe `dead-letters`": DeadLetterOptions,
     "Health probe `redis`": ProbeOptions,
     "Observer `prometheus`": PrometheusOptions,
+    "Adapter `sqlite`": SqliteOptions,
+    "Adapter `sqlite`: `retention`": RetentionOptions,
+    "Health probe `sqlite`": SqliteProbeOptions,
 }
 _WORDS = {int: "int", float: "number", bool: "bool", str: "text"}
 _ELSEWHERE = {"hub"}  # can be given in code only
@@ -348,7 +353,7 @@ def default_text(field: attrs.Attribute[Any], annotation: Any) -> str | None:
     value: Any = field.default
     if value is attrs.NOTHING:
         return "required"
-    if type_word(annotation) == "duration":
+    if type_word(annotation) == "duration" and value is not None:
         return f"`{format_duration(value)}`"
     if isinstance(value, bool):
         return f"`{value}`".lower()

@@ -29,6 +29,9 @@ class TestRedis(AdapterContract):
         }
         return {"adapter": "redis", "redis": options}
 
+    def with_lease(self, settings: Mapping[str, Any], lease: float) -> Mapping[str, Any]:
+        return {**settings, "redis": {**settings["redis"], "lease": f"{lease:g}s"}}
+
     async def inject(self, place: Place, topic: str, body: bytes) -> None:
         key = f"{self.server.prefix}:{place.name}:{{{topic}}}"
         self.server.ask("XADD", key, "*", "body", body)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bus_core import BusError, Outcome, Received, UnknownSubscription
-from promenade_bus_redis.groups_command import groups_command
+from bus_core.config import format_duration
+from promenade_bus_redis.groups_command import as_lines, groups_command
 from promenade_bus_redis.streams.groups import GroupInUse, GroupReport
 from redis_support.fixtures import SharedServer
-from redis_support.streams import GROUP, TOPIC, Place, acks, numbers, place_on, receive, spec, until
+from redis_support.streams import GROUP, TOPIC, Place, acks, buried, numbers, place_on, receive, spec, until
 
 QUICK: dict[str, Any] = {"retention": {"min_age": "20ms", "orphaned_after": "100ms"}, "topic_refresh": "10ms"}
 
@@ -176,6 +178,34 @@ async def test_the_command(redis_server: SharedServer, tmp_path: Path) -> None:
     done = await command(config, "list")
     assert isinstance(done.exception, BusError)
     assert "does not keep its events in Redis streams, but runs on 'memory'" in str(done.exception)
+
+
+async def test_lag_age_and_dead_letters(redis_server: SharedServer) -> None:
+    """The list tells what a group has not read, since when, and how many of its letters there are."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        consumer = await adapter.open_consumer(spec())
+        other = await adapter.open_consumer(spec(name="other"))
+        await place.publish(1, 2)
+        first, second = await receive(consumer, 2)
+        await consumer.settle([buried(first), Outcome("ack", second.receipt)])
+        await consumer.close()
+        later = f"{int(time.time() * 1000) - 90_000}-1"
+        found = {report.name: report for report in await adapter.groups.list(count=True)}
+        assert (found[GROUP].unread, found[GROUP].oldest_unread, found[GROUP].dead) == (0, None, 1)
+        of_other = found["tests.other"]
+        assert (of_other.dead, of_other.backlog) == (0, 2)
+        await other.close()
+        place.ask("DEL", place.keys.stream(TOPIC))
+        place.ask("XGROUP", "CREATE", place.keys.stream(TOPIC), GROUP, "0", "MKSTREAM")
+        place.ask("XADD", place.keys.stream(TOPIC), later, "body", "x")
+        found = {report.name: report for report in await adapter.groups.list(count=True)}
+        age = found[GROUP].oldest_unread
+        assert age is not None
+        assert 90 <= age < 120
+        lines = as_lines([found[GROUP]])
+        assert lines[0].split()[5:11] == ["PENDING", "SINCE", "LAG", "OLDEST", "DEAD", "LOST"]
+        assert lines[1].split()[8:10] == [format_duration(float(round(age))), "1"]
 
 
 async def test_what_others_have_put_there(redis_server: SharedServer, tmp_path: Path) -> None:

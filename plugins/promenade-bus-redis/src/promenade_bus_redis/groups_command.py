@@ -6,7 +6,6 @@ when a command runs: the help needs no server.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,6 +25,9 @@ def groups_command() -> Any:
     """Makes the command."""
     import click
 
+    from promenade_bus_cli.options import json_option
+    from promenade_bus_cli.output import print_json
+
     config_option = click.option(
         "--config",
         metavar="FILE",
@@ -34,7 +36,6 @@ def groups_command() -> Any:
         required=True,
         help="The configuration file.",
     )
-    json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
     @click.group("groups")
     def groups() -> None:
@@ -59,7 +60,7 @@ def groups_command() -> Any:
                 "groups": [_as_data(report) for report in found],
                 "services": [attrs.asdict(wish) for wish in wishes],
             }
-            click.echo(json.dumps(told, indent=2))
+            print_json(told)
             return
         for line in (*as_lines(found), "", *wish_lines(wishes)):
             click.echo(line)
@@ -139,7 +140,8 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
     """A table for people."""
     if not reports:
         return ["there is no group on the server"]
-    rows = [["GROUP", "TOPIC", "STATE", "INSTANCES", "BACKLOG", "PENDING", "OLDEST", "LOST", "UNSEEN"]]
+    columns = "GROUP TOPIC STATE INSTANCES BACKLOG PENDING SINCE LAG OLDEST DEAD LOST UNSEEN"
+    rows = [columns.split()]
     rows += [
         [
             report.name,
@@ -149,6 +151,9 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
             f"{report.backlog or 0:,}",
             f"{report.pending:,}",
             _age(report.oldest_pending),
+            "-" if report.unread is None else f"{report.unread:,}",
+            _age(report.oldest_unread),
+            f"{report.dead or 0:,}",
             f"{report.lost:,}",
             "-" if report.instances else _age(report.unseen),
         ]
@@ -216,6 +221,9 @@ def _as_data(report: GroupReport) -> dict[str, Any]:
         "backlog": report.backlog,
         "pending": report.pending,
         "oldest_pending_s": report.oldest_pending,
+        "lag": report.unread,
+        "oldest_unread_s": report.oldest_unread,
+        "dead": report.dead,
         "lost": report.lost,
         "unseen_s": report.unseen,
         "topics": [

@@ -1,6 +1,7 @@
 -- How many dead letters of a topic have died of what: of those that a filter selects, by subscription, and by the
 -- class and the place of the last error.
--- KEYS: the dead letters. ARGV: where to begin, as XRANGE takes it, "", and the filter.
+-- KEYS: the dead letters. ARGV: where to begin, as XRANGE takes it, the field that is told as the subscription, and
+-- the filter.
 -- Answers: of each group the subscription, the class, the place, how many, and when the first and the last died, in
 -- microseconds; and where to go on, or "" at the end.
 local from, bytes = ARGV[1], 0
@@ -22,7 +23,7 @@ while bytes < 4000000 do
       local class = last and string.match(last[3], '^[^:;%s]*') or letter.reason or ''
       local place = last and last[4] or ''
       local died = tonumber(letter.dead_at) or tonumber(string.match(entry[1], '^%d+')) * 1000
-      local subscription = letter.subscription or ''
+      local subscription = letter[ARGV[2]] or ''
       local name = subscription .. '\0' .. class .. '\0' .. place
       local group = groups[name]
       if group then

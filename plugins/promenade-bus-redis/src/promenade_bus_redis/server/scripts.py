@@ -51,6 +51,7 @@ __all__ = [
     "TAIL",
     "TALLY",
     "TRIM",
+    "UNREAD",
     "UPTO",
     "WHOSE",
     "WITHDRAW",
@@ -128,6 +129,7 @@ SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
 TALLY: Final = _load("tally", "selected")
 TRIM: Final = _load("trim", "full", "ids", "account", "keep", "fence")
+UNREAD: Final = _load("unread")
 UPTO: Final = _load("upto", "ids")
 WHOSE: Final = _load("whose")
 WITHDRAW: Final = _load("withdraw", "full")

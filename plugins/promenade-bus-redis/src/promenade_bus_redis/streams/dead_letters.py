@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from bus_core import (
@@ -110,6 +111,17 @@ class RedisDeadLetters:
         """How many letters the filter selects, in groups; the server counts, and no letter leaves it."""
         if where.ids is not None:
             return tally_of(letter for _, letter in await self._named(where))
+        return merge_tallies(await self._tallies(where, "subscription"))
+
+    async def by_group(self) -> Mapping[tuple[str, str], int]:
+        """How many letters each group has left on each topic."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for tally in await self._tallies(DeadLetterFilter(), "group"):
+            counts[tally.subscription, tally.topic] += tally.count
+        return counts
+
+    async def _tallies(self, where: DeadLetterFilter, name: str) -> builtins.list[DeadLetterTally]:
+        """The tallies of parts; ``name`` is the field of a letter that is told as its subscription."""
         found: builtins.list[DeadLetterTally] = []
         begins = dict.fromkeys(await self._topics(where), b"-")
         while begins:
@@ -117,7 +129,7 @@ class RedisDeadLetters:
             places = {topic: self._keys.dead(topic) for topic in looking}
             criteria = _criteria(where)
             commands: builtins.list[Routed] = [
-                (place, TALLY.command([place], [looking[topic], "", *criteria]))
+                (place, TALLY.command([place], [looking[topic], name, *criteria]))
                 for topic, place in places.items()
             ]
             for topic, reply in zip(looking, await self._pipe.call_many(commands), strict=True):
@@ -127,7 +139,7 @@ class RedisDeadLetters:
                     begins[topic] = following
                 else:
                     del begins[topic]
-        return merge_tallies(found)
+        return found
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""

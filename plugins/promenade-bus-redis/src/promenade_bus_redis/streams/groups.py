@@ -13,8 +13,9 @@ from bus_core.errors import suggestion
 from bus_core.events import nearest_names
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
-from promenade_bus_redis.server.scripts import FORGET, SURVEY
+from promenade_bus_redis.server.scripts import FORGET, SURVEY, UNREAD
 from promenade_bus_redis.streams.backlog import count_groups
+from promenade_bus_redis.streams.dead_letters import RedisDeadLetters
 from promenade_bus_redis.streams.names import instance_of
 from promenade_bus_redis.streams.service_record import (
     RetentionWish,
@@ -38,6 +39,8 @@ class TopicReport:
     """How far a group is on one topic. ``oldest_pending`` is in seconds; None when nothing is pending.
 
     ``unread`` is None where the server does not tell without being made to count (before 7.0).
+    ``oldest_unread`` is for how many seconds the first event that was not read has been there; None where
+    there is none, or nobody asked. ``read_up_to`` is the id of the last entry that was read.
     """
 
     topic: str
@@ -45,6 +48,8 @@ class TopicReport:
     oldest_pending: float | None
     unread: int | None
     instances: tuple[str, ...]
+    read_up_to: str = "0-0"
+    oldest_unread: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +58,8 @@ class GroupReport:
 
     ``wanted_topic`` is empty in the latter case. ``backlog`` is what it has not settled; None where it was
     not counted. ``unseen`` is for how many seconds no instance has said that it serves it. ``lost`` is what
-    was counted as lost to it so far. ``is_abandoned``: a newer instance of its service runs without it.
+    was counted as lost to it so far, ``dead`` the number of its dead letters, if that was counted.
+    ``is_abandoned``: a newer instance of its service runs without it.
     """
 
     name: str
@@ -61,6 +67,7 @@ class GroupReport:
     wanted_topic: str
     topics: tuple[TopicReport, ...] = ()
     backlog: int | None = None
+    dead: int | None = None
     unseen: float | None = None
     lost: int = 0
     is_orphan: bool = False
@@ -77,6 +84,17 @@ class GroupReport:
     def oldest_pending(self) -> float | None:
         """Seconds since the oldest event that is pending was stored."""
         return max((age for each in self.topics if (age := each.oldest_pending) is not None), default=None)
+
+    @property
+    def unread(self) -> int | None:
+        """Not handed out yet; None where the server does not tell it of each topic."""
+        counts = [topic.unread for topic in self.topics]
+        return None if None in counts else sum(filter(None, counts))
+
+    @property
+    def oldest_unread(self) -> float | None:
+        """Seconds since the oldest event that was not handed out was stored."""
+        return max((age for each in self.topics if (age := each.oldest_unread) is not None), default=None)
 
     def wants(self, topics: Iterable[str]) -> frozenset[str]:
         """Its topics, and those of others on which it may have something to do: an inbox at least."""
@@ -134,13 +152,45 @@ class RedisGroups:
         record = await services.records.read(await services.alive())
         topics = await services.registry.refresh()
         reports = self._reports(record, topics, await self.survey(topics), await self.losses())
-        if count:
-            backlogs = await self._backlogs([(report.name, report.wants(topics)) for report in reports])
-            reports = [
-                attrs.evolve(report, backlog=backlog)
-                for report, backlog in zip(reports, backlogs, strict=True)
-            ]
-        return reports
+        if not count:
+            return reports
+        backlogs = await self._backlogs([(report.name, report.wants(topics)) for report in reports])
+        ages = await self._oldest_unread({each for report in reports for each in report.topics})
+        dead = await RedisDeadLetters(services).by_group()
+        return [
+            attrs.evolve(
+                report,
+                backlog=backlog,
+                dead=_dead_of(report, dead),
+                topics=tuple(attrs.evolve(each, oldest_unread=ages.get(each)) for each in report.topics),
+            )
+            for report, backlog in zip(reports, backlogs, strict=True)
+        ]
+
+    async def _oldest_unread(self, reports: Collection[TopicReport]) -> Mapping[TopicReport, float]:
+        """For how many seconds the first event has been there that a group has not read."""
+        services = self._services
+        by_topic: dict[str, builtins.list[TopicReport]] = {}
+        for report in reports:
+            if report.unread != 0:
+                by_topic.setdefault(report.topic, []).append(report)
+        ages: dict[TopicReport, float] = {}
+        parts = [*by_topic.items()]
+        for first in range(0, len(parts), _AT_ONCE):
+            part = parts[first : first + _AT_ONCE]
+            commands: builtins.list[Routed] = []
+            for topic, waiting in part:
+                key = services.keys.stream(topic)
+                commands.append((key, UNREAD.command([key], [each.read_up_to for each in waiting])))
+            for (_, waiting), reply in zip(part, await services.pipe.call_many(commands), strict=True):
+                if isinstance(reply, RedisFailure):
+                    raise reply
+                now, entries = reply
+                for report, entry in zip(waiting, entries, strict=True):
+                    if entry:
+                        stored = int(entry.partition(b"-")[0])
+                        ages[report] = max(0.0, (int(now) - stored) / 1000)
+        return ages
 
     def _reports(
         self,
@@ -350,6 +400,17 @@ def _no_group(name: str, topic: str | None, reports: Sequence[GroupReport]) -> U
     )
 
 
+def _dead_of(report: GroupReport, dead: Mapping[tuple[str, str], int]) -> int:
+    """The dead letters of a group on the topics that it is listed with."""
+    wanted = matcher_of(report.wanted_topic) if report.wanted_topic else None
+    known = {each.topic for each in report.topics}
+    return sum(
+        count
+        for (group, topic), count in dead.items()
+        if group == report.name and (wanted(topic) if wanted else topic in known)
+    )
+
+
 def _lost(losses: Mapping[str, int], name: str, matches: Callable[[str], bool]) -> int:
     """What a group lost on some topics; the names in the counts are a topic and a group."""
     found = ((about.partition(" "), count) for about, count in losses.items())
@@ -367,7 +428,7 @@ def _wish_report(wish: RetentionWish, now: int) -> WishReport:
 
 
 def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[str]) -> TopicReport:
-    _name, pending, lowest, lag, _delivered, consumers = group
+    _name, pending, lowest, lag, delivered, consumers = group
     oldest = max(0.0, (now - int(lowest.partition(b"-")[0])) / 1000) if lowest else None
     names = {instance_of(name.decode(errors="replace")) for name in consumers}
     return TopicReport(
@@ -376,6 +437,7 @@ def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[s
         oldest_pending=oldest,
         unread=None if lag < 0 else lag,
         instances=tuple(sorted(names & alive)),
+        read_up_to=delivered.decode(),
     )
 
 

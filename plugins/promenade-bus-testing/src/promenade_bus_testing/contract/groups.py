@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from unittest import mock
 
 from bus_core import PermanentError
 from promenade_bus_testing.contract.checks import assert_once
@@ -13,10 +17,21 @@ from promenade_bus_testing.contract.running import contract
 
 __all__ = ["GroupTests"]
 
+_LEASE = 0.6
+"""Seconds of real time."""
+
 
 def numbers_of(*listeners: Listener) -> list[int]:
     """Returns the numbers handled by several instances of a subscription together."""
     return [number for listener in listeners for number in listener.done]
+
+
+def _is_over(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+def _stepped(clock: Callable[[], float], step: float) -> float:
+    return clock() + step
 
 
 class GroupTests:
@@ -153,6 +168,54 @@ class GroupTests:
         await harness.drain()
         assert_once(numbers_of(first, second), range(50), "the group")
         assert {call.attempt for call in second.calls} == {1}
+
+    @contract("durable", "groups", hook="with_lease")
+    async def test_blocking_handler_keeps_its_lease(self, harness: Harness) -> None:
+        """What an instance holds stays its own while a handler blocks its event loop beyond the lease."""
+        harness.shorten_leases(_LEASE)
+        rival = harness.new_sync_bus()
+        taken: list[int] = []
+
+        def block(call: Call) -> None:
+            if call.number == 0:
+                rival.start()
+                rival.subscribe(THING, lambda event: taken.append(event.number), name="worker")
+                time.sleep(3 * _LEASE)
+
+        bus = await harness.bus()
+        listener = await harness.listen(bus, name="worker", act=block)
+        await harness.publish(bus, *range(5))
+        try:
+            await harness.until(lambda: len(listener.done) + len(taken) >= 5, "all events are handled")
+            await harness.drain()
+        finally:
+            await asyncio.to_thread(rival.close)
+        assert_once([*listener.numbers, *taken], range(5), "the group")
+
+    @contract("durable", "groups", hook="with_lease")
+    async def test_time_of_day_ends_no_lease(self, harness: Harness) -> None:
+        """A system's clock that is set, both ways, takes no event from a handler that runs."""
+        harness.shorten_leases(_LEASE)
+        gate = harness.gate()
+
+        async def wait(_call: Call) -> None:
+            await gate.wait()
+
+        bus = await harness.bus()
+        first = await harness.listen(bus, name="worker", act=wait)
+        await harness.publish(bus, 1)
+        await harness.until(lambda: first.calls, "the handler runs")
+        rivals = [await harness.listen(await harness.bus(), name="worker")]
+        real = time.time
+        for step in (3600.0, -3600.0):
+            with mock.patch("time.time", partial(_stepped, real, step)):
+                rivals.append(await harness.listen(await harness.bus(), name="worker"))
+                await harness.until(partial(_is_over, time.monotonic() + 2 * _LEASE), "leases are over")
+                assert [each.calls for each in rivals] == [[]] * len(rivals)
+        gate.set()
+        await harness.until(lambda: first.done, "the handler ends")
+        await harness.drain()
+        assert first.numbers == [1]
 
     @contract("broadcast")
     async def test_broadcast_reaches_each_instance(self, harness: Harness) -> None:

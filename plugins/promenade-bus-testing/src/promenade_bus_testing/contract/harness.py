@@ -82,6 +82,10 @@ class Suite(Protocol):
         """Cuts every connection once."""
         ...
 
+    def with_lease(self, settings: Mapping[str, Any], lease: float, /) -> Mapping[str, Any]:
+        """The same settings with another lease."""
+        ...
+
     def has_hook(self, name: str, /) -> bool:
         """Returns True if an optional hook is overridden."""
         ...
@@ -192,6 +196,10 @@ class Harness:
     def new_sync_bus(self, *, service: str = "contract", **settings: Any) -> SyncBus:
         """Makes a bus for threads, on the system's clock."""
         return open_sync_bus(self._config(service, settings), **self._discovery())
+
+    def shorten_leases(self, seconds: float) -> None:
+        """Buses that are made from now on have leases of so many seconds of real time."""
+        self._settings = dict(self.suite.with_lease(self._settings, seconds))
 
     def _config(self, service: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         defaults = {

@@ -91,6 +91,10 @@ class AdapterContract(
         """Optional: cuts every connection between the open buses and the transport, once."""
         raise NotImplementedError
 
+    def with_lease(self, settings: Mapping[str, Any], lease: float) -> Mapping[str, Any]:
+        """Optional: the same settings with leases of so many seconds, less than one."""
+        raise NotImplementedError
+
     # --- how it works -------------------------------------------------------------------------------------
 
     @pytest.fixture

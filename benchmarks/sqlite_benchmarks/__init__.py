@@ -1,0 +1,1 @@
+"""What the SQLite adapter costs, as ratios to a loop by hand in the same run."""

@@ -1,0 +1,360 @@
+"""What a subscription receives: deliveries that came free, and events behind its cursor."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+
+from bus_core import BusError, FrozenMapping, Message, Received
+from bus_core.adapters import attempts_of, matches, text_of_attempts, with_death
+from bus_core.events import is_pattern
+from promenade_bus_sqlite.losses import note_loss
+from promenade_bus_sqlite.schema import NOBODY
+from promenade_bus_sqlite.topics import Topics
+
+__all__ = ["Claim", "Claims", "Held", "Owner", "backlog_of"]
+
+_MOST_BYTES: Final = 4_000_000
+"""Bytes of bodies that one claim brings, after which it takes nothing more."""
+
+_WINDOW: Final = 20_000
+_WINDOWS: Final = 5
+"""Events that a claim of a pattern looks through at once, whatever their topics, and how often."""
+
+_EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_event"
+
+Row = tuple[int, int, str, str, str | None, bytes, float]
+
+
+@attrs.define(eq=False)
+class Owner:
+    """A consumer, as the file knows it: ``number`` owns deliveries, ``name`` has heartbeats."""
+
+    number: int
+    name: str
+    subscription: int
+
+
+@attrs.define(eq=False)
+class Held:
+    """The receipt of a delivery."""
+
+    seq: int
+    message: Message
+    published: float
+
+
+@attrs.define
+class Claim:
+    """What a claim brought, and when the next delivery is due; None where none waits."""
+
+    received: Sequence[Received]
+    next_due: float | None = None
+    stands_by: bool = False
+
+
+class Claims:
+    """The statements by which one consumer receives. Used in the worker's thread only."""
+
+    def __init__(self, topics: Topics, owner: Owner, pattern: str, group: str, *, ordered: bool) -> None:
+        self._topics = topics
+        self._owner = owner
+        self._pattern = pattern
+        self._group = group
+        self._ordered = ordered
+        self._is_pattern = is_pattern(pattern)
+        self._matching: dict[int, None] = {}
+        self._seen_topic = 0
+        self._emptied: set[str] = set()  # dead owners that have nothing left
+
+    def peek(self, db: sqlite3.Connection, now: float, dead: Collection[str]) -> Claim | None:
+        """What there is to say without a transaction; None where there may be something to claim."""
+        if any(name not in self._emptied for name in dead):
+            return None
+        key = self._owner.subscription
+        found = db.execute(
+            "SELECT cursor, active, (SELECT min(due) FROM promenade_delivery"
+            " WHERE subscription = ?1 AND owner = 0) FROM promenade_subscription WHERE id = ?1",
+            (key,),
+        ).fetchone()
+        if found is None:
+            return None
+        cursor, active, due = found
+        if self._ordered and active not in (NOBODY, self._owner.number):
+            return Claim([], stands_by=True)
+        if due is not None and due <= now:
+            return None
+        return None if self._has_fresh(db, cursor) else Claim([], due)
+
+    def _has_fresh(self, db: sqlite3.Connection, cursor: int) -> bool:
+        if self._is_pattern:
+            return (
+                db.execute("SELECT 1 FROM promenade_event WHERE seq > ? LIMIT 1", (cursor,)).fetchone()
+                is not None
+            )
+        topic = self._topics.id_of(db, self._pattern)
+        wanted = "SELECT 1 FROM promenade_event WHERE topic = ? AND seq > ? LIMIT 1"
+        return topic is not None and db.execute(wanted, (topic, cursor)).fetchone() is not None
+
+    def claim(self, db: sqlite3.Connection, limit: int, now: float, dead: Mapping[str, int | None]) -> Claim:
+        """Gives deliveries to the owner, in order: those that came free, then events behind the cursor."""
+        key, me = self._owner.subscription, self._owner.number
+        row = db.execute("SELECT cursor, active FROM promenade_subscription WHERE id = ?", (key,)).fetchone()
+        if row is None:
+            raise ForgottenSubscription(self._group, self._pattern)
+        cursor, active = row
+        gone = self._gone(db, dead)
+        if self._ordered and active != me:
+            if active != NOBODY and active not in gone and _exists(db, active):
+                return Claim([], stands_by=True)
+            db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
+        received, is_all = self._free(db, limit, now, gone)
+        if is_all:
+            fresh = self._fresh(db, limit - len(received), cursor)
+            if fresh is None:
+                return Claim(received, now)
+            received += fresh
+        (due,) = db.execute(
+            "SELECT min(due) FROM promenade_delivery WHERE subscription = ? AND owner = 0", (key,)
+        ).fetchone()
+        return Claim(received, due)
+
+    def _gone(self, db: sqlite3.Connection, dead: Mapping[str, int | None]) -> dict[int, str]:
+        """The numbers of owners of this subscription that are dead: their hearts have not beaten since."""
+        gone: dict[int, str] = {}
+        for name, beats in dead.items():
+            if name in self._emptied:
+                continue
+            found = db.execute(
+                "SELECT id, beats FROM promenade_owner WHERE name = ? AND subscription = ?",
+                (name, self._owner.subscription),
+            ).fetchone()
+            if found is None:
+                self._emptied.add(name)
+            elif found[1] == beats:
+                gone[found[0]] = name
+        return gone
+
+    # --- deliveries that came free ------------------------------------------------------------------------
+
+    def _free(
+        self, db: sqlite3.Connection, limit: int, now: float, gone: Mapping[int, str]
+    ) -> tuple[list[Received], bool]:
+        """Those that are due and those of the dead, and whether that is all of them."""
+        key = self._owner.subscription
+        columns = "SELECT seq, owner, attempt, redelivered, history, waited FROM promenade_delivery"
+        rows = db.execute(
+            f"{columns} WHERE subscription = ? AND owner = 0 AND due <= ? ORDER BY due, seq LIMIT ?",
+            (key, now, limit),
+        ).fetchall()
+        for number in gone:
+            rows += db.execute(
+                f"{columns} WHERE subscription = ? AND owner = ? ORDER BY seq LIMIT ?", (key, number, limit)
+            ).fetchall()
+        rows.sort()
+        received: list[Received] = []
+        size = 0
+        for seq, owner, attempt, redelivered, history, waited in rows[:limit]:
+            event = db.execute(f"{_EVENT} WHERE seq = ?", (seq,)).fetchone()
+            if event is None:
+                self._lost(db, seq)
+                continue
+            attempts = () if history is None else attempts_of(history)
+            died = owner != NOBODY
+            if died:
+                attempts, attempt, redelivered = with_death(attempts, attempt), attempt + 1, 1
+                history = text_of_attempts(attempts)
+            db.execute(
+                "UPDATE promenade_delivery SET owner = ?, attempt = ?, redelivered = ?, history = ?"
+                " WHERE subscription = ? AND seq = ?",
+                (self._owner.number, attempt, redelivered, history, key, seq),
+            )
+            taken = self._received(db, event)
+            taken.attempt, taken.redelivered, taken.history = attempt, bool(redelivered), attempts
+            taken.waited, taken.owner_died = waited, died
+            received.append(taken)
+            size += len(taken.message.body)
+            if size >= _MOST_BYTES:
+                return received, False
+        for number, name in gone.items():
+            left = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND owner = ? LIMIT 1"
+            if db.execute(left, (key, number)).fetchone() is None:
+                db.execute("DELETE FROM promenade_owner WHERE id = ?", (number,))
+                self._emptied.add(name)
+        return received, len(rows) < limit
+
+    def _lost(self, db: sqlite3.Connection, seq: int) -> None:
+        """An event is gone that was to be delivered: somebody else deleted it, or the cap of the topic."""
+        db.execute(
+            "DELETE FROM promenade_delivery WHERE subscription = ? AND seq = ?",
+            (self._owner.subscription, seq),
+        )
+        note_loss(db, self._group, self._pattern, "missing", 1)
+
+    # --- events behind the cursor -------------------------------------------------------------------------
+
+    def _fresh(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
+        """Events behind the cursor; None where it has looked through many that are of other topics."""
+        if self._is_pattern:
+            return self._fresh_of_pattern(db, limit, cursor)
+        topic = self._topics.id_of(db, self._pattern)
+        if topic is None:
+            return []
+        rows = _within(
+            db.execute(f"{_EVENT} WHERE topic = ? AND seq > ? ORDER BY seq LIMIT ?", (topic, cursor, limit))
+        )
+        if rows:
+            self._take(db, "topic = ?", (topic,), cursor, rows[-1][0])
+            self._advance(db, rows[-1][0])
+        return [self._received(db, row) for row in rows]
+
+    def _fresh_of_pattern(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
+        """Looks through the events whatever their topics; the next claim goes on where it has stopped."""
+        self._learn(db)
+        topics = json.dumps([*self._matching])
+        (last,) = db.execute("SELECT max(seq) FROM promenade_event").fetchone()
+        for _ in range(_WINDOWS):
+            if last is None or cursor >= last:
+                return []
+            end = min(last, cursor + _WINDOW)
+            rows = _within(
+                db.execute(
+                    f"{_EVENT} NOT INDEXED WHERE seq > ? AND seq <= ?"
+                    " AND topic IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
+                    (cursor, end, topics, limit),
+                )
+            )
+            if rows:
+                self._take(db, "topic IN (SELECT value FROM json_each(?))", (topics,), cursor, rows[-1][0])
+                self._advance(db, rows[-1][0])
+                return [self._received(db, row) for row in rows]
+            cursor = end
+            self._advance(db, cursor)
+        return None
+
+    def _learn(self, db: sqlite3.Connection) -> None:
+        self._topics.learn(db)
+        for number, name in self._topics.names.items():
+            if number > self._seen_topic:
+                if matches(self._pattern, name):
+                    self._matching[number] = None
+                self._seen_topic = number
+
+    def forget(self) -> None:
+        """A transaction was undone, and topics that it added with it."""
+        self._matching.clear()
+        self._seen_topic = 0
+        self._emptied.clear()
+
+    def _take(
+        self, db: sqlite3.Connection, condition: str, values: tuple[Any, ...], cursor: int, last: int
+    ) -> None:
+        db.execute(
+            "INSERT INTO promenade_delivery (subscription, seq, owner) SELECT ?, seq, ? FROM promenade_event"
+            f" WHERE {condition} AND seq > ? AND seq <= ?",
+            (self._owner.subscription, self._owner.number, *values, cursor, last),
+        )
+
+    def _advance(self, db: sqlite3.Connection, cursor: int) -> None:
+        db.execute(
+            "UPDATE promenade_subscription SET cursor = ? WHERE id = ?", (cursor, self._owner.subscription)
+        )
+
+    # --- rows ---------------------------------------------------------------------------------------------
+
+    def _received(self, db: sqlite3.Connection, row: Row) -> Received:
+        seq, topic, message_id, key, headers, body, published = row
+        try:
+            message = Message(
+                message_id,
+                self._pattern if not self._is_pattern else self._topics.name_of(db, topic),
+                key,
+                body,
+                _headers_of(headers),
+            )
+            at = datetime.fromtimestamp(published, UTC)
+        except (TypeError, ValueError, OverflowError):
+            return self._strange(row)
+        if not _is_sound(body, key, message_id):
+            return self._strange(row)
+        return Received(message=message, receipt=Held(seq, message, published), published_at=at)
+
+    def _strange(self, row: Row) -> Received:
+        """A row that somebody else has written, or changed: a dead letter, with its body as it is."""
+        stored: object = row[5]
+        body = stored if isinstance(stored, bytes) else str(stored).encode("utf-8", "backslashreplace")
+        message = Message("", self._topics.names.get(abs(row[1]), self._pattern), "", body)
+        at = datetime.now(UTC)
+        return Received(
+            message=message,
+            receipt=Held(row[0], message, at.timestamp()),
+            published_at=at,
+            fault="its row is not what the bus has written",
+        )
+
+
+class ForgottenSubscription(BusError):
+    """Somebody removed a subscription from the file while it was open."""
+
+    def __init__(self, group: str, pattern: str) -> None:
+        super().__init__(
+            f"the subscription {group!r} to {pattern!r} was removed from the file while it was open; "
+            "start this process again to subscribe it anew"
+        )
+
+
+def backlog_of(db: sqlite3.Connection, topics: Topics, subscription: int, pattern: str) -> int:
+    """How much a subscription has not settled: deliveries, and events behind its cursor."""
+    row = db.execute(
+        "SELECT cursor, (SELECT count(*) FROM promenade_delivery WHERE subscription = ?1)"
+        " FROM promenade_subscription WHERE id = ?1",
+        (subscription,),
+    ).fetchone()
+    if row is None:
+        return 0
+    cursor, held = row
+    if is_pattern(pattern):
+        topics.learn(db)
+        ids = [number for number, name in topics.names.items() if matches(pattern, name)]
+    else:
+        number = topics.id_of(db, pattern)
+        ids = [] if number is None else [number]
+    (unread,) = db.execute(
+        "SELECT count(*) FROM promenade_event WHERE topic IN (SELECT value FROM json_each(?)) AND seq > ?",
+        (json.dumps(ids), cursor),
+    ).fetchone()
+    return int(held) + int(unread)
+
+
+def _exists(db: sqlite3.Connection, owner: int) -> bool:
+    return db.execute("SELECT 1 FROM promenade_owner WHERE id = ?", (owner,)).fetchone() is not None
+
+
+def _within(cursor: sqlite3.Cursor) -> list[Row]:
+    """Rows up to a number of bytes; one at least."""
+    rows: list[Row] = []
+    size = 0
+    for row in cursor:
+        rows.append(row)
+        size += len(row[5]) if isinstance(row[5], bytes | str) else 8
+        if size >= _MOST_BYTES:
+            cursor.close()
+            break
+    return rows
+
+
+def _is_sound(body: object, *texts: object) -> bool:
+    """Whether the columns have their types: other programs may write anything into a file."""
+    return isinstance(body, bytes) and all(isinstance(each, str) for each in texts)
+
+
+_NO_HEADERS: Final[FrozenMapping[str, str]] = FrozenMapping()
+
+
+def _headers_of(text: str | None) -> Mapping[str, str]:
+    return _NO_HEADERS if text is None else FrozenMapping(json.loads(text))

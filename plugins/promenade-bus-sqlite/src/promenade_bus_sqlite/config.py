@@ -1,0 +1,81 @@
+"""The options of the adapter, in the section ``bus.sqlite``, and those of ``database.sqlite``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+
+from bus_core.config import DURATION
+
+__all__ = ["DatabaseSection", "ProbeOptions", "RetentionOptions", "SqliteOptions"]
+
+_POSITIVE: Any = attrs.validators.gt(0)
+_OR_NONE = attrs.validators.optional
+
+
+@attrs.frozen(kw_only=True)
+class RetentionOptions:
+    """How long events stay. What a group has not settled is never removed, except by ``max_length``.
+
+    Settled events stay for ``min_age``; those of topics that nobody subscribes to for
+    ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever
+    their state, and counts as lost what a group had not settled. A group that no instance has wanted for
+    ``orphaned_after`` is reported, as it keeps events for ever.
+    """
+
+    min_age: Annotated[float, DURATION] = attrs.field(default=3_600.0, validator=attrs.validators.ge(0))
+    unsubscribed_max_age: Annotated[float, DURATION] = attrs.field(
+        default=7 * 86_400.0, validator=attrs.validators.ge(0)
+    )
+    max_length: int | None = attrs.field(default=None, validator=_OR_NONE(attrs.validators.ge(1)))
+    orphaned_after: Annotated[float, DURATION] = attrs.field(default=86_400.0, validator=_POSITIVE)
+
+
+@attrs.frozen(kw_only=True)
+class SqliteOptions:
+    """The section ``bus.sqlite``. What is None is taken from ``database.sqlite``, or has a default there.
+
+    - ``path``: the file; the tables of the bus may be beside those of an application.
+    - ``synchronous``: ``normal`` survives the death of processes; after a loss of power, or a crash of the
+      system, the last events may be missing. ``full`` waits for the disk at each commit, and survives both.
+    - ``busy_timeout``: how long a call waits while another process writes; by default 5 s.
+    - ``lease``: how long a process that is gone keeps its events from the others.
+    - ``poll``: how soon a process notices what another one has published, at the latest.
+    """
+
+    path: str | None = attrs.field(default=None, validator=_OR_NONE(attrs.validators.min_len(1)))
+    synchronous: Literal["normal", "full"] = "normal"
+    busy_timeout: Annotated[float | None, DURATION] = attrs.field(default=None, validator=_OR_NONE(_POSITIVE))
+    lease: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_POSITIVE)
+    poll: Annotated[float, DURATION] = attrs.field(
+        default=0.01, validator=[attrs.validators.ge(0.001), attrs.validators.le(1.0)]
+    )
+    retention: RetentionOptions = attrs.field(factory=RetentionOptions)
+
+
+def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class ProbeOptions:
+    """The thresholds of the health probe ``sqlite``. Times are seconds.
+
+    - ``slow``: degraded when a look into the file takes that long.
+    - ``lag``: degraded when so many events wait for one group.
+    - ``disk_free``: degraded when less than this share of the disk is free.
+    """
+
+    slow: Annotated[float, DURATION] = attrs.field(default=0.25, validator=_POSITIVE)
+    lag: int = attrs.field(default=10_000, validator=_POSITIVE)
+    disk_free: float = attrs.field(default=0.05, validator=_share)
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseSection:
+    """The part of ``database.sqlite`` that the bus reads; the rest belongs to the application."""
+
+    path: str | None = attrs.field(default=None, validator=_OR_NONE(attrs.validators.min_len(1)))
+    busy_timeout: Annotated[float | None, DURATION] = attrs.field(default=None, validator=_OR_NONE(_POSITIVE))

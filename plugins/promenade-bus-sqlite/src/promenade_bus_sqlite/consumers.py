@@ -1,0 +1,177 @@
+"""The consumer of a subscription: what the engine calls, and how it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from bus_core import BusError, Outcome, Received, SubscriptionSpec
+from bus_core.adapters import together_or_apart
+from promenade_bus_sqlite.claiming import Claim, Claims, Held, Owner
+from promenade_bus_sqlite.settling import Settler
+
+if TYPE_CHECKING:
+    from promenade_bus_sqlite.services import Services
+
+__all__ = ["SqliteConsumer"]
+
+_LONGEST_WAIT: Final = 5.0
+"""Seconds of real time after which ``receive`` returns although there is nothing."""
+
+
+class SqliteConsumer:
+    """Implements ``Consumer``, ``LeasingConsumer`` and ``YieldingConsumer``.
+
+    A broadcast subscription is one of this instance alone: it is removed from the file with its consumer.
+    ``closed`` is called at the end.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        spec: SubscriptionSpec,
+        owner: Owner,
+        group: str,
+        closed: Callable[[SqliteConsumer], object],
+    ) -> None:
+        is_group = spec.mode == "group"
+        self.spec = spec
+        self.owner = owner
+        self.longest_hold = services.options.lease / 3 if is_group else math.inf
+        self._services = services
+        self._closed = closed
+        self._spell = services.heart.spell
+        self._claims = Claims(services.topics, owner, spec.topic, group, ordered=spec.ordered)
+        self._settler = Settler(owner, group, spec.topic)
+        self._news = asyncio.Event()
+        self._stopped = False
+        services.heart.add(owner.name)
+
+    # --- receiving ----------------------------------------------------------------------------------------
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LONGEST_WAIT
+        self._services.worker.listen()
+        try:
+            while not self._stopped:
+                self._news.clear()
+                claim = await self._claim(limit)
+                if claim.received:
+                    return claim.received
+                rest = until - loop.time()
+                if claim.next_due is not None:
+                    rest = min(rest, claim.next_due - self._services.file.now())
+                if rest > 0 and not self._stopped:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(rest):
+                            await self._news.wait()
+                if loop.time() >= until:
+                    break
+        finally:
+            self._services.worker.ignore()
+        return []
+
+    async def _claim(self, limit: int) -> Claim:
+        file, dead = self._services.file, self._services.heart.dead
+
+        def peek(db: sqlite3.Connection) -> Claim | None:
+            return self._claims.peek(db, file.now(), dead)
+
+        def run(db: sqlite3.Connection) -> Claim:
+            return self._claims.claim(db, limit, file.now(), dead)
+
+        return await self._services.worker.write(run, peek)
+
+    def look(self) -> None:
+        """There may be something to receive."""
+        self._news.set()
+
+    def forget(self) -> None:
+        """A transaction was undone; called in the worker's thread."""
+        self._claims.forget()
+
+    # --- settling -----------------------------------------------------------------------------------------
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """One result for each; see ``bus_core.Consumer``."""
+        results = await together_or_apart(outcomes, self._settle_all)
+        if any(each.action in ("retry", "release") for each in outcomes):
+            self._services.woken(self.owner.subscription)
+        return results
+
+    async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        now = self._services.file.now()
+        return await self._services.worker.write(lambda db: self._settler.settle(db, outcomes, now))
+
+    # --- leases and turns ---------------------------------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether others may have taken over what it holds; see ``bus_core.LeasingConsumer``."""
+        return not self._services.heart.is_sure(self._spell)
+
+    async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
+        """Renews the lease; which messages are this consumer's still."""
+        heart, me = self._services.heart, self.owner
+        await heart.renewed()
+        spell = heart.spell
+        seqs = [held.seq for held in receipts if isinstance(held, Held)]
+        wanted = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND seq = ? AND owner = ?"
+
+        def run(db: sqlite3.Connection) -> Sequence[bool]:
+            return [
+                db.execute(wanted, (me.subscription, seq, me.number)).fetchone() is not None for seq in seqs
+            ]
+
+        owned = await self._services.worker.write(run)
+        self._spell = spell
+        return owned
+
+    async def has_standby(self) -> bool:
+        """Whether another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        if not self.spec.ordered:
+            return False
+        dead = self._services.heart.dead
+
+        def run(db: sqlite3.Connection) -> bool:
+            others = db.execute(
+                "SELECT name FROM promenade_owner WHERE subscription = ? AND id <> ?",
+                (self.owner.subscription, self.owner.number),
+            ).fetchall()
+            return any(name not in dead for (name,) in others)
+
+        return await self._services.worker.read(run)
+
+    # --- its end ------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """From now on nothing is received."""
+        self._stopped = True
+        self._news.set()
+
+    async def close(self) -> None:
+        """Passes its turn on. What it owns still comes free when its lease is over."""
+        me, is_broadcast = self.owner, self.spec.mode == "broadcast"
+
+        def run(db: sqlite3.Connection) -> None:
+            if is_broadcast:
+                db.execute("DELETE FROM promenade_delivery WHERE subscription = ?", (me.subscription,))
+                db.execute("DELETE FROM promenade_subscription WHERE id = ?", (me.subscription,))
+            left = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND owner = ? LIMIT 1"
+            if db.execute(left, (me.subscription, me.number)).fetchone() is None:
+                db.execute("DELETE FROM promenade_owner WHERE id = ?", (me.number,))
+                db.execute(
+                    "UPDATE promenade_subscription SET active = 0 WHERE id = ? AND active = ?",
+                    (me.subscription, me.number),
+                )
+
+        self._services.heart.remove(me.name)
+        self._closed(self)
+        await self._services.worker.write(run)
+        self._services.woken(me.subscription)

@@ -1,0 +1,96 @@
+"""The groups in a file: what each is owed, and how one is removed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import attrs
+
+from bus_core import BusError, UnknownSubscription
+from promenade_bus_sqlite.claiming import backlog_of
+from promenade_bus_sqlite.services import Services
+
+__all__ = ["GroupInUse", "GroupReport", "SqliteGroups"]
+
+
+@attrs.frozen(kw_only=True)
+class GroupReport:
+    """A group on one topic or pattern. ``unserved`` is how many seconds ago an instance had it; 0: it has."""
+
+    group: str
+    topic: str
+    backlog: int
+    instances: int
+    unserved: float
+
+
+class GroupInUse(BusError):
+    """A group that is served, or has something left to do, is removed only if that is asked for."""
+
+    def __init__(self, report: GroupReport) -> None:
+        super().__init__(
+            f"the group {report.group!r} on {report.topic!r} has {report.instances} instances and "
+            f"{report.backlog:,} unsettled events; use --force to remove it all the same"
+        )
+
+
+class SqliteGroups:
+    """The groups of a started adapter."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def list(self) -> Sequence[GroupReport]:
+        """Every group, by its name. Raises ``SqliteFailure``."""
+        return await self._services.worker.read(self._reports)
+
+    def _reports(self, db: sqlite3.Connection) -> Sequence[GroupReport]:
+        services = self._services
+        dead, now = services.heart.dead, services.file.now()
+        rows = db.execute(
+            "SELECT id, service_group, pattern, served FROM promenade_subscription WHERE NOT broadcast"
+            " ORDER BY service_group, pattern"
+        ).fetchall()
+        owners = db.execute("SELECT subscription, name FROM promenade_owner").fetchall()
+        alive = [subscription for subscription, name in owners if name not in dead]
+        return [
+            GroupReport(
+                group=group,
+                topic=pattern,
+                backlog=backlog_of(db, services.topics, number, pattern),
+                instances=alive.count(number),
+                unserved=0.0 if number in alive else max(0.0, now - served),
+            )
+            for number, group, pattern, served in rows
+        ]
+
+    async def forget(
+        self, group: str, *, topic: str | None = None, force: bool = False
+    ) -> Sequence[GroupReport]:
+        """Removes a group, on one topic or pattern or on all; its dead letters stay.
+
+        Returns what it was owed. Raises ``UnknownSubscription`` and ``GroupInUse``, and removes nothing then.
+        """
+
+        def run(db: sqlite3.Connection) -> Sequence[GroupReport]:
+            found = [
+                each for each in self._reports(db) if each.group == group and topic in (None, each.topic)
+            ]
+            if not found:
+                where = f" on {topic!r}" if topic is not None else ""
+                raise UnknownSubscription(
+                    f"there is no group {group!r}{where} in {self._services.file.path!r}"
+                )
+            for report in found:
+                if not force and (report.instances or report.backlog):
+                    raise GroupInUse(report)
+            for report in found:
+                each = (report.group, report.topic)
+                number = "(SELECT id FROM promenade_subscription WHERE service_group = ? AND pattern = ?)"
+                db.execute(f"DELETE FROM promenade_delivery WHERE subscription = {number}", each)
+                db.execute(f"DELETE FROM promenade_owner WHERE subscription = {number}", each)
+                db.execute(f"DELETE FROM promenade_subscription WHERE id = {number}", each)
+            return found
+
+        return await self._services.worker.write(run)

@@ -1,0 +1,60 @@
+"""What others have stored since the last look, so that only those are woken whom it may concern."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import attrs
+
+from promenade_bus_sqlite.file import File
+from promenade_bus_sqlite.topics import Topics
+
+__all__ = ["News", "Newsroom"]
+
+_MOST_EVENTS: Final = 2_000
+"""New events whose topics are looked up; where there are more, everybody is woken."""
+
+
+@attrs.frozen
+class News:
+    """Topics with new events, None for any; and subscriptions with something that came free."""
+
+    topics: Collection[str] | None = ()
+    subscriptions: Collection[int] = ()
+    somebody_died: bool = False
+
+
+class Newsroom:
+    """Looks for news. Used in the worker's thread only. ``dead`` tells which owners are."""
+
+    def __init__(self, file: File, topics: Topics, dead: Callable[[], Mapping[str, int | None]]) -> None:
+        self._dead = dead
+        self._file = file
+        self._topics = topics
+        self._seen = 0
+        self._told: Mapping[str, int | None] = {}
+
+    def look(self, db: sqlite3.Connection) -> News:
+        """What there is since the last look."""
+        (last,) = db.execute(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'promenade_event'"
+        ).fetchone()
+        topics: Collection[str] | None = ()
+        if last - self._seen > _MOST_EVENTS:
+            topics = None
+        elif last > self._seen:
+            rows = db.execute(
+                "SELECT DISTINCT topic FROM promenade_event WHERE seq > ?", (self._seen,)
+            ).fetchall()
+            topics = [self._topics.name_of(db, number) for (number,) in rows if number > 0]
+        self._seen = last
+        free = db.execute(
+            "SELECT DISTINCT subscription FROM promenade_delivery WHERE owner = 0 AND due <= ?",
+            (self._file.now(),),
+        ).fetchall()
+        dead, told = self._dead(), self._told
+        self._told = dead
+        died = any(name not in told for name in dead)
+        return News(topics, {number for (number,) in free}, died)

@@ -1,0 +1,114 @@
+"""Storing events: the messages of a call are rows of few statements."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from bus_core import BusError, Message, PublishError, PublishFailed, PublishUncertain
+from bus_core.adapters import together_or_apart
+from promenade_bus_sqlite.failures import Kind, SqliteFailure
+from promenade_bus_sqlite.topics import Topics
+from promenade_bus_sqlite.worker import Worker
+
+__all__ = ["Publisher", "insert_events", "text_of_headers"]
+
+_ROWS: Final = (200, 20, 1)
+"""Rows of one statement. Each statement gives up Python's lock once, and a busy event loop may keep it."""
+
+_ONE_MAY_FIT: Final = (Kind.FULL, Kind.TOO_LARGE, Kind.INPUT_OUTPUT, Kind.OTHER)
+"""Where a smaller message may be stored although others are not."""
+
+Row = tuple[int, str, str, str | None, bytes, float]
+
+
+@cache
+def _insert(rows: int) -> str:
+    values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
+    return f"INSERT INTO promenade_event (topic, id, key, headers, body, published) VALUES {values}"
+
+
+def insert_events(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Stores rows in their order."""
+    begin = 0
+    for size in _ROWS:
+        while len(rows) - begin >= size:
+            db.execute(_insert(size), [value for row in rows[begin : begin + size] for value in row])
+            begin += size
+
+
+def text_of_headers(headers: Mapping[str, str]) -> str | None:
+    """Headers as the file has them."""
+    return json.dumps(dict(headers)) if headers else None
+
+
+class Publisher:
+    """Stores messages, those of a call in one transaction."""
+
+    def __init__(self, worker: Worker, topics: Topics) -> None:
+        self._worker = worker
+        self._topics = topics
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        """One result for each; see ``bus_core.Adapter``."""
+        results: list[PublishError | None] = [None] * len(messages)
+        sound: list[int] = []
+        for index, message in enumerate(messages):
+            why = _fault_of(message)
+            if why is None:
+                sound.append(index)
+            else:
+                results[index] = PublishFailed(why)
+        answers = await together_or_apart([messages[index] for index in sound], self._store)
+        for index, answer in zip(sound, answers, strict=True):
+            results[index] = None if answer is None else _as_publish_error(answer)
+        return results
+
+    async def _store(self, messages: Sequence[Message]) -> Sequence[BusError | None]:
+        now = time.time()
+
+        def run(db: sqlite3.Connection) -> None:
+            topics: dict[str, int] = {}
+            rows: list[Row] = []
+            for message in messages:
+                topic = topics.get(message.topic)
+                if topic is None:
+                    topic = topics[message.topic] = self._topics.add(db, message.topic)
+                headers = text_of_headers(message.headers)
+                rows.append((topic, message.id, message.key, headers, message.body, now))
+            insert_events(db, rows)
+
+        try:
+            await self._worker.write(run)
+        except SqliteFailure as failure:
+            if failure.is_uncertain or failure.kind not in _ONE_MAY_FIT:
+                return [failure] * len(messages)
+            raise
+        return [None] * len(messages)
+
+
+def _fault_of(message: Message) -> str | None:
+    texts: list[Any] = [message.key]
+    if message.headers:
+        texts += [*message.headers.keys(), *message.headers.values()]
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return "a key or a header has a lone surrogate, which UTF-8 cannot encode"
+    return None
+
+
+def _as_publish_error(error: BusError) -> PublishError:
+    failure: PublishError
+    if not isinstance(error, SqliteFailure) or error.is_uncertain:
+        failure = PublishUncertain(str(error))
+    else:
+        failure = PublishFailed(str(error), transient=error.kind.passes)
+    failure.__cause__ = error
+    return failure

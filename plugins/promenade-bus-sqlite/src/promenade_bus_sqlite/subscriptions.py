@@ -1,0 +1,58 @@
+"""Subscriptions in the file. Used in the worker's thread only."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from bus_core import SubscriptionSpec
+from promenade_bus_sqlite.claiming import Owner
+
+__all__ = ["add_owner", "end_broadcasts_of_the_dead", "subscription_of"]
+
+
+def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: float) -> Owner:
+    """Founds a subscription where it is new, and adds an owner to it: from now on it misses nothing.
+
+    A broadcast subscription is that of one owner, who names it.
+    """
+    is_broadcast = spec.mode == "broadcast"
+    group = owner if is_broadcast else spec.group
+    found = subscription_of(db, group, spec.topic)
+    if found is None:
+        cursor = 0
+        if is_broadcast or spec.start == "latest":
+            (cursor,) = db.execute(
+                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'promenade_event'"
+            ).fetchone()
+        (found,) = db.execute(
+            "INSERT INTO promenade_subscription (service_group, pattern, name, broadcast, cursor, served)"
+            " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+            (group, spec.topic, spec.name, is_broadcast, cursor, now),
+        ).fetchone()
+    else:
+        db.execute("UPDATE promenade_subscription SET served = ? WHERE id = ?", (now, found))
+    (number,) = db.execute(
+        "INSERT INTO promenade_owner (name, subscription) VALUES (?, ?) RETURNING id", (owner, found)
+    ).fetchone()
+    return Owner(number, owner, found)
+
+
+def subscription_of(db: sqlite3.Connection, group: str, pattern: str) -> int | None:
+    """The number of a subscription; None where there is none."""
+    row = db.execute(
+        "SELECT id FROM promenade_subscription WHERE service_group = ? AND pattern = ?", (group, pattern)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def end_broadcasts_of_the_dead(db: sqlite3.Connection, dead: dict[str, int | None]) -> None:
+    """Removes broadcast subscriptions whose instance is gone: nobody else can take them up."""
+    rows = db.execute(
+        "SELECT each.id, each.service_group, owner.beats FROM promenade_subscription AS each"
+        " LEFT JOIN promenade_owner AS owner ON owner.subscription = each.id WHERE each.broadcast"
+    ).fetchall()
+    for number, name, beats in rows:
+        if beats is None or (name in dead and dead[name] == beats):
+            db.execute("DELETE FROM promenade_delivery WHERE subscription = ?", (number,))
+            db.execute("DELETE FROM promenade_subscription WHERE id = ?", (number,))
+            db.execute("DELETE FROM promenade_owner WHERE subscription = ?", (number,))

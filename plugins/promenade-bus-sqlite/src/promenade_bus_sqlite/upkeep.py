@@ -1,0 +1,78 @@
+"""Looks after the file for as long as the adapter runs: retention, losses, and what nobody wants any more."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+from bus_core.runtime import FIRST_PAUSE, BackgroundTask, Trouble, fault_of, next_pause
+from promenade_bus_sqlite.losses import count_losses
+from promenade_bus_sqlite.retention import Retention
+from promenade_bus_sqlite.services import Services
+from promenade_bus_sqlite.subscriptions import end_broadcasts_of_the_dead
+
+__all__ = ["Upkeep"]
+
+
+class Upkeep:
+    """``lost`` counts since the start; ``orphans`` are groups that nobody has wanted for long."""
+
+    def __init__(self, services: Services) -> None:
+        self.lost = 0
+        self.orphans: tuple[tuple[str, str], ...] = ()
+        self.retention = Retention(services.options.retention, services.topics)
+        self.trouble = Trouble(f"the retention of {services.file.path!r}")
+        self.runs = 0
+        self._services = services
+        self._more = False
+        self._lost_before: int | None = None
+        self._task = BackgroundTask(self._run, "promenade-sqlite-upkeep")
+
+    def start(self) -> None:
+        """Begins to look."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Looks no more."""
+        await self._task.end()
+
+    async def _run(self) -> None:
+        pause = self.retention.interval
+        while True:
+            await asyncio.sleep(pause)
+            self._more = False
+            fault = await fault_of(self._look())
+            if fault is None:
+                self.trouble.over()
+                self.runs += 1
+                pause = FIRST_PAUSE if self._more else self.retention.interval
+            else:
+                self.trouble.failed("go on", fault)
+                pause = next_pause(min(pause, FIRST_PAUSE * 40))
+
+    async def _look(self) -> None:
+        self._more = await self._services.worker.write(self.look)
+
+    def look(self, db: sqlite3.Connection) -> bool:
+        """One look, in the worker's thread; whether there is more to do at once."""
+        services = self._services
+        now, dead = services.file.now(), dict(services.heart.dead)
+        end_broadcasts_of_the_dead(db, dead)
+        more = self.retention.step(db, now)
+        # Who has an owner with heartbeats is served; the dead are taken out by those who take over from them.
+        rows = db.execute("SELECT subscription, name FROM promenade_owner").fetchall()
+        served = {(subscription,) for subscription, name in rows if name not in dead}
+        db.executemany(
+            "UPDATE promenade_subscription SET served = ? WHERE id = ?", [(now, *each) for each in served]
+        )
+        orphans = db.execute(
+            "SELECT service_group, pattern FROM promenade_subscription WHERE served < ? AND NOT broadcast"
+            " ORDER BY service_group, pattern LIMIT 100",
+            (now - services.options.retention.orphaned_after,),
+        ).fetchall()
+        lost = count_losses(db)
+        if self._lost_before is None:
+            self._lost_before = lost
+        self.lost = lost - self._lost_before
+        self.orphans = tuple(orphans)
+        return more

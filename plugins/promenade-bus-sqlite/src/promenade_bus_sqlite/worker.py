@@ -1,0 +1,307 @@
+"""The thread that works on the file: what is asked at the same moment shares one transaction.
+
+It also notices what other processes have stored: their transactions change a number that SQLite keeps in
+memory for all of them. It is read again and again, less and less often while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, TypeVar
+
+from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause, plain_logger
+from promenade_bus_sqlite.failures import Kind, SqliteFailure, failure_of, kind_of
+from promenade_bus_sqlite.file import File
+from promenade_bus_sqlite.news import News
+
+__all__ = ["Command", "Worker"]
+
+T = TypeVar("T")
+
+logger = plain_logger("promenade.bus.sqlite")
+
+_MOST_TOGETHER: Final = 64
+"""Commands in one transaction."""
+
+_FIRST_LOOK: Final = 0.0005
+_SLOWER: Final = 1.3
+"""Seconds to the first look for what others have stored, and how much longer each next one waits."""
+
+_ENDS_CONNECTION: Final = frozenset(
+    (Kind.INPUT_OUTPUT, Kind.CORRUPT, Kind.NOT_A_DATABASE, Kind.CANNOT_OPEN, Kind.READ_ONLY)
+)
+
+
+class Command(Generic[T]):
+    """Something to be done with the file.
+
+    ``run`` is called in a transaction, and again in another one if the first fails because of another one.
+    ``peek`` is called first, outside of a transaction: an answer other than None is the result, and the
+    command does not wait for the write lock.
+    """
+
+    __slots__ = ("done", "loop", "peek", "run", "writes")
+
+    def __init__(
+        self,
+        run: Callable[[sqlite3.Connection], T],
+        peek: Callable[[sqlite3.Connection], T | None] | None,
+        *,
+        writes: bool,
+    ) -> None:
+        self.run = run
+        self.peek = peek
+        self.writes = writes
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[T] = self.loop.create_future()
+
+
+class Worker:
+    """Owns a connection, and the thread that uses it.
+
+    When another process has stored something, ``look`` finds out what, and ``changed`` gets that on the event
+    loop.
+    """
+
+    def __init__(
+        self,
+        file: File,
+        poll: float,
+        look: Callable[[sqlite3.Connection], News],
+        changed: Callable[[News], None],
+    ) -> None:
+        self.file = file
+        self.trouble = Trouble(f"the file {file.path!r}")
+        self.transactions = 0
+        self.looks = 0
+        self._poll = poll
+        self._look_for_news = look
+        self._changed = changed
+        self._queue: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._listening = 0  # how many wait for what others store
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._db: sqlite3.Connection | None = None
+        self._version = 0  # of the data, as it was seen last
+        self._replaced = False  # as it was seen last: the file is no more where it was
+        self._broken_until = 0.0
+        self._pause = FIRST_PAUSE
+        self._rolled_back: list[Callable[[], None]] = []
+
+    # --- on the event loop --------------------------------------------------------------------------------
+
+    def start(self, db: sqlite3.Connection) -> None:
+        """Takes over a connection, and starts the thread."""
+        self._db = db
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="promenade-sqlite-file", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Does what was asked before, closes the connection, and ends the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stopping = True
+        self._queue.put(None)
+        deadline = time.monotonic() + 2 * self.file.busy_timeout + 1
+        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
+            await asyncio.sleep(0.001)
+
+    async def write(
+        self,
+        run: Callable[[sqlite3.Connection], T],
+        peek: Callable[[sqlite3.Connection], T | None] | None = None,
+    ) -> T:
+        """What ``run`` returns, when it is stored. Raises ``SqliteFailure``, or what it raises."""
+        return await self._do(Command(run, peek, writes=True))
+
+    async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``run`` returns, which only reads. Raises ``SqliteFailure``, or what it raises."""
+        return await self._do(Command(run, None, writes=False))
+
+    async def _do(self, command: Command[T]) -> T:
+        if self._thread is None:
+            raise SqliteFailure(self.file.path, Kind.CLOSED)
+        self._queue.put(command)
+        # A caller that is cancelled leaves the others of its transaction alone.
+        return await asyncio.shield(command.done)
+
+    def listen(self) -> None:
+        """From now on somebody waits for what others store; ends with ``ignore``."""
+        self._listening += 1
+        if self._listening == 1:
+            self._queue.put(None)
+
+    def ignore(self) -> None:
+        """One fewer waits."""
+        self._listening -= 1
+
+    def on_rollback(self, forget: Callable[[], None]) -> None:
+        """Calls this, in the thread, when a transaction is undone: for what was noted of its contents."""
+        self._rolled_back.append(forget)
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pause = _FIRST_LOOK
+        while True:
+            batch = self._take(pause)
+            if batch:
+                self._serve(batch)
+                pause = _FIRST_LOOK
+            elif self._stopping:
+                break
+            if self._listening:
+                pause = _FIRST_LOOK if self._look() else min(pause * _SLOWER, self._poll)
+        self._disconnect()
+
+    def _take(self, pause: float) -> list[Command[Any]]:
+        batch: list[Command[Any]] = []
+        try:
+            found = self._queue.get(timeout=pause) if self._listening else self._queue.get()
+            while True:
+                if found is not None:
+                    batch.append(found)
+                if len(batch) == _MOST_TOGETHER:
+                    break
+                found = self._queue.get_nowait()
+        except Empty:
+            pass
+        return batch
+
+    def _serve(self, batch: Sequence[Command[Any]]) -> None:
+        ready: list[tuple[Command[Any], Any, BaseException | None]] = []
+        try:
+            db = self._connected()
+        except SqliteFailure as failure:
+            self._tell([(each, None, failure) for each in batch])
+            return
+        together: list[Command[Any]] = []
+        for command in batch:
+            look = command.peek if command.writes else command.run
+            if look is None:
+                together.append(command)
+                continue
+            try:
+                answer = look(db)
+            except Exception as error:
+                ready.append((command, None, self._failed(error)))
+            else:
+                if command.writes and answer is None:
+                    together.append(command)
+                else:
+                    ready.append((command, answer, None))
+        if ready:
+            self._tell(ready)
+        if together:
+            self._tell(self._transaction(together))
+
+    def _transaction(
+        self, commands: Sequence[Command[Any]]
+    ) -> list[tuple[Command[Any], Any, BaseException | None]]:
+        answers: list[Any] = []
+        committing = False
+        try:
+            db = self._connected()
+            self.file.patiently(db, "BEGIN IMMEDIATE")
+            answers = [command.run(db) for command in commands]
+            committing = True
+            db.execute("COMMIT")
+            self.transactions += 1
+            self.file.check_identity()
+        except Exception as error:
+            # Whether a commit that failed for an error of the disk was stored, nobody knows.
+            kind = kind_of(error)
+            uncertain = committing and kind in (Kind.INPUT_OUTPUT, Kind.REPLACED)
+            self._undo()
+            is_own = not committing and len(answers) == 0 and kind in (Kind.BUSY, Kind.REPLACED)
+            if len(commands) > 1 and not uncertain and not is_own:
+                return [told for command in commands for told in self._transaction([command])]
+            failure = self._failed(error, uncertain=uncertain)
+            return [(command, None, failure) for command in commands]
+        self.trouble.over()
+        return [(command, answer, None) for command, answer in zip(commands, answers, strict=True)]
+
+    def _undo(self) -> None:
+        db = self._db
+        if db is not None and db.in_transaction:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+        for forget in self._rolled_back:
+            forget()
+
+    def _failed(self, error: BaseException, *, uncertain: bool = False) -> BaseException:
+        """An error for whoever asked; those of the file are told to health, and may end the connection."""
+        if not isinstance(error, sqlite3.Error | SqliteFailure | OSError | OverflowError):
+            return error
+        failure = failure_of(self.file.path, error, is_uncertain=uncertain)
+        if failure.kind is not Kind.TOO_LARGE:
+            self.trouble.failed("be used", failure)
+        self._replaced = failure.kind is Kind.REPLACED
+        if failure.kind in _ENDS_CONNECTION:
+            self._disconnect()
+        return failure
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection; after an error of the disk a new one, not more often than now and then."""
+        if self._replaced:
+            self.file.check_identity()
+            self._replaced = False
+        if self._db is not None:
+            return self._db
+        self.file.check_identity()
+        now = time.monotonic()
+        if now < self._broken_until:
+            time.sleep(min(self._broken_until - now, FIRST_PAUSE))
+        self._broken_until = time.monotonic() + self._pause
+        self._pause = next_pause(self._pause)
+        self._db = self.file.connect()
+        self._pause = FIRST_PAUSE
+        return self._db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
+
+    def _look(self) -> bool:
+        """Tells the event loop when somebody else has stored something."""
+        self.looks += 1
+        try:
+            db = self._connected()
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+            if version == self._version:
+                return False
+            news = self._look_for_news(db)
+        except (sqlite3.Error, SqliteFailure) as error:
+            self._failed(error)
+            time.sleep(FIRST_PAUSE)
+            return False
+        self._version = version
+        self._call_soon(self._changed, news)
+        return True
+
+    def _tell(self, told: Sequence[tuple[Command[Any], Any, BaseException | None]]) -> None:
+        self._call_soon(_deliver, told)
+
+    def _call_soon(self, call: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop was closed, and with it whoever waited
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _deliver(told: Sequence[tuple[Command[Any], Any, BaseException | None]]) -> None:
+    for command, answer, error in told:
+        if command.done.done():
+            continue
+        if error is None:
+            command.done.set_result(answer)
+        else:
+            command.done.set_exception(error)

@@ -1,0 +1,213 @@
+"""Who owns what: leases, turns, what the dead leave behind, and rows that somebody else has written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus_core import (
+    AdapterError,
+    DeadLetterFilter,
+    LeaseLost,
+    Outcome,
+    Received,
+    UnknownSubscription,
+)
+from promenade_bus_sqlite.adapter import SqliteAdapter
+from support.sqlite_files import TOPIC, acks, ask, buried, message, receive, spec, started, until
+
+
+def keys(received: list[Received]) -> list[str]:
+    return [each.message.key for each in received]
+
+
+async def crash(adapter: SqliteAdapter) -> None:
+    """Its process is gone: nothing more is written by it, and nothing of it is taken back."""
+    await adapter.upkeep.close()
+    services = adapter.running
+    services.heart._stopping = True
+    services.heart._beat = lambda owners, gone: []
+    await services.heart.close()
+    await services.worker.close()
+
+
+async def test_what_the_dead_leave_behind(tmp_path: Path) -> None:
+    """It comes to another one after the lease of its owner, as one attempt more, whatever is fresh."""
+    path = tmp_path / "events.db"
+    async with started(path, lease=0.3) as dying, started(path, lease=30.0) as heir:
+        first = await dying.open_consumer(spec())
+        await dying.publish([message(number) for number in range(3)])
+        held = await receive(first, 2)
+        await crash(dying)
+        began = time.monotonic()
+        second = await heir.open_consumer(spec())
+        assert keys(await receive(second, 1)) == ["2"]
+        taken = await receive(second, 2)
+        assert time.monotonic() - began > 0.25
+        assert keys(taken) == ["0", "1"]
+        assert [(each.attempt, each.owner_died, each.redelivered) for each in taken] == [(2, True, True)] * 2
+        assert [each.history[-1].error_type for each in taken] == ["ConsumerDied"] * 2
+        assert await second.settle(acks(taken)) == [None, None]
+        results = await second.settle(acks(held))
+        assert [type(each) for each in results] == [LeaseLost] * 2
+        await until(lambda: len(ask(path, "SELECT 1 FROM promenade_owner")) == 1, "the dead are forgotten")
+        await second.close()
+
+
+async def test_a_consumer_that_leaves_without_settling(tmp_path: Path) -> None:
+    """What it owned comes free after its lease, while its process lives on."""
+    async with started(tmp_path / "events.db", lease=0.3) as adapter:
+        first = await adapter.open_consumer(spec())
+        await adapter.publish([message(1)])
+        await receive(first, 1)
+        await first.close()
+        second = await adapter.open_consumer(spec())
+        (taken,) = await receive(second, 1)
+        assert (taken.attempt, taken.owner_died) == (2, True)
+        await second.close()
+
+
+async def test_settling_twice(tmp_path: Path) -> None:
+    """A settlement that comes again changes nothing, in whatever company."""
+    async with started(tmp_path / "events.db") as adapter:
+        consumer = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(6)])
+        received = await receive(consumer, 6)
+        assert await consumer.settle(acks(received[1:3])) == [None, None]
+        results = await consumer.settle([*acks(received), buried(received[0]), *acks(received[5:])])
+        lost = [index for index, each in enumerate(results) if each is not None]
+        # What is buried first is no more to be acknowledged.
+        assert lost == [0, 1, 2, 7]
+        assert all(isinstance(results[index], LeaseLost) for index in lost)
+        assert await adapter.backlog(spec()) == 0
+        await consumer.close()
+
+
+async def test_turns(tmp_path: Path) -> None:
+    """Of an ordered subscription one instance receives; the next takes over in order, and knows who waits."""
+    path = tmp_path / "events.db"
+    ordered = spec(ordered=True)
+    async with started(path) as one, started(path) as other:
+        active = await one.open_consumer(ordered)
+        await one.publish([message(number) for number in range(4)])
+        received = await receive(active, 2)
+        assert not await active.has_standby()  # type: ignore[attr-defined]
+        standby = await other.open_consumer(ordered)
+        assert await active.has_standby()  # type: ignore[attr-defined]
+        waiting = asyncio.create_task(receive(standby, 4))
+        rest = await receive(active, 2)
+        assert keys(rest) == ["2", "3"]
+        assert not waiting.done()
+        await active.settle([Outcome("release", each.receipt) for each in [*received, *rest]])
+        await active.close()
+        assert keys(await waiting) == ["0", "1", "2", "3"]
+        await standby.close()
+
+
+async def test_the_turn_of_a_dead_instance(tmp_path: Path) -> None:
+    """Whoever takes over begins with what the dead one held, and goes on with what is fresh."""
+    path = tmp_path / "events.db"
+    ordered = spec(ordered=True)
+    async with started(path, lease=0.3) as one, started(path, lease=0.3) as other:
+        active, standby = await one.open_consumer(ordered), await other.open_consumer(ordered)
+        await one.publish([message(number) for number in range(3)])
+        held = await receive(active, 2)
+        waiting = asyncio.create_task(receive(standby, 2))
+        await active.settle(acks(held[:1]))
+        await crash(one)
+        assert keys(await waiting) == ["1", "2"]
+        await standby.close()
+
+
+async def test_after_a_standstill(tmp_path: Path) -> None:
+    """A consumer that may have lost its lease is in doubt, and asks which messages are its own still."""
+    path = tmp_path / "events.db"
+    async with started(path, lease=0.4) as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        received = await receive(consumer, 2)
+        await until(lambda: not consumer.in_doubt, "it is sure")
+        beat = adapter._heartbeats.beat
+
+        def fails(owners: object, gone: object) -> Any:
+            raise OSError("no")
+
+        adapter.running.heart._beat = fails
+        await until(lambda: consumer.in_doubt, "its heart does not beat")
+        with pytest.raises(AdapterError, match="cannot be renewed: OSError"):
+            await consumer.confirm([each.receipt for each in received])
+        ask(path, "UPDATE promenade_delivery SET owner = 99 WHERE seq = 2")
+        adapter.running.heart._beat = beat
+        assert await consumer.confirm([each.receipt for each in received]) == [True, False]
+        await until(lambda: not consumer.in_doubt, "it is sure again")
+        await consumer.close()
+
+
+async def test_strange_rows_harm_themselves(tmp_path: Path) -> None:
+    """Rows that somebody else has written are dead letters with their bytes; the others arrive."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(4)])
+        ask(path, "UPDATE promenade_event SET body = 'text' WHERE seq = 1")
+        ask(path, "UPDATE promenade_event SET headers = '[1' WHERE seq = 2")
+        ask(path, "UPDATE promenade_event SET key = x'ff' WHERE seq = 3")
+        received = await receive(consumer, 4)
+        assert [each.fault is None for each in received] == [False, False, False, True]
+        assert [each.message.body for each in received] == [b"text", b"{}", b"{}", b"{}"]
+        assert await consumer.settle([*map(buried, received[:3]), *acks(received[3:])]) == [None] * 4
+        ask(path, "UPDATE promenade_letter SET text = 'nothing' WHERE number = 1")
+        letters = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert len(letters) == 2
+        assert await adapter.dead_letters.count(DeadLetterFilter(topic=TOPIC)) == 2
+        await consumer.close()
+
+
+async def test_events_that_somebody_deleted_are_counted(tmp_path: Path) -> None:
+    """An event that is gone when it is to come again is lost, and that is counted in the file."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(3)])
+        received = await receive(consumer, 3)
+        await consumer.settle([Outcome("release", each.receipt) for each in received])
+        ask(path, "DELETE FROM promenade_event WHERE seq = 2")
+        assert keys(await receive(consumer, 2)) == ["0", "2"]
+        assert ask(path, "SELECT service_group, topic, reason, events FROM promenade_loss") == [
+            ("tests.audit", TOPIC, "missing", 1)
+        ]
+        await adapter.running.worker.write(adapter.upkeep.look)
+        assert adapter.lost == 1
+        await consumer.close()
+
+
+async def test_a_broadcast_ends_with_its_instance(tmp_path: Path) -> None:
+    """Nothing of it is left, whether the instance closes or dies; its letters have nowhere to go then."""
+    path = tmp_path / "events.db"
+    everywhere = spec(mode="broadcast")
+    async with started(path, lease=0.3) as one, started(path, lease=0.3) as other:
+        await one.publish([message(0)])
+        first, second = await one.open_consumer(everywhere), await other.open_consumer(everywhere)
+        await one.publish([message(1)])
+        assert keys(await receive(first, 1)) == ["1"]
+        (received,) = await receive(second, 1)
+        assert await second.settle([buried(received)]) == [None]
+        (letter,) = await other.dead_letters.list(DeadLetterFilter(), 9)
+        assert await one.dead_letters.redrive([letter.id]) == 1
+        (again,) = await receive(second, 1)
+        assert (again.message.key, again.redelivered) == ("1", True)
+        assert await second.settle([buried(again)]) == [None]
+        await first.close()
+        assert len(ask(path, "SELECT 1 FROM promenade_subscription")) == 1
+        await crash(other)
+        await until(lambda: len(one.running.heart.dead) > 0, "its death is noticed")
+        await one.running.worker.write(one.upkeep.look)
+        assert ask(path, "SELECT 1 FROM promenade_subscription") == []
+        (letter,) = await one.dead_letters.list(DeadLetterFilter(), 9)
+        with pytest.raises(UnknownSubscription, match="cannot redrive dead letter"):
+            await one.dead_letters.redrive([letter.id])
+        assert await one.dead_letters.count(DeadLetterFilter()) == 1

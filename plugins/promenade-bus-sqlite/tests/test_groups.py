@@ -1,0 +1,146 @@
+"""Groups in a file: the list of them, how one is removed, and what health says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bus_core import BaseEvent, CheckResult, HealthStatus, Topic, open_bus
+from promenade_bus_sqlite.command import sqlite_command
+from promenade_bus_sqlite.config import ProbeOptions
+from promenade_bus_sqlite.health import SqliteProbe
+from support.sqlite_files import TOPIC, acks, ask, config, make_bus, message, receive, spec, started, until
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """The configuration file of a bus on a file."""
+    path = tmp_path / "app.yaml"
+    path.write_text(json.dumps(config(tmp_path / "events.db")), encoding="utf-8")
+    return path
+
+
+def run(configured: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(sqlite_command(), [*arguments, "--config", str(configured)])
+
+
+async def leave_three(path: Path) -> None:
+    """A group with three events that nobody has settled, and one without."""
+    async with started(path) as adapter:
+        for name in ("ledger", "mail"):
+            await (await adapter.open_consumer(spec(name))).close()
+        await adapter.publish([message(number) for number in range(3)])
+        mail = await adapter.open_consumer(spec("mail"))
+        await mail.settle(acks(await receive(mail, 3)))
+        await mail.close()
+
+
+async def test_an_empty_file(configured: Path) -> None:
+    """That there are no groups is said."""
+    result = await asyncio.to_thread(run, configured, "groups")
+    assert (result.exit_code, result.output) == (0, "there are no groups in the file\n")
+
+
+async def test_groups_are_listed_and_removed(tmp_path: Path, configured: Path) -> None:
+    """A group is listed with what it is owed; one that is owed something is removed only by force."""
+    await leave_three(tmp_path / "events.db")
+    listed = await asyncio.to_thread(run, configured, "groups")
+    rows = [line.split() for line in listed.output.splitlines()]
+    assert rows == [
+        ["GROUP", "TOPIC", "BACKLOG", "INSTANCES", "UNSERVED"],
+        ["tests.ledger", TOPIC, "3", "0", "under", "1", "min"],
+        ["tests.mail", TOPIC, "0", "0", "under", "1", "min"],
+    ]
+    as_json = json.loads((await asyncio.to_thread(run, configured, "groups", "--json")).output)
+    assert [(each["group"], each["backlog"]) for each in as_json] == [("tests.ledger", 3), ("tests.mail", 0)]
+
+    refused = await asyncio.to_thread(run, configured, "forget", "tests.ledger")
+    assert refused.exit_code == 1
+    assert "has 0 instances and 3 unsettled events; use --force" in refused.output
+    unknown = await asyncio.to_thread(run, configured, "forget", "tests.ledger", "--topic", "a.b.c")
+    assert unknown.exit_code == 1
+    assert "there is no group 'tests.ledger' on 'a.b.c' in " in unknown.output
+    removed = await asyncio.to_thread(run, configured, "forget", "tests.mail")
+    assert removed.output == f"removed tests.mail from {TOPIC}\n"
+    forced = await asyncio.to_thread(run, configured, "forget", "tests.ledger", "--force")
+    assert forced.output == f"removed tests.ledger from {TOPIC}; 3 events were not settled\n"
+    assert ask(tmp_path / "events.db", "SELECT 1 FROM promenade_subscription") == []
+
+
+async def test_another_adapter(tmp_path: Path) -> None:
+    """The command says that the configuration selects another adapter."""
+    path = tmp_path / "app.yaml"
+    path.write_text("app: {name: shop}\nbus: {adapter: memory}\n", encoding="utf-8")
+    result = await asyncio.to_thread(run, path, "groups")
+    assert "selects the adapter 'memory'" in str(result.exception)
+
+
+async def test_a_group_that_was_removed_while_it_is_open(tmp_path: Path, configured: Path) -> None:
+    """Its subscription is told so, instead of waiting for ever."""
+    bus = make_bus(tmp_path / "events.db")
+    async with bus:
+        subscription = bus.subscribe(TOPIC, lambda event: None, name="ledger")
+        await subscription.ready()
+        await asyncio.to_thread(run, configured, "forget", "tests.ledger", "--force")
+        async with asyncio.timeout(20):
+            while (check := (await bus.health()).checks["bus"]).status is HealthStatus.HEALTHY:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert "was removed from the file while it was open" in check.summary
+
+
+async def test_an_orphan_is_named(tmp_path: Path) -> None:
+    """A group that no instance has had for long degrades health by its name, until it is served."""
+    path = tmp_path / "events.db"
+    await leave_three(path)
+    async with started(path, retention={"orphaned_after": 3600.0}) as adapter:
+        serving = await adapter.open_consumer(spec("mail"))
+        adapter.running.file.epoch += 4000
+        await adapter.running.worker.write(adapter.upkeep.look)
+        assert adapter.degraded == (
+            f"no instance has subscribed 'tests.ledger' to '{TOPIC}' for long, and its events are kept for "
+            "ever: subscribe it, or remove it with `promenade-bus sqlite forget`"
+        )
+        heir = await adapter.open_consumer(spec("ledger"))
+        await adapter.running.worker.write(adapter.upkeep.look)
+        await until(lambda: adapter.degraded is None, "all is well")
+        for each in (serving, heir):
+            await each.close()
+
+
+async def check(bus: object, **options: object) -> CheckResult:
+    probe = SqliteProbe(ProbeOptions(**options), bus.adapter)  # type: ignore[arg-type, attr-defined]
+    return await probe.check(bus.state())  # type: ignore[attr-defined]
+
+
+async def test_the_probe(tmp_path: Path) -> None:
+    """It tells that all is well, with figures, and what is slow, full, or behind."""
+    topic = Topic(TOPIC, BaseEvent)
+    async with make_bus(tmp_path / "events.db") as bus:
+        paused = bus.subscribe(topic, lambda event: None, name="ledger")
+        await paused.ready()
+        well = await check(bus, slow=10.0)
+        assert well.status is HealthStatus.HEALTHY
+        assert "0 events waiting, nothing lost; synchronous normal" in well.summary
+        assert well.figures["backlog ledger"] == 0
+        assert int(well.figures["file_bytes"]) > 0
+        paused.pause()
+        for _ in range(3):
+            await bus.publish(topic, BaseEvent("thing.happened", uuid4()))
+        bad = await check(bus, slow=1e-9, lag=3, disk_free=1.0)
+        assert bad.status is HealthStatus.DEGRADED
+        for told in ("a look into the file took ", "% of the disk is free", "events wait for 'ledger' (3)"):
+            assert told in bad.summary
+    assert (await check(bus)).status is HealthStatus.DEGRADED
+
+
+async def test_the_probe_of_another_adapter() -> None:
+    """On another adapter there is nothing to see."""
+    async with open_bus({"app": {"name": "tests"}, "bus": {"adapter": "memory"}}) as bus:
+        found = await check(bus)
+    assert found.status is HealthStatus.HEALTHY
+    assert found.summary == "the bus runs on 'memory', not on SQLite: nothing to see"
