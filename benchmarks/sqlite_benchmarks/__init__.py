@@ -1,1 +1,1 @@
-"""What the SQLite adapter costs, as ratios to a loop by hand in the same run."""
+"""The cost of the SQLite adapter, as ratios to a loop by hand in the same run."""

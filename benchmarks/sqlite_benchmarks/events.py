@@ -17,7 +17,7 @@ BATCH = 100
 
 @attrs.frozen
 class Line:
-    """What was ordered how often."""
+    """The number of orders by item."""
 
     sku: str
     quantity: int

@@ -3,7 +3,7 @@
 May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share, so that no
 author writes it again: ``StorageAdapter`` for storages that must be polled, such as a database;
 ``LocalDeadLetters`` for adapters that keep their dead letters in the process; and what the adapters of
-databases have in common: ``Heart`` for leases, texts for attempts and letters.
+databases have in common: ``Heartbeats`` for leases, texts for attempts and letters.
 """
 
 import typing
@@ -13,7 +13,7 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.adapters.batches import together_or_apart
     from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters
-    from bus_core.adapters.leases import NO_SPELL, Heart, name_owner
+    from bus_core.adapters.leases import NO_SESSION, Heartbeats, name_owner
     from bus_core.adapters.records import (
         DEAD,
         NOBODY,
@@ -34,7 +34,7 @@ else:
         {
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters",
-            "leases": "Heart NO_SPELL name_owner",
+            "leases": "Heartbeats NO_SESSION name_owner",
             "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches text_of_attempts "
             "text_of_letter with_death",
             "storage": "StorageAdapter",
@@ -44,9 +44,9 @@ else:
 __all__ = [
     "DEAD",
     "NOBODY",
-    "NO_SPELL",
+    "NO_SESSION",
     "Claim",
-    "Heart",
+    "Heartbeats",
     "KeptLetter",
     "LocalDeadLetters",
     "Pending",

@@ -16,7 +16,7 @@ T = TypeVar("T")
 async def together_or_apart(
     items: Sequence[T], handle: Callable[[Sequence[T]], Awaitable[Sequence[BusError | None]]]
 ) -> Sequence[BusError | None]:
-    """What ``handle`` tells of items in one transaction or, when that fails, of each in one of its own.
+    """The results of ``handle`` for items in one transaction or, when that fails, of each in one of its own.
 
     The storage may refuse one of them, such as a record that is too large for it. As it may refuse all, the
     second that fails is the last that is tried. It begins anywhere, so that each gets its turn.

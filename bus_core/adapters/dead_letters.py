@@ -47,7 +47,7 @@ class LocalDeadLetters(ABC, Generic[P]):
 
     @abstractmethod
     def way_back(self, kept: KeptLetter[P]) -> Callable[[], None] | None:
-        """What hands a letter to the subscription that gave up; None where that is not open here."""
+        """The inlet of the subscription that gave up; None where that is not open here."""
 
     def keep(self, letter: DeadLetter, payload: P, spec: SubscriptionSpec) -> None:
         """Keeps a letter; when the store is full the oldest one is dropped, and counted."""
@@ -86,11 +86,11 @@ class LocalDeadLetters(ABC, Generic[P]):
         return page
 
     async def count(self, where: DeadLetterFilter) -> int:
-        """How many letters the filter selects."""
+        """The number of letters that the filter selects."""
         return sum(where.selects(kept.letter) for kept in self._kept.values())
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """How many letters the filter selects, in groups."""
+        """The number of selected letters, in groups."""
         return tally_of(kept.letter for kept in self._kept.values() if where.selects(kept.letter))
 
     async def get(self, letter_id: str) -> DeadLetter:

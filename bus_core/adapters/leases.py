@@ -1,4 +1,4 @@
-"""Who is alive among the owners of messages: by heartbeats that are counted, and never by a time of day.
+"""Finds dead owners of messages by counted heartbeats, and never by a time of day.
 
 Each process counts up a number for every owner that it has, and reads the numbers of all. Whoever wants to
 take something over notes a number and the time on its own clock, and does so only when the number is still
@@ -19,12 +19,12 @@ from bus_core.errors import AdapterError
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, next_pause
 
-__all__ = ["NO_SPELL", "Beat", "Heart", "lease_of", "name_owner"]
+__all__ = ["NO_SESSION", "Beat", "Heartbeats", "lease_of", "name_owner"]
 
 Beat = Callable[[Sequence[str], Sequence[str]], Iterable[tuple[str, int]]]
 """Counts up the numbers of some owners, deletes those of others, and returns the numbers of all there are.
 
-It is called in the thread of a ``Heart``, never twice at once, and ends by itself in bounded time.
+It is called in the thread of a ``Heartbeats``, never twice at once, and ends by itself in bounded time.
 """
 
 _BEATS = 6
@@ -42,8 +42,8 @@ _REMEMBERED = 3.0
 _CLOSING = 4.0
 """Seconds that the thread may take to delete the numbers of its owners."""
 
-NO_SPELL = 0
-"""In place of the number of a spell: others may own what was received, for all that is known."""
+NO_SESSION = 0
+"""In place of the number of a session: others may own what was received, for all that is known."""
 
 
 def name_owner(lease: float) -> str:
@@ -52,18 +52,18 @@ def name_owner(lease: float) -> str:
 
 
 def lease_of(owner: str, otherwise: float) -> float:
-    """How many seconds the lease of an owner is long; ``otherwise`` where its name tells none."""
+    """The lease of an owner in seconds; ``otherwise`` where its name has none."""
     try:
         return float(owner.partition(".")[2])
     except ValueError:
         return otherwise
 
 
-class Heart:
+class Heartbeats:
     """The heartbeats of this process's owners, and what it knows of the others. Times are seconds.
 
-    A **spell** is a time in which heartbeats were stored without a gap that is long enough for others to take
-    over what this process holds. Whatever was received in the current spell is owned still.
+    A **session** is a time in which heartbeats were stored without a gap that lets others claim messages of
+    this process. It still owns all messages received in the current session.
     """
 
     def __init__(self, beat: Beat, *, name: str, lease: float) -> None:
@@ -78,7 +78,8 @@ class Heart:
         self._seen_elsewhere: frozenset[str] = frozenset()
         self._noted: dict[str, tuple[int | None, float]] = {}  # the number of an owner, and since when
         self._dead: Mapping[str, int | None] = {}
-        self._spell: tuple[int, float] = (NO_SPELL, float("-inf"))  # its number, and until when it is sure
+        # The number of the session, and until when it is sure.
+        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))
         self._renewed_at = float("-inf")
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._stopping = False
@@ -119,14 +120,14 @@ class Heart:
         self._seen_elsewhere = frozenset(owners)
 
     @property
-    def spell(self) -> int:
-        """The number of the current spell; ``NO_SPELL`` while the next heartbeat is late."""
-        number, until = self._spell
-        return number if lease_clock() <= until else NO_SPELL
+    def session(self) -> int:
+        """The number of the current session; ``NO_SESSION`` while the next heartbeat is late."""
+        number, until = self._session
+        return number if lease_clock() <= until else NO_SESSION
 
-    def is_sure(self, spell: int) -> bool:
-        """Whether nobody can have taken over what was received in this spell."""
-        return spell != NO_SPELL and spell == self.spell
+    def is_sure(self, session: int) -> bool:
+        """True when no other can have claimed the messages received in this session."""
+        return session != NO_SESSION and session == self.session
 
     @property
     def dead(self) -> Mapping[str, int | None]:
@@ -134,7 +135,7 @@ class Heart:
 
         There are none while the own heartbeat is late: a process that stood still has not seen the others.
         """
-        return self._dead if self.spell != NO_SPELL else {}
+        return self._dead if self.session != NO_SESSION else {}
 
     async def renewed(self) -> None:
         """Has the heart beat at once, and returns when that is stored. Raises ``AdapterError``."""
@@ -196,7 +197,7 @@ class Heart:
                 pass  # the loop was closed, and with it whoever waited
 
     def _learn(self, found: Mapping[str, int], sent: float, received: float) -> None:
-        number, _ = self._spell
+        number, _ = self._session
         if received > self._renewed_at + _UNNOTICED * self._lease:
             number += 1
             self._noted = {}  # while this process stood still others may have done so, too
@@ -212,7 +213,7 @@ class Heart:
             if sent - known[1] >= lease_of(owner, self._lease):
                 dead[owner] = beats
         self._noted, self._dead = noted, dead
-        self._spell = (number, sent + _SAFE * self._lease)
+        self._session = (number, sent + _SAFE * self._lease)
         self.beats += 1
 
     def _forgettable(self) -> Collection[str]:

@@ -1,4 +1,4 @@
-"""What a ``bus_core.adapters.storage.StorageAdapter`` keeps: records, and what their text says."""
+"""The records of a ``bus_core.adapters.storage.StorageAdapter``, and the content of their text."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ Claim = tuple[Any, str, bool]
 """A record that was claimed: its key, of any type; its text; whether it belonged to somebody before."""
 
 Pending = tuple[str, str, int, float]
-"""What one owner has of a subscription: both names, how many records, and when the first one is due."""
+"""The records of one owner: subscription, owner, their number, and when the first one is due."""
 
 _pattern = cache(TopicPattern)
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether a topic belongs to what was subscribed: the name of a topic, or a pattern."""
+    """True when a topic belongs to a subscription, which is the name of a topic or a pattern."""
     return pattern == topic or _pattern(pattern).matches(topic)
 
 
 @attrs.frozen
 class Record:
-    """What a storage keeps of a message on its way to one subscription.
+    """A message on its way to one subscription, as a storage keeps it.
 
     ``due`` is a time in seconds since the epoch: the end of a delay, before which nobody claims it. It means
     nothing while somebody owns the record.
@@ -66,7 +66,7 @@ class Record:
 
 @attrs.frozen
 class RecordState:
-    """What the text of a record says."""
+    """The content of a record's text."""
 
     message: Message
     published_at: datetime
@@ -82,7 +82,7 @@ class RecordState:
 
     @classmethod
     def of(cls, text: str) -> RecordState:
-        """What the text of a record says."""
+        """The content of a record's text."""
         return _converter().loads(text, cls)
 
 

@@ -29,7 +29,7 @@ import attrs
 
 from bus_core.abc import Features, SubscriptionSpec
 from bus_core.adapters.batches import together_or_apart
-from bus_core.adapters.leases import Heart, name_owner
+from bus_core.adapters.leases import Heartbeats, name_owner
 from bus_core.adapters.records import DEAD, NOBODY, Claim, Pending, Record, RecordState, matches, with_death
 from bus_core.errors import (
     AdapterError,
@@ -63,7 +63,7 @@ _PAUSES = (0.005, 0.1)
 """Seconds of real time between two looks for what is due: after one that found something, and at most."""
 
 _SHARE = 10
-"""How many times as long as a look took it rests at least, so that looks leave time for the rest."""
+"""A rest between two looks lasts at least so many times as long as the look took."""
 
 _LOOKS = 8
 """Looks at who owns something within a lease, also while nobody waits for anything."""
@@ -173,7 +173,7 @@ class StorageAdapter(ABC):
         self._waiting: dict[StorageConsumer, None] = {}
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
-        self.heart = Heart(self.beat, name=self.name, lease=self.lease)
+        self.heartbeats = Heartbeats(self.beat, name=self.name, lease=self.lease)
         self._reading = Trouble(f"the storage of {self.name!r}")
         self._dead: dict[str, list[str]] = {}  # owners, by their subscription
         self._unreadable = 0  # dead letters
@@ -181,10 +181,10 @@ class StorageAdapter(ABC):
         try:
             with self.translated("be opened"):
                 await self.open()
-            self.heart.start()
-            await self.heart.renewed()
+            self.heartbeats.start()
+            await self.heartbeats.renewed()
         except BaseException:
-            await self.heart.close()
+            await self.heartbeats.close()
             with suppress(Exception):  # there may be nothing to give back
                 await self.shut()
             raise
@@ -193,7 +193,7 @@ class StorageAdapter(ABC):
 
     async def close(self) -> None:
         await self._watching.end()
-        await self.heart.close()
+        await self.heartbeats.close()
         with self.translated("be closed"):
             await self.shut()
 
@@ -265,8 +265,8 @@ class StorageAdapter(ABC):
             pending = await self.pending()
         sound = [each for each in pending if _is_sound(each)]
         self._odd = len(pending) - len(sound)
-        self.heart.look_after(owner for _, owner, *_ in sound if owner != NOBODY)
-        dead, now = self.heart.dead, record_time()
+        self.heartbeats.look_after(owner for _, owner, *_ in sound if owner != NOBODY)
+        dead, now = self.heartbeats.dead, record_time()
         self._dead = {}
         for subscription, owner, _, first in sound:
             if owner in dead:
@@ -277,7 +277,7 @@ class StorageAdapter(ABC):
     @property
     def degraded(self) -> str | None:
         """The problems of the moment: of each part its own, so that no part clears another's."""
-        parts = (self._reading, self.heart.trouble)
+        parts = (self._reading, self.heartbeats.trouble)
         problems = [trouble.text for trouble in parts if trouble.text is not None]
         if self._unreadable:
             problems.append(
@@ -406,27 +406,27 @@ class StorageConsumer:
         self._topic = spec.topic
         self._waiting = waiting
         self._owner = name_owner(adapter.lease)
-        self._spell = adapter.heart.spell
+        self._session = adapter.heartbeats.session
         self._due = asyncio.Event()
         self._stopped = False
-        adapter.heart.add(self._owner)
+        adapter.heartbeats.add(self._owner)
 
     @property
     def in_doubt(self) -> bool:
-        """Whether others may have taken over what it holds; see ``bus_core.LeasingConsumer``."""
-        return not self._adapter.heart.is_sure(self._spell)
+        """True when others may have claimed its messages; see ``bus_core.LeasingConsumer``."""
+        return not self._adapter.heartbeats.is_sure(self._session)
 
     async def confirm(self, receipts: Sequence[_Owned]) -> Sequence[bool]:
         """Renews the lease; which messages are this consumer's still."""
         adapter = self._adapter
-        await adapter.heart.renewed()
-        spell = adapter.heart.spell
+        await adapter.heartbeats.renewed()
+        session = adapter.heartbeats.session
         async with adapter.in_transaction("renew leases"):
             owned = [
                 await adapter.change(each.key, self._owner, Record(each.state.text(), self._owner))
                 for each in receipts
             ]
-        self._spell = spell
+        self._session = session
         return owned
 
     def look(self) -> None:
@@ -522,7 +522,7 @@ class StorageConsumer:
         self._due.set()
 
     async def close(self) -> None:
-        self._adapter.heart.remove(self._owner)
+        self._adapter.heartbeats.remove(self._owner)
 
 
 def _failed(error: BusError) -> PublishFailed:
@@ -532,13 +532,13 @@ def _failed(error: BusError) -> PublishFailed:
 
 
 def _is_sound(row: Sequence[Any]) -> bool:
-    """Whether it is a row that ``pending`` returns: somebody else may have put anything into the storage."""
+    """True when it is a row that ``pending`` returns: others may have put anything into the storage."""
     kinds = (str, str, int, int | float)
     return len(row) == len(kinds) and all(map(isinstance, row, kinds))
 
 
 def _state_of(text: str) -> RecordState | None:
-    """What the text of a record says; None for what the bus did not write."""
+    """The content of a record's text; None when the bus did not write it."""
     try:
         return RecordState.of(text)
     except Exception:  # whatever a converter raises for what somebody else has written

@@ -29,7 +29,7 @@ from bus_core import (
     SubscriptionSpec,
 )
 from bus_core.adapters import DEAD, NOBODY, Claim, Pending, Record, StorageAdapter, matches
-from bus_core.adapters.leases import Heart
+from bus_core.adapters.leases import Heartbeats
 from support.buses import until
 
 TOPIC = "test.thing.happened"
@@ -158,8 +158,8 @@ async def started(lease: float = 30.0) -> AsyncIterator[Storage]:
 
 async def beats(adapter: Storage, times: int) -> None:
     """Returns when its heart has beaten so often: six times are a lease."""
-    seen = adapter.heart.beats
-    await until(lambda: adapter.heart.beats >= seen + times, "the heart beats")
+    seen = adapter.heartbeats.beats
+    await until(lambda: adapter.heartbeats.beats >= seen + times, "the heart beats")
 
 
 async def test_a_clock_that_is_set_robs_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ async def test_a_blocked_event_loop_loses_no_lease() -> None:
         consumer = await storage.open_consumer(SPEC)
         await storage.publish([message()])
         [received] = await consumer.receive(1)
-        watcher = Heart(storage.beat, name="watcher", lease=0.3)
+        watcher = Heartbeats(storage.beat, name="watcher", lease=0.3)
         watcher.look_after([consumer._owner])
         watcher.start()
         await watcher.renewed()
@@ -493,7 +493,7 @@ async def test_an_owner_without_heartbeats_dies_once(storage: Storage) -> None:
         owner = await other.open_consumer(SPEC)
         await other.publish([message()])
         [received] = await owner.receive(1)
-        watcher = Heart(other.beat, name="watcher", lease=0.3)
+        watcher = Heartbeats(other.beat, name="watcher", lease=0.3)
         watcher.look_after([owner._owner, "gone.0.3"])
         watcher.start()
         await watcher.renewed()
@@ -518,16 +518,16 @@ async def test_who_stood_still_takes_nobody_for_dead() -> None:
             raise OSError("locked")
         return [*numbers.items()]
 
-    heart = Heart(beat, name="heart", lease=0.3)
+    heart = Heartbeats(beat, name="heart", lease=0.3)
     heart.start()
     await heart.renewed()
-    first = heart.spell
+    first = heart.session
     failing.set()
     await until(lambda: not heart.is_sure(first), "it is not sure any more")
     began = time.monotonic()
     await until(lambda: time.monotonic() - began > 0.3, "more than a lease is over")
     failing.clear()
-    await until(lambda: heart.spell > first, "it beats again")
+    await until(lambda: heart.session > first, "it beats again")
     assert heart.dead == {}
     await until(lambda: heart.dead == {"other.0.3": 7}, "it has watched for a lease")
     await heart.close()

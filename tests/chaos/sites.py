@@ -28,7 +28,7 @@ class Site(Stacked):
         self.keys = Keys(PREFIX)
 
     def section(self, own: Mapping[str, Any], *, proxied: bool) -> dict[str, Any]:
-        """What selects the adapter, in the section ``bus``; ``own`` are options of the adapter."""
+        """The settings in the section ``bus`` that select the adapter; ``own`` are options of the adapter."""
         options = {
             "prefix": PREFIX,
             "block": 0.5,
@@ -41,7 +41,7 @@ class Site(Stacked):
         return {"adapter": "redis", "redis": options}
 
     async def losses_of(self, adapter: AnyAdapter) -> int:
-        """How many events the servers themselves have counted as lost."""
+        """The number of events that the servers themselves have counted as lost."""
         assert isinstance(adapter, StreamsAdapter)
         return sum((await adapter.groups.losses()).values())
 

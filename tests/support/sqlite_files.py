@@ -85,6 +85,6 @@ async def until(holds: Callable[[], object], what: str) -> None:
 
 
 def ask(path: Path, statement: str, *values: object) -> list[Any]:
-    """What another program finds in the file, or does to it."""
+    """Another program that reads the file, or changes it."""
     with closing(sqlite3.connect(path, timeout=10)) as db, db:
         return db.execute(statement, values).fetchall()

@@ -28,7 +28,7 @@ def test_the_file_of_the_application() -> None:
 
 
 def test_the_own_section_wins() -> None:
-    """What `bus.sqlite` says counts, and the rest comes from the application's section, or has a default."""
+    """Keys of `bus.sqlite` win; others come from the application's section, or have a default."""
     config = {
         "app": {"name": "shop"},
         "database": {"sqlite": {"path": "app.db", "busy_timeout": "2s"}},

@@ -1,4 +1,4 @@
-"""Who owns what: leases, turns, what the dead leave behind, and rows that somebody else has written."""
+"""Ownership: leases, turns, messages of the dead, and foreign rows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ async def crash(adapter: SqliteAdapter) -> None:
     """Its process is gone: nothing more is written by it, and nothing of it is taken back."""
     await adapter.upkeep.close()
     services = adapter.running
-    services.heart._stopping = True
-    services.heart._beat = lambda owners, gone: []
-    await services.heart.close()
+    services.heartbeats._stopping = True
+    services.heartbeats._beat = lambda owners, gone: []
+    await services.heartbeats.close()
     await services.worker.close()
 
 
@@ -59,7 +59,7 @@ async def test_what_the_dead_leave_behind(tmp_path: Path) -> None:
 
 
 async def test_a_consumer_that_leaves_without_settling(tmp_path: Path) -> None:
-    """What it owned comes free after its lease, while its process lives on."""
+    """Its messages come free after its lease, while its process lives on."""
     async with started(tmp_path / "events.db", lease=0.3) as adapter:
         first = await adapter.open_consumer(spec())
         await adapter.publish([message(1)])
@@ -109,7 +109,7 @@ async def test_turns(tmp_path: Path) -> None:
 
 
 async def test_the_turn_of_a_dead_instance(tmp_path: Path) -> None:
-    """Whoever takes over begins with what the dead one held, and goes on with what is fresh."""
+    """The next owner begins with the messages of the dead one, and goes on with fresh ones."""
     path = tmp_path / "events.db"
     ordered = spec(ordered=True)
     async with started(path, lease=0.3) as one, started(path, lease=0.3) as other:
@@ -136,12 +136,12 @@ async def test_after_a_standstill(tmp_path: Path) -> None:
         def fails(owners: object, gone: object) -> Any:
             raise OSError("no")
 
-        adapter.running.heart._beat = fails
+        adapter.running.heartbeats._beat = fails
         await until(lambda: consumer.in_doubt, "its heart does not beat")
         with pytest.raises(AdapterError, match="cannot be renewed: OSError"):
             await consumer.confirm([each.receipt for each in received])
         ask(path, "UPDATE promenade_delivery SET owner = 99 WHERE seq = 2")
-        adapter.running.heart._beat = beat
+        adapter.running.heartbeats._beat = beat
         assert await consumer.confirm([each.receipt for each in received]) == [True, False]
         await until(lambda: not consumer.in_doubt, "it is sure again")
         await consumer.close()
@@ -204,7 +204,7 @@ async def test_a_broadcast_ends_with_its_instance(tmp_path: Path) -> None:
         await first.close()
         assert len(ask(path, "SELECT 1 FROM promenade_subscription")) == 1
         await crash(other)
-        await until(lambda: len(one.running.heart.dead) > 0, "its death is noticed")
+        await until(lambda: len(one.running.heartbeats.dead) > 0, "its death is noticed")
         await one.running.worker.write(one.upkeep.look)
         assert ask(path, "SELECT 1 FROM promenade_subscription") == []
         (letter,) = await one.dead_letters.list(DeadLetterFilter(), 9)

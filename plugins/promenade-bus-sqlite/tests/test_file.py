@@ -1,4 +1,4 @@
-"""What the file has to be like, and what is told when it is not, or when it changes while it is used."""
+"""Checks of the file: its properties, and the messages when they fail or change during use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is removed from the file, and what never is."""
+"""Retention: events that are removed from the file, and those that never are."""
 
 from __future__ import annotations
 

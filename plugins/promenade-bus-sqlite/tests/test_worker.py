@@ -28,7 +28,7 @@ async def test_what_is_asked_at_once_shares_transactions(tmp_path: Path) -> None
 
 
 async def test_a_command_that_fails_undoes_no_other(tmp_path: Path) -> None:
-    """What shares its transaction is done, in another one."""
+    """Work that shared its transaction is done in another one."""
     async with started(tmp_path / "events.db") as adapter:
         worker = adapter.running.worker
 
@@ -82,7 +82,7 @@ async def test_a_locked_file(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    """What does not fit fails definitely, what fits is stored, and with more room all is."""
+    """Events that do not fit fail definitely, others are stored; with more room all are."""
     path = tmp_path / "events.db"
     async with started(path) as adapter:
         worker = adapter.running.worker
@@ -138,7 +138,7 @@ async def test_a_disk_that_fails_in_a_commit(tmp_path: Path, stored: bool) -> No
 
 
 async def test_a_closed_worker(tmp_path: Path) -> None:
-    """What is asked after the end is an error, and does not hang."""
+    """A call after the end is an error, and does not hang."""
     async with started(tmp_path / "events.db") as adapter:
         worker = adapter.running.worker
     with pytest.raises(SqliteFailure, match="is closed") as caught:

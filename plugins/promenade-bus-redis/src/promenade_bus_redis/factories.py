@@ -1,4 +1,4 @@
-"""How the parts are made. What they need is imported when one is made, not when plugins are looked for."""
+"""Factories of the parts. Their imports happen when one is made, not at discovery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
 
 
 def _check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
-    """What is wrong with options that are sound one by one, and with the section of the application."""
+    """The faults of options that are valid one by one, and of the section of the application."""
     from promenade_bus_redis.server.target import check_options
 
     return check_options(options, sections)

@@ -16,7 +16,7 @@ from bus_core import (
     PublishError,
     SubscriptionSpec,
 )
-from bus_core.adapters import Heart, name_owner
+from bus_core.adapters import Heartbeats, name_owner
 from bus_core.events import TopicIndex
 from promenade_bus_sqlite.claiming import Owner, backlog_of
 from promenade_bus_sqlite.config import SqliteOptions
@@ -65,7 +65,7 @@ class SqliteAdapter:
         services = self._services
         if services is None:
             return None
-        parts = (services.worker.trouble, services.heart.trouble, self._upkeep.trouble)
+        parts = (services.worker.trouble, services.heartbeats.trouble, self._upkeep.trouble)
         problems = [part.text for part in parts if part.text is not None]
         orphans = [f"{group!r} to {pattern!r}" for group, pattern in self._upkeep.orphans]
         if orphans:
@@ -78,20 +78,20 @@ class SqliteAdapter:
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """What subscriptions gave up on."""
+        """The messages that subscriptions gave up on."""
         assert self._dead_letters is not None, "the adapter is not started"
         return self._dead_letters
 
     @property
     def running(self) -> Services:
-        """What its parts share. Raises ``AdapterError`` when it is not started."""
+        """The shared parts. Raises ``AdapterError`` when it is not started."""
         if self._services is None:
             raise AdapterError("the SQLite adapter is not started")
         return self._services
 
     @property
     def is_running(self) -> bool:
-        """Whether it is started."""
+        """True when it is started."""
         return self._services is not None
 
     @property
@@ -101,7 +101,7 @@ class SqliteAdapter:
 
     @property
     def upkeep(self) -> Upkeep:
-        """What looks after the file, once it was started."""
+        """The upkeep of the file, once it was started."""
         return self._upkeep
 
     # --- its life -----------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class SqliteAdapter:
         file = File(self._place.path, self.options.synchronous, self._place.busy_timeout)
         db = await asyncio.to_thread(file.prepare)
         self._heartbeats = Heartbeats(file)
-        heart = Heart(self._heartbeats.beat, name=self.name, lease=self.options.lease)
+        heart = Heartbeats(self._heartbeats.beat, name=self.name, lease=self.options.lease)
         topics = Topics()
         newsroom = Newsroom(file, topics, lambda: heart.dead)
         worker = Worker(file, self.options.poll, newsroom.look, self._changed)
@@ -139,7 +139,7 @@ class SqliteAdapter:
             await self._close(services)
 
     async def _close(self, services: Services) -> None:
-        await services.heart.close()
+        await services.heartbeats.close()
         self._heartbeats.close()
         await services.worker.close()
 
@@ -203,7 +203,7 @@ class SqliteAdapter:
         self._heartbeats.owners.pop(consumer.owner.name, None)
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        """What the group has not settled; for a broadcast subscription what this instance has not."""
+        """The unsettled messages of the group, or of this instance of a broadcast subscription."""
         return (await self.backlogs([spec]))[0]
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:

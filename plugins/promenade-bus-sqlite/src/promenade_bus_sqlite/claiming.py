@@ -1,4 +1,4 @@
-"""What a subscription receives: deliveries that came free, and events behind its cursor."""
+"""Claims messages for a subscription: deliveries that came free, and events behind its cursor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Held:
 
 @attrs.define
 class Claim:
-    """What a claim brought, and when the next delivery is due; None where none waits."""
+    """The result of a claim, and when the next delivery is due; None where none waits."""
 
     received: Sequence[Received]
     next_due: float | None = None
@@ -73,7 +73,7 @@ class Claims:
         self._emptied: set[str] = set()  # dead owners that have nothing left
 
     def peek(self, db: sqlite3.Connection, now: float, dead: Collection[str]) -> Claim | None:
-        """What there is to say without a transaction; None where there may be something to claim."""
+        """The answer without a transaction; None where there may be messages to claim."""
         if any(name not in self._emptied for name in dead):
             return None
         key = self._owner.subscription
@@ -309,7 +309,7 @@ class ForgottenSubscription(BusError):
 
 
 def backlog_of(db: sqlite3.Connection, topics: Topics, subscription: int, pattern: str) -> int:
-    """How much a subscription has not settled: deliveries, and events behind its cursor."""
+    """The number of unsettled messages of a subscription: deliveries, and events behind its cursor."""
     row = db.execute(
         "SELECT cursor, (SELECT count(*) FROM promenade_delivery WHERE subscription = ?1)"
         " FROM promenade_subscription WHERE id = ?1",
@@ -349,7 +349,7 @@ def _within(cursor: sqlite3.Cursor) -> list[Row]:
 
 
 def _is_sound(body: object, *texts: object) -> bool:
-    """Whether the columns have their types: other programs may write anything into a file."""
+    """True when the columns have their types: other programs may write anything into a file."""
     return isinstance(body, bytes) and all(isinstance(each, str) for each in texts)
 
 

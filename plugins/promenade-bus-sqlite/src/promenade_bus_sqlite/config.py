@@ -16,7 +16,7 @@ _OR_NONE = attrs.validators.optional
 
 @attrs.frozen(kw_only=True)
 class RetentionOptions:
-    """How long events stay. What a group has not settled is never removed, except by ``max_length``.
+    """The time that events stay. Unsettled events are never removed, except by ``max_length``.
 
     Settled events stay for ``min_age``; those of topics that nobody subscribes to for
     ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever

@@ -44,17 +44,17 @@ class SqliteConsumer:
         self.longest_hold = services.options.lease / 3 if is_group else math.inf
         self._services = services
         self._closed = closed
-        self._spell = services.heart.spell
+        self._session = services.heartbeats.session
         self._claims = Claims(services.topics, owner, spec.topic, group, ordered=spec.ordered)
         self._settler = Settler(owner, group, spec.topic)
         self._news = asyncio.Event()
         self._stopped = False
-        services.heart.add(owner.name)
+        services.heartbeats.add(owner.name)
 
     # --- receiving ----------------------------------------------------------------------------------------
 
     async def receive(self, limit: int) -> Sequence[Received]:
-        """What there is, or will be within a few seconds; see ``bus_core.Consumer``."""
+        """Receives messages, if need be after a few seconds; see ``bus_core.Consumer``."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _LONGEST_WAIT
         self._services.worker.listen()
@@ -78,7 +78,7 @@ class SqliteConsumer:
         return []
 
     async def _claim(self, limit: int) -> Claim:
-        file, dead = self._services.file, self._services.heart.dead
+        file, dead = self._services.file, self._services.heartbeats.dead
 
         def peek(db: sqlite3.Connection) -> Claim | None:
             return self._claims.peek(db, file.now(), dead)
@@ -113,14 +113,14 @@ class SqliteConsumer:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether others may have taken over what it holds; see ``bus_core.LeasingConsumer``."""
-        return not self._services.heart.is_sure(self._spell)
+        """True when others may have claimed its messages; see ``bus_core.LeasingConsumer``."""
+        return not self._services.heartbeats.is_sure(self._session)
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
         """Renews the lease; which messages are this consumer's still."""
-        heart, me = self._services.heart, self.owner
+        heart, me = self._services.heartbeats, self.owner
         await heart.renewed()
-        spell = heart.spell
+        session = heart.session
         seqs = [held.seq for held in receipts if isinstance(held, Held)]
         wanted = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND seq = ? AND owner = ?"
 
@@ -130,14 +130,14 @@ class SqliteConsumer:
             ]
 
         owned = await self._services.worker.write(run)
-        self._spell = spell
+        self._session = session
         return owned
 
     async def has_standby(self) -> bool:
-        """Whether another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        """True when another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
         if not self.spec.ordered:
             return False
-        dead = self._services.heart.dead
+        dead = self._services.heartbeats.dead
 
         def run(db: sqlite3.Connection) -> bool:
             others = db.execute(
@@ -171,7 +171,7 @@ class SqliteConsumer:
                     (me.subscription, me.number),
                 )
 
-        self._services.heart.remove(me.name)
+        self._services.heartbeats.remove(me.name)
         self._closed(self)
         await self._services.worker.write(run)
         self._services.woken(me.subscription)

@@ -69,11 +69,11 @@ class SqliteDeadLetters:
         return await self._services.worker.read(run)
 
     async def count(self, where: DeadLetterFilter) -> int:
-        """How many letters the filter selects."""
+        """The number of letters that the filter selects."""
         return await self._services.worker.read(lambda db: sum(1 for _ in self._selected(db, where, 0)))
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """How many letters the filter selects, in groups; see ``bus_core.DeadLetterStore``."""
+        """The number of selected letters, in groups; see ``bus_core.DeadLetterStore``."""
 
         def run(db: sqlite3.Connection) -> Sequence[DeadLetterTally]:
             return tally_of(letter for _, _, letter in self._selected(db, where, 0))

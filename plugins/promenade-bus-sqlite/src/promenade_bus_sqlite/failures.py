@@ -12,7 +12,7 @@ __all__ = ["Kind", "SqliteFailure", "failure_of", "kind_of"]
 
 
 class Kind(StrEnum):
-    """What is wrong with a file."""
+    """The fault of a file."""
 
     BUSY = "busy"
     FULL = "full"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
     @property
     def passes(self) -> bool:
-        """Whether the same call may succeed later, without a new start."""
+        """True when the same call may succeed later, without a new start."""
         return self in (Kind.BUSY, Kind.FULL, Kind.READ_ONLY, Kind.INPUT_OUTPUT, Kind.CANNOT_OPEN)
 
 
@@ -82,7 +82,7 @@ class SqliteFailure(AdapterError):
 
 
 def kind_of(error: BaseException) -> Kind:
-    """What an error of the module ``sqlite3`` means."""
+    """The failure behind an error of the module ``sqlite3``."""
     if isinstance(error, SqliteFailure):
         return error.kind
     if isinstance(error, OverflowError | sqlite3.DataError):

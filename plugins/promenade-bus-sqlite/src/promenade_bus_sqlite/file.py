@@ -195,7 +195,7 @@ class File:
 
 
 def _boot_id() -> str:
-    """What this start of the machine is called; empty where the system does not tell."""
+    """The id of this start of the machine; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -47,7 +47,7 @@ class SqliteGroups:
 
     def _reports(self, db: sqlite3.Connection) -> Sequence[GroupReport]:
         services = self._services
-        dead, now = services.heart.dead, services.file.now()
+        dead, now = services.heartbeats.dead, services.file.now()
         rows = db.execute(
             "SELECT id, service_group, pattern, served FROM promenade_subscription WHERE NOT broadcast"
             " ORDER BY service_group, pattern"

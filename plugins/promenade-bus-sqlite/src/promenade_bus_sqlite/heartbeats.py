@@ -1,4 +1,4 @@
-"""Heartbeats in the file, over a connection of their own: see ``bus_core.adapters.Heart``."""
+"""Heartbeats in the file, over a connection of their own: see ``bus_core.adapters.Heartbeats``."""
 
 from __future__ import annotations
 

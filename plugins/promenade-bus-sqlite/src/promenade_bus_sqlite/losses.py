@@ -1,4 +1,4 @@
-"""What was lost, counted in the file itself, in the transaction that lost it."""
+"""Losses, counted in the file itself, in the transaction that lost them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def note_loss(db: sqlite3.Connection, group: str, topic: str, reason: str, event
 
 
 def count_losses(db: sqlite3.Connection) -> int:
-    """How many events groups have lost since the file was made."""
+    """The number of events that groups have lost since the file was made."""
     (events,) = db.execute("SELECT coalesce(sum(events), 0) FROM promenade_loss").fetchone()
     return int(events)

@@ -1,4 +1,4 @@
-"""What others have stored since the last look, so that only those are woken whom it may concern."""
+"""Events that others have stored since the last look: only affected consumers wake."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Newsroom:
         self._told: Mapping[str, int | None] = {}
 
     def look(self, db: sqlite3.Connection) -> News:
-        """What there is since the last look."""
+        """The news since the last look."""
         (last,) = db.execute(
             "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'promenade_event'"
         ).fetchone()

@@ -1,4 +1,4 @@
-"""What is removed from the file, and when: never what a group has not settled.
+"""Removes old events from the file, and never those that a group has not settled.
 
 An event is as old as the first look that found it there: no time of day decides.
 """

@@ -1,4 +1,4 @@
-"""What the parts of a started adapter share."""
+"""The shared state of a started adapter's parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
-from bus_core.adapters import Heart
+from bus_core.adapters import Heartbeats
 from promenade_bus_sqlite.config import SqliteOptions
 from promenade_bus_sqlite.file import File
 from promenade_bus_sqlite.topics import Topics
@@ -22,6 +22,6 @@ class Services:
     options: SqliteOptions
     file: File
     worker: Worker
-    heart: Heart
+    heart: Heartbeats
     topics: Topics
     woken: Callable[[int], None]

@@ -8,7 +8,7 @@ __all__ = ["Topics"]
 
 
 class Topics:
-    """What is known of the table of topics. Topics are added, and never removed."""
+    """The known rows of the table of topics. Topics are added, and never removed."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}

@@ -56,7 +56,7 @@ class Upkeep:
     def look(self, db: sqlite3.Connection) -> bool:
         """One look, in the worker's thread; whether there is more to do at once."""
         services = self._services
-        now, dead = services.file.now(), dict(services.heart.dead)
+        now, dead = services.file.now(), dict(services.heartbeats.dead)
         end_broadcasts_of_the_dead(db, dead)
         more = self.retention.step(db, now)
         # Who has an owner with heartbeats is served; the dead are taken out by those who take over from them.

@@ -119,11 +119,11 @@ class Worker:
         run: Callable[[sqlite3.Connection], T],
         peek: Callable[[sqlite3.Connection], T | None] | None = None,
     ) -> T:
-        """What ``run`` returns, when it is stored. Raises ``SqliteFailure``, or what it raises."""
+        """The result of ``run``, when it is stored. Raises ``SqliteFailure``, or what it raises."""
         return await self._do(Command(run, peek, writes=True))
 
     async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``run`` returns, which only reads. Raises ``SqliteFailure``, or what it raises."""
+        """The result of ``run``, which only reads. Raises ``SqliteFailure``, or what it raises."""
         return await self._do(Command(run, None, writes=False))
 
     async def _do(self, command: Command[T]) -> T:

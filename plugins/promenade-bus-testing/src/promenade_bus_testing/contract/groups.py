@@ -171,7 +171,7 @@ class GroupTests:
 
     @contract("durable", "groups", hook="with_lease")
     async def test_blocking_handler_keeps_its_lease(self, harness: Harness) -> None:
-        """What an instance holds stays its own while a handler blocks its event loop beyond the lease."""
+        """An instance keeps its messages while a handler blocks its event loop beyond the lease."""
         harness.shorten_leases(_LEASE)
         rival = harness.new_sync_bus()
         taken: list[int] = []
