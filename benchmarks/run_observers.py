@@ -1,4 +1,4 @@
-"""What observers cost: the same events on a bus with each of them, and on one without.
+"""The cost of observers: the same events on a bus with each of them, and on one without.
 
 Run it with ``python benchmarks/run_observers.py [--seconds N]`` where the plugins are installed. Figures are
 microseconds of processor time for an event, published and handled in process, the least of many short runs

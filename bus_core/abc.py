@@ -137,7 +137,7 @@ class Command:
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """How a plugin serves a running bus at an address: ``promenade-bus run --http ADDRESS`` uses ``http``.
+    """Serves a running bus at an address: ``promenade-bus run --http ADDRESS`` uses ``http``.
 
     ``load`` returns a function of the ``Bus``, which need not be started yet, and an address. That returns a
     context manager: entering it begins to serve, in a thread of its own, and gives the address as people may
@@ -258,7 +258,7 @@ class DeadLetterStore(Protocol):
         ...
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """How many letters the filter selects, in groups of the same topic, subscription and failure.
+        """The number of selected letters, in groups of the same topic, subscription and failure.
 
         The largest first. It is for looking at many letters without fetching them.
         """
@@ -633,7 +633,7 @@ class EventLoss:
 
 @attrs.frozen(kw_only=True)
 class SubscriptionBacklog:
-    """How many events a subscription has not settled, in all instances of the service together."""
+    """The number of events that a subscription has not settled, in all instances of the service together."""
 
     name: str
     topic: str
@@ -658,11 +658,11 @@ class ObservedBus(Protocol):
         ...
 
     def published(self) -> Mapping[str, int]:
-        """How many events of each topic the bus has accepted so far."""
+        """The number of events of each topic that the bus has accepted so far."""
         ...
 
     async def backlog(self) -> Sequence[SubscriptionBacklog]:
-        """What each subscription has not settled. An adapter outside of the process is asked."""
+        """The unsettled events of each subscription. An adapter outside of the process is asked."""
         ...
 
 
@@ -676,7 +676,7 @@ async def _nothing_to_close() -> None:
 
 @attrs.frozen(kw_only=True)
 class Observer:
-    """What a tracer, a metric or a recorder looks at. A part that is None costs nothing.
+    """The parts of an observer: a tracer, a metric, a recorder. A part that is None costs nothing.
 
     ``publish`` and ``consume`` give a middleware for a topic and for a subscription, or None where they do
     not look. That of ``consume`` comes around all others, and sees the outcome of every attempt; that of

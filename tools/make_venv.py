@@ -85,7 +85,7 @@ def one_at_a_time() -> Iterator[None]:
 
 
 class Stamp:
-    """What an environment was last made from, kept inside it as a small JSON file."""
+    """The source of an environment, kept inside it as a small JSON file."""
 
     def __init__(self, environment: Path) -> None:
         self.path = environment / "promenade-stamp.json"

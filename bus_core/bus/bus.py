@@ -192,7 +192,7 @@ class Bus:
         return self._pipeline.routes.published
 
     async def backlog(self) -> Sequence[SubscriptionBacklog]:
-        """How many events each subscription has not settled, in all instances of the service together.
+        """The unsettled events of each subscription, in all instances of the service together.
 
         An adapter outside of the process is asked, and its ``BusError`` raised. In process it
         is what the bus holds. Raises ``BusNotStarted`` and ``BusClosed``.

@@ -84,12 +84,12 @@ class DeadLetters:
         return found
 
     async def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
-        """How many letters meet all criteria, which are those of a ``DeadLetterFilter``."""
+        """The number of letters that meet all criteria, which are those of a ``DeadLetterFilter``."""
         self._check_usable("count dead letters")
         return await self._store.count(DeadLetterFilter(**criteria))
 
     async def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
-        """How many letters meet all criteria, in groups of the same topic, subscription, error and place.
+        """Counts letters that meet all criteria, in groups of the same topic, subscription, error and place.
 
         The largest group first; with the times when its first and its last letter died.
         """

@@ -99,7 +99,7 @@ class FromThread:
 
 
 def _result_of(future: concurrent.futures.Future[R], loop: asyncio.AbstractEventLoop, doing: str) -> R:
-    """What a call on a loop comes to; raises ``BusClosed`` when the loop ends without it."""
+    """The result of a call on a loop; raises ``BusClosed`` when the loop ends without it."""
     while True:
         concurrent.futures.wait((future,), _LOOK)
         if future.cancelled():  # the program's end cancels every task

@@ -357,12 +357,12 @@ class SyncDeadLetters:
         )
 
     def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
-        """How many letters meet all criteria, which are those of a ``DeadLetterFilter``."""
+        """The number of letters that meet all criteria, which are those of a ``DeadLetterFilter``."""
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop("count dead letters", lambda: letters.count(**criteria))
 
     def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
-        """How many letters meet all criteria, in groups; see ``DeadLetters.tally``."""
+        """Counts the letters that meet all criteria, in groups; see ``DeadLetters.tally``."""
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop("count dead letters", lambda: letters.tally(**criteria))
 

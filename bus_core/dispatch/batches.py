@@ -1,4 +1,4 @@
-"""Entries as columns: what waits in the queue, and who waits for all of it."""
+"""Batches of queue entries, stored as columns, and the drains that wait for them."""
 
 from __future__ import annotations
 

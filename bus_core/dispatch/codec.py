@@ -40,7 +40,7 @@ def key_of(topic: Topic[Any], event: Event) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a str can be encoded: it may hold halves of characters, which no adapter can send."""
+    """True when a str can be encoded: lone surrogates, halves of characters, cannot."""
     if text.isascii():
         return True
     try:
@@ -78,7 +78,7 @@ class Codec:
         )
 
     def encode_named(self, topic: str, event: Event) -> Message:
-        """The message of an event whose topic is given by name; raises ``SerializationError``."""
+        """Encodes an event for a topic given by name; raises ``SerializationError``."""
         return self.encode(self._topic(topic), event, FrozenMapping())
 
     def special_key(self, topic: str, event: Event) -> str | None:

@@ -1,20 +1,22 @@
-"""The dispatch engine: what happens between an adapter that accepted an event and a handler that is done.
+"""The dispatch engine: from an accepted event to a finished handler.
 
-It joins the buffer (what is accepted), the workers (who runs it), the lanes (what may run now) and the
-follow-up (what comes after a failure), and knows how to drain and to stop all of it.
+It joins the queue (``Buffer``), the workers that run handlers, the lanes that decide which events may run,
+and the retries after failures. It drains and stops all of them.
 
-How it stays fast: an event for a plain handler waits in the queue as it is, and any other as a small record;
-a worker awaits the handler directly (no task per event); and nothing is done per event that can be done once
-per subscription. What an event may come to besides (a retry, a wait for others, a dead letter) is worked out
-when it does.
+It is fast because it does little per event:
 
-How it stays fair and isolated:
+- An event for a plain handler waits in the queue as it is, and any other as a small record.
+- A worker awaits the handler directly: there is no task per event.
+- Everything that a subscription decides once is done once. Retries, waits for others and dead letters cost
+  only the events that need them.
 
-- Workers that have run for ``SLICE`` seconds without a pause give way to the rest of the loop.
-- One worker goes along the queue. Others are woken when it is held up in a handler, and go along what it has
-  left: fast handlers run in one worker, slow ones in all of them.
-- A worker whose context variables changed in a handler ends, and a fresh one takes its place.
-- Whatever a handler raises is a failure of that handler. Only the engine's own shutdown stops the workers.
+It is fair, and isolates handlers:
+
+- Workers that have run for ``SLICE`` seconds without a pause yield to the rest of the loop.
+- One worker goes along the queue. When a handler blocks it, others wake and take the rest: fast handlers run
+  in one worker, slow ones in all of them.
+- A worker whose context variables changed in a handler ends, and a fresh one replaces it.
+- Any exception of a handler is a failure of that handler. Only the engine's own shutdown stops the workers.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def current_engine() -> Engine | None:
 
 
 def _released(worker: Worker, left: Leftover, unfinished: Collection[Worker]) -> bool:
-    """Gives back what a cancelled worker was at. What runs on, as a thread does, must not run twice."""
+    """Releases the job of a cancelled worker. A handler that runs on, as in a thread, must not run twice."""
     lane, job, _ = left
     return (
         worker not in unfinished
@@ -137,23 +139,23 @@ class Engine:
             observer()
 
     def unstarted(self, lane: Lane) -> list[Job]:
-        """Of a lane that is held back all that no worker is at: what waits for its turn, or for a retry."""
+        """The jobs of a held-back lane that no worker runs: they wait for their turn, or for a retry."""
         return [*lane.held_jobs(), *self._retries.of_lane(lane)]
 
     def drop_lost(self, lane: Lane, jobs: Collection[Job]) -> None:
-        """Ends ``lane.hold_back``. Some of what was ``unstarted`` is others': nothing follows of it."""
+        """Ends ``lane.hold_back``, and drops the ``unstarted`` jobs that other consumers own."""
         lane.release_held(jobs, self._retries.take(jobs))
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
 
     @property
     def abandoning(self) -> bool:
-        """Whether the engine has given up on what it held."""
+        """True when the engine has given up on all that it held."""
         return self._pool.stopping
 
     @property
     def torn_down(self) -> bool:
-        """Whether the event loop is being closed although the bus is open."""
+        """True when the event loop is being closed although the bus is open."""
         return self._pool.torn_down
 
     # --- accepting events ---------------------------------------------------------------------------------
@@ -164,11 +166,11 @@ class Engine:
 
     @property
     def takes_at_once(self) -> bool:
-        """Whether a record may be appended to the open columns of the buffer: there is room, and no drain."""
+        """True when the open columns of the buffer take a record: there is room, and no drain."""
         return len(self.buffer.ports) < self.buffer.limit and not self._marks
 
     def wake_for_room(self) -> bool:
-        """Wakes a worker if that is all that stands against accepting an event; False when it is not."""
+        """Wakes a worker if the queue has room and all are asleep; False when there is no room."""
         return self._pool.wake_for_room()
 
     def put(
@@ -183,7 +185,7 @@ class Engine:
         ready = [lane for lane in lanes if not lane.paused]
         bare = [lane.port for lane in ready if lane.port is not None]
         as_it_is = not headers and not isinstance(payload, Message) and len(bare) == len(ready)
-        # What may fail comes first: an event is accepted by all or by none.
+        # Steps that may fail come first: all lanes accept an event, or none.
         key = None if isinstance(payload, Message) else self._codec.special_key(topic, payload)
         record: EventRecord = (payload, topic, self.timestamp(), headers, key)
         if self.buffer.asleep:
@@ -204,7 +206,7 @@ class Engine:
             lane.accept(lane.job_of(record, pending))
 
     def has_room(self, *, granted: bool = False) -> bool:
-        """Whether an event can be accepted now; see ``Buffer.has_room``."""
+        """True when an event can be accepted now; see ``Buffer.has_room``."""
         return self.buffer.has_room(for_handler=running_worker() is not None, granted=granted)
 
     def push_all(self, lane: JobLane, jobs: Sequence[Job]) -> None:
@@ -216,7 +218,7 @@ class Engine:
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
-        lane.requeue()  # what runs was there before, as was what stands in the queue
+        lane.requeue()  # running and queued jobs were there before
         record: EventRecord = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
         lane.accept(
@@ -224,19 +226,19 @@ class Engine:
         )
 
     def receive(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        """Accepts what an adapter's consumer has handed out."""
+        """Accepts the messages of an adapter's consumer."""
         self.buffer.received(len(jobs))
         lane.accept_all(jobs)
 
     def take_unstarted(self, lane: Lane) -> list[Job]:
-        """Takes out of a lane, which is to end, all that no worker has begun; nobody settles it here."""
+        """Takes the unstarted jobs out of a lane that ends; the caller settles them."""
         jobs = [*lane.take_all(), *self._retries.take(self._retries.of_lane(lane))]
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
         return jobs
 
     def close_walk(self) -> None:
-        """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
+        """Ends the open walk. A running delivery of a restricted lane becomes a job that the lane counts."""
         self._pool.close_walk()
 
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
@@ -266,13 +268,13 @@ class Engine:
         return jobs
 
     def adopt_running(self, lane: JobLane) -> None:
-        """Makes jobs of what the workers are running of a lane without one."""
+        """Makes jobs of the running deliveries of a lane."""
         self._pool.adopt_running(lane)
 
     # --- drain and stop -----------------------------------------------------------------------------------
 
     async def drain(self, lanes: Iterable[Lane]) -> bool:
-        """Waits until all that is accepted now, and what its handling causes, is settled.
+        """Waits until all events accepted so far, and those that their handling causes, are settled.
 
         False when there was nothing to wait for.
         """
@@ -301,9 +303,9 @@ class Engine:
     async def stop(
         self, lanes: Sequence[Lane], timeout: float, before_abandoning: Callable[[], None]
     ) -> DrainReport:
-        """Drains within ``timeout`` seconds, then cancels what still runs, and reports what is left.
+        """Drains within ``timeout`` seconds, then cancels running handlers, and reports abandoned events.
 
-        ``before_abandoning`` makes sure that nobody hands over further events.
+        ``before_abandoning`` stops the sources of further events.
         """
         began = self.clock.monotonic()
         loop = asyncio.get_running_loop()
@@ -335,7 +337,7 @@ class Engine:
                 return
 
     def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Leftover], list[tuple[Worker, Leftover]]]:
-        """Takes everything out of queue and timers: what is abandoned, and what may be given back later."""
+        """Empties the queue and the timers: abandoned events, and those that may be released later."""
         left: list[Leftover] = []
         cancelled: list[tuple[Worker, Leftover]] = []
         for worker, (port, payload, counter) in self._pool.abandon():
@@ -360,7 +362,7 @@ class Engine:
     # --- reports ------------------------------------------------------------------------------------------
 
     def state(self, lanes: Sequence[Lane], *, published: int, unrouted: int, lost: int) -> EngineState:
-        """A snapshot for probes and tools. ``lost`` is what was lost outside of the engine."""
+        """A snapshot for probes and tools. ``lost`` counts losses outside of the engine."""
         buffer = self.buffer
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
@@ -385,7 +387,7 @@ class Engine:
 
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:
         """A snapshot of the counters of each lane."""
-        self._pool.close_walk()  # of an event for several, what its worker has yet to come to is queued
+        self._pool.close_walk()  # the remaining deliveries of an event for several handlers count as queued
         at_work = self._pool.at_work
         waiting, plain = self.buffer.waiting()
         queued = Counter[JobLane]()
@@ -406,5 +408,5 @@ class Engine:
 
 
 def _known(port: Port, payload: Payload) -> Event | Job:
-    """What is reported of something that is given up."""
+    """The event or job that is reported as abandoned."""
     return port.lane.job_of(payload, None) if isinstance(payload, tuple) else payload

@@ -1,4 +1,4 @@
-"""What follows when an attempt fails: one pure decision, the same on every adapter."""
+"""Decides after a failed attempt: retry, postpone or dead-letter. Pure, and the same on every adapter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Decision:
     """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``.
 
     ``elsewhere`` means that another instance shall have it meanwhile, where the adapter can do that.
-    ``fault`` is what went wrong while it was decided.
+    ``fault`` is the error of the decision itself.
     """
 
     action: Literal["retry", "postpone", "dead_letter"]
@@ -37,7 +37,7 @@ def decide(
     policy: RetryPolicy,
     give_up_on: tuple[type[BaseException], ...] = (),
 ) -> Decision:
-    """What to do after attempt number ``attempt`` (from 1) failed with ``error``.
+    """Decides after attempt number ``attempt`` (from 1) failed with ``error``.
 
     A policy that raises, or answers with something that is no delay, ends in the dead letters and says
     so: losing the event or retrying it for ever would both be worse.
@@ -65,7 +65,7 @@ def decide(
 def decide_undecoded(error: BaseException, waited: float, wait: float | None) -> Decision:
     """The decision about a message that cannot be decoded, and has ``waited`` some seconds because of that.
 
-    What another version of the code has written waits for an instance with that code, not counted, for
+    A message of another version waits for an instance with that code, not counted, for
     ``wait`` seconds in all; None where no other instance can get it. Nothing else about undecodable bytes
     changes by waiting. Delays are added up: times of publishers and servers have no say in that.
     """
@@ -84,7 +84,7 @@ def decide_undecoded(error: BaseException, waited: float, wait: float | None) ->
 
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
-"""Seconds until what only other code can decode is tried again: a quarter of what it waited, within these."""
+"""Bounds of the wait for other code, in seconds: a quarter of the wait so far, within these."""
 
 
 _ASKING: Final = (Postpone, RetryLater)
@@ -97,6 +97,6 @@ def _retry(delay: float) -> Decision:
 
 
 def _asked_delay(error: Postpone | RetryLater) -> float | None:
-    """What the handler asked for; None when a subclass never said it, so that the policy has to."""
+    """The delay that the handler asked for; None when a subclass never set it, so that the policy decides."""
     after: object = getattr(error, "after", None)
     return float(after) if isinstance(after, int | float) and 0 <= after <= sys.float_info.max else None

@@ -19,7 +19,7 @@ __all__ = ["HandlerShape", "event_class_of", "inspect_handler", "is_async"]
 
 @attrs.frozen
 class HandlerShape:
-    """How to call a handler."""
+    """The calling convention of a handler."""
 
     is_async: bool
     takes_delivery: bool
@@ -30,7 +30,7 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     """Finds out how to call a handler: ``handler(event)`` or ``handler(event, delivery)``.
 
     Only required positional parameters count; those with defaults are never filled. Raises
-    ``InvalidHandler`` for what is not callable or requires anything else.
+    ``InvalidHandler`` for an object that is not callable or requires anything else.
     """
     if not callable(handler):
         raise InvalidHandler(f"a handler is a function or another callable, got {handler!r}")
@@ -73,7 +73,7 @@ class _Sample:
 
 
 def _dispatches(handler: Callable[..., Any]) -> bool:
-    """Whether it is a bound ``functools.singledispatchmethod``: it wraps a function that takes ``self``."""
+    """True for a bound ``functools.singledispatchmethod``: it wraps a function that takes ``self``."""
     return _inside(handler) is _inside(_Sample().method)
 
 
@@ -93,13 +93,13 @@ def event_class_of(handler: Callable[..., Any]) -> type | None:
     try:
         first = next(iter(inspect.signature(handler).parameters))
         found: object = typing.get_type_hints(inspect.unwrap(function)).get(first)
-    except Exception:  # annotations may be of any kind, and name what is there for type checkers only
+    except Exception:  # annotations may be of any kind, and name imports for type checkers only
         return None
     return found if isinstance(found, type) else None
 
 
 def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
-    """Whether a test holds for the function behind a handler, be it in a partial or an object."""
+    """True when a test holds for the function behind a handler, be it in a partial or an object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if _dispatches(handler):
@@ -109,7 +109,7 @@ def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine, for all that can be seen; be it in a partial or an object."""
+    """True when calling it gives a coroutine, as far as one can see, be it in a partial or an object."""
     # Before 3.12 only asyncio knows the mark of an AsyncMock.
     also = () if sys.version_info >= (3, 12) else (asyncio.iscoroutinefunction,)
     return _any_of(handler, inspect.iscoroutinefunction, *also)

@@ -1,7 +1,7 @@
-"""The engine's notes about accepted events: small objects, made only when they are needed.
+"""Jobs and counters of accepted events: small objects, made only when they are needed.
 
-An event waits in the queue as it is, or as a record, and a handler that does not fail leaves nothing behind.
-A ``Job`` is made of it when it has come to more: a failure, a handler that others have to wait for, a pause.
+An event waits in the queue as it is, or as a record. A handler that does not fail leaves nothing behind. Only
+a failure, a blocked handler that others wait for, or a pause turns it into a ``Job``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DrainMark:
             self.remaining += 1
 
     def settled(self, number: int = 1) -> None:
-        """So many of what is marked are settled."""
+        """Counts settled events among the marked ones."""
         self.remaining -= number
         if self.remaining == 0 and not self.done.done():
             self.done.set_result(None)
@@ -82,7 +82,7 @@ def key_of_record(record: EventRecord) -> str:
 
 
 class DeliveryState:
-    """What makes a job more than a fresh event: that it was tried before, or came from outside.
+    """The state of a job that is more than a fresh event: it was tried before, or came from outside.
 
     ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters
     without being handled. ``waited`` is for how many seconds it has waited for one that can decode it.
@@ -115,12 +115,12 @@ class Settler(Protocol):
 
     @property
     def releases(self) -> bool:
-        """Whether what is not settled can be given back, for another process or a later one."""
+        """True when unsettled jobs can be given back, for another process or a later one."""
         ...
 
     @property
     def settling(self) -> Sequence[Job]:
-        """The jobs of which is decided what becomes of them, while that is not carried out yet."""
+        """The jobs with a decided outcome that is not carried out yet."""
         ...
 
     def acknowledge(self, job: Job) -> None:
@@ -132,11 +132,11 @@ class Settler(Protocol):
         ...
 
     def holds_locally(self, job: Job, delay: float) -> bool:
-        """Whether the engine keeps a job until its retry is due; False when the settler has taken it."""
+        """True when the engine holds a job until its retry is due; False when the settler has taken it."""
         ...
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
-        """Gives a job to whoever of its group wants it in ``delay`` seconds; False where nobody else can."""
+        """Hands a job back to its group after ``delay`` seconds; False where no other instance can get it."""
         ...
 
     def release(self, job: Job) -> bool:
@@ -144,7 +144,7 @@ class Settler(Protocol):
         ...
 
     def drop(self, job: Job) -> bool:
-        """What follows for a job could not be found out. Returns whether it is lost by that."""
+        """Ends a job whose failure could not be decided. Returns True when that loses it."""
         ...
 
 
@@ -182,12 +182,12 @@ class JobLane(Inlet, Protocol):
 
     @property
     def restricted(self) -> bool:
-        """Whether a delivery that is held up stands in the way of others, of its key or of any."""
+        """True when a delivery that is held up blocks others, of its key or of any."""
         ...
 
     @property
     def runs_in_threads(self) -> bool:
-        """Whether the handler is a synchronous one, which cannot be cancelled."""
+        """True when the handler is a synchronous one, which cannot be cancelled."""
         ...
 
     waiting: int
@@ -217,7 +217,7 @@ class JobLane(Inlet, Protocol):
 
 
 class Job:
-    """What is known of one event on its way to one subscription, beyond its record.
+    """One event on its way to one subscription: its record, its lane, its attempts.
 
     Most wait for their first attempt, and are many: they share one past.
     """
@@ -247,7 +247,7 @@ class Job:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What travels beside the event."""
+        """The headers that travel beside the event."""
         return self.record[3]
 
     @property
@@ -257,18 +257,18 @@ class Job:
 
     @property
     def payload(self) -> Event | Message:
-        """What was accepted: the event itself, or its message where events are serialized."""
+        """The accepted event, or its message where events are serialized."""
         return self.record[0]
 
     @property
     def message(self) -> Message | None:
-        """What arrived, where events are serialized."""
+        """The message that arrived, where events are serialized."""
         payload = self.record[0]
         return payload if isinstance(payload, Message) else None
 
     @property
     def key(self) -> str:
-        """What orders it."""
+        """The ordering key."""
         if self._key is None:
             self._key = key_of_record(self.record)
         return self._key
@@ -285,12 +285,12 @@ class Job:
 
     @property
     def redelivered(self) -> bool:
-        """Whether it may have been handled before."""
+        """True when it may have been handled before."""
         return self.state.redelivered
 
     @property
     def receipt(self) -> object:
-        """The adapter's, of what was received."""
+        """The receipt of the adapter for the received message."""
         return self.state.receipt
 
     @property
@@ -330,7 +330,7 @@ class Job:
 
 
 Payload: TypeAlias = "Event | EventRecord | Job"
-"""What stands in the queue: an event as it is, for plain handlers; a record for all others; or a job."""
+"""The payload of an entry: an event as it is, for plain handlers; a record for all others; or a job."""
 
 
 class Deferred(BaseException):
@@ -362,9 +362,9 @@ class Port:
         # of the lane have come to an end.
         self.admit = admit
         self.accepted = 0  # entries without a counter
-        self.reported = 0  # those of them that a route counts among what was published already
+        self.reported = 0  # those of them that a route has counted as published
         self.apart = 0  # those of them that became entries with a counter, or were given up
-        self.handled = 0  # deliveries that were counted by themselves, and what a filter skipped
+        self.handled = 0  # deliveries counted one by one, and skipped ones
 
     def take_apart(
         self,

@@ -1,10 +1,9 @@
-"""A lane is the engine's side of one subscription: how its events reach its handler, and what holds them.
+"""A lane is the engine's side of one subscription: it passes events to the handler, or holds them.
 
-Its entries stand in the engine's common queue. One worker goes along them, so that as long as no handler is
-held up, events are handled one after the other, whatever the lane demands. A handler that is held up becomes
-a job of its lane. Where that is ordered, or bounded in concurrency, events that a worker comes to meanwhile
-may have to wait for it: they become jobs, too, and are kept here until others of the lane have come to an
-end. A lane that is paused keeps all of its events.
+Its entries wait in the common queue of the engine. One worker goes along them. As long as no handler blocks,
+events are handled one after the other, as every lane demands. A blocked handler becomes a job of its lane. In
+an ordered lane, or one with bounded concurrency, later events may have to wait for it. They become jobs, too,
+and the lane holds them until other jobs end. A paused lane holds all of its events.
 """
 
 from __future__ import annotations

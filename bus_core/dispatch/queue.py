@@ -1,4 +1,4 @@
-"""The bounded queue between ``publish`` and the workers: its entries, its room, and who waits for room."""
+"""The bounded queue between ``publish`` and the workers: its entries, its room, its waiting publishers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bus_core.errors import BufferFull, BusClosed
 __all__ = ["Buffer"]
 
 _LONGEST_BATCH = 1024
-"""Entries of a batch: what was handled of it is kept as long as the others."""
+"""The most entries of a batch: handled ones stay in memory until the batch ends."""
 
 
 class Buffer:
-    """Counts accepted events until they are settled, and holds those that no worker has begun.
+    """The queue: counts accepted events until they are settled, and holds those that no worker has begun.
 
-    The newest of them are two open columns, ``ports`` and ``payloads``: all that ``publish`` does for an
-    event is to append to both. Before them come batches, from the first of which a worker is given a walk:
-    some entries at once, so that nothing is popped or counted per event. The open columns become the last
-    batch when they are next, or when an entry with a counter follows: then their events are counted, too. A
-    batch holds either plain entries or such that have a counter.
+    The newest events are in two open columns, ``ports`` and ``payloads``: ``publish`` only appends to both.
+    Before them come batches. A worker gets a walk along the first batch: some entries at once, so that
+    nothing is popped or counted per event. The open columns become the last batch when they are next, or when
+    an entry with a counter follows. Their events are counted then. A batch holds plain entries, or entries
+    with a counter, never both.
 
-    One walk is open at a time. It ends when the worker has come to its end (``end``), or when the worker
-    turns out to be held up in a handler (``halt``), which leaves it with the entry that it is at. An entry
-    that fails, or has to wait, is ``set_apart``, and the walk goes on.
+    One walk is open at a time. It ends when the worker has handled all of it (``end``), or when a handler
+    blocks the worker (``halt``), which keeps its current entry. An entry that fails, or has to wait, is
+    ``set_apart``, and the walk goes on.
     """
 
     def __init__(self, size: int, overflow_size: int) -> None:
@@ -56,28 +56,28 @@ class Buffer:
         self.marks: tuple[DrainMark, ...] = ()  # the drains that wait for them, then
         self._publishers: OrderedDict[int, asyncio.Future[None]] = OrderedDict()  # by their places
         self._places = count()
-        self._promised = 0  # of room, and not on their way yet: nobody may be told of the same room
+        self._promised = 0  # publishers with a promised place that they have not taken yet
         self._closing = False
 
     # --- entries ------------------------------------------------------------------------------------------
 
     def has_entries(self) -> bool:
-        """Whether there is an entry that no worker has begun."""
+        """True when there is an entry that no worker has begun."""
         return bool(self._batches or self.ports or length_hint(self._walk_at))
 
     def has_others(self) -> bool:
-        """Whether there is anything to handle besides the first delivery of what a worker has just got."""
+        """True when there is more to handle than the first delivery of the walk that a worker just began."""
         walk = self._walk_ports
         return bool(self._batches or self.ports or len(walk) > 1 or (walk and len(walk[0].ports) > 1))
 
     @property
     def has_one_event(self) -> bool:
-        """Whether there is one event, which came alone."""
+        """True when there is one event, which came alone."""
         return len(self.ports) == 1 and not self._batches
 
     @property
     def waiting_entries(self) -> int:
-        """How many entries no worker has begun."""
+        """The number of entries that no worker has begun."""
         left = sum(len(batch.ports) - batch.begun for batch in self._batches)
         return left + len(self.ports) + length_hint(self._walk_at)
 
@@ -147,7 +147,7 @@ class Buffer:
         return port, payload, counter
 
     def _next_batch(self) -> Batch | None:
-        """What the next entry stands in; None when there is none."""
+        """The batch that holds the next entry; None when there is none."""
         if not self._batches:
             if not self.ports:
                 return None
@@ -156,7 +156,7 @@ class Buffer:
 
     @property
     def begun(self) -> int:
-        """How many entries of its walk the worker has begun."""
+        """The number of entries of its walk that the worker has begun."""
         return len(self._walk_ports) - length_hint(self._walk_at)
 
     @property
@@ -211,7 +211,7 @@ class Buffer:
         self._walk_at = _NOWHERE
 
     def _finished(self, batch: Batch, finished: int) -> None:
-        """Counts what was finished in a walk: a plain entry by this, and all others by themselves."""
+        """Counts the finished plain entries of a walk; all others are counted one by one."""
         if batch.counters is not None:
             return
         uncounted = finished - self._walk_counted
@@ -304,7 +304,7 @@ class Buffer:
 
     @property
     def unsettled(self) -> int:
-        """How many events are accepted and not settled; counts what is finished of the walk by now."""
+        """The number of accepted, unsettled events; counts the finished ones of the walk first."""
         if self._walked is not None:
             self._finished(self._walked, self.begun - 1)
         return self._sealed_unsettled + len(self.ports)
@@ -332,7 +332,7 @@ class Buffer:
     def settled(self, number: int) -> None:
         """So many events have come to their end."""
         self._sealed_unsettled -= number
-        if self.limit > 0:  # then nobody waits
+        if self.limit > 0:  # no publisher waits then
             self.limit += number
         elif self._publishers:
             self.wake_publishers()
@@ -364,13 +364,13 @@ class Buffer:
         return Counter(chain(counted, self.ports)) + plain, plain
 
     def unsealed(self) -> Counter[Port]:
-        """How many entries in the open columns each port has accepted and not counted."""
+        """The number of entries in the open columns that each port has accepted and not counted."""
         return Counter(self.ports)
 
     # --- room ---------------------------------------------------------------------------------------------
 
     def has_room(self, *, for_handler: bool, granted: bool = False) -> bool:
-        """Whether an event can be accepted now: for a handler always, until the overflow is used up.
+        """True when an event can be accepted now: for a handler always, until the overflow is used up.
 
         Others come behind the publishers that wait; ``granted`` is for one of these, whose turn it is.
 
@@ -385,12 +385,12 @@ class Buffer:
 
     @property
     def _in_line(self) -> bool:
-        """Whether publishers wait for room, or were told of some and have not taken it yet."""
+        """True when publishers wait for room, or were promised some and have not taken it yet."""
         return bool(self._publishers or self._promised)
 
     @property
     def waiting_publishers(self) -> int:
-        """How many publishers wait for room."""
+        """The number of publishers that wait for room."""
         return len(self._publishers)
 
     async def room(self) -> None:
@@ -414,7 +414,7 @@ class Buffer:
             self._set_limit()
             if self.unsettled < self.size:
                 return
-            waiter = self._waiter(place)  # somebody was faster: back to where it stood
+            waiter = self._waiter(place)  # another publisher was faster: back to the former place
 
     def _waiter(self, place: int) -> asyncio.Future[None]:
         if self._closing:
@@ -440,7 +440,7 @@ class Buffer:
         self._set_limit()
 
     def refuse_publishers(self) -> None:
-        """From now on nobody waits for room; those that do get ``BusClosed``."""
+        """Ends waiting for room: waiting publishers get ``BusClosed``."""
         self._closing = True
         for waiter in self._publishers.values():
             if not waiter.done():

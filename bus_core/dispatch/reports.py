@@ -1,4 +1,4 @@
-"""The account of a shutdown: what was left when the engine gave up, reported and logged."""
+"""The report of a shutdown: abandoned events, reported and logged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Abandoned:
 
 @attrs.frozen
 class DrainReport:
-    """What closing the bus came to. ``seconds`` is how long it took."""
+    """The result of closing the bus. ``seconds`` is how long it took."""
 
     completed: bool
     abandoned: tuple[Abandoned, ...]
@@ -40,11 +40,11 @@ class DrainReport:
 
 
 Leftover: TypeAlias = "tuple[JobLane, Event | Job, AbandonedState]"
-"""What is left when the engine gives up: for which lane, and how far it had come."""
+"""An event that is left when the engine gives up: its lane, the event or job, and how far it had come."""
 
 
 def abandoned(left: Leftover) -> Abandoned:
-    """What is reported, after it was logged."""
+    """Logs an abandoned event, and returns its report."""
     lane, payload, state = left
     topic = payload.topic if isinstance(payload, Job) else lane.spec.topic
     item = Abandoned(topic, lane.spec.name, str(payload.event_id), state)

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: a retry when its time has come, or a dead letter."""
+"""Carries out what was decided after a failed attempt: a retry when it is due, or a dead letter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = plain_logger("promenade.bus")
 
 
 class RetryScheduler:
-    """Sees every failed attempt through. ``finish`` is called with each job that is lost on the way."""
+    """Schedules retries and dead-letters events. ``finish`` is called with each job that is lost."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class RetryScheduler:
         return self._waiting.clear()
 
     def attempt_failed(self, job: Job, error: BaseException) -> None:
-        """Decides what follows, and does it. Never raises: what cannot be dealt with is counted as lost."""
+        """Decides and acts. Never raises: a failure that cannot be handled counts as a loss."""
         try:
             self._decide(job, error)
         except BaseException as broken:  # such as a log filter that raises: the account has to add up
@@ -78,7 +78,7 @@ class RetryScheduler:
     def _decide(self, job: Job, error: BaseException) -> None:
         lane = job.lane
         if job.event is None and job.message is not None:
-            with suppress(Exception):  # what it was decoded to is not kept, for those that do not fail
+            with suppress(Exception):  # jobs that do not fail keep no decoded event
                 job.event = self._codec.decode(job.message)
         if job.reject_reason is not None:
             decision = Decision("dead_letter", reason=job.reject_reason)
@@ -201,7 +201,7 @@ class RetryScheduler:
 
 
 def _error_text(error: BaseException, event: Event[Any] | None) -> str:
-    """What an error says, without what is marked as personal in the event that it is about."""
+    """The text of an error, without the personal values of the event that it is about."""
     cleaned = None if event is None else partial(without_personal, event=event)
     return describe_error(error, cleaned=cleaned)
 
@@ -225,12 +225,12 @@ def _log_loss(job: Job, what: str, error: BaseException) -> None:
             job.lane.spec.name,
             job.event_id,
         )
-    except BaseException:  # the log itself is what fails: the counter tells
+    except BaseException:  # the log itself fails: the counter tells
         return
 
 
 _LEVELS: Final = {"retry": logging.WARNING, "postpone": logging.DEBUG, "dead_letter": logging.ERROR}
-"""What a decision is worth in the log."""
+"""The log level of a decision."""
 
 
 def _log_failure(job: Job, error: BaseException, place: str, decision: Decision, level: int) -> None:

@@ -1,4 +1,4 @@
-"""The workers: long-lived tasks that call handlers, wake each other, and keep handlers apart."""
+"""The workers: long-lived tasks that call handlers, wake each other, and isolate handlers."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _PROCESS_PAUSE = 1.0
 """Seconds without any walk, after which one asks whether the process stood still."""
 
 _RECOVERY_CHECK = 0.1
-"""Seconds after which a loop whose tasks were all cancelled is taken for one that is not being closed."""
+"""Seconds after which a loop whose tasks were all cancelled counts as open again."""
 
 _CLEANUP_TIME = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
 
 
 class Worker:
-    """What one worker is doing. It is also the value of the context variable that its handlers see."""
+    """The state of one worker. It is also the value of the context variable that its handlers see."""
 
     __slots__ = (
         "base",
@@ -79,28 +79,28 @@ class Worker:
         self.rest: Iterator[Callable[[Any], Awaitable[Any]]] | None = None
         # What its task runs in, and a copy from before the first handler. Comparing the two costs half of
         # what it takes to compare with ``copy_context()``.
-        self.context = Context()  # an empty one: not the variables of whoever started the bus
+        self.context = Context()  # an empty one, without the variables of the code that started the bus
         self.context.run(current_worker.set, self)
         self.base = self.context.copy()
         self.since = 0.0
         self.stopping = False
         self.was_cancelled = False
         self.task: WorkerTask | None = None
-        self.waiter: asyncio.Future[None] | None = None  # what it rests on, until it is roused
+        self.waiter: asyncio.Future[None] | None = None  # the future of its rest, until it is woken
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody, such as a handler, has asked to cancel the worker's task."""
+        """True when somebody, such as a handler, has asked to cancel the worker's task."""
         return self.task is not None and self.task.cancelling() > 0
 
     @property
     def is_at_work(self) -> bool:
-        """Whether its handler is running. Threads may ask, too."""
+        """True while its handler is running. Threads may ask, too."""
         return self.entry is not None or self.pool.is_walking(self)
 
     @property
     def at_several(self) -> bool:
-        """Whether it is at an event for several handlers, which nobody has taken apart."""
+        """True while it is at an event for several handlers, which nobody has taken apart."""
         return self.rest is not None
 
     @property
@@ -118,7 +118,7 @@ class Worker:
 
     @property
     def marks(self) -> tuple[DrainMark, ...]:
-        """The drains that wait for what it is at, and for what that causes."""
+        """The drains that wait for its delivery, and for the consequences."""
         current = self.current
         if current is None:
             return ()
@@ -152,7 +152,7 @@ current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
 
 
 def running_worker() -> Worker | None:
-    """The worker whose handler is the caller, or is waiting for the caller; None outside of handlers.
+    """The worker whose handler is the caller, or waits for the caller; None outside of handlers.
 
     A handler may wait for tasks that it has started. Once it has returned, they are tasks like any other.
     """
@@ -172,11 +172,11 @@ def _yield_to_loop() -> Generator[None, None, None]:
 
 
 class WorkerPool:
-    """Runs what stands in a buffer in at most ``size`` workers.
+    """Runs the entries of a buffer in at most ``size`` workers.
 
-    ``failed`` is called with each job whose attempt failed, and has to see it through. ``inside`` is what
-    ``current_worker().pool.inside`` tells a handler: the engine that it runs in. ``process_paused`` is called
-    before an entry is begun when none was for a while; it may take entries back.
+    ``failed`` is called with each job whose attempt failed, and has to settle it. ``inside`` is the engine; a
+    handler finds it as ``current_worker().pool.inside``. ``process_paused`` is called before an entry begins
+    when none began for a while; it may take entries back.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
         self._yielding = 0  # so many workers pause, and go on in this turn of the loop
-        self._walking_worker: Worker | None = None  # whose walk is open
+        self._walking_worker: Worker | None = None  # the worker with the open walk
         self._settling: Worker | None = None  # who is through with a delivery, and looks at the queue next
         self._loop_watch: asyncio.Task[None] | None = None
         self._most_plain = 4  # entries of one walk
@@ -225,7 +225,7 @@ class WorkerPool:
 
     @property
     def torn_down(self) -> bool:
-        """Whether the loop is being closed although the bus is open, as ``asyncio.run`` does at its end.
+        """True when the loop is being closed although the bus is open, as ``asyncio.run`` does at its end.
 
         Handlers may cancel their worker, which the bus survives. Only who cancels every task there is
         cancels the keeper, too.
@@ -277,7 +277,7 @@ class WorkerPool:
         if worker.stopping or worker not in self._workers:
             return
         if worker.current is not None:
-            self.single_out(worker)  # what is lost with it was not handled
+            self.single_out(worker)  # its lost delivery was not handled
         self._workers.discard(worker)
         error = None if task.cancelled() else task.exception()
         if error is not None:
@@ -322,7 +322,7 @@ class WorkerPool:
             self._start_worker()
 
     def wake_for_room(self) -> bool:
-        """Whether there is room after all, when looked at closely; wakes a worker if all are asleep."""
+        """True when there is room after all; wakes a worker if all are asleep."""
         if not self._buffer.has_room(for_handler=False):
             return False
         if self._buffer.asleep:
@@ -476,7 +476,7 @@ class WorkerPool:
             self._put_back(worker)
             self._process_paused()
         if self._walking_worker is not None:
-            self._held_up()  # another one is; what it has left comes first
+            self._held_up()  # another one is; its remaining entries come first
         buffer = self._buffer
         is_planned = self._next_turn_planned
         if not is_planned:
@@ -516,7 +516,7 @@ class WorkerPool:
             if buffer.has_others():
                 self._plan_next_turn()
             else:
-                buffer.fall_asleep()  # nobody has to look, unless something else comes
+                buffer.fall_asleep()  # no worker has to look until more events come
         return walk
 
     def push(self, job: Job) -> None:
@@ -599,14 +599,14 @@ class WorkerPool:
             self._buffer.fall_asleep()
             return
         self._buffer.stay_awake()
-        # The more of them are held up at once, the more are woken: what waits long soon occupies them all.
+        # The more workers are blocked at once, the more are woken: long waits soon occupy all.
         self._wave = 1 if self._rested else self._wave * 2
         self._rested = False
         self._wake(min(left, self._wave))
 
     def _held_up(self) -> None:
         """The worker whose walk is open is held up in a handler: others do not wait for it."""
-        begun = self._buffer.begun  # while handlers wait, what is left of walks is in the way
+        begun = self._buffer.begun  # while handlers wait, the rest of a walk is in the way
         if self._buffer.is_plain:
             self._most_plain = begun
         else:
@@ -636,7 +636,7 @@ class WorkerPool:
         )
 
     def is_walking(self, worker: Worker) -> bool:
-        """Whether the walk that is open is that worker's."""
+        """True when the open walk is that worker's."""
         return self._walking_worker is worker
 
     def current_of(self, worker: Worker) -> Entry | None:
@@ -706,7 +706,7 @@ class WorkerPool:
         return pending_event_of(counter)
 
     def adopt_running(self, lane: JobLane) -> None:
-        """Makes jobs of what the workers are running of a lane without one."""
+        """Makes jobs of the running deliveries of a lane."""
         for worker in self._workers:
             if worker.lane is lane:
                 self.close_walk_of(worker)
@@ -732,7 +732,7 @@ class WorkerPool:
         return job
 
     def was_started_by(self, worker: Worker, task: asyncio.Task[Any]) -> bool:
-        """Whether the delivery that the worker is at has started a task, for all that can be seen.
+        """True when the delivery that the worker is at has started a task, as far as one can see.
 
         A task is taken to be started by the delivery that its worker is at when it is seen first.
         """
@@ -759,7 +759,7 @@ class WorkerPool:
             self._back_into_lane(worker)
             return
         self._failed(self._as_job(worker), error)
-        worker.entry = None  # what follows has been decided
+        worker.entry = None  # its failure is decided
         if self._walking_worker is worker and lease_clock() - self._turn_began > SLICE:
             self._end_walk()
 
@@ -797,7 +797,7 @@ class WorkerPool:
         return [worker for worker in self._workers if worker.current is not None]
 
     def finish(self, job: Job) -> None:
-        """A job has come to its end, good or bad, and its settler is through with it."""
+        """Ends a job that its settler has settled."""
         job.lane.attempt_done(job, settled=True)
         if job.pending is None:
             self._buffer.settled(1)
@@ -807,7 +807,7 @@ class WorkerPool:
     # --- the end ------------------------------------------------------------------------------------------
 
     def abandon(self) -> list[tuple[Worker, Entry]]:
-        """Makes every worker end; returns those at work, and what they are at."""
+        """Makes every worker end; returns the busy ones with their entries."""
         self.stopping = True
         if self._loop_watch is not None:
             self._loop_watch.cancel()
@@ -835,7 +835,7 @@ class WorkerPool:
 
 
 def _differs(context: Context, base: Context) -> bool:
-    """What the loops spell out for the usual event: there a call of its own would be felt."""
+    """Compares as the loops do in place for the usual event, where a call would cost too much."""
     try:
         return context != base
     except BaseException:  # a value whose comparison raises is a changed one

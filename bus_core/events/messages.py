@@ -311,7 +311,7 @@ class DeadLetterPage(list[DeadLetter]):
 
 @attrs.frozen
 class DeadLetterTally:
-    """How many letters of one topic and subscription died of the same error, at the same place.
+    """The number of letters of one topic and subscription with the same error at the same place.
 
     ``error_type`` and ``place`` are a letter's ``failure``. ``oldest`` and ``newest`` say when the first and
     the last of them died.
@@ -398,7 +398,7 @@ class DeadLetterFilter:
         )
 
     def selects_topic(self, name: str) -> bool:
-        """Whether letters of the topic of that name may be selected."""
+        """True when letters of the topic of that name may be selected."""
         wanted = self.topic
         return wanted is None or wanted == name or (is_pattern(wanted) and _pattern(wanted).matches(name))
 

@@ -32,7 +32,7 @@ HOOKS: Final[Mapping[str, str]] = {
 TOPICS_HOOK: Final = "promenade_bus_topics"
 
 _EXPECTED: Final[Mapping[str, type]] = {"command": Command, "endpoint": Endpoint}
-"""What is offered by kind; of all other kinds a ``Factory``."""
+"""The classes of offers by kind; other kinds offer a ``Factory``."""
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:

@@ -104,7 +104,7 @@ def _innermost(error: BaseException) -> tuple[int, TracebackType] | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What led to an error, as Python tells it."""
+    """The causes of an error, as Python shows them."""
     for _ in range(_MOST_CAUSES):
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if cause is None:
@@ -123,7 +123,7 @@ _MADE: Final = re.compile(r"<frozen |<.* generated ")
 
 @lru_cache(maxsize=4096)
 def _likelihood(file: str) -> int:
-    """How likely a file is the application's: 2, or 1 for an installed package, or 0 for all that is not."""
+    """The rank of a file: 2 for the application, 1 for an installed package, 0 for anything else."""
     if file.startswith(_CORE) or _MADE.match(file) or _OF_PLUGIN.search(file):
         return 0
     if _INSTALLED.search(file):

@@ -67,7 +67,7 @@ class Carrier(Protocol):
         ...
 
     async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
-        """How many events each lane has not settled, in all instances together."""
+        """The unsettled events of each lane, in all instances together."""
         ...
 
     async def drain(self, lanes: Sequence[Lane]) -> None:

@@ -55,7 +55,7 @@ class Account:
 
 @attrs.frozen
 class BusCounters:
-    """What the bus itself counted: events by topic, the rest by subscription."""
+    """The counters of the bus itself: events by topic, the rest by subscription."""
 
     published: Mapping[str, int]
     state: EngineState
@@ -128,7 +128,7 @@ def _belongs(letter: DeadLetterEntry, entry: HandlerJournal, topic: str) -> bool
 
 
 def _is_for(pattern: str, topic: str) -> bool:
-    """Whether a subscription is meant for a topic: ``*`` is one word, ``#`` the rest.
+    """True when a subscription is meant for a topic: ``*`` is one word, ``#`` the rest.
 
     Written again, not taken from the bus: the account must not repeat a mistake of the bus.
     """

@@ -26,7 +26,7 @@ _MOST_REDRIVES = 3
 
 @attrs.frozen
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     account: Account
     health: HealthReport
@@ -35,16 +35,16 @@ class Outcome:
 
     seconds: float
     facts: Mapping[str, int]
-    """What the contexts have to tell, for instance how many deals were won."""
+    """The figures of the contexts, for instance the number of won deals."""
 
     @property
     def lost(self) -> int:
-        """How many deliveries were lost."""
+        """The number of lost deliveries."""
         return self.account.total.lost
 
     @property
     def adds_up(self) -> bool:
-        """Whether everything that was published is accounted for."""
+        """True when every published event is accounted for."""
         return not self.faults and not self.lost
 
 

@@ -1,4 +1,4 @@
-"""What the application itself writes down about its events, apart from the bus.
+"""The application's own record of its events, apart from the bus.
 
 The account at the end of the demo compares these journals with each other and with the counters of the bus.
 So they take nothing from the bus but the topic of a delivery: who published what is written down where it is
@@ -35,7 +35,7 @@ class PublisherJournal:
 
 @attrs.define
 class HandlerJournal:
-    """What one subscription got: for each topic how often an event was begun and handled, by event id."""
+    """The deliveries of one subscription: for each topic how often an event began and was handled, by id."""
 
     name: str
     pattern: str
@@ -82,7 +82,7 @@ def _entry(letter: DeadLetter) -> DeadLetterEntry:
 
 
 class JournaledBus:
-    """What the contexts see of the bus: publishing and subscribing, both kept in the journal."""
+    """The bus as the contexts see it: publishing and subscribing, both kept in the journal."""
 
     def __init__(self, bus: Bus, journal: Journal) -> None:
         self._bus = bus

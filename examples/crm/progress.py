@@ -23,7 +23,7 @@ __all__ = ["LiveTable", "PlainLines", "Progress", "Silent"]
 
 
 class Progress(Protocol):
-    """What the demo tells while it runs."""
+    """The progress lines of the demo."""
 
     def watching(self, app: Application) -> AbstractContextManager[None]:
         """A block in which the application is shown."""

@@ -30,11 +30,11 @@ _EVERY_LETTER = 2**31
 _MOST_REDRIVES = 3
 
 _IN_HAND = 1_000
-"""How many deliveries of a killed worker may be handled once more: what its handlers had done, and had not
+"""The deliveries of a killed worker that may be handled once more: what its handlers had done, and had not
 been acknowledged. It is the size of its buffer, which holds all that it has taken."""
 
 _AT_ONCE = 250
-"""How many people register at the same time."""
+"""The number of people who register at the same time."""
 
 _START = 60.0
 """Seconds that a worker may take until it listens."""
@@ -42,7 +42,7 @@ _START = 60.0
 
 @attrs.frozen
 class SeveralOutcome:
-    """What a run came to. ``killed`` is the process id of the worker that was killed.
+    """The result of a run. ``killed`` is the process id of the worker that was killed.
 
     ``seconds`` are those in which events were published and handled: the death of a worker and the start of
     the one in its place are among them, the start of all others and the deployment at the end are not.
@@ -57,12 +57,12 @@ class SeveralOutcome:
 
     @property
     def lost(self) -> int:
-        """How many deliveries were lost."""
+        """The number of lost deliveries."""
         return self.account.total("lost")
 
     @property
     def adds_up(self) -> bool:
-        """Whether everything that was published is accounted for."""
+        """True when every published event is accounted for."""
         return self.account.adds_up
 
 

@@ -1,4 +1,4 @@
-"""What the contexts remember, as tables of text keys and JSON values.
+"""The memory of the contexts: tables of text keys and JSON values.
 
 In one process tables are dictionaries. Where several processes share the work they are in a file, so that
 what one of them has learned is known to the others, and outlives it.

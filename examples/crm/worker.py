@@ -31,7 +31,7 @@ __all__ = ["Part", "join"]
 
 @attrs.frozen
 class Part:
-    """What every process of the demo has to know. ``mended`` is a version without the bug."""
+    """The settings of every process of the demo. ``mended`` is a version without the bug."""
 
     config: Mapping[str, Any]
     directory: str

@@ -1,4 +1,4 @@
-"""What the contexts of the example do with the events that they get."""
+"""The contexts of the example and the events that they get."""
 
 from __future__ import annotations
 

@@ -338,7 +338,7 @@ def test_the_account_fits(outcome: Outcome, width: int) -> None:
 
 
 def test_faults_are_shown(outcome: Outcome) -> None:
-    """What does not add up is listed, and cut off where it gets too long."""
+    """Mismatches are listed, and cut off where the list gets too long."""
     paper = io.StringIO()
     faulty = attrs.evolve(outcome, faults=tuple(f"fault number {number}" for number in range(30)))
     print_outcome(Console(file=paper, width=110), faulty)

@@ -95,7 +95,7 @@ def test_shelves(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_is_shared(tmp_path: Path) -> None:
-    """What one process has put on a shelf in a file is there for the next one."""
+    """A value that one process has put on a shelf in a file is there for the next one."""
     one, other = FileShelf(tmp_path / "shelf"), FileShelf(tmp_path / "shelf")
     one.table("tries")["a"] = 1
     assert other.table("tries")["a"] == 1

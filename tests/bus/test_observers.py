@@ -1,4 +1,4 @@
-"""What observers are given, how the configuration selects them, and that they change nothing."""
+"""Observers: their arguments, their selection in the configuration, and that they change nothing."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_options_are_typed_and_faults_have_a_path() -> None:
 
 
 def test_one_that_cannot_be_built_is_named() -> None:
-    """What a factory raises names the observer, the plugin and the place in the configuration."""
+    """An error of a factory names the observer, the plugin and the place in the configuration."""
 
     @attrs.frozen
     class Options:
@@ -322,7 +322,7 @@ async def test_what_where_turns_away_is_not_timed() -> None:
 
 
 async def test_observers_that_raise_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What looks on and raises is logged by class and place; events are handled and retried as ever."""
+    """An observer that raises is logged by class and place; events are handled and retried as ever."""
     others: list[str] = []
 
     def broken(_seconds: float, _error: BaseException | None) -> None:
@@ -533,7 +533,7 @@ async def test_an_observer_that_does_not_close_is_left_behind(caplog: pytest.Log
 
 @either_way
 async def test_the_backlog_in_process_is_what_the_bus_holds(serialize: bool) -> None:
-    """What is queued, runs, or waits for a retry counts; what is handled does not."""
+    """Events that are queued, running or waiting for a retry count; handled ones do not."""
     gate = asyncio.Event()
     async with running_bus(memory={"serialize": serialize}, worker_pool_size=1) as bus:
 

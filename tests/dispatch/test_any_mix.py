@@ -423,7 +423,7 @@ class Mix:
         self.spawn(draining(self.chance.choice(self.accounts), self.chance.choice([None, 1])))
 
     async def publish_and_drain(self) -> None:
-        """What is drained stands in the queue still, before any worker has come to it."""
+        """Events to drain are still in the queue, before any worker has come to them."""
         await self.publish_several()
         await self.drain()
 

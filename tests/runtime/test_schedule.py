@@ -38,7 +38,7 @@ async def test_each_comes_at_its_time(virtual_clock: VirtualClock) -> None:
 
 
 async def test_those_of_one_time_come_together_and_in_order(virtual_clock: VirtualClock) -> None:
-    """What is due at the same time comes at once, in the order in which it was added."""
+    """Timers due at the same time fire together, in the order in which they were added."""
     calls: list[list[int]] = []
     schedule = Schedule[int](virtual_clock, calls.append)
     for item in (9, 2, 7):

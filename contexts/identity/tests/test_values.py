@@ -66,7 +66,7 @@ def test_good_address(address: str) -> None:
     ],
 )
 def test_bad_address(address: str) -> None:
-    """What cannot be delivered to, and what would inject a header, is refused."""
+    """An address without delivery, and one that would inject a header, is refused."""
     assert not fits(EmailAddress, address)
 
 

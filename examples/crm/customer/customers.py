@@ -52,13 +52,13 @@ def customer_id(user_id: UUID) -> UUID:
 
 
 def first_word(name: str) -> str:
-    """How a customer is addressed. This one has a bug: a name may have no visible word."""
+    """Addresses a customer. This one has a bug: a name may have no visible word."""
     visible = "".join(letter for letter in name if letter.isprintable())
     return visible.split()[0]
 
 
 def visible_name(name: str) -> str:
-    """How a customer is addressed, also one whose name nobody can see."""
+    """Addresses a customer, also one with an invisible name."""
     words = "".join(letter for letter in name if letter.isprintable()).split()
     return words[0] if words else "customer"
 

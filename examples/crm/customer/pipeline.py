@@ -88,7 +88,7 @@ class DealPipeline:
             await self._bus.publish(DEAL_WON, won)
 
     def _value(self, deal: UUID) -> DealValue:
-        """What it is worth. It is known until the deal has ended: a step may be taken twice."""
+        """Its value. It is known until the deal has ended: a step may be taken twice."""
         amount, currency = self._values[deal]
         return Money(amount_minor=amount, currency=currency)
 

@@ -28,7 +28,7 @@ class UnknownCurrency(ValueError):
 
 
 class ReferenceData:
-    """What may be chosen. It changes only by events, each code in the order of its events.
+    """The codes to choose from. They change only by events, each code in the order of its events.
 
     ``countries`` are names by ISO 3166-1 alpha-2 code, ``currencies`` decimal digits of the minor unit by ISO
     4217 code, ``languages`` names by ISO 639-3 code; ``timezones`` has the names of zones.

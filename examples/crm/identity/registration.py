@@ -1,4 +1,4 @@
-"""What people do with their account, told as events."""
+"""Actions of people on their accounts, as events."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def test_nothing_is_handled_by_the_command(shop: Shop) -> None:
 
 
 def test_letters_are_purged(shop: Shop) -> None:
-    """What is selected is deleted, and nothing else."""
+    """Only selected letters are deleted."""
     assert shop("purge", "--topic", "shop.order.invoiced", "--yes").stdout == "3 of 3 dead letters purged\n"
     assert shop.json("count", "--topic", "shop.order.invoiced") == {"count": 0}
     assert shop.json("purge", shop.ids[0], "--yes")["purged"] == 1

@@ -105,7 +105,7 @@ async def test_the_number_is_judged(number: int, status: HealthStatus) -> None:
 
 
 async def test_growth_is_judged(virtual_clock: VirtualClock) -> None:
-    """What grew within the window counts, and what did before it does not."""
+    """Growth within the window counts, earlier growth does not."""
     options = {"degraded": None, "growth_degraded": 2, "growth_unhealthy": 4, "window": "1m"}
     async with failing_bus(virtual_clock, **options) as bus:
         assert (await checked(bus)).status is HEALTHY

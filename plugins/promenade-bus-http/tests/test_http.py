@@ -68,7 +68,7 @@ async def asked(client: Client, path: str) -> tuple[int, dict[str, Any]]:
 
 
 async def asked_until(client: Client, path: str, status: int) -> tuple[float, dict[str, Any]]:
-    """How long it took until the path answered with the status, and the answer."""
+    """The time until the path answered with the status, and the answer."""
     began = time.monotonic()
     while True:
         found, answer = await asked(client, path)

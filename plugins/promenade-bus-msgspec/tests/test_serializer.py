@@ -177,7 +177,7 @@ def test_both_write_the_same_document_and_each_reads_the_other(given_event: Fast
     ids=lambda value: type(value).__name__,
 )
 def test_usual_documents_are_the_same_bytes_and_are_read_by_msgspec(given_event: Event) -> None:
-    """What the built-in serializer writes is what msgspec would write, and is read without a detour."""
+    """The built-in serializer writes the bytes that msgspec would write; they are read directly."""
     cls = type(given_event)
     body = JsonSerializer().encode(given_event, **ADDRESS)
     assert plan_for(cls).write(given_event, ADDRESS["topic"], ADDRESS["source"]) == body
@@ -192,7 +192,7 @@ def test_the_bus_of_a_configuration_uses_it() -> None:
 
 
 async def test_events_travel_through_a_bus() -> None:
-    """What is published arrives as it was."""
+    """Published events arrive unchanged."""
     topic = Topic("shop.thing.made", Plain)
     arrived: list[Plain] = []
     config = {"adapter": "memory", "serializer": "msgspec", "memory": {"serialize": True}}
@@ -408,7 +408,7 @@ def test_hostile_bytes_are_refused_in_the_words_of_the_built_in_serializer(body:
     ids=["spaces", "another order", "a newer version", "without our extensions"],
 )
 def test_documents_of_others_are_read(body: bytes) -> None:
-    """What looks unlike what msgspec writes is read all the same."""
+    """Bytes unlike those of msgspec are read all the same."""
     assert plan_for_reading(body) is None
     got = MsgspecSerializer().decode(body, event_class=Plain)
     assert (got.text, got.number) == ("x", 1)  # type: ignore[attr-defined]

@@ -49,7 +49,7 @@ def make_bus(service: str = "shop", options: Mapping[str, Any] | None = None, **
 
 
 def families(text: str | None = None) -> dict[str, Family]:
-    """What a scrape of the default registry gives, by name, as the parser of Prometheus reads it."""
+    """The samples of the default registry by name, as the parser of Prometheus reads it."""
     text = prometheus_client.generate_latest().decode() if text is None else text
     return {found.name: found for found in text_string_to_metric_families(text)}
 

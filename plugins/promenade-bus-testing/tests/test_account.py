@@ -378,7 +378,7 @@ def test_any_other_damage_is_a_fault(journal: Journal, line: bytes) -> None:
 
 
 def test_records_that_contradict_each_other_are_faults(journal: Journal) -> None:
-    """What was acknowledged but never tried, handled but never begun, or of nobody known, is told."""
+    """Deliveries acknowledged untried, handled unbegun, or of no known subscription are reported."""
     journal.acknowledged(PAID, paid())
     journal.write("handled", topic=PAID.name, event_id=str(uuid4()), subscription="ghost")
     text = "\n".join(account(journal).faults)

@@ -1,4 +1,4 @@
-"""What the fixtures do for a test, and what they say when something failed."""
+"""The fixtures: their work for a test, and their messages about failures."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_virtual_clock(run: Run) -> None:
 
 
 def test_what_is_left_over(run: Run) -> None:
-    """What was abandoned when the bus was closed fails the test."""
+    """An event abandoned at the close of the bus fails the test."""
     result = run(
         """
         @pytest.mark.promenade(shutdown_timeout="1s", retry={"policy": "fixed", "attempts": 2, "delay": "1h"})

@@ -1,4 +1,4 @@
-"""What a recorder finds, waits for, and says when something is not there."""
+"""The recorder: finding, waiting, and its message when something is missing."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_an_application_of_threads_is_recorded() -> None:
 
 
 async def test_a_block_that_raises_is_not_covered_up() -> None:
-    """What the block raises comes out, not what failed because of it; nothing is waited for."""
+    """The error of the block comes out, not those that follow from it; nothing is waited for."""
 
     async def fail() -> None:
         async with isolated_bus(retry={"policy": "fixed", "delay": "1h"}) as bus:

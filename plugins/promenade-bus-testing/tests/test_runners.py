@@ -41,7 +41,7 @@ runners = pytest.mark.parametrize(("define", "options"), RUNNERS.values(), ids=R
 
 @runners
 def test_an_async_test_finds_its_bus_started(run: Run, define: str, options: list[str]) -> None:
-    """Whoever runs an async test, the bus is started on its loop, and closed before it ends."""
+    """Under every runner of async tests the bus starts on its loop, and closes before it ends."""
     result = run(
         f"""
 {define} test_it(bus, recorder):{BODY}
@@ -61,7 +61,7 @@ class TestClass:
 
 @runners
 def test_a_failed_attempt_fails_the_test(run: Run, define: str, options: list[str]) -> None:
-    """Whoever runs an async test, it does not pass when a handler failed unseen."""
+    """Under every runner an async test does not pass when a handler failed unseen."""
     result = run(f"{define} test_it(bus):{BAD_BODY}", *options, conftest=ON_ASYNCIO)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E*UnseenFailures: 3 attempts failed that the test does not expect*"])

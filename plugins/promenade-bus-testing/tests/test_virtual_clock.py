@@ -71,7 +71,7 @@ async def test_run_takes_as_long_as_it_takes(virtual_clock: VirtualClock) -> Non
 
 
 async def test_run_gives_up(virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no timer and nothing else brings ends with an error, and is cancelled."""
+    """A wait that no timer and nothing else ends fails with an error, and is cancelled."""
     monkeypatch.setattr("promenade_bus_testing.virtual_clock._PATIENCE", 0.05)
     waiting = asyncio.ensure_future(asyncio.Event().wait())
     with pytest.raises(

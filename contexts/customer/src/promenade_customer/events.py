@@ -1,4 +1,4 @@
-"""What happens to customers, companies, deals and interactions.
+"""Events of customers, companies, deals and interactions.
 
 ``aggregate_id`` is the id of the customer, company, deal or interaction. Ids named ``owner_id`` or
 ``..._by`` are ids of users of the identity context; None means nobody in particular or the system itself.
@@ -68,13 +68,13 @@ class CustomerCreated(Event):
     """The account of the customer (identity.user), if there is one."""
 
     contact_id: UUID | None = None
-    """How the customer is reached (identity.contact), if it is known."""
+    """The contact of the customer (identity.contact), if it is known."""
 
     company_id: UUID | None = None
     """The company the customer is or belongs to (customer.company)."""
 
     owner_id: UUID | None = None
-    """Who looks after the customer."""
+    """The user who looks after the customer."""
 
     country: CountryCode | None = None
     """ISO 3166-1 alpha-2."""
@@ -102,7 +102,7 @@ class CustomerUpdated(Event):
     """The account of the customer (identity.user), if there is one."""
 
     contact_id: UUID | None = None
-    """How the customer is reached (identity.contact), if it is known."""
+    """The contact of the customer (identity.contact), if it is known."""
 
     company_id: UUID | None = None
     """The company the customer is or belongs to (customer.company)."""
@@ -125,7 +125,7 @@ class CustomerQualified(Event):
     """A lead was found worth pursuing."""
 
     score: Percent | None = None
-    """How promising the lead is, in percent; None when nobody scored it."""
+    """The score of the lead in percent; None without a score."""
 
     qualified_by: UUID | None = None
 
@@ -141,7 +141,7 @@ class CustomerConverted(Event):
     """The deal that made them one (customer.deal), if there was one."""
 
     value: DealValue | None = None
-    """What the first purchase is worth."""
+    """The value of the first purchase."""
 
 
 @event
@@ -154,7 +154,7 @@ class CustomerChurned(Event):
     """The last day on which the customer used or bought something."""
 
     note: Personal[Note] = ""
-    """What the customer said."""
+    """The reason that the customer gave."""
 
 
 @event
@@ -192,10 +192,10 @@ class CustomerReassigned(Event):
     """Somebody else looks after a customer from now on."""
 
     to_owner_id: UUID | None
-    """Who looks after the customer now; None when nobody does."""
+    """The user who looks after the customer now; None without one."""
 
     from_owner_id: UUID | None = None
-    """Who did before; None when nobody did."""
+    """The user before; None without one."""
 
     reassigned_by: UUID | None = None
 
@@ -264,10 +264,10 @@ class DealCreated(Event):
     customer_id: UUID
 
     title: Personal[Name]
-    """What it is about, in a few words; free text."""
+    """Its subject in a few words; free text."""
 
     value: DealValue
-    """What it would be worth."""
+    """Its expected value."""
 
     stage: DealStage = DealStage.PROSPECTING
 
@@ -276,7 +276,7 @@ class DealCreated(Event):
 
     expected_close_on: date | None = None
     owner_id: UUID | None = None
-    """Who works on it."""
+    """The user who works on it."""
 
 
 @event(type="deal.stage_changed")
@@ -306,7 +306,7 @@ class DealWon(Event):
     customer_id: UUID
 
     value: DealValue
-    """What was agreed."""
+    """The agreed value."""
 
     won_by: UUID | None = None
 
@@ -319,10 +319,10 @@ class DealLost(Event):
     reason: LossReason
 
     value: DealValue | None = None
-    """What it would have been worth."""
+    """Its expected value."""
 
     note: Personal[Note] = ""
-    """What the customer said."""
+    """The reason that the customer gave."""
 
 
 # --- interactions -----------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class InteractionLogged(Event):
     """None for letters, mails and the like."""
 
     contact_id: UUID | None = None
-    """Who took part (identity.contact), if that is known."""
+    """The contact who took part (identity.contact), if known."""
 
     deal_id: UUID | None = None
     """The deal it was about (customer.deal), if any."""
@@ -351,7 +351,7 @@ class InteractionLogged(Event):
     logged_by: UUID | None = None
 
     summary: Personal[Note] = ""
-    """What was said; free text."""
+    """A note about the conversation; free text."""
 
     def __attrs_post_init__(self) -> None:
         if self.started_at > self.occurred_at:

@@ -44,7 +44,7 @@ Seconds = Annotated[int, Constraint("a whole number of seconds, 0 or more", lamb
 """A duration in whole seconds."""
 
 DealValue = Annotated[Money, Constraint("a Money of 0 or more", lambda money: money.amount_minor >= 0)]
-"""What a deal is worth. Credits and refunds are no deals."""
+"""The value of a deal. Credits and refunds are no deals."""
 
 _PostalCode = Annotated[
     str,
@@ -110,7 +110,7 @@ class CustomerTier(enum.StrEnum):
 
 
 class CustomerSource(enum.StrEnum):
-    """What brought a customer to us."""
+    """The source of a customer."""
 
     REGISTRATION = "registration"
     """They registered an account."""
@@ -186,7 +186,7 @@ class InteractionChannel(enum.StrEnum):
 
 
 class InteractionDirection(enum.StrEnum):
-    """Who began an interaction."""
+    """The side that began an interaction."""
 
     INBOUND = "inbound"
     """The customer."""

@@ -1,4 +1,4 @@
-"""What happens to users and contacts.
+"""Events of users and contacts.
 
 A user is an account that can sign in. A contact is a person one can reach, with or without an account.
 ``aggregate_id`` is the id of the user or of the contact. Ids named ``..._by`` are ids of users; None means
@@ -50,7 +50,7 @@ class UserRegistered(Event):
     """The address to sign in with; not verified yet."""
 
     display_name: Personal[PersonName] | None = None
-    """How the person wants to be called, if they said so."""
+    """The name that the person wants to be called by, if given."""
 
     locale: LanguageTag | None = None
     """BCP 47; None when the person stated no preference."""
@@ -91,7 +91,7 @@ class UserPasswordChanged(Event):
     method: PasswordChangeMethod
 
     sessions_revoked: bool = True
-    """Whether every other session of the account was signed out."""
+    """True when every other session of the account was signed out."""
 
 
 @event(type="user.email_verified")

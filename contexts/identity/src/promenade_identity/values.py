@@ -94,7 +94,7 @@ Note = Annotated[
 
 
 class RegistrationMethod(enum.StrEnum):
-    """How an account came to be."""
+    """The origin of an account."""
 
     PASSWORD = "password"
     SINGLE_SIGN_ON = "single_sign_on"
@@ -113,7 +113,7 @@ class SuspensionReason(enum.StrEnum):
 
 
 class PasswordChangeMethod(enum.StrEnum):
-    """How a password was changed."""
+    """The way in which a password was changed."""
 
     SELF_SERVICE = "self_service"
     """Signed in, with the old password."""

@@ -1,4 +1,4 @@
-"""What happens to reference data: countries, currencies, languages and time zones.
+"""Events of reference data: countries, currencies, languages and time zones.
 
 Every ``...Created`` and ``...Updated`` carries the whole state, so that a subscriber can store it without
 asking back. ``aggregate_id`` is derived from the code (``country_id`` and its siblings).
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class LanguageScope(enum.StrEnum):
-    """What an ISO 639-3 code denotes; in the standard's tables a letter."""
+    """The kind of language that an ISO 639-3 code denotes; in the standard's tables a letter."""
 
     INDIVIDUAL = "individual"
     """Letter I."""

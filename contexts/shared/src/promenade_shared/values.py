@@ -93,7 +93,7 @@ Name = Annotated[
         r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}(?<!\s)",
     ),
 ]
-"""What something is called."""
+"""The name of something."""
 
 MinorUnits = Annotated[
     int,
@@ -101,11 +101,11 @@ MinorUnits = Annotated[
         "a number of decimal digits from 0 to 4 (ISO 4217, list one)", lambda digits: 0 <= digits <= 4
     ),
 ]
-"""How many decimal digits a currency's minor unit stands for: 2 for CHF, 0 for JPY, 3 for KWD."""
+"""The decimal digits of a currency's minor unit: 2 for CHF, 0 for JPY, 3 for KWD."""
 
 
 def _fault(annotation: Any, value: Any) -> str | None:
-    """What a value of a constrained type must be; None for a good one."""
+    """The rule that a value of a constrained type breaks; None for a good one."""
     base, *marks = get_args(annotation)
     kind: type = get_origin(base) or base
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -117,7 +117,7 @@ def _fault(annotation: Any, value: Any) -> str | None:
 
 
 def fits(annotation: Any, value: object) -> bool:
-    """Whether a value has a constrained type: ``fits(CountryCode, "CH")``."""
+    """True when a value has a constrained type: ``fits(CountryCode, "CH")``."""
     return _fault(annotation, value) is None
 
 

@@ -1,4 +1,4 @@
-"""What the commands about dead letters share: the store of a bus, filters, and what may be shown."""
+"""Shared parts of the commands about dead letters: the store of a bus, filters, and what may be shown."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def filter_options(command: F) -> F:
 
 
 def age_of(moment: datetime) -> str:
-    """How long ago something was, as in ``3h12m``; to the second, and of days to the hour."""
+    """The age of something, as in ``3h12m``; to the second, and of days to the hour."""
     seconds = max(0, round((datetime.now(UTC) - moment).total_seconds()))
     days, rest = divmod(seconds, 86_400)
     hours, rest = divmod(rest, 3_600)

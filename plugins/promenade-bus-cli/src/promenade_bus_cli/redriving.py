@@ -25,7 +25,7 @@ _DONE: Final = {"redrive": "redriven", "purge": "purged"}
 
 @attrs.define
 class Removed:
-    """What became of the letters that were selected.
+    """The results of the selected letters.
 
     ``kept`` are those that could not be moved, by subscription and topic, with the reason. ``passed_over``
     were gone already: somebody else has been faster. ``later`` died after the command began, and were left.
@@ -47,7 +47,7 @@ class Removed:
         return self.seen - self.done - sum(count for count, _ in self.kept.values())
 
     def sentence(self) -> str:
-        """How far it is."""
+        """Its progress."""
         return f"{self.done:,} of {counted(self.selected, 'dead letter')} {_DONE[self.action]}"
 
     def lines(self) -> list[str]:

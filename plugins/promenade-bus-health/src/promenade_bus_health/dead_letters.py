@@ -1,4 +1,4 @@
-"""How many dead letters are there, do they grow, and for how long has nobody looked at them?"""
+"""The probe of dead letters: their number, their growth, and the age of unread ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PATIENCE: Final = 0.2
 """Seconds of real time for which a check waits for a new tally where it knows an earlier one."""
 
 _SHARE: Final = 10
-"""How many times as long as a tally took it rests at least: the store has other things to do."""
+"""A rest between tallies lasts at least so many times as long as one took: the store has other work."""
 
 _LONGEST_KNOWN: Final = 60.0
 """Seconds after which a tally is made again although the number of letters is the same."""
@@ -63,7 +63,7 @@ class _Seen:
 
 
 class _Trend:
-    """How many letters there were, over a window of time."""
+    """The number of letters over a window of time."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
@@ -152,7 +152,7 @@ class DeadLetterProbe(HealthProbe):
     def _grouped(
         self, tallies: Sequence[DeadLetterTally], by_subscription: Mapping[str, int]
     ) -> dict[str, _Seen]:
-        """What there is of each subscription with thresholds of its own, and of the others together."""
+        """The letters of each subscription with its own thresholds, and of all others together."""
         seen = {name: _Seen() for name in (_OTHERS, *self._options.subscriptions)}
         for tally in tallies:
             name = tally.subscription
@@ -198,7 +198,7 @@ class DeadLetterProbe(HealthProbe):
 
 
 def _by_subscription(tallies: Sequence[DeadLetterTally]) -> Mapping[str, int]:
-    """How many letters each subscription has, the most first."""
+    """The letters of each subscription, the most first."""
     found: dict[str, int] = {}
     for tally in tallies:
         found[tally.subscription] = found.get(tally.subscription, 0) + tally.count

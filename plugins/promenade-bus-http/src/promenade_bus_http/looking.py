@@ -1,4 +1,4 @@
-"""What the probes find out about a bus, from whichever thread and event loop they are asked on."""
+"""The answers of probes about a bus, on any thread and event loop."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Heartbeat:
 
 
 async def look_at(bus: Bus, limits: Limits, heartbeat: Heartbeat | None = None) -> Look:
-    """What the health probes and the engine say now; raises ``NotAnswered``."""
+    """The answers of the health probes and the engine; raises ``NotAnswered``."""
     unusable = bus.unusable_report()
     if unusable is not None:
         return Look(unusable, None)

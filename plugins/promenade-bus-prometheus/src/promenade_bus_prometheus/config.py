@@ -25,7 +25,7 @@ def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float) 
 
 @attrs.frozen(kw_only=True)
 class PrometheusOptions:
-    """What is measured, and how many series there may be.
+    """The metrics to measure, and the most series.
 
     - ``durations``: whether each call of a handler is timed, for the histogram; ``buckets`` are its bounds.
     - ``max_topics``, ``max_subscriptions``: how many have series of their own. Others are counted together,

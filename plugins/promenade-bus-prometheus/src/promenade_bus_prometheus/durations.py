@@ -1,4 +1,4 @@
-"""How long handlers take: a histogram for each subscription. An event pays a look-up and two sums."""
+"""The durations of handlers: a histogram for each subscription. An event pays a look-up and two sums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Durations:
         self.seconds = 0.0
 
     def teller(self) -> Callable[[float, BaseException | None], None]:
-        """What the bus calls with the seconds of each call."""
+        """Gets the seconds of each call from the bus."""
         bounds, counts, lowest = self.bounds, self.counts, self.bounds[0]
 
         def tell(seconds: float, _error: BaseException | None) -> None:
@@ -30,7 +30,7 @@ class Durations:
         return tell
 
     def cumulative(self) -> tuple[list[tuple[float, int]], float]:
-        """How many took at most so long, for each bound and for all, and the sum."""
+        """The number of calls within each bound, of all calls, and the sum."""
         total = 0
         found: list[tuple[float, int]] = []
         for bound, count in zip((*self.bounds, float("inf")), [*self.counts], strict=True):

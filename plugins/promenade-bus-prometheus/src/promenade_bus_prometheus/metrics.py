@@ -59,7 +59,7 @@ COUNTED: Final[dict[str, Metric]] = {
         "late": "Events that another instance had taken over.",
     }.items()
 }
-"""What is counted for each subscription, by the field of ``SubscriptionState``."""
+"""The counters of each subscription, by the field of ``SubscriptionState``."""
 
 HELD: Final[tuple[tuple[Metric, Callable[[SubscriptionState], float]], ...]] = (
     (_gauge("in_flight", "Handlers that run now.", *_OF_SUBSCRIPTION), lambda state: state.running),
@@ -73,7 +73,7 @@ HELD: Final[tuple[tuple[Metric, Callable[[SubscriptionState], float]], ...]] = (
     ),
     (_gauge("paused", "1 when the subscription is paused.", *_OF_SUBSCRIPTION), lambda state: state.paused),
 )
-"""What each subscription holds."""
+"""The load of each subscription."""
 
 LAG: Final = _gauge(
     "lag",
@@ -112,7 +112,7 @@ TOTALS: Final[tuple[tuple[Metric, Callable[[EngineState], float]], ...]] = (
         lambda state: state.longest_running,
     ),
 )
-"""What the bus counts and holds as a whole."""
+"""The counters and the load of the whole bus."""
 
 SNAPSHOT_AGE: Final = _gauge(
     "snapshot_age_seconds",

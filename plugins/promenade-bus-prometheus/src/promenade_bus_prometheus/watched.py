@@ -53,7 +53,7 @@ class _Snapshot:
 
 
 class WatchedBus:
-    """What is known of one bus. ``samples`` may be called by any thread."""
+    """The state of one bus. ``samples`` may be called by any thread."""
 
     def __init__(self, options: PrometheusOptions) -> None:
         self._options = options

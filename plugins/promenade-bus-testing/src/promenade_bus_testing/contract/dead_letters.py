@@ -46,7 +46,7 @@ def criteria_of(where: DeadLetterFilter) -> dict[str, Any]:
 
 
 def apart(letters: Sequence[DeadLetter]) -> bool:
-    """Whether the last two letters are of different times."""
+    """True when the last two letters are of different times."""
     return letters[-2].dead_at < letters[-1].dead_at
 
 

@@ -79,7 +79,7 @@ SURROGATES = ["\ud800", "a\udfffb", "\udc80"]
 
 
 class PayloadTests:
-    """What events carry."""
+    """The fields that events carry."""
 
     @contract()
     async def test_sizes(self, harness: Harness) -> None:
