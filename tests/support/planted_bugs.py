@@ -33,14 +33,17 @@ from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.failure_decisions import Decision
 from bus_core.dispatch.invocation import NOTHING, Invocation
-from bus_core.dispatch.jobs import Job
+from bus_core.dispatch.jobs import Job, PendingEvent
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.workers import Worker, WorkerPool
+from bus_core.events.messages import EventRecord
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import is_pattern
+from bus_core.runtime.schedule import Schedule
 from bus_core.runtime.timeouts import Deadlines
+from bus_core.transport import routes
 from promenade_bus_memory.adapter import MemoryAdapter
 from promenade_bus_memory.dead_letters import MemoryDeadLetters
 from promenade_bus_memory.hub import MemoryHub
@@ -394,7 +397,12 @@ def swap_two_of_a_key(patch: MonkeyPatch) -> None:
 @bug("ordered subscriptions are not ordered", "test_order_of_one_key", "test_order_under_concurrency",
      "test_key_of_the_topic")  # fmt: skip
 def ignore_order(patch: MonkeyPatch) -> None:
+    def admit(lane: Lane, record: EventRecord, pending: PendingEvent | None) -> Job:
+        lane._active += 1
+        return lane.job_of(record, pending)
+
     patch.setattr(Lane, "accept", Lane._admit)
+    patch.setattr(Lane, "admit", admit)
 
 
 @bug("a retry gives its key away", "test_key_waits_for_its_retry[raise]", "test_order_under_retry")
@@ -1006,12 +1014,7 @@ def leak_a_connection(patch: MonkeyPatch) -> Callable[[], object]:
 
 @bug("the engine leaks a timer", "test_nothing_is_left_behind[in trouble]")
 def leak_a_timer(patch: MonkeyPatch) -> None:
-    def keeping(retries: RetryScheduler) -> list[Job]:
-        left = [*retries._waiting]
-        retries._waiting.clear()
-        return left
-
-    patch.setattr(RetryScheduler, "stop", keeping)
+    patch.setattr(Schedule, "_stop_timer", lambda _schedule: None)
 
 
 @bug("a closed bus stays in the hub", "test_closed_bus_is_collected")
@@ -1046,5 +1049,5 @@ def take_any_headers(patch: MonkeyPatch) -> None:
 
 @bug("nobody asks for a key that is not needed", "test_one_bad_value_harms_itself")
 def ask_for_no_key(patch: MonkeyPatch) -> None:
-    for module in (arguments, publishing, codec):
+    for module in (arguments, publishing, codec, routes):
         patch.setattr(module, "key_of", lambda *_: "")

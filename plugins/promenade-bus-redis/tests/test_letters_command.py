@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bus_core import Attempt, BaseEvent, DeadLetter, Message, NoRetry
+from bus_core import Attempt, BaseEvent, DeadLetter, DeadLetterFilter, Message, NoRetry
 from promenade_bus_redis.streams.wire import letter_fields
 from redis_support.fixtures import SharedServer
 from redis_support.streams import GROUP, TOPIC, Place, place_on, until
@@ -160,3 +160,22 @@ async def test_a_purge_goes_on_too(redis_server: SharedServer, tmp_path: Path) -
         stdout, _ = await asyncio.to_thread(process.communicate, timeout=30)
         assert json.loads(stdout)["purged"] == rest
         assert left(place) == 0
+
+
+async def test_tail_leaves_nothing_behind(redis_server: SharedServer, tmp_path: Path) -> None:
+    """``promenade-bus tail`` shows what is published until Ctrl-C, and is no group on the server."""
+    async with place_on(redis_server) as place:
+        adapter = await place.adapter()
+        config = write_config(place, tmp_path)
+        process = start(tmp_path, ["tail", "tests.#", "--show-data", "--config", str(config)])
+        assert process.stderr is not None
+        assert process.stdout is not None
+        line = await asyncio.to_thread(process.stderr.readline)
+        assert line == "following tests.# on 'redis'; Ctrl-C ends it\n"
+        await place.publish(41)
+        assert '"number": 41' in await asyncio.to_thread(process.stdout.readline)
+        process.send_signal(signal.SIGINT)
+        await asyncio.to_thread(process.communicate, timeout=30)
+        assert process.returncode == 130
+        assert await adapter.groups.list(count=True) == []
+        assert await adapter.dead_letters.count(DeadLetterFilter()) == 0

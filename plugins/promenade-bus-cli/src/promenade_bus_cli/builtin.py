@@ -19,6 +19,7 @@ _HELP: Final = {
     "plugins": "List the installed plugins, and check them.",
     "publish": "Publish one event, or a file of events.",
     "run": "Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).",
+    "tail": "Follow the events of a topic or a pattern, from now on.",
     "topics": "List the topics of the installed catalogues.",
 }
 

@@ -13,20 +13,18 @@ from uuid import UUID
 import click
 
 from bus_core import (
-    BaseEvent,
     Bus,
     BusError,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
     DeadLetterStore,
-    DeserializationError,
-    Event,
     Message,
 )
 from bus_core.config import parse_duration
 from promenade_bus_cli.apps import App, run_with_app
 from promenade_bus_cli.output import remark
+from promenade_bus_cli.showing import shown_event
 from promenade_bus_cli.signals import Signals
 
 __all__ = ["Letters", "age_of", "filter_options", "run_with_letters"]
@@ -60,16 +58,8 @@ class Letters:
                 return
 
     def data_of(self, letter: DeadLetter) -> dict[str, Any]:
-        """``event`` is what the letter carries, personal values hidden; ``withheld`` why it is not shown."""
-        topic = self.bus.topics.get(letter.topic)
-        if topic is None or topic.event_class in (Event, BaseEvent):
-            return {"withheld": f"the class of the events of {letter.topic!r} is not installed here"}
-        message = Message("", letter.topic, letter.key, letter.body)
-        try:
-            event = self.bus.parts.codec.decode(message)
-        except DeserializationError:
-            return {"withheld": f"the body is no {topic.event_class.__name__} as it is known here"}
-        return {"event": event.to_dict(personal=False)}
+        """What may be shown of the event of a letter; see ``shown_event``."""
+        return shown_event(self.bus, Message("", letter.topic, letter.key, letter.body))
 
 
 def run_with_letters(

@@ -12,7 +12,16 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["clean", "counted", "diverted", "print_json", "print_table", "remark"]
+__all__ = [
+    "clean",
+    "counted",
+    "diverted",
+    "json_line",
+    "print_json",
+    "print_json_line",
+    "print_table",
+    "remark",
+]
 
 
 _outside: ContextVar[TextIO | None] = ContextVar("promenade_bus_cli_stdout", default=None)
@@ -35,6 +44,16 @@ def print_json(value: Any) -> None:
     Numbers that JSON lacks, such as infinity, become strings.
     """
     click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), file=_outside.get())
+
+
+def print_json_line(value: Any) -> None:
+    """Prints one of several JSON documents on stdout, in a line of its own, like ``print_json``."""
+    click.echo(json.dumps(_finite(value), default=str, allow_nan=False), file=_outside.get())
+
+
+def json_line(value: Any) -> str:
+    """A value as JSON in one line, for people."""
+    return json.dumps(_finite(value), ensure_ascii=False, default=str)
 
 
 def _finite(value: Any) -> Any:
