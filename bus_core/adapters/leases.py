@@ -138,7 +138,7 @@ class Heartbeats:
         return self._dead if self.session != NO_SESSION else {}
 
     async def renewed(self) -> None:
-        """Has the heart beat at once, and returns when that is stored. Raises ``AdapterError``."""
+        """Sends a heartbeat at once, and returns when it is stored. Raises ``AdapterError``."""
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
         with self._guard:

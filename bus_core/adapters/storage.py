@@ -227,7 +227,7 @@ class StorageAdapter(ABC):
         return [counts[_id(spec)] for spec in specs]
 
     def dead_of(self, subscription: str) -> Sequence[str]:
-        """Owners of a subscription whose heart has not beaten for their lease, as far as was seen."""
+        """Owners of a subscription without a heartbeat for their lease, as far as was seen."""
         return self._dead.get(subscription, ())[:_MOST_DEAD]
 
     async def _watch(self) -> None:

@@ -157,9 +157,9 @@ async def started(lease: float = 30.0) -> AsyncIterator[Storage]:
 
 
 async def beats(adapter: Storage, times: int) -> None:
-    """Returns when its heart has beaten so often: six times are a lease."""
+    """Returns after so many heartbeats: six of them are a lease."""
     seen = adapter.heartbeats.beats
-    await until(lambda: adapter.heartbeats.beats >= seen + times, "the heart beats")
+    await until(lambda: adapter.heartbeats.beats >= seen + times, "the heartbeats go on")
 
 
 async def test_a_clock_that_is_set_robs_nobody(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +559,7 @@ async def test_after_a_standstill_it_asks_what_is_its_own() -> None:
         await until(lambda: time.monotonic() - began > 0.3, "more than a lease is over")
         storage.fails = lambda call: False
         await beats(storage, 2)
-        assert consumer.in_doubt  # although its heart beats again: others may have taken what it has
+        assert consumer.in_doubt  # although it has heartbeats again: others may have taken what it has
         storage.rows[1][2] = "another"
         assert await consumer.confirm([first.receipt, second.receipt]) == [True, False]
         await until(lambda: not consumer.in_doubt, "it is sure again")

@@ -23,7 +23,7 @@ from promenade_bus_sqlite.config import SqliteOptions
 from promenade_bus_sqlite.consumers import SqliteConsumer
 from promenade_bus_sqlite.dead_letters import SqliteDeadLetters
 from promenade_bus_sqlite.file import File
-from promenade_bus_sqlite.heartbeats import Heartbeats
+from promenade_bus_sqlite.heartbeats import HeartbeatTable
 from promenade_bus_sqlite.news import News, Newsroom
 from promenade_bus_sqlite.places import place_of
 from promenade_bus_sqlite.publishing import Publisher
@@ -110,18 +110,18 @@ class SqliteAdapter:
         """Opens the file, and looks whether it will do. Raises ``SqliteFailure``."""
         file = File(self._place.path, self.options.synchronous, self._place.busy_timeout)
         db = await asyncio.to_thread(file.prepare)
-        self._heartbeats = Heartbeats(file)
-        heart = Heartbeats(self._heartbeats.beat, name=self.name, lease=self.options.lease)
+        self._heartbeats = HeartbeatTable(file)
+        heartbeats = Heartbeats(self._heartbeats.beat, name=self.name, lease=self.options.lease)
         topics = Topics()
-        newsroom = Newsroom(file, topics, lambda: heart.dead)
+        newsroom = Newsroom(file, topics, lambda: heartbeats.dead)
         worker = Worker(file, self.options.poll, newsroom.look, self._changed)
-        services = Services(self.options, file, worker, heart, topics, self._wake)
+        services = Services(self.options, file, worker, heartbeats, topics, self._wake)
         worker.on_rollback(self._forget)
         worker.start(db)
-        heart.start()
+        heartbeats.start()
         self._upkeep = Upkeep(services)
         try:
-            await heart.renewed()
+            await heartbeats.renewed()
             await worker.write(self._upkeep.look)
         except BaseException:
             await self._close(services)

@@ -125,7 +125,7 @@ class Claims:
         return Claim(received, due)
 
     def _gone(self, db: sqlite3.Connection, dead: Mapping[str, int | None]) -> dict[int, str]:
-        """The numbers of owners of this subscription that are dead: their hearts have not beaten since."""
+        """The numbers of owners of this subscription that are dead: their heartbeats have stopped since."""
         gone: dict[int, str] = {}
         for name, beats in dead.items():
             if name in self._emptied:

@@ -118,9 +118,9 @@ class SqliteConsumer:
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
         """Renews the lease; which messages are this consumer's still."""
-        heart, me = self._services.heartbeats, self.owner
-        await heart.renewed()
-        session = heart.session
+        heartbeats, me = self._services.heartbeats, self.owner
+        await heartbeats.renewed()
+        session = heartbeats.session
         seqs = [held.seq for held in receipts if isinstance(held, Held)]
         wanted = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND seq = ? AND owner = ?"
 

@@ -11,7 +11,7 @@ from promenade_bus_sqlite.claiming import Owner
 from promenade_bus_sqlite.failures import failure_of
 from promenade_bus_sqlite.file import File
 
-__all__ = ["Heartbeats"]
+__all__ = ["HeartbeatTable"]
 
 _BEAT = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
 ON CONFLICT DO UPDATE SET beats = beats + 1"""
@@ -22,7 +22,7 @@ AND NOT EXISTS (SELECT 1 FROM promenade_delivery AS held
 AND NOT EXISTS (SELECT 1 FROM promenade_subscription AS turn WHERE turn.active = promenade_owner.id)"""
 
 
-class Heartbeats:
+class HeartbeatTable:
     """Counts them in the file. ``owners`` are those of this process by their names."""
 
     def __init__(self, file: File) -> None:
@@ -58,7 +58,7 @@ class Heartbeats:
         return found
 
     def close(self) -> None:
-        """Gives the connection back; the heart has stopped."""
+        """Gives the connection back; the heartbeats have stopped."""
         with self._guard:
             self._disconnect()
 

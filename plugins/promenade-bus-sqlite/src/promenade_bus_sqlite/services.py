@@ -22,6 +22,6 @@ class Services:
     options: SqliteOptions
     file: File
     worker: Worker
-    heart: Heartbeats
+    heartbeats: Heartbeats
     topics: Topics
     woken: Callable[[int], None]
