@@ -40,16 +40,16 @@ class InvocationHost(Protocol):
 
     @property
     def abandoning(self) -> bool:
-        """Whether the engine has given up on what it held."""
+        """True when the engine has given up on all that it held."""
         ...
 
     @property
     def torn_down(self) -> bool:
-        """Whether the event loop is being closed although the bus is open."""
+        """True when the event loop is being closed although the bus is open."""
         ...
 
     def decode(self, message: Message) -> Event:
-        """The event of what arrived as a message; raises ``DeserializationError``."""
+        """Decodes a message; raises ``DeserializationError``."""
         ...
 
 
@@ -113,7 +113,7 @@ class Invocation:
 
     @property
     def in_thread(self) -> bool:
-        """Whether the handler runs in a thread, so that it cannot be cancelled."""
+        """True when the handler runs in a thread, so that it cannot be cancelled."""
         return not self._shape.is_async
 
     def observe(self, observer: Observer, spec: SubscriptionSpec) -> None:
@@ -164,7 +164,7 @@ class Invocation:
             return lambda envelope: call(envelope.event, envelope.delivery)
         return lambda envelope: call(envelope.event)
 
-    # What follows is called for each event: a decision that can be made once is made outside of the inner
+    # The inner functions run for each event: decisions that can be made once are made outside of the inner
     # functions.
 
     def _with_chain(self, chain: Handler, envelope_of: Callable[[Event, DeliverySource], Envelope]) -> _Calls:
@@ -237,7 +237,7 @@ class Invocation:
     # --- one attempt --------------------------------------------------------------------------------------
 
     def _event_of(self, job: Job) -> Event:
-        """What is to be handled; raises when it must not be, or cannot be decoded."""
+        """The event of a job; raises when it must not be handled, or cannot be decoded."""
         if job.state.reject_reason is not None:
             raise PermanentError(job.state.reject_reason)
         payload = job.record[0]
@@ -245,7 +245,7 @@ class Invocation:
         return event
 
     def _selects(self, found: object) -> bool:
-        """Whether what ``where`` has returned means that the event is to be handled; counts it if not."""
+        """True when the result of ``where`` selects the event; counts it otherwise."""
         if inspect.isawaitable(found):  # which is always true
             if inspect.iscoroutine(found):
                 found.close()

@@ -49,7 +49,7 @@ class LaneHost(InvocationHost, Protocol):
         ...
 
     def close_walk(self) -> None:
-        """Makes a job of what a worker is running of a restricted lane, so that the lane counts it."""
+        """Ends the open walk; a running delivery of a restricted lane becomes a job that it counts."""
         ...
 
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
@@ -60,7 +60,7 @@ class LaneHost(InvocationHost, Protocol):
         ...
 
     def adopt_running(self, lane: JobLane) -> None:
-        """Makes jobs of what the workers are running of a lane without one."""
+        """Makes jobs of the running deliveries of a lane."""
         ...
 
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
@@ -138,8 +138,8 @@ class Lane:
         self._bound = math.inf if concurrency is None else concurrency  # of jobs that the workers may have
         self._active = 0
         self._backlog: deque[Job] = deque()
-        self._held: dict[str, deque[Job] | None] = {}  # per key that is at work, what waits for it
-        self._held_back = False  # while it is not known to whom belongs what waits here
+        self._held: dict[str, deque[Job] | None] = {}  # per running key the jobs that wait for it
+        self._held_back = False  # while it is not known who owns the waiting jobs
         self._drained: asyncio.Future[None] | None = None
         self.waiting = 0  # for a retry that is not due
         self.behind = 0  # another event of their key
@@ -179,7 +179,7 @@ class Lane:
         """Calls the handler, unless the event has to wait for others."""
 
         def enter(record: EventRecord) -> Awaitable[Any]:
-            # Only who is held up, or waits, can stand in the way: mostly nobody.
+            # Only blocked or waiting jobs can be in the way: mostly there are none.
             if (self._active or self._held or self._backlog) and self._must_wait(record):
                 return self._engine.defer(self, record)
             return call(record)
@@ -214,7 +214,7 @@ class Lane:
 
     @property
     def runs_in_threads(self) -> bool:
-        """Whether the handler is a synchronous one, which cannot be cancelled."""
+        """True when the handler is a synchronous one, which cannot be cancelled."""
         return self._invocation.in_thread
 
     # --- jobs -----------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class Lane:
     def resume_jobs(self, jobs: Sequence[Job]) -> None:
         """Takes jobs back whose retries are due, in order. An ordered lane has kept their keys for them."""
         if self.restricted:
-            self._engine.close_walk()  # what runs takes a place, too
+            self._engine.close_walk()  # running deliveries take a place, too
         self._admit_all(jobs)
 
     def _admit(self, job: Job) -> None:
@@ -318,13 +318,13 @@ class Lane:
         return len(self._backlog) + self.behind
 
     def pause(self) -> None:
-        """Begins no further handler; what runs is finished."""
+        """Begins no further handler; running ones finish."""
         self.paused = True
         self._set_bound()
         self._take_back()
 
     def _take_back(self) -> None:
-        """Brings here what stands in the queue: what had been let into it first, then what comes behind."""
+        """Takes the jobs of this lane out of the queue: admitted ones first, then the others."""
         jobs: list[Job] = []
         fresh: list[Job] = []
         for job, was_job in self._engine.take_back(self):
@@ -340,7 +340,7 @@ class Lane:
             self._backlog.append(job)
 
     def requeue(self) -> None:
-        """Lets what stands in the queue come before what is accepted next."""
+        """Lets queued events come before the next accepted ones."""
         if self.restricted:
             self._take_back()
             self._feed()
@@ -404,7 +404,7 @@ class Lane:
         return jobs
 
     def clear(self) -> None:
-        """Forgets what waits here, after it was reported as abandoned."""
+        """Forgets waiting jobs, after they were reported as abandoned."""
         self._backlog.clear()
         self._held.clear()
         self.behind = 0
@@ -413,7 +413,7 @@ class Lane:
 
     @property
     def holds(self) -> bool:
-        """Whether it keeps any job, or one that is being settled."""
+        """True when it keeps any job, or one that is being settled."""
         return bool(self._backlog or self._held or self.settler.settling)
 
     def held_jobs(self) -> list[Job]:
