@@ -1,9 +1,9 @@
 """Bases for authors of adapters.
 
-May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share, so that no
-author writes it again: ``StorageAdapter`` for storages that must be polled, such as a database;
-``LocalDeadLetters`` for adapters that keep their dead letters in the process; and what the adapters of
-databases have in common: ``Heartbeats`` for leases, texts for attempts and letters.
+May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share.
+``StorageAdapter`` is for storages that must be polled, such as a database. ``LocalDeadLetters`` is for
+adapters that keep their dead letters in the process. Adapters of databases share ``Heartbeats`` for leases,
+and texts for attempts and letters.
 """
 
 import typing

@@ -1,10 +1,10 @@
 """Finds dead owners of messages by counted heartbeats, and never by a time of day.
 
-Each process counts up a number for every owner that it has, and reads the numbers of all. Whoever wants to
-take something over notes a number and the time on its own clock, and does so only when the number is still
-the same after the lease of its owner, which its name tells.
+Each process counts up a number for every owner that it has, and reads the numbers of all. Before a process
+claims messages, it notes the number of their owner and the time on its own clock. It claims them only if the
+number is still the same after the lease of the owner, which is in the owner's name.
 
-A thread does it: a handler that blocks the event loop of the bus for longer than a lease loses nothing.
+A thread does this: a handler that blocks the event loop of the bus for longer than a lease loses nothing.
 """
 
 from __future__ import annotations

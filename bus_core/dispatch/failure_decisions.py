@@ -39,8 +39,8 @@ def decide(
 ) -> Decision:
     """Decides after attempt number ``attempt`` (from 1) failed with ``error``.
 
-    A policy that raises, or answers with something that is no delay, ends in the dead letters and says
-    so: losing the event or retrying it for ever would both be worse.
+    When a policy raises, or its answer is not a delay, the event is dead-lettered with that reason: losing it
+    or retrying it for ever would both be worse.
     """
     asked = _asked_delay(error) if isinstance(error, _ASKING) else None
     if asked is not None and isinstance(error, Postpone):

@@ -100,10 +100,9 @@ def event(cls: Any = None, /, *, type: str | None = None, version: int = 1) -> A
     ``type`` is the event's type name (by default from the class name: UserRegistered is
     ``user.registered``). ``version`` is the version of its data, from 1.
 
-    Raises ``TypeError`` when the class does not derive from ``Event``, or when its events could not be
-    published, written, read and handled on every adapter: it names each field and the reason. A name in an
-    annotation may be defined later; then the first use of the class tells. Raises ``ValueError`` when the
-    version is not a positive int.
+    Raises ``TypeError``, with each field and the reason, when the class does not derive from ``Event``, or
+    when some adapter or serializer could not carry its events. A name in an annotation may be defined later;
+    then the first use of the class raises. Raises ``ValueError`` when the version is not a positive int.
 
     Making an event freezes its values, and raises ``InvalidEvent``, which lists every bad one.
     """

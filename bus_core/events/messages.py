@@ -425,9 +425,9 @@ class Received:
     before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``waited`` is what the
     last ``Outcome`` said of it; nothing after a redrive.
 
-    ``owner_died`` says that the owner before this one died, or lost its lease, and may have been handling
-    it: this counts as an attempt, and is the last entry of ``history``. ``fault`` says why the message
-    cannot be understood: it is dead-lettered with its body as it is.
+    ``owner_died`` is true when the owner before this one died, or lost its lease, and may have been handling
+    it. This counts as an attempt, and is the last entry of ``history``. ``fault`` is the reason that the
+    message cannot be read: it is dead-lettered with its raw body.
     """
 
     message: Message
@@ -459,9 +459,9 @@ class Outcome:
 
     A message that is handed out again is ``redelivered``: a handler may have begun it.
 
-    ``attempt`` is the number of the attempt that comes next, ``history`` what is to be known of those before
-    it, and ``waited`` for how many seconds it has waited for an instance that can decode it: what
-    ``Received`` says when the message is handed out again.
+    ``attempt`` is the number of the next attempt, and ``history`` the attempts before it. ``waited`` is the
+    time in seconds that it has waited for an instance that can decode it. ``Received`` has the same values
+    when the message is handed out again.
     """
 
     action: Literal["ack", "dead_letter", "retry", "release", "hold"]

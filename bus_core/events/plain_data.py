@@ -49,8 +49,8 @@ _TEXTS: Final[Mapping[Any, Callable[[Any], str]]] = {
 def plain_fields(fields: tuple[Field, ...], record: object, *, personal: bool = True) -> dict[str, Any]:
     """The fields of an event, or of a class inside of one, by their keys in JSON.
 
-    Without ``personal`` there is ``<personal>`` in place of each value that is marked so, at any depth; as
-    in a repr a container with a mark in its type is hidden as a whole.
+    Without ``personal`` each value marked as personal is ``<personal>``, at any depth. As in a repr, a
+    container with a mark in its type is hidden as a whole.
     """
     return {
         field.key: plain_value(field.shape, getattr(record, field.name), personal=personal)

@@ -68,9 +68,9 @@ def _described(error: BaseException, levels: int, cleaned: Callable[[str], str] 
 def place_of(error: BaseException) -> str:
     """The place where an error was raised, as ``file:line in function``; ``?`` when it was never raised.
 
-    It is the innermost frame of the application: not one of the bus, of its plugins or of the standard
-    library, and one of an installed package only where no other is there. Where an error has met nothing of
-    the application, such as that of a time limit, its causes are asked; otherwise it is the innermost frame.
+    It is the innermost frame of the application, not of the bus, its plugins or the standard library. A frame
+    of an installed package counts only where there is no other. An error without a frame of the application,
+    such as that of a time limit, has the place of its causes, or else of its innermost frame.
 
     A log may show this and the class. Neither the text nor the causes may be logged: both may
     be personal. Of a group, and of an error that was made elsewhere, it is the place that raised it.

@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Schedule(Generic[T]):
     """Items that wait for their time, the earliest first; all of them share one timer of the clock.
 
-    ``due`` is called on the event loop with the items whose time has come, in the order of their times, and
-    in the order in which they were added where these are the same.
+    ``due`` is called on the event loop with the items whose time has come, in the order of their times. Items
+    of the same time come in the order in which they were added.
     """
 
     def __init__(self, clock: Clock, due: Callable[[list[T]], None]) -> None:
