@@ -148,7 +148,7 @@ class SentinelOptions:
 
 @attrs.frozen(kw_only=True)
 class RetentionOptions:
-    """The time that events stay. Unsettled events are never removed, except by ``max_length``.
+    """The retention of events. Unsettled events are never removed, except by ``max_length``.
 
     Settled events stay for ``min_age``; those of topics that nobody subscribes to for
     ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever

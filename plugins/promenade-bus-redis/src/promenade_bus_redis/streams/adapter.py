@@ -82,7 +82,7 @@ class StreamsAdapter:
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """The messages that subscriptions gave up on."""
+        """The dead-letter store."""
         assert self._dead_letters is not None, "the adapter is not started"
         return self._dead_letters
 

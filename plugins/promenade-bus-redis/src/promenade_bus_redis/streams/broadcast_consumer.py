@@ -66,7 +66,7 @@ class BroadcastConsumer:
     # --- what the engine calls ----------------------------------------------------------------------------
 
     async def receive(self, limit: int) -> Sequence[Received]:
-        """Receives messages, if need be after a few seconds; see ``bus_core.Consumer``."""
+        """Returns available events, or waits a few seconds for some; see ``bus_core.Consumer``."""
         if not self._ready and not self._stopped:
             if not self._unread:
                 await self._watch.wait(self._services.options.block)

@@ -90,7 +90,7 @@ class RedisDeadLetters:
         return DeadLetterPage(letters, str(chosen[-1]) if more else None)
 
     async def count(self, where: DeadLetterFilter) -> int:
-        """The number of letters that the filter selects."""
+        """Returns the number of letters that the filter selects."""
         if where.ids is not None:
             return len(await self._named(where))
         topics = await self._topics(where)

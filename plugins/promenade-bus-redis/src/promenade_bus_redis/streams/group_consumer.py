@@ -96,7 +96,7 @@ class GroupConsumer:
         return self._services.options.lease / 3
 
     async def receive(self, limit: int) -> Sequence[Received]:
-        """Receives messages, if need be after a few seconds; see ``bus_core.Consumer``."""
+        """Returns available events, or waits a few seconds for some; see ``bus_core.Consumer``."""
         if not self._holdings.ready and not self._stopped:
             try:
                 await self._fill(limit)
@@ -154,7 +154,7 @@ class GroupConsumer:
         return owned
 
     async def has_standby(self) -> bool:
-        """True when another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        """Returns True if another instance stands by; see ``bus_core.YieldingConsumer``."""
         alive = await self._services.alive()
         return bool(await self._services.records.others_on(self.spec, alive))
 
