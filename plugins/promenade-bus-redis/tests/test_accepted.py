@@ -48,7 +48,7 @@ async def looked(adapter: StreamsAdapter) -> None:
 async def test_a_server_that_forgot_the_end(
     binary: ServerBinary, start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was stored and is gone is counted to the event, although others published meanwhile."""
+    """Stored events that are gone are counted exactly, although others published meanwhile."""
     server = start_server(binary, settings=WITH_FILE)
     async with place_on(server) as place:
         adapter = await place.adapter()

@@ -225,7 +225,7 @@ def named_by(binary: ServerBinary, names: set[str]) -> set[str]:
 
 
 def documented() -> dict[str, set[str]]:
-    """What the page says that each feature uses."""
+    """The commands that each feature uses, as the page says."""
     rows = re.findall(r"^\| ([^|]+?) \| `(\+.*)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return {
         feature: {rule.removeprefix("+") for rule in rules.replace("\\|", "|").split()}

@@ -1,4 +1,4 @@
-"""Who is alive keeps what it holds, and nobody else does: heartbeats, turns, and what is left behind."""
+"""Living instances keep their messages, and no others do: heartbeats, turns, and the rest of the dead."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_a_lost_list_of_instances_robs_nobody(redis_server: SharedServer) 
 
 
 async def test_each_instance_has_its_own_lease(redis_server: SharedServer) -> None:
-    """Who has a short lease waits for as long as the lease of those whom it watches."""
+    """An instance with a short lease waits as long as the lease of those that it watches."""
     async with place_on(redis_server) as place:
         slow = await place.adapter(**SLOW)
         owner = await slow.open_consumer(spec())
@@ -249,7 +249,7 @@ async def test_a_lock_that_is_lost_is_had_by_one(redis_server: SharedServer) -> 
 
 
 async def test_a_token_that_is_behind_is_taken_anew(redis_server: SharedServer) -> None:
-    """Who has the lock, and a token below what a server has seen, gets a greater one."""
+    """An instance with the lock, and a token below one that a server has seen, gets a greater one."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         place.ask("SET", place.keys.fence(TOPIC, GROUP), "77 somebody")
@@ -266,7 +266,7 @@ async def test_a_token_that_is_behind_is_taken_anew(redis_server: SharedServer) 
 async def test_a_consumer_that_cannot_say_that_it_leaves(
     start_server: StartServer, start_proxy: StartProxy
 ) -> None:
-    """What a consumer held that was closed while the server was away goes to others."""
+    """The messages of a consumer that closed while the server was away go to others."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -286,7 +286,7 @@ async def test_a_consumer_that_cannot_say_that_it_leaves(
 
 
 async def test_retries_come_in_time_beside_other_services(redis_server: SharedServer) -> None:
-    """What a dead instance parked comes when it is due, however many services share the server."""
+    """A parked retry of a dead instance comes when it is due, however many services share the server."""
     async with place_on(redis_server) as place:
         dying = await place.adapter(**SLOW)
         await place.publish(1)
@@ -325,7 +325,7 @@ STRANGE_RETRIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("score", ["1", "+inf", "-inf"])
 async def test_parked_entries_that_are_none(redis_server: SharedServer, score: str) -> None:
-    """What somebody else has put among the parked holds up nothing, is a dead letter, and health names it."""
+    """A foreign entry among the parked retries blocks nothing, is a dead letter, and health names it."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         consumer = await adapter.open_consumer(spec())
@@ -386,14 +386,14 @@ class StallReads(Stall):
 
 
 def waits(consumer: GroupConsumer) -> bool:
-    """Whether it has nothing to do but wait for events."""
+    """True when it has nothing to do but wait for events."""
     if consumer._link is not None:
         return consumer._link._is_waiting and not consumer._recovery.is_busy
     return consumer._watch._waiting is not None
 
 
 async def test_a_read_that_is_cancelled(start_server: StartServer, start_proxy: StartProxy) -> None:
-    """What was handed out to a read that was cancelled is received by the next one, as a first attempt."""
+    """Entries handed out to a cancelled read are received by the next one, as a first attempt."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -430,7 +430,7 @@ async def receive_rest(consumers: list[Consumer], adapter: StreamsAdapter) -> No
 
 
 async def test_what_nobody_here_knows_of_is_found(redis_server: SharedServer) -> None:
-    """What is pending for a consumer that does not know of it is found at the next look."""
+    """Entries pending for a consumer that does not know of them are found at the next look."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**SLOW)
         consumer = leasing(await adapter.open_consumer(spec()))
@@ -497,7 +497,7 @@ async def test_every_task_is_cancelled_again_and_again(
 
 
 async def test_a_shared_connection_whose_task_is_cancelled(redis_server: SharedServer) -> None:
-    """Who waits for a reply is told that none comes, at each step of the task; the next call works."""
+    """A caller that waits for a reply hears that none comes, at each step of the task; the next call works."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         pipe = adapter._running.pipe

@@ -1,4 +1,4 @@
-"""What goes on in the background goes on, whatever happens in it."""
+"""Background work goes on, whatever happens in it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_what_the_server_refuses_for_good_is_told(
 async def test_a_fault_in_a_shared_connection(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for a reply is told of a fault of the adapter, rather than cancelled; the next call works."""
+    """A waiting caller gets a fault of the adapter, not a cancellation; the next call works."""
     left: list[BaseException] = [KeyError("a fault")]
     async with place_on(redis_server) as place:
         adapter = await place.adapter()

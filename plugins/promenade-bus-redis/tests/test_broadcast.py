@@ -55,7 +55,7 @@ async def test_topics_that_come_later(redis_server: SharedServer) -> None:
 
 
 async def test_gaps_are_counted(binary: ServerBinary, start_server: StartServer) -> None:
-    """What was trimmed before it was read is counted, exactly, where the server or the bus knows."""
+    """Entries trimmed before they were read are counted exactly, where the server or the bus knows."""
     server = start_server(binary)
     async with place_on(server) as place:
         adapter = await place.adapter()

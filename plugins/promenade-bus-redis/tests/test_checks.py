@@ -55,7 +55,7 @@ async def test_a_server_that_will_do(redis_server: SharedServer, mode: str) -> N
 
 
 async def test_commands_are_detected(binary: ServerBinary, start_server: StartServer) -> None:
-    """What only newer servers have is found by trying it, whatever version they give themselves."""
+    """Commands of newer servers are found by trying them, whatever version they report."""
     server = start_server(binary)
     (facts,) = await check(addr=server.address)
     has_deletion = binary.product == "redis" and binary.version >= (8, 2)

@@ -94,7 +94,7 @@ async def test_the_dead_are_found(
 
 @steps
 async def test_turns_change_hands_when_the_clock_went_back(server: Server, clock: SteppingClock) -> None:
-    """Who takes its turn after the clock went back reads, and trims."""
+    """An instance that gets its turn after the clock went back reads, and trims."""
     async with place_on(server) as place:
         keeping = {**QUICK, "retention": {"min_age": "200ms", "unsubscribed_max_age": "1h"}}
         first = await place.adapter(**keeping)
@@ -288,7 +288,7 @@ def test_the_clock_of_leases_is_used() -> None:
 
 
 def test_ages_are_known_from_when_entries_were_seen() -> None:
-    """What was there is as old as the time since, with few marks for any number of looks."""
+    """Entries are as old as the time since they were seen, with few marks for any number of looks."""
     ages = Ages()
     assert ages.bound(0.0, 10.0) == "0-0"
     for moment in range(1000):

@@ -69,7 +69,7 @@ def test_addresses(text: str, expected: Address) -> None:
     ],
 )
 def test_bad_addresses(text: str, reason: str) -> None:
-    """What is wrong with an address is said, without anything that may be a password."""
+    """The fault of an address is reported, without anything that may be a password."""
     with pytest.raises(ValueError, match=reason) as caught:
         parse_address(text)
     assert SECRET not in str(caught.value)
@@ -268,7 +268,7 @@ def test_sentinel_and_cluster() -> None:
 
 
 def test_a_target_says_where() -> None:
-    """What a target is called in messages names places, and nobody's password."""
+    """The name of a target in messages has places, and no password."""
     sentinel = {"addresses": ["s1"], "service": "promenade", "username": "u", "password": SECRET}
     own = {"sentinel": sentinel, "username": "me", "password": SECRET}
     found = target(own)

@@ -261,7 +261,7 @@ async def test_bytes_that_dribble_in(start_server: StartServer, start_proxy: Sta
 async def test_a_cancelled_call_ends_its_connection(
     start_server: StartServer, start_proxy: StartProxy
 ) -> None:
-    """Who is cancelled leaves no reply behind that another one would take for his own."""
+    """A cancelled call leaves no reply behind that another one would take for its own."""
     proxy = start_proxy(start_server())
     async with connected(addr=proxy.address) as connections:
         await connections.call("SET", "key", "value")

@@ -31,7 +31,7 @@ def letter(received: Received) -> DeadLetter:
 
 
 async def test_receive_and_acknowledge(redis_server: SharedServer) -> None:
-    """What was stored before the first subscription is received in order, and forgotten when settled."""
+    """Events stored before the first subscription are received in order, and forgotten when settled."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         await place.publish(*range(5))
@@ -104,7 +104,7 @@ async def test_an_entry_by_hand(redis_server: SharedServer) -> None:
 
 
 async def test_release(redis_server: SharedServer) -> None:
-    """What is released is received by another instance of the group at once, with its attempts."""
+    """A released message is received by another instance of the group at once, with its attempts."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(), await place.adapter()
         leaving = await first.open_consumer(spec())
@@ -148,7 +148,7 @@ async def test_retries_are_parked(redis_server: SharedServer) -> None:
 
 
 async def test_retries_outlive_who_parked_them(redis_server: SharedServer) -> None:
-    """What one instance has parked is handed on by another one."""
+    """Another instance hands on the parked retries of one."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(), await place.adapter()
         leaving = await first.open_consumer(spec())
@@ -216,7 +216,7 @@ async def test_redrive_needs_its_group(redis_server: SharedServer) -> None:
 
 
 async def test_redrive_waits_for_its_group(redis_server: SharedServer) -> None:
-    """What is redriven to a group that is owed the topic waits for it, though nothing of it is there yet."""
+    """A letter redriven to a group that is owed the topic waits for it, before the group exists."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         await bury(place, 1)
@@ -341,7 +341,7 @@ def _blocked(place: Place) -> list[str]:
 
 
 async def test_surplus_is_given_back(redis_server: SharedServer) -> None:
-    """What was received and never handed out is released on close, untried."""
+    """Messages received and never handed out are released on close, untried."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         consumer = await adapter.open_consumer(spec())
@@ -382,7 +382,7 @@ async def test_a_consumer_that_leaves_is_removed(redis_server: SharedServer) -> 
 
 
 async def test_settling_twice_is_told(redis_server: SharedServer) -> None:
-    """What was settled before is nobody's: it is told, and does no harm."""
+    """A message settled before has no owner: the result says so, and no harm is done."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         consumer = await adapter.open_consumer(spec())

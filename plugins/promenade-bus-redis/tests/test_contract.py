@@ -44,7 +44,7 @@ class TestRedis(AdapterContract):
 
 
 class TestRedisPubsub(AdapterContract):
-    """What is left of the contract for events that are stored nowhere is kept by ``mode: pubsub``."""
+    """``mode: pubsub`` keeps the part of the contract that applies to events stored nowhere."""
 
     features = Features(broadcast=True, delayed=True)
     plugins = (promenade_bus_redis,)

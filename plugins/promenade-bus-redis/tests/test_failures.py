@@ -27,7 +27,7 @@ SECRET = "hunter2-s3cret"
 
 
 async def command_failure(where: Any, *command: Any, **options: Any) -> RedisFailure:
-    """How a command fails, on a connection to a server."""
+    """The failure of a command on a connection to a server."""
     address = where.url if isinstance(where, SharedServer) else f"redis://{where.address}"
     async with connected(url=address, **options) as connections:
         with pytest.raises(RedisFailure) as caught:
@@ -119,7 +119,7 @@ async def test_a_script_that_the_server_forgot(redis_server: SharedServer) -> No
 
 
 async def test_other_refusals(redis_server: SharedServer) -> None:
-    """What has no name of its own keeps the server's words."""
+    """A failure without a name of its own keeps the server's words."""
     failure = await command_failure(redis_server, "SET", f"{redis_server.prefix}:x", "1", "NONSENSE")
     check(failure, Kind.REFUSED, transient=False)
     assert "syntax error" in str(failure)
@@ -263,7 +263,7 @@ async def until_connected(connections: Connections) -> Link:
 
 
 async def test_cluster(binary: ServerBinary) -> None:
-    """What a node of a cluster says of slots is understood, with the node that it names."""
+    """The answers of a cluster node about slots are understood, with the node that they name."""
     with Cluster(binary) as cluster:
         key = "bus:{topic}"
         owner = cluster.owner_of(key)
@@ -315,7 +315,7 @@ async def test_cluster(binary: ServerBinary) -> None:
     ],
 )
 def test_errors_of_the_network(error: Exception, sent: bool, kind: Kind, uncertain: bool) -> None:
-    """Whether a command was on its way decides whether it may have been done."""
+    """A command may have been done only if it was on its way."""
     failure = failure_of(error, Address("host", 1), command="XADD", sent=sent)
     assert (failure.kind, failure.is_uncertain) == (kind, uncertain)
     assert "Redis at host:1" in str(failure)
@@ -336,7 +336,7 @@ def test_errors_of_the_network(error: Exception, sent: bool, kind: Kind, uncerta
     ],
 )
 def test_codes_count_and_classes_do_not(error: Exception, kind: Kind) -> None:
-    """What the server said is a reply, whatever class redis-py gives it, also before anything was sent."""
+    """An answer of the server is a reply, whatever class redis-py gives it, also before anything was sent."""
     for sent in (True, False):
         assert failure_of(error, "x", sent=sent).kind is kind
         assert failure_of(error, "x", sent=sent).is_uncertain is False
@@ -404,7 +404,7 @@ async def test_a_password_is_in_no_traceback(binary: ServerBinary, start_server:
 
 
 def test_a_server_cannot_forge_lines() -> None:
-    """What a server says stands on one line, with escape sequences written out."""
+    """The text of a server is one line, with escape sequences written out."""
     failure = failure_of(exceptions.ResponseError("ERR odd\n2026 CRITICAL root\x1b[2J"), "x")
     assert str(failure).isprintable()
     assert str(failure.__cause__).isprintable()

@@ -100,7 +100,7 @@ async def blocking_link(connections: Connections) -> AsyncIterator[Ask]:
 @pytest.mark.parametrize(("words", "kind"), SAID, ids=[kind for _, kind in SAID])
 @pytest.mark.parametrize("client", [pool, pipe, blocking_link])
 async def test_another_connection_is_taken(client: Any, words: str, kind: Kind) -> None:
-    """Who hears "not here" or "not now" asks the next time on another connection, whoever it is."""
+    """After "not here" or "not now" the next call uses another connection."""
     async with (
         Switched(words) as switched,
         connected(addr=switched.address) as connections,

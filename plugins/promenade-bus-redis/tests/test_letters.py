@@ -148,7 +148,7 @@ async def test_a_redrive_moves_all_or_none(redis_server: SharedServer) -> None:
 
 @pytest.mark.parametrize("action", ["retry", "release", "hold", "die"])
 async def test_how_long_it_has_waited_is_kept(redis_server: SharedServer, action: Any) -> None:
-    """What an outcome says of it is told when the message comes again, and nothing after a redrive."""
+    """The next delivery of a message shows its outcome; after a redrive it shows nothing."""
     async with place_on(redis_server) as place:
         adapter, other = await place.adapter(), await place.adapter(lease="600ms")
         consumer = await (other if action == "die" else adapter).open_consumer(spec())

@@ -73,7 +73,7 @@ def fill(place: Place, count: int) -> None:
 
 
 def left(place: Place) -> int:
-    """How many letters there are."""
+    """The number of letters."""
     return int(place.ask("XLEN", place.keys.dead(TOPIC)))
 
 

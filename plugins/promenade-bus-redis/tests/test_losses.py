@@ -47,7 +47,7 @@ def keeping(**retention: Any) -> dict[str, Any]:
 
 
 def counted(place: Place) -> dict[str, int]:
-    """What everybody can read."""
+    """The counts that everybody can read."""
     found = place.ask("HGETALL", place.keys.losses)
     return {name: int(count) for name, count in zip(found[::2], found[1::2], strict=True)}
 
@@ -90,7 +90,7 @@ async def leave_behind(place: Place, adapter: StreamsAdapter, *numbers: int) -> 
 async def test_trimming_counts_though_nobody_hears(
     start_server: StartServer, start_proxy: StartProxy
 ) -> None:
-    """What the cap drops is counted, once, also when the reply is lost, and health names it."""
+    """Events that the cap drops are counted once, also when the reply is lost, and health names them."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -134,7 +134,7 @@ async def test_a_gap_counts_though_nobody_hears(start_server: StartServer, start
 
 
 async def test_a_claim_counts_though_nobody_hears(start_server: StartServer, start_proxy: StartProxy) -> None:
-    """What the dead held, and somebody has deleted, is counted by the claim that finds it gone."""
+    """Deleted entries of the dead are counted by the claim that finds them gone."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -190,7 +190,7 @@ async def test_what_is_found_gone_counts_once(start_server: StartServer, start_p
 
 
 async def test_what_a_process_counts_is_told_once(start_server: StartServer, start_proxy: StartProxy) -> None:
-    """What no script can see is told again until it is heard, and counts once; all of it in the end."""
+    """Losses that no script can see are reported until they arrive, and count once."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -208,7 +208,7 @@ async def test_what_a_process_counts_is_told_once(start_server: StartServer, sta
 
 
 def test_one_number_at_a_time() -> None:
-    """What may have arrived keeps its number and its counts until it is known to have arrived."""
+    """A report that may have arrived keeps its number and counts until it is known to have arrived."""
     unreported = UnreportedLosses()
     unreported.add(1, TOPIC, "a")
     (first,) = unreported.batches()
@@ -224,7 +224,7 @@ def test_one_number_at_a_time() -> None:
 
 
 def add_and_trim(server: Server, stream: str, numbers: range, keep: int) -> None:
-    """What a foreign producer does with XADD MAXLEN, all of it at once."""
+    """Adds and trims at once, as a foreign producer does with XADD MAXLEN."""
     with server.client() as client, client.pipeline(transaction=True) as pipeline:
         for number in numbers:
             body = f'{{"specversion": "1.0", "id": "{number}", "data": {{"number": {number}}}}}'
@@ -312,7 +312,7 @@ async def test_positions_that_somebody_moves(start_server: StartServer) -> None:
 
 
 async def test_a_group_that_nobody_has_begun_to_count(start_server: StartServer) -> None:
-    """What it settled before it is counted is no loss, and what it loses afterwards is one."""
+    """Entries settled before they are counted are no loss, and entries lost afterwards are one."""
     async with place_on(start_server()) as place:
         adapter = await place.adapter(**keeping())
         consumer = await adapter.open_consumer(spec())

@@ -153,7 +153,7 @@ async def test_a_strange_topic_harms_itself(
 
 
 async def test_what_is_held_of_a_strange_topic(redis_server: SharedServer) -> None:
-    """What came back and is being handled when its topic is left out is not handed out a second time."""
+    """A returned message that is being handled when its topic is left out is not handed out twice."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(topic_refresh="40ms", block="50ms")
         consumer: Any = await adapter.open_consumer(spec("tests.#"))
@@ -176,7 +176,7 @@ async def test_what_is_held_of_a_strange_topic(redis_server: SharedServer) -> No
 
 
 async def test_a_strange_key_does_not_end_the_upkeep(redis_server: SharedServer) -> None:
-    """Who leaves a topic whose key is strange by now has left, and what else is due goes on."""
+    """A consumer leaves a topic although its key is foreign by now, and other work goes on."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(topic_refresh="40ms", block="50ms")
         consumer = await adapter.open_consumer(spec())
@@ -198,7 +198,7 @@ async def test_a_strange_key_does_not_end_the_upkeep(redis_server: SharedServer)
 
 
 async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:
-    """Who subscribes to that topic alone is told what is wrong."""
+    """A subscription to that topic alone gets the fault."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         place.ask("SET", place.keys.stream(OTHER), "mine")
@@ -239,7 +239,7 @@ async def test_a_strange_count_of_what_is_settled(redis_server: SharedServer) ->
 
 @pytest.mark.parametrize("strange", ["stream", "settled", "inbox", "parked"])
 async def test_a_group_beside_a_strange_key_is_forgotten(redis_server: SharedServer, strange: str) -> None:
-    """What it has in other places of the topic goes with it."""
+    """Its entries in other places of the topic go with it."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         consumer = await adapter.open_consumer(spec())

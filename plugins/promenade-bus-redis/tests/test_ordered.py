@@ -54,7 +54,7 @@ async def test_one_instance_is_active(redis_server: SharedServer) -> None:
 
 
 async def test_take_over_keeps_the_order(redis_server: SharedServer) -> None:
-    """Who takes over from the dead receives what was pending, in order, before anything new."""
+    """The next owner receives pending messages of the dead, in order, before new ones."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         publisher = await place.adapter()
@@ -102,7 +102,7 @@ async def test_a_zombie_reads_nothing(redis_server: SharedServer) -> None:
 
 
 async def test_a_release_stays_here(redis_server: SharedServer) -> None:
-    """What an active instance releases is handed out to it again, after the delay, with its attempts."""
+    """A message that an active instance releases comes to it again, after the delay, with its attempts."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         consumer = await adapter.open_consumer(spec(ordered=True))
@@ -159,7 +159,7 @@ async def test_one_name_on_two_topics(redis_server: SharedServer) -> None:
 
 
 async def test_order_that_is_over(redis_server: SharedServer) -> None:
-    """What an instance without order held when it died is claimed by one that is active with order."""
+    """An active ordered instance claims the messages of a dead unordered one."""
     async with place_on(redis_server) as place:
         old, new = await place.adapter(**QUICK), await place.adapter(**QUICK)
         place.adapters.insert(0, await place.adapter())

@@ -227,7 +227,7 @@ def line(**changed: object) -> bytes:
     ids=range(12),
 )
 async def test_payloads_that_cannot_be_read(redis_server: SharedServer, payload: bytes) -> None:
-    """What pretends to come from a bus and cannot be read says so; what is around it arrives."""
+    """An unreadable message that claims to come from a bus is reported; those around it arrive."""
     async with air_on(redis_server) as air:
         adapter = await air.adapter()
         consumer = await adapter.open_consumer(EACH)
@@ -244,7 +244,7 @@ async def test_payloads_that_cannot_be_read(redis_server: SharedServer, payload:
 async def test_a_channel_that_is_no_topic(
     redis_server: SharedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is published on a channel whose name is no topic goes to nobody, is counted, and told once."""
+    """Messages on a channel whose name is no topic are dropped, counted, and logged once."""
     async with air_on(redis_server) as air:
         adapter = await air.adapter()
         consumer = await adapter.open_consumer(spec("#", mode="broadcast"))

@@ -1,4 +1,4 @@
-"""What ``mode: pubsub`` loses is counted, to the event, whatever it was that lost it."""
+"""``mode: pubsub`` counts every lost event, whatever lost it."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ async def test_an_event_that_failed_is_no_gap(redis_server: SharedServer, proxy:
 
 
 async def test_a_buffer_that_is_full(redis_server: SharedServer) -> None:
-    """What has no room is dropped for this subscription alone, counted; memory does not grow."""
+    """Events without room are dropped for this subscription alone, and counted; memory does not grow."""
     async with air_on(redis_server) as air:
         publishing = await air.adapter()
         listening = await air.adapter(pubsub={"buffer": 64 * 1024})
@@ -286,7 +286,7 @@ def _publish_meanwhile(air: Air, count: int, size: int) -> None:
 
 
 async def test_a_server_that_cuts_a_slow_subscriber(binary: ServerBinary, start_server: StartServer) -> None:
-    """What the server dropped when it cut a connection that was not read is counted, to the event."""
+    """Events that the server dropped with an unread connection are counted exactly."""
     server = start_server(binary, settings={"client-output-buffer-limit": "pubsub 256kb 0 0"})
     async with air_on(server) as air:
         listening = await air.adapter(**QUICK)
@@ -319,7 +319,7 @@ async def healed_without_proxy(consumer: Consumer) -> None:
 
 
 async def test_a_permission_that_was_taken_away(binary: ServerBinary, start_server: StartServer) -> None:
-    """Who may not subscribe any more is told, command and all; when he may, he listens again by himself."""
+    """A subscriber without permission gets the error with its command; with permission it listens again."""
     rules = acl_rules(permissions_for("pubsub"), prefix="bus")
     server = start_server(binary, users=[f"user app on >secret {rules}"])
     async with air_on(server) as air:

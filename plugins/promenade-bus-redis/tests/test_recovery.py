@@ -38,7 +38,7 @@ QUICK = {"lease": "600ms"}
 
 
 async def test_what_the_dead_held(redis_server: SharedServer) -> None:
-    """What a dead instance held goes to another one when its lease ends, counted as an attempt."""
+    """The messages of a dead instance go to another one when its lease ends, counted as an attempt."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         dying, staying = await first.open_consumer(spec()), await second.open_consumer(spec())
@@ -140,7 +140,7 @@ async def test_a_living_owner_is_not_robbed(redis_server: SharedServer) -> None:
 
 
 async def test_a_reply_that_is_read_too_late(redis_server: SharedServer) -> None:
-    """What was handed out while the loop was blocked, and was claimed by others, is not received any more."""
+    """Entries handed out while the loop was blocked, and claimed by others, are not received any more."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(lease="300ms", block="10s")
         await place.publish()
@@ -171,7 +171,7 @@ async def test_a_reply_that_is_read_too_late(redis_server: SharedServer) -> None
 
 
 async def test_a_former_owner_does_not_steal_back(redis_server: SharedServer) -> None:
-    """Who lost its lease does not renew it; whatever it settles later is not done, and told to be late."""
+    """An instance without its lease does not renew it; its later settlements are refused as late."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         await place.publish(1, 2, 3)
@@ -233,7 +233,7 @@ async def test_what_others_own_is_not_begun(redis_server: SharedServer) -> None:
 
 
 async def test_what_lies_ready_is_asked_about(redis_server: SharedServer) -> None:
-    """What was received, and not handed out before a process pause, is not handed out when others own it."""
+    """Messages received before a process pause are not handed out when others own them."""
     async with place_on(redis_server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         consumer = leasing(await first.open_consumer(spec()))
@@ -274,7 +274,7 @@ async def test_a_group_that_is_gone_owns_nothing(redis_server: SharedServer) -> 
 
 
 async def test_confirming_fails(redis_server: SharedServer) -> None:
-    """What the server does not answer is asked again: the consumer stays in doubt."""
+    """A question without an answer is repeated: the consumer stays in doubt."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**QUICK)
         await place.publish(1)
@@ -322,7 +322,7 @@ async def test_consumers_of_the_dead_are_removed(redis_server: SharedServer) -> 
 
 
 async def test_a_read_whose_reply_is_lost(start_server: StartServer, start_proxy: StartProxy) -> None:
-    """What was handed out in a reply that never arrived is received after all, once, as a first attempt."""
+    """Entries of a reply that never arrived are received after all, once, as a first attempt."""
     server = start_server()
     proxy = start_proxy(server)
     async with place_on(server) as place:
@@ -412,7 +412,7 @@ async def test_replies_are_lost_all_the_time(start_server: StartServer, start_pr
 async def test_a_group_that_is_gone_while_nothing_comes(
     redis_server: SharedServer, ordered: bool, others: int
 ) -> None:
-    """Who finds its group gone while it waits makes it again, and reads what is there, with nothing new."""
+    """A waiting consumer whose group is gone makes it again, and reads its entries, with nothing new."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(block="100ms")
         taken = [await adapter.open_consumer(spec(name=f"other{number}")) for number in range(others)]

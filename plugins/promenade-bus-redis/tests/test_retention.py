@@ -66,7 +66,7 @@ async def test_a_topic_is_looked_at_again_whatever_fails(
 
 
 async def test_settled_events_go(redis_server: SharedServer) -> None:
-    """What every group has settled is removed when it is old enough, and counted, and nothing else is."""
+    """Only events that every group has settled are removed, when they are old enough, and counted."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
         fast, slow = await adapter.open_consumer(spec()), await adapter.open_consumer(spec(name="slow"))
@@ -89,7 +89,7 @@ async def test_settled_events_go(redis_server: SharedServer) -> None:
 
 
 async def test_young_events_stay(redis_server: SharedServer) -> None:
-    """What is younger than ``min_age`` stays, and the longest time that a service wants counts for all."""
+    """Events younger than ``min_age`` stay, and the longest time that a service wants counts for all."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
         await look(adapter)  # it is the one that removes events, before another could be
@@ -154,12 +154,12 @@ async def test_a_stranger_is_noted_once(redis_server: SharedServer, monkeypatch:
 
 
 async def parts_of(adapter: StreamsAdapter) -> list[str]:
-    """What the record says that somebody is owed."""
+    """The subscriptions that are owed events by the record."""
     return [str(part) for part in (await adapter._running.records.read(frozenset())).parts]
 
 
 async def test_what_is_parked_or_came_back_is_kept(redis_server: SharedServer) -> None:
-    """What waits for a retry, or was released, outlives its entry in the stream."""
+    """A message that waits for a retry, or was released, outlives its entry in the stream."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
         consumer = await adapter.open_consumer(spec())
@@ -281,7 +281,7 @@ async def test_somebody_elses_key(redis_server: SharedServer) -> None:
 
 
 async def test_trimmed_while_nobody_read(binary: ServerBinary, start_server: StartServer) -> None:
-    """What was trimmed while a group was stopped is counted exactly where the server knows."""
+    """Entries trimmed while a group was stopped are counted exactly where the server knows."""
     server = start_server(binary)
     async with place_on(server) as place:
         adapter = await place.adapter()
@@ -309,7 +309,7 @@ async def test_trimmed_while_nobody_read(binary: ServerBinary, start_server: Sta
 async def test_trimmed_under_a_slow_reader(
     binary: ServerBinary, start_server: StartServer, others: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is trimmed between two reads of a group that is behind is counted, pending or not yet read."""
+    """Entries trimmed between two reads of a slow group are counted, pending or unread."""
     server = start_server(binary)
     async with place_on(server) as place:
         adapter = await place.adapter(lease="600ms")

@@ -97,7 +97,7 @@ async def restarted(place: Place, adapter: StreamsAdapter, *specs: SubscriptionS
 
 
 async def test_one_name_on_two_patterns(redis_server: SharedServer) -> None:
-    """What one name is owed on two patterns is kept on the topics of both while its service is away."""
+    """Events owed to one name on two patterns stay on the topics of both while its service is away."""
     async with place_on(redis_server) as place:
         away = await place.adapter(**keeping())
         for pattern in ("shop.order.*", "crm.deal.*"):
@@ -203,7 +203,7 @@ async def test_a_rolling_deployment_is_not_named(redis_server: SharedServer) -> 
 
 
 async def test_a_wider_pattern_takes_over(redis_server: SharedServer) -> None:
-    """What another topic or pattern of the group covers is not left over, and is handled."""
+    """Events that another topic or pattern of the group covers are not left over, and are handled."""
     async with place_on(redis_server) as place:
         old = await place.adapter(**keeping())
         await old.open_consumer(spec())
@@ -226,7 +226,7 @@ async def test_a_wider_pattern_takes_over(redis_server: SharedServer) -> None:
 async def test_what_is_declared_anew_is_not_removed(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an instance begins to serve after it was read that nobody does stays, and its group is in use."""
+    """A topic that an instance begins to serve after the record was read stays, and its group is in use."""
     async with place_on(redis_server) as place:
         old = await place.adapter(**keeping())
         await old.open_consumer(spec())
@@ -294,7 +294,7 @@ async def test_what_could_not_be_said_is_said_later(redis_server: SharedServer) 
 
 
 async def test_a_server_that_came_back_with_an_older_snapshot(redis_server: SharedServer) -> None:
-    """What an instance serves is said again soon, and its groups are not taken for made by hand."""
+    """An instance announces its subscriptions again soon: its groups do not count as made by hand."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter(**keeping())
         assert adapter._retention is not None
@@ -350,7 +350,7 @@ async def test_what_somebody_has_removed_is_said_again(
 
 
 async def test_the_dead_are_buried(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an instance said that died is removed after a while; what its service is owed stays."""
+    """Announcements of a dead instance are removed after a while; its service stays owed."""
     monkeypatch.setattr(service_records_module, "_FORGOTTEN_AFTER", 0.1)
     async with place_on(redis_server) as place:
         dying = await place.adapter(service="dying", **keeping())
@@ -447,7 +447,7 @@ async def test_a_service_that_is_gone(redis_server: SharedServer) -> None:
 async def test_what_is_forgotten_goes_soon(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a wish of days kept goes soon after it was forgotten, not when it would have been looked at."""
+    """Events kept by a wish of days go soon after the wish is forgotten."""
     monkeypatch.setattr(retention_module, "_STANDBY", 0.05)
     async with place_on(redis_server) as place:
         retired = await place.adapter(service="retired", **keeping(min_age="30d"))
@@ -555,7 +555,7 @@ def test_what_somebody_else_wrote() -> None:
     ],
 )
 def test_a_part_that_another_one_covers(wide: str, narrow: str, covered: bool) -> None:
-    """What is abandoned is taken up by a part of its group that has all of its topics, and by no other."""
+    """An abandoned pattern is taken up by a part of its group with all of its topics, and by no other."""
     facts = '1 0 0 {"service": "s"}'
     fields = {
         f"part {narrow} g": facts,

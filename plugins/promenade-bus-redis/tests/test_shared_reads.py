@@ -16,7 +16,7 @@ from redis_support.streams import Place, acks, message, numbers, place_on, recei
 
 
 def _connections(place: Place) -> int:
-    """How many the server has, but for the one that asks."""
+    """The connections of the server, without the asking one."""
     return len(place.ask("CLIENT", "LIST").splitlines()) - 1
 
 

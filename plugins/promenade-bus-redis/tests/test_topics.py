@@ -48,7 +48,7 @@ async def registries(place: Place) -> tuple[StoredTopics, StoredTopics]:
 
 
 async def test_new_topics_are_read_alone(redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who knows the topics that there are reads the new ones only, however many there are."""
+    """A reader that knows the topics reads only new ones, however many there are."""
     async with place_on(redis_server) as place:
         one, other = await registries(place)
         assert await one.know(MANY) == {}
@@ -66,7 +66,7 @@ async def test_new_topics_are_read_alone(redis_server: SharedServer, monkeypatch
 async def test_topics_that_others_entered(
     redis_server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What somebody puts into the set by hand is found as well: at once where that matters, or later."""
+    """Topics put into the set by hand are found as well: at once where that matters, or later."""
     async with place_on(redis_server) as place:
         one, other = await registries(place)
         await one.know(MANY)
@@ -84,7 +84,7 @@ async def test_topics_that_others_entered(
 
 
 async def test_a_registry_that_is_gone(redis_server: SharedServer) -> None:
-    """What an instance has entered it enters again when it is gone; what others had is unknown then."""
+    """An instance enters its topics again when they are gone; those of others are unknown then."""
     async with place_on(redis_server) as place:
         one, other = await registries(place)
         await one.know(["tests.of.one"])

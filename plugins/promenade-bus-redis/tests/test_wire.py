@@ -46,7 +46,7 @@ ATTEMPTS = st.builds(
 
 @given(MESSAGES)
 def test_messages_come_back_as_they_were(message: Message) -> None:
-    """What is written as an entry is read as the same message, published when the server stored it."""
+    """A written entry is read as the same message, published when the server stored it."""
     content = read_entry(message.topic, ENTRY, as_bytes(message_fields(message)))
     assert (content.message, content.fault, content.state) == (message, None, EntryState())
     assert content.published_at == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
@@ -56,7 +56,7 @@ def test_messages_come_back_as_they_were(message: Message) -> None:
 def test_attempts_come_back_as_they_were(
     message: Message, attempt: int, deaths: int, history: list[Attempt], waited: int
 ) -> None:
-    """What comes back to a group brings its attempts, and the time at which it was first published."""
+    """A returned message has its attempts, and the time at which it was first published."""
     state = EntryState(attempt, deaths, tuple(history), waited / 1000)
     moment = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     content = read_entry(message.topic, ENTRY, as_bytes(returning_fields(message, moment, state)))
@@ -138,7 +138,7 @@ def test_malformed_entries(fields: list[bytes], fault: str, body: bytes) -> None
 
 @pytest.mark.parametrize("field", [b"headers", b"state"])
 def test_what_is_too_large_is_not_read(field: bytes) -> None:
-    """What somebody puts beside a body is not read when it is so large that everything else would wait."""
+    """Foreign fields beside a body are not read when they are so large that others would wait."""
     texts = {
         b"headers": b"{" + b",".join(b'"%x":""' % number for number in range(150_000)) + b"}",
         b"state": b"1 0" + b'\n[1, 1, "no"]' * 150_000,

@@ -58,7 +58,7 @@ class Letters:
                 return
 
     def data_of(self, letter: DeadLetter) -> dict[str, Any]:
-        """What may be shown of the event of a letter; see ``shown_event``."""
+        """The displayable part of a letter's event; see ``shown_event``."""
         return shown_event(self.bus, Message("", letter.topic, letter.key, letter.body))
 
 

@@ -1,4 +1,4 @@
-"""What commands show of events that others have published: no personal data, unless somebody asks for it."""
+"""The display of events that others have published: no personal data, unless asked for."""
 
 from __future__ import annotations
 
