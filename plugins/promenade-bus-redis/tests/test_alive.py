@@ -497,7 +497,7 @@ async def test_every_task_is_cancelled_again_and_again(
 
 
 async def test_a_shared_connection_whose_task_is_cancelled(redis_server: SharedServer) -> None:
-    """A caller that waits for a reply hears that none comes, at each step of the task; the next call works."""
+    """A waiting caller hears that no reply comes, at each step of the task; the next call works."""
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         pipe = adapter._running.pipe
