@@ -38,7 +38,7 @@ test: ## in a few minutes: ruff, mypy, and the suite on one CPython and one Redi
 test-all: ## everything: pyright too, the long tests, each CPython and each server that is found
 	@PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ AFTER='$(AFTER)' sh tools/run-tests $@ $(ARGS)
 
-check: ## ruff, mypy --strict, pyright and the architecture test
+check: ## ruff, mypy --strict, pyright, and the tests of architecture and prose
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& sh tools/run-checks ".venv-$${found%% *}"
