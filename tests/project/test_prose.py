@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def files(pattern: str) -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+@cache
+def docstrings_of(path: Path) -> tuple[tuple[int, str], ...]:
+    """The line and the text of each docstring in a file."""
+    return tuple(docstrings(path.read_text(encoding="utf-8")))
+
+
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
     """The line and the text of each docstring."""
     for node in ast.walk(ast.parse(source)):
@@ -73,6 +80,7 @@ def prose_of(page: str) -> str:
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a text. An item of a list ends one, as a blank line does; examples are left out."""
     for block in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s", text):
+        block = re.sub(r"^\s*(?:[-*]|\d+\.)\s", "", block)
         lines = [line for line in block.splitlines() if not NO_SENTENCE.match(line)]
         for sentence in re.split(r"(?<=[.!?])[)\"”]?\s+(?=[A-Z`*(\[\"])", " ".join(lines)):
             yield " ".join(sentence.split())
@@ -86,7 +94,7 @@ def place(path: Path) -> str:
 def clumsy() -> Iterator[tuple[Path, str]]:
     """The docstrings that begin with a question word."""
     for path in files("*.py"):
-        for line, text in docstrings(path.read_text(encoding="utf-8")):
+        for line, text in docstrings_of(path):
             if FIRST_WORDS.match(text.strip()):
                 yield path, f"{path.relative_to(ROOT)}:{line}: {text.strip().splitlines()[0]}"
 
@@ -94,7 +102,7 @@ def clumsy() -> Iterator[tuple[Path, str]]:
 def long() -> Iterator[tuple[Path, str]]:
     """The sentences of docstrings and pages that have too many words."""
     texts = [
-        *((path, text) for path in files("*.py") for _, text in docstrings(path.read_text(encoding="utf-8"))),
+        *((path, text) for path in files("*.py") for _, text in docstrings_of(path)),
         *((path, prose_of(path.read_text(encoding="utf-8"))) for path in files("*.md")),
     ]
     for path, text in texts:
