@@ -44,7 +44,7 @@ _STEP_NAMED: Final = 600.0
 
 @attrs.frozen(kw_only=True)
 class _Findings:
-    """What one check found. Times are seconds."""
+    """The results of one check. Times are seconds."""
 
     round_trip: float
     info: Mapping[str, str]
@@ -56,7 +56,7 @@ class _Findings:
 
 
 class RedisProbe(HealthProbe):
-    """Asks the server, and compares what it says with the thresholds; every problem, the worst first."""
+    """Checks the server and the groups against the thresholds; reports every problem, the worst first."""
 
     def __init__(self, options: ProbeOptions, adapter: AnyAdapter | None) -> None:
         self._options = options
@@ -106,7 +106,7 @@ class RedisProbe(HealthProbe):
     async def _own_groups(
         self, adapter: StreamsAdapter, services: Services
     ) -> Mapping[str, tuple[TopicReport, ...]]:
-        """How far the groups of this instance are; of very many topics some at each check."""
+        """Returns the progress of this instance's groups; of many topics, some at each check."""
         topics = adapter.upkeep.topics
         if len(topics) > _MOST_TOPICS:
             begin = self._next_topic % len(topics)
@@ -241,7 +241,7 @@ class RedisProbe(HealthProbe):
 
 
 async def _ask_servers(services: Services) -> Mapping[str, Mapping[str, str]]:
-    """What every server that takes writes says of itself; raises ``RedisFailure``."""
+    """Returns INFO of every server that takes writes; raises ``RedisFailure``."""
     servers: dict[str, Mapping[str, str]] = {}
     for address, reply in await services.pipe.ask_all("INFO"):
         if isinstance(reply, RedisFailure):
@@ -279,7 +279,7 @@ def _oldest(reports: tuple[TopicReport, ...]) -> float | None:
 
 
 def _lag(reports: tuple[TopicReport, ...]) -> int | None:
-    """How many events nobody has read; None where the server does not tell (before 7.0)."""
+    """Returns the number of unread events, or None where the server does not report it (before 7.0)."""
     known = [report.unread for report in reports if report.unread is not None]
     return sum(known) if len(known) == len(reports) else None
 

@@ -1,4 +1,4 @@
-"""Health in ``mode: pubsub``: does the server answer, is there a connection that listens, what was missed?"""
+"""Health in ``mode: pubsub``: checks the server and the listening connection, and reports missed events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_NAMES: Final = 5
 
 
 async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: EngineState) -> CheckResult:
-    """Looks once; every problem, the worst first."""
+    """Runs the check; returns every problem, the worst first."""
     running = adapter.running
     if running is None:
         return NOT_IN_USE

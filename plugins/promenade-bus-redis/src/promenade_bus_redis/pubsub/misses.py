@@ -1,4 +1,4 @@
-"""What subscriptions missed: counted for health, and told in the log, one line a second for each of them."""
+"""Missed events: counted for health, and logged with at most one line a second for each subscription."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUIET: Final = 1.0
 """Seconds between two log lines about one subscription."""
 
 _MOST: Final = 1_000
-"""Pairs of a topic and a subscription that are counted apart; beyond that they are counted as ``others``."""
+"""The maximum number of pairs of topic and subscription with their own count; more count as ``others``."""
 
 Cause = Literal["not sent", "buffer full"]
 
@@ -27,7 +27,7 @@ _WORDS: Final[dict[str, str]] = {
 
 
 class Misses:
-    """Counts. ``strange`` are payloads on channels that cannot be a topic's."""
+    """Counts missed events. ``strange`` counts payloads on channels that are not a topic's."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -38,7 +38,7 @@ class Misses:
         self._told_at: dict[tuple[str, str, str], float] = {}
 
     def add(self, count: int, topic: str, subscription: str, cause: Cause) -> None:
-        """A subscription has missed events of a topic."""
+        """Counts missed events of a subscription."""
         self.total += count
         self.by_cause[cause] += count
         pair: tuple[str, str] = (topic, subscription)
@@ -51,7 +51,7 @@ class Misses:
             self._tell(about)
 
     def tell(self, *, everything: bool = False) -> None:
-        """Tells what was not told yet, where the last line was long enough ago."""
+        """Logs new misses, if the last line is old enough."""
         now = time.monotonic()
         for about in [*self._untold]:
             if everything or now - self._told_at.get(about, -_QUIET) >= _QUIET:
@@ -66,7 +66,7 @@ class Misses:
         )
 
     def strange_channel(self) -> None:
-        """Something came on a channel of which the name is no topic's; it goes to nobody."""
+        """Counts a payload on a channel whose name is not a topic; it is ignored."""
         self.strange += 1
         if self.strange == 1:
             logger.warning("something was published on a channel whose name is no topic; it is left alone")

@@ -1,8 +1,8 @@
-"""What went wrong so far, for health and logs: lost events, lost groups, lost data.
+"""Losses, for health and logs: lost events, lost groups, lost data.
 
-Error lines are bounded: five a second. Scripts count what groups lose on the server, in the step that finds
-it: a reply may get lost. What only this process can see is counted here, and the upkeep adds it to the counts
-on the server, where every instance can read them.
+Error lines are limited to five a second. Scripts count the losses of groups on the server, in the step that
+finds them, because a reply may be lost. Losses that only this process can see are counted here, and the
+upkeep adds them to the counts on the server, which every instance can read.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["Losses", "UnreportedLosses"]
 logger = plain_logger("promenade.bus.redis")
 
 _QUIET: Final = 1.0
-"""Seconds between two log lines of one kind about one thing."""
+"""Seconds between two log lines of one kind about the same thing."""
 
 _LINES: Final = 5
-"""Lines in a second."""
+"""The maximum number of lines a second."""
 
 _MOST_NAMES: Final = 5
 
 
 class UnreportedLosses:
-    """Losses that no script can see, on their way to the counts on the server.
+    """Losses that no script can see, to be added to the counts on the server.
 
-    What may have arrived is told again under the same number: it counts once. Of each topic one number is
-    under way at a time.
+    A batch that may have arrived is sent again with the same number, and counts once. For each topic one
+    number is under way at a time.
     """
 
     def __init__(self) -> None:
@@ -40,28 +40,27 @@ class UnreportedLosses:
         self._numbers: Counter[str] = Counter()
 
     def add(self, count: int, topic: str, group: str) -> None:
-        """Something was lost."""
+        """Counts a loss."""
         self._found.setdefault(topic, Counter())[f"{topic} {group}"] += count
 
     def batches(self) -> Sequence[tuple[str, int, Mapping[str, int]]]:
-        """What is to be told: of each topic a number, and the names and counts that go with it."""
+        """Returns for each topic a number, and the names and counts to report."""
         for topic in self._found.keys() - self._under_way.keys():
             self._under_way[topic] = self._found.pop(topic)
             self._numbers[topic] += 1
         return [(topic, self._numbers[topic], counts) for topic, counts in self._under_way.items()]
 
     def arrived(self, topic: str) -> None:
-        """It is among the counts on the server."""
+        """Records that the batch of a topic is in the server's counts."""
         del self._under_way[topic]
 
 
 class Losses:
-    """Counts. ``lost`` are events and dead letters; ``reset_groups`` are groups that had to be made again.
+    """The counters of losses. ``lost`` counts events and dead letters, and ``reset_groups`` recreated groups.
 
-    ``problems`` are asked what the parts of the adapter cannot do at the moment. ``ended_epochs`` is how
-    often the data of the server were gone, and ``last_loss`` when that was, on the monotonic clock.
-    ``unsaid`` are log lines that were not written, because there were too many. ``before`` are the counts on
-    the server when this instance started.
+    ``problems`` are the current problems of the adapter's parts. ``ended_epochs`` is the number of times that
+    the server lost its data, and ``last_loss`` the last time, on the monotonic clock. ``unsaid`` counts
+    suppressed log lines. ``before`` has the counts on the server when this instance started.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class Losses:
         self.foreign_trims: Counter[str] = Counter()
         self.forgotten_events: Counter[str] = Counter()
         self.problems: dict[str, Callable[[], str | None]] = {}
-        self.strange_topics: set[tuple[str, str]] = set()  # with the group that was to use them
+        self.strange_topics: set[tuple[str, str]] = set()  # with their groups
         self.strange_retries: Counter[str] = Counter()
         self.unreported = UnreportedLosses()
         self.before: Mapping[str, int] = {}
@@ -82,7 +81,7 @@ class Losses:
         self._lines: deque[float] = deque()
 
     def trouble(self, subject: str) -> Trouble:
-        """Keeps what a part of the adapter cannot do at the moment, for the log and for health."""
+        """Records the problems of a part of the adapter, for the log and for health."""
         trouble = Trouble(subject)
         self.problems[subject] = lambda: trouble.text
         return trouble
@@ -90,7 +89,7 @@ class Losses:
     # --- events -------------------------------------------------------------------------------------------
 
     def lose(self, count: int, topic: str, group: str) -> None:
-        """Entries that are pending, and gone from their stream: somebody trimmed or deleted them."""
+        """Counts pending entries that were trimmed or deleted by a foreign program."""
         if not count:
             return
         self.lost += count
@@ -103,7 +102,7 @@ class Losses:
             )
 
     def lose_unread(self, count: int, topic: str, group: str) -> None:
-        """Entries that were removed before a group had read them, or while they were pending."""
+        """Counts entries that were removed before a group read or settled them."""
         if not count:
             return
         self.lost += count
@@ -116,7 +115,7 @@ class Losses:
             )
 
     def miss(self, count: int, topic: str, group: str) -> None:
-        """Entries that were trimmed, or dropped, before a broadcast subscription had read them."""
+        """Counts entries that were trimmed or dropped before a broadcast subscription read them."""
         self._add(count, topic, group)
         if self._has_room():
             logger.error(
@@ -127,7 +126,7 @@ class Losses:
             )
 
     def dropped(self, count: int, topic: str) -> None:
-        """Entries that gave way because of ``max_length``, whether or not somebody had read them."""
+        """Counts entries removed because of ``max_length``, read or not."""
         self.dropped_by_cap[topic] += count
         if self._may_say("dropped", topic):
             logger.warning(
@@ -135,15 +134,15 @@ class Losses:
             )
 
     def foreign(self, count: int, topic: str) -> None:
-        """Entries that somebody else has removed, whether or not somebody had read them."""
+        """Counts entries that a foreign program removed, read or not."""
         self.foreign_trims[topic] += count
         if self._may_say("foreign", topic):
             logger.warning("somebody else has removed %d events (topic=%s)", count, topic)
 
     def forgotten(self, count: int, topic: str, *, is_all: bool) -> None:
-        """Entries that the server had stored, and does not have any more, whether or not they were handled.
+        """Counts stored entries that the server has lost, handled or not.
 
-        ``is_all``: it is known that there are no more of them that this instance has published.
+        ``is_all``: this instance has published no further lost entries.
         """
         self.forgotten_events[topic] += count
         self.last_loss = time.monotonic()
@@ -164,7 +163,7 @@ class Losses:
     # --- topics of patterns -------------------------------------------------------------------------------
 
     def left_out(self, topic: str, group: str) -> None:
-        """Somebody uses a key of a topic for something else: a group, or retention, goes on without it."""
+        """Records that a group, or retention, skips a topic because a key of it has foreign data."""
         self.strange_topics.add((topic, group))
         if self._may_say("left out", topic):
             logger.error(
@@ -174,7 +173,7 @@ class Losses:
             )
 
     def strange(self, count: int, topic: str, group: str) -> None:
-        """Somebody else has put something among the parked retries of a group: it becomes a dead letter."""
+        """Counts foreign data among a group's parked retries; it becomes a dead letter."""
         if not count:
             return
         self.strange_retries[f"{group} on {topic}"] += count
@@ -184,13 +183,13 @@ class Losses:
             )
 
     def understood(self, topic: str, group: str) -> None:
-        """A topic can be used."""
+        """Records that a topic can be used again."""
         self.strange_topics.discard((topic, group))
 
     # --- groups and data ----------------------------------------------------------------------------------
 
     def reset(self, topic: str, group: str) -> None:
-        """A group was gone, and was made again at the beginning of what there is."""
+        """Records that a missing group was recreated at the beginning of the stream."""
         self.reset_groups[f"{group} on {topic}"] += 1
         self.last_loss = time.monotonic()
         if self._may_say("reset", f"{topic} {group}") and self._has_room():
@@ -202,7 +201,7 @@ class Losses:
             )
 
     def epoch_ended(self) -> None:
-        """Everything that was on the server is gone."""
+        """Records that all data on the server are gone."""
         self.ended_epochs += 1
         self.last_loss = time.monotonic()
         logger.error(
@@ -212,7 +211,7 @@ class Losses:
 
     @property
     def degraded(self) -> str | None:
-        """For health."""
+        """A sentence for health, or None."""
         problems: list[str] = []
         if self.ended_epochs:
             problems.append(
@@ -252,7 +251,7 @@ class Losses:
     # --- lines --------------------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        """Whether another error line may be written now; counts it as written, or as not."""
+        """Returns True if another error line may be logged now, and counts it."""
         now = time.monotonic()
         while self._lines and now - self._lines[0] >= 1.0:
             self._lines.popleft()
