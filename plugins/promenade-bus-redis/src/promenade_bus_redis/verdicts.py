@@ -31,4 +31,4 @@ def verdict(problems: Iterable[Problem], all_well: str, figures: Figures) -> Che
 def slow_answer(seconds: float, most: float) -> Iterator[Problem]:
     """Yields a problem for a round trip at or above the threshold."""
     if seconds >= most:
-        yield DEGRADED, f"the server took {seconds * 1000:.0f} ms to answer PING"
+        yield DEGRADED, f"the server took {seconds * 1000:.0f} ms to reply to PING"

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Final, Literal
 
-from bus_core.runtime import plain_logger
+from bus_core.runtime import counted, plain_logger
 
 __all__ = ["Cause", "Misses"]
 
@@ -21,8 +21,8 @@ _MOST: Final = 1_000
 Cause = Literal["not sent", "buffer full"]
 
 _WORDS: Final[dict[str, str]] = {
-    "not sent": "the server had dropped them, or the connection was away",
-    "buffer full": "its handlers are too slow, and its buffer was full",
+    "not sent": "dropped by the server, or published without a connection",
+    "buffer full": "the handlers are too slow, and the buffer was full",
 }
 
 
@@ -62,11 +62,15 @@ class Misses:
         self._told_at[about] = time.monotonic()
         topic, subscription, cause = about
         logger.error(
-            "missed %d events: %s (topic=%s subscription=%s)", count, _WORDS[cause], topic, subscription
+            "missed %s: %s (topic=%s subscription=%s)",
+            counted(count, "event"),
+            _WORDS[cause],
+            topic,
+            subscription,
         )
 
     def strange_channel(self) -> None:
         """Counts a payload on a channel whose name is not a topic; it is ignored."""
         self.strange += 1
         if self.strange == 1:
-            logger.warning("something was published on a channel whose name is no topic; it is left alone")
+            logger.warning("ignoring a message on a channel whose name is not a topic")

@@ -20,7 +20,7 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.runtime import BackgroundTask, Trouble, plain_logger
+from bus_core.runtime import BackgroundTask, Trouble, counted, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
@@ -191,8 +191,8 @@ class PubsubPublisher:
         if count:
             self.strayed += count
             logger.error(
-                "%d events may not have been heard: the server was no primary any more (place=%s)",
-                count,
+                "%s may have had no listener: the server was a former primary (place=%s)",
+                counted(count, "event"),
                 address,
             )
 

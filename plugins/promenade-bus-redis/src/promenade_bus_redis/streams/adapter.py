@@ -143,7 +143,7 @@ class StreamsAdapter:
             clock=ServerClock(),
         )
         self._losses.problems["leases"] = lambda: leases.problem
-        waiting = self._losses.trouble("the read that waits for many subscriptions")
+        waiting = self._losses.trouble("the shared blocking read")
         wakeups = Wakeups(locator, pipe, self._options.block, waiting)
         services = Services(
             options=self._options,

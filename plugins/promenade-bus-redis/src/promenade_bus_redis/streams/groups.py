@@ -11,6 +11,7 @@ import attrs
 from bus_core import BusError, UnknownSubscription
 from bus_core.errors import suggestion
 from bus_core.events import nearest_names
+from bus_core.runtime import counted
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY, UNREAD
@@ -448,7 +449,7 @@ def _check_forgettable(name: str, reports: Sequence[GroupReport], backlog: int) 
             "events again; first stop them, or remove the subscription from the code"
         )
     if backlog:
-        problems.append(f"it has not settled {backlog:,} events, which nobody would handle any more")
+        problems.append(f"it has {counted(backlog, 'unsettled event')}, which nobody would handle any more")
     if problems:
         raise GroupInUse(
             f"the group {name!r} was not forgotten: {'; '.join(problems)} (--force overrides this)"

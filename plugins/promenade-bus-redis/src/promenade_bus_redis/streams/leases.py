@@ -78,7 +78,7 @@ class Leases:
         self._keys = keys
         self._interval = interval
         self._guard = threading.Lock()  # guards the state learnt from heartbeats, in any thread
-        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))  # its number, and the end of its certainty
+        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))  # its number and its certain end
         self._renewed_at = float("-inf")
         self._beat_of_own = ""
         self._left = ""
@@ -313,5 +313,5 @@ class Leases:
 
     def _failed(self, kind: object) -> None:
         if self.problem is None:
-            logger.error("leases cannot be renewed: %s; trying again until they can", kind)
-        self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
+            logger.error("cannot renew leases: %s; trying again", kind)
+        self.problem = f"cannot renew leases: {kind}; other consumers may claim the messages of this process"

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from bus_core.runtime import Trouble, plain_logger, printable
+from bus_core.runtime import Trouble, counted, plain_logger, printable
 
 __all__ = ["Losses", "UnreportedLosses"]
 
@@ -95,8 +95,8 @@ class Losses:
         self.lost += count
         if self._has_room():
             logger.error(
-                "lost %d events: they were deleted before they were handled (topic=%s group=%s)",
-                count,
+                "lost %s: deleted before being handled (topic=%s group=%s)",
+                counted(count, "event"),
                 topic,
                 group,
             )
@@ -108,8 +108,8 @@ class Losses:
         self.lost += count
         if self._has_room():
             logger.error(
-                "lost %d events: they were trimmed before they were read (topic=%s group=%s)",
-                count,
+                "lost %s: trimmed before being read (topic=%s group=%s)",
+                counted(count, "event"),
                 topic,
                 group,
             )
@@ -119,8 +119,8 @@ class Losses:
         self._add(count, topic, group)
         if self._has_room():
             logger.error(
-                "missed %d events: they were trimmed before they were read (topic=%s subscription=%s)",
-                count,
+                "missed %s: trimmed before being read (topic=%s subscription=%s)",
+                counted(count, "event"),
                 topic,
                 group,
             )
@@ -130,14 +130,16 @@ class Losses:
         self.dropped_by_cap[topic] += count
         if self._may_say("dropped", topic):
             logger.warning(
-                "dropped %d events: the topic is longer than retention.max_length (topic=%s)", count, topic
+                "dropped %s: the topic is longer than retention.max_length (topic=%s)",
+                counted(count, "event"),
+                topic,
             )
 
     def foreign(self, count: int, topic: str) -> None:
         """Counts entries that a foreign program removed, read or not."""
         self.foreign_trims[topic] += count
         if self._may_say("foreign", topic):
-            logger.warning("somebody else has removed %d events (topic=%s)", count, topic)
+            logger.warning("a foreign program has removed %s (topic=%s)", counted(count, "event"), topic)
 
     def forgotten(self, count: int, topic: str, *, is_all: bool) -> None:
         """Counts stored entries that the server has lost, handled or not.
@@ -149,10 +151,9 @@ class Losses:
         self._add(count, topic, "*")
         if self._has_room():
             logger.error(
-                "the server does not have %s%d events any more that it had stored; those that nobody had "
-                "handled are lost (topic=%s)",
+                "the server no longer has %s%s that it had stored; unhandled ones are lost (topic=%s)",
                 "" if is_all else "at least ",
-                count,
+                counted(count, "event"),
                 topic,
             )
 
@@ -167,7 +168,7 @@ class Losses:
         self.strange_topics.add((topic, group))
         if self._may_say("left out", topic):
             logger.error(
-                "a topic is left out: somebody uses a key of it for something else (topic=%s group=%s)",
+                "skipping a topic: a key of it has foreign data (topic=%s group=%s)",
                 topic,
                 group,
             )
@@ -179,7 +180,10 @@ class Losses:
         self.strange_retries[f"{group} on {topic}"] += count
         if self._may_say("strange", f"{topic} {group}"):
             logger.error(
-                "somebody else has parked %d retries that are none (topic=%s group=%s)", count, topic, group
+                "found %s among the parked retries; dead-lettered unchanged (topic=%s group=%s)",
+                counted(count, "foreign entry", "foreign entries"),
+                topic,
+                group,
             )
 
     def understood(self, topic: str, group: str) -> None:
@@ -194,7 +198,7 @@ class Losses:
         self.last_loss = time.monotonic()
         if self._may_say("reset", f"{topic} {group}") and self._has_room():
             logger.error(
-                "the consumer group was gone and was made again; it begins with what is there"
+                "the consumer group was missing and was recreated at the beginning of the stream"
                 " (topic=%s group=%s)",
                 topic,
                 group,
@@ -205,8 +209,7 @@ class Losses:
         self.ended_epochs += 1
         self.last_loss = time.monotonic()
         logger.error(
-            "the server has lost its data: what was not handled is lost, and so are dead letters; "
-            "groups are made again"
+            "the server has lost its data: unhandled events and dead letters are lost; recreating the groups"
         )
 
     @property
@@ -215,35 +218,35 @@ class Losses:
         problems: list[str] = []
         if self.ended_epochs:
             problems.append(
-                f"the server has lost its data, {self.ended_epochs} times since the start: what was not "
-                "handled then is lost, and so are dead letters; see what happened there, and check its "
+                f"the server has lost its data, {counted(self.ended_epochs, 'time')} since the start: "
+                "unhandled events and dead letters are lost; find out what happened there, and check its "
                 "persistence"
             )
         elif self.reset_groups:
             problems.append(
-                f"consumer groups were lost on the server, and made again: {_names(self.reset_groups)}; what "
-                "they had not handled may be lost with their streams"
+                f"consumer groups were lost on the server and recreated: {_names(self.reset_groups)}; their "
+                "unhandled events may be lost with their streams"
             )
         if self.forgotten_events:
             problems.append(
-                f"the server came back without {sum(self.forgotten_events.values()):,} events of "
-                f"{_names(self.forgotten_events)} that it had stored; those that nobody had handled are "
+                f"the server came back without {counted(sum(self.forgotten_events.values()), 'event')} of "
+                f"{_names(self.forgotten_events)} that it had stored; unhandled ones are "
                 "lost; check its persistence, or see 'durability'"
             )
         if self.foreign_trims:
             problems.append(
-                f"somebody else removes events from {_names(self.foreign_trims)} "
+                f"a foreign program removes events from {_names(self.foreign_trims)} "
                 f"({sum(self.foreign_trims.values()):,} so far): leave trimming to the bus"
             )
         if self.strange_topics:
             problems.append(
-                f"somebody uses keys of {_names({topic for topic, _ in self.strange_topics})} for something "
-                "else: what needs them is refused, and everything else goes on without these topics"
+                f"keys of {_names({topic for topic, _ in self.strange_topics})} have foreign data: these "
+                "topics are skipped, and everything else goes on"
             )
         if self.strange_retries:
             problems.append(
-                f"somebody else has put something among the retries of {_names(self.strange_retries)} "
-                f"({sum(self.strange_retries.values()):,} so far), which is dead-lettered as it is"
+                f"a foreign program has written among the retries of {_names(self.strange_retries)} "
+                f"({sum(self.strange_retries.values()):,} so far); these entries become dead letters"
             )
         problems += [text for ask in self.problems.values() if (text := ask()) is not None]
         return "; ".join(problems) or None

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, BackgroundTask, fault_of, lease_clock, next_pause, plain_logger
+from bus_core.runtime import (
+    FIRST_PAUSE,
+    BackgroundTask,
+    counted,
+    fault_of,
+    lease_clock,
+    next_pause,
+    plain_logger,
+)
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
@@ -355,7 +363,7 @@ class Retention:
         count = sum(reply for reply in replies if isinstance(reply, int))
         if count:
             self.expired_letters += count
-            logger.info("removed %d dead letters that were older than dead_letters_max_age", count)
+            logger.info("removed %s older than dead_letters_max_age", counted(count, "dead letter"))
 
 
 def _id_at(clock: ServerClock, now: float, span: Span) -> str:

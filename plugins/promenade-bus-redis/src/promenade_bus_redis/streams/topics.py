@@ -15,7 +15,7 @@ from typing import Any, Final
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
 from bus_core.events import TopicTree, is_pattern
-from bus_core.runtime import plain_logger
+from bus_core.runtime import counted, plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ENTER
@@ -95,7 +95,7 @@ class StoredTopics:
             self.found(topic)
         if len(sound) < len(new):
             strange = len(new) - len(sound)
-            logger.warning("%d names among the topics are none; they are left alone", strange)
+            logger.warning("ignoring %s among the topics", counted(strange, "invalid name"))
 
     async def matching(self, pattern: TopicPattern) -> list[str]:
         """Returns the topics that match a pattern. Raises ``RedisFailure``."""

@@ -224,7 +224,7 @@ class Upkeep:
                     self._trouble.over()
                     pause = FIRST_PAUSE
                 else:
-                    self._trouble.failed("do all that is due", fault)
+                    self._trouble.failed("do all due work", fault)
                     await asyncio.sleep(pause)
                     pause = next_pause(pause)
             self._changed.clear()

@@ -177,7 +177,7 @@ class Wakeups:
                 pause = _FIRST_PAUSE
                 continue
             if isinstance(fault, RedisFailure):
-                logger.debug("the read that waits for all failed: %s", fault.kind)
+                logger.debug("the shared blocking read failed: %s", fault.kind)
             else:
                 self._trouble.failed("wait", fault)
             # Each consumer detects the problem itself and reports it.
