@@ -304,8 +304,8 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         (
             {"lease": "10s", "heartbeat": "4s"},
             None,
-            "a lease of 10s is renewed every 4s: it must be at least three heartbeats, 12s, so that a late one "
-            "loses nothing @ $.bus.redis.lease",
+            "a lease of 10s is renewed every 4s: it must be at least three heartbeats, 12s, so that a late "
+            "one loses nothing @ $.bus.redis.lease",
         ),
         ({"heartbeat": 0}, None, "$.bus.redis.heartbeat"),
         ({"block": 0}, None, "$.bus.redis.block"),
