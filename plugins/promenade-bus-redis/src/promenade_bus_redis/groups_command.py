@@ -76,9 +76,7 @@ def groups_command() -> Any:
         metavar="NAME",
         help="Instead of a group: remove the retention time of a service that has ended.",
     )
-    @click.option(
-        "--force", is_flag=True, help="Forget it even if it is served or has unsettled events."
-    )
+    @click.option("--force", is_flag=True, help="Forget it even if it is served or has unsettled events.")
     @config_option
     def forget(group: str | None, topic: str | None, service: str | None, force: bool, config: str) -> None:
         """Forget GROUP, such as shop.welcome-mail, on all of its topics.

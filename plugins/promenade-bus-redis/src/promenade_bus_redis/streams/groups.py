@@ -39,9 +39,9 @@ class GroupInUse(BusError):
 class TopicReport:
     """The progress of a group on one topic. ``oldest_pending`` is in seconds, or None if nothing is pending.
 
-    ``unread`` is None if the server does not report it without counting (before 7.0). ``oldest_unread`` is the
-    age in seconds of the first unread event, or None if there is none or it was not requested. ``read_up_to`` is
-    the id of the last entry read.
+    ``unread`` is None if the server does not report it without counting (before 7.0). ``oldest_unread`` is
+    the age in seconds of the first unread event, or None if there is none or it was not requested.
+    ``read_up_to`` is the id of the last entry read.
     """
 
     topic: str
@@ -59,8 +59,8 @@ class GroupReport:
 
     ``wanted_topic`` is empty for a foreign group. ``backlog`` is the number of unsettled events, or None if
     not counted. ``unseen`` is the time in seconds since an instance last served it. ``lost`` is the number of
-    its lost events, and ``dead`` the number of its dead letters, if counted. ``is_abandoned``: a newer instance
-    of its service runs without it.
+    its lost events, and ``dead`` the number of its dead letters, if counted. ``is_abandoned``: a newer
+    instance of its service runs without it.
     """
 
     name: str
