@@ -23,7 +23,7 @@ def _build_adapter(options: RedisOptions, context: BuildContext) -> Adapter:
 
 
 def _check(options: RedisOptions | None, sections: Mapping[str, Any]) -> Iterable[str]:
-    """What is wrong with options that are sound one by one, and with the section of the application."""
+    """Returns faults in combinations of options, and in the section of the application."""
     from promenade_bus_redis.server.target import check_options
 
     return check_options(options, sections)
