@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from bus_core.runtime.clock import TimerHandle, lease_clock
     from bus_core.runtime.error_text import printable
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
-    from bus_core.runtime.logs import plain_logger
+    from bus_core.runtime.logs import counted, plain_logger
     from bus_core.runtime.sleeper import Sleeper
     from bus_core.runtime.timeouts import Deadlines, call_within, expiry
 else:
@@ -25,7 +25,7 @@ else:
             "error_text": "printable",
             "failures": "FIRST_PAUSE Trouble fault_of next_pause",
             "background_task": "BackgroundTask",
-            "logs": "plain_logger",
+            "logs": "counted plain_logger",
             "sleeper": "Sleeper",
             "timeouts": "Deadlines call_within expiry",
         },
@@ -39,6 +39,7 @@ __all__ = [
     "TimerHandle",
     "Trouble",
     "call_within",
+    "counted",
     "expiry",
     "fault_of",
     "lease_clock",

@@ -13,9 +13,9 @@ _LONGEST: Final = 1_000
 """The most characters of one argument in a line: ids may be of any length."""
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """A number with the word for it: ``1 event is``, ``3 events are``."""
-    return f"{number} {one if number == 1 else many}"
+def counted(number: int, one: str, many: str = "") -> str:
+    """Returns a number with its noun: ``1 event``, ``3 events``; ``many`` is by default ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 class PlainLogger(logging.LoggerAdapter[logging.Logger]):

@@ -501,7 +501,7 @@ def logged_formats() -> Iterator[str]:
 
 def test_every_line_that_is_logged_is_explained() -> None:
     """The page for people on call has a row for every message of the bus and its adapters, and no other."""
-    rows = set(rows_of(sections_of(ON_CALL)["What the log says"]))
+    rows = set(rows_of(sections_of(ON_CALL)["Log lines"]))
     patterns = {text: ".+?".join(map(re.escape, re.split("%[dsr]", text))) for text in logged_formats()}
     explained = {
         text for text, pattern in patterns.items() if any(re.fullmatch(pattern, row) for row in rows)

@@ -216,8 +216,8 @@ async def test_a_quiet_engine() -> None:
         (
             {"lost": 3},
             HealthStatus.DEGRADED,
-            "lost=3: so many events or dead letters were lost since the start; "
-            "the log of 'promenade.bus' names them (look for 'lost')",
+            "lost=3: events and dead letters lost since the start; "
+            "the log of 'promenade.bus' names them (search for 'lost')",
         ),
         (
             {
@@ -225,8 +225,8 @@ async def test_a_quiet_engine() -> None:
                 "subscriptions": (subscription(queued=20), subscription(name="audit", queued=700)),
             },
             HealthStatus.DEGRADED,
-            "the buffer holds 930 of 1,000 events: handlers are slower than publishers, most of all "
-            "'audit' with 700 waiting; raise 'bus.worker_pool_size' or make handlers faster",
+            "the buffer holds 930 of 1,000 events: handlers are slower than publishers; most events "
+            "wait for 'audit' (700); raise 'bus.worker_pool_size' or make handlers faster",
         ),
         (
             {"unsettled": 800, "subscriptions": ()},
@@ -237,42 +237,41 @@ async def test_a_quiet_engine() -> None:
         (
             {"unsettled": 1001},
             HealthStatus.DEGRADED,
-            "handlers have published 1 events over the full buffer (at 100 their publish raises BufferFull): "
-            "they cause more events than are handled, most of all 'welcome-mail' with 9 waiting",
+            "handlers have published 1 event over the full buffer (at 100 their publish raises BufferFull): "
+            "they publish more events than are handled; most events wait for 'welcome-mail' (9)",
         ),
         (
             {"unsettled": 1050},
             HealthStatus.UNHEALTHY,
             "handlers have published 50 events over the full buffer (at 100 their publish raises BufferFull)"
-            ": they cause more events than are handled, most of all 'welcome-mail' with 9 waiting",
+            ": they publish more events than are handled; most events wait for 'welcome-mail' (9)",
         ),
         (
             {"waiting_publishers": 4, "unsettled": 700},
             HealthStatus.DEGRADED,
-            "4 callers of publish wait for room in the buffer (700 of 1,000 events); "
-            "they go on as handlers finish",
+            "4 callers wait in publish for room in the buffer (700 of 1,000 events) until handlers finish",
         ),
         (
             {"longest_running": 60.0},
             HealthStatus.DEGRADED,
             "a handler of 'welcome-mail' has been running for 60 s (3 of 10 workers are busy): "
-            "look at what it waits for, and give it a timeout",
+            "find out why it waits, and give it a timeout",
         ),
         (
             {"longest_running": 601.0},
             HealthStatus.UNHEALTHY,
             "a handler of 'welcome-mail' has been running for 601 s (3 of 10 workers are busy): "
-            "look at what it waits for, and give it a timeout",
+            "find out why it waits, and give it a timeout",
         ),
         (
             {"subscriptions": (subscription(queued=1000),)},
             HealthStatus.DEGRADED,
-            "1,000 events wait for 'welcome-mail': make its handler faster, or allow it more concurrency",
+            "1,000 events wait for 'welcome-mail': make its handler faster, or raise its concurrency",
         ),
         (
             {"subscriptions": (subscription(paused=True, queued=2000),)},
             HealthStatus.DEGRADED,
-            "'welcome-mail' is paused, and 2,000 events wait for it: call resume() when it may go on",
+            "'welcome-mail' is paused, and 2,000 events wait for it: call resume()",
         ),
     ],
 )

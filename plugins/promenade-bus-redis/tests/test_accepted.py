@@ -63,8 +63,8 @@ async def test_a_server_that_forgot_the_end(
         await insist(adapter, message(31), message(31, OTHER))
         await until(lambda: adapter.lost == 19, "what is gone is counted")
         assert adapter.loss_figures()["forgotten_by_server"] == 19
-        assert "does not have 17 events any more" in caplog.text
-        assert "does not have 2 events any more" in caplog.text
+        assert "no longer has 17 events that it had stored" in caplog.text
+        assert "no longer has 2 events that it had stored" in caplog.text
         assert adapter.degraded is not None
         assert f"came back without 19 events of {OTHER}, {TOPIC}" in adapter.degraded
         assert numbers(await receive(consumer, 12)) == [*range(10), 30, 31]
@@ -147,7 +147,7 @@ async def test_only_so_much_is_remembered(
         await insist(adapter, message(31))
         await until(lambda: adapter.lost, "the loss is noticed")
         assert adapter.lost in (9, 10)  # the one that came after it may have taken the place of the oldest
-        assert f"does not have at least {adapter.lost} events any more" in caplog.text
+        assert f"no longer has at least {adapter.lost} events that it had stored" in caplog.text
 
 
 async def test_a_server_that_cannot_tell_yet(start_server: StartServer) -> None:

@@ -343,8 +343,8 @@ async def test_parked_entries_that_are_none(redis_server: SharedServer, score: s
         assert {each.message.body for each in strange} == {*STRANGE_RETRIES.values()}
         await until(lambda: adapter.degraded, "health names it")
         assert adapter.degraded == (
-            f"somebody else has put something among the retries of {GROUP} on {TOPIC} "
-            f"({len(STRANGE_RETRIES)} so far), which is dead-lettered as it is"
+            f"a foreign program has written among the retries of {GROUP} on {TOPIC} "
+            f"({len(STRANGE_RETRIES)} so far); these entries become dead letters"
         )
         assert await consumer.settle([*acks([retried]), *map(buried, strange)]) == [None] * len(batch)
         assert await adapter.backlog(spec()) == 0
@@ -364,7 +364,7 @@ async def test_a_key_of_somebody_else_in_place_of_retries(redis_server: SharedSe
         await other.settle([Outcome("retry", received.receipt, 0.2, 2)])
         assert numbers(await receive(other, 1)) == [1]
         await until(lambda: adapter.degraded, "it was looked for")
-        assert "the upkeep of the Redis adapter cannot do all that is due" in (adapter.degraded or "")
+        assert "the upkeep of the Redis adapter cannot do all due work" in (adapter.degraded or "")
         assert "another type" in (adapter.degraded or "")
         place.ask("DEL", parked)
         await until(lambda: adapter.degraded is None, "all is well")

@@ -29,9 +29,9 @@ def failing(real: Callable[..., Awaitable[Any]], left: list[BaseException]) -> C
 
 
 PARTS = [
-    (upkeep.Upkeep, "_announce_again", "the upkeep of the Redis adapter cannot do all that is due"),
+    (upkeep.Upkeep, "_announce_again", "the upkeep of the Redis adapter cannot do all due work"),
     (retention.Retention, "visit", "the retention of the Redis adapter cannot trim"),
-    (wakeups.Wakeups, "_read", "the read that waits for many subscriptions cannot wait"),
+    (wakeups.Wakeups, "_read", "the shared blocking read cannot wait"),
 ]
 
 
@@ -106,7 +106,7 @@ async def test_what_the_server_refuses_for_good_is_told(
         await until(lambda: degraded.add(adapter.degraded or "") or not left, "it went on")
         await until(lambda: degraded.add(adapter.degraded or "") or "" in degraded, "it works again")
         assert {each for each in degraded if each} == {
-            f"{told}: RedisFailure: Redis at the server forbids it to this user; give it the permission "
+            f"{told}: RedisFailure: Redis at the server denies this to the user; grant the permission "
             "with ACL SETUSER (XTRIM)"
         }
 
@@ -163,8 +163,8 @@ async def test_the_thread_that_renews_goes_on(
     async with place_on(redis_server) as place:
         adapter = await place.adapter()
         await until(lambda: adapter.degraded, "health tells")
-        assert "leases cannot be renewed: " in (adapter.degraded or "")
+        assert "cannot renew leases: " in (adapter.degraded or "")
         await until(lambda: adapter.degraded is None, "it renews")
         assert not left
-        assert "leases cannot be renewed: KeyError; trying again until they can" in caplog.text
+        assert "cannot renew leases: KeyError; trying again" in caplog.text
         assert "secret" not in caplog.text

@@ -183,7 +183,7 @@ async def test_kinds_of_servers(binary: ServerBinary) -> None:
     """A sentinel and a node of a cluster that are taken for a server say how they are to be configured."""
     with SentinelGroup(binary) as group:
         (problem,) = await problems_of(addr=group.addresses[0])
-        assert "is a Sentinel, which stores nothing; name it under 'sentinel'" in problem
+        assert "is a Sentinel, which stores no data; configure it under 'sentinel'" in problem
         sentinel = {"addresses": group.addresses, "service": group.service}
         (facts,) = await check(sentinel=sentinel, durability="replicated")
         assert (facts.address.port, facts.replicas) == (group.primary().port, 1)

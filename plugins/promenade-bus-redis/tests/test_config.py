@@ -127,11 +127,11 @@ def test_urls(text: str, expected: RedisUrl, shown: str) -> None:
         (f"redis://me:{SECRET}@host:99999", ["expected a port from 1 to 65535"]),
         (
             f"redis://me:{SECRET}@host/x?timeout=5",
-            ["the database is no number", "a parameter other than db"],
+            ["the database is not a number", "a parameter other than db"],
         ),
         ("redis://host/1?db=2", ["the database is given twice"]),
         ("redis://host/1#2", ["no fragment"]),
-        (f"redis://me:{SECRET}@[::1", ["cannot be read"]),
+        (f"redis://me:{SECRET}@[::1", ["is invalid"]),
         ("unix://run/redis.sock", ["three slashes"]),
         ("unix://", ["the path of the socket is missing"]),
     ],
@@ -304,8 +304,8 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         (
             {"lease": "10s", "heartbeat": "4s"},
             None,
-            "a lease of 10s is renewed every 4s: it must be at least three heartbeats, 12s, so that one "
-            "that is late loses nothing @ $.bus.redis.lease",
+            "a lease of 10s is renewed every 4s: it must be at least three heartbeats, 12s, so that a late "
+            "one loses nothing @ $.bus.redis.lease",
         ),
         ({"heartbeat": 0}, None, "$.bus.redis.heartbeat"),
         ({"block": 0}, None, "$.bus.redis.block"),
@@ -313,9 +313,9 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         ({"connect_timeout": 0}, None, "$.bus.redis.connect_timeout"),
         ({"command_timeout": 0}, None, "$.bus.redis.command_timeout"),
         ({"durability": "disk"}, None, "$.bus.redis.durability"),
-        ({"replicas": 2}, None, "'replicas' counts for durability: replicated only"),
+        ({"replicas": 2}, None, "'replicas' applies only to durability: replicated"),
         ({"replicas": 0, "durability": "replicated"}, None, "$.bus.redis.replicas"),
-        ({"wait_timeout": "1s"}, None, "'wait_timeout' has no use for durability: server"),
+        ({"wait_timeout": "1s"}, None, "'wait_timeout' does not apply to durability: server"),
         (
             {"durability": "fsync", "wait_timeout": "5s"},
             None,
@@ -329,7 +329,7 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         (
             {"mode": "pubsub", "durability": "fsync"},
             None,
-            "mode: pubsub stores nothing, so that durability: fsync cannot be kept @ $.bus.redis.durability",
+            "mode: pubsub stores nothing and cannot provide durability: fsync @ $.bus.redis.durability",
         ),
         (
             {"retention": {"min_age": "5s"}},
@@ -343,25 +343,25 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
         ),
         ({"retention": {"max_length": 0}}, None, "$.bus.redis.retention.max_length"),
         ({"retention": {"max_lenght": 1}}, None, "did you mean 'max_length'? @ $.bus.redis.retention"),
-        ({"url": "redis://a", "addr": "b"}, None, "named by 'url' and by 'addr'; remove one"),
-        ({"url": "redis://a/1", "db": 1}, None, "'db' is part of 'url' as well; remove one @ $.bus.redis.db"),
-        ({"url": "redis://:x@a", "password": "x"}, None, "'password' is part of 'url' as well"),
-        ({"url": "redis://u:x@a", "username": "u"}, None, "'username' is part of 'url' as well"),
-        ({"url": "rediss://a", "tls": False}, None, "the URL asks for TLS and 'tls' refuses it"),
+        ({"url": "redis://a", "addr": "b"}, None, "'url' and 'addr' both set the server; remove one"),
+        ({"url": "redis://a/1", "db": 1}, None, "'db' and 'url' both set this; remove one @ $.bus.redis.db"),
+        ({"url": "redis://:x@a", "password": "x"}, None, "'password' and 'url' both set this"),
+        ({"url": "redis://u:x@a", "username": "u"}, None, "'username' and 'url' both set this"),
+        ({"url": "rediss://a", "tls": False}, None, "the URL enables TLS and 'tls' disables it"),
         (
             {"url": "unix:///s", "tls": True},
             None,
-            "TLS over a Unix socket; remove 'tls' @ $.bus.redis.url",
+            "a Unix socket has no TLS; remove 'tls' @ $.bus.redis.url",
         ),
-        ({"addr": "/s", "tls": True}, None, "no TLS over a Unix socket; remove 'tls' @ $.bus.redis.addr"),
+        ({"addr": "/s", "tls": True}, None, "a Unix socket has no TLS; remove 'tls' @ $.bus.redis.addr"),
         ({"tls": CA}, None, "'ca_file' without verification"),
         ({"tls": {"key_file": "k"}}, None, "'key_file' without 'cert_file' @ $.bus.redis.tls.key_file"),
         ({"tls": {"verify": "ca", "server_name": "x"}}, None, "@ $.bus.redis.tls.server_name"),
         ({"tls": "yes"}, None, "$.bus.redis.tls"),
         ({"tls": {"verfy": "ca"}}, None, "did you mean 'verify'? @ $.bus.redis.tls"),
         ({"username": "me"}, None, "a username without a password"),
-        ({"sentinel": SENTINEL, "cluster": True}, None, "'sentinel' and 'cluster' exclude each other"),
-        ({"sentinel": SENTINEL, "addr": "a"}, None, "the sentinels tell where the server is; remove 'addr'"),
+        ({"sentinel": SENTINEL, "cluster": True}, None, "use either 'sentinel' or 'cluster', not both"),
+        ({"sentinel": SENTINEL, "addr": "a"}, None, "the sentinels name the server; remove 'addr'"),
         ({"sentinel": SENTINEL, "url": "redis://a"}, None, "remove 'url' @ $.bus.redis.url"),
         ({"sentinel": {"service": "x"}}, None, "the key 'addresses' is required @ $.bus.redis.sentinel"),
         ({"sentinel": {**SENTINEL, "addresses": []}}, None, "expected a list of host:port"),
@@ -372,10 +372,14 @@ SENTINEL = {"addresses": ["s1"], "service": "x"}
             None,
             "service must be the name of a monitored",
         ),
-        ({"cluster": ["a"], "addr": "b"}, None, "listed by 'cluster'; remove 'addr' @ $.bus.redis.addr"),
+        (
+            {"cluster": ["a"], "addr": "b"},
+            None,
+            "'cluster' lists the nodes; remove 'addr' @ $.bus.redis.addr",
+        ),
         ({"cluster": 5}, None, "expected a list of host:port @ $.bus.redis.cluster"),
         ({"cluster": ["/s"]}, None, "not by the path of a socket @ $.bus.redis.cluster"),
-        ({"cluster": True, "db": 1}, None, "a cluster has the database 0 only, got 1 @ $.bus.redis.db"),
+        ({"cluster": True, "db": 1}, None, "a cluster has only the database 0, got 1 @ $.bus.redis.db"),
         ({"cluster": True, "url": "redis://a/1"}, None, "got 1 @ $.bus.redis.url"),
         ({"cluster": True}, {"databases": {"bus": 1}}, "got 1 @ $.database.redis.databases.bus"),
         ({"cluster": True}, {"addr": "/s"}, "not by a socket @ $.database.redis.addr"),
@@ -429,7 +433,7 @@ def test_secrets_do_not_show() -> None:
     assert all(SECRET not in text for text in texts)
     assert render_settings(options)["url"] == "rediss://***@host:1/2"
     assert render_settings(options)["sentinel"]["password"] == "***"
-    with pytest.raises(ValueError, match=r"exclude|part of 'url'") as caught:
+    with pytest.raises(ValueError, match=r"not both|both set") as caught:
         resolve_target(options, {})
     assert SECRET not in str(caught.value)
 

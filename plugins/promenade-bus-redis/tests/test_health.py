@@ -100,7 +100,7 @@ async def test_orphans_are_named(redis_server: SharedServer) -> None:
         async with probed(place, **options) as bus:
             found = await probe_until(bus, lambda each: each.status is HealthStatus.DEGRADED)
             assert (
-                "no instance has wanted 'tests.retired' on 'tests.thing.happened' for 50ms" in found.summary
+                "no instance has served 'tests.retired' on 'tests.thing.happened' for 50ms" in found.summary
             )
             assert "promenade-bus groups forget GROUP" in found.summary
             await bus.adapter.groups.forget("tests.retired")  # type: ignore[union-attr]
@@ -130,13 +130,14 @@ async def test_order_that_waits_is_named(redis_server: SharedServer) -> None:
         await former.open_consumer(spec("tests.*.happened", name="listener", ordered=True))
         async with probed(place, **quick) as bus:
             await bus.subscribe(TOPIC, lambda event: None, name="listener", ordered=True).ready()
-            found = await probe_until(bus, lambda each: "waits for its turn" in each.summary)
+            found = await probe_until(bus, lambda each: "waits to become active" in each.summary)
             assert (
-                f"'tests.listener' on '{TOPIC}' waits for its turn: '{former._running.name}'" in found.summary
+                f"'tests.listener' on '{TOPIC}' waits to become active: '{former._running.name}'"
+                in found.summary
             )
             for consumer in [*former.upkeep._consumers]:
                 await consumer.close()  # type: ignore[attr-defined]
-            await probe_until(bus, lambda each: "waits for its turn" not in each.summary)
+            await probe_until(bus, lambda each: "waits to become active" not in each.summary)
 
 
 async def test_a_server_that_is_away(start_server: StartServer) -> None:
@@ -160,7 +161,7 @@ async def test_a_server_that_changes_its_mind(binary: ServerBinary, start_server
             server.ask("CONFIG", "SET", "maxmemory-policy", policy)
             found = await probe(bus)
             assert found.status is HealthStatus.UNHEALTHY
-            told = f"deletes events, or locks, when its memory is full (maxmemory-policy {policy})"
+            told = f"deletes events or locks when its memory is full (maxmemory-policy {policy})"
             assert told in found.summary
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.ask("CONFIG", "SET", "maxmemory", "100kb")
@@ -185,7 +186,7 @@ async def test_replicas_that_are_gone(start_server: StartServer) -> None:
             assert (await probe(bus)).status is HealthStatus.HEALTHY
             replica.kill()
             found = await probe_until(bus, lambda each: each.status is HealthStatus.UNHEALTHY)
-            assert "waits for 1 replicas, and 0 are connected" in found.summary
+            assert "needs 1 replica, but the server has 0" in found.summary
 
 
 async def test_lost_data(start_server: StartServer) -> None:
@@ -209,7 +210,7 @@ async def test_another_adapter() -> None:
     async with open_bus(config) as bus:
         found = await probe(bus)
         assert found.status is HealthStatus.HEALTHY
-        assert "runs on 'memory', not on Redis:" in found.summary
+        assert "runs on 'memory', not on Redis" in found.summary
 
 
 @pytest.mark.parametrize("fault", [{"memory_fill": 2}, {"slow": 0}, {"lag": 0}])

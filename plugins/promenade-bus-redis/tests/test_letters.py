@@ -67,7 +67,7 @@ async def test_pages_over_many_topics(redis_server: SharedServer, limit: int) ->
         assert await adapter.dead_letters.count(ALL) == 14
         assert await adapter.dead_letters.count(DeadLetterFilter(subscription="s1")) == 7
         assert [letter.id for letter in await adapter.dead_letters.list(ALL, 5)] == ids[:5]
-        with pytest.raises(ValueError, match="no cursor of these dead letters: 'nonsense'"):
+        with pytest.raises(ValueError, match="invalid cursor for dead letters: 'nonsense'"):
             await adapter.dead_letters.page(ALL, "nonsense", 5)
 
 

@@ -111,7 +111,7 @@ async def test_trimming_counts_though_nobody_hears(
             assert counted(place) == {f"{TOPIC} {GROUP}": 30}
             found = (await bus.health()).checks["redis"]
             assert found.status is HealthStatus.DEGRADED
-            assert f"30 events were lost since the start ('{TOPIC} {GROUP}')" in found.summary
+            assert f"30 events lost since the start ('{TOPIC} {GROUP}')" in found.summary
 
 
 async def test_a_gap_counts_though_nobody_hears(start_server: StartServer, start_proxy: StartProxy) -> None:

@@ -138,7 +138,7 @@ async def test_a_strange_topic_harms_itself(
                 await consumer.settle(acks(batch))
             while not adapter._losses.strange_topics:
                 await consumer.receive(1)
-        assert f"somebody uses keys of {OTHER} for something else" in (adapter.degraded or "")
+        assert f"keys of {OTHER} have foreign data" in (adapter.degraded or "")
         assert await adapter.backlog(spec("tests.#", mode=mode)) == 0
         place.ask("DEL", strange)
         async with asyncio.timeout(20):
@@ -203,7 +203,7 @@ async def test_one_topic_with_a_strange_key(redis_server: SharedServer) -> None:
         adapter = await place.adapter()
         place.ask("SET", place.keys.stream(OTHER), "mine")
         for mode in ("group", "broadcast"):
-            with pytest.raises(RedisFailure, match="holds something of another type at the key"):
+            with pytest.raises(RedisFailure, match="has data of another type at the key"):
                 await adapter.open_consumer(spec(OTHER, name=mode, mode=mode))
 
 
@@ -218,7 +218,7 @@ async def test_a_strange_count_of_what_is_settled(redis_server: SharedServer) ->
         place.ask("DEL", settled)
         place.ask("SET", settled, "mine")
         assert await consumer.settle([acks(batch)[0], buried(batch[1])]) == [None, None]
-        with pytest.raises(RedisFailure, match="holds something of another type at the key"):
+        with pytest.raises(RedisFailure, match="has data of another type at the key"):
             await adapter.open_consumer(spec(name="other"))
         assert [group[1] for group in place.ask("XINFO", "GROUPS", place.keys.stream(TOPIC))] == [GROUP]
         retention = adapter._retention
@@ -228,7 +228,7 @@ async def test_a_strange_count_of_what_is_settled(redis_server: SharedServer) ->
         await retention.visit()
         facts = str(place.ask("XINFO", "STREAM", place.keys.stream(TOPIC)))
         if "entries-added" in facts:  # Redis 6.2 tells too little to count losses
-            assert f"somebody uses keys of {TOPIC} for something else" in (adapter.degraded or "")
+            assert f"keys of {TOPIC} have foreign data" in (adapter.degraded or "")
         place.ask("DEL", settled)
         place.ask("HSET", settled, GROUP, "no number")
         retention._due = [(0.0, TOPIC)]
@@ -281,7 +281,7 @@ async def test_strange_names_among_the_topics(
         await consumer.settle(acks(batch))
         assert await adapter.backlog(spec("#")) == 0
         assert await adapter._running.registry.refresh() == {TOPIC}
-        assert caplog.text.count("names among the topics are none") == 1
+        assert caplog.text.count("among the topics") == 1
         await consumer.close()
 
 

@@ -254,7 +254,7 @@ async def test_a_channel_that_is_no_topic(
         await air.publish(adapter, 1)
         assert numbers(await receive(consumer, 1)) == [1]
         assert adapter.misses.strange == 3
-        assert [record.levelno for record in caplog.records if "no topic" in record.message] == [
+        assert [record.levelno for record in caplog.records if "not a topic" in record.message] == [
             logging.WARNING
         ]
 

@@ -119,7 +119,7 @@ async def test_what_a_lost_connection_cost(
         assert (listening.lost, publishing.lost) == (14, 0)
         (line, _) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert line == (
-            "missed 7 events: the server had dropped them, or the connection was away "
+            "missed 7 events: dropped by the server, or published without a connection "
             f"(topic={TOPIC} subscription=listener)"
         )
 

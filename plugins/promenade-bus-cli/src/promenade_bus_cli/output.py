@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import click
 
+from bus_core.runtime import counted
+
 __all__ = [
     "clean",
     "counted",
@@ -102,8 +104,3 @@ def clean(text: str) -> str:
         else (" " if character in "\n\t" else "\N{REPLACEMENT CHARACTER}")
         for character in text
     )
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Returns a number with its noun: ``1 event``, ``2 events``."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

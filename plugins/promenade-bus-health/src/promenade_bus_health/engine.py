@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bus_core import CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus, SubscriptionState
+from bus_core.runtime import counted
 from promenade_bus_health.config import EngineOptions
 
 __all__ = ["EngineProbe"]
@@ -36,8 +37,8 @@ class EngineProbe(HealthProbe):
         if state.lost:
             yield (
                 HealthStatus.DEGRADED,
-                f"lost={state.lost:,}: so many events or dead letters were lost since the start; "
-                "the log of 'promenade.bus' names them (look for 'lost')",
+                f"lost={state.lost:,}: events and dead letters lost since the start; "
+                "the log of 'promenade.bus' names them (search for 'lost')",
             )
 
     def _handlers(self, state: EngineState) -> Iterator[_Problem]:
@@ -51,7 +52,7 @@ class EngineProbe(HealthProbe):
             status,
             f"a handler of {state.longest_running_subscription!r} has been running for {running:.0f} s "
             f"({state.running_handlers} of {state.worker_pool_size} workers are busy): "
-            "look at what it waits for, and give it a timeout",
+            "find out why it waits, and give it a timeout",
         )
 
     def _buffer(self, state: EngineState) -> Iterator[_Problem]:
@@ -60,9 +61,9 @@ class EngineProbe(HealthProbe):
             full = overflow >= self._options.overflow_fill * state.overflow_size
             yield (
                 HealthStatus.UNHEALTHY if full else HealthStatus.DEGRADED,
-                f"handlers have published {overflow:,} events over the full buffer "
+                f"handlers have published {counted(overflow, 'event')} over the full buffer "
                 f"(at {state.overflow_size:,} their publish raises BufferFull): "
-                f"they cause more events than are handled{_busiest(state)}",
+                f"they publish more events than are handled{_busiest(state)}",
             )
         elif state.unsettled >= self._options.buffer_fill * state.buffer_size:
             yield (
@@ -73,24 +74,23 @@ class EngineProbe(HealthProbe):
         if state.waiting_publishers >= self._options.waiting_publishers:
             yield (
                 HealthStatus.DEGRADED,
-                f"{state.waiting_publishers:,} callers of publish wait for room in the buffer "
-                f"({state.unsettled:,} of {state.buffer_size:,} events); they go on as handlers finish",
+                f"{counted(state.waiting_publishers, 'caller waits', 'callers wait')} in publish for room in "
+                f"the buffer ({state.unsettled:,} of {state.buffer_size:,} events) until handlers finish",
             )
 
     def _subscriptions(self, state: EngineState) -> Iterator[_Problem]:
         for subscription in state.subscriptions:
+            waiting = counted(subscription.queued, "event waits", "events wait")
             if subscription.paused:
                 if not self._options.paused_allowed:
                     yield (
                         HealthStatus.DEGRADED,
-                        f"{subscription.name!r} is paused, and {subscription.queued:,} events wait for it: "
-                        "call resume() when it may go on",
+                        f"{subscription.name!r} is paused, and {waiting} for it: call resume()",
                     )
             elif subscription.queued >= self._options.backlog:
                 yield (
                     HealthStatus.DEGRADED,
-                    f"{subscription.queued:,} events wait for {subscription.name!r}: make its handler "
-                    "faster, or allow it more concurrency",
+                    f"{waiting} for {subscription.name!r}: make its handler faster, or raise its concurrency",
                 )
 
 
@@ -107,7 +107,7 @@ def _busiest(state: EngineState) -> str:
     longest = max(state.subscriptions, key=queued, default=None)
     if longest is None or not longest.queued:
         return ""
-    return f", most of all {longest.name!r} with {longest.queued:,} waiting"
+    return f"; most events wait for {longest.name!r} ({longest.queued:,})"
 
 
 def _in_hand(state: EngineState) -> str:

@@ -26,7 +26,7 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
 
 @hookimpl
 def promenade_bus_commands() -> Mapping[str, Command]:
-    """Offers ``promenade-bus groups``."""
+    """Returns the command ``promenade-bus groups``."""
     from promenade_bus_redis.groups_command import GROUPS
 
     return {"groups": GROUPS}

@@ -1,7 +1,7 @@
-"""Where a server is: ``host:port``, the path of a Unix socket, or a URL with credentials in it.
+"""Addresses of servers: ``host:port``, the path of a Unix socket, or a URL with credentials.
 
-No error shows what was given: whoever has misplaced a colon, or not encoded an ``@``, has a piece of the
-password where a host or a port is expected.
+Errors never show the given text: with a misplaced colon or an unencoded ``@``, a part of the password is in
+the place of the host or the port.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Address:
 
 
 def parse_address(text: str, *, default_port: int = DEFAULT_PORT) -> Address:
-    """``host``, ``host:port``, ``[ipv6]:port`` or ``/path/of/a/socket``; raises ``ValueError``."""
+    """Parses ``host``, ``host:port``, ``[ipv6]:port`` or ``/path/of/a/socket``; raises ``ValueError``."""
     text = text.strip()
     if text.startswith("/"):
         return Address(path=text)
@@ -73,7 +73,7 @@ def _port(text: str, default: int) -> int:
 
 @attrs.frozen(kw_only=True)
 class RedisUrl:
-    """The parts of a URL; what it does not say is None. ``str()`` and ``repr()`` show no credentials."""
+    """The parts of a URL; missing parts are None. ``str()`` and ``repr()`` hide credentials."""
 
     scheme: str
     address: Address
@@ -83,7 +83,7 @@ class RedisUrl:
 
     @property
     def has_tls(self) -> bool:
-        """Whether the scheme asks for TLS."""
+        """True if the scheme requires TLS."""
         return self.scheme == "rediss"
 
     def __str__(self) -> str:
@@ -93,15 +93,15 @@ class RedisUrl:
 
 
 def parse_url(text: str) -> RedisUrl:
-    """``redis://user:password@host:port/db``, ``rediss://...`` with TLS, ``unix:///path?db=1``.
+    """Parses ``redis://user:password@host:port/db``, ``rediss://...`` with TLS, or ``unix:///path?db=1``.
 
-    Raises ``ValueError`` that lists everything that is wrong, and never shows the URL itself.
+    Raises ``ValueError`` with all faults, and without the URL itself.
     """
     parts = None
     with suppress(ValueError):  # which repeats a part of the URL
         parts = urlsplit(text.strip())
     if parts is None:
-        raise ValueError("the URL cannot be read; percent-encode special characters")
+        raise ValueError("the URL is invalid; percent-encode special characters")
     if parts.scheme not in _SCHEMES:
         raise ValueError("expected redis://, rediss:// or unix:// before the address")
     found: dict[str, Any] = {"scheme": parts.scheme}
@@ -127,7 +127,7 @@ def _read_authority(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
         elif not place:
             yield "the host is missing"
         elif "/" in place or "@" in place:
-            yield "the host cannot be read; percent-encode special characters of the password"
+            yield "the host is invalid; percent-encode special characters of the password"
         else:
             found["address"] = parse_address(place)
     except ValueError as error:
@@ -138,18 +138,18 @@ def _read_database(parts: SplitResult, found: dict[str, Any]) -> Iterator[str]:
     parameters = parse_qsl(parts.query, keep_blank_values=True)
     if {name for name, _ in parameters} - {"db"}:
         yield (
-            "it has a parameter other than db; give other settings beside the URL, and percent-encode '?' in "
+            "it has a parameter other than db; set other options outside the URL, and percent-encode '?' in "
             "the password"
         )
     given = [value for name, value in parameters if name == "db"]
     if parts.scheme != "unix" and parts.path.strip("/"):
         given.append(parts.path.strip("/"))
     if parts.fragment:
-        yield "a URL of a server has no fragment; percent-encode '#'"
+        yield "the URL of a server has no fragment; percent-encode '#'"
     if len(given) > 1:
         yield "the database is given twice"
     for value in given[:1]:
         if value.isascii() and value.isdecimal() and len(value) <= 6:
             found["db"] = int(value)
         else:
-            yield "the database is no number"
+            yield "the database is not a number"

@@ -1,6 +1,6 @@
-"""The options of the adapter, as they stand in the section ``bus.redis``, and those of ``database.redis``.
+"""The options of the sections ``bus.redis`` and ``database.redis``.
 
-What depends on several of them together is checked in ``target``.
+Combinations of options are checked in ``target``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _render_addresses(value: bool | tuple[Address, ...]) -> bool | list[str]:
 
 
 def _named(pattern: str, what: str) -> Any:
-    """A validator for names that become parts of keys, where some characters mean something."""
+    """Returns a validator for names in keys, where some characters have a meaning."""
     expression = re.compile(pattern)
 
     def check(_instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
@@ -119,11 +119,11 @@ def _secret(value: str | None) -> Secret | None:
 
 @attrs.frozen(kw_only=True)
 class TlsOptions:
-    """TLS. ``ca_file`` holds the authorities to trust, by default those of the system.
+    """The options for TLS. ``ca_file`` has the trusted authorities, by default those of the system.
 
-    ``verify``: ``full`` checks the certificate and the name in it, ``ca`` the certificate only, ``none``
-    nothing, which protects from nobody who can change traffic. ``server_name`` is the name to expect,
-    where it is not the host. ``cert_file`` and ``key_file`` are the certificate of this client, PEM.
+    ``verify``: ``full`` checks the certificate and its host name, ``ca`` only the certificate, and ``none``
+    nothing, which gives no protection against an active attacker. ``server_name`` is the expected name if it
+    is not the host. ``cert_file`` and ``key_file`` are the client's certificate in PEM.
     """
 
     ca_file: str | None = None
@@ -136,25 +136,25 @@ class TlsOptions:
 
 @attrs.frozen(kw_only=True)
 class SentinelOptions:
-    """The sentinels to ask for the primary of ``service``, with credentials of their own."""
+    """The sentinels that know the primary of ``service``, with their own credentials."""
 
     addresses: Annotated[tuple[Address, ...], Reader(_read_sentinels, _render_addresses)]
     service: str = attrs.field(validator=_named(r"[A-Za-z0-9._-]{1,100}", "the name of a monitored primary"))
     username: str | None = None
     password: Annotated[str | None, SECRET] = attrs.field(default=None, converter=_secret)
     tls: bool | None = None
-    """Whether the sentinels speak TLS; None: as the servers do."""
+    """True if the sentinels use TLS; None means the same as the servers."""
 
 
 @attrs.frozen(kw_only=True)
 class RetentionOptions:
     """The retention of events. Unsettled events are never removed, except by ``max_length``.
 
-    Settled events stay for ``min_age``; those of topics that nobody subscribes to for
-    ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever
-    their state, and counts as lost what a group had not read. Dead letters stay until they are redriven or
-    purged, or for ``dead_letters_max_age``. A group that no instance has wanted for ``orphaned_after`` is
-    reported, as it keeps events for ever.
+    Settled events are kept for ``min_age``, and events of topics without a subscription for
+    ``unsubscribed_max_age``. ``max_length`` is a hard limit per topic: the oldest events are removed whatever
+    their state, and unread ones count as lost. Dead letters are kept until they are redriven or purged, or
+    for ``dead_letters_max_age``. A group that no instance has served for ``orphaned_after`` is reported,
+    because it keeps events for ever.
     """
 
     min_age: Annotated[float, DURATION] = 3_600.0
@@ -175,13 +175,13 @@ _POSITIVE: Any = attrs.validators.gt(0)
 
 @attrs.frozen(kw_only=True)
 class PubsubOptions:
-    """What ``mode: pubsub`` has of its own.
+    """The options of ``mode: pubsub``.
 
-    - ``buffer``: how many bytes of events may wait in this process for the handlers of one subscription;
-      what comes while it is full is dropped, and counted as missed.
-    - ``announce``: how long after its last event on a topic a publisher says which number that had, so that
-      whoever missed the last ones can tell; said again after twice that time, four times, and so on.
-    - ``dead_letters``: how many dead letters are kept in this process; the oldest ones give way, and are
+    - ``buffer``: the maximum size in bytes of events that wait in this process for one subscription; further
+      events are dropped and counted as missed.
+    - ``announce``: the time after its last event on a topic at which an idle publisher announces the event's
+      number, so that subscribers detect missed events; repeated after twice that time, four times, and so on.
+    - ``dead_letters``: the number of dead letters kept in this process; when full, the oldest is removed and
       counted as lost.
     """
 
@@ -194,21 +194,23 @@ class PubsubOptions:
 
 @attrs.frozen(kw_only=True)
 class RedisOptions:
-    """The section ``bus.redis``. What is None is taken from ``database.redis``, or has a default there.
+    """The section ``bus.redis``. An option that is None is taken from ``database.redis``.
 
-    - Where: ``url``, or ``addr`` with ``username``, ``password``, ``db``; ``tls``; ``sentinel`` or
-      ``cluster`` (true, or a list of addresses to begin with). ``pool_size`` bounds the connections for
-      everything but publishing and blocking reads.
-    - ``mode``: ``streams`` stores events; ``pubsub`` passes them to those who listen at the moment, and may
-      drop them. ``pubsub`` has what the latter has of its own.
-    - ``prefix`` begins every key. ``consumer`` names this instance; by default host, process and chance.
-    - ``lease``: how long an instance that is gone keeps its events from the others; renewed every
-      ``heartbeat``, by default a sixth of it.
-    - ``block``: how long one blocking read waits. ``connect_timeout`` bounds connecting, with everything
-      that belongs to it; ``command_timeout`` the answer to any other command.
-    - ``durability``: what ``publish`` waits for: the server, its disk (``fsync``), or ``replicas``
-      replicas; ``wait_timeout`` bounds the latter two.
-    - ``topic_refresh``: how soon a pattern notices a new topic, at the latest.
+    - Server: ``url``, or ``addr`` with ``username``, ``password``, ``db``; ``tls``; ``sentinel`` or
+      ``cluster`` (true, or a list of some nodes). ``pool_size`` limits the connections, besides publishing
+      and blocking reads.
+    - ``mode``: ``streams`` stores events; ``pubsub`` passes them to current subscribers and may drop them.
+      ``pubsub`` has the options of that mode.
+    - ``prefix`` is the prefix of every key. ``consumer`` is the name of this instance, by default host,
+      process
+      and a random part.
+    - ``lease``: the time without a heartbeat after which others may claim the events of an instance; renewed
+      every ``heartbeat``, by default a sixth of it.
+    - ``block``: the longest wait of one blocking read. ``connect_timeout`` limits connecting, including
+      authentication; ``command_timeout`` limits the reply to any other command.
+    - ``durability``: ``publish`` waits for the server, its disk (``fsync``), or ``replicas`` replicas;
+      ``wait_timeout`` limits the wait for the disk and for replicas.
+    - ``topic_refresh``: the longest time until a pattern detects a new topic.
     """
 
     mode: Literal["streams", "pubsub"] = "streams"
@@ -254,19 +256,19 @@ class RedisOptions:
 
     @property
     def heartbeat_interval(self) -> float:
-        """Seconds between two renewals of what is held."""
+        """The time in seconds between two heartbeats."""
         return self.lease / 6 if self.heartbeat is None else self.heartbeat
 
     @property
     def wanted_replicas(self) -> int:
-        """How many replicas must have an event before it is accepted; 0 unless ``replicated``."""
+        """The number of replicas that must have an event before it is accepted; 0 unless ``replicated``."""
         return (self.replicas or 1) if self.durability == "replicated" else 0
 
     @property
     def wait_seconds(self) -> float:
-        """How long accepting an event may wait for disks and replicas.
+        """The time limit for disks and replicas before an event is accepted.
 
-        The default is above the second or two that a disk takes with ``appendfsync everysec``.
+        The default is longer than the second or two that a disk takes with ``appendfsync everysec``.
         """
         return 3.0 if self.wait_timeout is None else self.wait_timeout
 

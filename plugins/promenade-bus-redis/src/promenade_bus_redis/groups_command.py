@@ -1,7 +1,7 @@
-"""``promenade-bus groups``: the groups on a Redis server, and how one is forgotten.
+"""``promenade-bus groups``: lists and forgets the groups on a Redis server.
 
-click belongs to the command line, which loads this; the adapter itself does without. The adapter is imported
-when a command runs: the help needs no server.
+Only the command line imports this module, so the adapter does not depend on click. A command imports the
+adapter when it runs, so the help does not need it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def groups_command() -> Any:
-    """Makes the command."""
+    """Makes the click command."""
     import click
 
     from promenade_bus_cli.options import json_option
@@ -39,16 +39,15 @@ def groups_command() -> Any:
 
     @click.group("groups")
     def groups() -> None:
-        """List what a Redis server keeps events for, and forget what nobody wants any more."""
+        """List the groups and services for which a Redis server keeps events, or forget one."""
 
     @groups.command("list")
     @config_option
     @json_option
     def list_groups(config: str, as_json: bool) -> None:
-        """List every group, how much it has left to do, and who serves it.
+        """List every group with its backlog and its instances.
 
-        A group is listed with each topic or pattern that it is owed, and then each service with how long it
-        wants events to be kept.
+        A group is listed once for each topic or pattern. The retention times of services follow.
         """
 
         async def look(groups: RedisGroups) -> tuple[Sequence[GroupReport], Sequence[WishReport]]:
@@ -70,46 +69,45 @@ def groups_command() -> Any:
     @click.option(
         "--topic",
         metavar="TOPIC",
-        help="Forget it on this topic or pattern only, as listed; not where another one covers it.",
+        help="Forget it only on this topic or pattern, as listed, unless another one matches the topic.",
     )
     @click.option(
         "--service",
         metavar="NAME",
-        help="Instead of a group: forget for how long a service that has ended wanted events kept.",
+        help="Instead of a group: remove the retention time of a service that has ended.",
     )
-    @click.option(
-        "--force", is_flag=True, help="Forget it although it is served, or has something left to do."
-    )
+    @click.option("--force", is_flag=True, help="Forget it even if it is served or has unsettled events.")
     @config_option
     def forget(group: str | None, topic: str | None, service: str | None, force: bool, config: str) -> None:
         """Forget GROUP, such as shop.welcome-mail, on all of its topics.
 
-        What it has not settled is not handled any more, and does not hold back events from being removed.
-        Its dead letters stay. Exit status: 1 when it is refused.
+        Its unsettled events are no longer handled, and it no longer prevents the removal of events. Its dead
+        letters stay. Exit status: 1 when it is refused.
         """
+        from bus_core.runtime import counted
         from promenade_bus_redis.streams.groups import GroupInUse
 
         if (group is None) is (service is None) or (service is not None and (topic is not None or force)):
-            raise click.UsageError("name a GROUP, perhaps with --topic and --force, or a --service")
+            raise click.UsageError("pass a GROUP, optionally with --topic and --force, or --service")
         try:
             if group is None:
                 _run(config, lambda all_groups: all_groups.forget_service(str(service)))
-                click.echo(f"forgot for how long {service} wanted events to be kept")
+                click.echo(f"removed the retention time of {service}")
                 return
             done = _run(config, lambda all_groups: all_groups.forget(group, topic=topic, force=force))
         except (GroupInUse, UnknownSubscription) as error:
             raise click.ClickException(_plain(str(error))) from error
-        lost = f"; {done.backlog:,} events were not settled" if done.backlog else ""
-        click.echo(f"forgot {group} on {len(done.topics)} topics{lost}")
+        lost = f"; {counted(done.backlog, 'event was', 'events were')} not settled" if done.backlog else ""
+        click.echo(f"forgot {group} on {counted(len(done.topics), 'topic')}{lost}")
 
     return groups
 
 
 GROUPS: Final = Command(
-    help="List what a Redis server keeps events for, and forget what nobody wants any more.",
+    help="List the groups and services for which a Redis server keeps events, or forget one.",
     load=groups_command,
 )
-"""The command ``groups``, loaded when it is run."""
+"""The command ``groups``, loaded on first use."""
 
 
 def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
@@ -124,8 +122,7 @@ def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T
         if not isinstance(adapter, StreamsAdapter):
             how = " with mode: pubsub" if isinstance(adapter, PubsubAdapter) else ""
             raise BusError(
-                f"{config} does not keep its events in Redis streams, but runs on {adapter.name!r}{how}: it "
-                "has no groups on a server"
+                f"{config} runs on {adapter.name!r}{how}, not on Redis streams: it has no groups on a server"
             )
         await adapter.start()
         try:
@@ -137,9 +134,9 @@ def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T
 
 
 def as_lines(reports: Sequence[GroupReport]) -> list[str]:
-    """A table for people."""
+    """Returns the groups as a table."""
     if not reports:
-        return ["there is no group on the server"]
+        return ["no groups on the server"]
     columns = "GROUP TOPIC STATE INSTANCES BACKLOG PENDING SINCE LAG OLDEST DEAD LOST UNSEEN"
     rows = [columns.split()]
     rows += [
@@ -164,14 +161,14 @@ def as_lines(reports: Sequence[GroupReport]) -> list[str]:
         f"{report.name} on {report.wanted_topic}" for report in reports if report.state == "orphaned"
     ]:
         lines.append(
-            f"orphaned: {_plain(', '.join(orphans))}. They keep events from being removed; if nobody needs "
-            "them any more: promenade-bus groups forget GROUP --topic TOPIC"
+            f"orphaned: {_plain(', '.join(orphans))}. They prevent the removal of events; if no longer needed"
+            ": promenade-bus groups forget GROUP --topic TOPIC"
         )
     return lines
 
 
 def wish_lines(wishes: Sequence[WishReport]) -> list[str]:
-    """A table of what services want, for people."""
+    """Returns the retention times of services as a table."""
     rows = [["SERVICE", "MIN_AGE", "UNSUBSCRIBED", "DEAD LETTERS", "FOR"]]
     rows += [
         [
@@ -179,9 +176,9 @@ def wish_lines(wishes: Sequence[WishReport]) -> list[str]:
             _age(wish.min_age),
             _age(wish.unsubscribed_max_age),
             "for ever" if wish.dead_letters_max_age is None else _age(wish.dead_letters_max_age),
-            "everything"
+            "all events"
             if wish.stored_before is None
-            else f"what was stored until it ended, {_age(wish.stored_before)} ago",
+            else f"events stored before it ended, {_age(wish.stored_before)} ago",
         ]
         for wish in wishes
     ]
@@ -198,7 +195,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Names that others have put on the server command no terminal."""
+    """Replaces control characters in names from the server."""
     from bus_core.runtime import printable
 
     return printable(text, None)

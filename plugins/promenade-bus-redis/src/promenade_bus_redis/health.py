@@ -1,4 +1,4 @@
-"""The health probe ``redis``: does the server answer, keep what it is given, and do the groups keep up?"""
+"""The health probe ``redis``: checks that the server replies and keeps its data, and that groups keep up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 from bus_core import AnyAdapter, CheckResult, EngineState, FrozenMapping, HealthProbe, HealthStatus
 from bus_core.config import format_duration
-from bus_core.runtime import lease_clock, printable
+from bus_core.runtime import counted, lease_clock, printable
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
@@ -34,17 +34,17 @@ from promenade_bus_redis.verdicts import (
 __all__ = ["RedisProbe"]
 
 _MOST_TOPICS: Final = 200
-"""Topics that one check looks at; the next check looks at the next ones."""
+"""The maximum number of topics in one check; the next check reads the next ones."""
 
 _MOST_NAMES: Final = 5
 
 _STEP_NAMED: Final = 600.0
-"""Seconds for which a step of the server's clock is told."""
+"""Seconds for which a step of the server's clock is reported."""
 
 
 @attrs.frozen(kw_only=True)
 class _Findings:
-    """What one check found. Times are seconds."""
+    """The results of one check. Times are seconds."""
 
     round_trip: float
     info: Mapping[str, str]
@@ -56,7 +56,7 @@ class _Findings:
 
 
 class RedisProbe(HealthProbe):
-    """Asks the server, and compares what it says with the thresholds; every problem, the worst first."""
+    """Checks the server and the groups against the thresholds; reports every problem, the worst first."""
 
     def __init__(self, options: ProbeOptions, adapter: AnyAdapter | None) -> None:
         self._options = options
@@ -70,7 +70,7 @@ class RedisProbe(HealthProbe):
             return await check_pubsub(adapter, self._options, state)
         if not isinstance(adapter, StreamsAdapter):
             name = "another adapter" if adapter is None else repr(adapter.name)
-            return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis: nothing to see")
+            return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on Redis")
         services = adapter.running
         if services is None:
             return NOT_IN_USE
@@ -106,7 +106,7 @@ class RedisProbe(HealthProbe):
     async def _own_groups(
         self, adapter: StreamsAdapter, services: Services
     ) -> Mapping[str, tuple[TopicReport, ...]]:
-        """How far the groups of this instance are; of very many topics some at each check."""
+        """Returns the progress of this instance's groups; of many topics, some at each check."""
         topics = adapter.upkeep.topics
         if len(topics) > _MOST_TOPICS:
             begin = self._next_topic % len(topics)
@@ -134,21 +134,21 @@ class RedisProbe(HealthProbe):
                 topic, _, group = part.partition(" ")
                 yield (
                     DEGRADED,
-                    f"{group!r} on {topic!r} waits for its turn: {_names(before)} served the same events "
-                    "before, with another topic or pattern; stop them when the new code is to take over",
+                    f"{group!r} on {topic!r} waits to become active: {_names(before)} served the same events "
+                    "before, with another topic or pattern; stop them to let the new code take over",
                 )
         if abandoned := [str(part) for part in found.orphans if part.is_abandoned]:
             yield (
                 DEGRADED,
-                f"nobody serves {_listed(abandoned)}: newer instances of the service run without it, and "
-                "events are kept for it; start what serves it, or: promenade-bus groups forget GROUP "
+                f"nobody serves {_listed(abandoned)}: newer instances of the service run without it, and its "
+                "events are kept; start an instance that serves it, or: promenade-bus groups forget GROUP "
                 "--topic TOPIC",
             )
         if unseen := [str(part) for part in found.orphans if not part.is_abandoned]:
             yield (
                 DEGRADED,
-                f"no instance has wanted {_listed(unseen)} for "
-                f"{format_duration(adapter.options.retention.orphaned_after)}, and events are kept for it; "
+                f"no instance has served {_listed(unseen)} for "
+                f"{format_duration(adapter.options.retention.orphaned_after)}, and its events are kept; "
                 "start its service, or: promenade-bus groups forget GROUP",
             )
 
@@ -161,19 +161,18 @@ class RedisProbe(HealthProbe):
         if step is not None and (ago := lease_clock() - step.at) < _STEP_NAMED:
             yield (
                 DEGRADED,
-                f"the clock of the server {step} {format_duration(float(round(ago)))} ago: retries of "
-                "instances that are gone, and the removal of old events, may come late; see to its time "
-                "service",
+                f"the clock of the server {step} {format_duration(float(round(ago)))} ago: retries of dead "
+                "instances, and the removal of old events, may be late; check the time service of the server",
             )
 
     def _one_server(self, name: str, info: Mapping[str, str], wanted_replicas: int) -> Iterator[Problem]:
         if is_replica(info):
-            yield UNHEALTHY, f"{name} is a replica, which takes no writes: publish fails until it is left"
+            yield UNHEALTHY, f"{name} is a replica, which takes no writes: publish fails"
         policy = info.get("maxmemory_policy")
         if evicts_events(policy):
             yield (
                 UNHEALTHY,
-                f"{name} deletes events, or locks, when its memory is full (maxmemory-policy {policy}); set "
+                f"{name} deletes events or locks when its memory is full (maxmemory-policy {policy}); set "
                 "it to noeviction",
             )
         used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
@@ -188,8 +187,8 @@ class RedisProbe(HealthProbe):
         if wanted_replicas > replicas:
             yield (
                 UNHEALTHY,
-                f"durability: replicated waits for {wanted_replicas} replicas, and {replicas} are connected "
-                f"to {name}: publish raises PublishUncertain",
+                f"durability: replicated needs {counted(wanted_replicas, 'replica')}, but {name} has "
+                f"{replicas}: publish raises PublishUncertain",
             )
 
     def _losses(self, services: Services, found: _Findings) -> Iterator[Problem]:
@@ -203,11 +202,14 @@ class RedisProbe(HealthProbe):
         since = {name: more for name, n in found.losses.items() if (more := n - before.get(name, 0)) > 0}
         if lost := max(losses.lost, sum(since.values())):
             named = f" ({_names(since)})" if since else ""
-            yield DEGRADED, f"{lost:,} events were lost since the start{named}; see the log of every instance"
+            yield (
+                DEGRADED,
+                f"{counted(lost, 'event')} lost since the start{named}; see the log of every instance",
+            )
         if losses.dropped_by_cap:
             yield (
                 DEGRADED,
-                f"retention.max_length dropped {sum(losses.dropped_by_cap.values()):,} events of "
+                f"retention.max_length dropped {counted(sum(losses.dropped_by_cap.values()), 'event')} of "
                 f"{_names(losses.dropped_by_cap)}",
             )
 
@@ -222,14 +224,15 @@ class RedisProbe(HealthProbe):
             if oldest is not None and oldest >= self._options.pending_age:
                 yield (
                     DEGRADED,
-                    f"an event of {name!r} was stored {format_duration(float(round(oldest)))} ago, and is "
-                    "not settled: see what its handler waits for",
+                    f"an event of {name!r} was stored {format_duration(float(round(oldest)))} ago and is "
+                    "not settled: find out why its handler waits",
                 )
             lag = _lag(reports)
             if lag is not None and lag >= self._options.lag:
                 yield (
                     DEGRADED,
-                    f"{lag:,} events wait for {name!r}: make its handler faster, or start more instances",
+                    f"{counted(lag, 'event waits', 'events wait')} for {name!r}: make its handler faster, or "
+                    "start more instances",
                 )
 
     # --- figures ------------------------------------------------------------------------------------------
@@ -241,13 +244,13 @@ class RedisProbe(HealthProbe):
 
 
 async def _ask_servers(services: Services) -> Mapping[str, Mapping[str, str]]:
-    """What every server that takes writes says of itself; raises ``RedisFailure``."""
+    """Returns INFO of every server that takes writes; raises ``RedisFailure``."""
     servers: dict[str, Mapping[str, str]] = {}
     for address, reply in await services.pipe.ask_all("INFO"):
         if isinstance(reply, RedisFailure):
             raise reply
         servers[str(address)] = info = parse_info(reply)
-        if is_replica(info):  # as after a failover; another connection may lead to the primary
+        if is_replica(info):  # after a failover; a new connection may lead to the primary
             services.pipe.leave(RedisFailure(Kind.READ_ONLY, str(address), command="INFO"))
     return servers
 
@@ -279,7 +282,7 @@ def _oldest(reports: tuple[TopicReport, ...]) -> float | None:
 
 
 def _lag(reports: tuple[TopicReport, ...]) -> int | None:
-    """How many events nobody has read; None where the server does not tell (before 7.0)."""
+    """Returns the number of unread events, or None where the server does not report it (before 7.0)."""
     known = [report.unread for report in reports if report.unread is not None]
     return sum(known) if len(known) == len(reports) else None
 
@@ -288,7 +291,7 @@ def _all_well(adapter: StreamsAdapter, found: _Findings) -> str:
     pending = sum(report.pending for reports in found.groups.values() for report in reports)
     kept = "with" if found.info.get("aof_enabled") == "1" else "without"
     return (
-        f"answers in {found.round_trip * 1000:.1f} ms, {pending:,} events pending, nothing lost; "
+        f"replies in {found.round_trip * 1000:.1f} ms, {counted(pending, 'event')} pending, nothing lost; "
         f"durability {adapter.options.durability}, {kept} an append-only file"
     )
 

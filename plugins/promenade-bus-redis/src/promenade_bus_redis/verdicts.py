@@ -1,4 +1,4 @@
-"""How the health probes of both modes come from problems to a result."""
+"""The result of a health check from its problems, for both modes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ DEGRADED: Final = HealthStatus.DEGRADED
 UNHEALTHY: Final = HealthStatus.UNHEALTHY
 
 Problem = tuple[HealthStatus, str]
-"""How bad it is, and what it is, with what to do about it."""
+"""A status, and a description with the remedy."""
 
 Figures = Mapping[str, float | int | str | bool]
 
-NOT_IN_USE: Final = CheckResult(DEGRADED, "the bus does not use Redis at the moment, but its fallback")
+NOT_IN_USE: Final = CheckResult(DEGRADED, "the bus does not use Redis but its fallback")
 
 
 def verdict(problems: Iterable[Problem], all_well: str, figures: Figures) -> CheckResult:
-    """The worst problem decides, and all of them are told, the worst first; without any ``all_well`` is."""
+    """Returns the worst status with all problems, the worst first, or ``all_well`` without any."""
     ordered = sorted(problems, key=lambda each: -each[0].severity)
     if not ordered:
         return CheckResult(HealthStatus.HEALTHY, all_well, FrozenMapping(figures))
@@ -29,6 +29,6 @@ def verdict(problems: Iterable[Problem], all_well: str, figures: Figures) -> Che
 
 
 def slow_answer(seconds: float, most: float) -> Iterator[Problem]:
-    """A round trip that took as long as the threshold, or longer."""
+    """Yields a problem for a round trip at or above the threshold."""
     if seconds >= most:
-        yield DEGRADED, f"the server took {seconds * 1000:.0f} ms to answer PING"
+        yield DEGRADED, f"the server took {seconds * 1000:.0f} ms to reply to PING"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from bus_core import Bus, DrainReport, Topic, TopicPattern
+from bus_core.runtime import counted
 from promenade_bus_testing.steps import Failed, Step, flows_of, id_of
 
 __all__ = ["Failures", "UnseenFailures"]
@@ -166,7 +167,7 @@ class Failures:
         problems = []
         lost = self._observation.bus.state().lost
         if lost:
-            problems.append(f"{lost} events or dead letters were lost; the log of 'promenade.bus' names them")
+            problems.append(f"events or dead letters lost: {lost}; the log of 'promenade.bus' names them")
         if report is not None and report.abandoned:
             lines = [
                 f"  {item.subscription}: {item.topic} {item.event_id} was {item.state}"
@@ -176,7 +177,7 @@ class Failures:
                 dict.fromkeys(item.event_id for item in report.abandoned), self._observation.steps
             )
             problems.append(
-                "\n".join([f"{len(lines)} events were abandoned when the bus was closed:", *lines])
+                "\n".join([f"{counted(len(lines), 'event')} abandoned when the bus was closed:", *lines])
                 + f"\n\n{flows}"
             )
         return problems

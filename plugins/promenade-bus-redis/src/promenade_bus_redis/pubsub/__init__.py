@@ -1,1 +1,1 @@
-"""``mode: pubsub``: events for those who listen at the moment. It may drop, and counts what it did."""
+"""``mode: pubsub``: events for current subscribers. It may drop events, and counts them."""

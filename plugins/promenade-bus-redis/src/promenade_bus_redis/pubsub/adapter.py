@@ -1,4 +1,4 @@
-"""The adapter of ``mode: pubsub``: what the bus calls, and what is started and closed with it."""
+"""The adapter of ``mode: pubsub``, which starts and closes its parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["PubsubAdapter", "Running"]
 
 @attrs.frozen(eq=False)
 class Running:
-    """What there is while the adapter is started."""
+    """The parts of a started adapter."""
 
     locator: NodeLocator
     pipe: Pipe
@@ -45,8 +45,9 @@ class Running:
 
 
 class PubsubAdapter:
-    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter``: at most once, to those who listen at
-    the moment. It may drop.
+    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter``.
+
+    It delivers to current subscribers at most once, and may drop events.
     """
 
     name = "redis"
@@ -54,7 +55,7 @@ class PubsubAdapter:
         broadcast=True,
         delayed=True,
         remedy=(
-            "mode: pubsub passes events to every instance that listens at the moment, may drop them, and "
+            "mode: pubsub passes events to every instance that currently listens, may drop them, and "
             "stores nothing: subscribe with mode='broadcast', or use mode: streams @ $.bus.redis.mode"
         ),
     )
@@ -74,9 +75,9 @@ class PubsubAdapter:
 
     @property
     def lost(self) -> int:
-        """Events that subscriptions here are known to have missed, and dead letters that gave way.
+        """The number of missed events of subscriptions here, and of dropped dead letters.
 
-        Events that were published here to a server that was no primary any more count as well.
+        Events published here to a former primary count, too.
         """
         running = self.running
         now = running.letters.dropped + running.publisher.strayed if running is not None else 0
@@ -84,12 +85,12 @@ class PubsubAdapter:
 
     @property
     def degraded(self) -> str | None:
-        """What cannot be done at the moment, although events are passed on."""
+        """A sentence about current problems, or None."""
         return None if self.running is None else self.running.publisher.trouble.text
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """What subscriptions of this instance gave up on."""
+        """The dead letters of this instance's subscriptions."""
         return self._started.letters
 
     @property
@@ -101,7 +102,7 @@ class PubsubAdapter:
     # --- its life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connects, and looks whether the server will do."""
+        """Connects, and checks the server."""
         options = self.options
         connections = make_connections(self._target, options, name=self._service)
         channels = Channels(options.prefix)
@@ -139,7 +140,7 @@ class PubsubAdapter:
         self.running = Running(locator, pipe, channels, publisher, subscriber, letters)
 
     async def close(self) -> None:
-        """Gives back what ``start`` took."""
+        """Releases everything that ``start`` opened."""
         running, self.running = self.running, None
         if running is None:
             return
@@ -151,13 +152,13 @@ class PubsubAdapter:
             await running.publisher.close()
             await running.pipe.close()
             await connections.close()
-        finally:  # also when there was no time for all of it
+        finally:  # even if the time was too short for all of it
             connections.abort()
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        """Passes messages on; one result for each. None says that the server did, to whoever listens."""
+        """Publishes messages; returns one result for each. None means that the server has passed it on."""
         return await self._started.publisher.publish(messages)
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
@@ -175,14 +176,14 @@ class PubsubAdapter:
         return consumer
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        """What was published until now and is not handed to the engine of this instance.
+        """Returns the number of published events not yet passed to the engine of this instance.
 
         Raises ``RedisFailure``.
         """
         return (await self.backlogs([spec]))[0]
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-        """The same for many subscriptions, with one question to the server."""
+        """Returns the backlog of many subscriptions with one query to the server."""
         subscriber = self._started.subscriber
         counts = dict.fromkeys(specs, 0)
         consumers = [consumer for consumer in subscriber.consumers if consumer.spec in counts]

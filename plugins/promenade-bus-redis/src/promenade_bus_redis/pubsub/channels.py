@@ -1,11 +1,11 @@
-"""The channels: one for each topic, ``{prefix}:pubsub:{topic}``; and what is subscribed to for a pattern.
+"""The channels, ``{prefix}:pubsub:{topic}`` for each topic, and patterns of channels.
 
-Channels do not belong to a database: the prefix alone keeps buses on one server apart.
+Channels do not belong to a database, so only the prefix separates buses on one server.
 
-A pattern of the bus becomes one of the server, which selects the same topics and perhaps more; the rest is
-left out here. A server takes a pattern only from a user who may use every channel, or to whom exactly this
-pattern was given. Whoever may use the channels ``{prefix}:*`` may ask for ``{prefix}:*`` and nothing
-narrower: he gets the events of every topic.
+A pattern of the bus becomes a pattern of the server, which may match more topics; the adapter ignores the
+others. A server accepts a pattern only from a user who may use every channel, or exactly this pattern. A user
+who may use ``{prefix}:*`` may subscribe only to ``{prefix}:*``, and not to narrower patterns, and so receives
+the events of every topic.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["Channels", "may_narrow"]
 
 @attrs.frozen
 class Channels:
-    """Makes the names. ``is_narrow``: patterns may be asked for as they are."""
+    """Makes the names. ``is_narrow`` is true if the user may subscribe to narrow patterns."""
 
     prefix: str
     is_narrow: bool = True
 
     @property
     def base(self) -> str:
-        """What every channel begins with."""
+        """The prefix of every channel."""
         return f"{self.prefix}:pubsub:"
 
     @property
     def place(self) -> str:
-        """What decides, on a cluster, which node everybody goes to: channels belong to no slot."""
+        """The key that selects one node of a cluster for all processes; channels have no slot."""
         return f"{self.prefix}:pubsub"
 
     @property
@@ -43,22 +43,22 @@ class Channels:
         return f"{self.prefix}:*"
 
     def of(self, topic: str) -> str:
-        """The channel of a topic."""
+        """Returns the channel of a topic."""
         return self.base + topic
 
     def glob(self, pattern: str) -> str:
-        """What the server is asked for instead of a pattern of the bus."""
+        """Returns the server's pattern for a pattern of the bus."""
         if not self.is_narrow:
             return self.widest
         words = pattern.split(".")
-        # '#' stands for no word, too, and takes the dot beside it along.
+        # '#' also matches no word, and then the adjacent dot is missing.
         first = next((index for index, word in enumerate(words) if word == "#"), None)
         if first is None:
             return self.base + ".".join(words)
         return self.base + ".".join(words[:first]) + "*"
 
     def topic(self, channel: bytes) -> str | None:
-        """The topic of a channel; None for a channel of somebody else."""
+        """Returns the topic of a channel, or None for a foreign channel."""
         try:
             text = channel.decode()
         except UnicodeDecodeError:
@@ -67,7 +67,7 @@ class Channels:
 
 
 async def may_narrow(connections: Connections, channels: Channels) -> bool:
-    """Whether this user may ask for patterns narrower than the prefix; raises ``RedisFailure``."""
+    """Returns True if this user may subscribe to narrow patterns; raises ``RedisFailure``."""
     link = await connections.open(channels.place, purpose="check")
     glob = channels.of("check-*")
     try:

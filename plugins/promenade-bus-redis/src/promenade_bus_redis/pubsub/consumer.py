@@ -1,4 +1,4 @@
-"""The consumer of a subscription: what was heard for it waits here, as long as there is room."""
+"""The consumer of a subscription: received events wait here, as long as there is room."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["Listening", "PubsubConsumer"]
 
 
 class Listening(Protocol):
-    """What a consumer needs of whoever listens for it."""
+    """The interface of a consumer to its subscriber."""
 
     def stop_for(self, consumer: PubsubConsumer) -> None:
-        """What was published until now still comes; then ``consumer.end`` is called."""
+        """Delivers everything published until now, then calls ``consumer.end``."""
         ...
 
     def leave(self, consumer: PubsubConsumer) -> None:
-        """It is not interested any more."""
+        """Removes a consumer."""
         ...
 
 
 class PubsubConsumer:
-    """Implements ``bus_core.Consumer``. ``room`` is how many bytes may wait in it."""
+    """Implements ``bus_core.Consumer``. ``room`` is the maximum size in bytes of waiting events."""
 
     longest_hold = math.inf
 
@@ -50,7 +50,7 @@ class PubsubConsumer:
         self.joined = 0
         """The number of the connection on which it began to listen."""
         self.failure: RedisFailure | None = None
-        """Why nothing can be heard at the moment."""
+        """The current failure to listen, or None."""
         self._listening = listening
         self._letters = letters
         self._misses = misses
@@ -65,7 +65,7 @@ class PubsubConsumer:
     # --- what the subscriber calls --------------------------------------------------------------------------
 
     def offer(self, arrival: Arrival) -> None:
-        """An event came. Where there is no room for it, it is missed: nobody can hold up the others."""
+        """Adds an event, or counts it as missed if there is no room; it never blocks others."""
         size = arrival.size
         if self._room < size and self._waiting:
             self._misses.add(1, arrival.message.topic, self.spec.name, "buffer full")
@@ -75,35 +75,35 @@ class PubsubConsumer:
         self._sleeper.wake()
 
     def fail(self, failure: RedisFailure) -> None:
-        """Nothing can be heard until ``recover``; also each time that it was tried again."""
+        """Records that nothing can be received until ``recover``; called for each failed attempt."""
         self.failure = failure
         self._sleeper.wake()
 
     def recover(self) -> None:
-        """It listens again."""
+        """Records that the consumer listens again."""
         self.failure = None
 
     def end(self) -> None:
-        """Nothing comes any more."""
+        """Records that no more events will come."""
         self._ended = True
         self._sleeper.wake()
 
     @property
     def held(self) -> int:
-        """How much has not been handed to the engine."""
+        """The number of events not yet passed to the engine."""
         return len(self._waiting) + len(self._back)
 
     def take_back(self, arrival: Arrival, history: tuple[Attempt, ...]) -> None:
-        """A dead letter was redriven."""
+        """Adds the event of a redriven dead letter."""
         self._back.append(_received(arrival, redelivered=True, history=history))
         self._sleeper.wake()
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
     async def receive(self, limit: int) -> Sequence[Received]:
-        """What has come, or will within a few seconds; see ``bus_core.Consumer``.
+        """Returns available events, or waits a few seconds for some; see ``bus_core.Consumer``.
 
-        Raises ``RedisFailure`` as long as nothing can be heard.
+        Raises ``RedisFailure`` while it cannot listen.
         """
         if not self.held and not self._ended:
             await self._sleeper.sleep(self._patience)
@@ -117,20 +117,20 @@ class PubsubConsumer:
         return batch
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        """Keeps dead letters; nothing else was noted anywhere."""
+        """Stores dead letters; other outcomes need no action."""
         for outcome in outcomes:
             if outcome.action == "dead_letter" and outcome.letter is not None:
                 self._letters.keep(outcome.letter, outcome.receipt, self.spec)
         return [None] * len(outcomes)
 
     def stop(self) -> None:
-        """What was published until now is handed out still."""
+        """Stops listening; events published until now are still delivered."""
         if not self._stopped:
             self._stopped = True
             self._listening.stop_for(self)
 
     async def close(self) -> None:
-        """Lets go of its channel."""
+        """Unsubscribes from its channel."""
         self._stopped = True
         self._listening.leave(self)
         self.end()

@@ -1,11 +1,11 @@
-"""How an event looks on a channel, and what a publisher announces there.
+"""The payload of an event on a channel, and the announcements of publishers.
 
-A payload is a line and then the body, as the serializer made it: ``promenade/1 {...}``, a JSON object on one
-line, with ``publisher`` (an instance of the bus), ``number`` (of the event, counted from 1 by this publisher
-on this topic), ``published`` (milliseconds), ``id`` (of the event), ``key`` (the ordering key), ``headers``
+A payload is a line followed by the serialized body. The line is ``promenade/1 {...}``, with a JSON object of
+``publisher`` (an instance of the bus), ``number`` (of the event, counted from 1 by this publisher on this
+topic), ``published`` (milliseconds), ``id`` (of the event), ``key`` (the ordering key) and ``headers``
 (absent when empty). An announcement has ``publisher`` and ``latest``, the number of its latest event.
 
-What does not begin like that is a body alone, which anybody may send with PUBLISH; nobody has numbered it.
+A payload without this line is a body only, which any program may send with PUBLISH. It has no number.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Announcement", "Arrival", "encode_announcement", "encode_event", "re
 _BEGIN: Final = b"promenade/1 "
 _LONGEST_LINE: Final = 4 * LARGEST
 _NOTED: Final = 512
-"""Bytes that the notes about an event take in memory, at most, beside its payload."""
+"""The maximum memory in bytes for an event besides its payload."""
 
 
 @attrs.define(slots=True)
 class Arrival:
-    """An event that came. ``number`` is 0 where nobody has numbered it; ``fault``: why it cannot be read."""
+    """A received event. ``number`` is 0 if it has none; ``fault`` is the reason if it is unreadable."""
 
     message: Message
     published_at: datetime
@@ -42,14 +42,14 @@ class Arrival:
 
 @attrs.frozen
 class Announcement:
-    """A publisher says that its latest event on a topic had this number."""
+    """A publisher's announcement of its latest event number on a topic."""
 
     publisher: str
     latest: int
 
 
 def encode_event(message: Message, publisher: str, number: int, published: int) -> bytes:
-    """The payload of an event; raises ``UnicodeEncodeError``. ``published`` is when, in milliseconds."""
+    """Returns the payload of an event; raises ``UnicodeEncodeError``. ``published`` is in milliseconds."""
     facts: dict[str, Any] = {
         "publisher": publisher,
         "number": number,
@@ -65,13 +65,13 @@ def encode_event(message: Message, publisher: str, number: int, published: int) 
 
 
 def encode_announcement(publisher: str, latest: int) -> bytes:
-    """The payload of an announcement."""
+    """Returns the payload of an announcement."""
     facts = {"publisher": publisher, "latest": latest}
     return _BEGIN + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
 
 
 def read_payload(topic: str, payload: bytes, now: datetime) -> Arrival | Announcement:
-    """What came on the channel of a topic; never raises, whatever it is. ``now`` is when it came."""
+    """Reads a payload of a topic's channel, received at ``now``; never raises."""
     if not payload.startswith(_BEGIN):
         inside = look_inside(payload)
         message = Message(inside.get("id", ""), topic, inside.get("subject", ""), payload, NO_HEADERS)
@@ -83,7 +83,7 @@ def read_payload(topic: str, payload: bytes, now: datetime) -> Arrival | Announc
         return _read(topic, json.loads(line[len(_BEGIN) :]), body, len(payload))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError) as error:
         message = Message("", topic, "", payload, NO_HEADERS)
-        fault = f"its first line is none of the bus ({type(error).__name__})"
+        fault = f"its first line is invalid ({type(error).__name__})"
         return Arrival(message, now, fault=fault, size=len(payload) + _NOTED)
 
 
@@ -107,7 +107,7 @@ def _read(topic: str, facts: object, body: bytes, size: int) -> Arrival | Announ
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
-    value.encode()  # a lone surrogate would fail later, where it hurts
+    value.encode()  # a lone surrogate would fail later, in a worse place
     return value
 
 

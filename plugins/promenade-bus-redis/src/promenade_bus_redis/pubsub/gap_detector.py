@@ -1,7 +1,7 @@
-"""Who was heard up to which number: a number that is left out is an event that did not come.
+"""Detects missing events by the numbers of publishers.
 
-A publisher that is new is no gap, whatever number it begins with: nobody can tell whether its earlier events
-came before the subscription, or were missed.
+The first number of a new publisher is never a gap: its earlier events may have been published before the
+subscription.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import attrs
 __all__ = ["Gap", "GapDetector"]
 
 _MOST: Final = 50_000
-"""Publishers times topics that are remembered; each process that publishes is a publisher of its own."""
+"""The maximum number of remembered pairs of publisher and topic; each publishing process is a publisher."""
 
 
 @attrs.frozen
 class Gap:
-    """``count`` events did not come. ``since`` is the connection on which all was complete still."""
+    """``count`` missing events. ``since`` is the last connection on which nothing was missing."""
 
     count: int
     since: int
 
 
 class GapDetector:
-    """What was heard of one channel, or of a pattern of channels, over all connections there were.
+    """The numbers received on one channel or pattern of channels, over all connections.
 
-    Connections are counted: nothing can be missing between two things that the same one brought.
+    Connections are numbered: nothing can be missing between two messages on the same connection.
     """
 
     def __init__(self) -> None:
         self._latest: dict[tuple[str, str], tuple[int, int]] = {}
 
     def hear(self, topic: str, publisher: str, number: int, connection: int) -> Gap | None:
-        """An event with this number came."""
+        """Records an event with this number; returns a gap before it, if any."""
         return self._learn(topic, publisher, number, number - 1, connection)
 
     def hear_announced(self, topic: str, publisher: str, latest: int, connection: int) -> Gap | None:
-        """The publisher says that its latest event had this number."""
+        """Records a publisher's announcement; returns a gap up to it, if any."""
         return self._learn(topic, publisher, latest, latest, connection)
 
     def _learn(self, topic: str, publisher: str, number: int, due: int, connection: int) -> Gap | None:
-        """``due`` is the number up to which everything must have been heard before."""
-        known = self._latest.pop((topic, publisher), None)  # and in again, as the one heard last
+        """Compares with ``due``, the number up to which everything should have been received."""
+        known = self._latest.pop((topic, publisher), None)  # and added again as the latest
         if known is None:
             if len(self._latest) >= _MOST:
                 del self._latest[next(iter(self._latest))]

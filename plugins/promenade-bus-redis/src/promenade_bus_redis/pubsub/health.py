@@ -1,4 +1,4 @@
-"""Health in ``mode: pubsub``: does the server answer, is there a connection that listens, what was missed?"""
+"""Health in ``mode: pubsub``: checks the server and the listening connection, and reports missed events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from bus_core import CheckResult, EngineState, FrozenMapping
+from bus_core.runtime import counted
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter, Running
 from promenade_bus_redis.server.checks import is_replica, parse_info
@@ -27,7 +28,7 @@ _MOST_NAMES: Final = 5
 
 
 async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: EngineState) -> CheckResult:
-    """Looks once; every problem, the worst first."""
+    """Runs the check; returns every problem, the worst first."""
     running = adapter.running
     if running is None:
         return NOT_IN_USE
@@ -41,7 +42,7 @@ async def check_pubsub(adapter: PubsubAdapter, options: ProbeOptions, state: Eng
         return CheckResult(UNHEALTHY, str(failure), FrozenMapping(_figures(adapter, running)))
     if is_replica(info) and not running.locator.is_cluster:
         running.pipe.leave(RedisFailure(Kind.READ_ONLY, place, command="INFO"))
-        summary = "the server is a replica: what is published there is heard there only"
+        summary = "the server is a replica: only its own listeners receive events published there"
         return CheckResult(UNHEALTHY, summary, FrozenMapping(_figures(adapter, running)))
     summary = f"answers in {took * 1000:.1f} ms, nothing missed; mode pubsub: at most once, may drop"
     figures = {"round_trip_ms": round(took * 1000, 3), **_figures(adapter, running)}
@@ -56,25 +57,25 @@ def _problems(
     if subscriber.has_consumers:
         silent = None if subscriber.read_at is None else time.monotonic() - subscriber.read_at
         if not subscriber.is_connected:
-            yield UNHEALTHY, "there is no connection that listens: what is published now is missed"
+            yield UNHEALTHY, "no connection listens: events published now are missed"
         elif silent is not None and silent >= options.read_age:
-            yield UNHEALTHY, f"nothing was read for {silent:.0f} s"
+            yield UNHEALTHY, f"no message for {silent:.0f} s"
     if missed := adapter.misses.total:
         worst = adapter.misses.by_subscription.most_common(_MOST_NAMES)
         named = ", ".join(f"{name!r} of {topic} {count:,}" for (topic, name), count in worst)
         yield (
             DEGRADED,
-            f"{missed:,} events were missed since the start, as mode: pubsub may do ({named}): make handlers "
-            "faster, raise the server's client-output-buffer-limit, or use mode: streams",
+            f"{counted(missed, 'event')} missed since the start, as mode: pubsub allows ({named}): make "
+            "handlers faster, raise the server's client-output-buffer-limit, or use mode: streams",
         )
     if strayed := running.publisher.strayed:
         yield (
             DEGRADED,
-            f"{strayed:,} events were published to a server that was no primary any more, and may not have "
-            "been heard: see when the failover was",
+            f"{counted(strayed, 'event')} published to a former primary may have had no listener: check the "
+            "time of the failover",
         )
     if dropped := running.letters.dropped:
-        yield DEGRADED, f"{dropped:,} dead letters gave way to newer ones: redrive or purge them in time"
+        yield DEGRADED, f"{counted(dropped, 'dead letter')} dropped by a full store: redrive or purge in time"
 
 
 def _figures(adapter: PubsubAdapter, running: Running) -> Figures:

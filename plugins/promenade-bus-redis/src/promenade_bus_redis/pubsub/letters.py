@@ -1,4 +1,4 @@
-"""Dead letters in this process: the mode stores nothing on the server."""
+"""Dead letters in this process, because the mode stores nothing on the server."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["ProcessDeadLetters", "TakesBack"]
 
 
 class TakesBack(Protocol):
-    """A consumer, as the dead letters know it."""
+    """The interface of dead letters to a consumer."""
 
     def take_back(self, arrival: Arrival, history: tuple[Attempt, ...]) -> None:
-        """Hands an event out again."""
+        """Delivers an event again."""
         ...
 
 
 class ProcessDeadLetters(LocalDeadLetters[Arrival]):
-    """Those of one instance. ``find`` knows the consumer of a subscription, as long as it is open."""
+    """The dead letters of one instance. ``find`` returns the open consumer of a subscription."""
 
     def __init__(self, capacity: int, find: Callable[[SubscriptionSpec], TakesBack | None]) -> None:
         super().__init__(capacity)
         self._find = find
 
     def way_back(self, kept: KeptLetter[Arrival]) -> Callable[[], None] | None:
-        """By the subscription of this instance that gave up."""
+        """Returns the redrive to the subscription of this instance that failed."""
         consumer = self._find(kept.spec)
         if consumer is None:
             return None

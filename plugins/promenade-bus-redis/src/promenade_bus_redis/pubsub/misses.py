@@ -1,4 +1,4 @@
-"""What subscriptions missed: counted for health, and told in the log, one line a second for each of them."""
+"""Missed events: counted for health, and logged with at most one line a second for each subscription."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Final, Literal
 
-from bus_core.runtime import plain_logger
+from bus_core.runtime import counted, plain_logger
 
 __all__ = ["Cause", "Misses"]
 
@@ -16,18 +16,18 @@ _QUIET: Final = 1.0
 """Seconds between two log lines about one subscription."""
 
 _MOST: Final = 1_000
-"""Pairs of a topic and a subscription that are counted apart; beyond that they are counted as ``others``."""
+"""The maximum number of pairs of topic and subscription with their own count; more count as ``others``."""
 
 Cause = Literal["not sent", "buffer full"]
 
 _WORDS: Final[dict[str, str]] = {
-    "not sent": "the server had dropped them, or the connection was away",
-    "buffer full": "its handlers are too slow, and its buffer was full",
+    "not sent": "dropped by the server, or published without a connection",
+    "buffer full": "the handlers are too slow, and the buffer was full",
 }
 
 
 class Misses:
-    """Counts. ``strange`` are payloads on channels that cannot be a topic's."""
+    """Counts missed events. ``strange`` counts payloads on channels that are not a topic's."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -38,7 +38,7 @@ class Misses:
         self._told_at: dict[tuple[str, str, str], float] = {}
 
     def add(self, count: int, topic: str, subscription: str, cause: Cause) -> None:
-        """A subscription has missed events of a topic."""
+        """Counts missed events of a subscription."""
         self.total += count
         self.by_cause[cause] += count
         pair: tuple[str, str] = (topic, subscription)
@@ -51,7 +51,7 @@ class Misses:
             self._tell(about)
 
     def tell(self, *, everything: bool = False) -> None:
-        """Tells what was not told yet, where the last line was long enough ago."""
+        """Logs new misses, if the last line is old enough."""
         now = time.monotonic()
         for about in [*self._untold]:
             if everything or now - self._told_at.get(about, -_QUIET) >= _QUIET:
@@ -62,11 +62,15 @@ class Misses:
         self._told_at[about] = time.monotonic()
         topic, subscription, cause = about
         logger.error(
-            "missed %d events: %s (topic=%s subscription=%s)", count, _WORDS[cause], topic, subscription
+            "missed %s: %s (topic=%s subscription=%s)",
+            counted(count, "event"),
+            _WORDS[cause],
+            topic,
+            subscription,
         )
 
     def strange_channel(self) -> None:
-        """Something came on a channel of which the name is no topic's; it goes to nobody."""
+        """Counts a payload on a channel whose name is not a topic; it is ignored."""
         self.strange += 1
         if self.strange == 1:
-            logger.warning("something was published on a channel whose name is no topic; it is left alone")
+            logger.warning("ignoring a message on a channel whose name is not a topic")

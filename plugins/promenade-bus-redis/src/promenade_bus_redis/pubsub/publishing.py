@@ -1,11 +1,11 @@
-"""Publishing: one pipelined batch per call, each event with its number; and announcements where it is quiet.
+"""Publishing: one pipelined batch per call, with numbered events, and announcements while idle.
 
-What the server answers to PUBLISH is to how many connections it has passed the event on. That is no promise
-of anything: an event that nobody listened to is accepted like any other, and counted as ``unheard``.
+The reply to PUBLISH is the number of connections that received the event. It guarantees nothing: an event
+without a listener is accepted like any other, and counted as ``unheard``.
 
-A replica takes PUBLISH as well, and passes it on to those who listen there and to nobody else. A former
-primary behind a fixed address would get every event for ever: so it is asked from time to time what it is,
-and what was published since it was last known to be the primary is counted as ``strayed``.
+A replica accepts PUBLISH, too, and passes the event only to its own listeners. A former primary behind a
+fixed address would receive every event for ever. So the publisher checks the role at intervals, and counts
+events published since the last check that found a primary as ``strayed``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import attrs
 from hiredis import pack_command
 
 from bus_core import Clock, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.runtime import BackgroundTask, Trouble, plain_logger
+from bus_core.runtime import BackgroundTask, Trouble, counted, plain_logger
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.pubsub.channels import Channels
 from promenade_bus_redis.pubsub.envelope import encode_announcement, encode_event
@@ -33,21 +33,21 @@ from promenade_bus_redis.server.pipe import Pipe, Routed
 __all__ = ["PubsubPublisher"]
 
 _TIMES: Final = 7
-"""How often a publisher says which number its latest event had, each time after twice as long."""
+"""The number of announcements of an idle publisher, each after twice the pause."""
 
 _AT_ONCE: Final = 500
 
 _ROLE: Final = ("INFO", "replication")
 
 _SURE: Final = 0.5
-"""Seconds for which a server that said so is taken for the primary."""
+"""Seconds for which a checked server counts as the primary."""
 
 logger = plain_logger("promenade.bus.redis")
 
 
 @attrs.define
 class _Quiet:
-    """A topic on which this publisher has been quiet since its event of that number."""
+    """A topic on which this publisher is idle, and the number of its last event."""
 
     latest: int
     due: float
@@ -56,7 +56,7 @@ class _Quiet:
 
 
 class PubsubPublisher:
-    """Publishes. ``announce`` is the first pause before an announcement, ``patience`` bounds a batch."""
+    """Publishes. ``announce`` is the first pause before an announcement; ``patience`` limits a batch."""
 
     def __init__(
         self,
@@ -84,17 +84,17 @@ class PubsubPublisher:
         self._published_some = asyncio.Event()
         self._link: Link | None = None
         self._sure_at = -_SURE
-        self._since_sure = 0  # how many events were published since
+        self._since_sure = 0  # events published since
         self._announcing = BackgroundTask(self._announce_all, "promenade-redis-announce")
 
     def start(self) -> None:
-        """Begins to announce."""
+        """Starts the announcements."""
         self._announcing.start()
 
     # --- events -------------------------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
-        """One result for each message, as ``bus_core.Adapter`` says."""
+        """Returns one result for each message, as ``bus_core.Adapter`` defines."""
         results: list[PublishError | None] = [None] * len(messages)
         now = int(self._clock.now().timestamp() * 1000)
         sent: list[int] = []
@@ -106,7 +106,7 @@ class PubsubPublisher:
                 payload = encode_event(message, self.id, number, now)
             except UnicodeEncodeError:
                 results[index] = PublishFailed(
-                    "the event was not sent: its key, or its headers, hold text that cannot be encoded"
+                    "the event was not sent: its key or its headers contain text that cannot be encoded"
                 )
                 continue
             self._numbers[message.topic] = number
@@ -123,7 +123,7 @@ class PubsubPublisher:
         return results
 
     def _take_back_numbers(self, topics: Sequence[str], replies: Sequence[Any]) -> None:
-        """Numbers of events that were definitely not sent are given to others, lest they look like a gap."""
+        """Reuses the numbers of events that were definitely not sent, to avoid gaps."""
         done: set[str] = set()
         for topic, reply in zip(reversed(topics), reversed(replies), strict=True):
             if topic in done:
@@ -174,10 +174,10 @@ class PubsubPublisher:
         return link
 
     async def _is_former_primary(self, link: Link) -> bool:
-        """Whether a server that is no primary was asked; then its connection is closed."""
+        """Checks the role; returns True, and closes the connection, if it is not the primary."""
         now = time.monotonic()
         if self._locator.is_cluster or now - self._sure_at < _SURE:
-            return False  # the nodes of a cluster pass on to each other what is published
+            return False  # the nodes of a cluster forward published events to each other
         reply = (await link.call_many([_ROLE]))[0]
         if not link.is_usable or (isinstance(reply, bytes) and is_replica(parse_info(reply))):
             link.abort()
@@ -191,8 +191,8 @@ class PubsubPublisher:
         if count:
             self.strayed += count
             logger.error(
-                "%d events may not have been heard: the server was no primary any more (place=%s)",
-                count,
+                "%s may have had no listener: the server was a former primary (place=%s)",
+                counted(count, "event"),
                 address,
             )
 
@@ -226,7 +226,7 @@ class PubsubPublisher:
         for topic, latest, reply in zip(topics, said, replies, strict=True):
             quiet = self._quiet[topic]
             if isinstance(reply, RedisFailure) or quiet.latest != latest:
-                continue  # it is said again, or something newer is
+                continue  # it is repeated, or replaced by a newer one
             quiet.left -= 1
             quiet.pause *= 2
             quiet.due = now + quiet.pause
@@ -238,7 +238,7 @@ class PubsubPublisher:
         return self._channels.place, ("PUBLISH", self._channels.of(topic), payload)
 
     async def close(self) -> None:
-        """Says a last time which numbers the latest events had, and closes the connection."""
+        """Announces the latest numbers a last time, and closes the connection."""
         await self._announcing.end()
         link, self._link = self._link, None
         if link is None:
@@ -252,7 +252,7 @@ class PubsubPublisher:
 
 
 def _publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
-    """What the publisher of an event is told."""
+    """Returns the error for the publisher of an event."""
     if failure.is_uncertain:
         return PublishUncertain(f"{failure}; the event may have been passed on")
     return PublishFailed(f"{failure}; the event was not passed on", transient=failure.is_transient)

@@ -1,6 +1,6 @@
-"""What is subscribed to on the server: a channel, or a pattern of channels, for the consumers that want it.
+"""The subscriptions on the server: a channel or pattern of channels, with its consumers.
 
-Each has numbers of its own: what comes for two patterns comes twice, and nobody has to tell the two apart.
+Each one tracks numbers separately. An event that matches two patterns arrives twice, once for each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from promenade_bus_redis.server.failures import RedisFailure
 __all__ = ["ChannelSource"]
 
 _MOST_ROUTES = 10_000
-"""Channels of which is remembered who wants them; then they are found out anew."""
+"""The maximum number of channels with cached consumers; beyond it the cache is rebuilt."""
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class _Route:
 
 
 class ChannelSource:
-    """A channel, or a pattern of channels. ``connection`` is the one that brings it, 0 while none does."""
+    """A channel or pattern of channels. ``connection`` is the connection that receives it, or 0."""
 
     def __init__(self, name: str, *, is_glob: bool, channels: Channels, misses: Misses) -> None:
         self.name = name
@@ -51,13 +51,13 @@ class ChannelSource:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody listens, or is about to."""
+        """True if a consumer listens or is about to."""
         return bool(self.consumers or self.joining)
 
     # --- who listens --------------------------------------------------------------------------------------
 
     def opened(self, connection: int) -> None:
-        """The server sends it from now on, on this connection."""
+        """Records that the server sends it on this connection."""
         self.connection = connection
         for consumer in self.consumers:
             consumer.recover()
@@ -65,7 +65,7 @@ class ChannelSource:
             self.admit(consumer)
 
     def admit(self, consumer: PubsubConsumer) -> None:
-        """A consumer that waited for it hears everything from now on."""
+        """Records that a waiting consumer now receives everything."""
         done = self.joining.pop(consumer, None)
         if done is None or not self.connection:
             return
@@ -76,13 +76,13 @@ class ChannelSource:
             done.set_result(None)
 
     def refuse(self, consumer: PubsubConsumer, failure: RedisFailure) -> None:
-        """A consumer that waited for it does so in vain."""
+        """Records that the server refused a waiting consumer."""
         done = self.joining.pop(consumer, None)
         if done is not None and not done.done():
             done.set_exception(failure)
 
     def failed(self, failure: RedisFailure) -> None:
-        """The server does not send it any more, or not yet."""
+        """Records that the server does not send it now."""
         self.connection = 0
         self.is_asked = False
         for consumer in self.consumers:
@@ -91,7 +91,7 @@ class ChannelSource:
             self.refuse(consumer, failure)
 
     def remove(self, consumer: PubsubConsumer) -> None:
-        """A consumer does not listen any more."""
+        """Removes a consumer."""
         self.joining.pop(consumer, None)
         self.consumers.pop(consumer, None)
         self._routes.clear()
@@ -99,9 +99,9 @@ class ChannelSource:
     # --- what comes ---------------------------------------------------------------------------------------
 
     def take(self, channel: bytes, payload: bytes, now: datetime) -> None:
-        """Something was published on a channel."""
+        """Handles a payload that was published on a channel."""
         if not self.connection:
-            return  # it is what an earlier subscription to the same name still brings
+            return  # a message of an earlier subscription to the same name
         route = self._routes.get(channel) or self._find_route(channel)
         if not route.consumers:
             return
@@ -121,7 +121,7 @@ class ChannelSource:
 
     def _count(self, gap: Gap, route: _Route) -> None:
         for consumer in route.consumers:
-            if consumer.joined <= gap.since:  # the others were not there yet when all was complete
+            if consumer.joined <= gap.since:  # the others joined later
                 self._misses.add(gap.count, route.topic, consumer.spec.name, "not sent")
 
     def _find_route(self, channel: bytes) -> _Route:
@@ -129,7 +129,7 @@ class ChannelSource:
             self._routes.clear()
         topic = self._channels.topic(channel)
         if topic is None:
-            return _NOBODY  # the channel of somebody else, below the same prefix
+            return _NOBODY  # a foreign channel with the same prefix
         if not _is_topic(topic):
             self._misses.strange_channel()
             return _NOBODY

@@ -1,8 +1,8 @@
-"""The connection that listens for all subscriptions of an adapter, and is made again when it breaks.
+"""The connection that listens for all subscriptions of an adapter, and is reopened when it breaks.
 
-It reads whatever comes, at once, and hands it to the consumers; it never waits for one of them. When this
-process does not get to read, the server's buffer for the connection grows up to its
-client-output-buffer-limit; then the server closes it. What was lost with it shows in the numbers.
+It reads every message at once and passes it to the consumers, without waiting for them. When this process
+cannot read, the server's buffer for the connection grows up to its client-output-buffer-limit; then the
+server closes the connection. The event numbers show the loss.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ from promenade_bus_redis.server.node_locator import NodeLocator
 __all__ = ["Subscriber"]
 
 _PAUSES: Final = (0.05, 1.0)
-"""Seconds between two attempts to connect: after the first failure, and at most."""
+"""Seconds between two attempts to connect: after the first failure, and the maximum."""
 
 Answer = Callable[[RedisFailure | None], None]
-"""What is done when a command was carried out, or was not."""
+"""A callback for the reply to a command, or its failure."""
 
 
 @attrs.frozen
 class _Asked:
-    """A command that is not answered yet."""
+    """A command without a reply yet."""
 
     at: float
     answer: Answer
 
 
 class Subscriber:
-    """Listens. ``patience`` is how many seconds without any sign of life are normal; ``limit``, how many a
-    reply may take besides.
+    """Listens for all subscriptions.
+
+    ``patience`` is the normal time in seconds without a message; ``limit`` is the further time for a reply.
     """
 
     def __init__(
@@ -59,9 +60,9 @@ class Subscriber:
         limit: float,
     ) -> None:
         self.connections = 0
-        """How many connections there were, which numbers them."""
+        """The number of connections so far, which numbers them."""
         self.read_at: float | None = None
-        """When something came from the server, on the monotonic clock."""
+        """The time of the last message from the server, on the monotonic clock."""
         self._locator = locator
         self._channels = channels
         self._misses = misses
@@ -80,25 +81,25 @@ class Subscriber:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection at the moment."""
+        """True if there is a connection now."""
         return self._link is not None
 
     @property
     def has_consumers(self) -> bool:
-        """Whether anybody listens, or wants to."""
+        """True if a consumer listens or wants to."""
         return bool(self._of)
 
     @property
     def consumers(self) -> Iterable[PubsubConsumer]:
-        """Those that listen, or want to."""
+        """The consumers that listen or want to."""
         return self._of.keys()
 
     def consumers_of(self, spec: SubscriptionSpec) -> Iterator[PubsubConsumer]:
-        """The consumers of a subscription: one, as long as it is open."""
+        """Yields the consumers of a subscription: one while it is open."""
         return (consumer for consumer in self._of if consumer.spec == spec)
 
     async def join(self, consumer: PubsubConsumer) -> None:
-        """Returns when the consumer misses nothing any more. Raises ``RedisFailure``."""
+        """Adds a consumer; returns when it cannot miss an event any more. Raises ``RedisFailure``."""
         topic = consumer.spec.topic
         is_glob = consumer.pattern is not None
         name = self._channels.glob(topic) if is_glob else self._channels.of(topic)
@@ -113,7 +114,7 @@ class Subscriber:
         if not self._listening.is_started:
             self._listening.start()
         elif source.connection:
-            # What was published before, and is on its way, is not for this one.
+            # Messages published before and under way are not for this consumer.
             self._fence(partial(self._admit, source, consumer))
         elif self._link is not None and not source.is_asked:
             self._subscribe(source)
@@ -130,7 +131,7 @@ class Subscriber:
             source.refuse(consumer, failure)
 
     def stop_for(self, consumer: PubsubConsumer) -> None:
-        """What was published until now still comes; then the consumer is told that this was all."""
+        """Delivers everything published until now, then tells the consumer that it is complete."""
 
         def ended(_: RedisFailure | None) -> None:
             self.leave(consumer)
@@ -142,7 +143,7 @@ class Subscriber:
             self._fence(ended)
 
     def leave(self, consumer: PubsubConsumer) -> None:
-        """It listens no more; harmless when it did not."""
+        """Removes a consumer; does nothing for an unknown one."""
         source = self._of.pop(consumer, None)
         if source is None:
             return
@@ -155,7 +156,7 @@ class Subscriber:
             self._ask(_ignore, "PUNSUBSCRIBE" if source.is_glob else "UNSUBSCRIBE", source.name)
 
     async def fence(self) -> None:
-        """Returns when all that was published until now is with its consumers. Raises ``RedisFailure``."""
+        """Returns when everything published until now is with its consumers. Raises ``RedisFailure``."""
         if not self._listening.is_started:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -172,7 +173,7 @@ class Subscriber:
         await done
 
     def _fence(self, answer: Answer) -> None:
-        """The server answers in order: behind its answer to PING there is nothing that was sent before."""
+        """Sends PING: the server replies in order, so its reply comes after everything sent before."""
         if not self._fencing:
             asyncio.get_running_loop().call_soon(self._send_fence)
         self._fencing.append(answer)
@@ -205,7 +206,7 @@ class Subscriber:
             pause = min(pause * 2, longest)
 
     async def _listen(self) -> None:
-        """Listens until the connection fails, and then raises why."""
+        """Listens until the connection fails, then raises the failure."""
         address = await self._locator.find(self._channels.place)
         link = await self._locator.connections.open_to(address, purpose="listen")
         self._link = link
@@ -233,7 +234,7 @@ class Subscriber:
         self._pinged_at = now
         self._ask(_ignore, "PING")
         for source in [*self._sources.values()]:
-            if not source.is_asked:  # it was refused: perhaps somebody has given the permission meanwhile
+            if not source.is_asked:  # it was refused; the permission may have been granted meanwhile
                 self._subscribe(source)
         self._misses.tell()
 
@@ -248,7 +249,7 @@ class Subscriber:
         self._ask(answer, "PSUBSCRIBE" if source.is_glob else "SUBSCRIBE", source.name)
 
     def _ask(self, answer: Answer, *command: Any) -> None:
-        """Sends a command; ``answer`` is called when the reply to it has come, or cannot come any more."""
+        """Sends a command; calls ``answer`` with its reply or its failure."""
         try:
             if self._link is None:
                 raise RedisFailure(Kind.LOST, "the server", command=str(command[0]), uncertain=False)
@@ -274,7 +275,7 @@ class Subscriber:
                 self._asked.popleft().answer(reply if isinstance(reply, RedisFailure) else None)
 
     def _cut(self, failure: RedisFailure) -> None:
-        """The connection is gone, or could not be made: whoever waits for something is told."""
+        """Handles a lost or failed connection: notifies every waiting caller."""
         asked, self._asked = self._asked, deque()
         for each in asked:
             each.answer(failure)
@@ -285,11 +286,11 @@ class Subscriber:
         self._cut(RedisFailure(Kind.LOST, "the server", uncertain=False))
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self._listening.end()
         self._cut_off()
         self._misses.tell(everything=True)
 
 
 def _ignore(_: RedisFailure | None) -> None:
-    """Nobody waits for it."""
+    """Ignores a result that no caller waits for."""

@@ -1,5 +1,5 @@
-"""The way to the server: connections, topology, scripts, checks at start, and what its answers mean.
+"""Access to the server: connections, topology, scripts, checks at start, and errors.
 
 May import: ``addresses``. Owns: every connection, the translation of the server's errors, permissions.
-It knows neither streams nor pub/sub.
+It is independent of streams and pub/sub.
 """

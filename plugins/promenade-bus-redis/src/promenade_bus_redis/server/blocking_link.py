@@ -1,4 +1,4 @@
-"""Reads that wait on the server, and how one is ended early."""
+"""Blocking reads on the server, and their interruption."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from promenade_bus_redis.server.pipe import Pipe
 __all__ = ["BlockingLink"]
 
 _SHORT: Final = 0.1
-"""Seconds that a read waits where it cannot be ended early."""
+"""The block time in seconds of a read that cannot be ended early."""
 
 _PAUSE: Final = 0.002
 
 
 class BlockingLink:
-    """A connection whose commands wait on the server up to ``block`` seconds."""
+    """A connection whose commands may block on the server for up to ``block`` seconds."""
 
     def __init__(self, locator: NodeLocator, pipe: Pipe, block: float, key: str) -> None:
         self._locator = locator
@@ -35,17 +35,17 @@ class BlockingLink:
 
     @property
     def milliseconds(self) -> int:
-        """How long the next read may wait."""
+        """The time that the next read may block."""
         return max(1, round((self._block if self._may_interrupt else min(self._block, _SHORT)) * 1000))
 
     async def call(self, command: Sequence[Any]) -> Any:
-        """The reply; raises ``RedisFailure``. One call at a time."""
+        """Returns the reply; raises ``RedisFailure``. Make one call at a time."""
         return (await self._call_many([command]))[-1]
 
     async def call_both(self, first: Sequence[Any], command: Sequence[Any]) -> tuple[Any, Any]:
-        """The replies to a command that answers at once, and to one that waits, sent together.
+        """Sends a command together with a blocking one, and returns both replies.
 
-        That of the former may be a ``RedisFailure``. Raises ``RedisFailure`` for the latter.
+        The first reply may be a ``RedisFailure``. Raises ``RedisFailure`` for the second.
         """
         found, reply = await self._call_many([first, command])
         return found, reply
@@ -87,7 +87,7 @@ class BlockingLink:
         return link
 
     def interrupt(self) -> None:
-        """Ends the read that waits now, if there is one, soon."""
+        """Ends the current blocking read soon, if there is one."""
         if self._is_waiting and self._interrupting is None:
             self._interrupting = asyncio.get_running_loop().create_task(
                 self._interrupt(), name="promenade-redis-interrupt"
@@ -95,7 +95,7 @@ class BlockingLink:
             self._interrupting.add_done_callback(self._interrupted)
 
     async def _interrupt(self) -> None:
-        """The server may not have got the read yet: until it has, or the read is over, it is told again."""
+        """Repeats the interruption until the read is over: the server may not have the read yet."""
         while self._is_waiting and self._may_interrupt and self._client_id is not None:
             try:
                 if await self._pipe.call("CLIENT", "UNBLOCK", self._client_id, key=self._key):

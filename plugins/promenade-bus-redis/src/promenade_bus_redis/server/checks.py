@@ -1,9 +1,9 @@
-"""Whether a server will do, found out when the bus starts, by what it does rather than by its version.
+"""The checks of a server when the bus starts: by its behaviour, not by its version.
 
-Everything that does not fit is told together. What is checked: commands and permissions, that it is a
-primary and of the kind that was configured, that it does not delete events when memory is full, and that it
-can keep the durability that was asked for. INFO is read, never CONFIG, which managed servers deny; the one
-exception is durability ``fsync`` on a server without WAITAOF.
+All problems are reported together. The checks are: commands and permissions, that the server is a primary of
+the configured kind, that it does not delete events when memory is full, and that it provides the requested
+durability. They read INFO, and not CONFIG, which managed servers deny. The only exception is durability
+``fsync`` on a server without WAITAOF.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _LONGEST: Final = 200
 
 
 class UnfitServer(AdapterError):
-    """A server cannot do what the configuration wants; ``problems`` lists all of it, with what to do."""
+    """The server does not meet the requirements; ``problems`` lists all of them, each with its remedy."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
         lines = "".join(f"\n  - {problem}" for problem in problems)
-        super().__init__(f"Redis cannot be used as it is configured:{lines}")
+        super().__init__(f"the Redis server does not meet the requirements:{lines}")
 
 
 @attrs.frozen(kw_only=True)
 class ServerFacts:
-    """What a server was when it was checked.
+    """The facts of a checked server.
 
-    ``commands`` are those of the optional ones that it has, by the names that ACLs give them. ``policy``
-    is None where the server does not tell. ``fsync`` says how durability ``fsync`` is reached: ``waitaof``
-    after each batch, or because the server syncs ``always``; None when it was not asked for. ``replicas``
-    are those that are connected. ``notes`` are worth knowing and no reason to refuse.
+    ``commands`` are its optional commands, by their ACL names. ``policy`` is None if the server does not
+    report it. ``fsync`` is the method for durability ``fsync``: ``waitaof`` after each batch, or a server
+    that syncs ``always``; None if not requested. ``replicas`` is the number of connected replicas. ``notes``
+    are hints that are no reason to refuse the server.
     """
 
     address: Address
@@ -67,7 +67,7 @@ async def check_servers(
 ) -> tuple[ServerFacts, ...]:
     """Checks every server that takes writes.
 
-    Raises ``RedisFailure`` when one cannot be reached, and ``UnfitServer`` with everything that is wrong.
+    Raises ``RedisFailure`` if one cannot be reached, and ``UnfitServer`` with all problems.
     """
     addresses = await connections.topology.primaries()
     checks = [_Check(connections, options, target, address) for address in addresses]
@@ -79,28 +79,28 @@ async def check_servers(
 
 
 def parse_info(reply: bytes) -> dict[str, str]:
-    """The lines ``name:value`` of INFO, as they may be shown."""
+    """Returns the lines ``name:value`` of INFO, safe to print."""
     lines = reply.decode("utf-8", "replace").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
     return {name: printable(value, _LONGEST) for name, value in pairs}
 
 
 def is_replica(info: Mapping[str, str]) -> bool:
-    """Whether INFO says so."""
+    """Returns True if INFO describes a replica."""
     return info.get("role") == "slave"
 
 
 def evicts_events(policy: str | None) -> bool:
-    """Whether a server with this maxmemory-policy deletes keys when its memory is full.
+    """Returns True if a server with this maxmemory-policy deletes keys when its memory is full.
 
-    Also those policies do harm that delete only keys which expire: locks do, and what is sent back to one
-    instance of a broadcast subscription.
+    Policies that delete only expiring keys are harmful, too: locks expire, and so do events that are redriven
+    to one instance of a broadcast subscription.
     """
     return policy is not None and policy != _KEEPS_ALL_KEYS
 
 
 class _Check:
-    """The check of one server."""
+    """The checks of one server."""
 
     def __init__(
         self, connections: Connections, options: RedisOptions, target: Target, address: Address
@@ -116,7 +116,7 @@ class _Check:
     async def run(self) -> ServerFacts:
         waits = self._options.wait_seconds if self._options.durability != "server" else 0.0
         link = await self._connections.open_to(self._address, purpose="check", blocks=waits)
-        link.stays = True  # all that does not fit is told
+        link.stays = True  # to report all problems
         try:
             return await self._examine(link)
         finally:
@@ -151,7 +151,7 @@ class _Check:
         )
 
     async def _info(self, link: Link) -> Mapping[str, str]:
-        """INFO, or nothing where it is forbidden; trying it as a permission says so."""
+        """Returns INFO, or nothing if it is forbidden, which the permission check reports."""
         reply = (await link.call_many([("INFO",)]))[0]
         if not isinstance(reply, RedisFailure):
             return parse_info(reply)
@@ -162,11 +162,11 @@ class _Check:
     # --- what it is ---------------------------------------------------------------------------------------
 
     def _check_kind(self, info: Mapping[str, str]) -> bool:
-        """Whether it is the kind of server that the configuration says, and takes writes."""
+        """Returns True if the server is of the configured kind and takes writes."""
         if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):  # Redis, Valkey
             self._add(
-                f"{self._address} is a Sentinel, which stores nothing; name it under 'sentinel', with the "
-                "'service' that it monitors"
+                f"{self._address} is a Sentinel, which stores no data; configure it under 'sentinel', with "
+                "the 'service' that it monitors"
             )
             return False
         if info.get("cluster_enabled") == "1" and self._target.kind != "cluster":
@@ -190,13 +190,13 @@ class _Check:
     # --- durability ---------------------------------------------------------------------------------------
 
     async def _check_replicas(self, link: Link, info: Mapping[str, str]) -> None:
-        """WAIT is about what this connection wrote, which trying the commands did."""
+        """Checks WAIT, which concerns the earlier writes of this connection: the tried commands."""
         wanted = self._options.wanted_replicas
         reply = (await link.call_many([("WAIT", wanted, int(self._options.wait_seconds * 1000))]))[0]
         if isinstance(reply, RedisFailure):
             if reply.kind is not Kind.FORBIDDEN:
                 raise reply
-            return  # told as a permission
+            return  # reported as a permission
         if reply < wanted:
             connected = info.get("connected_slaves", "an unknown number")
             self._add(
@@ -216,7 +216,7 @@ class _Check:
         if "waitaof" in commands:
             return "waitaof"
         if "+waitaof" in self._forbidden:
-            return None  # told as a permission
+            return None  # reported as a permission
         reply = (await link.call_many([("CONFIG", "GET", "appendfsync")]))[0]
         setting = None if isinstance(reply, RedisFailure) or len(reply) != 2 else reply[1].decode()
         if setting == "always":
@@ -235,7 +235,7 @@ class _Check:
     # --- commands and permissions -------------------------------------------------------------------------
 
     async def _try_commands(self, link: Link) -> set[str]:
-        """Which optional commands there are; reports what is missing or forbidden, all of it together."""
+        """Returns the optional commands of the server; reports all missing and forbidden commands."""
         place = await self._unused_place()
         every = f"{self._options.prefix}:*"
         attempts = [item.fill(place, place, every) for item in self._permissions]
@@ -262,7 +262,7 @@ class _Check:
         return found
 
     async def _unused_place(self) -> str:
-        """A key that nobody uses, and that this server would store."""
+        """Returns an unused key that this server would store."""
         place = ""
         for _ in range(_MOST_NODES * 10):
             place = f"{self._options.prefix}:check-{secrets.token_hex(8)}"

@@ -1,7 +1,7 @@
-"""The connections of one adapter on one event loop: those that are its users' own, and a bounded pool.
+"""The connections of one adapter on one event loop: own connections of its parts, and a bounded pool.
 
-A publisher and a blocking reader open connections of their own (``open``); everything else borrows
-(``call``, ``call_many``, ``borrow``). A thread with a loop of its own makes ``Connections`` of its own.
+A publisher and a blocking reader open their own connections (``open``); everything else borrows
+(``call``, ``call_many``, ``borrow``). A thread with its own loop makes its own ``Connections``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Connections", "make_connections"]
 
 
 class Connections:
-    """Opens, lends and closes. ``limit`` bounds the connections that are lent, or kept for lending."""
+    """Opens, lends and closes connections. ``limit`` is the maximum number of lent and idle ones."""
 
     def __init__(self, connector: Connector, topology: Topology, limit: int) -> None:
         self.connector = connector
@@ -32,21 +32,21 @@ class Connections:
         self._room = asyncio.Semaphore(limit)
         self._limit = limit
         self._lent: set[Link] = set()
-        self._idle: deque[Link] = deque()  # the one that was used last is at the right
+        self._idle: deque[Link] = deque()  # the most recently used at the right
         self._opened: WeakSet[Link] = WeakSet()
         self._closed = False
 
     async def open(self, key: str = "", *, purpose: str = "", blocks: float = 0.0) -> Link:
-        """A connection of the caller's own to the server that takes writes for a key.
+        """Opens a connection of the caller's own to the server that takes writes for a key.
 
-        The caller closes it. ``blocks`` is how long its commands may block on the server, in seconds.
-        Raises ``RedisFailure``.
+        The caller closes it. ``blocks`` is the time in seconds for which its commands may block on the
+        server. Raises ``RedisFailure``.
         """
         address = await self.topology.find(key)
         return await self.open_to(address, purpose=purpose, blocks=blocks)
 
     async def open_to(self, address: Address, *, purpose: str = "", blocks: float = 0.0) -> Link:
-        """The same to a certain server."""
+        """Opens a connection of the caller's own to a given server; see ``open``."""
         try:
             link = await self.connector.open(address, purpose=purpose, blocks=blocks)
         except RedisFailure as failure:
@@ -62,22 +62,22 @@ class Connections:
 
     @asynccontextmanager
     async def borrow(self, key: str = "") -> AsyncIterator[Link]:
-        """Lends a connection to the server that takes writes for a key, as soon as there is room."""
+        """Lends a connection to the server that takes writes for a key, as soon as one is free."""
         address = await self.topology.find(key)
         async with self._borrow_from(address) as link:
             yield link
 
     async def call(self, *command: Any, key: str = "") -> Any:
-        """The reply to one command on a borrowed connection; raises ``RedisFailure``."""
+        """Returns the reply to one command on a borrowed connection; raises ``RedisFailure``."""
         reply = (await self.call_many([command], key=key))[0]
         if isinstance(reply, RedisFailure):
             raise reply
         return reply
 
     async def call_many(self, commands: Sequence[Sequence[Any]], *, key: str = "") -> list[Any]:
-        """The replies to commands on keys of one slot; one that fails has its ``RedisFailure`` as reply.
+        """Returns the replies to commands on keys of one slot; a failed command has a ``RedisFailure``.
 
-        What a cluster node hands on to another one is sent there, once. Raises ``RedisFailure`` when
+        A command that a cluster node redirects is sent to the other node, once. Raises ``RedisFailure`` when
         there is no connection.
         """
         async with self.borrow(key) as link:
@@ -115,7 +115,7 @@ class Connections:
                     link.abort()
 
     async def _idle_link(self, address: Address) -> Link | None:
-        """One that nobody uses, and that the server has not closed; makes room for another, if need be."""
+        """Returns an idle connection that the server has not closed; makes room for a new one if needed."""
         for link in [*reversed(self._idle)]:
             if link.address == address and link in self._idle:
                 self._idle.remove(link)
@@ -127,7 +127,7 @@ class Connections:
         return None
 
     async def close(self) -> None:
-        """Closes what was lent as well; links that were opened are their owners' to close."""
+        """Closes lent and idle connections. Callers close the connections that they opened."""
         self._closed = True
         for link in self._lent:
             link.abort()
@@ -135,16 +135,16 @@ class Connections:
             await self._idle.popleft().close()
 
     def abort(self) -> None:
-        """Ends whatever is open still, also what others have opened, without waiting for anything."""
+        """Ends all open connections, even those of callers, without waiting."""
         self._closed = True
         for link in [*self._opened]:
             link.abort()
 
 
 def make_connections(target: Target, options: RedisOptions, *, name: str = "") -> Connections:
-    """Connections to a target; raises ``AdapterError`` for files of TLS that cannot be used.
+    """Makes the connections to a target, without connecting; raises ``AdapterError`` for invalid TLS files.
 
-    ``name`` begins the names that connections have in CLIENT LIST. Connects to nothing yet.
+    ``name`` is the prefix of connection names in CLIENT LIST.
     """
     tls = make_tls_context(target.tls) if target.tls is not None else None
     limits: dict[str, Any] = {

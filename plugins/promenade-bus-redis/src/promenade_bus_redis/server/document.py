@@ -1,4 +1,4 @@
-"""JSON that others have written: read without trust, and bounded."""
+"""Reads untrusted JSON within limits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 __all__ = ["LARGEST", "look_inside", "parse"]
 
 LARGEST: Final = 1_048_576
-"""Bytes of what is read beside a body, such as headers: reading it must not keep everything else waiting.
-What the bus writes is smaller."""
+"""The maximum size in bytes of data besides a body, such as headers, so that parsing does not block the loop.
+The bus writes less."""
 
 _LARGEST_LOOK_INSIDE: Final = 65_536
-"""Bytes of a body in which an id is looked for, where the entry itself has none."""
+"""The bytes of a body that are searched for an id, if the entry itself has none."""
 
 
 def look_inside(body: bytes) -> dict[str, str]:
-    """The id and the subject of a CloudEvents document, if it is one."""
+    """Returns the id and the subject of a CloudEvents document, if the body is one."""
     found = parse(body) if len(body) <= _LARGEST_LOOK_INSIDE else None
     if not isinstance(found, dict):
         return {}
@@ -24,12 +24,12 @@ def look_inside(body: bytes) -> dict[str, str]:
 
 
 def parse(text: bytes) -> object:
-    """The value of a JSON document; None when it is none, is too large, or cannot be written again."""
+    """Returns the value of a JSON document, or None if it is invalid, too large, or cannot be encoded."""
     if len(text) > LARGEST:
         return None
     try:
         found: object = json.loads(text)
-        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate would fail later, where it hurts
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate would fail later, in a worse place
     except (ValueError, RecursionError):
         return None
     return found

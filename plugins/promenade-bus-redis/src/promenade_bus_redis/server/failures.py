@@ -1,10 +1,10 @@
-"""What redis-py and the server say becomes an error of the bus, once, here, with the cause kept.
+"""Translates errors of redis-py and the server into errors of the bus, and keeps the cause.
 
-The classes of redis-py mislead: a wrong password and a server that loads its data are its ConnectionError,
-a replica that refuses a write its ResponseError. What counts is the code that the server's reply begins with,
-and whether there was a reply at all. The table says, for each kind of failure, whether a write may have
-happened, whether the same call may well succeed a little later, and whether the connection is left: where the
-answer is "not here" or "not now", the next one may lead to another server, behind the same address.
+The classes of redis-py mislead: a wrong password and a loading server are a ConnectionError, and a replica
+that refuses a write is a ResponseError. The code at the beginning of the server's reply decides, or the lack
+of a reply. For each kind of failure the table has three columns. "done?": a write may have happened.
+"transient": the same call may succeed later. "left?": the connection is closed, because a new one may lead to
+another server behind the same address.
 
 =================  ===============================  =======  =========  =====  =============================
 kind               the server's code                done?    transient  left?  what it means
@@ -38,10 +38,11 @@ UNKNOWN_COMMAND    ERR unknown command, subcommand  no       no         no     t
 REFUSED            any other                        no       no         no     see the server's words
 =================  ===============================  =======  =========  =====  =============================
 
-``slots``: outside of a cluster; within one, a node that does not serve a slot serves others.
+``slots``: the connection is left outside a cluster only; a cluster node that does not serve one slot serves
+others.
 
-An error from inside a Lua script counts as the error that the script met, on servers before 7.0 too, where it
-hides in the text. What the script did before stays done: a script writes last.
+An error inside a Lua script counts as the error of the failed command, even on servers before 7.0, which hide
+it in the text. Earlier effects of the script remain, so a script writes last.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ __all__ = ["Kind", "RedisFailure", "failure_of", "is_reply", "publish_error"]
 
 
 class Kind(StrEnum):
-    """What went wrong; see the table of this module."""
+    """The kind of a failure; see the table of this module."""
 
     UNREACHABLE = "unreachable"
     TLS = "tls"
@@ -108,30 +109,30 @@ class _Rule:
 _RULES: Final[dict[Kind, _Rule]] = {
     Kind.UNREACHABLE: _Rule("cannot be reached", transient=True),
     Kind.TLS: _Rule("cannot be reached over TLS"),
-    Kind.LOST: _Rule("broke the connection before it answered", transient=True, uncertain=True),
-    Kind.TIMED_OUT: _Rule("did not answer in time", transient=True, uncertain=True),
-    Kind.PROTOCOL: _Rule("gave an answer that cannot be read; is it a Redis server?", uncertain=True),
+    Kind.LOST: _Rule("closed the connection before it replied", transient=True, uncertain=True),
+    Kind.TIMED_OUT: _Rule("did not reply in time", transient=True, uncertain=True),
+    Kind.PROTOCOL: _Rule("sent an invalid reply; is it a Redis server?", uncertain=True),
     Kind.AUTHENTICATION: _Rule("did not accept the user and password; check 'username' and 'password'"),
-    Kind.FORBIDDEN: _Rule("forbids it to this user; give it the permission with ACL SETUSER"),
+    Kind.FORBIDDEN: _Rule("denies this to the user; grant the permission with ACL SETUSER"),
     Kind.READ_ONLY: _Rule("is a replica, which takes no writes; connect to the primary", transient=True),
-    Kind.FULL: _Rule("has no memory left (maxmemory); give it more, or consume faster", transient=True),
-    Kind.DISK: _Rule("cannot write its data to disk, and so takes no writes", transient=True),
+    Kind.FULL: _Rule("has no memory left (maxmemory); add memory, or consume faster", transient=True),
+    Kind.DISK: _Rule("cannot write its data to disk, and therefore takes no writes", transient=True),
     Kind.TOO_FEW_REPLICAS: _Rule("has fewer replicas than its min-replicas-to-write", transient=True),
     Kind.LOADING: _Rule("is still loading its data", transient=True),
-    Kind.BUSY: _Rule("is busy with a script of somebody", transient=True),
+    Kind.BUSY: _Rule("is busy with a foreign script", transient=True),
     Kind.TOO_MANY_CLIENTS: _Rule("has no room for another connection (maxclients)", transient=True),
     Kind.PRIMARY_DOWN: _Rule("is a replica that has lost its primary", transient=True),
-    Kind.INTERRUPTED: _Rule("ended a read that waited, as when it becomes a replica", transient=True),
-    Kind.CLUSTER_DOWN: _Rule("is part of a cluster of which slots are not served", transient=True),
-    Kind.MOVED: _Rule("does not serve the slot any more", transient=True),
-    Kind.ASK: _Rule("is handing the slot over to another node", transient=True),
-    Kind.TRY_AGAIN: _Rule("is moving the slot at the moment", transient=True),
+    Kind.INTERRUPTED: _Rule("ended a blocking read, as it does when it becomes a replica", transient=True),
+    Kind.CLUSTER_DOWN: _Rule("is part of a cluster with unserved slots", transient=True),
+    Kind.MOVED: _Rule("no longer serves the slot", transient=True),
+    Kind.ASK: _Rule("is moving the slot to another node", transient=True),
+    Kind.TRY_AGAIN: _Rule("is moving the slot", transient=True),
     Kind.CROSS_SLOT: _Rule("got keys of several slots in one command"),
     Kind.NO_GROUP: _Rule("has no such consumer group, or stream", transient=True),
-    Kind.GROUP_EXISTS: _Rule("has a consumer group of that name already"),
+    Kind.GROUP_EXISTS: _Rule("already has a consumer group of that name"),
     Kind.NO_SCRIPT: _Rule("does not know the script", transient=True),
-    Kind.WRONG_TYPE: _Rule("holds something of another type at the key; choose another 'prefix'"),
-    Kind.UNKNOWN_COMMAND: _Rule("does not know the command; Redis 6.2 or Valkey is needed"),
+    Kind.WRONG_TYPE: _Rule("has data of another type at the key; choose another 'prefix'"),
+    Kind.UNKNOWN_COMMAND: _Rule("does not know the command; use Redis 6.2 or newer, or Valkey"),
     Kind.REFUSED: _Rule("refused"),
 }
 
@@ -170,7 +171,7 @@ _TEXTS: Final = (
 )
 
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9_]+(?= |$)")
-# Before 7.0 the code of what a script met comes after the places where it met it.
+# Before 7.0 the code of an error in a script follows its position.
 _CODE_IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -?([A-Z][A-Z0-9]+) ")
 _FORBIDDEN_COMMAND: Final = re.compile(r"'([a-z0-9_.|-]+)' command", re.IGNORECASE)
 _FORBIDDEN_KEY: Final = re.compile(r"(access|one of the) .*(key|channel)", re.IGNORECASE)
@@ -197,18 +198,18 @@ _NOT_HERE_OR_NOT_NOW: Final = frozenset(
 
 
 class Said(Exception):
-    """What the server, or the network, said, as far as it may be shown: the cause of a failure.
+    """The safe text of a server or network error: the cause of a failure.
 
-    The error itself is not kept. A server that does not know a command repeats its arguments, which may be a
-    password or an event, and every traceback would print them.
+    The original error is not kept. A server that does not know a command repeats its arguments, which may be
+    a password or an event, and every traceback would print them.
     """
 
 
 class RedisFailure(AdapterError):
-    """Something that a server did not do. ``kind`` says what, ``place`` where, ``command`` which command.
+    """A failed command. ``kind`` is the kind of failure, ``place`` the server, and ``command`` the command.
 
-    ``is_uncertain``: a write may have happened all the same. ``is_transient``: the same call may well
-    succeed a little later. ``moved_to`` is the node that a cluster names instead, ``slot`` its slot.
+    ``is_uncertain``: a write may have happened nevertheless. ``is_transient``: the same call may succeed
+    later. ``moved_to`` is the node to which a cluster redirects, and ``slot`` its slot.
     """
 
     def __init__(
@@ -236,47 +237,47 @@ class RedisFailure(AdapterError):
 
     @property
     def ends_connection(self) -> bool:
-        """Whether the connection is of no use any more."""
+        """True if the connection cannot be used any more."""
         return self.kind in (Kind.UNREACHABLE, Kind.TLS, Kind.LOST, Kind.TIMED_OUT, Kind.PROTOCOL)
 
     @property
     def is_lasting(self) -> bool:
-        """Whether it stays as it is until somebody changes something, as far as is known."""
+        """True if the failure lasts until somebody changes something."""
         return not self.is_transient and not self.questions_place
 
     @property
     def questions_place(self) -> bool:
-        """Whether another server may be in charge by now: ask again before the next attempt."""
+        """True if another server may be in charge: look it up again before the next attempt."""
         return self.ends_connection or self.kind in _NOT_HERE_OR_NOT_NOW
 
     def leaves_connection(self, *, is_node: bool) -> bool:
-        """Whether the next attempt is to take another connection, which may lead elsewhere.
+        """Returns True if the next attempt needs a new connection, which may lead to another server.
 
-        ``is_node``: the server is known to be one of a cluster, where each serves some slots.
+        ``is_node``: the server is known to be a cluster node, which serves only some slots.
         """
         is_about_slots = self.kind in (Kind.MOVED, Kind.ASK)
         return not is_node if is_about_slots else self.questions_place
 
 
 def is_reply(error: BaseException) -> bool:
-    """Whether the server said this itself; the connection is in step then."""
+    """Returns True if the error is a reply of the server; the connection is then still in sync."""
     return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
 
 
 def failure_of(
     error: Exception, place: object, *, command: str = "", sent: bool = True, hidden: Collection[str] = ()
 ) -> RedisFailure:
-    """The failure that an error of redis-py, or of the network, stands for, with its cause.
+    """Returns the failure for an error of redis-py or of the network, with its cause.
 
-    ``place`` is the server, as people know it. ``command`` is the name alone: arguments may be personal
-    data. ``sent`` says that the command was on its way when the connection failed; without it nothing
-    can have happened. ``hidden`` are texts that must not show.
+    ``place`` is the server's name for people. ``command`` is only the name, because arguments may be personal
+    data. ``sent`` is true if the command was sent before the connection failed; otherwise it had no effect.
+    ``hidden`` are texts that must not be shown.
     """
     if isinstance(error, RedisFailure):
         return error
     failure = _failure_of(error, str(place), command, sent, hidden)
     failure.__cause__ = Said(f"{type(error).__name__}: {_shown(str(error), command, hidden)}")
-    if sent:  # the frames of a handshake know the password
+    if sent:  # the frames of a handshake contain the password
         failure.__cause__ = failure.__cause__.with_traceback(error.__traceback__)
     return failure
 
@@ -293,12 +294,12 @@ def _failure_of(
             timed_out = isinstance(error, TimeoutError | RedisTimeoutError)
             return RedisFailure(Kind.TIMED_OUT if timed_out else Kind.LOST, place, command=command)
         return _of_connecting(error, place)
-    # What redis-py refuses to send, such as a value that is no text.
+    # redis-py refuses to send it, for example a value that is not text.
     return RedisFailure(Kind.REFUSED, place, command=command, detail=type(error).__name__)
 
 
 def _shown(text: str, command: str, hidden: Collection[str]) -> str:
-    """The words of a server without the arguments that they repeat, on one line and not very long."""
+    """Returns the server's text without repeated arguments, on one line and truncated."""
 
     def replace(quoted: re.Match[str]) -> str:
         return quoted[0] if quoted[2].upper() == command else f"{quoted[1]}{MASK}{quoted[1]}"
@@ -310,7 +311,7 @@ def _shown(text: str, command: str, hidden: Collection[str]) -> str:
 
 
 def publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
-    """What the publisher of an event is told."""
+    """Returns the error for the publisher of an event."""
     if failure.is_uncertain:
         return PublishUncertain(f"{failure}; the event may be stored")
     return PublishFailed(f"{failure}; the event is not stored", transient=failure.is_transient)
@@ -339,22 +340,22 @@ def _of_reply(error: BaseException, place: str, command: str, hidden: Collection
 
 
 def _detail(kind: Kind, code: str, text: str, command: str, hidden: Collection[str]) -> str:
-    """What the server's words add; they may repeat arguments, which are not for people's eyes."""
+    """Returns safe details from the server's text, which may repeat arguments."""
     if kind is Kind.FORBIDDEN:
         if found := _FORBIDDEN_COMMAND.search(text):
             return f"the command {found[1].upper()}"
         return "the keys or channels" if _FORBIDDEN_KEY.search(text) else ""
     if kind is Kind.AUTHENTICATION:
         if _NO_PASSWORD_SET.search(text):
-            return "it has no password, and one was given"
-        return "it wants a password, and none was given" if code == "NOAUTH" else ""
+            return "it has no password, but one is configured"
+        return "it requires a password, but none is configured" if code == "NOAUTH" else ""
     if kind is Kind.REFUSED:
         return f"{code} {_shown(text, command, hidden)}".strip()
     return ""
 
 
 def _of_connecting(error: Exception, place: str) -> RedisFailure:
-    """Why there is no connection; redis-py wraps the cause, and does not always say which it was."""
+    """Returns the cause of a failed connection; redis-py wraps it and does not always name it."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
@@ -368,10 +369,10 @@ def _of_connecting(error: Exception, place: str) -> RedisFailure:
     reasons = (
         (ConnectionRefusedError, "connection refused"),
         (socket.gaierror, "the host name cannot be resolved"),
-        (FileNotFoundError, "there is no such socket"),
+        (FileNotFoundError, "the socket does not exist"),
         (PermissionError, "permission denied"),
-        (TimeoutError, "no answer within connect_timeout"),
-        (RedisTimeoutError, "no answer within connect_timeout"),
+        (TimeoutError, "no reply within connect_timeout"),
+        (RedisTimeoutError, "no reply within connect_timeout"),
     )
     for found in causes:
         for kind, reason in reasons:

@@ -1,8 +1,8 @@
-"""One connection to one server: commands out, replies in, failures of the bus.
+"""One connection to one server: sends commands, reads replies, and raises failures of the bus.
 
-redis-py brings the protocol and the handshake. Its own retries are off, since they store events twice; it
-never connects again by itself; and it does not speak RESP3: replies have one shape on every server, nothing
-comes unasked, and a user needs no permission for HELLO.
+redis-py provides the protocol and the handshake. Its retries are off, because they would store events twice,
+and it never reconnects automatically. RESP3 is off, so that replies have the same form on every server, there
+are no push messages, and a user needs no permission for HELLO.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from promenade_bus_redis.server.failures import Kind, RedisFailure, failure_of, 
 __all__ = ["Connector", "Link", "make_tls_context"]
 
 _LITTLE: Final = 65_536
-"""Up to so many bytes may wait in a socket's buffer while the reply is waited for."""
+"""The maximum number of bytes in the socket's buffer while waiting for the reply."""
 
 _CHUNK: Final = 65_536
-"""Bytes that are read at once."""
+"""The maximum number of bytes read at once."""
 
 _SLOWEST: Final = 250_000
-"""Bytes a second: large commands and replies may take longer than small ones, as long as a network that is
-not slower than this needs for them."""
+"""The minimum network speed in bytes a second: large commands and replies get the time that they need at this
+speed."""
 
 _INCOMPLETE: Final = object()
 
@@ -44,11 +44,11 @@ _NOT_IN_NAMES: Final = re.compile(r"[^!-~]+")
 
 
 class Link:
-    """An open connection. Not for several tasks at once: replies come in the order of the commands.
+    """An open connection, for one task at a time: replies arrive in the order of the commands.
 
-    ``is_node``: to one of a cluster. An answer that says "not here" or "not now" ends the connection, when
-    all replies have come: the address may lead to another server by now, and this connection never will.
-    ``stays`` is for who wants to hear more of that server all the same.
+    ``is_node``: the server is a cluster node. After a reply that the server is a replica or not ready, the
+    connection is closed when all replies have arrived, because a new one may lead to another server. Set
+    ``stays`` to keep using this server nevertheless.
     """
 
     def __init__(self, connection: AbstractConnection, address: Address, *, is_node: bool = False) -> None:
@@ -58,8 +58,8 @@ class Link:
         self._is_node = is_node
         self._is_left = False
         self._in_step = True
-        # The parser of redis-py, which the handshake uses, takes one reply at a time with a time limit of its
-        # own, and that costs more than everything else that is done for an event.
+        # The parser of redis-py, used for the handshake, takes one reply at a time with its own time limit.
+        # That costs more than all other work for an event.
         self._replies = Reader(
             protocolError=InvalidResponse,
             replyError=connection._parser.parse_error,
@@ -68,24 +68,24 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be used: it is connected, and no reply is owed."""
+        """True if the connection is usable: connected, with no reply outstanding."""
         return self._in_step and self.connection.is_connected
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is open, and nothing was heard of its end so far; costs nothing to ask."""
+        """True if the connection is open and no end was received so far; needs no system call."""
         return self._in_step and not self.has_ended
 
     @property
     def has_ended(self) -> bool:
-        """Whether its end was heard of. One that owes a reply has not ended; costs nothing to ask."""
+        """True if its end was received; a connection with an outstanding reply has not ended."""
         reader = self.connection._reader
         if reader is None or not self.connection.is_connected:
             return True
         return reader.at_eof() or reader.exception() is not None
 
     async def is_stale(self) -> bool:
-        """Whether the server has closed it, or sent something, while nobody used it."""
+        """Returns True if the server closed the connection, or sent something, while it was idle."""
         if not self.is_open:
             return True
         try:
@@ -94,18 +94,18 @@ class Link:
             return True
 
     async def call(self, *command: Any) -> Any:
-        """The reply to one command; raises ``RedisFailure``."""
+        """Returns the reply to one command; raises ``RedisFailure``."""
         reply = (await self.call_many([command]))[0]
         if isinstance(reply, RedisFailure):
             raise reply
         return reply
 
     async def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies to commands that are sent together; one that is refused has its failure as reply.
+        """Returns the replies to commands sent together; a refused command has its failure as reply.
 
-        When the connection fails, the commands that were not answered have that failure as their reply,
-        and the connection is closed. Raises nothing but cancellation, which closes it as well: nobody
-        would read what is still to come.
+        When the connection fails, commands without a reply get that failure, and the connection is closed.
+        Only a cancellation is raised. It closes the connection, too, because nobody would read the remaining
+        replies.
         """
 
         def pack() -> bytes:
@@ -114,7 +114,7 @@ class Link:
         return await self._exchange(pack, commands, None)
 
     async def _send(self, packed: bytes) -> None:
-        """What redis-py does without ``wait_for``, which on CPython 3.11 may swallow a cancellation."""
+        """Sends without redis-py's ``wait_for``, which may swallow a cancellation on CPython 3.11."""
         writer = self.connection._writer
         if writer is None:
             raise ConnectionResetError("the connection is closed")
@@ -125,15 +125,16 @@ class Link:
 
     @property
     def _patience(self) -> float:
-        """Seconds for a reply that is not large."""
+        """The time limit in seconds for a small reply."""
         return self.connection.socket_timeout or 0.0
 
     async def send(
         self, packed: bytes, commands: Sequence[Sequence[Any]], patience: float | None = None
     ) -> list[Any]:
-        """Like ``call_many`` for commands that are packed already.
+        """Like ``call_many``, for packed commands.
 
-        All of it within ``patience`` seconds, and what a slow network needs for so many bytes, if given.
+        The time limit for all of it is ``patience`` seconds, if given, plus the transfer time on a slow
+        network.
         """
         return await self._exchange(lambda: packed, commands, patience)
 
@@ -163,7 +164,7 @@ class Link:
         return replies
 
     async def _read(self, commands: Sequence[Sequence[Any]], replies: list[Any], transfer: float) -> None:
-        """Appends the reply to each command as it comes. The commands take ``transfer`` seconds to arrive."""
+        """Appends each reply as it arrives. The commands take ``transfer`` seconds to arrive."""
         next_reply = self._replies.gets
         for command in commands:
             reply = next_reply()
@@ -176,7 +177,7 @@ class Link:
             replies.append(reply)
 
     def _failure(self, error: Exception, command: Sequence[Any] = ("",)) -> RedisFailure:
-        """What an error means, and whether this connection is left for it."""
+        """Returns the failure for an error, and leaves the connection if necessary."""
         failure = failure_of(error, self.address, command=_name(command))
         self._is_left |= failure.leaves_connection(is_node=self._is_node) and not self.stays
         if failure.kind not in (Kind.MOVED, Kind.ASK) or self._is_node:
@@ -187,10 +188,10 @@ class Link:
         return told
 
     async def _wait_for_reply(self, transfer: float) -> Any:
-        """The reply of which the end has not arrived, within the time that one of its size may take.
+        """Waits for the rest of a reply, within the time that a reply of its size may take.
 
-        Each piece gives the next one the time for a reply, so that a large one has more of it than a server
-        that has gone away, and each byte only as much as it takes on the slowest network.
+        Each piece extends the time limit by the transfer time of its bytes at the minimum speed. So a large
+        reply gets more time than a server that is gone.
         """
         patience = self._patience
         last = asyncio.get_running_loop().time() + patience + transfer
@@ -210,9 +211,9 @@ class Link:
     # --- where replies come unasked -----------------------------------------------------------------------
 
     def write(self, *command: Any) -> None:
-        """Sends a command of which ``read`` brings the reply, among whatever else comes.
+        """Sends a command; ``read`` returns its reply among other messages.
 
-        From now on the connection is for ``write`` and ``read`` alone. Raises ``RedisFailure``.
+        After this the connection supports only ``write`` and ``read``. Raises ``RedisFailure``.
         """
         self._in_step = False
         writer = self.connection._writer
@@ -221,7 +222,7 @@ class Link:
         writer.write(pack_command(command))
 
     async def read(self, seconds: float) -> list[Any]:
-        """What came, in order, within so many seconds, and empty if nothing did; refusals are failures.
+        """Returns the messages that arrive within this time, in order; a refused command has its failure.
 
         Raises ``RedisFailure`` when the connection fails.
         """
@@ -254,12 +255,12 @@ class Link:
         raise failure
 
     async def close(self) -> None:
-        """Ends the connection in good order."""
+        """Closes the connection normally."""
         with contextlib.suppress(RedisError, OSError):
             await self.connection.disconnect()
 
     def abort(self) -> None:
-        """Ends the connection at once, without waiting for anything."""
+        """Ends the connection at once, without waiting."""
         self._in_step = False
         writer = self.connection._writer
         if writer is not None:
@@ -269,7 +270,7 @@ class Link:
 
 
 def _name(command: Sequence[Any]) -> str:
-    """The name of a command, with its subcommand where that is what permissions are given for."""
+    """Returns the name of a command, with its subcommand where permissions need it."""
     words = [word.decode(errors="replace") if isinstance(word, bytes) else str(word) for word in command[:2]]
     two = {"XGROUP", "XINFO", "CLIENT", "CONFIG", "SCRIPT", "CLUSTER", "COMMAND", "ACL", "SENTINEL"}
     return " ".join(words).upper() if words[0].upper() in two else words[0].upper()
@@ -279,7 +280,7 @@ def _name(command: Sequence[Any]) -> str:
 
 
 class _WithName:
-    """Tells the server what the connection is for, where the user may do that."""
+    """Sends the connection's purpose as its name, if the user may do that."""
 
     may_set_name: Callable[[bool | None], bool]
     label: str
@@ -291,9 +292,9 @@ class _WithName:
             await connection.send_command("CLIENT", "SETNAME", self.label, check_health=False)
             try:
                 await connection.read_response()
-            except ResponseError as error:  # a name is a convenience
+            except ResponseError as error:  # the name is optional
                 if failure_of(error, "").kind in (Kind.FORBIDDEN, Kind.UNKNOWN_COMMAND):
-                    self.may_set_name(False)  # each refusal is a line in the server's ACL LOG
+                    self.may_set_name(False)  # each refusal adds a line to the server's ACL LOG
 
 
 class _TcpConnection(_WithName, Connection):
@@ -311,15 +312,15 @@ class _TcpConnection(_WithName, Connection):
 
 class _UnixConnection(_WithName, UnixDomainSocketConnection):
     async def _connect(self) -> None:
-        # redis-py 8.1 makes the handshake here, and then once more.
+        # redis-py 8.1 does the handshake here, and then again.
         self._reader, self._writer = await asyncio.open_unix_connection(path=self.path)
 
 
 class Connector:
-    """Opens connections, all with the same credentials, TLS and limits.
+    """Opens connections with the same credentials, TLS and limits.
 
-    ``name`` begins the names that connections have in CLIENT LIST. ``is_node``: to nodes of a cluster. Times
-    are seconds.
+    ``name`` is the prefix of connection names in CLIENT LIST. ``is_node``: the servers are cluster nodes.
+    Times are seconds.
     """
 
     def __init__(
@@ -351,10 +352,10 @@ class Connector:
         return self._may_set_name
 
     async def open(self, address: Address, *, purpose: str = "", blocks: float = 0.0) -> Link:
-        """A connection that is ready for commands, within ``connect_timeout`` or not at all.
+        """Opens a connection that is ready for commands, within ``connect_timeout``.
 
-        ``blocks`` is how long its commands may block on the server: its replies may take that much
-        longer. Raises ``RedisFailure``, which names the server, and never who connects.
+        ``blocks`` is the time for which its commands may block on the server; its replies may take that much
+        longer. Raises ``RedisFailure``, which names the server and never the user.
         """
         connection = self._make(address, purpose, blocks)
         link = Link(connection, address, is_node=self._is_node)
@@ -370,7 +371,7 @@ class Connector:
             raise
         else:
             return link
-        # Not where the error is known: whoever prints what a failure came from would print that as well.
+        # Raised outside the except block, so that a traceback does not print the original error.
         raise failure
 
     def _make(self, address: Address, purpose: str, blocks: float) -> AbstractConnection:
@@ -383,7 +384,7 @@ class Connector:
             "protocol": 2,
             "decode_responses": False,
             "health_check_interval": 0,
-            "driver_info": None,  # no CLIENT SETINFO, which servers before 7.2 and many users may not do
+            "driver_info": None,  # no CLIENT SETINFO: unknown before 7.2, and often not allowed
         }
         connection: _TcpConnection | _UnixConnection
         if address.path:
@@ -400,7 +401,7 @@ class Connector:
 
 
 def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
-    """Reads the files that the options name; raises ``AdapterError`` that names the one that is unusable."""
+    """Reads the TLS files of the options; raises ``AdapterError`` with the invalid one."""
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
     except (OSError, ssl.SSLError) as error:

@@ -1,4 +1,4 @@
-"""Where to send what, remembered until a failure says that it may have changed."""
+"""The server for each key, cached until a failure suggests a change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["NodeLocator"]
 
 
 class NodeLocator:
-    """Asks the topology as seldom as possible: sentinels would have to be asked over the network."""
+    """Queries the topology rarely, because sentinels are queried over the network."""
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
@@ -19,7 +19,7 @@ class NodeLocator:
         self._primary: Address | None = None
 
     async def find(self, key: str) -> Address:
-        """The server that takes writes for a key; raises ``RedisFailure``."""
+        """Returns the server that takes writes for a key; raises ``RedisFailure``."""
         if self.is_cluster:
             return await self.connections.topology.find(key)
         if self._primary is None:
@@ -27,7 +27,7 @@ class NodeLocator:
         return self._primary
 
     def learn(self, failure: RedisFailure) -> None:
-        """Takes notice of a failure."""
+        """Learns from a failure."""
         self.connections.topology.learn(failure)
         if failure.questions_place:
             self._primary = None

@@ -1,8 +1,8 @@
-"""Which commands the adapter sends, how each can be tried without an effect, and the ACL that allows them.
+"""The commands of the adapter, a trial call without effect for each, and the ACL that allows them.
 
-A command is tried rather than looked up: what comes back tells at once whether the server knows it and
-whether the user may send it, on every version, and no permission for COMMAND or ACL is needed. Whatever
-else it answers, it would do.
+The check tries each command instead of looking it up. The reply shows that the server knows the command, and
+that the user may send it, on every version and without permission for COMMAND or ACL. Any other reply is
+fine.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Word = str | int
 
 @attrs.frozen
 class Permission:
-    """A command by the name that an ACL gives it, and a call of it that changes nothing.
+    """A command by its ACL name, and a trial call that changes nothing.
 
-    ``{key}`` and ``{channel}`` stand for a key and a channel of the bus that nobody uses, ``{channels}`` for
-    the pattern of all its channels. ``is_newer`` marks what older servers do not know, and ``is_needed`` what
-    a user must be allowed where they do.
+    ``{key}`` and ``{channel}`` are replaced by an unused key and channel of the bus, and ``{channels}`` by
+    the pattern of all its channels. ``is_newer`` marks a command that older servers do not have.
+    ``is_needed`` marks a command that the user must be allowed to send if the server has it.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Permission:
 
     @property
     def is_about_channels(self) -> bool:
-        """Whether it takes a channel, or a pattern of channels."""
+        """True if the command takes a channel or a pattern of channels."""
         return "{channel}" in self.attempt or "{channels}" in self.attempt
 
     def fill(self, key: str, channel: str, channels: str) -> list[Word]:
-        """The attempt for a key, a channel, and a pattern of channels."""
+        """Returns the trial call for a key, a channel, and a pattern of channels."""
         places = {"{key}": key, "{channel}": channel, "{channels}": channels}
         return [places.get(word, word) if isinstance(word, str) else word for word in self.attempt]
 
@@ -87,7 +87,7 @@ _STREAMS: Final = (
     _of("zscore", "{key}", "a"),
     _of("zrangebyscore", "{key}", 0, 0),
     _of("zrevrange", "{key}", 0, 0),
-    _of("hset", "{key}", "a", ""),  # makes the key, which the next ones remove
+    _of("hset", "{key}", "a", ""),  # creates the key, which the next commands remove
     _of("hincrby", "{key}", "a", 1),
     _of("hdel", "{key}", "a"),
     _of("hget", "{key}", "a"),
@@ -104,13 +104,13 @@ _STREAMS: Final = (
 )
 
 _CONVENIENCES: Final = ("client|setname", "client|id", "client|unblock")
-"""Names for connections, and an early end for reads that wait: without these it asks more often."""
+"""Optional: connection names, and an early end of blocking reads; without it the adapter polls more often."""
 
 _PUBSUB: Final = (
     _of("publish", "{channel}", ""),
     _of("subscribe", "{channel}"),
     _of("unsubscribe", "{channel}"),
-    # Side by side: what is published in between would look like their replies.
+    # Adjacent, because a message published in between would look like their reply.
     _of("psubscribe", "{channels}"),
     _of("punsubscribe", "{channels}"),
 )
@@ -125,7 +125,7 @@ _WAITING: Final = {
 def permissions_for(
     mode: Literal["streams", "pubsub"], durability: Literal["server", "fsync", "replicated"] = "server"
 ) -> tuple[Permission, ...]:
-    """What a mode needs. Subscribing comes last: afterwards a connection takes no other commands."""
+    """Returns the permissions of a mode. Subscribing comes last, because no other command may follow it."""
     if mode == "pubsub":
         return (*_COMMON, *_PUBSUB)
     return (*_STREAMS, *_WAITING[durability], *_COMMON, *_SCRIPTS_AND_KEYS)
@@ -139,9 +139,9 @@ def acl_rules(
     db: int = 0,
     unknown: Collection[str] = (),
 ) -> str:
-    """The smallest rules that will do, as ACL SETUSER takes them.
+    """Returns the smallest sufficient rules, in the form of ACL SETUSER.
 
-    ``unknown`` are the names of commands that the server does not have; it would refuse rules for them.
+    ``unknown`` has the commands that the server does not have; it would refuse rules for them.
     """
     more = {"sentinel": ["role"], "cluster": ["asking", "cluster|slots"]}.get(kind, [])
     names = [
@@ -152,5 +152,5 @@ def acl_rules(
     if db:
         names.append("select")
     channels = [f"&{prefix}:*"] if any(item.is_about_channels for item in permissions) else []
-    # Before 7.0 a new user may use every channel, and no pattern is accepted on top of that.
+    # Before 7.0 a new user may use every channel, and the server accepts no further pattern.
     return " ".join([f"~{prefix}:*", "resetchannels", *channels, "-@all", *(f"+{name}" for name in names)])

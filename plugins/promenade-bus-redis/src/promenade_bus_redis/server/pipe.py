@@ -1,8 +1,8 @@
-"""Commands of many tasks share a connection: what is asked for while a batch is under way goes as the next.
+"""Lets many tasks share a connection: commands issued while a batch is under way form the next batch.
 
-One connection for each server, opened at the first use and again after it broke. Everything but publishing,
-reads that wait, and the heartbeat goes through here, so that the number of connections does not grow with
-the number of subscriptions.
+There is one connection for each server, opened on first use and reopened after a failure. Everything except
+publishing, blocking reads and the heartbeat uses it, so the number of connections does not grow with the
+number of subscriptions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["Pipe", "Routed"]
 
 Command = Sequence[Any]
 Routed = tuple[str, Command]
-"""A key, which says where to send it, and a command."""
+"""A key, which selects the server, and a command."""
 
 _MOST_AT_ONCE: Final = 2000
-"""Commands in one batch."""
+"""The maximum number of commands in one batch."""
 
 _MOST_BYTES: Final = 1_000_000
-"""Bytes after which a batch takes no further command."""
+"""The size in bytes at which a batch takes no further command."""
 
 
 class Pipe:
@@ -42,18 +42,18 @@ class Pipe:
         self._closed = False
 
     async def call(self, *command: Any, key: str = "") -> Any:
-        """The reply to one command; raises ``RedisFailure``."""
+        """Returns the reply to one command; raises ``RedisFailure``."""
         reply = (await self.call_many([(key, command)]))[0]
         if isinstance(reply, RedisFailure):
             raise reply
         return reply
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
-        """The answer of a script; raises ``RedisFailure``."""
+        """Returns the reply of a script; raises ``RedisFailure``."""
         return await self.call(*script.command(keys, arguments), key=keys[0])
 
     async def call_many(self, commands: Sequence[Routed]) -> list[Any]:
-        """The replies to commands, those to one server sent together and in order. Raises nothing else."""
+        """Returns the replies to commands; those for one server are sent together, in order. Never raises."""
         replies = await self._send(commands)
         seen_to = (Kind.NO_SCRIPT, Kind.MOVED, Kind.ASK) if self._locator.is_cluster else (Kind.NO_SCRIPT,)
         again = [
@@ -86,13 +86,13 @@ class Pipe:
         return replies
 
     async def ask_all(self, *command: Any) -> list[tuple[Address, Any]]:
-        """The reply of each server that takes writes, or its failure. Raises ``RedisFailure``."""
+        """Returns the reply, or the failure, of each server that takes writes. Raises ``RedisFailure``."""
         addresses = await self._locator.connections.topology.primaries()
         answers = await asyncio.gather(*(self._node_pipe(each).call_many([command]) for each in addresses))
         return [(address, answer[0]) for address, answer in zip(addresses, answers, strict=True)]
 
     def leave(self, failure: RedisFailure) -> None:
-        """Takes new connections from now on: those that there are lead to a server that is not in charge."""
+        """Uses new connections from now on: the current ones lead to a server that is not in charge."""
         self._locator.learn(failure)
         for lane in self._node_pipes.values():
             lane.leave()
@@ -104,7 +104,7 @@ class Pipe:
         return lane
 
     async def _send_again(self, routed: Routed, failure: RedisFailure) -> Any:
-        """What the server refused to do, for a reason that can be seen to."""
+        """Repeats a command that the server refused for a reason that can be fixed."""
         key, command = routed
         if failure.kind is Kind.NO_SCRIPT:
             load = ("SCRIPT", "LOAD", source_of(command[1]))
@@ -114,16 +114,16 @@ class Pipe:
                 return (await self._locator.connections.call_many([command], key=key))[0]
             except RedisFailure as other:
                 return other
-        return (await self._send([routed]))[0]  # the topology has learnt where it is now
+        return (await self._send([routed]))[0]  # the topology has learnt the new server
 
     async def close(self) -> None:
-        """Finishes what was asked for, and closes the connections."""
+        """Finishes pending commands, and closes the connections."""
         lanes, self._node_pipes = [*self._node_pipes.values()], {}
         await asyncio.gather(*(lane.close() for lane in lanes))
 
 
 class _CommandBatch:
-    """Commands that are sent together, packed, and who waits for the replies."""
+    """Packed commands that are sent together, and the future of their replies."""
 
     __slots__ = ("commands", "done", "packed")
 
@@ -134,7 +134,7 @@ class _CommandBatch:
 
 
 class _NodePipe:
-    """The commands to one server."""
+    """The pipe to one server."""
 
     def __init__(self, locator: NodeLocator, address: Address) -> None:
         self._locator = locator
@@ -144,7 +144,7 @@ class _NodePipe:
         self._sending: asyncio.Task[None] | None = None
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies. What is large goes in parts: others get their turn in between."""
+        """Returns the replies. Large batches are sent in parts, so that others get their turn."""
         replies: list[Any] = []
         while commands:
             part, packed = _first_part(commands)
@@ -154,7 +154,7 @@ class _NodePipe:
                 continue
             replies += await self._call_part(part, packed)
             if commands and isinstance(failure := replies[-1], RedisFailure) and failure.ends_connection:
-                # The rest was not sent: it would fail in the same way, after as long.
+                # The rest was not sent: it would fail in the same way, after the same time.
                 rest = RedisFailure(failure.kind, failure.place, detail=failure.detail, uncertain=False)
                 return [*replies, *(rest for _ in commands)]
         return replies
@@ -166,7 +166,7 @@ class _NodePipe:
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(), name="promenade-redis-pipe")
             self._sending.add_done_callback(self._ended)
-        # Whoever is cancelled leaves his commands to their fate; the others get their replies.
+        # A cancelled caller's commands still run; the other callers get their replies.
         return await done
 
     async def _send_all(self) -> None:
@@ -181,7 +181,7 @@ class _NodePipe:
                         part.done.set_result(replies[begin : begin + len(part.commands)])
                     begin += len(part.commands)
                 batch = []
-        except Exception as error:  # a fault of the adapter: whoever waits is told of it, and may try again
+        except Exception as error:  # a bug of the adapter: waiting callers get the error and may retry
             if self._link is not None:
                 self._link.abort()
             waiting, self._waiting = [*batch, *self._waiting], deque()
@@ -189,14 +189,14 @@ class _NodePipe:
             for part in waiting:
                 if not part.done.done():
                     part.done.set_exception(error)
-        except asyncio.CancelledError:  # a program has cancelled every task there is
+        except asyncio.CancelledError:  # a program has cancelled every task
             self._give_up(batch, uncertain=True)
             raise
         finally:
             self._sending = None
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Also when it was cancelled before its first step."""
+        """Handles the end of the task, even if it was cancelled before its first step."""
         if self._sending is task:
             self._sending = None
         if task.cancelled() and self._sending is None:
@@ -248,7 +248,7 @@ class _NodePipe:
         return link
 
     def leave(self) -> None:
-        if self._sending is None and self._link is not None:  # whatever is under way finds out for itself
+        if self._sending is None and self._link is not None:  # a batch under way fails by itself
             self._link.abort()
 
     async def close(self) -> None:
@@ -260,7 +260,7 @@ class _NodePipe:
 
 
 def _first_part(commands: Sequence[Command]) -> tuple[Sequence[Command], bytes | Exception]:
-    """As many commands as may go together, packed; or the first one, and why it cannot be packed."""
+    """Returns the commands that may be sent together, packed, or the first one and its packing error."""
     packed: list[bytes] = []
     size = 0
     for command in commands:

@@ -1,7 +1,7 @@
-"""The Lua scripts, each in a file of its own that begins with what it does.
+"""The Lua scripts, each in its own file, which begins with its description.
 
-A script does several steps as one, and only where that matters: an owner is checked, something is written,
-and something is forgotten only when that succeeded. Each uses the keys that it is given, and no others.
+Scripts are used where several steps must be atomic: check an owner, write, and remove only if the write
+succeeded. A script uses only the keys that it is given.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ __all__ = [
 
 @attrs.frozen
 class Script:
-    """A script, and the name by which servers know it."""
+    """A Lua script and its digest."""
 
     name: str
     source: str = attrs.field(repr=False)
     digest: str
 
     def command(self, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """The command that runs it, where the server knows it already."""
+        """Returns the command that runs the script on a server that knows it."""
         return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
 
@@ -86,12 +86,12 @@ def _load(name: str, *preludes: str) -> Script:
 
 
 def source_of(digest: str) -> str:
-    """The source of a script, for a server that does not know it."""
+    """Returns the source of a script, for a server that does not know it."""
     return _known[digest]
 
 
 NOBODY: Final = "~"
-"""Whom entries belong to that were let go of where they are."""
+"""The owner of entries that were released in place."""
 
 ACK: Final = _load("ack", "ids", "account")
 ACTIVATE: Final = _load("activate", "full")

@@ -1,4 +1,4 @@
-"""Joins ``bus.redis`` and ``database.redis`` into one target, and checks what depends on several options."""
+"""Joins ``bus.redis`` and ``database.redis`` into one target, and checks combinations of options."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _DEFAULT_POOL_SIZE: Final = 10
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """Where the adapter connects, and as whom.
+    """The servers and the credentials of the adapter.
 
-    ``addresses`` are the server, or the sentinels, or the nodes of the cluster to begin with. Credentials
-    are not shown.
+    ``addresses`` has the server, the sentinels, or some nodes of the cluster. Credentials are not shown.
     """
 
     kind: Literal["standalone", "sentinel", "cluster"] = "standalone"
@@ -49,9 +48,9 @@ class Target:
 
 
 def check_options(options: RedisOptions | None, sections: Mapping[str, Any]) -> list[str]:
-    """Every fault of options that are sound one by one, and of the foreign section, with its path.
+    """Returns faults in combinations of options, and in the foreign section, each with its path.
 
-    Without options, because they are not sound, those of the foreign section.
+    ``options`` is None if single options have faults; then only the foreign section is checked.
     """
     faults: list[str] = []
     if options is None:
@@ -63,7 +62,7 @@ def check_options(options: RedisOptions | None, sections: Mapping[str, Any]) -> 
 
 
 def resolve_target(options: RedisOptions, sections: Mapping[str, Any]) -> Target:
-    """Where to connect; raises ``ValueError`` for options that ``check_options`` finds fault with."""
+    """Returns the target; raises ``ValueError`` for options that ``check_options`` rejects."""
     faults = check_options(options, sections)
     if faults:
         raise ValueError("; ".join(faults))
@@ -84,17 +83,17 @@ def _resolve(options: RedisOptions, sections: Mapping[str, Any], faults: list[st
     elif options.cluster:
         kind = "cluster"
         addresses = options.cluster if isinstance(options.cluster, tuple) else addresses
-    # A URL without credentials means a server without: it does not get those of the application's server.
+    # A URL without credentials means a server without; it does not get those of the application's server.
     inherited = DatabaseSection() if url is not None else foreign
     username = _first(url.username if url else None, options.username, inherited.username)
     password = _first(url.password if url else None, options.password, inherited.password)
     db, db_path = _database(options, foreign)
     if kind == "cluster" and db:
-        faults.append(f"a cluster has the database 0 only, got {db} @ {db_path}")
+        faults.append(f"a cluster has only the database 0, got {db} @ {db_path}")
     if addresses[0].path and kind == "cluster":
         faults.append(f"a cluster is reached by host:port, not by a socket @ {_address_path(options)}")
     if addresses[0].path and tls is not None:
-        faults.append(f"there is no TLS over a Unix socket; remove 'tls' @ {_address_path(options)}")
+        faults.append(f"a Unix socket has no TLS; remove 'tls' @ {_address_path(options)}")
     if username and not password:
         faults.append(f"a username without a password; the password is empty or missing @ {_OWN}")
     sentinel = options.sentinel
@@ -124,7 +123,7 @@ def _first(*values: str | None) -> str | None:
 
 
 def _database(options: RedisOptions, foreign: DatabaseSection) -> tuple[int, str]:
-    """The number of the database, and where it is said."""
+    """Returns the number of the database and its path in the configuration."""
     if options.url is not None and options.url.db is not None:
         return options.url.db, f"{_OWN}.url"
     if options.db is not None:
@@ -139,26 +138,26 @@ def _address_path(options: RedisOptions) -> str:
 
 
 def _place_faults(options: RedisOptions) -> Iterator[str]:
-    """Places that are named twice."""
+    """Yields faults for servers that are configured twice."""
     url = options.url
     if options.sentinel is not None and options.cluster:
-        yield f"'sentinel' and 'cluster' exclude each other @ {_OWN}"
+        yield f"use either 'sentinel' or 'cluster', not both @ {_OWN}"
     if url is not None:
         if options.addr is not None:
-            yield f"the server is named by 'url' and by 'addr'; remove one @ {_OWN}.addr"
+            yield f"'url' and 'addr' both set the server; remove one @ {_OWN}.addr"
         pairs = (("username", url.username), ("password", url.password), ("db", url.db))
         for name, value in pairs:
             if value is not None and getattr(options, name) is not None:
-                yield f"{name!r} is part of 'url' as well; remove one @ {_OWN}.{name}"
+                yield f"{name!r} and 'url' both set this; remove one @ {_OWN}.{name}"
         if url.has_tls and options.tls is False:
-            yield f"the URL asks for TLS and 'tls' refuses it; remove one @ {_OWN}.tls"
+            yield f"the URL enables TLS and 'tls' disables it; remove one @ {_OWN}.tls"
     for name in ("url", "addr"):
         if getattr(options, name) is None:
             continue
         if options.sentinel is not None:
-            yield f"the sentinels tell where the server is; remove {name!r} @ {_OWN}.{name}"
+            yield f"the sentinels name the server; remove {name!r} @ {_OWN}.{name}"
         elif options.cluster and options.cluster is not True:
-            yield f"the nodes of the cluster are listed by 'cluster'; remove {name!r} @ {_OWN}.{name}"
+            yield f"'cluster' lists the nodes; remove {name!r} @ {_OWN}.{name}"
 
 
 def _tls(options: RedisOptions, foreign: DatabaseSection, faults: list[str]) -> TlsOptions | None:
@@ -179,7 +178,7 @@ def _tls(options: RedisOptions, foreign: DatabaseSection, faults: list[str]) -> 
 
 
 def _misfits(options: RedisOptions) -> Iterator[str]:
-    """Times and durability that do not go together."""
+    """Yields faults for times and durability that do not fit together."""
 
     def shown(seconds: float) -> str:
         return format_duration(seconds)
@@ -188,7 +187,7 @@ def _misfits(options: RedisOptions) -> Iterator[str]:
     if options.lease < 3 * beat:
         yield (
             f"a lease of {shown(options.lease)} is renewed every {shown(beat)}: it must be at least three "
-            f"heartbeats, {shown(3 * beat)}, so that one that is late loses nothing @ {_OWN}.lease"
+            f"heartbeats, {shown(3 * beat)}, so that a late one loses nothing @ {_OWN}.lease"
         )
     retention = options.retention
     if retention.min_age < 2 * options.topic_refresh:
@@ -203,12 +202,12 @@ def _misfits(options: RedisOptions) -> Iterator[str]:
         )
     if options.replicas is not None and options.durability != "replicated":
         yield (
-            f"'replicas' counts for durability: replicated only, and that is {options.durability!r} @ "
+            f"'replicas' applies only to durability: replicated, got durability {options.durability!r} @ "
             f"{_OWN}.replicas"
         )
     if options.durability == "server":
         if options.wait_timeout is not None:
-            yield f"'wait_timeout' has no use for durability: server @ {_OWN}.wait_timeout"
+            yield f"'wait_timeout' does not apply to durability: server @ {_OWN}.wait_timeout"
     elif options.wait_seconds >= options.command_timeout:
         yield (
             f"must be shorter than command_timeout, {shown(options.command_timeout)}, got "
@@ -216,6 +215,6 @@ def _misfits(options: RedisOptions) -> Iterator[str]:
         )
     if options.mode == "pubsub" and options.durability != "server":
         yield (
-            f"mode: pubsub stores nothing, so that durability: {options.durability} cannot be kept @ "
+            f"mode: pubsub stores nothing and cannot provide durability: {options.durability} @ "
             f"{_OWN}.durability"
         )

@@ -1,6 +1,6 @@
-"""Which server to ask: a fixed one, the primary that sentinels know, or the node that serves a slot.
+"""Finds the server: a fixed one, the primary known to sentinels, or the cluster node of a slot.
 
-A topology belongs to one event loop. It opens connections for its own questions only, and closes them.
+A topology belongs to one event loop. It opens connections only for its own queries, and closes them.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class Topology(Protocol):
     """Finds servers, and learns from failures."""
 
     async def find(self, key: str = "") -> Address:
-        """The server that takes writes for a key, as far as known; raises ``RedisFailure``."""
+        """Returns the known server that takes writes for a key; raises ``RedisFailure``."""
         ...
 
     async def primaries(self) -> tuple[Address, ...]:
-        """Every server that takes writes."""
+        """Returns every server that takes writes."""
         ...
 
     def learn(self, failure: RedisFailure) -> None:
-        """Takes notice of a failure that says who is in charge now, or that somebody is not."""
+        """Learns from a failure that names the server in charge, or shows that one is not."""
         ...
 
     async def verify(self, link: Link) -> None:
-        """Raises ``RedisFailure`` when a server that was just connected is not the right one."""
+        """Raises ``RedisFailure`` if a newly connected server is not the right one."""
         ...
 
 
 class OneServer:
-    """A server whose address does not change."""
+    """A server with a fixed address."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -62,7 +62,7 @@ class OneServer:
 
 
 class SentinelPrimary:
-    """The primary of a service; all sentinels are asked, and the first answer counts."""
+    """The primary of a service; all sentinels are queried, and the first answer counts."""
 
     def __init__(self, connector: Connector, sentinels: Sequence[Address], service: str) -> None:
         self._connector = connector
@@ -76,14 +76,14 @@ class SentinelPrimary:
         return (await self.find(),)
 
     def learn(self, failure: RedisFailure) -> None:
-        pass  # it asks for every connection
+        pass  # it queries for every connection
 
     async def verify(self, link: Link) -> None:
-        """For a while after a failover a sentinel may name the former primary."""
+        """Checks the role, because a sentinel may name the former primary for a while after a failover."""
         reply = (await link.call_many([("ROLE",)]))[0]
         if isinstance(reply, RedisFailure):
             if reply.kind is Kind.FORBIDDEN:
-                return  # a write will tell
+                return  # a write will fail
             raise reply
         if reply[0] != b"master":
             raise RedisFailure(Kind.READ_ONLY, str(link.address), command="ROLE")
@@ -96,13 +96,13 @@ class SentinelPrimary:
             await link.close()
         if reply is None:
             raise RedisFailure(
-                Kind.REFUSED, str(sentinel), detail=f"it monitors no primary of the name {self._service!r}"
+                Kind.REFUSED, str(sentinel), detail=f"it monitors no primary named {self._service!r}"
             )
         return Address(reply[0].decode(), int(reply[1]))
 
 
 class ClusterNodes:
-    """Who serves which slot. The map is read anew after failures that question it."""
+    """The nodes of a cluster and their slots. Failures that question the map cause a new read."""
 
     def __init__(self, connector: Connector, seeds: Sequence[Address]) -> None:
         self._connector = connector
@@ -120,7 +120,7 @@ class ClusterNodes:
         if address is None:
             self._is_stale = True
             raise RedisFailure(
-                Kind.CLUSTER_DOWN, ", ".join(map(str, self._seeds)), detail=f"nobody serves slot {slot}"
+                Kind.CLUSTER_DOWN, ", ".join(map(str, self._seeds)), detail=f"no node serves slot {slot}"
             )
         return address
 
@@ -135,10 +135,10 @@ class ClusterNodes:
             self._is_stale = True
 
     async def verify(self, link: Link) -> None:
-        pass  # a node that does not serve a slot says who does
+        pass  # a node that does not serve a slot redirects
 
     async def _refresh_if_stale(self) -> None:
-        """Reads the map once, however many ask; nobody's cancellation is the others' affair."""
+        """Reads the map once for all callers; a cancelled caller does not affect the others."""
         if not self._is_stale:
             return
         if self._refreshing is None or self._refreshing.done():
@@ -148,7 +148,7 @@ class ClusterNodes:
     async def _refresh(self) -> None:
         known = [address for address in dict.fromkeys(self._slots) if address is not None]
         candidates = tuple(dict.fromkeys([*known, *self._seeds]))
-        slots = await _first_answer(candidates, self._ask, "no node of the cluster answers")
+        slots = await _first_answer(candidates, self._ask, "no node of the cluster replies")
         self._slots = slots
         self._is_stale = False
 
@@ -162,7 +162,7 @@ class ClusterNodes:
             raise RedisFailure(Kind.CLUSTER_DOWN, str(node), detail="it serves no slots")
         slots: list[Address | None] = [None] * SLOTS
         for begin, end, primary, *_replicas in ranges:
-            # A node that does not know how it is reached names no host: it is the one that was asked.
+            # A node that does not know its own address sends no host; it is the queried node.
             host = primary[0].decode() if primary[0] else node.host
             slots[begin : end + 1] = [Address(host, int(primary[1]))] * (end - begin + 1)
         return slots
@@ -171,7 +171,7 @@ class ClusterNodes:
 async def _first_answer(
     addresses: Sequence[Address], ask: Callable[[Address], Coroutine[Any, Any, T]], nobody: str
 ) -> T:
-    """Asks all at once, since each may be down and slow to show it; raises when nobody answers."""
+    """Queries all at once, because each may be slow or down; raises if none answers."""
     tasks = [asyncio.create_task(ask(address)) for address in addresses]
     failures: list[RedisFailure] = []
     try:

@@ -1,8 +1,8 @@
-"""Whose turn it is, where only one instance may act: locks that the dead lose, and tokens that only grow.
+"""Locks for work that only one instance may do, with tokens that only increase.
 
-An instance has a lock until it gives it back, or another one sees that it is dead. It may be taken for dead
-without knowing, for as long as its process is stopped. Therefore each read of an ordered group shows its
-token, and a server that has seen a greater one refuses it.
+An instance has a lock until it releases it, or another instance finds that it is dead. A paused process may
+count as dead without knowing. Therefore each read of an ordered group sends its token, and a server that has
+seen a greater token refuses it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _FENCED: Final = re.compile(rb"fenced (\d+)")
 
 
 class ActiveLock:
-    """May be taken by one ``holder`` at a time, for each key of the server that stands for it.
+    """A lock with one ``holder`` at a time, on each of its keys.
 
-    ``key`` is None where nobody waits for a turn, but for that of the configured name of the instance.
+    ``key`` is None if only the configured name of the instance is locked.
     """
 
     def __init__(self, services: Services, key: str | None, holder: str) -> None:
         self.is_ordered = key is not None
-        self.number = 0  # grows whenever it becomes this holder's turn
+        self.number = 0  # increases whenever this holder takes the lock
         self._services = services
         self._own = None if key is None else LockState(key, holder)
 
     @property
     def token(self) -> str:
-        """What shows that it is this holder's turn; empty where it does not matter, or is another's."""
+        """The token of this holder's lock; empty if no token is needed or another holder has the lock."""
         own = self._own
         return "" if own is None or not own.token else f"{own.token} {own.holder}"
 
@@ -46,14 +46,14 @@ class ActiveLock:
 
     @property
     def is_taken(self) -> bool:
-        """Whether it was this holder's turn when somebody last looked, and nobody can have taken it since."""
+        """True if this holder had the lock at the last check, and nobody can have taken it since."""
         return all(map(self._is_sure, self._locks))
 
     def _is_sure(self, lock: LockState) -> bool:
         return lock.token > lock.greatest_seen and self._services.leases.is_sure(lock.session)
 
     async def take(self) -> bool:
-        """Tries to make it this holder's turn.
+        """Tries to take the lock; returns True on success.
 
         Raises ``RedisFailure``, and ``AdapterError`` when another instance has the configured name.
         """
@@ -63,7 +63,7 @@ class ActiveLock:
             if lock is self._services.name_lock:
                 raise AdapterError(
                     f"another instance has the consumer name {self._services.options.consumer!r}, or had it "
-                    "until its lease ends; give each instance a name of its own, or leave out "
+                    "until its lease ends; give each instance its own name, or remove "
                     "'bus.redis.consumer'"
                 )
             return False
@@ -71,7 +71,7 @@ class ActiveLock:
 
     async def _take(self, lock: LockState) -> bool:
         leases, pipe = self._services.leases, self._services.pipe
-        # Others see the heartbeat before they see who has the lock.
+        # Others see the heartbeat before they see the holder of the lock.
         session = leases.session or await leases.renew(pipe)
         dead = b""
         while True:
@@ -89,23 +89,23 @@ class ActiveLock:
             dead = raw(text(other))
 
     def lost_to(self, token: int) -> None:
-        """Another instance was active since, or showed a token that this one's must be greater than."""
+        """Records that another instance was active, or showed a greater token."""
         if self._own is not None:
             self._own.greatest_seen = max(self._own.greatest_seen, token)
 
     async def give_back(self) -> None:
-        """Lets another instance take it at once."""
+        """Releases the lock, so that another instance can take it at once."""
         lock = self._own
         if lock is not None and lock.token:
             lock.token = 0
             try:
                 await self._services.pipe.run(RELEASE, [lock.key], lock.holder)
             except RedisFailure:
-                pass  # others find out that this instance is dead
+                pass  # others will detect that this instance is dead
 
 
 def fenced_by(reply: object) -> int | None:
-    """The token of the instance that was active since, if a script refused because of it."""
+    """Returns the token of another active instance if a script refused because of it."""
     if isinstance(reply, bytes) and (found := _FENCED.fullmatch(reply)):
         return int(found[1])
     return None

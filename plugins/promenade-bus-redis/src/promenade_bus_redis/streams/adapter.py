@@ -1,4 +1,4 @@
-"""The adapter: what the bus calls, and what is started and closed with it."""
+"""The adapter for streams, which starts and closes its parts."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class StreamsAdapter:
 
     @property
     def lost(self) -> int:
-        """Events that are known to be lost."""
+        """The number of events known to be lost."""
         return self._losses.lost
 
     @property
     def degraded(self) -> str | None:
-        """What was lost sight of on the server."""
+        """A sentence about losses and problems, or None."""
         return self._losses.degraded
 
     @property
@@ -88,22 +88,22 @@ class StreamsAdapter:
 
     @property
     def running(self) -> Services | None:
-        """What its parts share, while it is started; for the health probe."""
+        """The shared services while the adapter is started; for the health probe."""
         return self._services
 
     @property
     def upkeep(self) -> Upkeep:
-        """The task that looks after its consumers, once it was started."""
+        """The maintenance task of its consumers, once started."""
         assert self._upkeep is not None, "the adapter was not started"
         return self._upkeep
 
     @property
     def groups(self) -> RedisGroups:
-        """The groups on the server. Raises ``AdapterError`` when the adapter is not started."""
+        """The groups on the server. Raises ``AdapterError`` if the adapter is not started."""
         return RedisGroups(self._running)
 
     def loss_figures(self) -> dict[str, int | bool]:
-        """The counters of what was lost, or removed, for health."""
+        """Returns the counters of lost and removed events, for health."""
         losses, services = self._losses, self._services
         figures: dict[str, int | bool] = {
             "data_losses": losses.ended_epochs,
@@ -120,7 +120,7 @@ class StreamsAdapter:
     # --- its life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connects, and looks whether the server will do."""
+        """Connects, and checks the server."""
         connections = self._make_connections()
         try:
             facts = await check_servers(connections, self._options, self._target)
@@ -143,7 +143,7 @@ class StreamsAdapter:
             clock=ServerClock(),
         )
         self._losses.problems["leases"] = lambda: leases.problem
-        waiting = self._losses.trouble("the read that waits for many subscriptions")
+        waiting = self._losses.trouble("the shared blocking read")
         wakeups = Wakeups(locator, pipe, self._options.block, waiting)
         services = Services(
             options=self._options,
@@ -191,13 +191,13 @@ class StreamsAdapter:
         return make_connections(self._target, self._options, name=self._service)
 
     async def close(self) -> None:
-        """Gives back what ``start`` took."""
+        """Releases everything that ``start`` opened."""
         services, self._services = self._services, None
         if services is None:
             return
         try:
             await self._close(services)
-        finally:  # also when there was no time for all of it
+        finally:  # even if the time was too short for all of it
             services.leases.abort()
             if self._connections is not None:
                 self._connections.abort()
@@ -220,7 +220,7 @@ class StreamsAdapter:
     # --- what the engine calls ----------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        """Stores messages; one result for each."""
+        """Stores messages; returns one result for each."""
         assert self._publisher is not None, "the adapter is not started"
         return await self._publisher.publish(messages)
 
@@ -233,7 +233,7 @@ class StreamsAdapter:
             topics = await services.registry.matching(pattern)
         if spec.mode == "broadcast":
             return await self._open_broadcast(spec, topics)
-        # The server counts what a read of many streams brings for each of them, not in all.
+        # COUNT limits a read of many streams for each of them, not in total.
         link = None
         if not spec.ordered and pattern is None:
             link = services.lend_link(self._keys.stream(spec.topic) if services.locator.is_cluster else "")
@@ -259,14 +259,14 @@ class StreamsAdapter:
         return consumer
 
     async def backlog(self, spec: SubscriptionSpec) -> int:
-        """What the group has not settled, on all of its topics; raises ``RedisFailure``.
+        """Returns the number of unsettled events of a group on all of its topics; raises ``RedisFailure``.
 
-        For a broadcast subscription: what this instance has not read. The others have theirs.
+        For a broadcast subscription it returns the number of events that this instance has not read.
         """
         return (await self.backlogs([spec]))[0]
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-        """The same for many subscriptions, which are asked about together."""
+        """Returns the backlog of many subscriptions, counted together."""
         services = self._running
         groups = list(dict.fromkeys(spec for spec in specs if spec.mode == "group"))
         counts = dict(zip(groups, await count_backlogs(services, groups), strict=True))

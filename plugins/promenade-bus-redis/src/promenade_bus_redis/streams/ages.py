@@ -1,7 +1,7 @@
-"""How old the entries of a stream are at least, on the clock of whoever looks at it.
+"""The minimum age of a stream's entries, on the clock of the observing process.
 
-The time in the id of an entry is the server's when it was stored, or the latest that the server's clock ever
-showed: ids never go back. Somebody who saw that an entry was there, and looks again later, knows better.
+The time in an entry's id is the server's time when it was stored, or the latest time that the server's clock
+ever showed, because ids never go back. Observing that an entry exists at one time gives a reliable age later.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Final
 __all__ = ["Ages", "later"]
 
 _MARKS: Final = 16
-"""Marks within the age that matters: so much later than at that age an entry may be found to have it."""
+"""The number of observations within the relevant age, which limits the error."""
 
 
 class Ages:
-    """Marks of when a stream was seen to go up to an entry; ``age`` in seconds is the one that matters."""
+    """Times at which a stream was seen to reach an entry. ``age`` is the relevant age in seconds."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, str]] = deque()
 
     def note(self, last_id: str, now: float, age: float) -> None:
-        """The stream goes up to this entry."""
+        """Records that the stream reaches this entry now."""
         if self._marks:
             at, known = self._marks[-1]
             if known == last_id or now - at < age / _MARKS:
@@ -30,7 +30,7 @@ class Ages:
         self._marks.append((now, last_id))
 
     def bound(self, now: float, age: float) -> str:
-        """The first id after all those that are known to have the age."""
+        """Returns the first id after all entries that are known to have the age."""
         while len(self._marks) > 1 and now - self._marks[1][0] >= age:
             self._marks.popleft()
         if not self._marks or now - self._marks[0][0] < age:
@@ -40,7 +40,7 @@ class Ages:
 
 
 def later(left: str, right: str) -> str:
-    """The later one of two ids."""
+    """Returns the later of two ids."""
     return max(left, right, key=_order)
 
 

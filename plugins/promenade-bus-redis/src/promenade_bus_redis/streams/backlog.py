@@ -20,17 +20,17 @@ from promenade_bus_redis.streams.services import Services
 __all__ = ["Position", "count_ahead", "count_backlogs", "count_groups"]
 
 _COUNTED_AT_ONCE: Final = 1000
-"""Entries that a script counts at most: others wait for the server meanwhile."""
+"""The maximum number of entries that one script counts, because a script blocks the server."""
 
 _ASKED_AT_ONCE: Final = 1000
-"""Groups, or positions, in one batch of commands: those of others wait for its end."""
+"""The maximum number of groups or positions in one batch of commands, which others have to wait for."""
 
 Position = tuple[str, bytes]
-"""A stream, and the id of an entry in it, or of one that was there."""
+"""A stream, and the id of a current or former entry."""
 
 
 async def count_backlogs(services: Services, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-    """The unsettled entries of each: those that nobody has read, are pending, are parked, or came back.
+    """Counts the unsettled entries of each subscription: unread, pending, parked and returned ones.
 
     Raises ``RedisFailure``.
     """
@@ -49,7 +49,7 @@ async def count_backlogs(services: Services, specs: Sequence[SubscriptionSpec]) 
 async def count_groups(
     services: Services, wanted: Mapping[str, Iterable[str]]
 ) -> Mapping[tuple[str, str], int]:
-    """The unsettled entries of the ``wanted`` groups of each topic, by topic and group.
+    """Counts the unsettled entries of the ``wanted`` groups of each topic, by topic and group.
 
     Raises ``RedisFailure``.
     """
@@ -68,7 +68,7 @@ async def count_groups(
         for (topic, groups), reply in zip(asked.items(), replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.WRONG_TYPE:
-                    # Somebody uses the key of a topic for something else: nothing of it is an event.
+                    # The key of the topic has foreign data, which are not events.
                     counts.update(((topic, group), 0) for group in groups)
                     continue
                 raise reply
@@ -83,7 +83,7 @@ async def count_groups(
 
 
 async def count_ahead(pipe: Pipe, positions: Iterable[Position]) -> Mapping[Position, int]:
-    """The number of entries after each of these positions; equal ones are counted once.
+    """Counts the entries after each of these positions; equal positions are counted once.
 
     Raises ``RedisFailure``.
     """

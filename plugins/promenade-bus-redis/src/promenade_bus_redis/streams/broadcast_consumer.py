@@ -1,8 +1,8 @@
-"""The consumer of a broadcast subscription: each instance reads everything, from the moment it subscribed.
+"""The consumer of a broadcast subscription: each instance reads every event after it subscribed.
 
-There is no group: a cursor for each topic, in this process only. Retries wait in the process as well. What
-was trimmed before it was read is counted. A dead letter that is redriven comes back to this instance, as
-long as it lives.
+It has no group, but a cursor for each topic in this process. Retries wait in the process, too. Entries that
+were trimmed before they were read are counted. A redriven dead letter comes back to this instance, as long as
+it lives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEEDS_AT_ONCE: Final = 500
 
 
 class _Cursor:
-    """How far a topic was read. ``position`` counts the entries up to there, where that is known."""
+    """The read position in a topic. ``position`` is its number of entries, if known."""
 
     __slots__ = ("feed", "inbox", "main", "position")
 
@@ -57,7 +57,7 @@ class BroadcastConsumer:
         self._cursors: dict[Feed, _Cursor] = {}
         self._by_key: dict[str, Feed] = {}
         self._unread: dict[Feed, None] = {}
-        self._one_by_one = False  # whether one of many topics cannot be read
+        self._one_by_one = False  # True while one of many topics cannot be read
         self._ready: deque[Received] = deque()
         self._watch = services.wakeups.watch()
         self._stopped = False
@@ -72,7 +72,7 @@ class BroadcastConsumer:
                 await self._watch.wait(self._services.options.block)
             woken, self._watch.woken = self._watch.woken, set()
             for key in woken:
-                if (feed := self._by_key.get(key)) is not None:  # it may have been left out since
+                if (feed := self._by_key.get(key)) is not None:  # it may have been removed since
                     self._unread[feed] = None
             left, wider = len(self._unread) + 1, 1
             while len(self._unread) < left and self._unread and not self._ready and not self._stopped:
@@ -83,7 +83,7 @@ class BroadcastConsumer:
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        """Stores dead letters, and deletes what was redriven to this instance; nothing else was noted."""
+        """Stores dead letters, and deletes redriven events; other outcomes need no action."""
         results: list[BusError | None] = [None] * len(outcomes)
         commands: list[Routed] = []
         judged: list[int] = []
@@ -106,12 +106,12 @@ class BroadcastConsumer:
         return results
 
     def stop(self) -> None:
-        """From now on nothing is received."""
+        """Stops receiving."""
         self._stopped = True
         self.wake()
 
     async def close(self) -> None:
-        """Forgets its cursors, and what was redriven to it."""
+        """Drops its cursors and its redriven events."""
         self._stopped = True
         self._upkeep.forget(self)
         self._watch.close()
@@ -126,10 +126,10 @@ class BroadcastConsumer:
         self._watch.wake()
 
     def claim_from_dead(self, feed: Feed) -> None:
-        """Nobody else's events are this instance's."""
+        """Does nothing: a broadcast consumer claims no events of others."""
 
     def add_topic(self, topic: str) -> None:
-        """Reads this topic as well: all of it, for it was not there when the subscription was opened."""
+        """Reads another topic, from its beginning, because the topic is newer than the subscription."""
         if topic not in self.feeds:
             self._add(topic, b"0-0", None)
 
@@ -142,7 +142,7 @@ class BroadcastConsumer:
         self._unread[feed] = None
 
     async def open(self, topics: Iterable[str]) -> None:
-        """Begins behind everything that there is. Raises ``RedisFailure``."""
+        """Starts after the last entry of each topic. Raises ``RedisFailure``."""
         services = self._services
         names = [*topics]
         for failure in (await services.registry.know(names)).values():
@@ -157,19 +157,19 @@ class BroadcastConsumer:
                     continue
                 if reply.ends_connection or reply.is_transient or reply.kind is Kind.WRONG_TYPE:
                     raise reply
-                self._add(topic, b"0-0", 0)  # there is no such stream yet
+                self._add(topic, b"0-0", 0)  # the stream does not exist yet
             else:
                 facts = dict(zip(reply[::2], reply[1::2], strict=True))
                 self._add(topic, facts[b"last-generated-id"], facts.get(b"entries-added"))
 
     @property
     def ready(self) -> int:
-        """The number of entries that it has read, and not handed to the engine."""
+        """The number of entries read and not yet passed to the engine."""
         return len(self._ready)
 
     @property
     def positions(self) -> Iterable[Position]:
-        """The last entry that it has read of each stream."""
+        """Yields the last entry read of each stream."""
         for feed, cursor in self._cursors.items():
             yield feed.main.key, cursor.main
             yield feed.inbox.key, cursor.inbox
@@ -177,16 +177,16 @@ class BroadcastConsumer:
     # --- reading ------------------------------------------------------------------------------------------
 
     async def _look(self, limit: int, wider: int) -> None:
-        """Reads from topics that may have more, those first that have waited longest: ``limit`` in all.
+        """Reads up to ``limit`` entries from topics that may have more, longest-waiting topics first.
 
-        It looks at as many as entries are wanted, for most of them have one; or at ``wider`` times as many.
+        It reads as many topics as entries are wanted, since most have one entry, or ``wider`` times as many.
         """
         size = 1 if self._services.locator.is_cluster or self._one_by_one else _FEEDS_AT_ONCE
         count = self._read_size.count(limit)
         feeds = [*islice(self._unread, count * wider)]
         bundles = [feeds[first : first + size] for first in range(0, len(feeds), size)][:count]
         if len(self._unread) <= count:
-            self._one_by_one = False  # each was looked at
+            self._one_by_one = False  # each was tested
         commands: list[Routed] = []
         for bundle in bundles:
             keys: list[str] = []
@@ -215,7 +215,7 @@ class BroadcastConsumer:
             raise failure
 
     def _may_leave_out(self, bundle: Sequence[Feed], failure: RedisFailure) -> bool:
-        """Whether the others can be read without one topic of a pattern; several are looked at one by one."""
+        """Returns True if the other topics can be read without one; tests several one by one."""
         if failure.kind is not Kind.WRONG_TYPE or self.pattern is None:
             return False
         if len(bundle) > 1:
@@ -236,14 +236,14 @@ class BroadcastConsumer:
         found = {key.decode(): entries for key, entries in reply}
         for feed, of_main, of_inbox in zip(feeds, facts[::2], facts[1::2], strict=True):
             if isinstance(of_main, bytes):
-                return  # there was enough before it
+                return  # earlier streams had enough
             self._services.losses.understood(feed.topic, self.spec.group)
             added, length, trimmed = of_main
             cursor = self._cursors[feed]
             entries = found.get(feed.main.key, ())
             removed = added - length if added >= 0 else trimmed
             if cursor.position is not None:
-                # What comes next is the first entry there is, or, where nothing comes, the end.
+                # The next entry is the first existing one, or, without one, the end.
                 reached = removed if entries else removed + length
                 if reached > cursor.position:
                     self._services.losses.miss(reached - cursor.position, feed.topic, self.spec.group)
@@ -257,7 +257,7 @@ class BroadcastConsumer:
                 cursor.inbox = entry_id
             del self._unread[feed]
             if entries or feed.inbox.key in found or isinstance(of_inbox, bytes):
-                self._unread[feed] = None  # there may be more, after the others
+                self._unread[feed] = None  # it may have more; others come first
             else:
                 cursor.position = removed + length
                 self._watch.arm({feed.main.key: cursor.main, feed.inbox.key: cursor.inbox})
@@ -281,7 +281,7 @@ class BroadcastConsumer:
 async def count_unread(
     pipe: Pipe, consumers: Iterable[BroadcastConsumer], specs: Collection[SubscriptionSpec]
 ) -> Mapping[SubscriptionSpec, int]:
-    """The number of entries that this instance has not handed to the engine, for each subscription.
+    """Counts the entries not yet passed to the engine of this instance, for each subscription.
 
     Raises ``RedisFailure``.
     """

@@ -1,4 +1,4 @@
-"""Dead letters: a stream for each topic, so that letters have an order and ids of their own.
+"""Dead letters: a stream for each topic, which gives letters an order and ids.
 
 The id of a letter is its topic and the id of its entry, ``topic/1700000000000-0``.
 """
@@ -32,10 +32,10 @@ __all__ = ["RedisDeadLetters"]
 _AT_ONCE: Final = 100
 _IDS_AT_ONCE: Final = 1000
 _MOST_BYTES: Final = 1_000_000
-"""Bytes of letters in one page, after which nothing is added to it."""
+"""The size in bytes at which a page of letters ends."""
 
 _EXPIRY: Final = 86_400_000
-"""Milliseconds for which what goes back to one instance is kept; it is read at once."""
+"""Milliseconds for which events redriven to one instance are kept; they are read at once."""
 
 _ID: Final = re.compile(r"([A-Za-z0-9_.-]{1,200})/(([0-9]{1,20})-([0-9]{1,20}))")
 _GREATEST: Final = 2**64 - 1
@@ -51,7 +51,7 @@ class RedisDeadLetters:
         self._registry = services.registry
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
-        """The oldest letters that the filter selects, at most ``limit``."""
+        """Returns the oldest letters that the filter selects, at most ``limit``."""
         found: list[DeadLetter] = []
         cursor: str | None = None
         while len(found) < limit:
@@ -63,9 +63,9 @@ class RedisDeadLetters:
         return found
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
-        """The letters that the filter selects and that come after a cursor; see ``bus_core.DeadLetterStore``.
+        """Returns the selected letters after a cursor; see ``bus_core.DeadLetterStore``.
 
-        First it is found out which they are, and then a megabyte of them is fetched, or one.
+        It first selects letters, then fetches up to a megabyte of them, but at least one.
         """
         behind = None if after is None else LetterPosition.of_cursor(after)
         if where.ids is not None:
@@ -108,7 +108,7 @@ class RedisDeadLetters:
         return count
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """How many letters the filter selects, in groups; the server counts, and no letter leaves it."""
+        """Counts the letters that the filter selects, in groups, on the server."""
         if where.ids is not None:
             return tally_of(letter for _, letter in await self._named(where))
         return merge_tallies(await self._tallies(where, "subscription"))
@@ -142,7 +142,7 @@ class RedisDeadLetters:
         return found
 
     async def get(self, letter_id: str) -> DeadLetter:
-        """One letter; raises ``DeadLetterNotFound``."""
+        """Returns a letter; raises ``DeadLetterNotFound``."""
         match = _match(letter_id)
         found = await self._fetch([LetterPosition.at(match[2], match[1])]) if match else []
         if not found:
@@ -150,7 +150,7 @@ class RedisDeadLetters:
         return found[0][1]
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
-        """Moves letters to the inboxes of the groups that failed; all or, when one has no group, none."""
+        """Moves letters to the inboxes of the failed groups; moves none if one has no group."""
         letters = await self._get_many([*dict.fromkeys(letter_ids)])
         await self._check_owed(letters)
         commands: list[Routed] = []
@@ -198,7 +198,7 @@ class RedisDeadLetters:
         return sorted(filter(where.selects_topic, await self._registry.refresh()))
 
     async def _named(self, where: DeadLetterFilter) -> builtins.list[tuple[LetterPosition, DeadLetter]]:
-        """The letters that a filter names by their ids, and selects, in order."""
+        """Returns the letters that the filter names by id and selects, in order."""
         matches = filter(None, map(_match, where.ids or ()))
         places = sorted(
             LetterPosition.at(each[2], each[1]) for each in matches if where.selects_topic(each[1])
@@ -210,7 +210,7 @@ class RedisDeadLetters:
         return found
 
     async def _look_further(self, rows: Sequence[TopicLetters], where: DeadLetterFilter, most: int) -> None:
-        """Looks on where nothing is known to follow, until something is found, or known to be the end."""
+        """Searches topics without a known next letter until one is found or the end is reached."""
         most = min(most, _IDS_AT_ONCE)
         while looking := [row for row in rows if not row.found and not row.is_over]:
             for first in range(0, len(looking), _AT_ONCE):
@@ -227,7 +227,7 @@ class RedisDeadLetters:
     async def _fetch(
         self, places: Sequence[LetterPosition]
     ) -> builtins.list[tuple[LetterPosition, DeadLetter]]:
-        """The letters at these places that are there still."""
+        """Returns the letters at these positions that still exist."""
         by_topic: dict[str, builtins.list[LetterPosition]] = {}
         for place in places:
             by_topic.setdefault(place.topic, []).append(place)
@@ -250,7 +250,7 @@ class RedisDeadLetters:
         return [(place, found[place]) for place in places if place in found]
 
     async def _get_many(self, letter_ids: Sequence[str]) -> builtins.list[tuple[_Owner, _Known]]:
-        """What is to be known of the letters that there are, each with the group that failed."""
+        """Returns the existing letters without bodies, each with the group that failed."""
         wanted = [found for letter_id in letter_ids if (found := _match(letter_id))]
         letters: list[tuple[_Owner, _Known]] = []
         for first in range(0, len(wanted), _AT_ONCE):
@@ -277,7 +277,7 @@ class RedisDeadLetters:
         return letters
 
     async def _check_owed(self, letters: Sequence[tuple[_Owner, _Known]]) -> None:
-        """Raises ``UnknownSubscription`` unless somebody is owed each of these letters."""
+        """Raises ``UnknownSubscription`` unless each letter's topic is in a subscription's record."""
         if not letters:
             return
         alive = await self._services.alive()
@@ -293,7 +293,7 @@ class RedisDeadLetters:
 
 
 class _Owner(NamedTuple):
-    """A letter goes back to a group, or to one instance of a broadcast subscription."""
+    """The destination of a letter: a group, or one instance of a broadcast subscription."""
 
     group: str
     instance: str
@@ -342,7 +342,7 @@ def _tally(
 
 
 def _criteria(where: DeadLetterFilter) -> builtins.list[str | int]:
-    """A filter as the script ``letters`` takes it, but for what is known before: topics and ids."""
+    """Returns a filter for the script ``letters``, without topics and ids, which are handled before."""
     return [
         where.subscription or "",
         where.error or "",
@@ -353,7 +353,7 @@ def _criteria(where: DeadLetterFilter) -> builtins.list[str | int]:
 
 
 def _sound(reply: Any, where: DeadLetterFilter) -> Any:
-    """A reply; None where many topics are looked at, and somebody else's key is in the place of one."""
+    """Returns the reply, or None if a foreign key replaces one of many topics."""
     if isinstance(reply, RedisFailure):
         if reply.kind is Kind.WRONG_TYPE and (where.topic is None or is_pattern(where.topic)):
             return None
@@ -363,10 +363,10 @@ def _sound(reply: Any, where: DeadLetterFilter) -> Any:
 
 def _unknown(owner: _Owner, letter: _Known) -> UnknownSubscription:
     if owner.instance:
-        why = f"was broadcast to the instance {owner.instance!r}, which has ended"
+        why = f"belonged to the broadcast instance {owner.instance!r}, which has ended"
     else:
         why = (
-            f"(group {owner.group!r}) has never been open on {letter.topic!r}, or was forgotten there; start "
+            f"(group {owner.group!r}) was never open on {letter.topic!r}, or was forgotten there; start "
             "its service first, or republish the events"
         )
     return UnknownSubscription(
@@ -375,6 +375,6 @@ def _unknown(owner: _Owner, letter: _Known) -> UnknownSubscription:
 
 
 def _match(letter_id: str) -> re.Match[str] | None:
-    """The topic and the entry of a letter; None for what cannot be the id of one: the server refuses it."""
+    """Parses topic and entry of a letter id; returns None for an invalid id."""
     match = _ID.fullmatch(letter_id)
     return match if match and max(int(match[3]), int(match[4])) <= _GREATEST else None

@@ -1,7 +1,7 @@
-"""The layout of the keys, and whether the server has lost them, as after FLUSHALL.
+"""The layout of the keys, and the detection of lost data, as after FLUSHALL.
 
-A key says when the data began. It never changes while they are there; when it is gone, or another one, so is
-everything else that was there. On a cluster it speaks for the node that has it.
+A key holds the time at which the data began. It never changes while the data exist. If this marker is missing
+or different, the server has lost its data. On a cluster this applies to the node with the key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAYOUT: Final = 1
 
 
 class Epoch:
-    """The key, and what it was when this instance started."""
+    """The epoch key, and its value when this instance started."""
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
@@ -31,20 +31,20 @@ class Epoch:
         self._known: bytes | None = None
 
     async def check_layout(self) -> None:
-        """Notes the layout where there is none. Raises ``AdapterError`` for another, and ``RedisFailure``."""
+        """Writes a missing layout. Raises ``AdapterError`` for another one, and ``RedisFailure``."""
         key = self._keys.layout
         found = await self._pipe.call("GET", key, key=key) or await self._pipe.run(BEGIN, [key], LAYOUT)
         if found != str(LAYOUT).encode():
             shown, prefix = printable(found.decode(errors="replace"), 20), self._keys.prefix
             raise AdapterError(
-                f"the keys under the prefix {prefix!r} have the layout {shown}, and this version of "
-                f"promenade-bus-redis has the layout {LAYOUT}: the two cannot share them. Give this one a "
-                f"bus.redis.prefix of its own, or end the other version and delete the keys that begin with "
-                f"'{prefix}:'"
+                f"the keys with the prefix {prefix!r} have the layout {shown}, but this version of "
+                f"promenade-bus-redis has the layout {LAYOUT}: the two cannot share keys. Set another "
+                f"bus.redis.prefix for this version, or stop the other one and delete the keys that begin "
+                f"with '{prefix}:'"
             )
 
     async def has_ended(self) -> bool:
-        """Whether the data are not those that were there before. Raises ``RedisFailure``."""
+        """Returns True if the data of the start are gone. Raises ``RedisFailure``."""
         found = await self._pipe.call("GET", self._key, key=self._key)
         if found is None:
             await self.check_layout()

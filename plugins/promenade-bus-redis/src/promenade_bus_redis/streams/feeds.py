@@ -1,4 +1,4 @@
-"""A feed is one topic for one group: its streams, and what this instance holds of them."""
+"""A feed is one topic for one group: its streams, and the entries that this instance owns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ INBOX_NOTES: Final = "inbox:"
 
 
 class HeldEntry:
-    """An entry that this instance owns until it is settled: the receipt of what was received.
+    """An entry that this instance owns until it is settled: the receipt of a received message.
 
-    ``session`` is that of ``Leases`` in which it was received, or last confirmed. ``state`` is known better
-    than the entry says, if given.
+    ``session`` is the session of ``Leases`` in which it was received or last confirmed. ``state``, if given,
+    overrides the state in the entry.
     """
 
     __slots__ = (
@@ -47,12 +47,12 @@ class HeldEntry:
         self.entry_id = entry_id
         self.message = content.message
         self.published_at = content.published_at
-        self.fault = content.fault  # why it cannot be understood
+        self.fault = content.fault  # the reason if it is invalid
         self.session = session
         self.state = content.state if state is None else state
-        self.noted = False  # whether there is a note of its attempts
-        self.suspect = False  # whether it was taken over from one that died
-        self.tried = False  # whether settling it was tried, and may have been done
+        self.noted = False  # True if its attempts are noted
+        self.suspect = False  # True if it was claimed from a dead consumer
+        self.tried = False  # True if a settlement was attempted and may have succeeded
 
 
 class StreamSource:
@@ -71,12 +71,12 @@ class StreamSource:
 
     @property
     def deletes(self) -> str:
-        """Whether what is settled is deleted: in the inbox nobody else wants it."""
+        """Non-empty if settled entries are deleted, as in the inbox, which no other group reads."""
         return "1" if self.is_inbox else ""
 
 
 class Feed:
-    """One topic for one group; or for one ``instance`` of a broadcast subscription."""
+    """One topic for one group, or for one ``instance`` of a broadcast subscription."""
 
     def __init__(self, keys: Keys, topic: str, group: str, instance: str = "") -> None:
         self.topic = topic
@@ -89,23 +89,23 @@ class Feed:
         self.inbox = StreamSource(self, keys.inbox(topic, group, instance), is_inbox=True)
         self.is_open = False
         self.was_open = False
-        self.is_new = False  # whether the topic is younger than the subscription
-        self.must_sweep = False  # whether something may be pending that nobody here knows of
+        self.is_new = False  # True if the topic is younger than the subscription
+        self.must_sweep = False  # True if unknown entries may be pending
         self.claim_due = True
-        self.is_awaited = False  # whether an earlier active instance has something of it in hand still
+        self.is_awaited = False  # True if an earlier active instance still owns entries
         self.trimmed = keys.trimmed(topic)
         self.settled = keys.settled(topic)
         self.losses = keys.losses_of(topic)
-        self.must_count = True  # whether something may have been trimmed since it was last read
-        self.foreign: int | None = None  # how many entries somebody else had removed then
+        self.must_count = True  # True if entries may have been trimmed since the last read
+        self.foreign: int | None = None  # the number of foreign removals then
 
     @property
     def sources(self) -> tuple[StreamSource, StreamSource]:
-        """Both streams; what came back goes first."""
+        """Both streams; the inbox comes first."""
         return (self.inbox, self.main)
 
     def opening(self, start: Literal["0", "$"]) -> Sequence[Routed]:
-        """The commands that make its groups, where they are missing."""
+        """Returns the commands that create its groups if they are missing."""
         keys = [self.main.key, self.settled, self.trimmed, self.losses]
         main = OPEN.command(keys, [self.group, start, self.topic, "1" if self.is_new else ""])
         return [(self.main.key, main), (self.inbox.key, MAKE.command([self.inbox.key], [self.group]))]

@@ -1,7 +1,7 @@
-"""The consumer of a group: receives, and hands over what is settled. The engine drives it.
+"""The consumer of a group: receives entries and settles outcomes for the engine.
 
-What it may receive comes from four sides: new entries, what came back to the group (the inbox), what is
-pending without anybody here knowing of it (a reply that was lost), and what others held when they died.
+Entries come from four sources: new entries, the group's inbox, pending entries of a lost reply, and entries
+of dead consumers.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from promenade_bus_redis.streams.upkeep import Upkeep
 __all__ = ["GroupConsumer"]
 
 _STREAMS_AT_ONCE: Final = 1000
-"""Streams in one read."""
+"""The maximum number of streams in one read."""
 
 _STANDBY: Final = 1.0
-"""Seconds after which an instance that stands by looks whether it is its turn."""
+"""Seconds between two attempts of a standby instance to become active."""
 
 _AWAY: Final = 0.05
-"""Seconds between two reads after which something may have been trimmed that was there meanwhile."""
+"""Seconds between two reads after which entries may have been trimmed in between."""
 
 _MOST_COUNTED: Final = 16
-"""Topics of a subscription up to which each is looked at before a read; of more, retention looks at them."""
+"""The number of topics up to which each is checked before a read; with more, retention checks them."""
 
 _CLOSING: Final = 2.0
-"""Seconds that leaving a group may take."""
+"""The time limit in seconds for leaving a group."""
 
 
 class GroupConsumer:
-    """Implements ``bus_core.Consumer`` for a subscription of a group, on any number of topics.
+    """Implements ``bus_core.Consumer`` for a group subscription, on any number of topics.
 
-    ``link`` is a connection of its own for reads that wait; without one it waits together with others. An
-    ordered group always does: what it reads must be refused when another instance became active meanwhile.
+    ``link`` is its own connection for blocking reads; without one it waits together with others. An ordered
+    group always waits with others, because its read must be refused if another instance became active.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class GroupConsumer:
         self._services = services
         self._upkeep = upkeep
         self._link = link
-        self._is_open = False  # whether the groups are made on the topics that there were
+        self._is_open = False  # True once the groups exist on the known topics
         self._stopped = False
         self._sources: dict[bytes, StreamSource] = {}
         leave_out = self._leave_out if self.pattern is not None else None
@@ -73,24 +73,24 @@ class GroupConsumer:
         key = services.keys.active(spec.topic, spec.group) if spec.ordered else None
         self._active_lock = ActiveLock(services, key, self.name)
         self._active_number = 0
-        self._later: dict[asyncio.TimerHandle, Received] = {}  # handed out again here, in a while
+        self._later: dict[asyncio.TimerHandle, Received] = {}  # delivered again here, later
         self._watch = services.wakeups.watch()
         self._read_at = 0.0
-        self._session = services.leases.session  # in which what is held is known to be owned still
-        self._is_behind = False  # whether there was more than it could take
-        self._unread: dict[Feed, None] = {}  # feeds that may have more, for all that is known
-        self._left_out: dict[str, Feed] = {}  # feeds that it goes on without, with what it holds of them
+        self._session = services.leases.session  # in which held entries are known to be owned
+        self._is_behind = False  # True if there was more than it could take
+        self._unread: dict[Feed, None] = {}  # feeds that may have more
+        self._left_out: dict[str, Feed] = {}  # skipped feeds, with their held entries
 
     @property
     def feeds(self) -> dict[str, Feed]:
-        """What it reads, by topic."""
+        """Its feeds, by topic."""
         return self._holdings.feeds
 
     # --- what the engine calls ----------------------------------------------------------------------------
 
     @property
     def longest_hold(self) -> float:
-        """Longer waits are parked: what is held stays in memory all the time. Order forbids parking."""
+        """The limit of local waits: longer retries are parked, except in an ordered group."""
         if self.spec.ordered:
             return math.inf
         return self._services.options.lease / 3
@@ -100,7 +100,7 @@ class GroupConsumer:
         if not self._holdings.ready and not self._stopped:
             try:
                 await self._fill(limit)
-            except BaseException as failure:  # a cancellation, too: what a reply would have brought is ours
+            except BaseException as failure:  # even a cancellation: we own the entries of the reply
                 self._distrust(failure)
                 raise
             self._read_at = self._services.read_at = time.monotonic()
@@ -109,7 +109,7 @@ class GroupConsumer:
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        """Carries outcomes out; see ``bus_core.Consumer``."""
+        """Carries out outcomes; see ``bus_core.Consumer``."""
         stays = self.spec.ordered and not self._stopped
         in_place = ("" if stays else NOBODY) if self.spec.ordered else None
         leases = self._services.leases
@@ -132,7 +132,7 @@ class GroupConsumer:
         return settled.results
 
     def _hand_out_again(self, held: HeldEntry, delay: float) -> None:
-        """An ordered group has no other place for what is released than where it is."""
+        """Delivers a released entry again here, because an ordered group cannot move it."""
         received = self._holdings.received(held, redelivered=True)
 
         def hand_out() -> None:
@@ -145,11 +145,11 @@ class GroupConsumer:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether others may own by now what was received here; see ``bus_core.LeasingConsumer``."""
+        """Returns True if others may own received entries; see ``bus_core.LeasingConsumer``."""
         return self._session == NO_SESSION or self._services.leases.session != self._session
 
     async def confirm(self, receipts: Sequence[HeldEntry]) -> Sequence[bool]:
-        """Renews the lease; which entries are this consumer's still. Raises ``RedisFailure``."""
+        """Renews the lease; returns for each entry if this consumer owns it. Raises ``RedisFailure``."""
         self._session, owned = await self._recovery.confirm(receipts)
         return owned
 
@@ -159,7 +159,7 @@ class GroupConsumer:
         return bool(await self._services.records.others_on(self.spec, alive))
 
     async def _confirm_ready(self) -> None:
-        """Drops what was not handed to the engine yet, and is others' since. Raises ``RedisFailure``."""
+        """Drops entries not yet passed to the engine that others own. Raises ``RedisFailure``."""
         session = self._services.leases.session
         doubtful = [
             received.receipt
@@ -174,12 +174,12 @@ class GroupConsumer:
             )
 
     def stop(self) -> None:
-        """From now on nothing is received."""
+        """Stops receiving."""
         self._stopped = True
         self.wake()
 
     async def close(self) -> None:
-        """Leaves the group; what is left unsettled is claimed by others when its lease ends."""
+        """Leaves the group; others claim its unsettled entries when its lease ends."""
         self._stopped = True
         self._upkeep.forget(self)
         self._services.records.leave(self.spec)
@@ -191,7 +191,7 @@ class GroupConsumer:
                 await self._active_lock.give_back()
                 await self._services.records.announce_left()
         except (RedisFailure, TimeoutError):
-            pass  # the upkeep sees to it, or others find out that the instance is dead
+            pass  # the upkeep repeats it, or others detect that the instance is dead
         finally:
             if self._link is not None:
                 await self._services.give_back_link(self._link)
@@ -199,17 +199,17 @@ class GroupConsumer:
     # --- what the upkeep calls ----------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Ends a wait: there is something to do besides."""
+        """Ends a wait, because there is other work."""
         if self._link is not None:
             self._link.interrupt()
         self._watch.wake()
 
     def claim_from_dead(self, feed: Feed) -> None:
-        """Looks through a feed for what the dead held."""
+        """Claims entries of dead consumers in a feed."""
         feed.claim_due = True
 
     def add_topic(self, topic: str) -> None:
-        """Reads this topic as well, from the next read on."""
+        """Reads another topic from the next read on."""
         if topic in self.feeds:
             return
         feed = self._left_out.pop(topic, None)
@@ -222,11 +222,11 @@ class GroupConsumer:
         self._unread[feed] = None
 
     def _read_anew(self, feed: Feed) -> None:
-        """What is there has to be read, although nothing new comes."""
+        """Reads a feed from its beginning, even if no new event comes."""
         self._unread[feed] = None
 
     def _leave_out(self, feed: Feed) -> None:
-        """Goes on without one topic of a pattern; it is tried again when topics are looked for."""
+        """Goes on without one topic of a pattern, until the next search for topics."""
         self._left_out[feed.topic] = self.feeds.pop(feed.topic)
         feed.is_open, feed.must_count, feed.claim_due = False, True, True
         for source in feed.sources:
@@ -236,7 +236,7 @@ class GroupConsumer:
         self._services.losses.left_out(feed.topic, self.spec.group)
 
     async def open(self, topics: Iterable[str], start: str) -> None:
-        """Makes the groups on the topics that there are. Raises ``RedisFailure``."""
+        """Creates the groups on the existing topics. Raises ``RedisFailure``."""
         for topic in topics:
             self.add_topic(topic)
         await self._recovery.open_groups("$" if start == "latest" else "0")
@@ -254,7 +254,7 @@ class GroupConsumer:
         if self._holdings.ready or self._stopped:
             return
         if self._active_lock.is_ordered and self._recovery.must_wait:
-            await self._recovery.pause()  # first what is older
+            await self._recovery.pause()  # older entries first
             for feed in self.feeds.values():
                 feed.claim_due |= feed.is_awaited
             return
@@ -272,7 +272,7 @@ class GroupConsumer:
             await self._recovery.regroup()
 
     async def _may_read(self) -> bool:
-        """Whether it is this instance's turn; waits a while when it is not."""
+        """Returns True if this instance is active; otherwise waits a while."""
         if not self._active_lock.is_taken and not await self._active_lock.take():
             return await self._stand_by()
         if self._active_number != self._active_lock.number:
@@ -285,7 +285,7 @@ class GroupConsumer:
         return not self._stopped
 
     async def _comes_later(self) -> bool:
-        """Whether an instance serves the same events in order by another pattern, and did so before."""
+        """Returns True if an earlier instance serves the same events in order by another pattern."""
         services = self._services
         ahead = await services.records.ahead_of(self.spec)
         dead, _ = await services.leases.judge(services.pipe, ahead)
@@ -298,7 +298,7 @@ class GroupConsumer:
         return False
 
     def _distrust(self, failure: BaseException) -> None:
-        """After a failure something may have been handed out to us that never arrived."""
+        """After a failure, expects entries that were delivered to us and never arrived."""
         if not isinstance(failure, RedisFailure) or failure.is_uncertain or failure.ends_connection:
             for feed in self.feeds.values():
                 feed.must_sweep = True
@@ -306,13 +306,13 @@ class GroupConsumer:
 
     @property
     def _may_have_missed(self) -> bool:
-        """Whether there was, or may have been, something to read that somebody has trimmed since."""
+        """Returns True if unread entries may have been trimmed."""
         if not self._services.counts_gaps or len(self.feeds) > _MOST_COUNTED:
             return False
         return self._is_behind or time.monotonic() - self._read_at > _AWAY
 
     async def _read_and_wait(self, limit: int) -> None:
-        """On a connection of its own: the latency of one round trip."""
+        """Reads on its own connection, with the latency of one round trip."""
         assert self._link is not None
         session = self._services.leases.session
         count = self._holdings.read_size.count(limit)
@@ -334,12 +334,12 @@ class GroupConsumer:
             await self._recovery.pause()
 
     async def _read_and_wait_with_others(self, limit: int) -> None:
-        """Looks where there may be more, and waits only when there was nothing."""
+        """Reads feeds that may have more, and waits only if there was nothing."""
         if not self._unread and not self._recovery.is_busy:
             await self._watch.wait(self._services.options.block)
         woken, self._watch.woken = self._watch.woken, set()
         for key in woken:
-            if (source := self._sources.get(key.encode())) is not None:  # it may have been left out since
+            if (source := self._sources.get(key.encode())) is not None:  # it may have been removed since
                 self._unread[source.feed] = None
         if self._stopped:
             return
@@ -352,9 +352,9 @@ class GroupConsumer:
             await self._recovery.pause()
 
     async def _look(self, limit: int, wider: int) -> None:
-        """Reads from feeds that may have more, those first that have waited longest: ``limit`` in all.
+        """Reads up to ``limit`` entries from feeds that may have more, longest-waiting feeds first.
 
-        It looks at as many feeds as entries are wanted, for most have one; or at ``wider`` times as many.
+        It reads as many feeds as entries are wanted, since most have one entry, or ``wider`` times as many.
         """
         session = self._services.leases.session
         count = self._holdings.read_size.count(limit)
@@ -380,7 +380,7 @@ class GroupConsumer:
             raise failure
 
     def _learn_ends(self, bundle: Sequence[Feed], found: Sequence[Any], last: Sequence[bytes]) -> None:
-        """Waits where there is no more; where there may be, others have their turn first."""
+        """Watches feeds at their end; a feed that may have more waits for its next turn."""
         places: dict[str, bytes] = {}
         for feed, ends in zip(bundle, zip(last[::2], last[1::2], strict=True), strict=True):
             if all(ends):
@@ -394,14 +394,14 @@ class GroupConsumer:
                 self._unread[feed] = None
 
     def _bundles(self, most: int) -> list[list[Feed]]:
-        """The first feeds that may have more, by those that one command can read."""
+        """Returns the first feeds that may have more, bundled by command."""
         feeds = [*islice(self._unread, most)]
         alone = self._services.locator.is_cluster or self._active_lock.is_ordered
         size = 1 if alone else _STREAMS_AT_ONCE
         return [feeds[first : first + size] for first in range(0, len(feeds), size)]
 
     def _arrived(self, reply: Sequence[Any], session: int) -> None:
-        """Takes entries over that were handed out to this consumer, in a session that had begun before."""
+        """Adds entries delivered to this consumer in a session that had begun before."""
         self._holdings.read_size.learn(entry for _, entries in reply for entry in entries)
         for key, entries in reply:
             source = self._sources[key]
@@ -412,7 +412,7 @@ class GroupConsumer:
     # --- leaving ------------------------------------------------------------------------------------------
 
     async def _give_back(self) -> None:
-        """Releases what was received and never handed to the engine."""
+        """Releases entries that were received and never passed to the engine."""
         left, self._holdings.ready = self._holdings.ready, deque()
         for timer, received in self._later.items():
             timer.cancel()
@@ -427,7 +427,7 @@ class GroupConsumer:
             )
 
     async def _leave(self) -> None:
-        """Leaves the group, and what is unsettled to nobody. Raises ``RedisFailure``."""
+        """Leaves the group, and gives up unsettled entries. Raises ``RedisFailure``."""
         feeds = [*self.feeds.values(), *self._left_out.values()]
         sources = [source for feed in feeds for source in feed.sources]
         for source in sources:

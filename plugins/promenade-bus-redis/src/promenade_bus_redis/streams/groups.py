@@ -1,4 +1,4 @@
-"""The groups on the server: how far each of them is, who serves it, and how one is forgotten."""
+"""The groups on the server: their progress, their instances, and forgetting one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 from bus_core import BusError, UnknownSubscription
 from bus_core.errors import suggestion
 from bus_core.events import nearest_names
+from bus_core.runtime import counted
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
 from promenade_bus_redis.server.scripts import FORGET, SURVEY, UNREAD
@@ -31,16 +32,16 @@ _AT_ONCE: Final = 200
 
 
 class GroupInUse(BusError):
-    """A group is served by living instances, or has something left to do, and was not forgotten."""
+    """Raised when a group has live instances or unsettled events, and was not forgotten."""
 
 
 @attrs.frozen(kw_only=True)
 class TopicReport:
-    """How far a group is on one topic. ``oldest_pending`` is in seconds; None when nothing is pending.
+    """The progress of a group on one topic. ``oldest_pending`` is in seconds, or None if nothing is pending.
 
-    ``unread`` is None where the server does not tell without being made to count (before 7.0).
-    ``oldest_unread`` is for how many seconds the first event that was not read has been there; None where
-    there is none, or nobody asked. ``read_up_to`` is the id of the last entry that was read.
+    ``unread`` is None if the server does not report it without counting (before 7.0). ``oldest_unread`` is
+    the age in seconds of the first unread event, or None if there is none or it was not requested.
+    ``read_up_to`` is the id of the last entry read.
     """
 
     topic: str
@@ -54,12 +55,12 @@ class TopicReport:
 
 @attrs.frozen(kw_only=True)
 class GroupReport:
-    """A group on a topic or pattern that it is owed, or on topics where somebody made it by hand.
+    """A group on a topic or pattern in its record, or a foreign group on some topics.
 
-    ``wanted_topic`` is empty in the latter case. ``backlog`` is what it has not settled; None where it was
-    not counted. ``unseen`` is for how many seconds no instance has said that it serves it. ``lost`` is what
-    was counted as lost to it so far, ``dead`` the number of its dead letters, if that was counted.
-    ``is_abandoned``: a newer instance of its service runs without it.
+    ``wanted_topic`` is empty for a foreign group. ``backlog`` is the number of unsettled events, or None if
+    not counted. ``unseen`` is the time in seconds since an instance last served it. ``lost`` is the number of
+    its lost events, and ``dead`` the number of its dead letters, if counted. ``is_abandoned``: a newer
+    instance of its service runs without it.
     """
 
     name: str
@@ -77,12 +78,12 @@ class GroupReport:
 
     @property
     def pending(self) -> int:
-        """Handed out, and not settled."""
+        """The number of delivered, unsettled events."""
         return sum(topic.pending for topic in self.topics)
 
     @property
     def oldest_pending(self) -> float | None:
-        """Seconds since the oldest event that is pending was stored."""
+        """The age in seconds of the oldest pending event."""
         return max((age for each in self.topics if (age := each.oldest_pending) is not None), default=None)
 
     @property
@@ -97,18 +98,18 @@ class GroupReport:
         return max((age for each in self.topics if (age := each.oldest_unread) is not None), default=None)
 
     def wants(self, topics: Iterable[str]) -> frozenset[str]:
-        """Its topics, and those of others on which it may have something to do: an inbox at least."""
+        """Returns its topics, and other topics where it may have events, such as an inbox."""
         matches = matcher_of(self.wanted_topic)
         return frozenset(each.topic for each in self.topics) | {each for each in topics if matches(each)}
 
     @property
     def instances(self) -> tuple[str, ...]:
-        """The living instances that serve it."""
+        """The live instances that serve it."""
         return tuple(sorted({*self.servers, *(name for topic in self.topics for name in topic.instances)}))
 
     @property
     def state(self) -> Literal["served", "idle", "orphaned"]:
-        """``idle``: nobody serves it at the moment, and that is not known to be for good."""
+        """``idle`` means that no instance serves it now, but possibly later."""
         if self.is_orphan:
             return "orphaned"
         return "served" if self.instances else "idle"
@@ -116,7 +117,7 @@ class GroupReport:
 
 @attrs.frozen(kw_only=True)
 class Forgotten:
-    """A group was forgotten on these topics, where it had so much left to do."""
+    """The topics where a group was forgotten, and its unsettled events."""
 
     topics: tuple[str, ...]
     backlog: int
@@ -124,10 +125,10 @@ class Forgotten:
 
 @attrs.frozen(kw_only=True)
 class WishReport:
-    """For how long a service wants events to be kept. Times are seconds; None is for ever.
+    """The retention times of a service in seconds; None means for ever.
 
-    ``stored_before`` is None while the service runs, or has a subscription. Later on its wish is for what was
-    stored before it ended, so many seconds ago.
+    ``stored_before`` is None while the service runs or has a subscription. After that the times apply to
+    events stored before the service ended, this many seconds ago.
     """
 
     service: str
@@ -144,9 +145,9 @@ class RedisGroups:
         self._services = services
 
     async def list(self, *, count: bool = False) -> Sequence[GroupReport]:
-        """Every group that is there, or owed something, by name; ``count`` what it has not settled, exactly.
+        """Returns every group on the server or in the record, by name; ``count`` adds exact backlogs.
 
-        A subscription that serves several topics or patterns is listed with each of them.
+        A subscription with several topics or patterns is listed once for each.
         """
         services = self._services
         record = await services.records.read(await services.alive())
@@ -234,13 +235,13 @@ class RedisGroups:
 
     @staticmethod
     def _only(report: TopicReport, part: SubscribedTopic) -> TopicReport:
-        """A topic of a part: an instance of the group may be there because of another part of it."""
+        """Restricts a report to a topic's instances, which may serve another topic of the group."""
         if not part.service:
             return report
         return attrs.evolve(report, instances=tuple(x for x in report.instances if x in part.instances))
 
     async def wishes(self) -> Sequence[WishReport]:
-        """For how long each service wants events to be kept, as far as that binds retention."""
+        """Returns the retention time of each service, if it still affects retention."""
         services = self._services
         record = await services.records.read(await services.alive())
         return [_wish_report(wish, record.now) for wish in record.wishes]
@@ -248,7 +249,7 @@ class RedisGroups:
     async def survey(
         self, topics: Iterable[str], *, instances: bool = True
     ) -> Mapping[str, Sequence[TopicReport]]:
-        """How far each group is on each of these topics, and which ``instances`` serve it, if wanted."""
+        """Returns the progress of each group on these topics, with its ``instances`` if wanted."""
         services = self._services
         names = sorted(topics)
         alive = await services.alive() if instances else frozenset[str]()
@@ -261,7 +262,7 @@ class RedisGroups:
             for topic, reply in zip(part, replies, strict=True):
                 if isinstance(reply, RedisFailure):
                     if reply.kind is Kind.WRONG_TYPE:
-                        continue  # somebody else's key
+                        continue  # a foreign key
                     raise reply
                 for group in reply[3]:
                     report = _topic_report(topic, int(reply[2]), group, alive)
@@ -269,17 +270,17 @@ class RedisGroups:
         return found
 
     async def losses(self) -> Mapping[str, int]:
-        """How many events were counted as lost, by topic and group, with a blank between."""
+        """Returns the number of lost events, by topic and group, separated by a space."""
         key = self._services.keys.losses
         reply = await self._services.pipe.call("HGETALL", key, key=key)
         return {
             name.decode(errors="replace"): int(count)
             for name, count in zip(reply[::2], reply[1::2], strict=True)
-            if count.isdigit()  # what else is there is not the bus's
+            if count.isdigit()  # other fields are foreign
         }
 
     async def _backlogs(self, wanted: Sequence[tuple[str, Collection[str]]]) -> Sequence[int]:
-        """The unsettled entries of groups, each on its topics."""
+        """Returns the number of unsettled entries of groups, each on its topics."""
         groups: dict[str, dict[str, None]] = {}
         for name, topics in wanted:
             for topic in topics:
@@ -290,14 +291,14 @@ class RedisGroups:
     # --- forgetting ---------------------------------------------------------------------------------------
 
     async def forget(self, name: str, *, topic: str | None = None, force: bool = False) -> Forgotten:
-        """Removes a group from all of its topics, with what waits for it; returns what that was.
+        """Removes a group and its backlog from all of its topics; returns the removed backlog.
 
-        With ``topic``, one of the topics or patterns that it is listed with, only from those that are not of
-        another one. Its dead letters stay. With the last group of a service that does not run, nothing is
-        kept any longer because the service wanted it.
+        With ``topic``, one of the listed topics or patterns, it removes the group only from topics that no
+        other one of the group matches. Dead letters stay. Removing the last group of a stopped service also
+        removes the service's retention time.
 
-        Raises ``UnknownSubscription`` when there is no such group, and ``GroupInUse`` when an instance serves
-        it, or it has not settled everything; ``force`` does it all the same.
+        Raises ``UnknownSubscription`` for an unknown group, and ``GroupInUse`` if an instance serves it or it
+        has unsettled events, unless ``force`` is set.
         """
         services = self._services
         reports = await self.list()
@@ -317,8 +318,8 @@ class RedisGroups:
         parts = [report.part for report in forgotten if report.part is not None]
         if await services.records.remove(parts, force=force) < len(parts) and not force:
             raise GroupInUse(
-                f"somebody has begun to serve the group {name!r} meanwhile, or has forgotten it; look at it "
-                "again: promenade-bus groups list"
+                f"the group {name!r} changed meanwhile: an instance began to serve it, or it was forgotten; "
+                "check it again: promenade-bus groups list"
             )
         await self._forget_wishes({report.part.service for report in forgotten if report.part is not None})
         await self._remove(name, selected if topic is not None else sorted(topics), force=force)
@@ -327,7 +328,7 @@ class RedisGroups:
         return Forgotten(topics=tuple(selected), backlog=backlog)
 
     async def _forget_wishes(self, services: Collection[str]) -> None:
-        """Those of services that have nothing else, and do not run."""
+        """Forgets the retention times of services without groups and instances."""
         records = self._services.records
         record = await records.read(await self._services.alive())
         left = {part.service for part in record.parts}
@@ -336,9 +337,9 @@ class RedisGroups:
                 await records.remove_wishes(record, wish.service)
 
     async def forget_service(self, service: str) -> None:
-        """Forgets for how long a service wanted events to be kept.
+        """Removes the retention time of a service.
 
-        Raises ``UnknownSubscription`` when it wants nothing, and ``GroupInUse`` while it runs.
+        Raises ``UnknownSubscription`` if it has none, and ``GroupInUse`` while it runs.
         """
         services = self._services
         alive = await services.alive() - {services.name}
@@ -347,13 +348,13 @@ class RedisGroups:
         if service not in wishes.values():
             known = sorted({*wishes.values()})
             raise UnknownSubscription(
-                f"no service {service!r} wants events to be kept{suggestion(nearest_names(service, known))}"
+                f"no service {service!r} has a retention time{suggestion(nearest_names(service, known))}"
             )
         running = sorted(name for name in alive if wishes.get(record.instances.get(name, "")) == service)
         if running:
             raise GroupInUse(
-                f"the wish of the service {service!r} was not forgotten: it runs as {', '.join(running)}, "
-                "and would say it again; stop it, or change 'bus.redis.retention' there"
+                f"the retention time of {service!r} was not removed: it runs as {', '.join(running)} "
+                "and would set it again; stop it, or change its 'bus.redis.retention'"
             )
         await services.records.remove_wishes(record, service)
 
@@ -383,7 +384,7 @@ class RedisGroups:
                     busy = True
         if busy:
             raise GroupInUse(
-                f"the group {name!r} got something to do meanwhile, and is still there where it did; look at "
+                f"the group {name!r} got new events meanwhile, and was not removed from their topics; check "
                 "it again: promenade-bus groups list"
             )
 
@@ -395,9 +396,7 @@ def _no_group(name: str, topic: str | None, reports: Sequence[GroupReport]) -> U
             f"the group {name!r} is not listed with {topic!r}, but with {', '.join(map(repr, of_group))}"
         )
     names = sorted({report.name for report in reports})
-    return UnknownSubscription(
-        f"there is no group {name!r} on the server{suggestion(nearest_names(name, names))}"
-    )
+    return UnknownSubscription(f"no group {name!r} on the server{suggestion(nearest_names(name, names))}")
 
 
 def _dead_of(report: GroupReport, dead: Mapping[tuple[str, str], int]) -> int:
@@ -412,7 +411,7 @@ def _dead_of(report: GroupReport, dead: Mapping[tuple[str, str], int]) -> int:
 
 
 def _lost(losses: Mapping[str, int], name: str, matches: Callable[[str], bool]) -> int:
-    """What a group lost on some topics; the names in the counts are a topic and a group."""
+    """Returns the number of events that a group lost on some topics."""
     found = ((about.partition(" "), count) for about, count in losses.items())
     return sum(count for (topic, _, group), count in found if group == name and matches(topic))
 
@@ -446,12 +445,12 @@ def _check_forgettable(name: str, reports: Sequence[GroupReport], backlog: int) 
     instances = sorted({instance for report in reports for instance in report.instances})
     if instances:
         problems.append(
-            f"it is served by {', '.join(instances)}, which would make it again, and handle again "
-            "what is there; stop them, or remove the subscription from the code, first"
+            f"it is served by {', '.join(instances)}, which would create it again, and handle the stored "
+            "events again; first stop them, or remove the subscription from the code"
         )
     if backlog:
-        problems.append(f"it has not settled {backlog:,} events, which nobody would handle any more")
+        problems.append(f"it has {counted(backlog, 'unsettled event')}, which nobody would handle any more")
     if problems:
         raise GroupInUse(
-            f"the group {name!r} was not forgotten: {'; '.join(problems)} (--force does it all the same)"
+            f"the group {name!r} was not forgotten: {'; '.join(problems)} (--force overrides this)"
         )

@@ -1,4 +1,4 @@
-"""What a consumer of a group has taken and not settled, and where it comes from."""
+"""The unsettled entries of a group's consumer, and their feeds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """``feeds`` by topic; ``ready`` is what the engine has not received yet. ``read_size`` bounds reads.
+    """The unsettled entries of a consumer.
 
-    ``consumer`` is its name.
+    ``feeds`` are by topic, ``ready`` has entries not yet passed to the engine, ``read_size`` limits reads,
+    and ``consumer`` is the consumer's name.
     """
 
     def __init__(self, group: str, consumer: str) -> None:
@@ -34,7 +35,7 @@ class Holdings:
         session: int,
         state: EntryState | None = None,
     ) -> HeldEntry:
-        """Owns an entry from now on. ``state`` is known better than the entry says, if given."""
+        """Adds an entry. ``state``, if given, overrides the state in the entry."""
         held = HeldEntry(source, entry_id, read_entry(source.feed.topic, entry_id, fields), session, state)
         source.held[entry_id] = held
         self.ready.append(self.received(held, redelivered=source.is_inbox or state is not None))
@@ -42,7 +43,7 @@ class Holdings:
 
     @staticmethod
     def received(held: HeldEntry, *, redelivered: bool) -> Received:
-        """An entry as the engine gets it."""
+        """Returns an entry in the form for the engine."""
         return Received(
             message=held.message,
             receipt=held,

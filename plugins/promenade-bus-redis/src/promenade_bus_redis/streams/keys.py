@@ -1,4 +1,4 @@
-"""The names of everything that the adapter keeps on the server.
+"""The names of the adapter's keys on the server.
 
 ===========================  =========  ==================================================================
 key                          type       what it holds
@@ -24,10 +24,10 @@ key                          type       what it holds
 ``p:due``                    zset       hints: which groups have something parked
 ===========================  =========  ==================================================================
 
-``p`` is the option ``prefix``. The braces are part of the name: what belongs to a topic shares a slot of a
-cluster. What has no braces is never used together with another key. A group is quoted as in a URL, so that no
-name of a service or a subscription reaches into another key; what goes back to one instance of a broadcast
-subscription has ``@instance`` behind that.
+``p`` is the option ``prefix``. The braces are part of the key, so that all keys of a topic share a slot of a
+cluster. A key without braces is never used together with another key. A group is quoted as in a URL, so that
+no name of a service or subscription can collide with another key. The inbox of one instance of a broadcast
+subscription ends with ``@instance``.
 """
 
 from __future__ import annotations
@@ -41,105 +41,105 @@ __all__ = ["Keys"]
 
 @attrs.frozen
 class Keys:
-    """Makes the names; ``prefix`` begins each of them."""
+    """Makes key names; ``prefix`` begins each of them."""
 
     prefix: str
     is_cluster: bool = False
 
     def stream(self, topic: str) -> str:
-        """The events of a topic."""
+        """Returns the stream of a topic's events."""
         return f"{self.prefix}:{{{topic}}}"
 
     def inbox(self, topic: str, group: str, instance: str = "") -> str:
-        """What came back to one group, or to one instance of a broadcast subscription."""
+        """Returns the inbox of a group, or of one instance of a broadcast subscription."""
         place = f"@{instance}" if instance else ""
         return f"{self.prefix}:{{{topic}}}:inbox:{quote(group, safe='')}{place}"
 
     def parked(self, topic: str, group: str) -> str:
-        """What waits for a retry."""
+        """Returns the sorted set of a group's parked retries."""
         return f"{self.prefix}:{{{topic}}}:parked:{quote(group, safe='')}"
 
     def notes(self, topic: str, group: str) -> str:
-        """The attempts of what is pending."""
+        """Returns the hash with the attempts of pending events."""
         return f"{self.prefix}:{{{topic}}}:notes:{quote(group, safe='')}"
 
     def dead(self, topic: str) -> str:
-        """Dead letters."""
+        """Returns the stream of dead letters."""
         return f"{self.prefix}:{{{topic}}}:dead"
 
     def fence(self, topic: str, group: str) -> str:
-        """Who may read for an ordered group."""
+        """Returns the key with the token of the active instance of an ordered group."""
         return f"{self.prefix}:{{{topic}}}:fence:{quote(group, safe='')}"
 
     def trimmed(self, topic: str) -> str:
-        """How many entries were trimmed by the bus."""
+        """Returns the counter of entries that the bus has trimmed."""
         return f"{self.prefix}:{{{topic}}}:trimmed"
 
     def settled(self, topic: str) -> str:
-        """What groups have done with."""
+        """Returns the hash with the settled entries of each group."""
         return f"{self.prefix}:{{{topic}}}:settled"
 
     def told(self, topic: str) -> str:
-        """Which losses instances have counted."""
+        """Returns the hash with the losses that instances have counted."""
         return f"{self.prefix}:{{{topic}}}:told"
 
     def losses_of(self, topic: str) -> str:
-        """Where a script counts what is lost of a topic: on a cluster it reaches no other place."""
+        """Returns the hash where a script counts the losses of a topic on a cluster."""
         return f"{self.prefix}:{{{topic}}}:losses" if self.is_cluster else self.losses
 
     def trim_fence(self, topic: str) -> str:
-        """Who may trim."""
+        """Returns the key with the token of the trimming instance."""
         return f"{self.prefix}:{{{topic}}}:fence"
 
     def active(self, topic: str, group: str) -> str:
-        """The lock of an ordered group on a topic or a pattern."""
+        """Returns the lock of an ordered group on a topic or pattern."""
         return f"{self.prefix}:{{{topic}}}:active:{quote(group, safe='')}"
 
     def name_lock(self, consumer: str) -> str:
-        """Who has a configured consumer name."""
+        """Returns the lock of a configured consumer name."""
         return f"{self.prefix}:consumer:{consumer}"
 
     @property
     def topics(self) -> str:
-        """The registry of topics."""
+        """The set of topics."""
         return f"{self.prefix}:topics"
 
     @property
     def heartbeats(self) -> str:
-        """The instances, and their heartbeats."""
+        """The sorted set of instances and their heartbeats."""
         return f"{self.prefix}:heartbeats"
 
     @property
     def due(self) -> str:
-        """Hints about what is parked."""
+        """The hints about parked retries."""
         return f"{self.prefix}:due"
 
     @property
     def latest_topics(self) -> str:
-        """The topics that were entered last."""
+        """The stream of the latest topics."""
         return f"{self.prefix}:topics:latest"
 
     @property
     def record(self) -> str:
-        """What services are owed, and who serves it."""
+        """The record of subscriptions and services."""
         return f"{self.prefix}:record"
 
     @property
     def losses(self) -> str:
-        """How many events were lost, by topic and group, with a blank between."""
+        """The hash with the lost events, by topic and group, separated by a space."""
         return f"{self.prefix}:losses"
 
     @property
     def layout(self) -> str:
-        """The number of the layout of all keys."""
+        """The key with the layout number."""
         return f"{self.prefix}:layout"
 
     @property
     def epoch(self) -> str:
-        """When the data of the server began."""
+        """The key with the time at which the data began."""
         return f"{self.prefix}:epoch"
 
     @property
     def upkeep(self) -> str:
-        """The lock of whoever trims."""
+        """The lock of the trimming instance."""
         return f"{self.prefix}:upkeep"

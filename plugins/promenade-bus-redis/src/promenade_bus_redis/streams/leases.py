@@ -1,12 +1,11 @@
-"""Who is alive: the heartbeat of this instance, and a watch over those of the others.
+"""The live instances: the heartbeat of this instance, and a watch over the heartbeats of others.
 
-Each instance counts up a number of its own; one command does it, however much the instance holds. Whoever
-wants to take something over notes the number and the time on his own clock, and does so only when the
-number is still the same after a lease. No time of day decides anything, and nothing that is being handled is
-touched.
+Each instance increments its own number with one command, however many entries it owns. An instance that wants
+to claim entries notes the number and the time on its own clock, and claims only if the number has not changed
+after a lease. No decision depends on the time of day, and entries that are being handled are not touched.
 
-A thread with an event loop and a connection of its own sends the heartbeats: a handler that blocks the loop
-of the bus loses nothing.
+A thread with its own event loop and connection sends the heartbeats, so a handler that blocks the loop of the
+bus loses nothing.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ __all__ = ["NO_SESSION", "Leases"]
 logger = plain_logger("promenade.bus.redis")
 
 _SAFE: Final = 0.75
-"""The part of a lease in which nobody can have taken anything over, whatever clocks and networks do."""
+"""The part of a lease in which nobody can have claimed entries, whatever clocks and networks do."""
 
 _UNNOTICED: Final = 0.9
-"""The part of a lease after which a heartbeat has to have arrived: later, others may have given up on it."""
+"""The part of a lease within which a heartbeat must arrive; later, others may consider the instance dead."""
 
 _REMEMBERED: Final = 3.0
-"""Leases for which a dead instance stays on the server, so that everybody learns of its death."""
+"""The number of leases for which a dead instance stays on the server, so that all others learn of it."""
 
 _MOST_ABSENT: Final = 10_000
 
 _CLOSING: Final = 2.0
-"""Seconds that the thread may take to say good-bye to the server."""
+"""The time limit in seconds for deregistering from the server."""
 
 NO_SESSION: Final = 0
-"""In place of the number of a session: others may own what was received, for all that is known."""
+"""The number for no session: others may own received entries."""
 
 
 class Leases:
-    """The heartbeat of this instance ``name``, and what it knows of the others. Times are seconds.
+    """The heartbeat of this instance ``name``, and its knowledge of others. Times are seconds.
 
-    A **session** is a time in which heartbeats came without a gap that is long enough for others to take over
-    what this instance holds. Whatever was received in the current session is owned still.
+    A **session** is a period of heartbeats without a gap that would allow others to claim this instance's
+    entries. Entries received in the current session are still owned.
 
     ``make_connections`` is called in the thread.
     """
@@ -72,21 +71,20 @@ class Leases:
         self.lease = lease
         self.clock = clock
         self.beats = 0
-        self.departures = 0  # how often it was noticed that an instance has left
-        self.dead: Mapping[str, str] = {}  # instances, each with the heartbeat that it stopped at
+        self.departures = 0  # the number of detected departures
+        self.dead: Mapping[str, str] = {}  # instances, each with its last heartbeat
         self.problem: str | None = None  # for health
         self._make_connections = make_connections
         self._keys = keys
         self._interval = interval
-        self._guard = threading.Lock()  # what is learnt from a heartbeat, in whatever thread
-        # The number of the session, and until when it is sure.
-        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))
+        self._guard = threading.Lock()  # guards the state learnt from heartbeats, in any thread
+        self._session: tuple[int, float] = (NO_SESSION, float("-inf"))  # its number and its certain end
         self._renewed_at = float("-inf")
         self._beat_of_own = ""
         self._left = ""
         self._watching_since = lease_clock()
-        self._late: dict[str, tuple[str, float]] = {}  # heartbeats that did not go on, and since when
-        self._absent: dict[str, float] = {}  # who has no heartbeat, and since when
+        self._late: dict[str, tuple[str, float]] = {}  # heartbeats that stopped, and since when
+        self._absent: dict[str, float] = {}  # instances without a heartbeat, and since when
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +102,7 @@ class Leases:
         self._thread.start()
 
     async def close(self) -> None:
-        """Ends the thread, and takes the instance out of the list of those that live."""
+        """Ends the thread, and removes the instance from the live ones."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -115,19 +113,19 @@ class Leases:
             await asyncio.sleep(0.002)
 
     def abort(self) -> None:
-        """Ends the thread without waiting for it, nor it for the server; harmless when it has ended."""
+        """Ends the thread without waiting; does nothing if it has ended."""
         self._is_aborted = True
         self._stop.set()
         self._tell(self._cut)
 
     def _tell(self, what: Callable[[], None]) -> None:
-        """Has something done in the thread."""
+        """Runs a function in the thread."""
         loop = self._loop
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(what)
             except RuntimeError:
-                pass  # it ended by itself
+                pass  # it has ended
 
     # --- what this instance owns --------------------------------------------------------------------------
 
@@ -138,11 +136,11 @@ class Leases:
         return number if lease_clock() <= until else NO_SESSION
 
     def is_sure(self, session: int) -> bool:
-        """Whether nobody can have taken over what was received in this session."""
+        """Returns True if nobody can have claimed entries received in this session."""
         return session != NO_SESSION and session == self.session
 
     async def renew(self, pipe: Pipe) -> int:
-        """Sends a heartbeat at once; the session that it belongs to. Raises ``RedisFailure``."""
+        """Sends a heartbeat at once; returns its session. Raises ``RedisFailure``."""
         since = lease_clock()
         arguments = [self.name, self._beat_of_own, self._beat_of_own, *self._forgettable()]
         self._learn(await pipe.run(ALIVE, [self._keys.heartbeats], *arguments), since, lease_clock())
@@ -151,10 +149,10 @@ class Leases:
     # --- who else is alive --------------------------------------------------------------------------------
 
     async def judge(self, pipe: Pipe, names: Collection[str]) -> tuple[Mapping[str, str], float | None]:
-        """Which of these instances are dead, each with the heartbeat that it stopped at, "" for none.
+        """Returns the dead ones of these instances, each with its last heartbeat, or "" without one.
 
-        Also tells after how many seconds more can be said of those that have no heartbeat, if there are any.
-        The answer is as old as the call. Raises ``RedisFailure``.
+        Also returns the seconds after which an instance without a heartbeat can be judged, if there is one.
+        The result is as old as the call. Raises ``RedisFailure``.
         """
         asked = [name for name in names if name != self.name]
         if not asked:
@@ -165,7 +163,7 @@ class Leases:
         dead: dict[str, str] = {}
         soonest: float | None = None
         if self.session == NO_SESSION:
-            return dead, self._interval  # who stood still has not seen the others
+            return dead, self._interval  # after a pause it has not seen the others
         with self._guard:
             for name, beat in zip(asked, found, strict=True):
                 if isinstance(beat, RedisFailure):
@@ -185,9 +183,9 @@ class Leases:
         return dead, soonest
 
     async def alive(self, pipe: Pipe) -> frozenset[str]:
-        """The instances that live, as far as this one knows. Raises ``RedisFailure``.
+        """Returns the live instances, as far as known. Raises ``RedisFailure``.
 
-        Who has watched them for less than a lease goes by how far their heartbeats are behind his own.
+        Before a full lease of observation it compares their heartbeats with its own.
         """
         await self.renew(pipe)
         key = self._keys.heartbeats
@@ -213,7 +211,7 @@ class Leases:
             number, _ = self._session
             if received > self._renewed_at + _UNNOTICED * self.lease:
                 number += 1
-                # While this instance stood still others may have done so, too, and it has not seen them.
+                # During its own pause others may have paused, too, and it has not seen them.
                 self._late, self._absent, self.dead = {}, {}, {}
                 self._watching_since = received
             self._renewed_at = max(self._renewed_at, since)
@@ -240,7 +238,7 @@ class Leases:
         self._late, self.dead = current, dead
 
     def _forgettable(self) -> list[str | bytes]:
-        """Instances that have been dead for so long that everybody knows, with their heartbeats."""
+        """Returns instances that have been dead long enough for all to know, with their heartbeats."""
         now = lease_clock()
         return [
             word
@@ -268,7 +266,7 @@ class Leases:
             self._woken.set()
 
     def _cut(self) -> None:
-        """Nothing is waited for any more, neither the server nor a connection that is being opened."""
+        """Aborts all waits, for the server or for a new connection."""
         if self._beating is not None:
             self._beating.cancel()
 
@@ -297,7 +295,7 @@ class Leases:
                 async with asyncio.timeout(_CLOSING):
                     await pipe.run(GOODBYE, [self._keys.heartbeats], self.name)
             except (RedisFailure, TimeoutError):
-                pass  # its lease ends by itself
+                pass  # its lease ends anyway
         finally:
             self._loop = None
             if self._is_aborted:
@@ -307,7 +305,7 @@ class Leases:
                 await connections.close()
 
     def _pause(self, began: float) -> float:
-        """Up to the next heartbeat, or to when one that did not go on tells of a death."""
+        """Returns the time until the next heartbeat, or until a missing one means a death."""
         now = lease_clock()
         ends = [noted + lease_of(name, self.lease) for name, (_, noted) in self._late.items()]
         following = min((end for end in ends if end > now), default=began + self._interval)
@@ -315,5 +313,5 @@ class Leases:
 
     def _failed(self, kind: object) -> None:
         if self.problem is None:
-            logger.error("leases cannot be renewed: %s; trying again until they can", kind)
-        self.problem = f"leases cannot be renewed: {kind}; what this process holds may go to others"
+            logger.error("cannot renew leases: %s; trying again", kind)
+        self.problem = f"cannot renew leases: {kind}; other consumers may claim the messages of this process"

@@ -1,4 +1,4 @@
-"""Where dead letters are, topic by topic, in the order in which they were stored."""
+"""The positions of dead letters, topic by topic, in the order of storing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CURSOR: Final = re.compile(r"(\d{1,20}-\d{1,20})/([A-Za-z0-9_.-]{1,200})")
 
 
 class LetterPosition(NamedTuple):
-    """Where a letter is. Places are in the order in which letters were stored; as a text one is a cursor."""
+    """The position of a letter, in the order of storing; its text is a cursor."""
 
     milliseconds: int
     number: int
@@ -21,16 +21,16 @@ class LetterPosition(NamedTuple):
 
     @classmethod
     def at(cls, entry_id: str, topic: str) -> Self:
-        """The place of an entry."""
+        """Returns the position of an entry."""
         milliseconds, _, number = entry_id.partition("-")
         return cls(int(milliseconds), int(number), topic)
 
     @classmethod
     def of_cursor(cls, cursor: str) -> Self:
-        """What a place was as a text; raises ``ValueError``."""
+        """Parses a cursor; raises ``ValueError``."""
         match = _CURSOR.fullmatch(cursor)
         if match is None:
-            raise ValueError(f"this is no cursor of these dead letters: {cursor!r}")
+            raise ValueError(f"invalid cursor for dead letters: {cursor!r}")
         return cls.at(match[1], match[2])
 
     @property
@@ -48,7 +48,7 @@ class LetterPosition(NamedTuple):
 
 
 class TopicLetters:
-    """The letters of one topic behind a place: ``found`` are those that are known, each with its bytes."""
+    """The letters of one topic after a position. ``found`` has the known ones with their sizes."""
 
     def __init__(self, topic: str, behind: LetterPosition | None) -> None:
         self.topic = topic
@@ -60,7 +60,7 @@ class TopicLetters:
             self.begin = behind.entry_id if topic > behind.topic else f"({behind.entry_id}"
 
     def learn(self, reply: tuple[Sequence[Any], bytes]) -> None:
-        """Takes the answer of the script ``letters``."""
+        """Adds a reply of the script ``letters``."""
         found, following = reply
         for entry_id, size in zip(found[::2], found[1::2], strict=True):
             self.found.append((LetterPosition.at(entry_id.decode(), self.topic), size))

@@ -1,4 +1,4 @@
-"""Publishing: one pipelined batch per call, on a connection of its own, with a result for each message."""
+"""Publishing: one pipelined batch per call, on its own connection, with a result for each message."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["RedisPublisher"]
 Fsync = Callable[[], bool]
 
 MOST_BYTES: Final = 1_000_000
-"""Bytes that are sent before the replies to them are waited for; a single event may be larger."""
+"""The maximum bytes of a part sent before its replies are read; a single event may be larger."""
 
 _LEAST_BYTES: Final = 10_000
 
 
 class _PublishBatch:
-    """What is sent together."""
+    """Commands that are sent together."""
 
     __slots__ = ("commands", "indices", "packed", "size")
 
@@ -49,7 +49,7 @@ class _PublishBatch:
 
 
 class RedisPublisher:
-    """Stores messages. ``uses_waitaof`` tells whether servers are asked to sync after each batch."""
+    """Stores messages. If ``uses_waitaof``, it asks servers to sync after each batch."""
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class RedisPublisher:
         self._wait_seconds = options.wait_seconds if options.durability != "server" else 0.0
         self._patience = options.command_timeout + self._wait_seconds
         self._links: dict[Address, Link] = {}
-        self._most_bytes = MOST_BYTES  # less after a batch that took too long
+        self._most_bytes = MOST_BYTES  # smaller after a batch that took too long
 
     async def publish(self, messages: Sequence[Message]) -> list[PublishError | None]:
-        """One result for each message: None, or what ``publish_error`` says."""
+        """Returns one result for each message: None, or an error from ``publish_error``."""
         results: list[PublishError | None] = [None] * len(messages)
         batches: dict[Address, list[int]] = {}
         batch_of = await self._batches([*{message.topic: None for message in messages}], batches)
@@ -95,7 +95,7 @@ class RedisPublisher:
     async def _batches(
         self, topics: Sequence[str], batches: dict[Address, list[int]]
     ) -> Mapping[str, list[int] | RedisFailure]:
-        """For each topic the batch of its server, or why its events cannot be sent."""
+        """Returns for each topic the batch of its server, or the reason for not sending."""
         refused = await self._registry.know(topics)
         found: dict[str, list[int] | RedisFailure] = {}
         for topic in topics:
@@ -118,7 +118,7 @@ class RedisPublisher:
         messages: Sequence[Message],
         results: list[PublishError | None],
     ) -> None:
-        """Sends messages in as many parts as their sizes make; what was not sent has definitely failed."""
+        """Sends messages in parts, according to their sizes; unsent ones have definitely failed."""
         streams = {topic: self._keys.stream(topic) for topic in {message.topic for message in messages}}
         parts: list[_PublishBatch] = []
         part = _PublishBatch()
@@ -129,7 +129,7 @@ class RedisPublisher:
                 packed = pack_command(command)
             except (ValueError, TypeError) as error:
                 results[index] = PublishFailed(
-                    "the event was not sent: its key, its id or its headers hold text that cannot be encoded "
+                    "the event was not sent: its key, its id or its headers have text that cannot be encoded "
                     f"({type(error).__name__})"
                 )
                 continue
@@ -155,7 +155,7 @@ class RedisPublisher:
         streams: Mapping[str, str],
         results: list[PublishError | None],
     ) -> RedisFailure | None:
-        """Returns how the last of its commands failed, if it did."""
+        """Sends one part; returns the failure of its last command, or None."""
         waiting = self._waiting()
         replies = await self._replies(address, part, waiting)
         last = replies[-1]
@@ -172,7 +172,7 @@ class RedisPublisher:
         if not isinstance(last, RedisFailure):
             self._most_bytes = min(2 * self._most_bytes, MOST_BYTES)
             return None
-        if last.kind is Kind.TIMED_OUT:  # perhaps it was too much for this network
+        if last.kind is Kind.TIMED_OUT:  # perhaps it was too large for this network
             self._most_bytes = max(part.size // 2, _LEAST_BYTES)
         return last
 
@@ -184,7 +184,7 @@ class RedisPublisher:
         replies: Sequence[Any],
         refused: int,
     ) -> None:
-        """Remembers what is stored."""
+        """Remembers the stored events."""
         topics: str | list[str]
         if len(streams) == 1:
             (topics,) = streams
@@ -197,7 +197,7 @@ class RedisPublisher:
         self._stored_events.note(topics, replies)
 
     def _waiting(self) -> tuple[Any, ...] | None:
-        """The command that waits for replicas, or disks."""
+        """Returns the command that waits for replicas or disks."""
         milliseconds = round(self._wait_seconds * 1000)
         if self._durability == "replicated":
             return ("WAIT", self._replicas, milliseconds)
@@ -206,9 +206,9 @@ class RedisPublisher:
         return None
 
     def _shortage(self, reply: Any) -> PublishUncertain | None:
-        """What is told of messages that are stored, but not as safely as was asked for."""
+        """Returns the error for messages that are stored with less durability than requested."""
         if isinstance(reply, RedisFailure):
-            return PublishUncertain(f"the event is stored, but it is not known how safely: {reply}")
+            return PublishUncertain(f"the event is stored, but its durability is unknown: {reply}")
         if self._durability == "fsync":
             if reply[0] >= 1:
                 return None
@@ -223,7 +223,7 @@ class RedisPublisher:
         )
 
     async def _judge(self, message: Message, command: Sequence[Any], failure: RedisFailure) -> Any:
-        """What became of a message that was refused; what another node was to have goes there."""
+        """Returns the result of a refused message; sends it to another node if the cluster says so."""
         self._locator.learn(failure)
         if failure.kind is Kind.ASK and self._durability == "server":
             key = self._keys.stream(message.topic)

@@ -1,7 +1,7 @@
-"""How many entries a read asks for, so that its reply stays within some bytes.
+"""The number of entries that a read requests, so that its reply stays within a size in bytes.
 
-Servers count entries, not bytes. How large entries are is learnt from those that came; a read that took too
-long is followed by one of half as many.
+Servers limit reads by entries, not by bytes. The consumer estimates the size from earlier entries, and halves
+the number after a read that took too long.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, Final
 __all__ = ["WIDER", "ReadSize"]
 
 WIDER: Final = 4
-"""How many times more streams a look goes through after one that found nothing."""
+"""The factor for the number of streams after a read that found nothing."""
 
 _MOST_BYTES: Final = 1_000_000
-"""Bytes of one reply: on a network of 2 Mbit/s they arrive well within a lease of half a minute."""
+"""The target size of a reply in bytes; at 2 Mbit/s it arrives well within a lease of half a minute."""
 
 _FIRST: Final = 16
-"""Entries of the first read, when nothing is known of their size."""
+"""The number of entries of the first read, when their size is unknown."""
 
 
 class ReadSize:
-    """What one consumer has learnt."""
+    """The estimate of one consumer."""
 
     def __init__(self) -> None:
         self._bytes_each = 0.0
@@ -30,15 +30,15 @@ class ReadSize:
         self._asked = 1
 
     def count(self, limit: int) -> int:
-        """How many entries to ask for where ``limit`` are wanted; at least one."""
+        """Returns the number of entries to request when ``limit`` are wanted; at least one."""
         by_size = int(_MOST_BYTES / self._bytes_each) if self._bytes_each else limit
         self._asked = max(1, min(limit, by_size, self._most))
         return self._asked
 
     def learn(self, entries: Iterable[Sequence[Any]]) -> None:
-        """Entries came, all of a read: pairs of an id and of fields, which are None where the entry is gone.
+        """Learns from all entries of a read: pairs of an id and fields, which are None for a removed entry.
 
-        A read that is shared among streams asks for a little less than it may.
+        A read of several streams requests a little less than the limit.
         """
         count = size = 0
         for _, fields in entries:
@@ -46,11 +46,12 @@ class ReadSize:
                 count += 1
                 size += sum(map(len, fields))
         if count:
-            # More at once; less only little by little: what is small now may be large again.
+            # The estimate rises at once and falls slowly, because small entries may be followed by large
+            # ones.
             self._bytes_each = max(size / count, self._bytes_each / 2)
         if count > self._asked / 2:
             self._most = max(self._most, 2 * count)
 
     def failed(self) -> None:
-        """The last read took too long."""
+        """Halves the next read after one that took too long."""
         self._most = max(1, self._asked // 2)

@@ -1,4 +1,4 @@
-"""How a consumer gets back what it would miss: from groups that are gone, lost replies, and dead owners."""
+"""The recovery of a consumer: lost groups, lost replies, and entries of dead owners."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from promenade_bus_redis.streams.wire import EntryState
 __all__ = ["Recovery"]
 
 _MOST_SUSPECTS: Final = 16
-"""What was taken over from the dead and is not settled, at most: one of it may kill this process, too."""
+"""The maximum number of unsettled entries claimed from dead consumers; one may kill this process, too."""
 
 _WINDOW: Final = 200
-"""Pending entries that one look for the dead goes through."""
+"""The number of pending entries that one check for dead consumers reads."""
 
 _SWEEP: Final = 500
 
 _ASKED_AT_ONCE: Final = 200
-"""Entries of which one script asks for the owner."""
+"""The number of entries whose owners one script checks."""
 
 _PAUSE: Final = 0.05
-"""Seconds between two looks while suspects are being handled."""
+"""Seconds between two checks while claimed entries are being handled."""
 
 _REGROUPINGS: Final = 3
 _REGROUPINGS_WITHIN: Final = 5.0
-"""How often within so many seconds groups are made again before the engine is told that it does not work."""
+"""The number of recreations within this many seconds after which the consumer reports a failure."""
 
 
 class Recovery:
-    """The part of a group's consumer that looks after what is not new.
+    """The part of a group's consumer that recovers old entries.
 
-    ``group_recreated`` is told of a topic whose group was gone, which has to be read from its beginning.
-    ``leave_out`` is told of one whose key somebody uses for something else, where others go on.
+    It calls ``group_recreated`` with a topic whose group was gone and must be read from its beginning, and
+    ``leave_out`` with a topic whose key has foreign data, while others go on.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class Recovery:
         self._upkeep = upkeep
         self._holdings = holdings
         self._suspects: set[HeldEntry] = set()
-        self._settled: set[tuple[StreamSource, bytes]] | None = None  # while a sweep is under way
+        self._settled: set[tuple[StreamSource, bytes]] | None = None  # during a sweep
         self._changed = asyncio.Event()
         self._regrouped: list[float] = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether more of the dead is to be claimed as soon as what was claimed is settled."""
+        """True if more entries of dead consumers can be claimed once the claimed ones are settled."""
         return any(feed.claim_due for feed in self._holdings.feeds.values())
 
     @property
     def must_wait(self) -> bool:
-        """Whether something is pending that comes before whatever is read next, where order matters."""
+        """True if an ordered group has pending entries that come before the next read."""
         return any(feed.claim_due or feed.is_awaited for feed in self._holdings.feeds.values())
 
     async def pause(self) -> None:
-        """Waits until something was settled, or for a moment."""
+        """Waits until an entry is settled, or for a moment."""
         self._changed.clear()
         try:
             async with asyncio.timeout(_PAUSE):
@@ -85,7 +85,7 @@ class Recovery:
             pass
 
     def settled(self, held: HeldEntry) -> None:
-        """An entry is not this consumer's any more."""
+        """Records that this consumer no longer owns an entry."""
         source = held.source
         if source.held.get(held.entry_id) is held:
             del source.held[held.entry_id]
@@ -94,16 +94,16 @@ class Recovery:
         self.cleared(held)
 
     def cleared(self, held: HeldEntry) -> None:
-        """An entry of the dead was handled, however that went: it does not kill who handles it."""
+        """Records that an entry of a dead consumer was handled without killing this process."""
         if held.suspect:
             held.suspect = False
             self._suspects.discard(held)
             self._changed.set()
 
     async def confirm(self, entries: Sequence[HeldEntry]) -> tuple[int, Sequence[bool]]:
-        """Asks which entries are this consumer's still, and lets go of the others.
+        """Checks which entries this consumer still owns, and drops the others.
 
-        Tells the session as well for which the answers hold. Raises ``RedisFailure``.
+        Also returns the session for which the result holds. Raises ``RedisFailure``.
         """
         leases, pipe = self._services.leases, self._services.pipe
         batches = [
@@ -114,20 +114,20 @@ class Recovery:
         commands = [self._asking(batch) for batch in batches]
         while True:
             try:
-                # Nobody takes over what is owned after the heartbeat.
+                # Nobody claims entries that are owned after the heartbeat.
                 session = await leases.renew(pipe)
             except RedisFailure:
                 if not self._services.locator.is_cluster:
                     raise
-                session = NO_SESSION  # only the node of the heartbeats is away: then nobody is taken for dead
+                session = NO_SESSION  # the node of the heartbeats is down: no instance counts as dead
             replies = await pipe.call_many(commands)
             if session == NO_SESSION or leases.is_sure(session):
-                break  # otherwise the answer is as old as what was to be found out
+                break  # otherwise the result would be outdated
         owned: set[HeldEntry] = set()
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, RedisFailure):
                 if reply.kind is Kind.NO_GROUP:
-                    continue  # without its group an entry belongs to nobody
+                    continue  # without its group an entry has no owner
                 raise reply
             owned.update(held for held, answer in zip(batch, reply, strict=True) if answer == 1)
         for held in entries:
@@ -143,10 +143,10 @@ class Recovery:
         return source.key, OWNED.command([source.key], [source.group, self._holdings.consumer, *ids])
 
     async def recover(self, limit: int, active_lock: ActiveLock) -> None:
-        """Does what is due; what turns up is received next. Raises ``RedisFailure``."""
+        """Does the due recovery steps; recovered entries are received next. Raises ``RedisFailure``."""
         if any(not feed.is_open for feed in self._holdings.feeds.values()):
             await self.open_groups("0")
-        feeds = [*self._holdings.feeds.values()]  # without those that were left out
+        feeds = [*self._holdings.feeds.values()]  # without skipped ones
         try:
             if counting := [feed for feed in feeds if feed.must_count]:
                 await self._count_gaps(counting)
@@ -165,14 +165,14 @@ class Recovery:
 
     @property
     def _may_claim(self) -> bool:
-        """What outlived two owners is handled alone, so that it cannot ruin others a second time."""
+        """Returns False while an entry that outlived two owners is handled; it must be handled alone."""
         alone = any(held.state.deaths > 1 for held in self._suspects)
         return len(self._suspects) < _MOST_SUSPECTS and not alone
 
     # --- groups -------------------------------------------------------------------------------------------
 
     async def open_groups(self, start: Literal["0", "$"]) -> None:
-        """Makes the groups that are not known to be there."""
+        """Creates the groups that may be missing."""
         feeds = [feed for feed in self._holdings.feeds.values() if not feed.is_open]
         refused = await self._services.registry.know([feed.topic for feed in feeds])
         for failure in refused.values():
@@ -201,12 +201,12 @@ class Recovery:
             feed.is_new = False
 
     def may_regroup(self, failure: RedisFailure) -> bool:
-        """Whether looking at all groups anew helps: one is gone, or somebody uses the key of one topic."""
+        """Returns True if a check of all groups helps: one is gone, or one topic has foreign data."""
         is_foreign = failure.kind is Kind.WRONG_TYPE and self._leave_out is not None
         return is_foreign or failure.kind is Kind.NO_GROUP
 
     async def regroup(self) -> None:
-        """A group is gone: makes those that are missing, and gives up after some times in a row."""
+        """Recreates missing groups, and gives up after several times in a row."""
         self._upkeep.suspect_loss()
         now = time.monotonic()
         self._regrouped = [at for at in self._regrouped if now - at < _REGROUPINGS_WITHIN]
@@ -219,7 +219,7 @@ class Recovery:
         await self.open_groups("0")
 
     async def _count_gaps(self, feeds: Sequence[Feed]) -> None:
-        """Counts what was trimmed before this group had read it, before it reads on."""
+        """Counts entries that were trimmed unread, before the group reads on."""
         if self._services.counts_gaps:
             commands = [(feed.main.key, self.gap_command([feed])) for feed in feeds]
             replies = await self._services.pipe.call_many(commands)
@@ -231,7 +231,7 @@ class Recovery:
             feed.must_count = False
 
     def gap_command(self, feeds: Sequence[Feed]) -> Sequence[Any]:
-        """Asks what was trimmed unread."""
+        """Returns the command that counts entries trimmed unread."""
         keys = [key for feed in feeds for key in (feed.main.key, feed.trimmed, feed.settled, feed.losses)]
         known = [
             argument
@@ -241,7 +241,7 @@ class Recovery:
         return GAP.command(keys, [self._holdings.group, *known])
 
     def learn_gaps(self, feeds: Sequence[Feed], reply: object) -> None:
-        """Counts what ``gap_command`` found; without an answer it is asked again."""
+        """Counts the result of ``gap_command``; repeats it without one."""
         if not isinstance(reply, list):
             for feed in feeds:
                 feed.must_count = True
@@ -250,14 +250,14 @@ class Recovery:
             if foreign == -1 and lost == -1:
                 self._services.counts_gaps = False
                 continue
-            if foreign != b"":  # otherwise it cannot be told yet
+            if foreign != b"":  # otherwise it is unknown so far
                 feed.foreign = foreign
             self._services.losses.lose_unread(lost, feed.topic, feed.group)
 
     # --- what is ours, and was never heard of --------------------------------------------------------------
 
     async def _sweep(self, feeds: Sequence[Feed]) -> None:
-        """Reads what is pending for this consumer, and takes what nobody here holds."""
+        """Reads the pending entries of this consumer, and adds those that it does not know."""
         self._settled = set()
         try:
             for feed in feeds:
@@ -314,7 +314,7 @@ class Recovery:
     # --- what belonged to the dead ------------------------------------------------------------------------
 
     async def _claim(self, feeds: Sequence[Feed], most: int, active_lock: ActiveLock) -> None:
-        """Takes over what the dead held, and notices what this consumer holds without knowing."""
+        """Claims entries of dead consumers, and finds own entries that it does not know."""
         pending = await self._pending([source for feed in feeds for source in feed.sources])
         own, leases = self._holdings.consumer, self._services.leases
         others = {owner for owners in pending.values() for owner in owners} - {own, NOBODY}
@@ -337,11 +337,11 @@ class Recovery:
                 if dead_owners or NOBODY in owners:
                     left = await self._claim_source(source, most, active_lock, dead_owners) or left
                 if len(self._suspects) >= most:
-                    return  # this feed comes again
+                    return  # this feed is checked again
             feed.claim_due = left
 
     async def _pending(self, sources: Sequence[StreamSource]) -> Mapping[StreamSource, Mapping[str, int]]:
-        """How many entries are pending for each consumer."""
+        """Returns the number of pending entries for each consumer."""
         commands: list[Routed] = [(source.key, ("XPENDING", source.key, source.group)) for source in sources]
         found: dict[StreamSource, Mapping[str, int]] = {}
         for source, reply in zip(sources, await self._services.pipe.call_many(commands), strict=True):
@@ -353,7 +353,7 @@ class Recovery:
     async def _claim_source(
         self, source: StreamSource, most: int, active_lock: ActiveLock, dead: Mapping[str, str]
     ) -> bool:
-        """Takes over what belonged to the dead; tells whether something was left for later."""
+        """Claims entries of dead consumers; returns True if some are left for later."""
         begin: Any = "-"
         services = self._services
         while True:
@@ -382,7 +382,7 @@ class Recovery:
             begin, picked, gone, left = reply
             services.losses.lose(len(gone), source.feed.topic, source.group)
             for entry_id, fields, note in picked:
-                if entry_id in source.held:  # it was ours, and is again: a handler has it here
+                if entry_id in source.held:  # it is ours again: a handler here has it
                     source.held[entry_id].session = session
                     continue
                 held = self._holdings.take(source, entry_id, fields, session, _state(note))
@@ -397,7 +397,7 @@ class Recovery:
 
 
 def _in_batches(held: Sequence[HeldEntry]) -> list[Sequence[HeldEntry]]:
-    """Entries of one stream, in as many parts as it takes commands to ask for them."""
+    """Splits entries of one stream into batches of one command each."""
     return [held[first : first + _ASKED_AT_ONCE] for first in range(0, len(held), _ASKED_AT_ONCE)]
 
 
@@ -407,4 +407,4 @@ def _state(note: bytes | None) -> EntryState | None:
     try:
         return EntryState.decode(note)
     except ValueError:
-        return EntryState(attempt=1, deaths=1)  # it was tried before; how often nobody knows any more
+        return EntryState(attempt=1, deaths=1)  # it was attempted before, an unknown number of times

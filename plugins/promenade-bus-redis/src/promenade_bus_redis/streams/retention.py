@@ -1,8 +1,7 @@
-"""Trims topics, one instance for all: what every group has settled, when it is old enough.
+"""Trims topics: one instance removes entries that every group has settled and that are old enough.
 
-Each topic is looked at by one script, which does a little and says whether there is more. A topic that is
-used is looked at often, one that is not ever more seldom, so that an idle bus is quiet. The same look counts
-what somebody else has removed before it was read.
+One script handles each topic in small steps. Active topics are visited often, and idle ones less and less, so
+that an idle bus is quiet. The same script counts unread entries that a foreign program has removed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import AdapterError
-from bus_core.runtime import FIRST_PAUSE, BackgroundTask, fault_of, lease_clock, next_pause, plain_logger
+from bus_core.runtime import (
+    FIRST_PAUSE,
+    BackgroundTask,
+    counted,
+    fault_of,
+    lease_clock,
+    next_pause,
+    plain_logger,
+)
 from promenade_bus_redis.addresses import Address
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
@@ -32,16 +39,16 @@ __all__ = ["Retention"]
 logger = plain_logger("promenade.bus.redis")
 
 RETENTION: Final = "retention"
-"""In place of a group, where a topic cannot be looked at."""
+"""The name used instead of a group when a topic cannot be read."""
 
 _TOPICS_AT_ONCE: Final = 10
 _REMOVED_AT_ONCE: Final = 1000
 _DROPPED_AT_ONCE: Final = 100
 _STEPS: Final = 20
-"""Steps within one call: a backlog of old entries does not keep the rest of the upkeep waiting for long."""
+"""The maximum number of steps in one call, so that old entries do not delay the rest of the upkeep."""
 
 _FIRST: Final = 0.5
-"""Seconds until it begins: what starts for a moment, such as a command, has nothing to do with it."""
+"""Seconds until the first visit, so that short-lived processes, such as commands, do not trim."""
 
 _STANDBY: Final = 5.0
 _SHORTEST: Final = 0.05
@@ -49,14 +56,14 @@ _SOONEST: Final = 0.2
 _OFTEN: Final = 30.0
 _SELDOM: Final = 900.0
 _QUIET: Final = 2.0
-"""Seconds for each topic that nobody uses, at least, so that many of them are not many commands."""
+"""The minimum time in seconds between visits for each idle topic, to limit the number of commands."""
 
 _READ_AGAIN: Final = 30.0
-"""Seconds after which it is read anew who wants what; those who begin are protected before they read."""
+"""Seconds after which the record is read again; a new group is protected before it reads."""
 
 
 class Retention:
-    """The job, and its task. ``trimmed`` counts what this instance has removed."""
+    """The trimming task. ``trimmed`` counts the entries that this instance has removed."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -69,17 +76,17 @@ class Retention:
         self._min_age = 0.0
         self._settled: Sequence[Span] = ()
         self._unsubscribed: Sequence[Span] = ()
-        self._letters: Sequence[Span] = ()  # none where they stay for ever
+        self._letters: Sequence[Span] = ()  # empty if they stay for ever
         self._read_at = 0.0
         self._ask_at = 0.0
         self._version = ""
-        self._read_in = 0  # in which of its turns it has read what topics there are
-        self._new: set[str] = set()  # topics that were found since, and not looked at
-        self._bound: set[tuple[str, str]] = set()  # groups, with what they are owed
-        self._undeclared: set[tuple[str, str]] = set()  # on topics of which nobody has declared them
-        self._noticed: set[tuple[str, str]] = set()  # those of them that were noted
+        self._read_in = 0  # the lock number in which it has read the topics
+        self._new: set[str] = set()  # new topics that were not visited yet
+        self._bound: set[tuple[str, str]] = set()  # groups and their topics
+        self._undeclared: set[tuple[str, str]] = set()  # undeclared groups and their topics
+        self._noticed: set[tuple[str, str]] = set()  # undeclared groups that were noted
         self._copied: dict[bytes, bytes] = {}  # of a cluster
-        self._ages: dict[tuple[str, float], Ages] = {}  # of a topic, for each age that matters
+        self._ages: dict[tuple[str, float], Ages] = {}  # by topic and relevant age
         self._clocks: dict[Address, ServerClock] = {}  # of the nodes of a cluster
         self._background = BackgroundTask(self._go_on, "promenade-redis-retention")
         self._visiting = asyncio.Lock()
@@ -88,16 +95,16 @@ class Retention:
         self.expired_letters = 0
 
     def start(self) -> None:
-        """Begins."""
+        """Starts the task."""
         self._background.start()
 
     async def close(self) -> None:
-        """Ends, and lets another instance have its turn."""
+        """Stops the task, and releases its lock for another instance."""
         await self.stop()
         await self._active_lock.give_back()
 
     async def stop(self) -> None:
-        """Ends."""
+        """Stops the task."""
         await self._background.end()
 
     async def _go_on(self) -> None:
@@ -124,7 +131,7 @@ class Retention:
         return min(_STANDBY, max(_SHORTEST, soonest - time.monotonic()))
 
     async def visit(self) -> None:
-        """Does what is due, if it is this instance's turn. Raises ``RedisFailure``."""
+        """Does the due work if this instance has the lock. Raises ``RedisFailure``."""
         async with self._visiting:
             await self._visit()
 
@@ -152,14 +159,14 @@ class Retention:
             self._plan(topic, 0.0)
 
     async def _has_changed(self, now: float) -> bool:
-        """Whether the record says something else than when it was read; asked for now and then."""
+        """Returns True if the record has changed since it was read; checked at intervals."""
         if now < self._ask_at:
             return False
         self._ask_at = now + _STANDBY
         return await self._services.records.version() != self._version
 
     async def _read(self) -> None:
-        """Reads what topics there are, and who wants them."""
+        """Reads the topics and the record."""
         topics = await self._services.registry.refresh()
         records, alive = self._services.records, await self._services.alive()
         record = await records.read(alive)
@@ -180,12 +187,12 @@ class Retention:
             self._due = [(time.monotonic(), topic) for topic in self._pauses]
 
     def _learn_record(self, record: ServiceRecord) -> bool:
-        """Learns who wants what for how long; tells whether something does not bind any more that did."""
+        """Learns the groups and retention times; returns True if one no longer applies."""
         self._version = record.version
         before = self._settled, self._unsubscribed, self._letters
         gone = self._bound - (bound := {(part.group, part.topic) for part in record.parts})
         self._bound = bound
-        self._noticed &= {(topic, group) for group, topic in bound}  # what was forgotten may come again
+        self._noticed &= {(topic, group) for group, topic in bound}  # a forgotten group may come back
         self._demand = Demand(record.parts)
         settled = record.spans(lambda wish: wish.settled)
         letters = record.spans(lambda wish: wish.letters)
@@ -212,7 +219,7 @@ class Retention:
         heapq.heappush(self._due, (time.monotonic() + pause, topic))
 
     def _plan_next(self, topic: str, last_id: bytes) -> None:
-        """Soon where there was something new, and later every time where there was not."""
+        """Plans the next visit: soon if there was something new, and otherwise later each time."""
         often = min(_OFTEN, max(_SOONEST, self._min_age / 10))
         before, self._last_ids[topic] = self._last_ids.get(topic), last_id
         if before is not None and before != last_id:
@@ -225,7 +232,7 @@ class Retention:
     # --- doing it -----------------------------------------------------------------------------------------
 
     async def _trim(self, topics: Sequence[str]) -> list[str]:
-        """One step on each topic; tells where there is more to do. Others are planned, unless this fails."""
+        """Does one step on each topic; returns the topics with more to do, and plans the others."""
         clocks = [await self._clock_for(topic) for topic in topics]
         sent = lease_clock()
         commands = [self._trimming(topic, clock, sent) for topic, clock in zip(topics, clocks, strict=True)]
@@ -265,10 +272,10 @@ class Retention:
         return again
 
     async def _notice(self, record: ServiceRecord) -> None:
-        """Groups that nobody has declared are noted, so that they can be named one day.
+        """Notes undeclared groups, so that health can name them later.
 
-        A group is declared before it is made: what looked like a stranger when a topic was trimmed may have
-        begun since it was read who wants what, and is known to a later record.
+        A group is declared before it is created. A group that looked undeclared while trimming may be newer
+        than the record that was read, and is in a later record.
         """
         unknown = {(topic, group) for topic, group in self._undeclared if not record.knows(group, topic)}
         await self._services.records.notice(sorted(unknown))
@@ -276,14 +283,14 @@ class Retention:
         self._undeclared.clear()
 
     async def _clock_for(self, topic: str) -> ServerClock:
-        """The clock of the server that has a topic."""
+        """Returns the clock of a topic's server."""
         locator = self._services.locator
         if not locator.is_cluster:
             return self._services.leases.clock
         try:
             address = await locator.find(self._services.keys.stream(topic))
         except RedisFailure:
-            return ServerClock()  # whoever trims finds out, too
+            return ServerClock()  # the trimming step fails, too
         return self._clocks.setdefault(address, ServerClock())
 
     def _note_ages(self, topic: str, last_id: str, now: float) -> None:
@@ -292,7 +299,7 @@ class Retention:
                 self._ages.setdefault((topic, span.seconds), Ages()).note(last_id, now, span.seconds)
 
     def _too_young(self, topic: str, spans: Iterable[Span], clock: ServerClock, now: float) -> str:
-        """The ids from which on entries are too young, by the server's clock or by when they were seen."""
+        """Returns the ids from which entries are too young, by the server's clock or by observation."""
         found: list[str] = []
         for span in spans:
             bound = _id_at(clock, now, span)
@@ -324,7 +331,7 @@ class Retention:
         return names[0], TRIM.command(names, arguments)
 
     def _learn(self, topic: str, reply: Sequence[Any]) -> bool:
-        """Counts; tells whether there is more to do."""
+        """Counts the result of a step; returns True if there is more to do."""
         removed, dropped, more, last_id, foreign, lost = reply[:6]
         losses = self._services.losses
         self.trimmed += removed
@@ -342,7 +349,7 @@ class Retention:
         return bool(more)
 
     async def _copy_losses(self, topics: Sequence[str]) -> None:
-        """What scripts have counted beside the topics, to where everybody looks. Raises ``RedisFailure``."""
+        """Copies losses counted at the topics to the common counts. Raises ``RedisFailure``."""
         keys, pipe = self._services.keys, self._services.pipe
         places = [keys.losses_of(topic) for topic in topics]
         replies = await pipe.call_many([(place, ("HGETALL", place)) for place in places])
@@ -356,11 +363,11 @@ class Retention:
         count = sum(reply for reply in replies if isinstance(reply, int))
         if count:
             self.expired_letters += count
-            logger.info("removed %d dead letters that were older than dead_letters_max_age", count)
+            logger.info("removed %s older than dead_letters_max_age", counted(count, "dead letter"))
 
 
 def _id_at(clock: ServerClock, now: float, span: Span) -> str:
-    """The first id of what is younger than that by the server's clock."""
+    """Returns the first id of entries younger than the span, by the server's clock."""
     if span.seconds is None:
         return "0-0"
     return f"{max(0, round(clock.stamp_of(now - span.seconds) * 1000))}-0"

@@ -1,7 +1,7 @@
-"""The server's time of day, as seen from here: it may step, and nothing waits for longer or shorter by that.
+"""The server's clock as seen from this process. It may step without changing any wait.
 
-Delays and ages are measured on the clock of whoever waits. What another process stamped with the server's
-time is put on that clock through the offset between both, as it was then.
+The waiting process measures delays and ages on its own clock. A time stamp of another process in server time
+is converted to that clock with the offset at that time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ __all__ = ["ServerClock", "Step"]
 logger = logging.getLogger("promenade.bus.redis")
 
 _TOLERANCE: Final = 0.5
-"""Seconds by which the offset may change before that is a step."""
+"""The change of the offset in seconds that counts as a step."""
 
 _MOST_PERIODS: Final = 100
 
 
 @attrs.frozen
 class Step:
-    """The server's clock went forward by so many ``seconds``, or back by less than none.
+    """A step of the server's clock: forward for positive ``seconds``, back for negative ones.
 
-    ``at`` is when that was noticed, on the clock of this process.
+    ``at`` is the time of its detection on the clock of this process.
     """
 
     at: float
@@ -40,7 +40,7 @@ class Step:
 
 @attrs.define
 class _Period:
-    """A time without a step: it began after ``after``, which was ``noticed``, and was last ``seen``."""
+    """A period without a step. It began after ``after``, was ``noticed`` then, and last ``seen``."""
 
     after: float
     noticed: float
@@ -49,9 +49,9 @@ class _Period:
 
 
 class ServerClock:
-    """Learns the server's time from replies that tell it; may be asked from any thread.
+    """Learns the server's time from replies; may be used from any thread.
 
-    Times are seconds: "own" ones are of ``lease_clock``, stamps are of the server.
+    Times are seconds: own times are on ``lease_clock``, stamps are in server time.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class ServerClock:
 
     @property
     def last_step(self) -> Step | None:
-        """The latest step that was noticed."""
+        """The latest detected step."""
         return self._last_step
 
     def note(self, stamp: float, sent: float, received: float) -> None:
-        """The server's clock showed ``stamp`` at some moment between two own ones."""
+        """Records that the server's clock showed ``stamp`` between two own times."""
         least, most = stamp - received, stamp - sent
         offset = (least + most) / 2
         with self._lock:
@@ -74,14 +74,14 @@ class ServerClock:
                 self._periods.append(_Period(float("-inf"), float("-inf"), received, offset))
             elif least - _TOLERANCE <= period.offset <= most + _TOLERANCE:
                 period.seen = max(period.seen, received)
-                period.offset = min(max(period.offset, least), most)  # it drifts
-            elif sent >= period.seen:  # otherwise the reply is older than what is known
+                period.offset = min(max(period.offset, least), most)  # clocks drift
+            elif sent >= period.seen:  # otherwise the reply is outdated
                 self._last_step = step = Step(received, offset - period.offset)
                 logger.warning("the clock of the server %s", step)
                 self._periods.append(_Period(period.seen, received, received, offset))
 
     def stamp_of(self, own: float) -> float:
-        """What the server's clock showed at an own moment; before anything was learnt, the moment itself."""
+        """Converts an own time to the server's clock; returns it unchanged before any reply."""
         with self._lock:
             for period in reversed(self._periods):
                 if own >= period.noticed:
@@ -89,7 +89,7 @@ class ServerClock:
         return own
 
     def own_of(self, stamp: float, now: float) -> float | None:
-        """The latest own moment up to ``now`` at which the server's clock may have shown a stamp, or None."""
+        """Returns the latest own time up to ``now`` for a stamp of the server's clock, or None."""
         with self._lock:
             end = now + _TOLERANCE
             for period in reversed(self._periods):

@@ -1,6 +1,6 @@
-"""What each service is owed, who serves it at the moment, and for how long services want events to be kept.
+"""The record: the subscriptions of each service, the instances that serve them, and retention times.
 
-All of it is one hash, the record. Its fields, with blanks between the words:
+The record is one hash. Its fields, with spaces between the words:
 
 ===========================  ============================  ===============================================
 field                        value                         what it says
@@ -14,15 +14,15 @@ count                        NUMBER                        the last number that 
                                                            something is forgotten, too
 ===========================  ============================  ===============================================
 
-Numbers grow: they tell which of two declarations is newer, and no clock has a say in that. SEEN is the
-server's time in milliseconds, for ages only. After that went back a part is dated anew.
+Numbers only increase. They order declarations without a clock. SEEN is the server's time in milliseconds,
+used only for ages; if that clock went back, the part is dated again.
 
-A part binds retention until it is forgotten, whether or not somebody serves it, also on topics of its
-pattern on which the group is not made yet. It is abandoned when no living instance serves it and a newer one
-of its service serves other parts without it: then health names it at once. Where nobody newer runs that takes
-longer, for a service may be stopped for a night. A part that is abandoned is taken up, and goes, when another
-part of its group that is served covers all of its topics. So is a group that somebody seemed to have made by
-hand, when a part of a service turns out to have its topic: it was noted before the service had said so.
+A part prevents the removal of events until it is forgotten, even without an instance that serves it, and even
+on topics of its pattern where the group does not exist yet. A part is abandoned when no live instance serves
+it and a newer instance of its service serves other parts without it; health then names it at once. Without a
+newer instance this takes longer, because a service may be stopped for a night. An abandoned part is removed
+when another served part of its group covers all of its topics. So is a seemingly foreign group, when a part
+of a service has its topic: it was noted before the service had declared it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ EVER: Final = 10**15
 
 
 def matcher_of(topic: str) -> Callable[[str], bool]:
-    """Whether a topic is the one, or of the pattern. What is neither, as somebody else wrote it, is none."""
+    """Returns a function that matches a topic or pattern; an invalid one matches nothing."""
     if not is_pattern(topic):
         return topic.__eq__
     with suppress(InvalidTopic):
@@ -65,11 +65,11 @@ def matcher_of(topic: str) -> Callable[[str], bool]:
 
 @attrs.frozen(kw_only=True)
 class SubscribedTopic:
-    """A topic or pattern that a subscription serves, or served.
+    """A topic or pattern that a subscription serves or served.
 
-    ``service`` is empty for a group that somebody made by hand. ``unseen`` is for how many seconds no
-    instance has said that it serves it, and ``instances`` are the living ones that do. ``is_abandoned``: a
-    newer instance of the service runs without it. ``said`` is what the record says of it.
+    ``service`` is empty for a foreign group. ``unseen`` is the time in seconds since an instance last
+    declared it, and ``instances`` are the live ones that serve it. ``is_abandoned``: a newer instance of the
+    service runs without it. ``said`` is its value in the record.
     """
 
     group: str
@@ -87,13 +87,13 @@ class SubscribedTopic:
         return f"{self.group!r} on {self.topic!r}"
 
     def is_orphan(self, orphaned_after: float) -> bool:
-        """Whether nobody will handle what is kept for it, for all that is known."""
+        """Returns True if, as far as known, no instance will handle its events."""
         return not self.instances and (self.is_abandoned or self.unseen >= orphaned_after)
 
 
 @attrs.frozen(kw_only=True)
 class Serving:
-    """An instance serves a part. ``number`` tells when it began to, compared with others."""
+    """An instance serves a topic. ``number`` orders it among others by their beginning."""
 
     instance: str
     group: str
@@ -104,9 +104,9 @@ class Serving:
 
 @attrs.frozen
 class Span:
-    """For how many seconds events stay, None for ever. ``upto`` bounds which: those stored up to that moment.
+    """A retention time in seconds, None for ever. It applies to events stored up to ``upto``.
 
-    The moment is milliseconds of the server's time; None for all events, also those to come.
+    ``upto`` is in milliseconds of the server's time; None means all events, including future ones.
     """
 
     seconds: float | None
@@ -115,9 +115,10 @@ class Span:
 
 @attrs.frozen(kw_only=True)
 class RetentionWish:
-    """For how long a service wants events to be kept: settled ones, those without a group, dead letters.
+    """The retention times of a service, for settled events, for events without a group, and for dead letters.
 
-    ``upto`` is None while it runs, or has a subscription. Later on the wish is for what was stored by then.
+    ``upto`` is None while the service runs or has a subscription. After that the times apply to events stored
+    until then.
     """
 
     service: str
@@ -127,20 +128,20 @@ class RetentionWish:
     upto: int | None = None
 
     def is_over(self, now: int) -> bool:
-        """Whether nothing is there any more that it is for."""
+        """Returns True if no event is left that it applies to."""
         if self.upto is None or self.letters is None:
             return False
         longest = max(self.settled, self.unsubscribed, self.letters)
         return self.upto + longest * 1000 <= now
 
     def encode(self) -> str:
-        """As the record has it."""
+        """Returns its form in the record."""
         letters = "-" if self.letters is None else f"{self.letters!r}"
         return f"{self.settled!r} {self.unsubscribed!r} {letters} {self.service}"
 
     @classmethod
     def decode(cls, text: str, upto: int | None) -> RetentionWish:
-        """Raises ``ValueError``."""
+        """Parses its form in the record; raises ``ValueError``."""
         settled, unsubscribed, letters, service = text.split(" ", 3)
         return cls(
             service=service,
@@ -153,37 +154,37 @@ class RetentionWish:
 
 @attrs.frozen(kw_only=True)
 class ServiceRecord:
-    """What the record said when it was read. ``now`` is the server's time in milliseconds."""
+    """The record as it was read. ``now`` is the server's time in milliseconds."""
 
     now: int
     parts: tuple[SubscribedTopic, ...] = ()
     servings: tuple[Serving, ...] = ()
     wishes: tuple[RetentionWish, ...] = ()
     instances: Mapping[str, str] = attrs.field(factory=dict)
-    """What each instance wants to be kept, as the record has it."""
+    """The retention times of each instance, in the form of the record."""
     stale: tuple[tuple[str, str], ...] = ()
-    """Fields that say nothing any more, and their values."""
+    """Outdated fields and their values."""
     early: tuple[tuple[str, str], ...] = ()
-    """Fields of parts that were declared in the future, and their values: the server's clock went back."""
+    """Fields of parts declared in the future, and their values: the server's clock went back."""
     version: str = ""
-    """The last number that was given out."""
+    """The last assigned number."""
 
     def of_group(self, group: str) -> tuple[SubscribedTopic, ...]:
-        """The parts of one group."""
+        """Returns the subscribed topics of a group."""
         return tuple(part for part in self.parts if part.group == group)
 
     def knows(self, group: str, topic: str) -> bool:
-        """Whether a group is owed the events of a topic."""
+        """Returns True if a group has a subscription that matches a topic."""
         return any(part.service and matcher_of(part.topic)(topic) for part in self.of_group(group))
 
     def orphans(self, orphaned_after: float) -> tuple[SubscribedTopic, ...]:
-        """Parts that nobody will handle, for all that is known."""
+        """Returns the topics whose events, as far as known, no instance will handle."""
         mistaken = {*self._mistaken}
         return tuple(part for part in self.parts if part.is_orphan(orphaned_after) and part not in mistaken)
 
     @property
     def taken_up(self) -> tuple[SubscribedTopic, ...]:
-        """Parts of which another part of the group has all topics: abandoned ones, and noted by mistake."""
+        """Returns topics covered by another of the group: abandoned ones, and ones noted by mistake."""
         served: dict[str, list[str]] = {}
         for part in self.parts:
             if part.instances:
@@ -197,16 +198,17 @@ class ServiceRecord:
 
     @property
     def _mistaken(self) -> tuple[SubscribedTopic, ...]:
-        """Parts of groups that were taken for made by hand before their services had said what they serve."""
+        """Returns topics of groups that looked foreign before their services had declared them."""
         if not (noted := [part for part in self.parts if not part.service]):
             return ()
         demand = Demand(self.parts)
         return tuple(part for part in noted if part.group in demand.groups_on(part.topic))
 
     def spans(self, of: Callable[[RetentionWish], float | None]) -> tuple[Span, ...]:
-        """For how long events stay, by one of the times that services want.
+        """Returns the retention spans for one kind of time.
 
-        The first one is the longest that counts for everything; the others are longer, for older events.
+        The first span is the longest that applies to all events; the others are longer, and apply to older
+        events.
         """
         lasting = [of(wish) for wish in self.wishes if wish.upto is None]
         known = [seconds for seconds in lasting if seconds is not None]
@@ -224,15 +226,15 @@ class ServiceRecord:
 
 
 def _covers(topic: str, other: str) -> bool:
-    """Whether every topic of the other is one of these: of two patterns only where that is plain."""
+    """Returns True if every topic of ``other`` certainly matches ``topic``."""
     if topic in (other, "#"):
         return True
     if not is_pattern(other):
         return matcher_of(topic)(other)
     words = other.split(".")
     if _ANY in topic or words.count("#") > 1:
-        return False  # it may be, but that is not plain
-    # A word that no pattern has stands for '*', and ever more of them for '#': only a wildcard matches those.
+        return False  # possible, but not certain
+    # An unusual word replaces '*', and several of them replace '#', because only a wildcard matches them.
     matches = matcher_of(topic)
     most = len(topic.split(".")) + 1 if "#" in words else 0
     return all(
@@ -241,7 +243,7 @@ def _covers(topic: str, other: str) -> bool:
 
 
 def _example_of(words: Sequence[str], count: int) -> list[str]:
-    """A topic of a pattern, with so many words for its '#'."""
+    """Returns a topic of a pattern, with ``count`` words for each '#'."""
     name: list[str] = []
     for word in words:
         name += [_ANY] * count if word == "#" else [_ANY if word == "*" else word]
@@ -249,21 +251,21 @@ def _example_of(words: Sequence[str], count: int) -> list[str]:
 
 
 class Demand:
-    """Which groups get the events of a topic. Made once per reading: there may be thousands of both."""
+    """The groups that receive a topic's events. Made once per reading, because both may be thousands."""
 
     def __init__(self, parts: Iterable[SubscribedTopic] = ()) -> None:
         self._groups: TopicIndex[str] = TopicIndex()
         for part in parts:
-            if part.service and _is_sound(part.topic):  # another one binds by being there
+            if part.service and _is_sound(part.topic):  # a foreign group counts by its existence
                 self._groups.add(part.topic, part.group)
 
     def groups_on(self, topic: str) -> Sequence[str]:
-        """The groups that are owed a topic."""
+        """Returns the groups with a subscription that matches a topic."""
         return self._groups.matching(topic)
 
 
 def _is_sound(topic: str) -> bool:
-    """Whether it is a topic or pattern, and not what somebody else wrote."""
+    """Returns True for a valid topic or pattern, and False for foreign data."""
     with suppress(InvalidTopic):
         TopicPattern(topic)
         return True
@@ -271,7 +273,7 @@ def _is_sound(topic: str) -> bool:
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
-    """The words of each field, of which the last one may have blanks, and its value."""
+    """Returns the words of each field and its value; the last word may contain spaces."""
     for field, value in zip(reply[::2], reply[1::2], strict=True):
         text = field.decode(errors="replace")
         kind = text.partition(" ")[0]
@@ -281,15 +283,15 @@ def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[list[str], str]]:
 def read_record(
     reply: Sequence[bytes], now: int, alive: Collection[str], own: RetentionWish, settled_one: str = ""
 ) -> ServiceRecord:
-    """Reads the hash; what somebody else has put there says nothing.
+    """Parses the hash and ignores foreign fields.
 
-    ``alive`` are the instances that live; ``own`` is what the one that reads wants to be kept. An instance
-    that is about to say that it has said everything can be named.
+    ``alive`` are the live instances, and ``own`` the retention times of the reading one. An instance that is
+    about to declare that its declarations are complete can be named.
     """
     parts: list[tuple[str, str, str]] = []
     servings: list[Serving] = []
     instances: dict[str, str] = {}
-    settled: dict[str, int] = {}  # by service: the newest living instance that has said everything
+    settled: dict[str, int] = {}  # by service: the newest live instance with complete declarations
     seen: dict[str, int] = {}
     version = ""
     for words, value in _pairs(reply):
@@ -365,7 +367,7 @@ def read_record(
 def _wishes(
     seen: Mapping[str, int], running: Collection[str], services: Collection[str]
 ) -> Iterable[RetentionWish]:
-    """For how long services want events to be kept. A wish counts until its service has another one."""
+    """Returns the retention times of services. A time applies until its service has another one."""
     last: dict[str, tuple[float, str]] = {}
     for text in {*seen, *running}:
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What this instance says in the record of what services are owed, and what it reads there."""
+"""The declarations of this instance in the record, and reading the record."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from promenade_bus_redis.streams.service_record import (
 __all__ = ["ServiceRecords"]
 
 _ANNOUNCED_AGAIN: Final = 60.0
-"""Seconds after which an instance says again which subscriptions it serves."""
+"""Seconds after which an instance repeats its declarations."""
 
 _SETTLED: Final = 0.5
-"""Seconds without a new subscription after which an instance has said everything that its code has."""
+"""Seconds without a new subscription after which the declarations of an instance are complete."""
 
 _FORGOTTEN_AFTER: Final = 60.0
-"""Seconds that an instance has to be seen dead before what it said is removed."""
+"""Seconds for which an instance must be dead before its declarations are removed."""
 
 _AT_ONCE: Final = 500
 
 
 class ServiceRecords:
-    """What this instance serves, and what all of them together do.
+    """Declares the subscriptions of this instance, and reads those of all instances.
 
-    ``name`` is the instance. A server whose memory is full takes no declaration; then it is made later, and
-    nothing waits for it: what a group has not settled is kept as long as the group is there.
+    ``name`` is the instance. A server with full memory accepts no declaration. It is then repeated later, and
+    nothing waits for it, because unsettled events are kept as long as the group exists.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys, name: str, service: str, retention: RetentionOptions) -> None:
@@ -55,17 +55,17 @@ class ServiceRecords:
             unsubscribed=retention.unsubscribed_max_age,
             letters=retention.dead_letters_max_age,
         )
-        self._own: dict[str, list[SubscriptionSpec]] = {}  # the subscriptions behind each part
-        self._left: set[str] = set()  # parts of which it is not said yet that they are not served any more
-        self.waiting: dict[str, tuple[float, Collection[str]]] = {}  # since when ordered parts wait for whom
+        self._own: dict[str, list[SubscriptionSpec]] = {}  # the subscriptions of each part
+        self._left: set[str] = set()  # parts that were left and not yet withdrawn
+        self.waiting: dict[str, tuple[float, Collection[str]]] = {}  # waiting parts: since when, for whom
         self._changed_at = time.monotonic()
         self._announced_at: float | None = None
         self._announced_settled = False
-        self._looked_for = 0  # up to which part it was looked whether the server has it
-        self._dead: dict[str, float] = {}  # since when instances were seen dead
+        self._looked_for = 0  # the next part to be checked on the server
+        self._dead: dict[str, float] = {}  # instances seen dead, and since when
         self._leaving = asyncio.Lock()
         self._reading = asyncio.Lock()
-        self._asked = self._answered = 0  # how many have asked who serves what, and how many of them know
+        self._asked = self._answered = 0  # the numbers of requests and of answered requests for servings
         self._served: Mapping[str, Sequence[Serving]] = {}
 
     @property
@@ -74,21 +74,21 @@ class ServiceRecords:
         return {spec.group for specs in self._own.values() for spec in specs}
 
     async def begin(self) -> None:
-        """Says that this instance runs. Raises ``RedisFailure``."""
+        """Declares that this instance runs. Raises ``RedisFailure``."""
         self._changed_at = time.monotonic()
         await self._announce([])
 
     async def enter(self, spec: SubscriptionSpec) -> None:
-        """Says that a subscription is served, before its group is made. Raises ``RedisFailure``."""
+        """Declares a subscription before its group is created. Raises ``RedisFailure``."""
         part = _part_of(spec)
         self._own.setdefault(part, []).append(spec)
         self._changed_at = time.monotonic()
         await self._announce([part])
 
     def leave(self, spec: SubscriptionSpec) -> None:
-        """This subscription is not served here any more, unless there is another one like it.
+        """Records that this subscription has ended here, unless there is another one like it.
 
-        Others may serve it, and the next start. ``announce_left`` says so.
+        ``announce_left`` withdraws the declaration.
         """
         part = _part_of(spec)
         specs = self._own.get(part, [])
@@ -99,9 +99,10 @@ class ServiceRecords:
             self.waiting.pop(part, None)
 
     async def announce_left(self) -> None:
-        """Says what is not served here any more. Raises ``RedisFailure``; then it is said later.
+        """Withdraws the declarations of left subscriptions. Raises ``RedisFailure``; then it is repeated.
 
-        Of many that leave at the same time the first one says it for itself, and the next one for the others.
+        If many leave at the same time, the first call withdraws its own, and the next one those of the
+        others.
         """
         async with self._leaving:
             left = sorted(part for part in self._left if part not in self._own)
@@ -111,11 +112,11 @@ class ServiceRecords:
             self._left.difference_update(left)
 
     async def close(self) -> None:
-        """Says that this instance is gone. Raises ``RedisFailure``."""
+        """Declares that this instance is gone. Raises ``RedisFailure``."""
         await self._withdraw(self._name, self._wish.encode(), [*self._own, *self._left])
 
     async def announce_again(self, *, all_of_it: bool = False) -> None:
-        """Says from time to time what is served, and at once after the server lost it.
+        """Repeats the declarations at intervals, and at once after the server lost them.
 
         Raises ``RedisFailure``.
         """
@@ -128,10 +129,9 @@ class ServiceRecords:
             await self._announce([*self._own])
 
     async def is_forgotten(self) -> bool:
-        """Whether the server does not have what was said, as when it came back with an older snapshot.
+        """Returns True if declarations are missing, as after a restart of the server with an older snapshot.
 
-        Of very many subscriptions the last one is looked for, and some others in turn. Raises
-        ``RedisFailure``.
+        With many subscriptions it checks the last one, and some others in turn. Raises ``RedisFailure``.
         """
         parts = [*self._own]
         first = self._looked_for if self._looked_for < len(parts) else 0
@@ -180,7 +180,7 @@ class ServiceRecords:
     # --- all of them --------------------------------------------------------------------------------------
 
     async def read(self, alive: Collection[str]) -> ServiceRecord:
-        """What is owed to whom. ``alive`` are the instances that live. Raises ``RedisFailure``."""
+        """Returns the record. ``alive`` has the live instances. Raises ``RedisFailure``."""
         commands: list[Routed] = [(self._key, ("HGETALL", self._key)), (self._key, ("TIME",))]
         found, moment = _raise_first(await self._pipe.call_many(commands))
         now = int(moment[0]) * 1000 + int(moment[1]) // 1000
@@ -188,15 +188,15 @@ class ServiceRecords:
         return read_record(found, now, {*alive, self._name}, self._wish, settled)
 
     async def version(self) -> str:
-        """Changes when something new is said, or forgotten. Raises ``RedisFailure``."""
+        """Returns a value that changes with every declaration. Raises ``RedisFailure``."""
         found = await self._pipe.call("HGET", self._key, "count", key=self._key)
         return "" if found is None else found.decode(errors="replace")
 
     async def ahead_of(self, spec: SubscriptionSpec) -> Collection[str]:
-        """Instances that may have their turn before this one gets it with an ordered subscription.
+        """Returns the instances that come before this one for an ordered subscription.
 
-        They began earlier to serve some of the same events, with another topic or pattern, as code does that
-        is being replaced. Raises ``RedisFailure``.
+        They began earlier to serve some of the same events with another topic or pattern, as code that is
+        being replaced does. Raises ``RedisFailure``.
         """
         servings = (await self._servings()).get(spec.group, [])
         own = (self._name, spec.topic)
@@ -212,7 +212,7 @@ class ServiceRecords:
         }
 
     async def _servings(self) -> Mapping[str, Sequence[Serving]]:
-        """Who serves what, by group. Those who ask share a read that begins afterwards."""
+        """Returns the servings by group. Concurrent callers share a read that begins afterwards."""
         self._asked = number = self._asked + 1
         async with self._reading:
             if self._answered < number:
@@ -223,7 +223,7 @@ class ServiceRecords:
             return self._served
 
     async def others_on(self, spec: SubscriptionSpec, alive: Collection[str]) -> Collection[str]:
-        """Living instances that serve some of the same events of an ordered subscription, or wait to.
+        """Returns live instances that serve some of the same events of an ordered subscription, or stand by.
 
         Raises ``RedisFailure``.
         """
@@ -238,7 +238,7 @@ class ServiceRecords:
         }
 
     def note_waiting(self, spec: SubscriptionSpec, instances: Collection[str]) -> None:
-        """An ordered subscription waits for its turn, which these instances have; for none any more."""
+        """Records the active instances for which an ordered subscription waits, or none."""
         part = _part_of(spec)
         if instances:
             since, _ = self.waiting.get(part, (time.monotonic(), ()))
@@ -247,28 +247,28 @@ class ServiceRecords:
             self.waiting.pop(part, None)
 
     async def notice(self, undeclared: Iterable[tuple[str, str]]) -> None:
-        """Groups on topics that nobody ever declared: from now on it counts how long that is so."""
+        """Records undeclared groups, so that their age is counted from now on."""
         parts = [f"{topic} {group}" for topic, group in undeclared]
         for first in range(0, len(parts), _AT_ONCE):
             await self._pipe.run(NOTICE, [self._key], *parts[first : first + _AT_ONCE])
 
     async def remove(self, parts: Iterable[SubscribedTopic], *, force: bool = False) -> int:
-        """Forgets parts, unless somebody has declared them since they were read; tells how many.
+        """Removes parts, unless they were declared again since they were read; returns their number.
 
-        ``force`` forgets them all the same. Raises ``RedisFailure``.
+        ``force`` removes them anyway. Raises ``RedisFailure``.
         """
         said = [(f"part {part.topic} {part.group}", "" if force else part.said) for part in parts]
         return await self._compare(REMOVE, said)
 
     async def remove_wishes(self, record: ServiceRecord, service: str) -> None:
-        """Forgets for how long a service wanted events to be kept. Raises ``RedisFailure``."""
+        """Forgets the retention time of a service. Raises ``RedisFailure``."""
         wishes = {wish.encode() for wish in record.wishes if wish.service == service}
         gone = [f"instance {name}" for name, wish in record.instances.items() if wish in wishes]
         await self._delete([*(f"keeps {wish}" for wish in wishes), *gone])
         await self._pipe.call("HINCRBY", self._key, "count", 1, key=self._key)
 
     async def _compare(self, script: Script, said: Sequence[tuple[str, str]]) -> int:
-        """Has a script do something with fields that say still what they said."""
+        """Runs a script on fields that have not changed since they were read."""
         done = 0
         for first in range(0, len(said), _AT_ONCE):
             words = [word for pair in said[first : first + _AT_ONCE] for word in pair]
@@ -281,7 +281,7 @@ class ServiceRecords:
             await self._pipe.call("HDEL", self._key, *part, key=self._key)
 
     async def tidy(self, record: ServiceRecord, alive: Collection[str]) -> None:
-        """Removes what was taken up, and what instances said that are dead; dates anew what is in the future.
+        """Removes covered parts and declarations of dead instances, and dates parts in the future again.
 
         Raises ``RedisFailure``.
         """

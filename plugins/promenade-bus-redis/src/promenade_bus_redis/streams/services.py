@@ -1,4 +1,4 @@
-"""What the parts of one adapter share."""
+"""The services that the parts of one adapter share."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from promenade_bus_redis.streams.wakeups import Wakeups
 __all__ = ["LockState", "Services"]
 
 MOST_OWN_LINKS = 4
-"""Subscriptions that wait on a connection of their own; the others wait together."""
+"""The number of subscriptions with their own blocking connection; the others share one."""
 
 
 @attrs.define(eq=False)
 class LockState:
-    """A key that one ``holder`` has at a time. ``token`` is 0 while that is another one.
+    """The state of one key of a lock. ``token`` is 0 while another holder has it.
 
-    ``session`` is that of ``Leases`` in which it was last looked at; ``greatest_seen`` a token that somebody
-    else has shown.
+    ``session`` is the session of ``Leases`` of the last check; ``greatest_seen`` is the greatest token of
+    another holder.
     """
 
     key: str
@@ -44,9 +44,9 @@ class LockState:
 
 @attrs.define(eq=False)
 class Services:
-    """Made when the adapter starts.
+    """The shared services, made when the adapter starts.
 
-    ``name`` is that of this instance; ``name_lock`` stands for the name that is configured, if one is.
+    ``name`` is the name of this instance; ``name_lock`` is the lock of a configured name.
     """
 
     options: RedisOptions
@@ -64,21 +64,21 @@ class Services:
     name_lock: LockState | None = None
     own_links: set[BlockingLink] = attrs.field(factory=set)
     counts_gaps: bool = True
-    """Whether the server knows how many entries were ever added to a stream, as far as it was asked."""
+    """True if the server knows how many entries were ever added to a stream; None while unknown."""
     read_at: float | None = None
-    """When a read was last answered, on the monotonic clock."""
+    """The time of the last reply to a read, on the monotonic clock."""
     _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
 
     def name_consumer(self, *, ordered: bool) -> str:
-        """A name for a consumer in its group, which no other one has."""
+        """Returns a unique name for a consumer in its group."""
         return name_consumer(self.name, next(self._numbers), ordered=ordered)
 
     async def alive(self) -> frozenset[str]:
-        """The names of the instances that live. Raises ``RedisFailure``."""
+        """Returns the names of the live instances. Raises ``RedisFailure``."""
         return await self.leases.alive(self.pipe)
 
     def lend_link(self, key: str) -> BlockingLink | None:
-        """A connection for reads that wait, as long as there are not too many of them."""
+        """Returns a connection for blocking reads, or None if too many are in use."""
         if len(self.own_links) >= MOST_OWN_LINKS:
             return None
         link = BlockingLink(self.locator, self.pipe, self.options.block, key)
@@ -86,6 +86,6 @@ class Services:
         return link
 
     async def give_back_link(self, link: BlockingLink) -> None:
-        """Closes a connection that was lent."""
+        """Closes a lent connection."""
         self.own_links.discard(link)
         await link.close()

@@ -1,7 +1,7 @@
-"""Carries outcomes out: many together, each with a result of its own.
+"""Carries out outcomes in batches, with a result for each.
 
-Nobody is asked for the owner of an entry while nobody can have taken it over: then it is only forgotten. From
-then on, and for everything that moves an entry elsewhere, a script checks the owner first.
+While no other consumer can have claimed an entry, an acknowledgement does not check the owner. After that,
+and whenever an entry is moved, a script checks the owner first.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from promenade_bus_redis.streams.wire import EntryState, letter_fields, returnin
 __all__ = ["Parked", "Settled", "SettlementCommands", "settle"]
 
 _MOVES_AT_ONCE: Final = 50
-"""Entries that one script moves: a script holds up everybody else."""
+"""The maximum number of entries that one script moves, because a script blocks the server."""
 
 _BYTES_AT_ONCE: Final = 1_000_000
 
 Result = BusError | None
 Judge = Callable[[Any], "list[Result] | None"]
-"""What a reply says of each outcome; None when it says that all of them were carried out."""
+"""Returns the result of each outcome from a reply, or None if all were carried out."""
 
 
 @attrs.frozen
 class Parked:
-    """What waits for a retry: ``score`` is how the server knows it, and ``delay`` is in seconds."""
+    """A parked retry. ``score`` is its score on the server, and ``delay`` is in seconds."""
 
     feed: Feed
     score: str
@@ -42,7 +42,7 @@ class Parked:
 
 @attrs.frozen
 class Settled:
-    """What came of outcomes: a result for each; what was parked; and the feeds of entries that are lost."""
+    """The results of outcomes: one for each, the parked retries, and the feeds with lost entries."""
 
     results: list[Result]
     parked: list[Parked] = attrs.field(factory=list)
@@ -50,9 +50,9 @@ class Settled:
 
 
 class SettlementCommands:
-    """The commands that carry out some outcomes, and what their replies mean.
+    """The commands that carry out some outcomes, with the judges of their replies.
 
-    ``is_sure`` tells of a session of ``Leases`` whether what was received in it is owned still.
+    ``is_sure`` returns True for a session of ``Leases`` whose entries are certainly still owned.
     """
 
     def __init__(self, consumer: str, is_sure: Callable[[int], bool]) -> None:
@@ -64,8 +64,8 @@ class SettlementCommands:
     # --- what is to be done -------------------------------------------------------------------------------
 
     def acknowledge(self, source: StreamSource, indices: Sequence[int], held: Sequence[HeldEntry]) -> None:
-        """Forgets entries for the group."""
-        # Looked at once: the thread of the leases changes it meanwhile.
+        """Acknowledges entries for the group."""
+        # Read once, because the thread of the leases may change it.
         sure = {session for session in {each.session for each in held} if self._is_sure(session)}
         doubtful = {place for place, each in enumerate(held) if each.session not in sure}
         if doubtful:
@@ -98,7 +98,7 @@ class SettlementCommands:
         entries: Sequence[tuple[int, HeldEntry, float, list[Any]]],
         settled: Settled,
     ) -> None:
-        """Writes entries elsewhere, after a delay in seconds, and forgets them here if that succeeded."""
+        """Writes entries elsewhere, after a delay in seconds, and removes them here if that succeeded."""
         batch: list[tuple[int, HeldEntry, float, list[Any]]] = []
         size = 0
         for entry in entries:
@@ -143,7 +143,7 @@ class SettlementCommands:
         owner: str,
         settled: Settled,
     ) -> None:
-        """Writes down the states of entries that stay where they are; see ``settle`` for ``owner``."""
+        """Stores the states of entries that stay in place; see ``settle`` for ``owner``."""
         feed = source.feed
         arguments: list[Any] = [source.group, self._consumer, source.notes_prefix, owner, feed.topic]
         for each in held:
@@ -165,7 +165,7 @@ class SettlementCommands:
     # --- doing it -----------------------------------------------------------------------------------------
 
     async def carry_out(self, pipe: Pipe, results: list[Result]) -> None:
-        """Sends everything, and puts down what came of each outcome."""
+        """Sends all commands, and records the result of each outcome."""
         replies = await pipe.call_many(self._commands)
         for (indices, held, judge), reply in zip(self._judges, replies, strict=True):
             found = [_failed(reply) for _ in indices] if isinstance(reply, RedisFailure) else judge(reply)
@@ -179,7 +179,7 @@ class SettlementCommands:
 
 
 def _judged(held: HeldEntry, result: Result) -> Result:
-    """What was tried before may have been done then: the answer to it was lost."""
+    """Corrects the result of a repeated outcome, which an attempt with a lost reply may have done."""
     if isinstance(result, RedisFailure) and result.is_uncertain:
         held.tried = True
     if isinstance(result, _Gone) and held.tried:
@@ -188,19 +188,19 @@ def _judged(held: HeldEntry, result: Result) -> Result:
 
 
 class _Gone(LeaseLost):
-    """Nobody owns the entry."""
+    """Raised when the entry has no owner."""
 
 
 def _lost() -> LeaseLost:
-    return LeaseLost("another consumer has taken the message over, because its lease ended")
+    return LeaseLost("another consumer has claimed the message, because its lease had ended")
 
 
 def _gone() -> LeaseLost:
-    return _Gone("the message does not wait for this group any more: somebody else has settled it")
+    return _Gone("the message is no longer pending for this group: another consumer has settled it")
 
 
 def _failed(failure: RedisFailure) -> BusError:
-    # Without its group an entry belongs to nobody; it is handed out again by the group that comes instead.
+    # Without its group an entry has no owner; the recreated group delivers it again.
     return _gone() if failure.kind == "no group" else failure
 
 
@@ -209,7 +209,7 @@ def _nothing(_reply: Any) -> None:
 
 
 def _counted(count: int) -> Judge:
-    """For XACK, which says how many it has forgotten, but not which: the first ones are taken for missing."""
+    """Judges XACK, which returns the number of acknowledged entries: the first ones count as missing."""
 
     def judge(reply: Any) -> list[Result] | None:
         missing = count - int(reply)
@@ -221,7 +221,7 @@ def _counted(count: int) -> Judge:
 
 
 def _each(reply: Any) -> list[Result]:
-    """For scripts that answer for each entry."""
+    """Judges scripts that return a result for each entry."""
     results: list[Result] = []
     for answer in reply:
         if answer == 1:
@@ -237,7 +237,7 @@ def _each(reply: Any) -> list[Result]:
 
 
 def _parking(feed: Feed, delays: Sequence[float], settled: Settled) -> Judge:
-    """For what is parked: the score of each that was is a result like 1, and is kept."""
+    """Judges parking: the score of each parked retry is a success, and is kept."""
 
     def judge(reply: Any) -> list[Result]:
         answers: list[Any] = []
@@ -252,7 +252,7 @@ def _parking(feed: Feed, delays: Sequence[float], settled: Settled) -> Judge:
 
 
 def _noting(feed: Feed, settled: Settled) -> Judge:
-    """For what stays where it is, unless it is gone from the stream."""
+    """Judges notes of entries that stay in place, unless they are gone from the stream."""
 
     def judge(reply: Any) -> list[Result]:
         settled.lost.extend(feed for answer in reply if answer == 2)
@@ -268,10 +268,10 @@ async def settle(
     is_sure: Callable[[int], bool],
     in_place: str | None = None,
 ) -> Settled:
-    """Carries out what becomes of entries of groups.
+    """Carries out the outcomes of entries of groups.
 
-    Where what is released must stay in its order, ``in_place`` is whom it belongs to then: "" when this
-    consumer hands it out again, ``NOBODY`` when another one is to take it over.
+    If released entries must keep their order, ``in_place`` is their next owner: "" if this consumer delivers
+    them again, ``NOBODY`` if another one is to claim them.
     """
     settled = Settled([None] * len(outcomes))
     settlement = SettlementCommands(consumer, is_sure)

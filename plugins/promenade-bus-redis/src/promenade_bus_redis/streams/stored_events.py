@@ -1,12 +1,11 @@
-"""What this instance was told is stored, and whether the server has it still.
+"""The events that the server acknowledged as stored, and the detection of lost ones.
 
-A server may come back with less than it had: the end of its append-only file was not on the disk when the
-power failed, or a replica took over that did not have the last events. It says nothing of it, and goes on
-from there. Whoever published knows what it was told: after each reconnection it looks up to where the server
-has it.
+A server may come back without its latest data: the end of its append-only file was not on disk at a power
+failure, or a lagging replica took over. It does not report this. The publisher knows the acknowledged events,
+and compares them with the server after each reconnection.
 
-Events are stored in order, so what is missing is everything from some entry on: only the last entry up to the
-newest that was told is looked for. What is published afterwards comes later, and is judged for itself.
+Events are stored in order, so all entries from some entry on are missing. The check reads only the last entry
+up to the newest acknowledged one. Later events are checked separately.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from promenade_bus_redis.streams.losses import Losses
 __all__ = ["StoredEvents"]
 
 _MOST: Final = 50_000
-"""Events that are remembered, the youngest ones: some 4 MB."""
+"""The number of remembered events, the latest ones: about 4 MB."""
 
 _Batch = tuple[str | Sequence[str], Sequence[bytes]]
-"""The topic of all, or that of each, and the ids of their entries."""
+"""One topic for all, or one for each, and the ids of the entries."""
 
 
 class StoredEvents:
-    """Remembers what was stored over each connection. ``suspected`` is called when a look is due."""
+    """Remembers the events stored over each connection. Calls ``suspected`` when a check is due."""
 
     def __init__(self, pipe: Pipe, keys: Keys, losses: Losses) -> None:
         self.suspected: Callable[[], None] | None = None
@@ -40,22 +39,22 @@ class StoredEvents:
         self._keys = keys
         self._losses = losses
         self._links: list[Link] = []
-        # What came over one connection after the other; the last one is in use.
+        # The events of each connection in order; the last connection is in use.
         self._sessions: deque[deque[_Batch]] = deque([deque()])
         self._count = 0
-        self._cut_short: set[str] = set()  # topics of which something is not remembered any more
+        self._cut_short: set[str] = set()  # topics with forgotten events
         self._must_look = False
 
     # --- what the publisher calls -------------------------------------------------------------------------
 
     def opened(self, link: Link) -> None:
-        """Events go over this connection from now on."""
+        """Records that events use this connection from now on."""
         self._links = [each for each in self._links if not each.has_ended]
         self._links.append(link)
         self._suspect()
 
     def note(self, topics: str | Sequence[str], ids: Sequence[bytes]) -> None:
-        """Entries were stored: of one topic, or each of its own."""
+        """Records stored entries, of one topic, or each of its own."""
         self._sessions[-1].append((topics, ids))
         self._count += len(ids)
         if self._count > _MOST:
@@ -66,7 +65,7 @@ class StoredEvents:
             while len(self._sessions) > 1 and not self._sessions[0]:
                 self._sessions.popleft()
             if not self._sessions[0]:
-                return  # the rest is being looked for
+                return  # the rest is being checked
             topics, ids = self._sessions[0].popleft()
             self._count -= len(ids)
             if isinstance(topics, str):
@@ -85,14 +84,14 @@ class StoredEvents:
     # --- what the upkeep calls ----------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """The server has lost everything, which is told otherwise."""
+        """Forgets everything after the server lost all data, which is reported separately."""
         self._sessions, self._count = deque([deque()]), 0
         self._cut_short.clear()
         self._must_look = False
 
     async def look(self) -> None:
-        """Counts what the server does not have any more, if a connection broke; raises ``RedisFailure``."""
-        # A connection over which something is being published is not at its end.
+        """After a broken connection, counts entries that the server lost; raises ``RedisFailure``."""
+        # A connection with a running publish has not ended.
         if any(link.has_ended for link in self._links):
             self._links = [link for link in self._links if not link.has_ended]
             self._suspect()
@@ -119,7 +118,7 @@ class StoredEvents:
         self._sessions.appendleft(left)
 
     async def _ends(self, newest: Sequence[tuple[str, bytes]]) -> list[bytes]:
-        """The last entry of each topic that the server has up to one."""
+        """Returns the last entry of each topic on the server, up to a given one."""
         commands: list[Routed] = []
         for topic, entry_id in newest:
             keys = [self._keys.stream(topic), self._keys.trimmed(topic)]
@@ -131,7 +130,7 @@ class StoredEvents:
         return replies
 
     def _judge(self, topic: str, ids: Sequence[bytes], end: bytes) -> Sequence[bytes]:
-        """Counts what is missing; returns what is there."""
+        """Counts missing entries; returns the existing ones."""
         if ids[-1] == end:
             return ids
         bound = _order(end)
@@ -144,7 +143,7 @@ class StoredEvents:
 
 
 def _sorted(session: Sequence[_Batch]) -> Mapping[str, list[bytes]]:
-    """The entries of each topic, in order."""
+    """Returns the entries of each topic, in order."""
     by_topic: dict[str, list[bytes]] = {}
     for topics, ids in session:
         if isinstance(topics, str):

@@ -1,8 +1,8 @@
-"""Which topics there are. Patterns look here; so does everything that goes over all topics.
+"""The stored topics, for patterns and for work on all topics.
 
-The registry is a set, into which anybody may put topics. Beside it is a log of the latest ones, which is all
-that is read by an instance that knows the others. When the set has another size then, it is read anew, in
-parts, so that the loop and the server go on meanwhile.
+The topics are in a set, which any program may extend. A log has the latest topics, and an instance that knows
+the others reads only the log. If the set then has another size, it is read again, in parts, so that neither
+the loop nor the server is blocked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from bus_core import TopicPattern
 from bus_core.errors import InvalidTopic
 from bus_core.events import TopicTree, is_pattern
-from bus_core.runtime import plain_logger
+from bus_core.runtime import counted, plain_logger
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.pipe import Pipe, Routed
 from promenade_bus_redis.server.scripts import ENTER
@@ -27,19 +27,19 @@ __all__ = ["StoredTopics"]
 logger = plain_logger("promenade.bus.redis")
 
 _AT_ONCE: Final = 1000
-"""Topics that one command enters, or reads, and that are made known before others have their turn."""
+"""The number of topics that one command enters or reads, and that are processed without a pause."""
 
 _PICKED: Final = 3
 
 _LOGGED: Final = 10_000
-"""The latest topics that the log has, about."""
+"""The approximate number of topics in the log."""
 
 
 class StoredTopics:
-    """The topics that there are, and those that this instance has entered.
+    """The existing topics, and those that this instance has entered.
 
-    What it has entered it enters again when the server has lost it. ``found`` is told of each topic that
-    becomes known. ``order`` has all of them, new ones at its end; when some are gone it is another list.
+    It enters its own topics again when the server has lost them, and calls ``found`` with each new topic.
+    ``order`` has all topics, new ones at the end; it is replaced by another list when some are gone.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
@@ -50,25 +50,25 @@ class StoredTopics:
         self._key = keys.topics
         self._log = keys.latest_topics
         self._entered: dict[str, None] = {}
-        self._known: set[str] = set()  # those in order, and what somebody else has put there
-        self._position: bytes | None = None  # up to where the log was read
+        self._known: set[str] = set()  # those in order, and foreign names
+        self._position: bytes | None = None  # the read position in the log
         self._was_doubtful = False
         self._refreshing = asyncio.Lock()
 
     @property
     def has_own(self) -> bool:
-        """Whether this instance has entered any."""
+        """True if this instance has entered a topic."""
         return bool(self._entered)
 
     async def know(self, topics: Sequence[str]) -> Mapping[str, RedisFailure]:
-        """Enters topics before their first event is stored; tells which could not be, and why."""
+        """Enters topics before their first event is stored; returns the failures by topic."""
         new = [topic for topic in topics if topic not in self._entered]
         if not new:
             return {}
         try:
             await self._enter(new)
         except RedisFailure as failure:
-            if failure.is_uncertain:  # nothing of the event itself was sent
+            if failure.is_uncertain:  # the event itself was not sent
                 failure = RedisFailure(
                     failure.kind, failure.place, command="SADD", detail=failure.detail, uncertain=False
                 )
@@ -80,7 +80,7 @@ class StoredTopics:
         for first in range(0, len(topics), _AT_ONCE):
             part = topics[first : first + _AT_ONCE]
             if await self._pipe.run(ENTER, [self._key], *part):
-                # Who misses them in the log finds them in the set, only later.
+                # Instances that miss them in the log find them in the set later.
                 log = ("XADD", self._log, "MAXLEN", "~", _LOGGED, "*", "topic")
                 await self._pipe.call_many([(self._log, (*log, topic)) for topic in part])
             self._add(part)
@@ -95,26 +95,26 @@ class StoredTopics:
             self.found(topic)
         if len(sound) < len(new):
             strange = len(new) - len(sound)
-            logger.warning("%d names among the topics are none; they are left alone", strange)
+            logger.warning("ignoring %s among the topics", counted(strange, "invalid name"))
 
     async def matching(self, pattern: TopicPattern) -> list[str]:
-        """The topics of a pattern that there are. Raises ``RedisFailure``."""
+        """Returns the topics that match a pattern. Raises ``RedisFailure``."""
         await self.update(at_once=True)
         return self.known(pattern)
 
     def known(self, pattern: TopicPattern) -> list[str]:
-        """The topics of a pattern that are known, sorted."""
+        """Returns the known topics that match a pattern, sorted."""
         return sorted(self._tree.overlapping(pattern.text))
 
     async def refresh(self) -> frozenset[str]:
-        """Every topic that there is; see ``update``. Raises ``RedisFailure``."""
+        """Returns every topic; see ``update``. Raises ``RedisFailure``."""
         await self.update(at_once=True)
         return frozenset(self.order)
 
     async def update(self, *, at_once: bool) -> None:
-        """Learns what topics there are, and enters its own ones again that are gone. Raises ``RedisFailure``.
+        """Learns the topics, and enters its own missing ones again. Raises ``RedisFailure``.
 
-        Those that somebody put into the set without the log are found ``at_once``, or at the second time.
+        Topics in the set that are not in the log are found ``at_once``, or in the second update.
         """
         async with self._refreshing:
             more = await self._read_log()
@@ -127,14 +127,14 @@ class StoredTopics:
                 self._was_doubtful = True
 
     async def _read_log(self) -> int:
-        """Adds the latest topics; tells how many more there are, or less than none when some are gone."""
+        """Adds the latest topics; returns the number still missing, negative if some are gone."""
         position = self._position
         if position is None:
             last = await self._pipe.call("XREVRANGE", self._log, "+", "-", "COUNT", 1, key=self._log)
             self._position = last[0][0] if last else b"0-0"
             return -1
         while True:
-            # After a loss another set may have the same size: hardly one with some picked at random.
+            # After a loss another set may have the same size, but hardly the same randomly chosen topics.
             some = random.choices(self.order, k=_PICKED) if self.order else [""]
             commands: list[Routed] = [
                 (self._key, ("SCARD", self._key)),
@@ -149,7 +149,7 @@ class StoredTopics:
                 return int(size) - len(self._known) if all(picked) or not self.order else -1
 
     async def _read_set(self) -> None:
-        """Reads all of them, and enters own ones again that are gone."""
+        """Reads all topics, and enters its own missing ones again."""
         found: set[str] = set()
         cursor: bytes | int = 0
         while True:
@@ -162,7 +162,7 @@ class StoredTopics:
             self._known = set()
             self.order = []
             self._tree = TopicTree()
-            self._position = None  # the log may be gone as well
+            self._position = None  # the log may be gone, too
         names = [*found]
         for first in range(0, len(names), _AT_ONCE):
             self._add(names[first : first + _AT_ONCE])

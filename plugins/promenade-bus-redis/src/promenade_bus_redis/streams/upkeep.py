@@ -1,8 +1,8 @@
-"""What has to be done from time to time, for all subscriptions of one adapter, by one task.
+"""The periodic maintenance of all subscriptions of one adapter, in one task.
 
-Patterns get new topics; what is parked and due is handed on; each feed is looked through for what belonged
-to the dead, at once when an instance is seen to have died, and one after the other otherwise. An idle worker
-sends a few commands a second for this, however many subscriptions it has.
+It offers new topics to patterns, returns due retries, and claims entries of dead consumers: in all feeds at
+once when an instance has died, and otherwise in one feed after the other. An idle worker sends a few commands
+a second for this, however many subscriptions it has.
 """
 
 from __future__ import annotations
@@ -30,62 +30,62 @@ __all__ = ["Upkeep", "Wakeable"]
 logger = plain_logger("promenade.bus.redis")
 
 _TURN: Final = 1.0
-"""Seconds between two turns of what is not urgent, at the most."""
+"""The maximum time in seconds between two runs of work that is not urgent."""
 
 _LOOK: Final = 3.0
-"""Seconds between two looks through a feed, at least: each is several commands, of an idle worker too."""
+"""The minimum time in seconds between two checks of a feed, because each is several commands."""
 
 _DUE_AT_ONCE: Final = 100
 _TOLD_FOR: Final = 86_400_000
-"""Milliseconds for which is remembered which losses an instance has told."""
+"""Milliseconds for which the server remembers the losses that an instance has reported."""
 
 _HINTED: Final = 10.0
-"""Seconds between two looks at the hints of what is parked, where nobody has left or died."""
+"""Seconds between two reads of the hints about parked retries, if no instance has left or died."""
 
 _GRACE: Final = 0.5
-"""Seconds by which what others have parked is left to them."""
+"""Seconds for which parked retries are left to the process that parked them."""
 
 _SLACK: Final = 0.01
 _ROUNDS: Final = 10
-"""Looks through all feeds between two in which consumers of the dead are removed from their groups."""
+"""The number of checks of all feeds between two removals of dead consumers."""
 
 
 class Wakeable(Protocol):
-    """A consumer, as the upkeep sees it."""
+    """The interface of the upkeep to a consumer."""
 
     @property
     def feeds(self) -> dict[str, Feed]:
-        """What it reads, by topic."""
+        """Its feeds, by topic."""
         ...
 
     @property
     def pattern(self) -> TopicPattern | None:
-        """What topics it takes, if that is a pattern."""
+        """Its pattern, if it has one."""
         ...
 
     def add_topic(self, topic: str) -> None:
-        """Takes this one as well."""
+        """Reads another topic."""
         ...
 
     def claim_from_dead(self, feed: Feed) -> None:
-        """Claims what the dead held, before it reads again."""
+        """Claims entries of dead consumers before the next read."""
         ...
 
     def wake(self) -> None:
-        """Ends its wait."""
+        """Ends a wait."""
         ...
 
 
 class Upkeep:
-    """The task, and what it knows."""
+    """The maintenance task and its state."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._consumers: dict[Wakeable, None] = {}
-        self._patterns: TopicIndex[Wakeable] = TopicIndex()  # those that have one
-        self._left_out: dict[tuple[Wakeable, str], None] = {}  # topics that are to be tried again
+        self._patterns: TopicIndex[Wakeable] = TopicIndex()  # consumers with a pattern
+        self._left_out: dict[tuple[Wakeable, str], None] = {}  # topics to be retried
         self._timers: list[tuple[float, int, Feed]] = []
-        self._waiting: dict[Feed, dict[str, float]] = {}  # what is parked, and when it has waited long enough
+        self._waiting: dict[Feed, dict[str, float]] = {}  # parked retries, and when they are due
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
         self._background = BackgroundTask(self._go_on, "promenade-redis-upkeep")
@@ -99,18 +99,18 @@ class Upkeep:
         self._check_all_feeds_at: float | None = None
         self._leaving: dict[tuple[StreamSource, str], None] = {}
         self._rounds = 0
-        self._undecided: set[Feed] = set()  # of which it is not known yet who is dead
+        self._undecided: set[Feed] = set()  # feeds whose owners are not judged yet
         self._hinting: set[asyncio.Task[object]] = set()
         self._trouble = services.losses.trouble("the upkeep of the Redis adapter")
 
     # --- what others tell it ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begins."""
+        """Starts the task."""
         self._background.start()
 
     async def close(self) -> None:
-        """Ends, when what was counted is stored."""
+        """Stops the task, after storing the counted losses."""
         if not self._background.is_started:
             return
         await self._background.end()
@@ -119,7 +119,7 @@ class Upkeep:
         await self._store_losses(time.monotonic())
 
     def look_after(self, consumer: Wakeable) -> None:
-        """A consumer was opened; topics may have been found meanwhile."""
+        """Adds an opened consumer, and the topics found meanwhile."""
         self._consumers[consumer] = None
         if consumer.pattern is not None:
             self._patterns.add(consumer.pattern.text, consumer)
@@ -128,28 +128,28 @@ class Upkeep:
         self._hints_at = min(self._hints_at, time.monotonic() + _TURN)
 
     def forget(self, consumer: Wakeable) -> None:
-        """A consumer is being closed."""
+        """Removes a closing consumer."""
         self._consumers.pop(consumer, None)
         if consumer.pattern is not None:
             self._patterns.discard(consumer.pattern.text, consumer)
 
     @property
     def consumers(self) -> tuple[Wakeable, ...]:
-        """The consumers of this instance that are open."""
+        """The open consumers of this instance."""
         return tuple(self._consumers)
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics of the groups of this instance, sorted."""
+        """The topics of this instance's groups, sorted."""
         return tuple(sorted({topic for consumer in self._consumers for topic in consumer.feeds}))
 
     def suspect_loss(self) -> None:
-        """Something was gone from the server: looks whether everything is."""
+        """Schedules a check for lost data after something was missing on the server."""
         self._epoch_at = 0.0
         self._changed.set()
 
     def parked(self, parked: Iterable[Parked]) -> None:
-        """Something was parked here, and waits from now on."""
+        """Adds retries that were parked here."""
         now = time.monotonic()
         hinted: dict[Feed, None] = {}
         for each in parked:
@@ -162,16 +162,16 @@ class Upkeep:
             self._changed.set()
 
     def check_feeds_in(self, seconds: float) -> None:
-        """Looks through all feeds for what the dead held, that much later or earlier."""
+        """Checks all feeds for entries of dead consumers after this many seconds."""
         at = time.monotonic() + seconds + _SLACK
         if self._check_all_feeds_at is None or at < self._check_all_feeds_at:
             self._check_all_feeds_at = at
             self._changed.set()
 
     async def leave(self, sources: Iterable[StreamSource], consumer: str) -> None:
-        """A consumer is over, and its instance lives on: what it holds is others' after a lease.
+        """Gives up the entries of a closed consumer whose instance lives on; others claim them after a lease.
 
-        Raises ``RedisFailure``: then it is said again later.
+        Raises ``RedisFailure``, and then repeats it later.
         """
         leaving = [(source, consumer) for source in sources]
         try:
@@ -184,7 +184,7 @@ class Upkeep:
         commands = [_leaving(source, name, next_owner_of(name)) for source, name in leaving]
         failure: RedisFailure | None = None
         for (source, name), reply in zip(leaving, await self._services.pipe.call_many(commands), strict=True):
-            # Without the group, or with somebody else's key in its place, nothing is held there.
+            # Without the group, or with a foreign key instead, no entries are held there.
             if isinstance(reply, RedisFailure) and reply.kind not in (Kind.NO_GROUP, Kind.WRONG_TYPE):
                 failure = failure or reply
                 continue
@@ -195,16 +195,16 @@ class Upkeep:
             raise failure
 
     def left_out(self, consumer: Wakeable, topic: str) -> None:
-        """A consumer goes on without a topic of its pattern: it gets it again when topics are looked for."""
+        """Records that a consumer skips a topic, until the next search for topics."""
         self._left_out[consumer, topic] = None
 
     def topic_found(self, topic: str) -> None:
-        """There is a topic, which may be new, such as one that is being published to here."""
+        """Handles a topic that may be new."""
         for consumer in self._patterns.matching(topic):
             _offer(consumer, topic)
 
     def _hint(self, command: Routed) -> None:
-        """Hints are a convenience: what is parked is found without them, only later."""
+        """Sends a hint. Without it parked retries are found later."""
         task = asyncio.get_running_loop().create_task(self._services.pipe.call_many([command]))
         self._hinting.add(task)
         task.add_done_callback(self._hinting.discard)
@@ -217,14 +217,14 @@ class Upkeep:
             try:
                 fault = await self._take_turn()
             except RedisFailure as failure:
-                # The consumers find out for themselves, and say so.
+                # The consumers detect it themselves and report it.
                 logger.debug("the upkeep failed: %s", failure.kind)
             else:
                 if fault is None:
                     self._trouble.over()
                     pause = FIRST_PAUSE
                 else:
-                    self._trouble.failed("do all that is due", fault)
+                    self._trouble.failed("do all due work", fault)
                     await asyncio.sleep(pause)
                     pause = next_pause(pause)
             self._changed.clear()
@@ -243,10 +243,10 @@ class Upkeep:
         return min(_TURN, max(0.005, soonest - time.monotonic()))
 
     async def _take_turn(self) -> BaseException | None:
-        """Does what is due. What goes wrong with one thing is returned, and keeps nobody from the next one.
+        """Does the due work. An error in one step, or a lasting refusal, does not stop the others.
 
-        So is what the server refuses for good. Raises ``RedisFailure``; at once where the rest would fail as
-        well, because there is only one server.
+        Returns such an error. Raises ``RedisFailure``: at once if the other steps would fail, too, because
+        there is only one server.
         """
         now = time.monotonic()
         steps = (
@@ -307,21 +307,21 @@ class Upkeep:
     # --- what was lost ------------------------------------------------------------------------------------
 
     async def _look_for_losses(self, now: float) -> None:
-        """Whether the server has everything that it had."""
+        """Checks that the server still has its data."""
         if now < self._epoch_at:
             return
         refresh = self._services.options.topic_refresh
-        self._epoch_at = again = now + min(_TURN, refresh)  # if it fails
+        self._epoch_at = again = now + min(_TURN, refresh)  # in case it fails
         if await self._services.epoch.has_ended():
             await self._begin_again()
         elif await self._services.records.is_forgotten():
             await self._services.records.announce_again(all_of_it=True)
         await self._services.stored_events.look()
-        if self._epoch_at == again:  # nothing was suspected meanwhile
+        if self._epoch_at == again:  # no new suspicion meanwhile
             self._epoch_at = now + refresh
 
     async def _begin_again(self) -> None:
-        """The server has lost its data: says again what is wanted, and makes groups anew."""
+        """After the server lost its data: declares everything again, and recreates groups."""
         self._services.losses.epoch_ended()
         self._services.stored_events.forget()
         self._topics_at = 0.0
@@ -332,7 +332,7 @@ class Upkeep:
         await self._services.records.announce_again(all_of_it=True)
 
     async def _store_losses(self, _now: float) -> None:
-        """Adds what was counted here to the counts that everybody can read."""
+        """Adds the losses counted here to the counts on the server."""
         services, unreported = self._services, self._services.losses.unreported
         commands: list[Routed] = []
         batches = unreported.batches()
@@ -348,7 +348,7 @@ class Upkeep:
     # --- what is parked -----------------------------------------------------------------------------------
 
     async def _hinted(self) -> list[Feed]:
-        """Feeds of ours that have something parked, as far as hints tell."""
+        """Returns own feeds with parked retries, according to the hints."""
         key = self._services.keys.due
         names = await self._services.pipe.call("ZRANGEBYSCORE", key, "-inf", "+inf", key=key)
         if not names:
@@ -359,7 +359,7 @@ class Upkeep:
         return [feeds[name] for name in names if name in feeds]
 
     async def _return_parked(self, feeds: list[Feed]) -> None:
-        """Moves what has waited long enough to the inboxes, and waits for the rest.
+        """Moves due retries to the inboxes, and schedules the others.
 
         Raises ``RedisFailure``.
         """
@@ -399,10 +399,10 @@ class Upkeep:
             raise failure
 
     def _wait_for_others(self, feed: Feed, left: Sequence[bytes]) -> None:
-        """What others have parked comes back when they died: after its delay, on the clock of this process.
+        """Schedules the parked retries of dead processes, on the clock of this process.
 
-        It began with the server's time, which may have stepped since. Whatever that says, it takes no longer
-        than the delay from now on.
+        Their delays began in server time, which may have stepped since. In any case the wait from now on is
+        at most the delay.
         """
         waiting, clock = self._waiting.setdefault(feed, {}), self._services.leases.clock
         for score, delay in zip(left[::2], left[1::2], strict=True):
@@ -426,7 +426,7 @@ class Upkeep:
     # --- the dead -----------------------------------------------------------------------------------------
 
     async def _notice_departures(self, now: float) -> None:
-        """Looks everywhere when an instance is seen to have died, or has left."""
+        """Checks all feeds when an instance has died or left."""
         leases = self._services.leases
         dead = frozenset(leases.dead)
         if dead - self._dead or leases.departures != self._departures:
@@ -445,7 +445,7 @@ class Upkeep:
             consumer.wake()
 
     async def _check_next_feed(self, now: float) -> None:
-        """One feed after the other: what belonged to the dead, what is parked, who has left."""
+        """Checks one feed: entries of dead consumers, parked retries, and left consumers."""
         if now < self._look_at:
             return
         if not self._looking:
@@ -467,7 +467,7 @@ class Upkeep:
             await self._remove_the_dead(feed)
 
     async def _remove_the_dead(self, feed: Feed) -> None:
-        """Consumers of instances that are dead leave their group when they hold nothing."""
+        """Removes consumers of dead instances that own nothing."""
         pipe, sources = self._services.pipe, feed.sources
         replies = await pipe.call_many(
             [(source.key, ("XINFO", "CONSUMERS", source.key, source.group)) for source in sources]
@@ -493,7 +493,7 @@ class Upkeep:
 
 
 def _offer(consumer: Wakeable, topic: str) -> None:
-    """Tells a consumer of a topic of its pattern."""
+    """Offers a topic of its pattern to a consumer."""
     if topic not in consumer.feeds:
         consumer.add_topic(topic)
         consumer.wake()

@@ -1,11 +1,10 @@
-"""One read that waits for many streams: connections and idle commands do not grow with subscriptions.
+"""One blocking read for many streams, so that connections and idle commands do not grow with subscriptions.
 
-Whoever wants to wait says up to which entry of each stream he has read. The read begins there, so that
-nothing can come in between. It carries one entry of each stream that has more, and that is thrown away: to
-know that there is more is all it is for.
+A waiting consumer passes its read position in each stream. The read begins there, so that no event is missed.
+It returns one entry of each stream that has more and discards it, because it only signals that there is more.
 
-On a cluster one command cannot wait for streams of several slots: there those who wait are woken from time
-to time, and look for themselves.
+On a cluster one command cannot wait for streams of several slots. There, waiting consumers are woken at
+intervals and read themselves.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ logger = plain_logger("promenade.bus.redis")
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _POLL: Final = 0.05
-"""Seconds between two looks on a cluster."""
+"""Seconds between two wake-ups on a cluster."""
 
 _BACK: Final = 0.002
-"""Seconds that the next read waits for those who were woken by the last one: mostly they are back before."""
+"""Seconds that the next read waits for consumers woken by the last one; most return earlier."""
 
 _FEW: Final = 256
 _PER_STREAM: Final = 10e-6
-"""Of more than a few streams each costs so many seconds: a read of thousands is not begun at every event."""
+"""The extra pause in seconds for each stream beyond a few, so that large reads are not started too often."""
 
 
 class Watch:
-    """The streams that one consumer waits for. ``woken`` are those that may have more."""
+    """The streams that one consumer waits for. ``woken`` has those that may have more."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self.woken: set[str] = set()
@@ -52,7 +51,7 @@ class Watch:
         self._wakeups.arm(self, places)
 
     async def wait(self, seconds: float) -> None:
-        """Returns when one of the streams may have more, after ``wake``, or after some time."""
+        """Returns when a stream may have more, after ``wake``, or after some time."""
         if self.woken:
             return
         loop = asyncio.get_running_loop()
@@ -73,18 +72,18 @@ class Watch:
             self._waiting.set_result(None)
 
     def place(self, key: str) -> bytes | None:
-        """From where a stream is watched, if it is."""
+        """Returns the entry from which a stream is watched, if it is."""
         return self._armed.get(key)
 
     def close(self) -> None:
-        """Watches nothing any more."""
+        """Stops watching."""
         self._wakeups.disarm(self, self._armed)
         self._armed = {}
         self.wake()
 
 
 class Wakeups:
-    """Wakes consumers when one of their streams has more; one connection for all of them."""
+    """Wakes consumers when their streams have more entries, over one connection."""
 
     def __init__(self, locator: NodeLocator, pipe: Pipe, block: float, trouble: Trouble) -> None:
         self._locator = locator
@@ -93,15 +92,15 @@ class Wakeups:
         self._trouble = trouble
         self._link: BlockingLink | None = None
         self._watches: dict[str, dict[Watch, None]] = {}
-        self._begin: dict[str, bytes] = {}  # where the read begins
-        self._away: set[Watch] = set()  # who were woken, and look for themselves
+        self._begin: dict[str, bytes] = {}  # the start of the read
+        self._away: set[Watch] = set()  # woken consumers that are reading
         self._all_back: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def watch(self) -> Watch:
-        """For one consumer."""
+        """Returns the watch of one consumer."""
         return Watch(self)
 
     # --- what watches call --------------------------------------------------------------------------------
@@ -119,11 +118,11 @@ class Wakeups:
         if self._task is None:
             self._start()
         elif self._timer is None:
-            # What begins to wait at about the same time is waited for together.
+            # Consumers that begin to wait at about the same time share a read.
             self._timer = asyncio.get_running_loop().call_later(self._pace, self._interrupt)
 
     def disarm(self, watch: Watch, places: Mapping[str, bytes]) -> None:
-        """Watches these streams no more for somebody."""
+        """Stops watching these streams for a consumer."""
         self._is_back(watch)
         for key in places:
             watches = self._watches.get(key)
@@ -159,10 +158,10 @@ class Wakeups:
             self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """It goes on when a program has cancelled every task there is."""
+        """Restarts after a program has cancelled every task."""
         self._task = None
         if self._is_wanted:
-            # Not at once: when the loop is being closed, nothing of it may be left.
+            # Not at once: when the loop is being closed, no task may be left.
             task.get_loop().call_later(_FIRST_PAUSE, self._start)
 
     async def _read_all(self) -> None:
@@ -178,10 +177,10 @@ class Wakeups:
                 pause = _FIRST_PAUSE
                 continue
             if isinstance(fault, RedisFailure):
-                logger.debug("the read that waits for all failed: %s", fault.kind)
+                logger.debug("the shared blocking read failed: %s", fault.kind)
             else:
                 self._trouble.failed("wait", fault)
-            # Each of them finds out for itself what is wrong, and says so.
+            # Each consumer detects the problem itself and reports it.
             self._wake_all()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -192,7 +191,7 @@ class Wakeups:
             self._all_back.set_result(None)
 
     async def _wait_for_the_woken(self) -> None:
-        """A read that is begun without them would have to be ended for them at once."""
+        """Waits for woken consumers, because a read without them would have to be ended for them."""
         if self._away:
             self._all_back = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._all_back,), timeout=_BACK)
@@ -226,7 +225,7 @@ class Wakeups:
             self._wake(key)
 
     async def close(self) -> None:
-        """Ends everybody's wait."""
+        """Ends all waits."""
         self._closed = True
         self._wake_all()
         if self._timer is not None:

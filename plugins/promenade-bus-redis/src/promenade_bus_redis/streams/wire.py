@@ -1,13 +1,14 @@
-"""How messages look in streams, and how their attempts are written down.
+"""The form of messages and of their attempts in streams.
 
 An entry has the fields ``id`` (of the event), ``key`` (the ordering key), ``headers`` (a JSON object, absent
-when empty) and ``body``: a CloudEvents 1.0 document as JSON, unless another serializer is configured. Only
-``body`` is needed, so that anybody can put an event in with XADD.
+when empty) and ``body``: a CloudEvents 1.0 document in JSON, unless another serializer is configured. Only
+``body`` is required, so that any program can add an event with XADD.
 
-What came back to one group has besides: ``published`` (when it was, in milliseconds) and ``state``. A state
-is text: a line with the number of the attempt that comes next, how many owners died, and, if it has, for how
-many milliseconds it has waited for an instance that can decode it, and then a line for each failed attempt, a
-JSON array of its number, its time in microseconds, the error, its place, and its traceback if one is kept.
+An entry that came back to one group also has ``published`` (its time in milliseconds) and ``state``. A state
+is text. Its first line has the number of the next attempt, the number of owners that died, and, if not zero,
+the milliseconds for which it has waited for an instance that can decode it. Each further line is a failed
+attempt: a JSON array of its number, its time in microseconds, the error, its place, and its traceback if one
+is kept.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _MOST_ATTEMPTS: Final = 1_000_000
-"""A greater number was not written by the bus, and policies of retries calculate with it."""
+"""The maximum number of an attempt: the bus writes no greater one, and retry policies calculate with it."""
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Exact, unlike ``timestamp()``."""
+    """Converts exactly, unlike ``timestamp()``."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_microseconds(count: int) -> datetime:
-    """The moment, in UTC."""
+    """Returns the moment in UTC."""
     return _EPOCH + timedelta(microseconds=count)
 
 
 def time_of_entry(entry_id: bytes) -> datetime:
-    """When the server stored an entry; whoever gives ids of his own may choose one that is no time."""
+    """Returns the time at which the server stored an entry; a foreign id may not be a time."""
     return _moment(entry_id.partition(b"-")[0])
 
 
-@lru_cache(maxsize=16)  # under load many entries are of the same millisecond
+@lru_cache(maxsize=16)  # under load many entries have the same millisecond
 def _moment(milliseconds: bytes) -> datetime:
     try:
         return from_microseconds(int(milliseconds) * 1000)
@@ -74,11 +75,11 @@ def _moment(milliseconds: bytes) -> datetime:
 
 @attrs.frozen
 class EntryState:
-    """What is known of a message that was tried before.
+    """The state of a message that was attempted before.
 
-    ``attempt`` is the number of the attempt that comes next, ``deaths`` how many owners died while they
-    held it since it was last handled by one that did not. ``waited`` is for how many seconds it has waited
-    for an instance that can decode it.
+    ``attempt`` is the number of the next attempt. ``deaths`` is the number of owners that died with it since
+    an owner last survived handling it. ``waited`` is the time in seconds for which it has waited for an
+    instance that can decode it.
     """
 
     attempt: int = 1
@@ -87,14 +88,14 @@ class EntryState:
     waited: float = 0.0
 
     def encode(self) -> bytes:
-        """The state as text."""
+        """Returns the state as text."""
         waited = f" {round(self.waited * 1000)}" if self.waited else ""
         lines = [f"{self.attempt} {self.deaths}{waited}", *map(_encode_attempt, self.history)]
         return "\n".join(lines).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> EntryState:
-        """Raises ``ValueError`` for what ``encode`` did not write."""
+        """Parses a state; raises ``ValueError`` for any other text."""
         if len(text) > LARGEST:
             raise ValueError("too large for a state")
         try:
@@ -111,7 +112,7 @@ class EntryState:
 
     @property
     def owner_died(self) -> bool:
-        """Whether the last thing that happened is that an owner died."""
+        """True if the last attempt ended with the death of its owner."""
         return self.deaths > 0
 
 
@@ -124,7 +125,7 @@ def _encode_attempt(attempt: Attempt) -> str:
 
 
 def _decode_attempt(line: str) -> Attempt:
-    number, at, error, *more = json.loads(line)  # the death of an owner has no place
+    number, at, error, *more = json.loads(line)  # the death of an owner has no place in the code
     return Attempt(int(number), from_microseconds(int(at)), str(error), *map(str, more))
 
 
@@ -133,7 +134,7 @@ def _decode_attempt(line: str) -> Attempt:
 
 @attrs.define
 class Content:
-    """What an entry says. ``fault`` says why it cannot be understood, if it cannot."""
+    """The contents of an entry. ``fault`` is the reason why it is invalid, if it is."""
 
     message: Message
     published_at: datetime
@@ -142,7 +143,7 @@ class Content:
 
 
 def message_fields(message: Message) -> list[Any]:
-    """The fields of an entry for a message, flat, as XADD takes them."""
+    """Returns the fields of an entry for a message, flat for XADD."""
     if message.headers:
         headers = json.dumps(dict(message.headers), ensure_ascii=False, separators=(",", ":"))
         return ["id", message.id, "key", message.key, "headers", headers, "body", message.body]
@@ -150,25 +151,25 @@ def message_fields(message: Message) -> list[Any]:
 
 
 def returning_fields(message: Message, published_at: datetime, state: EntryState) -> list[Any]:
-    """The fields of an entry that comes back to one group."""
+    """Returns the fields of an entry that goes back to one group."""
     published = to_microseconds(published_at) // 1000
     return [*message_fields(message), "published", published, "state", state.encode()]
 
 
 def read_entry(topic: str, entry_id: bytes, fields: Sequence[bytes]) -> Content:
-    """What an entry says; never raises, whatever is in it."""
+    """Reads an entry; never raises, whatever it contains."""
     if len(fields) == 6 and fields[0] == b"id" and fields[2] == b"key" and fields[4] == b"body" and fields[1]:
         try:
             message = Message(fields[1].decode(), topic, fields[3].decode(), fields[5], NO_HEADERS)
         except UnicodeDecodeError:
-            pass  # the long way says what is wrong
+            pass  # the slow path finds the fault
         else:
             return Content(message, time_of_entry(entry_id))
     return _read_any(topic, entry_id, read_fields(fields))
 
 
 def read_fields(fields: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Flat fields as a mapping; of a name that comes twice the first counts."""
+    """Returns flat fields as a mapping; the first of two equal names counts."""
     found: dict[bytes, bytes] = {}
     for name, value in zip(fields[::2], fields[1::2], strict=True):
         found.setdefault(name, value)
@@ -223,7 +224,7 @@ def _read_headers(text: bytes | None, faults: list[str]) -> FrozenMapping[str, s
 
 
 def letter_fields(letter: DeadLetter, message: Message, published_at: datetime, group: str) -> list[Any]:
-    """The fields of a dead letter: those of the message, and what became of it."""
+    """Returns the fields of a dead letter: those of the message, and its failure."""
     return [
         *message_fields(message),
         "published",
@@ -244,7 +245,7 @@ def letter_fields(letter: DeadLetter, message: Message, published_at: datetime, 
 
 
 def read_letter(topic: str, letter_id: str, fields: Sequence[bytes]) -> DeadLetter:
-    """A dead letter; what cannot be read of it is left out, for its body must not be lost with the rest."""
+    """Reads a dead letter; omits unreadable fields, so that the body is never lost."""
     from uuid import UUID
 
     found = read_fields(fields)
@@ -278,5 +279,5 @@ def _clean(text: str) -> bytes:
 
 
 def texts(items: Iterable[bytes]) -> list[str]:
-    """Names from a reply."""
+    """Decodes names from a reply."""
     return [item.decode(errors="backslashreplace") for item in items]
