@@ -114,7 +114,7 @@ class RedisDeadLetters:
         return merge_tallies(await self._tallies(where, "subscription"))
 
     async def by_group(self) -> Mapping[tuple[str, str], int]:
-        """How many letters each group has left on each topic."""
+        """The number of letters that each group has left on each topic."""
         counts: Counter[tuple[str, str]] = Counter()
         for tally in await self._tallies(DeadLetterFilter(), "group"):
             counts[tally.subscription, tally.topic] += tally.count
