@@ -123,8 +123,9 @@ class Settler(Protocol):
         """The jobs with a decided outcome that is not carried out yet."""
         ...
 
-    def acknowledge(self, job: Job) -> None:
-        """It was handled."""
+    @property
+    def acknowledge(self) -> Callable[[Job], None]:
+        """Is called with a job that was handled."""
         ...
 
     def dead_letter(self, job: Job, letter: DeadLetter) -> None:
@@ -151,7 +152,8 @@ class Settler(Protocol):
 class JobLane(Inlet, Protocol):
     """A lane as its jobs know it: ``bus_core.dispatch.lane.Lane``, for those below it."""
 
-    def policy_for(self, topic: str, /) -> RetryPolicy:
+    @property
+    def policy_for(self) -> Callable[[str], RetryPolicy]:
         """The retry policy for events of a topic."""
         ...
 

@@ -29,7 +29,8 @@ __all__ = ["Lane", "LaneHost"]
 class LaneHost(InvocationHost, Protocol):
     """The engine as a lane knows it; implemented by ``bus_core.dispatch.engine.Engine``."""
 
-    def push(self, job: Job) -> None:
+    @property
+    def push(self) -> Callable[[Job], None]:
         """Puts a job into the queue of the workers, or hands it on to one of them."""
         ...
 
@@ -41,7 +42,8 @@ class LaneHost(InvocationHost, Protocol):
         """Seconds since the epoch."""
         ...
 
-    def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
+    @property
+    def defer(self) -> Callable[[JobLane, EventRecord], Awaitable[Any]]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
         May raise ``Deferred``.
@@ -86,6 +88,7 @@ class Lane:
         "_held_back",
         "_invocation",
         "_ordered",
+        "_policy_for",
         "behind",
         "concurrency",
         "dead_lettered",
@@ -95,7 +98,6 @@ class Lane:
         "job_port",
         "late",
         "paused",
-        "policy_for",
         "port",
         "record_port",
         "redriven",
@@ -124,7 +126,7 @@ class Lane:
         self._engine = engine
         self.spec = spec
         self.handler = handler
-        self.policy_for = policy_for
+        self._policy_for = policy_for
         self.give_up_on = give_up_on
         self.timeout = timeout
         self.concurrency = concurrency
@@ -211,6 +213,11 @@ class Lane:
             return None
         self._active += 1
         return job
+
+    @property
+    def policy_for(self) -> Callable[[str], RetryPolicy]:
+        """Returns the retry policy for events of a topic."""
+        return self._policy_for
 
     @property
     def runs_in_threads(self) -> bool:

@@ -687,7 +687,7 @@ def redeliver_changed(patch: MonkeyPatch, change: Callable[[Job], None]) -> None
 
 @bug("a redrive forgets the history", "test_redriven_event_fails_again")
 def forget_history(patch: MonkeyPatch) -> None:
-    redeliver_changed(patch, lambda job: setattr(job.past, "history", ()))
+    redeliver_changed(patch, lambda job: setattr(job.state, "history", ()))
 
 
 @bug("a redrive goes on counting", "test_redriven_event_fails_again", "test_redrive_goes_to_who_failed")
