@@ -337,17 +337,30 @@ def test_a_server_that_goes_away_is_told(shop: Shop, monkeypatch: pytest.MonkeyP
 # --- statuses ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["count"], ["list"], ["show", "x"], ["purge", "--all", "--yes"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dead-letters", "count"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show", "x"],
+        ["dead-letters", "purge", "--all", "--yes"],
+        ["groups", "list"],
+        ["groups", "forget", "shop.mail"],
+        ["health"],
+        ["tail", "shop.#"],
+    ],
+    ids=" ".join,
+)
 def test_an_unreachable_server_has_a_status_of_its_own(
     run: Run, config: Callable[[str], str], command: list[str]
 ) -> None:
     """A server that is down is status 4, and a configuration that is wrong status 2, in JSON as well."""
     down = config("bus: {adapter: redis, redis: {addr: 'localhost:1'}}")
-    error = run.json("dead-letters", *command, "--config", down, status=4)["error"]
+    error = run.json(*command, "--config", down, status=4)["error"]
     assert (error["kind"], error["status"]) == ("unreachable", 4)
     assert "localhost:1" in error["message"]
     wrong = config("bus: {adapter: redis, workers: 5}")
-    error = run.json("dead-letters", *command, "--config", wrong, status=2)["error"]
+    error = run.json(*command, "--config", wrong, status=2)["error"]
     assert (error["kind"], error["status"]) == ("invalid", 2)
 
 
