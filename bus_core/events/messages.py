@@ -101,7 +101,8 @@ class Delivery(_OnDemand):
     """One attempt to hand one event to one subscription, as its handler sees it.
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
-    retry, a redrive, or a message taken over from a consumer that died.
+    retry, a redrive, or a message taken over from a consumer that died. ``body`` is the encoded event as it
+    arrived; None where the event was handed over as an object.
     """
 
     topic: str
@@ -111,6 +112,7 @@ class Delivery(_OnDemand):
     redelivered: bool
     published_at: datetime
     headers: Mapping[str, str]
+    body: bytes | None = attrs.field(default=None, repr=False)
 
     _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]] = {
         "topic": lambda source: source[0][1],
@@ -120,7 +122,12 @@ class Delivery(_OnDemand):
         "redelivered": itemgetter(3),
         "published_at": lambda source: datetime.fromtimestamp(source[0][2], UTC),
         "headers": lambda source: source[0][3],
+        "body": lambda source: _body_of(source[0][0]),
     }
+
+
+def _body_of(payload: Event | Message) -> bytes | None:
+    return payload.body if isinstance(payload, Message) else None
 
 
 def _id_of(payload: Event | Message) -> str:
