@@ -27,7 +27,7 @@ from bus_core.dispatch.middleware import compose
 from bus_core.dispatch.workers import running_worker
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, Envelope
+from bus_core.events.messages import NO_HEADERS, Envelope, Message
 from bus_core.events.topics import Topic, is_pattern
 from bus_core.transport.carrier import Carrier
 from bus_core.transport.in_process import may_wait
@@ -331,6 +331,24 @@ class PublishPipeline:
         if self._must_publish_alone:
             return None
         return self.active_carrier.hand_over(self._route(item.topic), item.event, item.headers)
+
+    # --- prepared messages --------------------------------------------------------------------------------
+
+    async def publish_prepared(self, messages: Iterable[Message]) -> None:
+        """See ``Bus.publish_prepared``."""
+        self._lifecycle.check_accepting()
+        raise_failures(await publish_in_order(messages, self._begin_to_forward, self._forward))
+
+    def _begin_to_forward(self, message: Message) -> asyncio.Future[None] | None:
+        return self.active_carrier.hand_on(self._route_of(message), message)
+
+    async def _forward(self, message: Message) -> None:
+        await self.active_carrier.forward(self._route_of(message), message)
+
+    def _route_of(self, message: Message) -> Route:
+        """The route of a message, whose topic may be known only where it was prepared."""
+        topic = self._registry.get(message.topic)
+        return self._route(topic or Topic(message.topic, Event))
 
     # --- blocks of after_commit ---------------------------------------------------------------------------
 

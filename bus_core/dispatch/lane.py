@@ -131,7 +131,7 @@ class Lane:
         self.timeout = timeout
         self.concurrency = concurrency
         self._invocation = Invocation(
-            engine, spec.name, handler, shape, middleware=middleware, timeout=timeout, where=where
+            engine, spec, handler, shape, middleware=middleware, timeout=timeout, where=where
         )
         self._ordered = spec.ordered
         self.restricted = concurrency is not None or spec.ordered
