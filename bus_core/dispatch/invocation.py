@@ -116,11 +116,11 @@ class Invocation:
         """Whether the handler runs in a thread, so that it cannot be cancelled."""
         return not self._shape.is_async
 
-    def observe(self, observer: Observer, spec: SubscriptionSpec) -> None:
+    def observe(self, observer: Observer) -> None:
         """Lets an observer look on: its middleware comes around the others."""
-        if observer.consume is not None and (middleware := observer.consume(spec)) is not None:
+        if observer.consume is not None and (middleware := observer.consume(self._spec)) is not None:
             self._middleware = (middleware, *self._middleware)
-        if observer.timing is not None and (tell := observer.timing(spec)) is not None:
+        if observer.timing is not None and (tell := observer.timing(self._spec)) is not None:
             self._tells = (*self._tells, tell)
         self._compose()
 

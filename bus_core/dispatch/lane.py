@@ -158,7 +158,7 @@ class Lane:
 
     def observe(self, observer: Observer) -> None:
         """Lets an observer look on. Only while nothing has been accepted."""
-        self._invocation.observe(observer, self.spec)
+        self._invocation.observe(observer)
         self._set_ports()
 
     def _set_ports(self) -> None:
