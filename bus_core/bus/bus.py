@@ -90,9 +90,7 @@ class Bus:
         self._lifecycle = Lifecycle(self._engine)
         self._pipeline = PublishPipeline(parts, self._engine, self._lifecycle, lambda: self._adapter)
         self._local_routes = self._pipeline.local_routes
-        self._preparation = Preparation(
-            parts.codec, self._pipeline.declared, lambda: self._pipeline.middleware
-        )
+        self._preparation = Preparation(parts.codec, self._pipeline.declared, self._pipeline.middleware_of)
         self._subscriptions = SubscriptionRegistry(
             parts, self._engine, self._lifecycle, lambda: self._adapter, self._pipeline.declared
         )
@@ -241,6 +239,7 @@ class Bus:
     def _observe(self, observer: Observer) -> None:
         self._subscriptions.observe(observer)
         self._pipeline.observe(observer)
+        self._preparation.middleware_changed()
         self._engine.observe(observer)
 
     # --- start and stop -----------------------------------------------------------------------------------

@@ -24,21 +24,24 @@ _made: ContextVar[list[Message]] = ContextVar("promenade_bus_made")
 class Preparation:
     """Prepares events for a bus, in any thread, whether it is started or not.
 
-    ``declared`` finds the topic that is meant, and ``middleware`` tells the publish middleware, which may be
-    added to before the bus is started.
+    ``declared`` finds the topic that is meant, and ``middleware_of`` tells what a publish on a topic passes
+    through.
     """
 
     def __init__(
         self,
         codec: Codec,
         declared: Callable[[object], Topic[Any]],
-        middleware: Callable[[], Sequence[Middleware]],
+        middleware_of: Callable[[str], Sequence[Middleware]],
     ) -> None:
         self._codec = codec
         self._declared = declared
-        self._middleware = middleware
-        self._chains: dict[str, Handler] = {}
-        self._composed: Sequence[Middleware] = ()
+        self._middleware_of = middleware_of
+        self._chains: dict[str, Handler | None] = {}
+
+    def middleware_changed(self) -> None:
+        """Another observer looks on: chains have to be composed again."""
+        self._chains = {}
 
     async def prepare(
         self, topic: object, event: object, headers: Mapping[str, str] | None
@@ -47,13 +50,13 @@ class Preparation:
         declared = self._declared(topic)
         checked = checked_event(declared, event)
         sent = checked_headers(headers)
-        middleware = self._middleware()
-        if not middleware:
+        chain = self._chain(declared)
+        if chain is None:
             return self._codec.encode(declared, checked, sent)
         made: list[Message] = []
         token = _made.set(made)
         try:
-            await self._chain(declared, middleware)(Envelope(declared.name, checked, dict(sent)))
+            await chain(Envelope(declared.name, checked, dict(sent)))
         finally:
             _made.reset(token)
         return made[-1] if made else None
@@ -75,13 +78,15 @@ class Preparation:
             "await prepare()"
         )
 
-    def _chain(self, topic: Topic[Any], middleware: Sequence[Middleware]) -> Handler:
-        if middleware is not self._composed:
-            self._chains, self._composed = {}, middleware
-        chain = self._chains.get(topic.name)
-        if chain is None:
-            chain = self._chains[topic.name] = compose(middleware, partial(self._encode, topic))
-        return chain
+    def _chain(self, topic: Topic[Any]) -> Handler | None:
+        """What an event of the topic passes through; None where nothing looks at it."""
+        try:
+            return self._chains[topic.name]
+        except KeyError:
+            middleware = self._middleware_of(topic.name)
+            chain = compose(middleware, partial(self._encode, topic)) if middleware else None
+            self._chains[topic.name] = chain
+            return chain
 
     async def _encode(self, topic: Topic[Any], envelope: Envelope) -> None:
         """The end of the publish middleware, which may have changed anything."""

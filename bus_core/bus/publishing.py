@@ -77,6 +77,11 @@ class PublishPipeline:
             self._observing.append(observer.publish)
             self._is_wrapped = True
 
+    def middleware_of(self, topic: str) -> tuple[Middleware, ...]:
+        """What a publish on a topic passes through, the outermost first: middleware, then observers."""
+        observing = (observe(topic) for observe in self._observing)
+        return (*self._middleware, *filter(None, observing))
+
     def open(self, carrier: Carrier) -> None:
         """The bus is open: from now on events have somewhere to go."""
         self._carrier = carrier
@@ -259,9 +264,7 @@ class PublishPipeline:
         route = self.routes.get(topic.name, declared=declared)
         if route is None:
             route = Route(topic)
-            observing = (observe(topic.name) for observe in self._observing)
-            chain = (*self._middleware, *filter(None, observing))
-            route.chain = compose(chain, partial(self._accept, route))
+            route.chain = compose(self.middleware_of(topic.name), partial(self._accept, route))
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
