@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Final
 from uuid import uuid4
 
 import attrs
@@ -26,7 +27,6 @@ from bus_core import (
 )
 from bus_core.runtime import (
     FIRST_PAUSE,
-    BackgroundTask,
     Sleeper,
     Trouble,
     fault_of,
@@ -93,8 +93,8 @@ class Relay:
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
-        self._delivering: asyncio.Task[None] | None = None
-        self._keeping = BackgroundTask(self._keep_leases, "promenade-outbox-leases")
+        self._lease_sleeper = Sleeper()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
     def problem(self) -> str | None:
@@ -113,30 +113,35 @@ class Relay:
             self._tables, self._database.engine.dialect.name, holds_keys=self._options.holds_keys
         )
         await self._database.run(self._leases.prepare)
-        self._keeping.start()
-        self._begin()
+        self._begin("promenade-outbox-leases", self._keep_leases)
+        self._begin("promenade-outbox-relay", self._deliver_all)
 
-    def _begin(self) -> None:
+    def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self._stopping:
-            self._delivering = asyncio.get_running_loop().create_task(
-                self._deliver_all(), name="promenade-outbox-relay"
-            )
-            self._delivering.add_done_callback(self._ended)
+            task = asyncio.get_running_loop().create_task(work(), name=name)
+            task.add_done_callback(partial(self._ended, name, work))
+            self._tasks[name] = task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._stopping:
-            return
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._trouble.failed("deliver events", error)
-        task.get_loop().call_later(FIRST_PAUSE, self._begin)  # somebody cancelled every task there is
+    def _ended(
+        self, name: str, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]
+    ) -> None:
+        """Begins the work anew when a program has cancelled every task there is."""
+        if task.cancelled():
+            task.get_loop().call_later(FIRST_PAUSE, self._begin, name, work)
 
     async def stop(self) -> None:
-        """Finishes the batch that is under way, and gives up what it owns."""
+        """Finishes the batch that is under way, and gives up what it owns.
+
+        Statements are not cancelled, because drivers lose connections by that, unless they take too long.
+        """
         self._stopping = True
         self._sleeper.wake()
-        if self._delivering is not None:
-            await asyncio.wait((self._delivering,))
-        await self._keeping.end()
+        self._lease_sleeper.wake()
+        _, late = await asyncio.wait(self._tasks.values(), timeout=_LAST_WORDS)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 await self._database.run(self._leases.leave)
@@ -157,20 +162,21 @@ class Relay:
     # --- leases -------------------------------------------------------------------------------------------
 
     async def _keep_leases(self) -> None:
-        """Renews the leases; ends only by being cancelled."""
+        """Renews the leases until the relay stops."""
+        often = self._options.lease / 3
         pause = FIRST_PAUSE
-        while True:
+        while not self._stopping:
             error = await fault_of(self._renew())
             if error is None:
                 self._lease_trouble.over()
                 pause = FIRST_PAUSE
                 if self._leases.is_uneven:
                     self.wake()
-                await asyncio.sleep(self._options.lease / 3)
             else:
                 self._lease_trouble.failed("renew its leases", error)
-                await asyncio.sleep(min(pause, self._options.lease / 3))
                 pause = next_pause(pause)
+            if not self._stopping:
+                await self._lease_sleeper.sleep(often if error is None else min(pause, often))
 
     async def _renew(self) -> None:
         async with self._leasing:
