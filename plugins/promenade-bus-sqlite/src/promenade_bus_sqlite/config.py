@@ -37,9 +37,8 @@ class SqliteOptions:
     """The section ``bus.sqlite``. Options that are None come from ``database.sqlite`` or its defaults.
 
     - ``path``: the file. It may also contain the tables of an application.
-    - ``synchronous``: with ``normal``, events survive the death of processes, but the last ones may be
-      missing
-      after a power failure or a system crash. ``full`` waits for the disk at each commit and survives both.
+    - ``synchronous``: with ``normal``, events survive the death of processes, but after a power failure or a
+      system crash the last ones may be missing. ``full`` waits for the disk at each commit and survives both.
     - ``busy_timeout``: how long a call waits while another process writes. The default is 5 s.
     - ``lease``: how long a dead process keeps its events before other processes get them.
     - ``poll``: the longest time until a process notices events that another process has published.
