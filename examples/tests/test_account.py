@@ -151,7 +151,7 @@ def forget_a_redrive(run: Run) -> None:
 def test_a_planted_mistake_is_found(
     run: Run, plant: Callable[[Run], None], faults: list[str], lost: int
 ) -> None:
-    """Whatever is wrong in a journal is named, and counted as lost exactly when it is a loss."""
+    """Each mistake in a journal is named, and counts as a loss only if it is one."""
     plant(run)
     account = run.account()
     told = "\n".join(account.faults)

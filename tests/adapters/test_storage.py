@@ -396,7 +396,7 @@ async def test_a_row_that_makes_no_sense_harms_itself(storage: Storage) -> None:
 
 
 async def test_its_task_goes_on(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a driver raises, a cancellation of its own too, and whatever a program cancels."""
+    """The task survives any error of a driver, its own cancellations, and cancellations by a program."""
     storage.lease = 0.03  # it looks often
     consumer = await storage.open_consumer(SPEC)
     real = storage.pending

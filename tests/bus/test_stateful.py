@@ -1,4 +1,4 @@
-"""Whatever is done with a bus, in whatever order, it does what a simple model says."""
+"""Random sequences of operations: the bus behaves like a simple model."""
 
 from __future__ import annotations
 

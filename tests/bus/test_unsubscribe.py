@@ -556,7 +556,7 @@ async def test_unsubscribe_after_close() -> None:
 
 @pytest.mark.parametrize("happens", ["its topic is declared", "many other topics are used"])
 async def test_an_event_that_waits_for_room_does_not_reach_who_left(happens: str) -> None:
-    """Whatever becomes of the route of an event that waits, it goes where it is to go when there is room."""
+    """A waiting event reaches its remaining subscriptions when there is room."""
     own, others, staying, leaving = asyncio.Event(), asyncio.Event(), Collecting(), Collecting()
     options: dict[str, Any] = {"buffer_size": 1, "strict_topics": False, "memory": {"hub": MemoryHub()}}
     full = Topic("test.full", Happened), Topic("test.full.too", Happened)

@@ -50,7 +50,7 @@ class Site(Stacked):
         raise NotImplementedError
 
     def server_for(self, key: str) -> Server:
-        """Which of the servers has a key at the moment."""
+        """Returns the server that has a key at the moment."""
         raise NotImplementedError
 
     def heal(self) -> None:

@@ -1,4 +1,4 @@
-"""Whatever is done to a bus at once, by chance: the account adds up at every moment."""
+"""Random concurrent operations on a bus: its account is balanced at every moment."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ async def test_returning(
 
 
 async def test_result_means_nothing(virtual_clock: VirtualClock) -> None:
-    """Whatever a handler returns, it has handled the event."""
+    """The bus ignores the result of a handler: the event is handled."""
     async with running_bus(virtual_clock) as bus:
 
         async def refuse(event: Happened) -> object:
@@ -165,7 +165,7 @@ async def test_raising_then_returning(
 async def test_error_is_contained(
     virtual_clock: VirtualClock, memory: dict[str, Any], error: Callable[[], BaseException]
 ) -> None:
-    """Whatever an async handler raises, it fails alone: retried, dead-lettered, and the rest lives on."""
+    """An error of an async handler affects only its event: it is retried, then dead-lettered."""
     async with running_bus(virtual_clock, memory=memory, worker_pool_size=2) as bus:
         attempts = 0
         others: list[int] = []
@@ -197,7 +197,7 @@ async def test_error_is_contained(
 async def test_error_in_thread_is_contained(
     virtual_clock: VirtualClock, error: Callable[[], BaseException]
 ) -> None:
-    """Whatever a synchronous handler raises, it fails alone."""
+    """An error of a synchronous handler affects only its event."""
     async with running_bus(virtual_clock, retry={"policy": "none"}) as bus:
         others: list[int] = []
 

@@ -171,5 +171,5 @@ def undecorated() -> type[Event]:
     "make", [with_converter, with_validator, with_a_step, with_a_step_before, undecorated]
 )
 def test_classes_of_events_that_have_a_say_are_asked(make: Callable[[], type[Event]]) -> None:
-    """Whatever a class does when an event is made, it does for one that was read."""
+    """Hooks of a class also run for an event that was decoded."""
     assert assembler_of(make()) is None

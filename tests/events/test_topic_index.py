@@ -45,9 +45,9 @@ def index_of(steps: Iterable[tuple[str, str, int]]) -> tuple[TopicIndex[int], li
 @settings(deadline=None)
 @given(STEPS, st.lists(st.sampled_from(NAMES), min_size=1, max_size=20))
 def test_what_matches_is_found(steps: list[tuple[str, str, int]], names: list[str]) -> None:
-    """Whatever came and went: a topic's items are those of the texts that cover it, each once, in order.
+    """A topic finds the items of all texts that cover it, each once, in order, after any changes.
 
-    On the way, a text overlaps with all those that share a topic with it.
+    A step "compare" checks that a text overlaps with exactly the texts that share a topic with it.
     """
     index, held = index_of(steps)
     for name in names:

@@ -216,7 +216,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_the_sync_bus_has_what_the_bus_has() -> None:
-    """Whatever a bus does, a sync bus does by a plain call of the same name."""
+    """A sync bus has each method of a bus as a plain call of the same name."""
     pinned = {
         "publish",
         "publish_many",

@@ -1,4 +1,4 @@
-"""Which servers of the Redis protocol can be started on this machine."""
+"""Finds the servers of the Redis protocol that this machine can start."""
 
 from __future__ import annotations
 

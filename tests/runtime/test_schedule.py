@@ -85,7 +85,7 @@ async def test_removed_items_take_no_room(virtual_clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_any_order(virtual_clock: VirtualClock, seed: int) -> None:
-    """Whatever is added and removed by chance, each item comes once, not early, and in order."""
+    """Each item comes once, in order and not early, after random additions and removals."""
     chance = random.Random(seed)
     due = Due(virtual_clock)
     expected: dict[int, float] = {}

@@ -131,7 +131,7 @@ VALUES = st.one_of(
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), VALUES | st.just("left out")), min_size=1, max_size=3))
 def test_both_ways_come_to_the_same(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
-    """Whatever is changed in a document: the same event, or the same sentence about what is wrong."""
+    """Both decoders return the same event or the same error for any changed document."""
     document = json.loads(json.dumps(DOCUMENT))
     for (*way, last), value in changes:
         place = document

@@ -34,7 +34,7 @@ class OnSerializingMemory(OnMemory):
 
 @attrs.frozen
 class RemoteOptions:
-    """Which server, by its name."""
+    """Options that name a server."""
 
     server: str
 

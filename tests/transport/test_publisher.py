@@ -393,7 +393,7 @@ def raise_cancelled(_: object) -> Any:
     ],
 )
 async def test_adapter_breaks_the_contract(server: Server, fault: Any, cause: type[BaseException]) -> None:
-    """Whatever an adapter does instead of telling results is uncertain for each caller, and ends nothing."""
+    """Any behaviour other than returning results is uncertain for each caller, and stops nothing."""
     server.faults["publish"] = fault
     async with running_remote_bus(server) as bus:
         results = await asyncio.gather(

@@ -77,7 +77,7 @@ def raises_cancelled(argument: object) -> Any:
 
 @pytest.mark.parametrize("fault", [fails, answers_nothing_of_use, raises_cancelled])
 async def test_receive_fails(server: Server, caplog: pytest.LogCaptureFixture, fault: Any) -> None:
-    """Whatever `receive` raises, the pump goes on; health and one line of the log say what is wrong."""
+    """The pump survives any error of `receive`; health and one log line name the problem."""
     seen: list[int] = []
 
     async def handler(event: Happened) -> None:

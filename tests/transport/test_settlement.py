@@ -80,7 +80,7 @@ def dead_letters_fail(server: Server) -> Callable[[Sequence[Outcome]], list[BusE
     ],
 )
 async def test_settling_fails(server: Server, caplog: pytest.LogCaptureFixture, fault: Any) -> None:
-    """Whatever `settle` answers, outcomes are asked for until they are carried out, and counted once."""
+    """Outcomes are repeated until `settle` carries them out, and count once."""
     seen: list[int] = []
 
     async def handler(event: Happened) -> None:

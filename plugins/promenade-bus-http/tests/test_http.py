@@ -322,7 +322,7 @@ async def test_a_server_that_stops_is_told(start_server: StartServer, probes: li
 
 
 async def test_nothing_of_an_event_is_told() -> None:
-    """Whatever an event holds, and whatever its handler raises, none of it is in any answer."""
+    """No answer contains data of an event or of its handler's errors."""
     secret = "4711-secret"
     async with make_bus(retry_attempts=1, observers=["prometheus"], health={"probes": ["engine"]}) as bus:
 

@@ -283,7 +283,7 @@ async def test_what_has_left_is_still_counted() -> None:
     )
 )
 def test_no_total_ever_goes_back(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever comes, counts, leaves and comes again: totals grow only, and lose nothing that was seen."""
+    """Totals only grow and lose nothing, whatever subscribes, counts, leaves and returns."""
     tally: Tally[str] = Tally(Slots(3, OTHER))
     live: dict[str, int] = {}
     seen: dict[str, int] = {}

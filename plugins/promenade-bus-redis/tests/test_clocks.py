@@ -47,7 +47,7 @@ async def beat(adapter: StreamsAdapter, times: int = 8) -> None:
 @steps
 @pytest.mark.parametrize("seconds", [2 * 60, -HOUR, YEAR])
 async def test_the_living_keep_what_they_hold(server: Server, clock: SteppingClock, seconds: float) -> None:
-    """Whatever the clock does, nobody is robbed, and the lock of an ordered group stays where it is."""
+    """Live instances keep their events and locks whatever the clock does."""
     async with place_on(server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         owners = [await first.open_consumer(spec()), await first.open_consumer(spec(name="o", ordered=True))]
@@ -74,7 +74,7 @@ async def test_the_living_keep_what_they_hold(server: Server, clock: SteppingClo
 async def test_the_dead_are_found(
     server: Server, clock: SteppingClock, seconds: float, ordered: bool
 ) -> None:
-    """Whatever the clock does, what the dead held goes to others after a lease."""
+    """Events of a dead instance go to others after a lease, whatever the clock does."""
     async with place_on(server) as place:
         first, second = await place.adapter(**QUICK), await place.adapter(**QUICK)
         dying = await first.open_consumer(spec(ordered=ordered))

@@ -48,7 +48,7 @@ STRANGE: dict[str, dict[Any, Any]] = {
 async def test_a_strange_entry_harms_itself(
     redis_server: SharedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever somebody adds is a dead letter; what is beside it is handled, and no line is forged."""
+    """Any foreign entry becomes a dead letter; its neighbours are handled, and no line is forged."""
     async with place_on(redis_server) as place:
         handled: list[int] = []
 

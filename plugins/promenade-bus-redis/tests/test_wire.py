@@ -77,7 +77,7 @@ def test_attempts_come_back_as_they_were(
     ),
 )
 def test_any_entry_can_be_read(moment: int, pairs: list[tuple[bytes, bytes]]) -> None:
-    """Whatever somebody puts in, there is a message that can be encoded, and bytes for the dead letters."""
+    """Any entry gives a message that can be encoded, and bytes for the dead letters."""
     content = read_entry("a.b.happened", b"%d-1" % moment, [part for pair in pairs for part in pair])
     assert isinstance(content.published_at, datetime)
     message = content.message

@@ -125,7 +125,7 @@ FOUND = {
 
 
 def test_histories_on_a_server() -> None:
-    """Whatever happens, each event comes to an end, is counted, or waits for someone who is known."""
+    """Each event reaches an end, is counted, or waits for a known subscription."""
     histories = [make(seed, steps=_SHORT) for seed in _SEEDS]
     outcomes = asyncio.run(run_all(histories, newest_binary(), side_by_side=10))
     assert len(outcomes) == len(_SEEDS)

@@ -1,4 +1,4 @@
-"""The adapter: what the bus calls, and what is started and closed with it."""
+"""The adapter. The bus calls it, and it starts and closes its parts."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class SqliteAdapter:
 
     @property
     def lost(self) -> int:
-        """Events that are known to be lost since the start, by all who share the file."""
+        """Returns the number of events known to be lost since the start, over all users of the file."""
         return 0 if self._services is None else self._upkeep.lost
 
     @property
     def degraded(self) -> str | None:
-        """The problems of the moment."""
+        """Returns the current problems."""
         services = self._services
         if services is None:
             return None
@@ -96,7 +96,7 @@ class SqliteAdapter:
 
     @property
     def specs(self) -> list[SubscriptionSpec]:
-        """The subscriptions that are open here."""
+        """The subscriptions that are open in this process."""
         return [*dict.fromkeys(consumer.spec for consumer in self._consumers)]
 
     @property
@@ -107,7 +107,7 @@ class SqliteAdapter:
     # --- its life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Opens the file, and looks whether it will do. Raises ``SqliteFailure``."""
+        """Opens and checks the file. Raises ``SqliteFailure``."""
         file = File(self._place.path, self.options.synchronous, self._place.busy_timeout)
         db = await asyncio.to_thread(file.prepare)
         self._heartbeats = HeartbeatTable(file)
@@ -132,7 +132,7 @@ class SqliteAdapter:
         self._upkeep.start()
 
     async def close(self) -> None:
-        """Gives back what ``start`` took."""
+        """Releases everything that ``start`` opened."""
         services, self._services = self._services, None
         if services is not None:
             await self._upkeep.close()
@@ -144,7 +144,7 @@ class SqliteAdapter:
         await services.worker.close()
 
     def _forget(self) -> None:
-        """A transaction was undone; called in the worker's thread."""
+        """Handles a rolled back transaction. Called in the worker's thread."""
         services = self._services
         if services is not None:
             services.topics.forget()
@@ -152,7 +152,7 @@ class SqliteAdapter:
             consumer.forget()
 
     def _changed(self, news: News) -> None:
-        """Somebody else has stored something."""
+        """Handles new data that another process has stored."""
         if news.topics is None:
             concerned = [*self._consumers]
         else:
@@ -173,7 +173,7 @@ class SqliteAdapter:
     # --- what the engine calls ----------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        """Stores messages; one result for each."""
+        """Stores messages and returns one result for each."""
         results = await self._publisher.publish(messages)
         stored = {each.topic for each, result in zip(messages, results, strict=True) if result is None}
         if stored and self._consumers:
@@ -181,7 +181,7 @@ class SqliteAdapter:
         return results
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
-        """Opens a subscription; raises ``SqliteFailure``."""
+        """Opens a subscription. Raises ``SqliteFailure``."""
         services = self.running
         name = name_owner(services.options.lease)
 
@@ -207,7 +207,7 @@ class SqliteAdapter:
         return (await self.backlogs([spec]))[0]
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-        """The same for many subscriptions, which are asked about together."""
+        """Returns the backlogs of many subscriptions with one call."""
         services = self.running
         broadcasts: dict[SubscriptionSpec, list[int]] = {}
         for consumer in self._consumers:

@@ -33,7 +33,7 @@ Row = tuple[int, int, str, str, str | None, bytes, float]
 
 @attrs.define(eq=False)
 class Owner:
-    """A consumer, as the file knows it: ``number`` owns deliveries, ``name`` has heartbeats."""
+    """A consumer in the file: ``number`` owns deliveries, ``name`` has heartbeats."""
 
     number: int
     name: str
@@ -59,7 +59,7 @@ class Claim:
 
 
 class Claims:
-    """The statements by which one consumer receives. Used in the worker's thread only."""
+    """The SQL statements with which one consumer receives. Used in the worker's thread only."""
 
     def __init__(self, topics: Topics, owner: Owner, pattern: str, group: str, *, ordered: bool) -> None:
         self._topics = topics
@@ -102,7 +102,7 @@ class Claims:
         return topic is not None and db.execute(wanted, (topic, cursor)).fetchone() is not None
 
     def claim(self, db: sqlite3.Connection, limit: int, now: float, dead: Mapping[str, int | None]) -> Claim:
-        """Gives deliveries to the owner, in order: those that came free, then events behind the cursor."""
+        """Assigns deliveries to the owner in order: first those that became free, then fresh events."""
         key, me = self._owner.subscription, self._owner.number
         row = db.execute("SELECT cursor, active FROM promenade_subscription WHERE id = ?", (key,)).fetchone()
         if row is None:
@@ -145,7 +145,7 @@ class Claims:
     def _free(
         self, db: sqlite3.Connection, limit: int, now: float, gone: Mapping[int, str]
     ) -> tuple[list[Received], bool]:
-        """Those that are due and those of the dead, and whether that is all of them."""
+        """Returns the due deliveries and those of dead owners, and True if these are all."""
         key = self._owner.subscription
         columns = "SELECT seq, owner, attempt, redelivered, history, waited FROM promenade_delivery"
         rows = db.execute(
@@ -189,7 +189,7 @@ class Claims:
         return received, len(rows) < limit
 
     def _lost(self, db: sqlite3.Connection, seq: int) -> None:
-        """An event is gone that was to be delivered: somebody else deleted it, or the cap of the topic."""
+        """Counts an event that was deleted before its delivery, by another program or by ``max_length``."""
         db.execute(
             "DELETE FROM promenade_delivery WHERE subscription = ? AND seq = ?",
             (self._owner.subscription, seq),
@@ -199,7 +199,7 @@ class Claims:
     # --- events behind the cursor -------------------------------------------------------------------------
 
     def _fresh(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
-        """Events behind the cursor; None where it has looked through many that are of other topics."""
+        """Returns events behind the cursor, or None if a whole batch belonged to other topics."""
         if self._is_pattern:
             return self._fresh_of_pattern(db, limit, cursor)
         topic = self._topics.id_of(db, self._pattern)
@@ -214,7 +214,7 @@ class Claims:
         return [self._received(db, row) for row in rows]
 
     def _fresh_of_pattern(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
-        """Looks through the events whatever their topics; the next claim goes on where it has stopped."""
+        """Scans events of all topics. The next claim continues where this one stopped."""
         self._learn(db)
         topics = json.dumps([*self._matching])
         (last,) = db.execute("SELECT max(seq) FROM promenade_event").fetchone()
@@ -246,7 +246,7 @@ class Claims:
                 self._seen_topic = number
 
     def forget(self) -> None:
-        """A transaction was undone, and topics that it added with it."""
+        """Handles a rolled back transaction, whose new topics are gone too."""
         self._matching.clear()
         self._seen_topic = 0
         self._emptied.clear()
@@ -285,7 +285,7 @@ class Claims:
         return Received(message=message, receipt=Held(seq, message, published), published_at=at)
 
     def _strange(self, row: Row) -> Received:
-        """A row that somebody else has written, or changed: a dead letter, with its body as it is."""
+        """Returns a row that another program wrote or changed as a dead letter, with its body unchanged."""
         stored: object = row[5]
         body = stored if isinstance(stored, bytes) else str(stored).encode("utf-8", "backslashreplace")
         message = Message("", self._topics.names.get(abs(row[1]), self._pattern), "", body)
@@ -299,7 +299,7 @@ class Claims:
 
 
 class ForgottenSubscription(BusError):
-    """Somebody removed a subscription from the file while it was open."""
+    """Raised when a subscription was removed from the file while it was open."""
 
     def __init__(self, group: str, pattern: str) -> None:
         super().__init__(
@@ -336,7 +336,7 @@ def _exists(db: sqlite3.Connection, owner: int) -> bool:
 
 
 def _within(cursor: sqlite3.Cursor) -> list[Row]:
-    """Rows up to a number of bytes; one at least."""
+    """Returns rows up to a number of bytes, and at least one row."""
     rows: list[Row] = []
     size = 0
     for row in cursor:

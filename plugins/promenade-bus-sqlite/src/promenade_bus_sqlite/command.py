@@ -1,6 +1,6 @@
-"""``promenade-bus sqlite``: the groups in a SQLite file, and how one is removed.
+"""``promenade-bus sqlite``: lists the groups in a SQLite file and removes groups.
 
-click belongs to the command line, which loads this; the adapter itself does without.
+This module needs click, which the command line installs. The adapter itself does not need it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 
 from bus_core import BusError, Command, UnknownSubscription
+from bus_core.runtime import counted
 
 if TYPE_CHECKING:
     from promenade_bus_sqlite.groups import GroupReport, SqliteGroups
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 def sqlite_command() -> Any:
-    """Makes the command."""
+    """Creates the command."""
     import click
 
     config_option = click.option(
@@ -67,7 +68,7 @@ def sqlite_command() -> Any:
         except (GroupInUse, UnknownSubscription) as error:
             raise click.ClickException(str(error)) from error
         backlog = sum(report.backlog for report in done)
-        lost = f"; {backlog:,} events were not settled" if backlog else ""
+        lost = f"; {counted(backlog, 'event was', 'events were')} not settled" if backlog else ""
         click.echo(f"removed {group} from {', '.join(report.topic for report in done)}{lost}")
 
     return sqlite
@@ -102,7 +103,7 @@ def _run(config: str, use: Callable[[SqliteGroups], Coroutine[Any, Any, T]]) -> 
 
 
 def as_lines(reports: Sequence[GroupReport]) -> list[str]:
-    """A table for people."""
+    """Formats a table for people."""
     if not reports:
         return ["there are no groups in the file"]
     rows = [("GROUP", "TOPIC", "BACKLOG", "INSTANCES", "UNSERVED")]

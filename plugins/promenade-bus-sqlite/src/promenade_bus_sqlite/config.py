@@ -18,10 +18,10 @@ _OR_NONE = attrs.validators.optional
 class RetentionOptions:
     """The time that events stay. Unsettled events are never removed, except by ``max_length``.
 
-    Settled events stay for ``min_age``; those of topics that nobody subscribes to for
-    ``unsubscribed_max_age``. ``max_length`` is a hard cap per topic that drops the oldest events whatever
-    their state, and counts as lost what a group had not settled. A group that no instance has wanted for
-    ``orphaned_after`` is reported, as it keeps events for ever.
+    Settled events stay for ``min_age``. Events of topics without a subscription stay for
+    ``unsubscribed_max_age``. ``max_length`` is a hard limit per topic: it drops the oldest events in any
+    state, and counts unsettled ones as lost. When no instance has subscribed a group for ``orphaned_after``,
+    health reports the group, because its events are kept for ever.
     """
 
     min_age: Annotated[float, DURATION] = attrs.field(default=3_600.0, validator=attrs.validators.ge(0))
@@ -34,14 +34,14 @@ class RetentionOptions:
 
 @attrs.frozen(kw_only=True)
 class SqliteOptions:
-    """The section ``bus.sqlite``. What is None is taken from ``database.sqlite``, or has a default there.
+    """The section ``bus.sqlite``. Options that are None come from ``database.sqlite`` or its defaults.
 
-    - ``path``: the file; the tables of the bus may be beside those of an application.
-    - ``synchronous``: ``normal`` survives the death of processes; after a loss of power, or a crash of the
-      system, the last events may be missing. ``full`` waits for the disk at each commit, and survives both.
-    - ``busy_timeout``: how long a call waits while another process writes; by default 5 s.
-    - ``lease``: how long a process that is gone keeps its events from the others.
-    - ``poll``: how soon a process notices what another one has published, at the latest.
+    - ``path``: the file. It may also contain the tables of an application.
+    - ``synchronous``: with ``normal``, events survive the death of processes, but after a power failure or a
+      system crash the last ones may be missing. ``full`` waits for the disk at each commit and survives both.
+    - ``busy_timeout``: how long a call waits while another process writes. The default is 5 s.
+    - ``lease``: how long a dead process keeps its events before other processes get them.
+    - ``poll``: the longest time until a process notices events that another process has published.
     """
 
     path: str | None = attrs.field(default=None, validator=_OR_NONE(attrs.validators.min_len(1)))
@@ -63,8 +63,8 @@ def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> 
 class ProbeOptions:
     """The thresholds of the health probe ``sqlite``. Times are seconds.
 
-    - ``slow``: degraded when a look into the file takes that long.
-    - ``lag``: degraded when so many events wait for one group.
+    - ``slow``: degraded when a query of the file takes this long.
+    - ``lag``: degraded when this many events wait for one group.
     - ``disk_free``: degraded when less than this share of the disk is free.
     """
 

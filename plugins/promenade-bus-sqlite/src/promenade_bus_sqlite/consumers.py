@@ -26,7 +26,7 @@ _LONGEST_WAIT: Final = 5.0
 class SqliteConsumer:
     """Implements ``Consumer``, ``LeasingConsumer`` and ``YieldingConsumer``.
 
-    A broadcast subscription is one of this instance alone: it is removed from the file with its consumer.
+    A broadcast subscription belongs to this instance only, and is removed from the file with its consumer.
     ``closed`` is called at the end.
     """
 
@@ -89,17 +89,17 @@ class SqliteConsumer:
         return await self._services.worker.write(run, peek)
 
     def look(self) -> None:
-        """There may be something to receive."""
+        """Wakes ``receive``, because there may be new events."""
         self._news.set()
 
     def forget(self) -> None:
-        """A transaction was undone; called in the worker's thread."""
+        """Handles a rolled back transaction. Called in the worker's thread."""
         self._claims.forget()
 
     # --- settling -----------------------------------------------------------------------------------------
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        """One result for each; see ``bus_core.Consumer``."""
+        """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
         results = await together_or_apart(outcomes, self._settle_all)
         if any(each.action in ("retry", "release") for each in outcomes):
             self._services.woken(self.owner.subscription)

@@ -20,6 +20,7 @@ from bus_core import (
     HealthStatus,
     SubscriptionSpec,
 )
+from bus_core.runtime import counted
 from promenade_bus_sqlite.adapter import SqliteAdapter
 from promenade_bus_sqlite.config import ProbeOptions
 from promenade_bus_sqlite.failures import Kind, SqliteFailure
@@ -42,7 +43,7 @@ class _Findings:
 
 
 class SqliteProbe(HealthProbe):
-    """Looks into the file, and compares what is there with the thresholds; every problem, the worst first."""
+    """Compares the state of the file with the thresholds, and reports all problems, the worst first."""
 
     def __init__(self, options: ProbeOptions, adapter: AnyAdapter | None) -> None:
         self._options = options
@@ -52,10 +53,10 @@ class SqliteProbe(HealthProbe):
         adapter = self._adapter
         if not isinstance(adapter, SqliteAdapter):
             name = "another adapter" if adapter is None else repr(adapter.name)
-            return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on SQLite: nothing to see")
+            return CheckResult(HealthStatus.HEALTHY, f"the bus runs on {name}, not on SQLite")
         if not adapter.is_running:
             return CheckResult(
-                HealthStatus.DEGRADED, "the bus does not use SQLite at the moment, but its fallback"
+                HealthStatus.DEGRADED, "the bus uses its fallback instead of SQLite at the moment"
             )
         try:
             found = await self._look(adapter)
@@ -69,7 +70,7 @@ class SqliteProbe(HealthProbe):
         waiting = sum(found.backlogs.values())
         return CheckResult(
             HealthStatus.HEALTHY,
-            f"answers in {found.seconds * 1000:.1f} ms, {waiting:,} events waiting, nothing lost; "
+            f"answers in {found.seconds * 1000:.1f} ms, {counted(waiting, 'event')} waiting, nothing lost; "
             f"synchronous {adapter.options.synchronous}",
             figures,
         )
@@ -99,7 +100,7 @@ class SqliteProbe(HealthProbe):
 
     def _problems(self, adapter: SqliteAdapter, found: _Findings) -> Iterator[Problem]:
         if found.seconds >= self._options.slow:
-            yield HealthStatus.DEGRADED, f"a look into the file took {found.seconds * 1000:.0f} ms"
+            yield HealthStatus.DEGRADED, f"a query of the file took {found.seconds * 1000:.0f} ms"
         if found.free < self._options.disk_free:
             yield (
                 HealthStatus.DEGRADED,
@@ -111,7 +112,8 @@ class SqliteProbe(HealthProbe):
         if behind:
             yield HealthStatus.DEGRADED, f"events wait for {', '.join(sorted(behind)[:_MOST_NAMES])}"
         if adapter.lost:
-            yield HealthStatus.DEGRADED, f"{adapter.lost:,} events were lost since the start"
+            lost = counted(adapter.lost, "event was", "events were")
+            yield HealthStatus.DEGRADED, f"{lost} lost since the start"
 
 
 def _size(path: str) -> int:

@@ -1,6 +1,6 @@
 """Removes old events from the file, and never those that a group has not settled.
 
-An event is as old as the first look that found it there: no time of day decides.
+The age of an event counts from the first check that found it, so it does not depend on the time of day.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Reader:
 
 
 class Retention:
-    """Looks again and again. Used in the worker's thread only."""
+    """Applies the retention again and again. Used in the worker's thread only."""
 
     def __init__(self, options: RetentionOptions, topics: Topics) -> None:
         self.removed = 0
@@ -49,11 +49,11 @@ class Retention:
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks."""
+        """Seconds between two runs."""
         return min(30.0, max(0.2, self._options.min_age / _MARKS))
 
     def step(self, db: sqlite3.Connection, now: float) -> bool:
-        """Removes what may go, or a part of it; whether there is more to do at once."""
+        """Removes expired events, or a part of them. Returns True if there is more to do at once."""
         options = self._options
         self._topics.learn(db)
         (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM promenade_event").fetchone()
@@ -83,7 +83,7 @@ class Retention:
         return more or left <= 0
 
     def _mark(self, db: sqlite3.Connection, now: float, last: int) -> None:
-        """Notes which events are there by now; marks older than every age are one."""
+        """Records the last event number with the time. Merges marks older than every age."""
         db.execute("INSERT INTO promenade_mark VALUES (?, ?)", (now, last))
         oldest = now - max(self._options.min_age, self._options.unsubscribed_max_age)
         db.execute(
@@ -101,7 +101,7 @@ class Retention:
 
     @staticmethod
     def _aged(db: sqlite3.Connection, since: float) -> int:
-        """The last event that was there at a time; 0 where nobody looked before it."""
+        """Returns the last event that existed at a time, or 0 if there is no mark before it."""
         (seq,) = db.execute(
             "SELECT coalesce(max(seq), 0) FROM promenade_mark WHERE at <= ?", (since,)
         ).fetchone()
@@ -128,7 +128,7 @@ class Retention:
         return removed
 
     def _remove_redriven(self, db: sqlite3.Connection, most: int) -> int:
-        """Events that were redriven and are settled: nothing leads to them any more."""
+        """Removes redriven events that are settled, as no delivery refers to them any more."""
         return db.execute(
             "DELETE FROM promenade_event WHERE seq IN"
             " (SELECT seq FROM promenade_event AS each WHERE topic < 0 AND NOT EXISTS"

@@ -1,8 +1,8 @@
-"""The tables of the bus, beside those of whoever else uses the file.
+"""The tables of the bus. The file may also contain tables of other programs.
 
-An event is stored once, whoever subscribes. A subscription has a **cursor**: what is behind it has been
-received, and what is received but not settled is a **delivery**. SQLite has one writer at a time, so that
-numbers of events become visible in their order, and a cursor never skips one.
+An event is stored once for all its subscriptions. Each subscription has a **cursor**, which marks the last
+event it has received. A **delivery** is an event that was received but not settled. SQLite has one writer at
+a time, so event numbers become visible in order, and a cursor never skips one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["LAYOUT", "NOBODY", "TABLES", "create_tables", "layout_of"]
 
 LAYOUT: Final = 1
-"""The number of this layout, which the file tells."""
+"""The number of this layout. The file contains it too."""
 
 NOBODY: Final = 0
 """The owner of a delivery that may be claimed when it is due."""
@@ -56,7 +56,7 @@ CREATE TABLE promenade_loss (
 
 
 def layout_of(db: sqlite3.Connection) -> object:
-    """The number of the layout in a file; None where the bus has no tables in it yet."""
+    """Returns the number of the layout in a file, or None if the bus has no tables in it yet."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'promenade_meta'").fetchone() is None:
         return None
     row = db.execute("SELECT value FROM promenade_meta WHERE name = 'layout'").fetchone()
@@ -64,13 +64,13 @@ def layout_of(db: sqlite3.Connection) -> object:
 
 
 def create_tables(db: sqlite3.Connection) -> None:
-    """Creates the tables, in the transaction that is under way."""
+    """Creates the tables in the current transaction."""
     for statement in _statements(TABLES):
         db.execute(statement)
     db.execute("INSERT INTO promenade_meta VALUES ('layout', ?)", (LAYOUT,))
 
 
 def _statements(script: str) -> list[str]:
-    """One by one: a script as a whole would end the transaction."""
+    """Splits a script into statements, because a whole script would end the transaction."""
     lines = [line.partition("--")[0] for line in script.splitlines()]
     return [each for each in "\n".join(lines).split(";") if each.strip()]

@@ -17,7 +17,7 @@ __all__ = ["Services"]
 
 @attrs.frozen
 class Services:
-    """``woken`` is told the number of a subscription for whose other consumers there may be something."""
+    """The shared parts. ``woken`` gets the number of a subscription whose other consumers may have events."""
 
     options: SqliteOptions
     file: File

@@ -1,4 +1,4 @@
-"""Carrying out outcomes: who owns a delivery is checked by the statement that changes it."""
+"""Settling. The statement that changes a delivery also checks its owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOST: Final = "somebody else owns the message, or it was settled before"
 
 
 class Settler:
-    """The statements by which one consumer settles. Used in the worker's thread only."""
+    """The SQL statements with which one consumer settles. Used in the worker's thread only."""
 
     def __init__(self, owner: Owner, group: str, pattern: str) -> None:
         self._owner = owner
@@ -28,7 +28,7 @@ class Settler:
     def settle(
         self, db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float
     ) -> Sequence[BusError | None]:
-        """One result for each; see ``bus_core.Consumer``."""
+        """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
         results: list[BusError | None] = [None] * len(outcomes)
         acks: dict[int, int] = {}
         for index, outcome in enumerate(outcomes):
@@ -42,7 +42,7 @@ class Settler:
         return results
 
     def _acknowledge(self, db: sqlite3.Connection, seqs: Sequence[int]) -> Iterable[int]:
-        """Deletes deliveries; which of them are not its own any more."""
+        """Deletes deliveries. Returns those that this owner does not own any more."""
         if not seqs:
             return ()
         me = self._owner

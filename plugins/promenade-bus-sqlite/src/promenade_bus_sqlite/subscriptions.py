@@ -11,9 +11,9 @@ __all__ = ["add_owner", "end_broadcasts_of_the_dead", "subscription_of"]
 
 
 def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: float) -> Owner:
-    """Founds a subscription where it is new, and adds an owner to it: from now on it misses nothing.
+    """Creates the subscription if it is new, and adds an owner. From then on, it misses no event.
 
-    A broadcast subscription is that of one owner, who names it.
+    A broadcast subscription belongs to one owner and has the name of that owner.
     """
     is_broadcast = spec.mode == "broadcast"
     group = owner if is_broadcast else spec.group
@@ -38,7 +38,7 @@ def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: f
 
 
 def subscription_of(db: sqlite3.Connection, group: str, pattern: str) -> int | None:
-    """The number of a subscription; None where there is none."""
+    """Returns the number of a subscription, or None."""
     row = db.execute(
         "SELECT id FROM promenade_subscription WHERE service_group = ? AND pattern = ?", (group, pattern)
     ).fetchone()
@@ -46,7 +46,7 @@ def subscription_of(db: sqlite3.Connection, group: str, pattern: str) -> int | N
 
 
 def end_broadcasts_of_the_dead(db: sqlite3.Connection, dead: dict[str, int | None]) -> None:
-    """Removes broadcast subscriptions whose instance is gone: nobody else can take them up."""
+    """Removes broadcast subscriptions of dead instances. No other instance can take them over."""
     rows = db.execute(
         "SELECT each.id, each.service_group, owner.beats FROM promenade_subscription AS each"
         " LEFT JOIN promenade_owner AS owner ON owner.subscription = each.id WHERE each.broadcast"

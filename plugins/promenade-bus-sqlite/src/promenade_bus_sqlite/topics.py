@@ -15,12 +15,12 @@ class Topics:
         self._ids: dict[str, int] = {}
 
     def forget(self) -> None:
-        """A transaction was undone, and topics that it added with it."""
+        """Handles a rolled back transaction, whose new topics are gone too."""
         self.names.clear()
         self._ids.clear()
 
     def learn(self, db: sqlite3.Connection) -> None:
-        """Takes in what others have added."""
+        """Loads topics that other processes have added."""
         known = next(reversed(self.names), 0)
         rows = db.execute("SELECT id, name FROM promenade_topic WHERE id > ? ORDER BY id", (known,))
         for number, name in rows.fetchall():
@@ -28,7 +28,7 @@ class Topics:
             self._ids[name] = number
 
     def id_of(self, db: sqlite3.Connection, name: str) -> int | None:
-        """The number of a topic; None where nobody has published it yet."""
+        """Returns the number of a topic, or None if nobody has published to it yet."""
         number = self._ids.get(name)
         if number is None:
             self.learn(db)
@@ -36,7 +36,7 @@ class Topics:
         return number
 
     def add(self, db: sqlite3.Connection, name: str) -> int:
-        """The number of a topic, which is added where it is new: in a transaction."""
+        """Returns the number of a topic, and adds a new topic. Call it in a transaction."""
         number = self.id_of(db, name)
         if number is None:
             db.execute("INSERT INTO promenade_topic (name) VALUES (?)", (name,))
@@ -45,7 +45,7 @@ class Topics:
         return number
 
     def name_of(self, db: sqlite3.Connection, number: int) -> str:
-        """The name of a topic, or of that of a redriven event; empty for a number that nobody has given."""
+        """Returns the name of a topic, also for a redriven event. Empty for an unknown number."""
         number = abs(number)
         if number not in self.names:
             self.learn(db)

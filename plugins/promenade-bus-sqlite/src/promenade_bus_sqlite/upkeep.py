@@ -1,4 +1,4 @@
-"""Looks after the file for as long as the adapter runs: retention, losses, and what nobody wants any more."""
+"""Maintains the file while the adapter runs: retention, losses and groups that nobody uses any more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Upkeep"]
 
 
 class Upkeep:
-    """``lost`` counts since the start; ``orphans`` are groups that nobody has wanted for long."""
+    """``lost`` counts since the start; ``orphans`` are groups that no instance has used for long."""
 
     def __init__(self, services: Services) -> None:
         self.lost = 0
@@ -29,11 +29,11 @@ class Upkeep:
         self._task = BackgroundTask(self._run, "promenade-sqlite-upkeep")
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts the background checks."""
         self._task.start()
 
     async def close(self) -> None:
-        """Looks no more."""
+        """Stops the background checks."""
         await self._task.end()
 
     async def _run(self) -> None:
@@ -54,7 +54,7 @@ class Upkeep:
         self._more = await self._services.worker.write(self.look)
 
     def look(self, db: sqlite3.Connection) -> bool:
-        """One look, in the worker's thread; whether there is more to do at once."""
+        """Runs one check in the worker's thread. Returns True if there is more to do at once."""
         services = self._services
         now, dead = services.file.now(), dict(services.heartbeats.dead)
         end_broadcasts_of_the_dead(db, dead)

@@ -1,7 +1,7 @@
-"""The thread that works on the file: what is asked at the same moment shares one transaction.
+"""The thread that works on the file. Concurrent commands share one transaction.
 
-It also notices what other processes have stored: their transactions change a number that SQLite keeps in
-memory for all of them. It is read again and again, less and less often while nothing happens.
+The thread also notices when other processes store something: their transactions change a number that SQLite
+keeps in shared memory. The thread polls this number, at growing intervals while nothing happens.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _ENDS_CONNECTION: Final = frozenset(
 
 
 class Command(Generic[T]):
-    """Something to be done with the file.
+    """An operation on the file.
 
-    ``run`` is called in a transaction, and again in another one if the first fails because of another one.
-    ``peek`` is called first, outside of a transaction: an answer other than None is the result, and the
-    command does not wait for the write lock.
+    ``run`` is called in a transaction. If that transaction fails because of another command, ``run`` is
+    called again in a new one. ``peek`` is called first, outside of a transaction. If it returns anything but
+    None, that is the result, and the command does not wait for the write lock.
     """
 
     __slots__ = ("done", "loop", "peek", "run", "writes")
@@ -63,10 +63,10 @@ class Command(Generic[T]):
 
 
 class Worker:
-    """Owns a connection, and the thread that uses it.
+    """Owns a connection and the thread that uses it.
 
-    When another process has stored something, ``look`` finds out what, and ``changed`` gets that on the event
-    loop.
+    When another process has stored something, the worker calls ``look`` to find out what it is, and then
+    ``changed`` with the result on the event loop.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Worker:
     # --- on the event loop --------------------------------------------------------------------------------
 
     def start(self, db: sqlite3.Connection) -> None:
-        """Takes over a connection, and starts the thread."""
+        """Takes over a connection and starts the thread."""
         self._db = db
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="promenade-sqlite-file", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
-        """Does what was asked before, closes the connection, and ends the thread."""
+        """Completes pending commands, closes the connection and ends the thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -134,17 +134,17 @@ class Worker:
         return await asyncio.shield(command.done)
 
     def listen(self) -> None:
-        """From now on somebody waits for what others store; ends with ``ignore``."""
+        """Starts watching for changes by other processes. ``ignore`` ends it."""
         self._listening += 1
         if self._listening == 1:
             self._queue.put(None)
 
     def ignore(self) -> None:
-        """One fewer waits."""
+        """Ends one ``listen``."""
         self._listening -= 1
 
     def on_rollback(self, forget: Callable[[], None]) -> None:
-        """Calls this, in the thread, when a transaction is undone: for what was noted of its contents."""
+        """Registers a function that the thread calls when a transaction is rolled back."""
         self._rolled_back.append(forget)
 
     # --- in the thread ------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class Worker:
             forget()
 
     def _failed(self, error: BaseException, *, uncertain: bool = False) -> BaseException:
-        """An error for whoever asked; those of the file are told to health, and may end the connection."""
+        """Returns the error for the caller. Reports file errors to health, and may drop the connection."""
         if not isinstance(error, sqlite3.Error | SqliteFailure | OSError | OverflowError):
             return error
         failure = failure_of(self.file.path, error, is_uncertain=uncertain)
@@ -250,7 +250,7 @@ class Worker:
         return failure
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection; after an error of the disk a new one, not more often than now and then."""
+        """Returns the connection. After a disk error it opens a new one, at limited intervals."""
         if self._replaced:
             self.file.check_identity()
             self._replaced = False
@@ -273,7 +273,7 @@ class Worker:
                 db.close()
 
     def _look(self) -> bool:
-        """Tells the event loop when somebody else has stored something."""
+        """Tells the event loop when another process has stored something."""
         self.looks += 1
         try:
             db = self._connected()
