@@ -1,8 +1,8 @@
 """The cost of observers: the same events on a bus with each of them, and on one without.
 
-Run it with ``python benchmarks/run_observers.py [--seconds N]`` where the plugins are installed. Figures are
-microseconds of processor time for an event, published and handled in process, the least of many short runs
-that take turns, because what else the machine does comes and goes.
+Run it with ``python benchmarks/run_observers.py [--seconds N] [--sdk traces]``, with the plugins installed.
+Figures are microseconds of processor time for an event, published and handled in process, the least of many
+short runs that take turns, because what else the machine does comes and goes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,24 @@ CASES: Final[Mapping[str, list[Any]]] = {
     "`publish` that does nothing": ["publish"],
     "`prometheus`": ["prometheus"],
     "`prometheus`, `durations: false`": [{"prometheus": {"durations": False}}],
+    "`opentelemetry`": ["opentelemetry"],
+    "`opentelemetry`, `metrics: false`": [{"opentelemetry": {"metrics": False}}],
 }
+
+
+def set_up(sdk: str) -> None:
+    """Sets providers of OpenTelemetry that sample, and export, nothing."""
+    if sdk == "none":
+        return
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
+    if sdk == "all":
+        metrics.set_meter_provider(MeterProvider(metric_readers=[InMemoryMetricReader()]))
 
 
 async def main(seconds: float) -> None:
@@ -122,4 +139,7 @@ async def _run(bus: Bus) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=10.0)
-    asyncio.run(main(parser.parse_args().seconds))
+    parser.add_argument("--sdk", choices=["none", "traces", "all"], default="none", help="of OpenTelemetry")
+    arguments = parser.parse_args()
+    set_up(arguments.sdk)
+    asyncio.run(main(arguments.seconds))

@@ -373,8 +373,8 @@ class BufferFull(PublishError):
 class PublishFailed(PublishError):
     """The event is definitely not stored.
 
-    ``transient`` says that the same call may well succeed a little later: the bus tries again by itself
-    until ``publish_timeout`` is over.
+    ``transient`` says that the same call may well succeed later: what an adapter refuses so, the bus tries
+    again by itself until ``publish_timeout`` is over. Otherwise the event is refused for good.
     """
 
     def __init__(self, reason: str, *, transient: bool = False) -> None:

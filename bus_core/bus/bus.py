@@ -34,6 +34,7 @@ from bus_core.bus.from_thread import FromThread
 from bus_core.bus.health import HealthReport, run_probes
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts, close_each
+from bus_core.bus.preparing import Preparation
 from bus_core.bus.publishing import PublishPipeline
 from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions
 from bus_core.bus.subscriptions import Subscription, SubscriptionRegistry
@@ -42,7 +43,7 @@ from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.reports import DrainReport
 from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEventLoop
 from bus_core.events.base import Event
-from bus_core.events.messages import Delivery
+from bus_core.events.messages import Delivery, Message
 from bus_core.events.topics import Topic
 from bus_core.runtime.timeouts import call_within
 from bus_core.transport.carrier import Carrier
@@ -89,6 +90,7 @@ class Bus:
         self._lifecycle = Lifecycle(self._engine)
         self._pipeline = PublishPipeline(parts, self._engine, self._lifecycle, lambda: self._adapter)
         self._local_routes = self._pipeline.local_routes
+        self._preparation = Preparation(parts.codec, self._pipeline.declared, self._pipeline.middleware_of)
         self._subscriptions = SubscriptionRegistry(
             parts, self._engine, self._lifecycle, lambda: self._adapter, self._pipeline.declared
         )
@@ -237,6 +239,7 @@ class Bus:
     def _observe(self, observer: Observer) -> None:
         self._subscriptions.observe(observer)
         self._pipeline.observe(observer)
+        self._preparation.middleware_changed()
         self._engine.observe(observer)
 
     # --- start and stop -----------------------------------------------------------------------------------
@@ -436,6 +439,51 @@ class Bus:
         ``after_commit`` the event is held like any other.
         """
         self._pipeline.publish_nowait(topic, event, headers, self.publish)
+
+    @overload
+    async def prepare(
+        self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
+    ) -> Message | None: ...
+    @overload
+    async def prepare(
+        self, topic: str, event: Event[Any], *, headers: Mapping[str, str] | None = None
+    ) -> Message | None: ...
+    async def prepare(
+        self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None
+    ) -> Message | None:
+        """Encodes an event for ``publish_prepared``, here or in another process, now or later.
+
+        All that ``publish`` does before it needs the adapter: the checks, the publish middleware, the
+        serializer. The message is what the event leaves with, its id included. None where a publish
+        middleware let the event go no further. The bus need not be started. Raises ``UnknownTopic``,
+        ``TopicConflict``, ``EventTypeMismatch``, ``SerializationError``, and what a middleware raises.
+        """
+        return await self._preparation.prepare(topic, event, headers)
+
+    @overload
+    def prepare_nowait(
+        self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None
+    ) -> Message | None: ...
+    @overload
+    def prepare_nowait(
+        self, topic: str, event: Event[Any], *, headers: Mapping[str, str] | None = None
+    ) -> Message | None: ...
+    def prepare_nowait(
+        self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None
+    ) -> Message | None:
+        """The same in a plain call, from any thread; raises ``PublishFailed`` if a middleware has to wait."""
+        return self._preparation.prepare_nowait(topic, event, headers)
+
+    async def publish_prepared(self, messages: Iterable[Message]) -> None:
+        """Publishes messages of ``prepare`` as they are, in order; no middleware sees them again.
+
+        Their topics need not be known here. Every message is tried. Raises ``PublishManyError`` with the
+        result of each when some failed: a ``PublishFailed`` that is not ``transient``, an ``InvalidTopic`` or
+        a ``SerializationError`` is the end of that message, with any other error it may succeed later. Raises
+        ``BusNotStarted`` and ``BusClosed``. Where the order of two messages matters, publish the second when
+        the first is accepted: see ``publish_many``.
+        """
+        await self._pipeline.publish_prepared(messages)
 
     @asynccontextmanager
     async def after_commit(self) -> AsyncIterator[None]:

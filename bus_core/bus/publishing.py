@@ -27,7 +27,7 @@ from bus_core.dispatch.middleware import compose
 from bus_core.dispatch.workers import running_worker
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
-from bus_core.events.messages import NO_HEADERS, Envelope
+from bus_core.events.messages import NO_HEADERS, Envelope, Message
 from bus_core.events.topics import Topic, is_pattern
 from bus_core.transport.carrier import Carrier
 from bus_core.transport.in_process import may_wait
@@ -76,6 +76,11 @@ class PublishPipeline:
         if observer.publish is not None:
             self._observing.append(observer.publish)
             self._is_wrapped = True
+
+    def middleware_of(self, topic: str) -> tuple[Middleware, ...]:
+        """What a publish on a topic passes through, the outermost first: middleware, then observers."""
+        observing = (observe(topic) for observe in self._observing)
+        return (*self._middleware, *filter(None, observing))
 
     def open(self, carrier: Carrier) -> None:
         """The bus is open: from now on events have somewhere to go."""
@@ -259,9 +264,7 @@ class PublishPipeline:
         route = self.routes.get(topic.name, declared=declared)
         if route is None:
             route = Route(topic)
-            observing = (observe(topic.name) for observe in self._observing)
-            chain = (*self._middleware, *filter(None, observing))
-            route.chain = compose(chain, partial(self._accept, route))
+            route.chain = compose(self.middleware_of(topic.name), partial(self._accept, route))
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
@@ -331,6 +334,24 @@ class PublishPipeline:
         if self._must_publish_alone:
             return None
         return self.active_carrier.hand_over(self._route(item.topic), item.event, item.headers)
+
+    # --- prepared messages --------------------------------------------------------------------------------
+
+    async def publish_prepared(self, messages: Iterable[Message]) -> None:
+        """See ``Bus.publish_prepared``."""
+        self._lifecycle.check_accepting()
+        raise_failures(await publish_in_order(messages, self._begin_to_forward, self._forward))
+
+    def _begin_to_forward(self, message: Message) -> asyncio.Future[None] | None:
+        return self.active_carrier.hand_on(self._route_of(message), message)
+
+    async def _forward(self, message: Message) -> None:
+        await self.active_carrier.forward(self._route_of(message), message)
+
+    def _route_of(self, message: Message) -> Route:
+        """The route of a message, whose topic may be known only where it was prepared."""
+        topic = self._registry.get(message.topic)
+        return self._route(topic or Topic(message.topic, Event))
 
     # --- blocks of after_commit ---------------------------------------------------------------------------
 

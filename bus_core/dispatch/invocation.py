@@ -78,8 +78,8 @@ class Invocation:
         "_handler",
         "_host",
         "_middleware",
-        "_name",
         "_shape",
+        "_spec",
         "_tells",
         "_timeout",
         "_where",
@@ -92,7 +92,7 @@ class Invocation:
     def __init__(
         self,
         host: InvocationHost,
-        name: str,
+        spec: SubscriptionSpec,
         handler: Callable[..., Any],
         shape: HandlerShape,
         *,
@@ -101,7 +101,7 @@ class Invocation:
         where: Callable[[Any], bool] | None,
     ) -> None:
         self._host = host
-        self._name = name
+        self._spec = spec
         self._handler = handler
         self._shape = shape
         self._middleware = tuple(middleware)
@@ -116,11 +116,11 @@ class Invocation:
         """True when the handler runs in a thread, so that it cannot be cancelled."""
         return not self._shape.is_async
 
-    def observe(self, observer: Observer, spec: SubscriptionSpec) -> None:
+    def observe(self, observer: Observer) -> None:
         """Lets an observer look on: its middleware comes around the others."""
-        if observer.consume is not None and (middleware := observer.consume(spec)) is not None:
+        if observer.consume is not None and (middleware := observer.consume(self._spec)) is not None:
             self._middleware = (middleware, *self._middleware)
-        if observer.timing is not None and (tell := observer.timing(spec)) is not None:
+        if observer.timing is not None and (tell := observer.timing(self._spec)) is not None:
             self._tells = (*self._tells, tell)
         self._compose()
 
@@ -153,7 +153,8 @@ class Invocation:
         handler, seconds = self._handler, self._timeout
         if seconds is None:
             return handler
-        return self._host.deadlines.limit(seconds, lambda *_: HandlerTimeout(self._name, seconds), handler)
+        name = self._spec.name
+        return self._host.deadlines.limit(seconds, lambda *_: HandlerTimeout(name, seconds), handler)
 
     def _in_thread(self) -> Callable[..., Awaitable[Any]]:
         handler, call_in_thread = self._handler, self._call_in_thread
@@ -168,7 +169,8 @@ class Invocation:
     # functions.
 
     def _with_chain(self, chain: Handler, envelope_of: Callable[[Event, DeliverySource], Envelope]) -> _Calls:
-        where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+        where, decode, selects = self._where, self._host.decode, self._selects
+        name, group = self._spec.name, self._spec.group
         event_of = self._event_of
 
         def of_record(record: EventRecord) -> Awaitable[Any]:
@@ -177,7 +179,7 @@ class Invocation:
                 event = decode(event)
             if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
-            return chain(envelope_of(event, (record, name, 1, False)))
+            return chain(envelope_of(event, (record, name, 1, False, group, ())))
 
         def of_job(job: Job) -> Awaitable[Any]:
             event = job.event
@@ -186,12 +188,14 @@ class Invocation:
             if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
             state = job.state
-            return chain(envelope_of(event, (job.record, name, state.attempt, state.redelivered)))
+            source = job.record, name, state.attempt, state.redelivered, group, state.history
+            return chain(envelope_of(event, source))
 
         return of_record, of_job
 
     def _with_delivery(self, call: Callable[..., Awaitable[Any]]) -> _Calls:
-        where, decode, name, selects = self._where, self._host.decode, self._name, self._selects
+        where, decode, selects = self._where, self._host.decode, self._selects
+        name, group = self._spec.name, self._spec.group
         event_of = self._event_of
 
         def of_record(record: EventRecord) -> Awaitable[Any]:
@@ -200,7 +204,7 @@ class Invocation:
                 event = decode(event)
             if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
-            return call(event, delivery_of((record, name, 1, False)))
+            return call(event, delivery_of((record, name, 1, False, group, ())))
 
         def of_job(job: Job) -> Awaitable[Any]:
             event = job.event
@@ -209,7 +213,8 @@ class Invocation:
             if where is not None and (found := where(event)) is not True and not selects(found):
                 return NOTHING
             state = job.state
-            return call(event, delivery_of((job.record, name, state.attempt, state.redelivered)))
+            source = job.record, name, state.attempt, state.redelivered, group, state.history
+            return call(event, delivery_of(source))
 
         return of_record, of_job
 
@@ -277,11 +282,11 @@ class Invocation:
             else:
                 rest = max(0.0, self._timeout - (clock.monotonic() - began))
                 await self._host.deadlines.within(
-                    rest, partial(HandlerTimeout, self._name, self._timeout), result
+                    rest, partial(HandlerTimeout, self._spec.name, self._timeout), result
                 )
         if self._timeout is not None and clock.monotonic() - began > self._timeout:
             # The failure is recorded now that the thread has returned.
-            raise HandlerTimeout(self._name, self._timeout)
+            raise HandlerTimeout(self._spec.name, self._timeout)
 
 
 _Calls = tuple[Callable[[EventRecord], Awaitable[Any]], Callable[[Job], Awaitable[Any]]]

@@ -131,7 +131,7 @@ class Lane:
         self.timeout = timeout
         self.concurrency = concurrency
         self._invocation = Invocation(
-            engine, spec.name, handler, shape, middleware=middleware, timeout=timeout, where=where
+            engine, spec, handler, shape, middleware=middleware, timeout=timeout, where=where
         )
         self._ordered = spec.ordered
         self.restricted = concurrency is not None or spec.ordered
@@ -158,7 +158,7 @@ class Lane:
 
     def observe(self, observer: Observer) -> None:
         """Lets an observer look on. Only while nothing has been accepted."""
-        self._invocation.observe(observer, self.spec)
+        self._invocation.observe(observer)
         self._set_ports()
 
     def _set_ports(self) -> None:

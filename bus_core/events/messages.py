@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
@@ -72,9 +73,9 @@ What was accepted, its topic, when (seconds since the epoch), its headers, and i
 that is the text of ``aggregate_id``, which few ask for.
 """
 
-DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool]"
+DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool, str, tuple[Attempt, ...]]"
 """The facts of an attempt: the record, the subscription's name, the number of the attempt,
-``redelivered``."""
+``redelivered``, the subscription's group, and the attempts that failed before."""
 
 
 class _OnDemand:
@@ -101,7 +102,10 @@ class Delivery(_OnDemand):
     """One attempt to hand one event to one subscription, as its handler sees it.
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
-    retry, a redrive, or a message taken over from a consumer that died.
+    retry, a redrive, or a message taken over from a consumer that died. ``redriven`` is true when the event
+    was a dead letter of this subscription that somebody has redriven, in every attempt since. ``group`` is
+    the service and the subscription, with one dot between. ``body`` is the encoded event as it arrived; None
+    where the event was handed over as an object.
     """
 
     topic: str
@@ -111,6 +115,9 @@ class Delivery(_OnDemand):
     redelivered: bool
     published_at: datetime
     headers: Mapping[str, str]
+    redriven: bool = False
+    group: str = ""
+    body: bytes | None = attrs.field(default=None, repr=False)
 
     _worked_out: ClassVar[Mapping[str, Callable[[DeliverySource], object]]] = {
         "topic": lambda source: source[0][1],
@@ -120,7 +127,20 @@ class Delivery(_OnDemand):
         "redelivered": itemgetter(3),
         "published_at": lambda source: datetime.fromtimestamp(source[0][2], UTC),
         "headers": lambda source: source[0][3],
+        "redriven": lambda source: _counts_anew(source[5], source[2]),
+        "group": itemgetter(4),
+        "body": lambda source: _body_of(source[0][0]),
     }
+
+
+def _body_of(payload: Event | Message) -> bytes | None:
+    return payload.body if isinstance(payload, Message) else None
+
+
+def _counts_anew(history: tuple[Attempt, ...], attempt: int) -> bool:
+    """True when attempts were counted from 1 again after some that failed, which only a redrive does."""
+    numbers = [*(failed.number for failed in history), attempt]
+    return any(later <= earlier for earlier, later in pairwise(numbers))
 
 
 def _id_of(payload: Event | Message) -> str:

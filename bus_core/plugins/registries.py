@@ -35,6 +35,8 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
+    ("health probe", "outbox"): "promenade-bus-outbox",
+    ("observer", "opentelemetry"): "promenade-bus-opentelemetry",
     ("observer", "prometheus"): "promenade-bus-prometheus",
     ("endpoint", "http"): "promenade-bus-http",
 }

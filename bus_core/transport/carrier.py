@@ -10,6 +10,7 @@ from bus_core.abc import HealthStatus
 from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import DrainReport
 from bus_core.events.base import Event
+from bus_core.events.messages import Message
 from bus_core.transport.routes import Route
 
 __all__ = ["Carrier"]
@@ -68,6 +69,14 @@ class Carrier(Protocol):
 
     async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
         """The unsettled events of each lane, in all instances together."""
+        ...
+
+    async def forward(self, route: Route, message: Message) -> None:
+        """Hands a message over as it is; returns when the adapter has accepted it."""
+        ...
+
+    def hand_on(self, route: Route, message: Message) -> asyncio.Future[None] | None:
+        """Is to ``forward`` what ``hand_over`` is to ``accept``."""
         ...
 
     async def drain(self, lanes: Sequence[Lane]) -> None:

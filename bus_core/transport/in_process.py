@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from bus_core.abc import InProcessAdapter
 from bus_core.dispatch.codec import Codec
@@ -112,11 +113,16 @@ class InProcessCarrier:
         """Events go straight to lanes that are not paused."""
         self._routes_changed(lane.spec.topic)
 
-    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
+    def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
+        payload = self._codec.encode(route.topic, event, headers) if self.encodes else event
+        return self._deliver(route, payload, headers)
+
+    def forward(self, route: Route, message: Message) -> Coroutine[Any, Any, None]:
+        """The message is decoded by whoever handles it, as where events are serialized."""
+        return self._deliver(route, message, message.headers)
+
+    async def _deliver(self, route: Route, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Waits for room in every engine that gets the event, then queues it in all of them or in none."""
-        payload: Event | Message = event
-        if self.encodes:
-            payload = self._codec.encode(route.topic, event, headers)
         granted: Engine | None = (
             None  # the engine with a place for this event, until another publisher takes it
         )
@@ -148,6 +154,10 @@ class InProcessCarrier:
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
     ) -> asyncio.Future[None] | None:
+        """There may be no room."""
+        return None
+
+    def hand_on(self, route: Route, message: Message) -> asyncio.Future[None] | None:
         """There may be no room."""
         return None
 

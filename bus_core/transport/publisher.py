@@ -268,7 +268,9 @@ def _fail(items: Iterable[_Waiting], sent: Sequence[_Waiting], uncertain: str, f
         if item in under_way:
             error = PublishUncertain(uncertain)
         else:
-            error = PublishFailed(failed + (f"; last: {item.failure}" if item.failure is not None else ""))
+            error = PublishFailed(
+                failed + (f"; last: {item.failure}" if item.failure is not None else ""), transient=True
+            )
             error.__cause__ = item.failure
         item.done.set_exception(error)
 

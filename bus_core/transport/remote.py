@@ -14,6 +14,7 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.reports import Abandoned, DrainReport, abandoned
 from bus_core.errors import PublishFailed
 from bus_core.events.base import Event
+from bus_core.events.messages import Message
 from bus_core.runtime.failures import Trouble
 from bus_core.runtime.logs import plain_logger
 from bus_core.runtime.timeouts import expiry
@@ -112,13 +113,8 @@ class RemoteCarrier:
     def renew(self, route: Route) -> None:
         """Nothing is routed here."""
 
-    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
-        """Publishes the event; waits for the bus's own subscriptions that are opening, lest they miss it."""
-        message = self._codec.encode(route.topic, event, headers)
-        if self._opening:
-            await self._all_tried()
-            self._check_accepting()
-        await self._publisher.publish(message, route)
+    def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
+        return self.forward(route, self._codec.encode(route.topic, event, headers))
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
@@ -127,6 +123,16 @@ class RemoteCarrier:
         if self._opening:
             return None
         return self._publisher.publish(self._codec.encode(route.topic, event, headers), route)
+
+    async def forward(self, route: Route, message: Message) -> None:
+        """Publishes it; waits for the bus's own subscriptions that are opening, lest they miss it."""
+        if self._opening:
+            await self._all_tried()
+            self._check_accepting()
+        await self._publisher.publish(message, route)
+
+    def hand_on(self, route: Route, message: Message) -> asyncio.Future[None] | None:
+        return None if self._opening else self._publisher.publish(message, route)
 
     async def _all_tried(self) -> None:
         """Waits for those that are opening, but not for one that has failed to: it may fail for long.

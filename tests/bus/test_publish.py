@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -624,6 +625,28 @@ async def test_a_key_is_asked_for_though_nobody_orders() -> None:
             with pytest.raises(SerializationError, match=r"the key function of topic .* raised ZeroDiv"):
                 await bus.publish(topic, happened(0))
         assert bus.state().published == 2
+
+
+@pytest.mark.parametrize("serialize", [False, True])
+async def test_a_delivery_has_the_body_that_arrived(serialize: bool) -> None:
+    """A tool can read more of an encoded event than its class has; an event that is an object has no body."""
+    bodies: list[bytes | None] = []
+
+    async def note(_event: Event, delivery: Delivery) -> None:
+        bodies.append(delivery.body)
+        assert "body" not in repr(delivery)
+
+    async with running_bus(memory={"serialize": serialize}) as bus:
+        bus.subscribe(HAPPENED, note, name="audit")
+        published = happened()
+        await bus.publish(HAPPENED, published)
+        await bus.drain()
+    (body,) = bodies
+    if serialize:
+        assert body is not None
+        assert json.loads(body)["id"] == str(published.event_id)
+    else:
+        assert body is None
 
 
 async def test_delivery_tells() -> None:

@@ -77,6 +77,21 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "factories": {"config", "server", "streams", "pubsub", "health"},
         "__init__": {"factories", "groups_command"},
     },
+    "promenade_bus_outbox": {
+        "errors": set(),
+        "tables": set(),
+        "database": {"errors"},
+        "pending": {"errors", "tables", "database"},
+        "rows": {"tables"},
+        "leases": {"tables"},
+        "status": {"tables", "rows"},
+        "relay": {"tables", "database", "rows", "leases"},
+        "health": {"status"},
+        "outbox": {"errors", "tables", "database", "pending", "rows", "status", "relay", "health"},
+        "inbox": {"errors", "tables", "database"},
+        "command": {"tables", "database", "rows", "status", "outbox"},
+        "__init__": {"errors", "tables", "status", "outbox", "inbox", "health", "command"},
+    },
 }
 
 # Imports by name at run time that are meant: `python -m bus_core` hands over to the command line.

@@ -101,6 +101,12 @@ def test_a_quick_run_of_observers_yields_a_row_for_each() -> None:
         check=True,
     )
     rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
-    assert {row[1].split("`")[1] for row in rows[1:]} == {"timing", "consume", "publish", "prometheus"}
+    assert {row[1].split("`")[1] for row in rows[1:]} == {
+        "timing",
+        "consume",
+        "publish",
+        "prometheus",
+        "opentelemetry",
+    }
     assert rows[0][3].strip() == "1.00"
     assert all(float(row[2]) > 0 for row in rows)

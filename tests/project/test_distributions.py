@@ -89,19 +89,25 @@ def run(*command: str | Path, cwd: Path) -> str:
 def third_party(requirements: Iterable[str]) -> dict[str, Distribution]:
     """Return the installed distributions that the requirements need, directly and through others."""
     found: dict[str, Distribution] = {}
-    waiting = [Requirement(line) for line in requirements]
+    seen: set[tuple[str, str]] = set()
+    waiting = [need for line in requirements if _is_needed(need := Requirement(line), "")]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        wanted = any(
-            requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-            for extra in (requirement.extras or {""})
-        )
-        if wanted and name not in found and name not in MEMBERS:
-            found[name] = distribution(name)
-            needs = map(Requirement, found[name].requires or [])
-            waiting += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        if name in MEMBERS:
+            continue
+        found[name] = distribution(name)
+        for extra in {"", *requirement.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                needs = map(Requirement, found[name].requires or [])
+                waiting += [need for need in needs if _is_needed(need, extra)]
     return found
+
+
+def _is_needed(requirement: Requirement, extra: str) -> bool:
+    """Whether a distribution needs it here, with one of its extras or with none."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def pack(installed: Distribution, target: Path) -> None:

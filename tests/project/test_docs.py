@@ -51,6 +51,7 @@ from promenade_bus_cli.main import cli
 from promenade_bus_health import DeadLetterOptions, EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_opentelemetry import OpenTelemetryOptions
 from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_sqlite.config import ProbeOptions as SqliteProbeOptions
@@ -67,7 +68,16 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
-        for name in ("memory", "middleware", "health", "http", "prometheus", "sqlite", "testing")
+        for name in (
+            "memory",
+            "middleware",
+            "health",
+            "http",
+            "opentelemetry",
+            "prometheus",
+            "sqlite",
+            "testing",
+        )
     ),
 ]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
@@ -332,6 +342,7 @@ SETTINGS = {
     "Health probe `engine`": EngineOptions,
     "Health probe `dead-letters`": DeadLetterOptions,
     "Health probe `redis`": ProbeOptions,
+    "Observer `opentelemetry`": OpenTelemetryOptions,
     "Observer `prometheus`": PrometheusOptions,
     "Adapter `sqlite`": SqliteOptions,
     "Adapter `sqlite`: `retention`": RetentionOptions,

@@ -26,6 +26,7 @@ HEAVY = {
     "pytest",
     "redis",
     "rich",
+    "sqlalchemy",
     "sqlite3",
     "tzdata",
     "uvicorn",

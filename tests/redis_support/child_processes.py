@@ -82,14 +82,16 @@ class ChildProcesses:
         directory: Path,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        user: tuple[int, int] | None = None,
     ) -> Process:
-        """Starts a process whose output goes to the end of a file."""
+        """Starts a process whose output goes to the end of a file; ``user`` is an id, and that of a group."""
         answer = self.ask(
             do="start",
             command=[str(part) for part in command],
             directory=str(directory),
             log=str(log),
             environment=dict(os.environ if environment is None else environment),
+            user=user,
         )
         return Process(self, answer["pid"], log)
 

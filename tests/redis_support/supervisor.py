@@ -86,11 +86,16 @@ class Supervisor:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    **self.as_user(request.get("user")),
                 )
         except OSError as error:
             return {"error": str(error)}
         self.processes[process.pid] = process
         return {"pid": process.pid}
+
+    def as_user(self, user: list[int] | None) -> dict[str, Any]:
+        """How a process is started by another user than this one."""
+        return {} if user is None else {"user": user[0], "group": user[1], "extra_groups": []}
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """Kills a process, and what it started that is still in its group."""

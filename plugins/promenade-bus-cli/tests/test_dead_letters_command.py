@@ -281,8 +281,11 @@ def test_a_subscription_that_is_gone_keeps_its_own(shop: Shop) -> None:
     assert {each.subscription for each, _, _ in shop.server.letters.values()} == {"receipts"}
 
 
-def test_what_dies_anew_is_left_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Letters that come while the command runs are not taken, however many pages there are."""
+@pytest.mark.parametrize(("ahead", "later"), [(1, 9), (-3600, 0)])
+def test_what_dies_anew_is_left_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, ahead: int, later: int
+) -> None:
+    """Letters that come while the command runs are not taken, whatever the clock of their consumer says."""
     monkeypatch.setattr("promenade_bus_cli.letters._AT_ONCE", 2)
     redrive = RemoteAdapter.redrive
 
@@ -291,13 +294,13 @@ def test_what_dies_anew_is_left_alone(shop: Shop, monkeypatch: pytest.MonkeyPatc
         moved = await redrive(adapter, ids)
         for letter, group, entry in letters:
             again = str(uuid4())
-            late = datetime.now(UTC) + timedelta(seconds=1)
+            late = datetime.now(UTC) + timedelta(seconds=ahead)
             adapter.server.letters[again] = attrs.evolve(letter, id=again, dead_at=late), group, entry
         return moved
 
     monkeypatch.setattr(RemoteAdapter, "redrive", dies_again)
     told = shop.json("redrive", "--all", "--yes")
-    assert (told["selected"], told["redriven"], told["later"]) == (9, 9, 9)
+    assert (told["selected"], told["redriven"], told["later"]) == (9, 9, later)
     assert len(shop.ids) == 9
 
 
@@ -334,17 +337,30 @@ def test_a_server_that_goes_away_is_told(shop: Shop, monkeypatch: pytest.MonkeyP
 # --- statuses ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["count"], ["list"], ["show", "x"], ["purge", "--all", "--yes"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dead-letters", "count"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show", "x"],
+        ["dead-letters", "purge", "--all", "--yes"],
+        ["groups", "list"],
+        ["groups", "forget", "shop.mail"],
+        ["health"],
+        ["tail", "shop.#"],
+    ],
+    ids=" ".join,
+)
 def test_an_unreachable_server_has_a_status_of_its_own(
     run: Run, config: Callable[[str], str], command: list[str]
 ) -> None:
     """A server that is down is status 4, and a configuration that is wrong status 2, in JSON as well."""
     down = config("bus: {adapter: redis, redis: {addr: 'localhost:1'}}")
-    error = run.json("dead-letters", *command, "--config", down, status=4)["error"]
+    error = run.json(*command, "--config", down, status=4)["error"]
     assert (error["kind"], error["status"]) == ("unreachable", 4)
     assert "localhost:1" in error["message"]
     wrong = config("bus: {adapter: redis, workers: 5}")
-    error = run.json("dead-letters", *command, "--config", wrong, status=2)["error"]
+    error = run.json(*command, "--config", wrong, status=2)["error"]
     assert (error["kind"], error["status"]) == ("invalid", 2)
 
 

@@ -174,6 +174,9 @@ async def test_the_command(redis_server: SharedServer, tmp_path: Path) -> None:
         )
         done = await command(config, "list")
         assert done.stdout.startswith("no groups on the server\n")
+        await (await adapter.open_consumer(spec())).close()
+        done = await command(config, "forget", GROUP, "--force", "--json")
+        assert json.loads(done.stdout) == {"group": GROUP, "topics": [TOPIC], "unsettled": 2}
     config.write_text("bus: {adapter: memory}\n")
     done = await command(config, "list")
     assert isinstance(done.exception, BusError)

@@ -135,12 +135,14 @@ class DeadLetterProbe(HealthProbe):
         now = time.monotonic()
         is_old = count != self._known_count or now - self._known_at > _LONGEST_KNOWN
         if self._known is None or (is_old and now >= self._rests_until):
-            if self._tallying is None or self._tallying.done():
-                self._tallying = asyncio.create_task(self._look(adapter, count), name="tally dead letters")
+            tallying = self._tallying
+            if tallying is None or tallying.done():
+                tallying = asyncio.create_task(self._look(adapter, count), name="tally dead letters")
+                self._tallying = tallying
             patience = None if self._known is None else _PATIENCE
-            await asyncio.wait((self._tallying,), timeout=patience)  # it goes on when nobody waits
-            if self._tallying is not None and self._tallying.done() and not self._tallying.cancelled():
-                self._tallying.result()
+            await asyncio.wait((tallying,), timeout=patience)  # it goes on when nobody waits
+            if tallying.done() and not tallying.cancelled():
+                tallying.result()
         return self._known or ()
 
     async def _look(self, adapter: AnyAdapter, count: int) -> None:

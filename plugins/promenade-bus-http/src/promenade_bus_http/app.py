@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import Bus, HealthReport, HealthStatus, SyncBus
+from bus_core import Bus, CheckResult, HealthReport, HealthStatus, SyncBus
 from promenade_bus_http.looking import Cause, Heartbeat, Limits, NotAnswered, look_at
 
 __all__ = ["App", "HttpApp", "http_app"]
@@ -107,16 +107,9 @@ class HttpApp:
             report = (await look_at(self._bus, self._limits, self._heartbeat)).report
         except NotAnswered as error:
             cause = _silence(error.seconds, self._limits.loop)
-            checks = {
-                cause.check: {
-                    "status": HealthStatus.UNHEALTHY,
-                    "summary": cause.summary,
-                    "figures": {"silent_s": cause.value},
-                }
-            }
-            return _json(503, status=HealthStatus.UNHEALTHY, checks=checks)
-        status = 503 if report.status is HealthStatus.UNHEALTHY else 200
-        return _json(status, status=report.status, checks=_checks_of(report))
+            silent = CheckResult(HealthStatus.UNHEALTHY, cause.summary, {"silent_s": cause.value})
+            report = HealthReport({cause.check: silent})
+        return _json(503 if report.status is HealthStatus.UNHEALTHY else 200, **report.to_dict())
 
     async def _metrics(self, accept: str) -> _Answer:
         scrape = next(
@@ -138,13 +131,6 @@ def _silence(seconds: float, limit: float) -> Cause:
         round(seconds, 1),
         limit,
     )
-
-
-def _checks_of(report: HealthReport) -> dict[str, Any]:
-    return {
-        name: {"status": check.status, "summary": check.summary, "figures": dict(check.figures)}
-        for name, check in report.checks.items()
-    }
 
 
 async def _send(send: Send, answer: _Answer, *, head_only: bool) -> None:

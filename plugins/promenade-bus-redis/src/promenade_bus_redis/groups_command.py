@@ -78,13 +78,17 @@ def groups_command() -> Any:
     )
     @click.option("--force", is_flag=True, help="Forget it even if it is served or has unsettled events.")
     @config_option
-    def forget(group: str | None, topic: str | None, service: str | None, force: bool, config: str) -> None:
+    @json_option
+    def forget(
+        group: str | None, topic: str | None, service: str | None, force: bool, config: str, as_json: bool
+    ) -> None:
         """Forget GROUP, such as shop.welcome-mail, on all of its topics.
 
         Its unsettled events are no longer handled, and it no longer prevents the removal of events. Its dead
         letters stay. Exit status: 1 when it is refused.
         """
         from bus_core.runtime import counted
+        from promenade_bus_cli.failures import REFUSED, CommandFailed
         from promenade_bus_redis.streams.groups import GroupInUse
 
         if (group is None) is (service is None) or (service is not None and (topic is not None or force)):
@@ -92,11 +96,17 @@ def groups_command() -> Any:
         try:
             if group is None:
                 _run(config, lambda all_groups: all_groups.forget_service(str(service)))
-                click.echo(f"removed the retention time of {service}")
+                if as_json:
+                    print_json({"service": service, "forgotten": True})
+                else:
+                    click.echo(f"removed the retention time of {service}")
                 return
             done = _run(config, lambda all_groups: all_groups.forget(group, topic=topic, force=force))
         except (GroupInUse, UnknownSubscription) as error:
-            raise click.ClickException(_plain(str(error))) from error
+            raise CommandFailed(_plain(str(error)), REFUSED) from error
+        if as_json:
+            print_json({"group": group, "topics": list(done.topics), "unsettled": done.backlog})
+            return
         lost = f"; {counted(done.backlog, 'event was', 'events were')} not settled" if done.backlog else ""
         click.echo(f"forgot {group} on {counted(len(done.topics), 'topic')}{lost}")
 

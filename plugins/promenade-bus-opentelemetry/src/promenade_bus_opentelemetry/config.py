@@ -1,0 +1,23 @@
+"""The options of the observer, as they stand in the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+__all__ = ["OpenTelemetryOptions"]
+
+
+@attrs.frozen(kw_only=True)
+class OpenTelemetryOptions:
+    """What is recorded.
+
+    - ``spans``, ``metrics``: whether there are any.
+    - ``process``: how the span of an attempt knows the span that created the event. ``link``: it is a trace
+      of its own and links to it. ``parent``: it is its child.
+    """
+
+    spans: bool = True
+    metrics: bool = True
+    process: Literal["link", "parent"] = "link"

@@ -1,0 +1,277 @@
+"""``promenade-bus outbox``: what waits in an outbox, and a relay as a process of its own.
+
+click belongs to the command line, which loads this. SQLAlchemy is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from bus_core import BusError, Command
+
+if TYPE_CHECKING:
+    from promenade_bus_outbox.database import Database
+    from promenade_bus_outbox.outbox import Outbox
+    from promenade_bus_outbox.status import OutboxStatus
+    from promenade_bus_outbox.tables import OutboxTables
+
+__all__ = ["OUTBOX", "outbox_command"]
+
+
+def outbox_command() -> Any:
+    """Makes the command."""
+    import click
+
+    def where(command: Any) -> Any:
+        """The options that say which outbox is meant."""
+        for option in (
+            click.option(
+                "--prefix", default="promenade_", show_default=True, help="How the names of its tables begin."
+            ),
+            click.option("--schema", metavar="NAME", help="The schema of its tables."),
+            click.option(
+                "--database",
+                metavar="URL",
+                envvar="PROMENADE_BUS_OUTBOX",
+                show_envvar=True,
+                help="Instead of an application: the database, as SQLAlchemy writes it.",
+            ),
+            click.option(
+                "--outbox", "spec", metavar="MODULE:ATTR", help="The Outbox object of an application."
+            ),
+        ):
+            command = option(command)
+        return command
+
+    @click.group("outbox")
+    def outbox() -> None:
+        """Show what waits in an outbox, and deliver it."""
+
+    @outbox.command()
+    @where
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    def status(
+        spec: str | None, database: str | None, schema: str | None, prefix: str, as_json: bool
+    ) -> None:
+        """Show how many events wait, for how long, who delivers them, and what holds them up.
+
+        Exit status: 0 also when events wait.
+        """
+        from promenade_bus_cli.signals import run_interruptible
+
+        found = run_interruptible(_look(_spec_or_url(spec, database), spec, schema, prefix))
+        if as_json:
+            click.echo(json.dumps(found.to_dict(), indent=2))
+            return
+        for line in as_lines(found):
+            click.echo(line)
+
+    @outbox.command()
+    @where
+    @click.option(
+        "--config",
+        metavar="FILE",
+        envvar="PROMENADE_BUS_CONFIG",
+        show_envvar=True,
+        help="With --database: the configuration file of the bus that the events go to.",
+    )
+    def relay(
+        spec: str | None, database: str | None, schema: str | None, prefix: str, config: str | None
+    ) -> None:
+        """Deliver events from the outbox to the bus, until SIGTERM or SIGINT (Ctrl-C).
+
+        Several relays share the work. With --outbox the subscriptions that the application makes are served
+        as well.
+        """
+        from promenade_bus_cli.signals import Signals
+
+        given = _spec_or_url(spec, database)
+        signals = Signals(signal.SIGTERM, signal.SIGINT, output=1)
+
+        async def run() -> None:
+            async with _opened(given, spec, schema, prefix, config) as opened:
+                stop = asyncio.Event()
+                signals.take_over(stop.set, "finishing what is under way")
+                bus = opened.bus
+                async with bus:
+                    await opened.start(relay=True)
+                    started = opened.relay
+                    try:
+                        click.echo(f"delivering the events of {bus.service} to {bus.adapter.name!r}")
+                        await stop.wait()
+                    finally:
+                        await opened.close()
+                if started is not None:
+                    click.echo(f"delivered {started.delivered:,} events")
+
+        signals.run(run())
+
+    return outbox
+
+
+OUTBOX: Final = Command(help="Show what waits in an outbox, and deliver it.", load=outbox_command)
+"""The command ``outbox``, loaded when it is run."""
+
+
+def _spec_or_url(spec: str | None, database: str | None) -> Any:
+    """The value that is named, or the URL."""
+    import click
+
+    from promenade_bus_cli.apps import find_app
+
+    context = click.get_current_context()
+    if (
+        spec is not None
+        and context.get_parameter_source("database") is click.core.ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--outbox and --database exclude each other: an application has its own")
+    if spec is not None:
+        return find_app(spec).value
+    if database is None:
+        raise click.UsageError("which outbox? Give --outbox MODULE:ATTR or --database URL")
+    return database
+
+
+@asynccontextmanager
+async def _connected(
+    url: str, schema: str | None, prefix: str
+) -> AsyncIterator[tuple[Database, Any, OutboxTables]]:
+    from sqlalchemy import MetaData, create_engine
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+    from sqlalchemy.orm import sessionmaker
+
+    from promenade_bus_outbox.database import Database
+    from promenade_bus_outbox.tables import outbox_tables
+
+    tables = outbox_tables(MetaData(), prefix=prefix, schema=schema)
+    try:
+        if make_url(url).get_dialect().is_async:
+            engine = create_async_engine(url)
+            sessions: Any = async_sessionmaker(engine)
+            dispose: Any = engine.dispose
+        else:
+            sync_engine = create_engine(url)
+            sessions = sessionmaker(sync_engine)
+
+            async def dispose() -> None:
+                sync_engine.dispose()
+
+    except (SQLAlchemyError, ImportError) as error:
+        raise BusError(f"the database URL cannot be used: {type(error).__name__}: {error}") from error
+    try:
+        yield Database(sessions, [*tables]), sessions, tables
+    finally:
+        await dispose()
+
+
+@asynccontextmanager
+async def _opened(
+    given: Any, spec: str | None, schema: str | None, prefix: str, config: str | None
+) -> AsyncIterator[Outbox]:
+    """The outbox that is meant, whose bus is not started."""
+    from bus_core import open_bus
+    from promenade_bus_outbox.outbox import Outbox
+
+    if spec is not None:
+        outbox = _checked(given, spec)
+        if not outbox.bus.subscriptions:
+            _refuse_memory(outbox)
+        yield outbox
+        return
+    if config is None:
+        raise BusError("to which bus? Give --config FILE with --database URL")
+    async with _connected(given, schema, prefix) as (_, sessions, tables):
+        outbox = Outbox(open_bus(config), sessions, tables)
+        _refuse_memory(outbox)
+        yield outbox
+
+
+def _checked(value: Any, spec: str) -> Outbox:
+    from promenade_bus_outbox.outbox import Outbox
+
+    if not isinstance(value, Outbox):
+        raise BusError(f"{spec} is an object of type {type(value).__name__}; it has to be an Outbox")
+    return value
+
+
+def _refuse_memory(outbox: Outbox) -> None:
+    adapter = outbox.bus.adapter
+    if adapter.features.in_process:
+        raise BusError(
+            f"the bus runs on {adapter.name!r}, which hands events to handlers of this process only, and "
+            "there are none: run the relay inside of the application, or choose an adapter that processes "
+            "share"
+        )
+
+
+async def _look(given: Any, spec: str | None, schema: str | None, prefix: str) -> OutboxStatus:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from promenade_bus_outbox.rows import Rows
+    from promenade_bus_outbox.status import read_status
+
+    try:
+        if spec is not None:
+            return await _checked(given, spec).status()
+        async with _connected(given, schema, prefix) as (database, _, tables):
+            await database.check()
+            rows = Rows(tables, database.engine.dialect.name)
+            return await database.run(lambda connection: read_status(connection, tables, rows))
+    except SQLAlchemyError as error:
+        raise BusError(f"the database cannot be read: {type(error).__name__}: {error}") from error
+
+
+def as_lines(status: OutboxStatus) -> list[str]:
+    """A table for people."""
+    from bus_core.config import format_duration
+    from bus_core.runtime import printable
+
+    def age(seconds: float) -> str:
+        return format_duration(float(round(seconds)))
+
+    lines = [f"{status.waiting:,} events wait, the oldest for {age(status.oldest)}"]
+    if status.blocked_by is not None:
+        lines.append(printable(f"{status.held:,} of them wait for {status.blocked_by}", None))
+    if status.kept:
+        lines.append(f"{status.kept:,} delivered events are kept")
+    lines.append(
+        f"relays: {status.relays}"
+        if status.relays
+        else "no relay runs; start one with 'promenade-bus outbox relay'"
+    )
+    shown = [each for each in status.partitions if each.waiting]
+    if shown:
+        lines.append("")
+        rows = [["PARTITION", "WAITING", "OLDEST", "RELAY"]]
+        rows += [
+            [str(each.partition), f"{each.waiting:,}", age(each.oldest), each.relay or "-"] for each in shown
+        ]
+        lines += _table(rows)
+    if status.refused:
+        lines += ["", f"{status.refused:,} events were refused by the bus for good, and were set aside:"]
+        rows = [["POSITION", "TOPIC", "EVENT", "CAUSE"]]
+        rows += [
+            [
+                str(each.position),
+                printable(each.topic, None),
+                printable(each.event_id, None),
+                printable(each.cause, None),
+            ]
+            for each in status.refusals
+        ]
+        lines += _table(rows)
+    return lines
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

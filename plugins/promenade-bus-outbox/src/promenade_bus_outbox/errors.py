@@ -1,0 +1,28 @@
+"""What can be wrong with an outbox or an inbox: each message says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bus_core import BusError
+
+__all__ = ["MissingTables", "OutboxError", "WrongSession"]
+
+
+class OutboxError(BusError):
+    """The outbox or the inbox cannot do what is asked, because of how it is set up or called."""
+
+
+class MissingTables(OutboxError):
+    """The database lacks tables, or columns of them."""
+
+    def __init__(self, database: str, missing: Sequence[str]) -> None:
+        self.missing = tuple(missing)
+        super().__init__(
+            f"the database {database} has no {', no '.join(missing)}: create the tables of outbox_tables() "
+            "with metadata.create_all() or your migrations"
+        )
+
+
+class WrongSession(OutboxError, TypeError):
+    """A session that the outbox or the inbox cannot use."""

@@ -1,0 +1,231 @@
+"""The inbox: a handler's effects and the mark that it has handled an event, in one transaction."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar, overload
+
+from sqlalchemy import Connection, Table, delete, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.dml import ReturningInsert
+
+from bus_core import Delivery, Event, InvalidHandler
+from bus_core.abc import Seconds
+from bus_core.runtime import lease_clock, plain_logger
+from promenade_bus_outbox.database import Database, Sessions, check_dialect, is_missing_table, named
+from promenade_bus_outbox.errors import MissingTables
+from promenade_bus_outbox.tables import OutboxTables
+
+__all__ = ["Inbox"]
+
+E = TypeVar("E", bound=Event[Any])
+
+logger = plain_logger("promenade.inbox")
+
+_CHUNK: Final = 500
+"""Marks of one statement that deletes old ones."""
+
+_CLEANING: Final = 60.0
+"""Seconds between two looks for old marks, at least."""
+
+
+class Inbox:
+    """Handles each event once for each subscription, however often it is delivered.
+
+    ``sessions`` makes the sessions that handlers get, and ``tables`` come from ``outbox_tables``. Marks are
+    kept for ``keep``, in seconds or as timedelta: longer than any event may be redelivered.
+    """
+
+    def __init__(
+        self, sessions: Sessions, tables: OutboxTables, *, keep: Seconds = timedelta(days=7)
+    ) -> None:
+        self._database = Database(sessions, [tables.marks])
+        self._sessions = sessions
+        self._table: Table = tables.marks
+        self._keep = keep if isinstance(keep, timedelta) else timedelta(seconds=keep)
+        if self._keep <= timedelta(0):
+            raise ValueError(f"keep must be more than 0 seconds, got {keep!r}")
+        self._cleaned: float | None = None
+
+    @overload
+    def handler(
+        self, handler: Callable[[E, AsyncSession], Awaitable[None]]
+    ) -> Callable[[E, Delivery], Awaitable[None]]: ...
+    @overload
+    def handler(
+        self, handler: Callable[[E, AsyncSession, Delivery], Awaitable[None]]
+    ) -> Callable[[E, Delivery], Awaitable[None]]: ...
+    @overload
+    def handler(self, handler: Callable[[E, Session], None]) -> Callable[[E, Delivery], None]: ...
+    @overload
+    def handler(self, handler: Callable[[E, Session, Delivery], None]) -> Callable[[E, Delivery], None]: ...
+    def handler(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Makes a handler of an event and a session into one for ``bus.subscribe``; the decorator below it.
+
+        It is called as ``handler(event, session)`` or ``handler(event, session, delivery)``, inside of a
+        transaction that is committed when it returns, with the mark, and rolled back when it raises. It does
+        not commit by itself. An event whose mark is there already is acknowledged, and the handler is not
+        called, unless somebody has redriven the event as a dead letter: that is a wish to handle it again.
+
+        The handler is async where ``sessions`` is an ``async_sessionmaker``, and a plain function otherwise.
+        Raises ``InvalidHandler``.
+        """
+        takes_delivery = self._checked(handler)
+        if isinstance(self._sessions, async_sessionmaker):
+            return self._async_handler(self._sessions, handler, takes_delivery)
+        return self._sync_handler(self._sessions, handler, takes_delivery)
+
+    def _checked(self, handler: Callable[..., Any]) -> bool:
+        """Whether the handler takes a delivery."""
+        name = getattr(handler, "__qualname__", repr(handler))
+        called = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
+        if inspect.iscoroutinefunction(called) is not self._database.is_async:
+            needed = "an async function" if self._database.is_async else "a plain function"
+            made = "an async_sessionmaker" if self._database.is_async else "a sessionmaker"
+            raise InvalidHandler(f"{name} has to be {needed}: the inbox was made with {made}")
+        required = [
+            parameter
+            for parameter in inspect.signature(handler).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(required) not in (2, 3):
+            raise InvalidHandler(
+                f"{name} takes {len(required)} required arguments; a handler of an inbox takes "
+                "(event, session) or (event, session, delivery)"
+            )
+        return len(required) == 3
+
+    def _async_handler(
+        self,
+        sessions: async_sessionmaker[Any],
+        handler: Callable[..., Awaitable[None]],
+        takes_delivery: bool,
+    ) -> Callable[[Any, Delivery], Awaitable[None]]:
+        @_called_like(handler)
+        async def handle(event: Any, delivery: Delivery) -> None:
+            async with sessions() as session, session.begin():
+                if not await session.run_sync(self._mark, event, delivery):
+                    return
+                await (handler(event, session, delivery) if takes_delivery else handler(event, session))
+            await self._clean_sometimes()
+
+        return handle
+
+    def _sync_handler(
+        self, sessions: sessionmaker[Any], handler: Callable[..., None], takes_delivery: bool
+    ) -> Callable[[Any, Delivery], None]:
+        @_called_like(handler)
+        def handle(event: Any, delivery: Delivery) -> None:
+            with sessions() as session, session.begin():
+                if not self._mark(session, event, delivery):
+                    return
+                if takes_delivery:
+                    handler(event, session, delivery)
+                else:
+                    handler(event, session)
+            if self._is_time_to_clean():
+                with _not_needed(), self._database.engine.begin() as connection:
+                    self._clean(connection)
+
+        return handle
+
+    def _mark(self, session: Session, event: Event[Any], delivery: Delivery) -> bool:
+        """Marks the event, and returns whether it is to be handled.
+
+        Another delivery of the same event that is being handled at this moment is waited for.
+        """
+        service = delivery.group.removesuffix(delivery.subscription).removesuffix(".")
+        marked = {
+            "service": service,
+            "subscription": delivery.subscription,
+            "topic": delivery.topic,
+            "event_id": delivery.message_id,
+            "handled_at": datetime.now(UTC),
+        }
+        connection = session.connection(bind_arguments={"clause": self._table})
+        check_dialect(connection.dialect.name, None)
+        try:
+            added = connection.execute(self._insert(connection.dialect.name), marked).first() is not None
+        except DBAPIError as error:
+            if is_missing_table(error):
+                table = f"table {self._table.fullname!r}"
+                raise MissingTables(named(connection.engine), [table]) from error
+            raise
+        if added:
+            return True
+        what = f"{delivery.message_id} of {delivery.topic}", delivery.group
+        if delivery.redriven:
+            logger.warning("the event %s was handled by %s before, and is again: it was redriven", *what)
+            return True
+        logger.info("the event %s was handled by %s before: it is acknowledged", *what)
+        return False
+
+    def _insert(self, dialect: str) -> ReturningInsert[tuple[str]]:
+        """Adds a mark, and returns it, unless it is there."""
+        returned = self._table.c.event_id
+        if dialect == "postgresql":
+            return postgresql.insert(self._table).on_conflict_do_nothing().returning(returned)
+        return sqlite.insert(self._table).on_conflict_do_nothing().returning(returned)
+
+    # --- old marks ----------------------------------------------------------------------------------------
+
+    async def clean(self) -> int:
+        """Deletes the marks that were kept long enough, in chunks; returns how many there were.
+
+        Handlers do so now and then, a chunk at a time.
+        """
+        total = 0
+        while True:
+            count = await self._database.run(self._clean)
+            total += count
+            if count < _CHUNK:
+                return total
+
+    async def _clean_sometimes(self) -> None:
+        if self._is_time_to_clean():
+            with _not_needed():
+                await self._database.run(self._clean)
+
+    def _is_time_to_clean(self) -> bool:
+        now = lease_clock()
+        if self._cleaned is not None and now - self._cleaned < _CLEANING:
+            return False
+        self._cleaned = now
+        return True
+
+    def _clean(self, connection: Connection) -> int:
+        columns = self._table.c
+        key = (columns.service, columns.subscription, columns.topic, columns.event_id)
+        old = select(*key).where(columns.handled_at < datetime.now(UTC) - self._keep).limit(_CHUNK)
+        return connection.execute(delete(self._table).where(tuple_(*key).in_(old))).rowcount
+
+
+@contextmanager
+def _not_needed() -> Iterator[None]:
+    """What fails inside is logged: the event is handled, and its mark is there."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("old marks of the inbox could not be deleted: %s; trying again later", error)
+
+
+_NAMES: Final = ("__module__", "__name__", "__qualname__", "__doc__")
+
+
+def _called_like(handler: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a wrapper the names of what it wraps, and not its parameters, of which the bus asks."""
+
+    def decorate(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        functools.update_wrapper(wrapper, handler, assigned=_NAMES, updated=())
+        del wrapper.__wrapped__  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate

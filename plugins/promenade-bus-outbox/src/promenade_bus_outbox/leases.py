@@ -1,0 +1,200 @@
+"""Which relay delivers which partitions: leases by counters, and by the clock of whoever watches them.
+
+Each relay counts up a heartbeat of its own, and one in each partition that it owns. Whoever wants a partition
+claims it when its heartbeat has not changed for a whole lease by his own clock, in one statement that fails
+if it has changed since. Nobody's time of day is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, TypeVar
+
+import attrs
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from bus_core.runtime import lease_clock
+from promenade_bus_outbox.tables import PARTITIONS, OutboxTables
+
+__all__ = ["Leases"]
+
+K = TypeVar("K")
+
+_CERTAIN: Final = 0.7
+"""The part of a lease in which its owner relies on it: others wait for all of it."""
+
+_FORGOTTEN: Final = 10
+"""After how many leases without a heartbeat the row of a relay is removed."""
+
+
+class _Watch:
+    """Since when the counters of one kind have been as they are, by the clock of this process."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Any, tuple[object, float]] = {}
+
+    def look(self, counters: Mapping[Any, object], now: float) -> None:
+        """Notes what has changed."""
+        before = self._seen
+        self._seen = {
+            key: before[key] if key in before and before[key][0] == counter else (counter, now)
+            for key, counter in counters.items()
+        }
+
+    def unchanged(self, key: object, now: float) -> float:
+        """Seconds since a counter was first seen as it is."""
+        return now - self._seen[key][1]
+
+
+@attrs.frozen
+class _Partition:
+    owner: str | None
+    heartbeat: int
+
+
+class Leases:
+    """The partitions that one relay owns. All methods with a connection are called in its transaction."""
+
+    def __init__(
+        self, tables: OutboxTables, relay: str, lease: float, clock: Callable[[], float] = lease_clock
+    ) -> None:
+        self.relay = relay
+        self.lease = lease
+        self._clock = clock
+        self._tables = tables
+        self._mine: frozenset[int] = frozenset()
+        self._confirmed = -lease
+        self._relays = _Watch()
+        self._partitions = _Watch()
+        self._alive: set[str] = set()
+        self._found: dict[int, _Partition] = {}
+        self._renewed = self._confirmed
+        self._surplus: list[int] = []
+        self._free: list[int] = []
+        self.others = 0
+        """How many other relays seemed to be alive when they were last looked at."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that are this relay's beyond doubt; none when it has not renewed them in time."""
+        return self._mine if self._clock() - self._confirmed < self.lease * _CERTAIN else frozenset()
+
+    @property
+    def _share(self) -> int:
+        return -(-PARTITIONS // (self.others + 1))
+
+    def prepare(self, connection: Connection) -> None:
+        """Adds the rows of partitions that are not there yet."""
+        table = self._tables.partitions
+        there = set(connection.scalars(select(table.c.partition)))
+        missing = [
+            {"partition": number, "heartbeat": 0} for number in range(PARTITIONS) if number not in there
+        ]
+        if missing:
+            # Another relay may add them in this very moment.
+            dialect = connection.dialect.name
+            if dialect == "postgresql":
+                from sqlalchemy.dialects.postgresql import insert as upsert
+            else:
+                from sqlalchemy.dialects.sqlite import insert as upsert  # type: ignore[assignment]
+            connection.execute(upsert(table).on_conflict_do_nothing(), missing)
+
+    def renew(self, connection: Connection) -> None:
+        """Keeps what is owned, and looks at the others."""
+        now = self._clock()
+        partitions, relays = self._tables.partitions, self._tables.relays
+        beat = update(relays).where(relays.c.relay == self.relay)
+        if connection.execute(beat.values(heartbeat=relays.c.heartbeat + 1)).rowcount == 0:
+            connection.execute(insert(relays), {"relay": self.relay, "heartbeat": 0})
+        connection.execute(
+            update(partitions)
+            .where(partitions.c.owner == self.relay)
+            .values(heartbeat=partitions.c.heartbeat + 1)
+        )
+        heartbeats: dict[str, int] = {
+            relay: heartbeat
+            for relay, heartbeat in connection.execute(select(relays.c.relay, relays.c.heartbeat))
+            if relay != self.relay
+        }
+        self._relays.look(heartbeats, now)
+        self._forget_the_dead(connection, heartbeats, now)
+        self._alive = {relay for relay in heartbeats if self._relays.unchanged(relay, now) < self.lease}
+        self._found = {
+            number: _Partition(owner, heartbeat)
+            for number, owner, heartbeat in connection.execute(
+                select(partitions.c.partition, partitions.c.owner, partitions.c.heartbeat)
+            )
+        }
+        self._partitions.look(
+            {number: (each.owner, each.heartbeat) for number, each in self._found.items()}, now
+        )
+        self._renewed = now
+
+    def renewed(self) -> None:
+        """What ``renew`` did is committed."""
+        self.others = len(self._alive)
+        self._confirmed = self._renewed
+        self._mine = frozenset(number for number, each in self._found.items() if each.owner == self.relay)
+        surplus = sorted(self._mine)[self._share :]
+        self._surplus = surplus
+        self._free = sorted(
+            number for number, each in self._found.items() if self._is_free(number, each, self._renewed)
+        )[: max(0, self._share - len(self._mine))]
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether it owns more than its share, or there is something that it may claim."""
+        return bool(self._surplus or self._free)
+
+    def balance(self, connection: Connection) -> frozenset[int]:
+        """Gives up what is more than its share, and claims what nobody keeps; returns what it owns then."""
+        if self._surplus:
+            self._give_up(connection, self._surplus)
+        claimed = {number for number in self._free if self._claim(connection, number, self._found[number])}
+        return self._mine - {*self._surplus} | claimed
+
+    def balanced(self, mine: frozenset[int]) -> None:
+        """What ``balance`` did is committed."""
+        self._mine = mine
+        self._surplus, self._free = [], []
+
+    def _is_free(self, number: int, partition: _Partition, now: float) -> bool:
+        if partition.owner is None:
+            return True
+        return partition.owner != self.relay and self._partitions.unchanged(number, now) >= self.lease
+
+    def _claim(self, connection: Connection, number: int, seen: _Partition) -> bool:
+        table = self._tables.partitions
+        claimed = connection.execute(
+            update(table)
+            .where(
+                table.c.partition == number,
+                table.c.heartbeat == seen.heartbeat,
+                table.c.owner.is_not_distinct_from(seen.owner),
+            )
+            .values(owner=self.relay, heartbeat=table.c.heartbeat + 1)
+        )
+        return claimed.rowcount == 1
+
+    def _give_up(self, connection: Connection, numbers: Collection[int]) -> None:
+        table = self._tables.partitions
+        connection.execute(
+            update(table)
+            .where(table.c.owner == self.relay, table.c.partition.in_(bindparam("those", expanding=True)))
+            .values(owner=None, heartbeat=table.c.heartbeat + 1),
+            {"those": [*numbers]},
+        )
+
+    def _forget_the_dead(self, connection: Connection, heartbeats: Mapping[str, int], now: float) -> None:
+        table = self._tables.relays
+        for relay, heartbeat in heartbeats.items():
+            if self._relays.unchanged(relay, now) >= self.lease * _FORGOTTEN:
+                connection.execute(
+                    delete(table).where(table.c.relay == relay, table.c.heartbeat == heartbeat)
+                )
+
+    def leave(self, connection: Connection) -> None:
+        """Gives everything up, so that others need not wait for the end of a lease."""
+        self._give_up(connection, range(PARTITIONS))
+        connection.execute(delete(self._tables.relays).where(self._tables.relays.c.relay == self.relay))
+        self._mine = frozenset()

@@ -1,0 +1,316 @@
+"""A crew of processes on one database: writers, relays and handlers, which are killed again and again.
+
+``python -m outbox_support.crew`` with the plan as JSON prints the account as JSON. It forks, and therefore
+has no threads: each process of the crew opens its own bus and database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import attrs
+from sqlalchemy import Connection, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bus_core import Bus, open_bus
+from outbox_support.stage import MOVED, Effect, Moved, Stage, Thing
+from promenade_bus_outbox import Inbox, Outbox
+from promenade_bus_outbox.database import Database
+
+T = TypeVar("T")
+
+_MOST_STEPS: Final = 40
+"""A process that is to die does so at one of so many steps."""
+
+_PATIENCE: Final = 90.0
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a crew does: ``kills`` relays die between two steps, of ``relays`` that run at a time."""
+
+    url: str
+    redis: str
+    prefix: str
+    seed: int
+    kills: int
+    relays: int = 3
+    writers: int = 2
+    transactions: int = 40
+    things: int = 6
+    handler_kills: int = 2
+
+
+# --- the processes ----------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Counts the steps of this process, and ends it at one of them."""
+
+    def __init__(self, last: int | None) -> None:
+        self._left = last
+
+    def __call__(self) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(last: int | None) -> None:
+    """From now on each transaction and each publish are steps: before, in the middle, and after."""
+    step = Steps(last)
+    run, publish = Database.run, Bus.publish_prepared
+
+    async def counted_run(self: Database, work: Callable[[Connection], T]) -> T:
+        def inside(connection: Connection) -> T:
+            result = work(connection)
+            step()
+            return result
+
+        step()
+        result = await run(self, inside)
+        step()
+        return result
+
+    async def counted_publish(self: Bus, messages: Any) -> None:
+        step()
+        await publish(self, messages)
+        step()
+
+    Database.run = counted_run  # type: ignore[method-assign]
+    Bus.publish_prepared = counted_publish  # type: ignore[method-assign]
+
+
+def bus_of(plan: Plan) -> Bus:
+    """A bus on the Redis server of the plan."""
+    redis = {"url": plan.redis, "prefix": plan.prefix, "lease": "1s", "block": "100ms"}
+    return open_bus({"app": {"name": "crew"}, "bus": {"adapter": "redis", "redis": redis}})
+
+
+def stage_of(plan: Plan) -> Stage:
+    """The database, with the patience that several writers need."""
+    sqlite = plan.url.startswith("sqlite")
+    stage = Stage(plan.url, **({"connect_args": {"timeout": 60}} if sqlite else {"pool_size": 3}))
+    if sqlite:
+
+        @event.listens_for(stage.engine, "connect")
+        def set_up(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+    return stage
+
+
+async def relay(plan: Plan, last: int | None) -> None:
+    """Delivers until it is killed."""
+    die_at(last)
+    stage = stage_of(plan)
+    async with bus_of(plan) as bus, Outbox(bus, stage.sessions, stage.tables, batch=20, poll=0.04, lease=0.6):
+        await asyncio.Event().wait()
+
+
+async def handle(plan: Plan, _last: int | None) -> None:
+    """Handles until it is killed: a row for each event, and its mark."""
+    stage = stage_of(plan)
+    bus = bus_of(plan)
+    inbox = Inbox(stage.sessions, stage.tables)
+
+    @bus.subscribe(MOVED, name="book", ordered=True)
+    @inbox.handler
+    async def book(event: Moved, session: AsyncSession) -> None:
+        session.add(Effect(subscription="book", aggregate=str(event.aggregate_id), number=event.number))
+
+    async with bus:
+        await asyncio.Event().wait()
+
+
+async def write(plan: Plan, number: int | None) -> None:
+    """Moves things: each step is counted in its row, whose lock orders the steps, and is an event.
+
+    Some transactions are rolled back, some take long, and some write to other things first, so that they
+    began before those that are committed before them.
+    """
+    chance = random.Random(f"{plan.seed}-{number}")
+    stage = stage_of(plan)
+    outbox = Outbox(bus_of(plan), stage.sessions, stage.tables, relay=False)
+    done = 0
+    while done < plan.transactions:
+        try:
+            async with stage.sessions.begin() as session:
+                if stage.is_postgres and chance.random() < 0.3:
+                    await session.execute(text("SELECT pg_current_xact_id()"))
+                    await asyncio.sleep(chance.random() * 0.03)
+                thing = chance.randrange(plan.things)
+                step = await session.scalar(
+                    update(Thing)
+                    .where(Thing.id == thing)
+                    .values(number=Thing.number + 1)
+                    .returning(Thing.number)
+                )
+                assert step is not None
+                await outbox.publish(session, MOVED, Moved(aggregate_id=UUID(int=thing), number=step))
+                if chance.random() < 0.2:
+                    await asyncio.sleep(chance.random() * 0.03)
+                if chance.random() < 0.15:
+                    await session.rollback()
+        except DBAPIError as error:
+            if "locked" not in str(error):
+                raise
+        done += 1
+        await asyncio.sleep(0)
+    await stage.close()
+
+
+# --- the crew ---------------------------------------------------------------------------------------------
+
+Role = Callable[[Plan, "int | None"], Coroutine[Any, Any, None]]
+
+
+class Crew:
+    """Forks the processes, and takes a new one for each that was killed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.chance = random.Random(plan.seed)
+        self.processes: dict[int, Role] = {}
+        self.deaths = 0
+        self.failures: list[str] = []
+
+    def fork(self, role: Role, argument: int | None) -> None:
+        """Starts a process of a role."""
+        pid = os.fork()
+        if pid:
+            self.processes[pid] = role
+            return
+        status = 1
+        try:
+            asyncio.run(role(self.plan, argument))
+            status = 0
+        finally:
+            os._exit(status)
+
+    def fork_relay(self) -> None:
+        """Another relay, which dies at some step as long as there are deaths left."""
+        alive = sum(1 for role in self.processes.values() if role is relay)
+        dies = self.deaths + alive < self.plan.kills
+        self.fork(relay, self.chance.randint(1, _MOST_STEPS) if dies else None)
+
+    def reap(self) -> None:
+        """Notices what has ended."""
+        while self.processes:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            role = self.processes.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if code == -signal.SIGKILL and role is relay:
+                self.deaths += 1
+                self.fork_relay()
+            elif code == -signal.SIGKILL and role is handle:
+                self.fork(handle, None)
+            elif code != 0:
+                self.failures.append(f"{role.__name__} ended with {code}")
+
+    def kill(self, role: Role) -> None:
+        """Ends one process of a role."""
+        for pid, each in self.processes.items():
+            if each is role:
+                os.kill(pid, signal.SIGKILL)
+                return
+
+    def end(self) -> None:
+        """Ends all of them."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.processes:
+            os.waitpid(pid, 0)
+        self.processes.clear()
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """The account of a plan."""
+    looking = Stage(plan.url)
+    if plan.url.startswith("sqlite"):
+        with looking.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    looking.create()
+    things = [{"id": number, "name": "", "number": 0} for number in range(plan.things)]
+    with looking.connect() as connection, connection.begin():
+        connection.execute(insert(Thing), things)
+    asyncio.run(_warm_up(plan))
+    crew = Crew(plan)
+    began = time.monotonic()
+    try:
+        crew.fork(handle, None)
+        for number in range(plan.writers):
+            crew.fork(write, number)
+        for _ in range(plan.relays):
+            crew.fork_relay()
+        handler_kills = 0
+        while not _is_over(plan, crew, looking):
+            if time.monotonic() - began > _PATIENCE:
+                crew.failures.append(f"not over after {_PATIENCE:g} s")
+                break
+            crew.reap()
+            if handler_kills < plan.handler_kills and crew.deaths > (handler_kills + 1) * 4:
+                handler_kills += 1
+                crew.kill(handle)
+            time.sleep(0.005)
+    finally:
+        crew.end()
+    return _account(looking, crew, time.monotonic() - began)
+
+
+async def _warm_up(plan: Plan) -> None:
+    """Imports once what each process would import."""
+    stage = stage_of(plan)
+    async with bus_of(plan) as bus, Outbox(bus, stage.sessions, stage.tables):
+        pass
+    await stage.close()
+
+
+def _is_over(plan: Plan, crew: Crew, stage: Stage) -> bool:
+    if write in crew.processes.values() or crew.deaths < plan.kills:
+        return bool(crew.failures)
+    if stage.waiting():
+        return bool(crew.failures)
+    written = sum(number for _, number in stage.rows(select(Thing.id, Thing.number)))
+    handled = len(stage.rows(select(Effect.id)))
+    return handled >= written or bool(crew.failures)
+
+
+def _account(stage: Stage, crew: Crew, seconds: float) -> dict[str, Any]:
+    wrong: list[str] = []
+    events = 0
+    for thing, number in stage.rows(select(Thing.id, Thing.number)):
+        events += number
+        effects = [
+            row.number
+            for row in stage.rows(
+                select(Effect.number).where(Effect.aggregate == str(UUID(int=thing))).order_by(Effect.id)
+            )
+        ]
+        if effects != [*range(1, number + 1)]:
+            wrong.append(f"thing {thing} was moved {number} times, and its effects are {effects}")
+    return {
+        "events": events,
+        "deaths": crew.deaths,
+        "waiting": stage.waiting(),
+        "wrong": wrong,
+        "failures": crew.failures,
+        "seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(Plan(**json.loads(sys.argv[1])))))
