@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from bus_core.errors import BusError
 from bus_core.runtime.error_text import place_of, printable
-from bus_core.runtime.logs import plain_logger
+from bus_core.runtime.logs import counted, plain_logger
 
 __all__ = ["FIRST_PAUSE", "Trouble", "answers_to", "ended", "fault_of", "next_pause", "raised_by_itself"]
 
@@ -111,7 +111,9 @@ async def answers_to(
     async def ask() -> None:
         answers.extend(await call(asked))
         if len(answers) != len(asked):
-            raise RuntimeError(f"the adapter told {len(answers)} results for {len(asked)} {kind}")
+            raise RuntimeError(
+                f"the adapter returned {counted(len(answers), 'result')} for {len(asked)} {kind}"
+            )
 
     fault = await fault_of(ask())
     return answers if fault is None else fault

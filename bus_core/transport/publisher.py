@@ -14,6 +14,7 @@ from bus_core.errors import BusClosed, PublishError, PublishFailed, PublishUncer
 from bus_core.events.messages import Message
 from bus_core.runtime.clock import Clock, TimerHandle
 from bus_core.runtime.failures import Trouble, answers_to
+from bus_core.runtime.logs import counted
 from bus_core.runtime.timeouts import expiry
 
 __all__ = ["Publisher"]
@@ -87,7 +88,7 @@ class Publisher:
         if not waiting:
             return None
         kind = type(waiting[0].failure).__name__
-        return f"the adapter {self._adapter.name!r} refuses {len(waiting)} events for now: {kind}"
+        return f"the adapter {self._adapter.name!r} refuses {counted(len(waiting), 'event')} for now: {kind}"
 
     def publish(self, message: Message, counts: Counts) -> asyncio.Future[None]:
         """A future that is done when it is stored; raises ``PublishFailed``, ``PublishUncertain``.

@@ -59,11 +59,11 @@ def docstrings_of(path: Path) -> tuple[tuple[int, str], ...]:
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
     """The line and the text of each docstring."""
     for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
+        body: object = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():
-            match statement:
-                case ast.Expr(value=ast.Constant(value=str() as text)):
-                    yield statement.lineno, text
+            value: object = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield statement.lineno, value.value
 
 
 def prose_of(page: str) -> str:
