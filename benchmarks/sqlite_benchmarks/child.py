@@ -5,22 +5,31 @@ It says ``ready``, waits for a line, and says when it was done.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
+from typing import Any
 
-from sqlite_benchmarks import by_hand, with_the_bus
+__all__ = ["module_of"]
+
+
+def module_of(way: str) -> Any:
+    """The module of one way: ``prepare``, ``publish`` and ``consume``."""
+    return importlib.import_module(f"sqlite_benchmarks.{way}")
 
 
 def main() -> None:
-    """Plays a role."""
+    """Plays a role; ``prepare`` needs no count."""
     way, role, path, count, synchronous = sys.argv[1:]
-    module = {"by_hand": by_hand, "with_the_bus": with_the_bus}[way]
+    module = module_of(way)
 
     def ready() -> None:
         print("ready", flush=True)
         sys.stdin.readline()
 
-    if role == "publish":
+    if role == "prepare":
+        module.prepare(path)
+    elif role == "publish":
         module.publish(path, int(count), synchronous, ready)
         print(time.monotonic(), flush=True)
     else:

@@ -211,3 +211,24 @@ async def test_a_broadcast_ends_with_its_instance(tmp_path: Path) -> None:
         with pytest.raises(UnknownSubscription, match="cannot redrive dead letter"):
             await one.dead_letters.redrive([letter.id])
         assert await one.dead_letters.count(DeadLetterFilter()) == 1
+
+
+@pytest.mark.parametrize("action", ["ack", "dead_letter", "retry", "release", "hold"])
+async def test_a_late_owner_changes_nothing(tmp_path: Path, action: str) -> None:
+    """What another consumer has taken over is that one's, whatever the former owner settles."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        late, heir = await adapter.open_consumer(spec()), await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(3)])
+        received = await receive(late, 3)
+        number = heir.owner.number  # type: ignore[attr-defined]
+        ask(path, "UPDATE promenade_delivery SET owner = ? WHERE seq = 2", number)
+        outcomes = [
+            buried(each) if action == "dead_letter" else Outcome(action, each.receipt) for each in received
+        ]  # type: ignore[arg-type]
+        results = await late.settle(outcomes)
+        assert [type(each) for each in results] == [type(None), LeaseLost, type(None)]
+        assert ask(path, "SELECT owner, attempt FROM promenade_delivery WHERE seq = 2") == [(number, 1)]
+        assert ask(path, "SELECT count(*) FROM promenade_letter") == [(2 * (action == "dead_letter"),)]
+        for each in (late, heir):
+            await each.close()

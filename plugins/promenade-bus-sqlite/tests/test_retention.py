@@ -131,6 +131,7 @@ async def test_marks_are_few(tmp_path: Path) -> None:
     """However often it looks within an age, it remembers some hundred looks."""
     path = tmp_path / "events.db"
     async with started(path, retention={"min_age": 10_000.0}) as adapter:
-        for _ in range(500):
+        for number in range(500):
+            await adapter.publish([message(number)])
             await look(adapter, later=10)
         assert len(ask(path, "SELECT 1 FROM promenade_mark")) < 250

@@ -28,7 +28,8 @@ _WINDOWS: Final = 5
 
 _EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_event"
 
-Row = tuple[int, int, str, str, str | None, bytes, float]
+Row = tuple[Any, ...]
+"""The columns of an event, which other programs may have changed."""
 
 
 @attrs.define(eq=False)
@@ -55,7 +56,6 @@ class Claim:
 
     received: Sequence[Received]
     next_due: float | None = None
-    stands_by: bool = False
 
 
 class Claims:
@@ -70,6 +70,8 @@ class Claims:
         self._is_pattern = is_pattern(pattern)
         self._matching: dict[int, None] = {}
         self._seen_topic = 0
+        self._published = -1.0  # of the last event, and the same as a datetime
+        self._published_at = datetime.fromtimestamp(0.0, UTC)
         self._emptied: set[str] = set()  # dead owners that have nothing left
 
     def peek(self, db: sqlite3.Connection, now: float, dead: Collection[str]) -> Claim | None:
@@ -86,7 +88,7 @@ class Claims:
             return None
         cursor, active, due = found
         if self._ordered and active not in (NOBODY, self._owner.number):
-            return Claim([], stands_by=True)
+            return Claim([])
         if due is not None and due <= now:
             return None
         return None if self._has_fresh(db, cursor) else Claim([], due)
@@ -111,7 +113,7 @@ class Claims:
         gone = self._gone(db, dead)
         if self._ordered and active != me:
             if active != NOBODY and active not in gone and _exists(db, active):
-                return Claim([], stands_by=True)
+                return Claim([])
             db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
         received, is_all = self._free(db, limit, now, gone)
         if is_all:
@@ -269,24 +271,23 @@ class Claims:
 
     def _received(self, db: sqlite3.Connection, row: Row) -> Received:
         seq, topic, message_id, key, headers, body, published = row
+        # Other programs may write anything into a file.
+        if type(body) is not bytes or type(key) is not str or type(message_id) is not str:
+            return self._strange(row)
+        name = self._topics.name_of(db, topic) if self._is_pattern else self._pattern
         try:
-            message = Message(
-                message_id,
-                self._pattern if not self._is_pattern else self._topics.name_of(db, topic),
-                key,
-                body,
-                _headers_of(headers),
-            )
-            at = datetime.fromtimestamp(published, UTC)
+            if published != self._published:
+                self._published_at = datetime.fromtimestamp(published, UTC)
+                self._published = published
+            message = Message(message_id, name, key, body, _headers_of(headers))
         except (TypeError, ValueError, OverflowError):
             return self._strange(row)
-        if not _is_sound(body, key, message_id):
-            return self._strange(row)
-        return Received(message=message, receipt=Held(seq, message, published), published_at=at)
+        receipt = Held(seq, message, published)
+        return Received(message=message, receipt=receipt, published_at=self._published_at)
 
     def _strange(self, row: Row) -> Received:
         """Returns a row that another program wrote or changed as a dead letter, with its body unchanged."""
-        stored: object = row[5]
+        stored = row[5]
         body = stored if isinstance(stored, bytes) else str(stored).encode("utf-8", "backslashreplace")
         message = Message("", self._topics.names.get(abs(row[1]), self._pattern), "", body)
         at = datetime.now(UTC)
@@ -346,11 +347,6 @@ def _within(cursor: sqlite3.Cursor) -> list[Row]:
             cursor.close()
             break
     return rows
-
-
-def _is_sound(body: object, *texts: object) -> bool:
-    """True when the columns have their types: other programs may write anything into a file."""
-    return isinstance(body, bytes) and all(isinstance(each, str) for each in texts)
 
 
 _NO_HEADERS: Final[FrozenMapping[str, str]] = FrozenMapping()

@@ -49,7 +49,7 @@ class SqliteOptions:
     busy_timeout: Annotated[float | None, DURATION] = attrs.field(default=None, validator=_OR_NONE(_POSITIVE))
     lease: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_POSITIVE)
     poll: Annotated[float, DURATION] = attrs.field(
-        default=0.01, validator=[attrs.validators.ge(0.001), attrs.validators.le(1.0)]
+        default=0.02, validator=[attrs.validators.ge(0.001), attrs.validators.le(1.0)]
     )
     retention: RetentionOptions = attrs.field(factory=RetentionOptions)
 

@@ -84,7 +84,9 @@ class Retention:
 
     def _mark(self, db: sqlite3.Connection, now: float, last: int) -> None:
         """Records the last event number with the time. Merges marks older than every age."""
-        db.execute("INSERT INTO promenade_mark VALUES (?, ?)", (now, last))
+        (marked,) = db.execute("SELECT coalesce(max(seq), 0) FROM promenade_mark").fetchone()
+        if last > marked:
+            db.execute("INSERT INTO promenade_mark VALUES (?, ?)", (now, last))
         oldest = now - max(self._options.min_age, self._options.unsubscribed_max_age)
         db.execute(
             "DELETE FROM promenade_mark WHERE at < (SELECT max(at) FROM promenade_mark WHERE at <= ?)",
@@ -129,10 +131,11 @@ class Retention:
 
     def _remove_redriven(self, db: sqlite3.Connection, most: int) -> int:
         """Removes redriven events that are settled, as no delivery refers to them any more."""
+        if db.execute("SELECT 1 FROM promenade_event WHERE topic < 0 LIMIT 1").fetchone() is None:
+            return 0
         return db.execute(
-            "DELETE FROM promenade_event WHERE seq IN"
-            " (SELECT seq FROM promenade_event AS each WHERE topic < 0 AND NOT EXISTS"
-            " (SELECT 1 FROM promenade_delivery AS held WHERE held.seq = each.seq) LIMIT ?)",
+            "DELETE FROM promenade_event WHERE seq IN (SELECT seq FROM promenade_event WHERE topic < 0"
+            " AND seq NOT IN (SELECT seq FROM promenade_delivery) LIMIT ?)",
             (most,),
         ).rowcount
 
