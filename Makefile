@@ -9,7 +9,7 @@
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis bench-sqlite chaos cost flake lock clean
+.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -63,6 +63,11 @@ bench-sqlite: ## the SQLite adapter against sqlite3 by hand
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run_sqlite.py $(ARGS)
+
+bench-outbox: ## the outbox against an INSERT, a claim loop by hand, and NOTIFY
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& .venv-bench/bin/python benchmarks/run_outbox.py $(ARGS)
 
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from bus_core.abc import HealthStatus
 from bus_core.dispatch.lane import Lane
@@ -53,7 +53,7 @@ class Carrier(Protocol):
         """Brings a route up to date with the attached lanes."""
         ...
 
-    async def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> None:
+    def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
         """Hands a checked event over; returns when the adapter has accepted it."""
         ...
 
@@ -71,7 +71,7 @@ class Carrier(Protocol):
         """The unsettled events of each lane, in all instances together."""
         ...
 
-    async def forward(self, route: Route, message: Message) -> None:
+    def forward(self, route: Route, message: Message) -> Coroutine[Any, Any, None]:
         """Hands a message over as it is; returns when the adapter has accepted it."""
         ...
 

@@ -166,10 +166,11 @@ class Stage:
 
 async def seen(outbox: Outbox, condition: Callable[[OutboxStatus], bool]) -> OutboxStatus:
     """The first status of an outbox of which the condition holds."""
+    status = await outbox.status()
     for _ in range(1000):
-        status = await outbox.status()
         if condition(status):
             return status
+        status = await outbox.status()
     raise TimeoutError(f"looked in vain for another status than {status}")
 
 

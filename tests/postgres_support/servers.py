@@ -165,7 +165,7 @@ class PostgresServer:
         given = {"autocommit": True, "connect_timeout": 5, **options}
         return psycopg.connect(host=HOST, port=self.port, user=USER, dbname=database, **given)
 
-    def ask(self, statement: str, database: str = "postgres") -> Sequence[Any]:
+    def ask(self, statement: Any, database: str = "postgres") -> Sequence[Any]:
         """The rows of one statement."""
         with self.connect(database) as connection:
             cursor = connection.execute(statement)

@@ -151,24 +151,23 @@ async def _connected(
     from promenade_bus_outbox.tables import outbox_tables
 
     tables = outbox_tables(MetaData(), prefix=prefix, schema=schema)
+    sessions: Any
     try:
         if make_url(url).get_dialect().is_async:
-            engine = create_async_engine(url)
-            sessions: Any = async_sessionmaker(engine)
-            dispose: Any = engine.dispose
+            async_engine = create_async_engine(url)
+            sessions, engine = async_sessionmaker(async_engine), async_engine.sync_engine
         else:
-            sync_engine = create_engine(url)
-            sessions = sessionmaker(sync_engine)
-
-            async def dispose() -> None:
-                sync_engine.dispose()
-
+            async_engine, engine = None, create_engine(url)
+            sessions = sessionmaker(engine)
     except (SQLAlchemyError, ImportError) as error:
         raise BusError(f"the database URL cannot be used: {type(error).__name__}: {error}") from error
     try:
         yield Database(sessions, [*tables]), sessions, tables
     finally:
-        await dispose()
+        if async_engine is not None:
+            await async_engine.dispose()
+        else:
+            engine.dispose()
 
 
 @asynccontextmanager
