@@ -369,3 +369,14 @@ def test_on_memory_it_says_what_it_cannot_see(run: Run, config: Callable[[str], 
     result = run("dead-letters", "count", "--config", config("bus: {adapter: memory}"))
     assert result.stdout == "0 dead letters\n"
     assert "inside of the process that left them" in result.stderr
+
+
+def test_an_application_that_is_wrong_is_invalid(run: Run, module: Module) -> None:
+    """An application whose subscriptions cannot be made is status 2, and not a failure of the work."""
+    name = module("""
+        def make():
+            bus = open_bus(CONFIG)
+            bus.subscribe(ORDER_PLACED, "no handler")
+            return bus
+        """)
+    assert run.json("dead-letters", "count", "--app", f"{name}:make", status=2)["error"]["kind"] == "invalid"

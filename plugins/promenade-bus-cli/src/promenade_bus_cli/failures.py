@@ -16,8 +16,8 @@ from bus_core import (
     EventError,
     PublishError,
     SerializationError,
-    SubscriptionError,
     UnhealthyError,
+    UnknownSubscription,
 )
 from promenade_bus_cli.output import clean
 
@@ -74,7 +74,7 @@ def status_of(error: BusError) -> int:
 
 
 _STATUSES: Final = (
-    (EventError | PublishError | SerializationError | SubscriptionError | DeadLetterNotFound, REFUSED),
+    (EventError | PublishError | SerializationError | UnknownSubscription | DeadLetterNotFound, REFUSED),
     (UnhealthyError, UNHEALTHY),
     (AdapterError, UNREACHABLE),
 )
