@@ -41,7 +41,7 @@ TARGETS: Final = {
 
 @event_class
 class Moved(Event):
-    """What is published."""
+    """The events that are published."""
 
     number: int = 0
     name: str = ""

@@ -36,7 +36,7 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Whether the ratio is what it needs to be."""
+        """Tell whether the ratio is what it needs to be."""
         return self.at_least is None or self.ratio >= self.at_least
 
     def __str__(self) -> str:

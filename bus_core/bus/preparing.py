@@ -79,7 +79,7 @@ class Preparation:
         )
 
     def _chain(self, topic: Topic[Any]) -> Handler | None:
-        """What an event of the topic passes through; None where nothing looks at it."""
+        """The work an event of the topic passes through; None where nothing looks at it."""
         try:
             return self._chains[topic.name]
         except KeyError:

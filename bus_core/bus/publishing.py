@@ -78,7 +78,7 @@ class PublishPipeline:
             self._is_wrapped = True
 
     def middleware_of(self, topic: str) -> tuple[Middleware, ...]:
-        """What a publish on a topic passes through, the outermost first: middleware, then observers."""
+        """The work a publish on a topic passes through, the outermost first: middleware, then observers."""
         observing = (observe(topic) for observe in self._observing)
         return (*self._middleware, *filter(None, observing))
 

@@ -142,7 +142,7 @@ async def test_mistakes_are_told_when_a_message_is_prepared() -> None:
 
 
 async def test_each_message_has_a_result_of_its_own() -> None:
-    """What is refused for good, what is not, and what is stored."""
+    """Some errors refuse for good, some do not, and some events are stored."""
     server = Server()
 
     def publish(messages: list[Message]) -> list[PublishError | None]:

@@ -37,7 +37,7 @@ _PATIENCE: Final = 90.0
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a crew does: ``kills`` relays die between two steps, of ``relays`` that run at a time."""
+    """The plan of a crew: ``kills`` relays die between two steps, of ``relays`` that run at a time."""
 
     url: str
     redis: str

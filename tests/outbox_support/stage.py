@@ -33,7 +33,7 @@ class Base(DeclarativeBase):
 
 
 class Thing(Base):
-    """What events are about."""
+    """The thing that events are about."""
 
     __tablename__ = "thing"
 
@@ -43,7 +43,7 @@ class Thing(Base):
 
 
 class Effect(Base):
-    """What a handler has done: a row for each time."""
+    """The deeds of a handler: a row for each time."""
 
     __tablename__ = "effect"
 
@@ -159,7 +159,7 @@ class Stage:
             return connection.execute(statement).all()
 
     def waiting(self) -> int:
-        """How many rows of the outbox there are."""
+        """The number of rows in the outbox."""
         count: int = self.scalar(select(func.count()).select_from(self.tables.events))
         return count
 

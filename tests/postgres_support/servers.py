@@ -157,7 +157,7 @@ class PostgresServer:
         return self._process
 
     def log_text(self) -> str:
-        """What it logged in all of its lives."""
+        """The log of all of its lives."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection[Any]:

@@ -106,7 +106,7 @@ def third_party(requirements: Iterable[str]) -> dict[str, Distribution]:
 
 
 def _is_needed(requirement: Requirement, extra: str) -> bool:
-    """Whether a distribution needs it here, with one of its extras or with none."""
+    """Tell whether a distribution needs it here, with one of its extras or with none."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 

@@ -94,7 +94,7 @@ class Supervisor:
         return {"pid": process.pid}
 
     def as_user(self, user: list[int] | None) -> dict[str, Any]:
-        """How a process is started by another user than this one."""
+        """The start of a process by another user than this one."""
         return {} if user is None else {"user": user[0], "group": user[1], "extra_groups": []}
 
     def end(self, process: subprocess.Popen[bytes]) -> None:

@@ -292,7 +292,7 @@ async def test_the_context_travels_in_headers() -> None:
 
 
 async def test_a_context_that_is_given_is_kept() -> None:
-    """Who passes on an event that others created gives its context: it travels, and both spans link to it."""
+    """Passing on an event that others created gives its context: it travels, and both spans link to it."""
     seen: list[Any] = []
     async with make_bus() as bus:
 
@@ -327,7 +327,7 @@ async def test_a_context_that_is_given_is_kept() -> None:
     ],
 )
 async def test_a_context_that_cannot_be_read_does_no_harm(given: str) -> None:
-    """What is no context by the standard is passed over, and a context of the sending takes its place."""
+    """A value that is no context by the standard is passed over; a context of the sending replaces it."""
     async with make_bus() as bus:
 
         @bus.subscribe(PLACED, name="stock")
@@ -367,7 +367,7 @@ print(json.dumps([span.name, f"{span.context.trace_id:032x}", f"{span.context.sp
 
 
 async def test_the_context_travels_between_processes_on_redis(start_server: StartServer) -> None:
-    """What one process sends, another processes with a link to the very span."""
+    """A message that one process sends, another processes with a link to the very span."""
     server = start_server()
     async with make_bus(adapter="redis", redis={"addr": server.address}) as bus:
 

@@ -165,7 +165,7 @@ async def test_a_dead_letter_that_is_redriven_is_handled_although_it_is_marked(
 
 
 async def test_a_retry_after_a_redrive_is_redriven_too_and_a_plain_retry_is_not() -> None:
-    """What a delivery tells, on an adapter outside of the process as well."""
+    """Deliveries tell it, also on an adapter outside of the process."""
     told: list[tuple[int, bool, bool, str]] = []
     async with running_remote_bus(Server(hands_on=True)) as bus:
 
@@ -191,7 +191,7 @@ async def test_a_retry_after_a_redrive_is_redriven_too_and_a_plain_retry_is_not(
 
 
 async def test_a_handler_publishes_through_the_outbox_in_its_own_transaction(stage: Stage) -> None:
-    """What it causes exists exactly when its effects do."""
+    """An event that it causes exists exactly when its effects do."""
     if not stage.is_async:
         return
     async with open_bus({"bus": {"adapter": "memory"}}) as bus:

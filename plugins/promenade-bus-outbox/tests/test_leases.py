@@ -1,4 +1,4 @@
-"""Who delivers which partitions: leases by counters and by the clock of whoever watches."""
+"""The owners of partitions: leases by counters and by the clock of whoever watches."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_only_relay_owns_every_partition(relays: Relays) -> None:
 
 
 def test_relays_share_the_partitions_evenly_and_no_partition_has_two_owners(relays: Relays) -> None:
-    """Whoever has more than its share gives it up, and the others take it."""
+    """A relay with more than its share gives it up, and the others take it."""
     several = [relays.add(name) for name in ("first", "second", "third")]
     for _ in range(3):
         relays.step(*several)
@@ -121,7 +121,7 @@ def test_a_relay_relies_on_its_leases_for_less_than_others_wait(relays: Relays) 
 
 
 def test_a_relay_that_comes_back_learns_what_it_has_lost(relays: Relays) -> None:
-    """What the other one has claimed is not its own any more, whatever it remembers."""
+    """A partition that the other one has claimed is not its own any more, whatever it remembers."""
     first, second = relays.add("first"), relays.add("second")
     relays.step(first)
     relays.step(second)

@@ -81,7 +81,7 @@ async def test_a_row_that_is_held_holds_the_later_ones_of_its_partition(postgres
 
 
 async def test_a_transaction_that_is_rolled_back_late_leaves_nothing(postgres: Stage) -> None:
-    """What waited for it goes on."""
+    """A relay that waited for it goes on."""
     server = Server()
     async with (
         running_remote_bus(server) as bus,
@@ -234,7 +234,7 @@ async def test_the_row_knows_its_transaction(postgres: Stage) -> None:
 
 
 async def test_the_guard_is_one_condition_of_the_statement_that_reads(postgres: Stage) -> None:
-    """What is read and what is held is decided by one snapshot."""
+    """One snapshot decides what is read and what is held."""
     statement = str(Rows(postgres.tables, "postgresql")._next)
     assert statement.count("pg_snapshot_xmin(pg_current_snapshot())") == 1
 

@@ -68,7 +68,7 @@ async def test_an_event_of_a_transaction_that_is_rolled_back_never_exists(bus: B
 
 
 async def test_publishing_neither_flushes_nor_commits(bus: Bus, stage: Stage) -> None:
-    """What was added to the session is as new as before, and nothing was sent to the database."""
+    """An object added to the session is as new as before, and nothing was sent to the database."""
     outbox = outbox_of(bus, stage)
     statements: list[str] = []
     sqlalchemy_event.listen(

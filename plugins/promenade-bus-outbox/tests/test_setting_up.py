@@ -1,4 +1,4 @@
-"""What is wrong with a database or with how an outbox is made, and what the error says about it."""
+"""Faults of a database, or of how an outbox is made, and what the error says about them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_positions_are_never_used_again(sqlite: Stage) -> None:
 
 
 def test_sqlalchemy_is_imported_when_it_is_used() -> None:
-    """Who has the distribution installed, and uses no outbox, does not pay for it."""
+    """An application that has the distribution installed, and uses no outbox, does not pay for it."""
     program = (
         "import sys, bus_core\n"
         "from promenade_bus_outbox import promenade_bus_commands, promenade_bus_health_probes\n"

@@ -215,7 +215,7 @@ async def test_a_broadcast_ends_with_its_instance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["ack", "dead_letter", "retry", "release", "hold"])
 async def test_a_late_owner_changes_nothing(tmp_path: Path, action: str) -> None:
-    """What another consumer has taken over is that one's, whatever the former owner settles."""
+    """An entry that another consumer has taken over is that one's, whatever the former owner settles."""
     path = tmp_path / "events.db"
     async with started(path) as adapter:
         late, heir = await adapter.open_consumer(spec()), await adapter.open_consumer(spec())

@@ -11,7 +11,7 @@ __all__ = ["OpenTelemetryOptions"]
 
 @attrs.frozen(kw_only=True)
 class OpenTelemetryOptions:
-    """What is recorded.
+    """The choice of what is recorded.
 
     - ``spans``, ``metrics``: whether there are any.
     - ``process``: how the span of an attempt knows the span that created the event. ``link``: it is a trace

@@ -26,14 +26,14 @@ __all__ = ["Attributes", "Count", "Figures", "shared_figures"]
 Attributes = Mapping[str, AttributeValue]
 
 _MOST: Final = 1000
-"""How many topics and subscriptions are counted apart: names may be without number. Others are together."""
+"""The number of topics and subscriptions counted apart; all others are counted together."""
 
 _OTHER: Final = "_OTHER"
-"""What the conventions call a value beyond a bound."""
+"""The conventions' name for a value beyond a bound."""
 
 
 class Count:
-    """How many events there were with these attributes, by the class of their error; "" without one."""
+    """The number of events with these attributes, by the class of their error; "" without one."""
 
     __slots__ = ("attributes", "by_error")
 

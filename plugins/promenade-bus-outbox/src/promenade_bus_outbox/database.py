@@ -18,7 +18,7 @@ __all__ = ["Database", "Sessions", "check_dialect", "check_tables", "is_missing_
 T = TypeVar("T")
 
 Sessions = async_sessionmaker[Any] | sessionmaker[Any]
-"""What makes the application's sessions."""
+"""The factory of the application's sessions."""
 
 OLDEST: Final = {"postgresql": (13,), "sqlite": (3, 35)}
 """The oldest versions that can do what is needed, of the databases that can."""
@@ -133,6 +133,6 @@ def check_tables(connection: Connection, tables: Sequence[Table]) -> None:
 
 
 def is_missing_table(error: DBAPIError) -> bool:
-    """Whether a statement failed because a table or a column of it is not there."""
+    """Tell whether a statement failed because a table or a column of it is not there."""
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     return state in _STATES if state else any(text in str(error.orig) for text in _TEXTS)

@@ -1,4 +1,4 @@
-"""What can be wrong with an outbox or an inbox: each message says what to do."""
+"""Errors of an outbox or an inbox: each message says what to do."""
 
 from __future__ import annotations
 

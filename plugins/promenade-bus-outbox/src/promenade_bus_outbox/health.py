@@ -33,7 +33,7 @@ class Watched(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """What its relay cannot do at the moment."""
+        """The fault of its relay at the moment."""
         ...
 
     async def status(self) -> OutboxStatus:

@@ -83,7 +83,7 @@ class Inbox:
         return self._sync_handler(self._sessions, handler, takes_delivery)
 
     def _checked(self, handler: Callable[..., Any]) -> bool:
-        """Whether the handler takes a delivery."""
+        """Tell whether the handler takes a delivery."""
         name = getattr(handler, "__qualname__", repr(handler))
         called = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
         if inspect.iscoroutinefunction(called) is not self._database.is_async:
@@ -210,7 +210,7 @@ class Inbox:
 
 @contextmanager
 def _not_needed() -> Iterator[None]:
-    """What fails inside is logged: the event is handled, and its mark is there."""
+    """A failure inside is logged: the event is handled, and its mark is there."""
     try:
         yield
     except Exception as error:

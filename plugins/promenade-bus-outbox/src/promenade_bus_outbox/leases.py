@@ -72,7 +72,7 @@ class Leases:
         self._surplus: list[int] = []
         self._free: list[int] = []
         self.others = 0
-        """How many other relays seemed to be alive when they were last looked at."""
+        """The number of other relays that seemed to be alive at the last look."""
 
     @property
     def owned(self) -> frozenset[int]:
@@ -131,7 +131,7 @@ class Leases:
         self._renewed = now
 
     def renewed(self) -> None:
-        """What ``renew`` did is committed."""
+        """Take over what ``renew`` did, now that it is committed."""
         self.others = len(self._alive)
         self._confirmed = self._renewed
         self._mine = frozenset(number for number, each in self._found.items() if each.owner == self.relay)
@@ -143,7 +143,7 @@ class Leases:
 
     @property
     def is_uneven(self) -> bool:
-        """Whether it owns more than its share, or there is something that it may claim."""
+        """Tell whether it owns more than its share, or there is something that it may claim."""
         return bool(self._surplus or self._free)
 
     def balance(self, connection: Connection) -> frozenset[int]:
@@ -154,7 +154,7 @@ class Leases:
         return self._mine - {*self._surplus} | claimed
 
     def balanced(self, mine: frozenset[int]) -> None:
-        """What ``balance`` did is committed."""
+        """Take over what ``balance`` did, now that it is committed."""
         self._mine = mine
         self._surplus, self._free = [], []
 

@@ -258,11 +258,11 @@ class Outbox:
 
     @property
     def problem(self) -> str | None:
-        """What the relay that runs here cannot do at the moment; None when all is well."""
+        """The fault of the relay that runs here; None when all is well."""
         return None if self._relay is None else self._relay.problem
 
     async def status(self) -> OutboxStatus:
-        """What waits, for how long, who delivers it, and what holds it up."""
+        """Tell what waits, for how long, who delivers it, and what holds it up."""
         rows = self._rows()
         return await self._database.run(lambda connection: read_status(connection, self.tables, rows))
 

@@ -49,7 +49,7 @@ class _Item:
 
 
 class _Pending:
-    """What one session has to write. ``written_to`` is not None from then on, until its transaction ends."""
+    """The messages that one session has to write. ``written_to`` is set until its transaction ends."""
 
     __slots__ = ("items", "written_to")
 

@@ -58,7 +58,7 @@ _LAST_WORDS: Final = 5.0
 
 @attrs.frozen(kw_only=True)
 class RelayOptions:
-    """How a relay works; times are seconds."""
+    """The settings of a relay; times are seconds."""
 
     batch: int
     poll: float
@@ -98,7 +98,7 @@ class Relay:
 
     @property
     def problem(self) -> str | None:
-        """What it cannot do at the moment; None when all is well."""
+        """The fault of the moment; None when all is well."""
         return self._trouble.text or self._lease_trouble.text
 
     @property
@@ -341,7 +341,7 @@ def _waves(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the bus would refuse the same message again, however often it is asked."""
+    """Tell whether the bus would refuse the same message again, however often it is asked."""
     if isinstance(error, PublishFailed):
         return not error.transient
     return isinstance(error, InvalidTopic | SerializationError)

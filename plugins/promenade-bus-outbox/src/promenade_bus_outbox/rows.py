@@ -1,4 +1,4 @@
-"""What a relay does with the rows of the outbox: reads those whose turn it is, and takes them away."""
+"""The rows of the outbox as a relay uses them: it reads those whose turn it is, and deletes them."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Rows:
 
 
 def _held(transaction: ColumnElement[int]) -> ColumnElement[bool]:
-    """Whether a transaction is one of this server that began after one which still runs.
+    """Tell whether a transaction is one of this server that began after one which still runs.
 
     A row that can be read was committed. An id at or beyond the next one comes from another server, by a
     dump, or from before its ids were reset: nothing that runs here is older.

@@ -1,4 +1,4 @@
-"""What waits in the outbox, for how long, who delivers it, and what holds it up."""
+"""The state of the outbox: what waits, for how long, who delivers it, and what holds it up."""
 
 from __future__ import annotations
 

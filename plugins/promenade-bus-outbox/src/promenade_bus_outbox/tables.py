@@ -47,7 +47,7 @@ def _xid8(element: Any, compiler: Any, **options: Any) -> str:
 
 @attrs.frozen
 class OutboxTables:
-    """What ``outbox_tables`` has added to a metadata.
+    """The tables that ``outbox_tables`` has added to a metadata.
 
     - ``events``: a row for each event that waits, that is kept, or that the bus has refused.
     - ``partitions``: which relay delivers the events of which keys.
