@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from bus_core import (
     BaseEvent,
@@ -289,6 +289,25 @@ async def test_the_context_travels_in_headers() -> None:
     assert seen == [
         {"tenant": "acme", "traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"}
     ]
+
+
+async def test_the_state_of_a_trace_travels_too() -> None:
+    """What vendors have added to the trace is in the header beside, and in the link."""
+    seen: list[Any] = []
+    state = TraceState([("vendor", "1"), ("other", "2")])
+    caller = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+    async with make_bus() as bus:
+
+        @bus.subscribe(PLACED, name="stock")
+        async def stock(event: BaseEvent, delivery: Any) -> None:
+            seen.append(delivery.headers["tracestate"])
+
+        with trace.use_span(NonRecordingSpan(caller)):
+            await bus.publish(PLACED, an_event())
+        await bus.drain()
+    assert seen == ["vendor=1,other=2"]
+    (link,) = span("process sales.order.placed").links
+    assert link.context.trace_state.get("other") == "2"
 
 
 async def test_a_context_that_is_given_is_kept() -> None:
