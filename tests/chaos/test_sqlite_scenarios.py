@@ -23,7 +23,7 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("scenario", _cases())
+@pytest.mark.parametrize("scenario", [*_cases()])
 def test_scenario(scenario: Scenario) -> None:
     """Nothing is lost, unexpected or stuck, and duplicates are within their bound."""
     findings = run(scenario)

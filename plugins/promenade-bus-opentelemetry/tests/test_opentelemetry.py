@@ -292,7 +292,7 @@ async def test_the_context_travels_in_headers() -> None:
 
 
 async def test_the_state_of_a_trace_travels_too() -> None:
-    """What vendors have added to the trace is in the header beside, and in the link."""
+    """The state that vendors added to a trace is in the header ``tracestate`` and in the link."""
     seen: list[Any] = []
     state = TraceState([("vendor", "1"), ("other", "2")])
     caller = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
