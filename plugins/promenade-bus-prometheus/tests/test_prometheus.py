@@ -17,7 +17,7 @@ from uuid import uuid4
 import prometheus_client
 import pytest
 import yaml
-from hypothesis import given, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -272,6 +272,7 @@ async def test_what_has_left_is_still_counted() -> None:
             assert value("handled_total", **at) == expected
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how busy the machine is
 @given(
     strategies.lists(
         strategies.one_of(
