@@ -18,7 +18,10 @@ from chaos.histories import command as histories
 from chaos.planted import BUGS
 from chaos.runner import run
 from chaos.scenarios import SCENARIOS
+from chaos.sqlite_scenarios import SQLITE_SCENARIOS
 from redis_support.servers import Server
+
+_EVERY = (*SCENARIOS, *SQLITE_SCENARIOS)
 
 _CUTS = 23
 
@@ -84,10 +87,10 @@ def main() -> int:
     some.add_argument("--replay", type=Path, help="carry out the history in this file instead")
     some.add_argument("--side-by-side", type=int, default=6, help="how many at the same time")
     options = parser.parse_args()
-    unknown = options.only - {scenario.number for scenario in SCENARIOS} - {_CUTS, _HISTORIES}
+    unknown = options.only - {scenario.number for scenario in _EVERY} - {_CUTS, _HISTORIES}
     if unknown:
         parser.error(f"there are no scenarios {sorted(map(str, unknown))}")
-    chosen = [each for each in SCENARIOS if not options.only or each.number in options.only]
+    chosen = [each for each in _EVERY if not options.only or each.number in options.only]
     done: list[Findings] = []
     for scenario in chosen:
         keep = options.results / f"{scenario.number:02}"
