@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
-from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause, plain_logger
+from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause
 from promenade_bus_sqlite.failures import Kind, SqliteFailure, failure_of, kind_of
 from promenade_bus_sqlite.file import File
 from promenade_bus_sqlite.news import News
@@ -23,8 +23,6 @@ from promenade_bus_sqlite.news import News
 __all__ = ["Command", "Worker"]
 
 T = TypeVar("T")
-
-logger = plain_logger("promenade.bus.sqlite")
 
 _MOST_TOGETHER: Final = 64
 """Commands in one transaction."""
