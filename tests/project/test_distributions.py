@@ -256,14 +256,14 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
             {
                 name
                 for name in MEMBERS
-                if not re.fullmatch("promenade-example-.*|promenade-bus-testing", name)
+                if not re.fullmatch("promenade-(example|context)-.*|promenade-bus-testing", name)
             },
         ),
         ("testing", {"promenade-bus", "promenade-bus-memory", "promenade-bus-testing"}),
     ],
 )
 def test_an_extra_installs_what_it_promises(environment: Environment, extra: str, expected: set[str]) -> None:
-    """`[standard]` brings the first plugins, `[all]` all but the example and what is for tests only."""
+    """`[standard]` brings the first plugins, `[all]` every plugin but the one for tests, and no context."""
     environment.install(f"promenade-bus[{extra}]")
     assert environment.installed() == expected
 
