@@ -365,8 +365,9 @@ async def test_an_application_of_threads_uses_a_sync_bus(tmp_path: Any) -> None:
     def run() -> None:
         with open_sync_bus({"bus": {"adapter": "memory"}}) as bus:
             bus.subscribe(MOVED, handle, name="looking")
-            with Outbox(bus, stage.sessions, stage.tables) as outbox, stage.sessions.begin() as session:
-                outbox.publish_sync(session, MOVED, moved(1))
+            with Outbox(bus, stage.sessions, stage.tables) as outbox:
+                with stage.sessions.begin() as session:
+                    outbox.publish_sync(session, MOVED, moved(1))
                 assert handled.wait(60)
 
     await asyncio.to_thread(run)
