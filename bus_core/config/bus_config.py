@@ -28,7 +28,7 @@ from bus_core.events.topics import TopicPattern
 
 __all__ = ["BusConfig", "describe_config", "load_config", "read_config"]
 
-FIRST_PARTY_ADAPTERS: Final = ("memory", "redis")
+FIRST_PARTY_ADAPTERS: Final = ("memory", "redis", "sqlite")
 """Their sections are tolerated even where they are not installed: the same file serves laptop and server."""
 
 _RETRY_SHORT_FORM: Final = {
@@ -127,8 +127,8 @@ class BusConfig(BusSettings):
     def check_sections(self, known: Iterable[str]) -> list[str]:
         """The faults of sections without an owner, given the names of the installed adapters.
 
-        Sections of adapters that are not selected are tolerated, those of ``memory`` and ``redis`` even
-        where these are not installed.
+        Sections of adapters that are not selected are tolerated, those of ``FIRST_PARTY_ADAPTERS``
+        even where these are not installed.
         """
         tolerated = {*known, *FIRST_PARTY_ADAPTERS, self.adapter}
         names = [*_KEYS, *sorted(tolerated - {""})]

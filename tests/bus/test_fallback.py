@@ -113,6 +113,7 @@ async def test_failing_store_leaks_nothing(caplog: pytest.LogCaptureFixture) -> 
 def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several names that nobody offers are reported together, each with its place."""
     hide_distribution(monkeypatch, "promenade-bus-redis")
+    hide_distribution(monkeypatch, "promenade-bus-sqlite")
     with pytest.raises(ConfigError) as caught:
         open_bus({"bus": {"adapter": "memry", "serializer": "xml", "middleware": ["loging"]}})
     text = str(caught.value)
@@ -128,9 +129,11 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_to_install(adapter: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown or missing adapter says what is installed, what can be, and where to name it."""
     hide_distribution(monkeypatch, "promenade-bus-redis")
+    hide_distribution(monkeypatch, "promenade-bus-sqlite")
+    installs = "pip install promenade-bus-redis, pip install promenade-bus-sqlite"
     with pytest.raises(
         UnknownPlugin,
-        match=rf"installed: memory; {words}: pip install promenade-bus-redis @ \$\.bus\.adapter",
+        match=rf"installed: memory; {words}: {installs} @ \$\.bus\.adapter",
     ):
         open_bus({"bus": {"adapter": adapter}})
 

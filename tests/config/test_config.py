@@ -384,7 +384,7 @@ def test_variables_come_from_the_process(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_sections_of_adapters_are_tolerated() -> None:
-    """Sections of the selected adapter, of installed ones, and of memory and redis have an owner."""
+    """Sections of the selected adapter, of installed ones, and of first-party ones have an owner."""
     config = load({"adapter": "nats", "nats": {}, "redis": {}, "memory": None, "kafka": {}})
     assert config.check_sections(["kafka"]) == []
 

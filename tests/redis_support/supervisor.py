@@ -76,6 +76,7 @@ class Supervisor:
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """Starts a process in a session of its own."""
+        user, group = request.get("user") or (None, None)
         try:
             with open(request["log"], "ab") as log:
                 process = subprocess.Popen(
@@ -86,16 +87,14 @@ class Supervisor:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    **self.as_user(request.get("user")),
+                    user=user,
+                    group=group,
+                    extra_groups=None if user is None else [],
                 )
         except OSError as error:
             return {"error": str(error)}
         self.processes[process.pid] = process
         return {"pid": process.pid}
-
-    def as_user(self, user: list[int] | None) -> dict[str, Any]:
-        """The start of a process by another user than this one."""
-        return {} if user is None else {"user": user[0], "group": user[1], "extra_groups": []}
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """Kills a process, and what it started that is still in its group."""

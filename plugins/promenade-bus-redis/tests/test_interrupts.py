@@ -41,8 +41,8 @@ def directory(tmp_path: Path) -> Iterator[Path]:
         (["health", "--app", "shop:sync"], CLOSING),
         (["publish", *ONE, "--config", "app.yaml"], "interrupted: 0 events published"),
         (["publish", "--file", "-", "--app", "shop:sync"], "interrupted: 0 events published"),
-        (["run", "shop:bus"], "stopped while the bus was being started"),
-        (["run", "shop:sync"], "stopped while the bus was being started"),
+        (["run", "shop:bus"], "stopped while the bus was starting"),
+        (["run", "shop:sync"], "stopped while the bus was starting"),
     ],
 )
 def test_every_command_ends(directory: Path, command: list[str], last: str) -> None:

@@ -14,10 +14,10 @@ async def test_another_layout_is_refused(redis_server: SharedServer) -> None:
     """The error names the prefix, both layouts, and the two ways out."""
     async with place_on(redis_server) as place:
         place.ask("SET", place.keys.layout, "99")
-        with pytest.raises(AdapterError, match=r"layout 99, and this version .* has the layout 1") as caught:
+        with pytest.raises(AdapterError, match=r"layout 99, but this version .* has the layout 1") as caught:
             await place.adapter()
         assert f"delete the keys that begin with '{place.keys.prefix}:'" in str(caught.value)
-        assert "bus.redis.prefix of its own" in str(caught.value)
+        assert "another bus.redis.prefix" in str(caught.value)
         assert place.ask("GET", place.keys.layout) == "99"
 
 

@@ -230,7 +230,7 @@ def test_what_is_left_over(run: Run) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E*1 events were abandoned when the bus was closed:",
+            "E*1 event abandoned when the bus was closed:",
             "E*welcome-mail: accounts.user.registered * was waiting for retry",
             "E*attempt 1 failed with ConnectionError (injected by the test); retry in 3600 s",
         ]

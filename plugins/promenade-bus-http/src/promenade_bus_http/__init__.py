@@ -6,10 +6,10 @@ import typing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
+import bus_core
 from bus_core import Endpoint, hookimpl, on_demand
 
 if typing.TYPE_CHECKING:
-    from bus_core import Bus
     from promenade_bus_http.app import http_app
     from promenade_bus_http.looking import Limits
     from promenade_bus_http.server import serve
@@ -19,7 +19,7 @@ else:  # without __dir__: the bus looks for hooks at every name that dir() lists
 __all__ = ["Limits", "http_app", "promenade_bus_endpoints", "serve"]
 
 
-def _load() -> Callable[[Bus, str], AbstractContextManager[str]]:
+def _load() -> Callable[[bus_core.Bus, str], AbstractContextManager[str]]:
     from promenade_bus_http.server import serve_at
 
     return serve_at

@@ -12,9 +12,16 @@ if typing.TYPE_CHECKING:
     from promenade_bus_outbox.status import OutboxStatus
     from promenade_bus_outbox.tables import OutboxTables, outbox_tables
 else:  # without __dir__: the bus looks for hooks at every name that dir() lists
-    _NAMES = {"errors": "MissingTables OutboxError WrongSession", "inbox": "Inbox", "outbox": "Outbox"}
-    _NAMES |= {"status": "OutboxStatus", "tables": "OutboxTables outbox_tables"}
-    __getattr__, _ = on_demand.names(__name__, _NAMES)
+    __getattr__, _ = on_demand.names(
+        __name__,
+        {
+            "errors": "MissingTables OutboxError WrongSession",
+            "inbox": "Inbox",
+            "outbox": "Outbox",
+            "status": "OutboxStatus",
+            "tables": "OutboxTables outbox_tables",
+        },
+    )
 
 __all__ = ["Inbox", "MissingTables", "Outbox", "OutboxError", "OutboxStatus", "OutboxTables", "WrongSession"]
 __all__ += ["outbox_tables"]
