@@ -55,9 +55,17 @@ def for_python(name: str) -> Iterator[tuple[str, str]]:
     """Pairs of module and name: the table that on_demand.names gets."""
     for node in ast.walk(PACKAGES[name]):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "on_demand.names":
-            for module, names in ast.literal_eval(node.args[1]).items():
+            for module, names in table_in(node.args[1]).items():
                 for offered in names.split():
                     yield f"{name}.{module}", offered
+
+
+def table_in(node: ast.expr) -> dict[str, str]:
+    """The value of a dict, or of a union of them, which is how a long one fits into few lines."""
+    if isinstance(node, ast.BinOp):
+        return table_in(node.left) | table_in(node.right)
+    table: dict[str, str] = ast.literal_eval(node)
+    return table
 
 
 def test_the_core_is_on_demand() -> None:

@@ -25,6 +25,7 @@ from bus_core.plugins import discover
 from promenade_bus_http import Limits, http_app, serve
 from promenade_bus_http.server import serve_at
 from redis_support.fixtures import StartServer, start_server
+from redis_support.streams import until
 
 __all__ = ["start_server"]
 
@@ -407,7 +408,7 @@ def test_it_is_found() -> None:
 # --- promenade-bus run --http -----------------------------------------------------------------------------
 
 WORKER = """
-import asyncio, time
+import asyncio, pathlib, time
 from bus_core import BaseEvent, open_bus
 
 bus = open_bus({"bus": {
@@ -419,7 +420,9 @@ bus = open_bus({"bus": {
 async def stock(event):
     if event.data["block"]:
         time.sleep(4)
-    await asyncio.sleep(1)
+    pathlib.Path("began").touch()
+    while not pathlib.Path("go-on").exists():
+        await asyncio.sleep(0.01)
 
 async def make():
     asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(place()))
@@ -461,17 +464,19 @@ def ask_until(client: Client, path: str, status: int) -> tuple[float, dict[str, 
     return asyncio.run(asked_until(client, path, status))
 
 
-def test_a_worker_serves_until_it_has_drained(worker: Any) -> None:
+def test_a_worker_serves_until_it_has_drained(worker: Any, tmp_path: Path) -> None:
     """A worker is ready, is not while it drains, and ends well; then nobody listens."""
     process, client = worker(block=False)
     ask_until(client, "/readyz", 200)
     response, body = client.ask("/metrics")
     assert response.status == 200
     assert b"promenade_bus_workers" in body
+    asyncio.run(until((tmp_path / "began").exists, "a handler runs", WITHIN))
     process.send_signal(signal.SIGTERM)
     _, answer = ask_until(client, "/readyz", 503)
     assert answer["causes"][0]["summary"] == "the bus is closing"
     assert client.json("/livez")[0] == 200
+    (tmp_path / "go-on").touch()
     assert process.wait(WITHIN) == 0
     with pytest.raises(ConnectionError):
         client.json("/livez")

@@ -242,7 +242,8 @@ async def test_the_guard_is_one_condition_of_the_statement_that_reads(postgres: 
 async def test_a_relay_outlives_its_server(start_postgres: StartPostgres) -> None:
     """The server is killed and started again; what was committed is delivered, and nothing is lost."""
     own = await asyncio.to_thread(start_postgres)
-    stage = Stage(own.url("asyncpg", await asyncio.to_thread(own.create_database, "app")))
+    url = own.url("asyncpg", await asyncio.to_thread(own.create_database, "app"))
+    stage = Stage(url, pool_pre_ping=True)
     await asyncio.to_thread(stage.create)
     server = Server()
     async with (
@@ -254,7 +255,6 @@ async def test_a_relay_outlives_its_server(start_postgres: StartPostgres) -> Non
         await asyncio.to_thread(own.stop)
         await until(lambda: outbox.problem is not None, "it is noticed")
         await asyncio.to_thread(own.start)
-        await stage.async_engine.dispose()
         await stage.publish(outbox, moved(2))
         await until(lambda: numbers(server)[-1] == 2, "the second one is delivered")
     await stage.close()

@@ -14,13 +14,8 @@ if typing.TYPE_CHECKING:
 else:  # without __dir__: the bus looks for hooks at every name that dir() lists
     __getattr__, _ = on_demand.names(
         __name__,
-        {
-            "errors": "MissingTables OutboxError WrongSession",
-            "inbox": "Inbox",
-            "outbox": "Outbox",
-            "status": "OutboxStatus",
-            "tables": "OutboxTables outbox_tables",
-        },
+        {"errors": "MissingTables OutboxError WrongSession", "inbox": "Inbox", "outbox": "Outbox"}
+        | {"status": "OutboxStatus", "tables": "OutboxTables outbox_tables"},
     )
 
 __all__ = ["Inbox", "MissingTables", "Outbox", "OutboxError", "OutboxStatus", "OutboxTables", "WrongSession"]
