@@ -150,7 +150,14 @@ def test_bugs_are_found() -> None:
             async with some:
                 return await carry_out(found, newest_binary(), bug=bug, patience=patience)
 
-        planted = [run(each, bug, 6.0) for bug, (each, _) in FOUND.items()]
+        async def run_planted(found: History, bug: str, fault: str) -> Outcome:
+            """Runs it once more if need be: what a process holds when it is killed depends on the machine."""
+            outcome = await run(found, bug, 6.0)
+            if any(fault in each for each in outcome.faults):
+                return outcome
+            return await run(found, bug, 6.0)
+
+        planted = [run_planted(each, bug, fault) for bug, (each, fault) in FOUND.items()]
         return await asyncio.gather(*planted, *(run(each, "", 15.0) for each, _ in FOUND.values()))
 
     outcomes = asyncio.run(run_each())
