@@ -21,6 +21,8 @@ from promenade_bus_redis.streams.wire import letter_fields
 from redis_support.fixtures import SharedServer
 from redis_support.streams import GROUP, TOPIC, Place, place_on, until
 
+pytestmark = pytest.mark.once
+
 FEW = 1500
 IN_SMALL_PAGES = """
 import sys

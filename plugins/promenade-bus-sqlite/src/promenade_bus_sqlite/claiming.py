@@ -81,7 +81,8 @@ class Claims:
         key = self._owner.subscription
         found = db.execute(
             "SELECT cursor, active, (SELECT min(due) FROM promenade_delivery"
-            " WHERE subscription = ?1 AND owner = 0) FROM promenade_subscription WHERE id = ?1",
+            " WHERE subscription = promenade_subscription.id AND owner = 0)"
+            " FROM promenade_subscription WHERE id = ?",
             (key,),
         ).fetchone()
         if found is None:
@@ -312,8 +313,9 @@ class ForgottenSubscription(BusError):
 def backlog_of(db: sqlite3.Connection, topics: Topics, subscription: int, pattern: str) -> int:
     """The number of unsettled messages of a subscription: deliveries, and events behind its cursor."""
     row = db.execute(
-        "SELECT cursor, (SELECT count(*) FROM promenade_delivery WHERE subscription = ?1)"
-        " FROM promenade_subscription WHERE id = ?1",
+        "SELECT cursor, (SELECT count(*) FROM promenade_delivery"
+        " WHERE subscription = promenade_subscription.id)"
+        " FROM promenade_subscription WHERE id = ?",
         (subscription,),
     ).fetchone()
     if row is None:

@@ -16,7 +16,7 @@ __all__ = ["HeartbeatTable"]
 _BEAT = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
 ON CONFLICT DO UPDATE SET beats = beats + 1"""
 
-_GONE = """DELETE FROM promenade_owner WHERE name = ?1
+_GONE = """DELETE FROM promenade_owner WHERE name = ?
 AND NOT EXISTS (SELECT 1 FROM promenade_delivery AS held
     WHERE held.subscription = promenade_owner.subscription AND held.owner = promenade_owner.id)
 AND NOT EXISTS (SELECT 1 FROM promenade_subscription AS turn WHERE turn.active = promenade_owner.id)"""
