@@ -89,6 +89,38 @@ async def test_a_publisher_that_has_nothing_to_publish(start_server: StartServer
         await until(lambda: adapter.lost == 2, "the loss is noticed")
 
 
+async def test_a_publisher_that_closes_at_once(start_server: StartServer) -> None:
+    """A publisher that closes before the next check counts the loss, too, where everybody can read it."""
+    server = start_server(settings=WITH_FILE)
+    async with place_on(server) as place:
+        adapter = await place.adapter()
+        await place.publish(0)
+        size = written(server)
+        await place.publish(1, 2)
+        links = adapter._running.stored_events._links
+        lose_from(server, size)
+        await until(lambda: all(link.has_ended for link in links), "the connection is known to be broken")
+        await adapter.close()
+        assert place.ask("HGET", place.keys.losses, f"{TOPIC} *") == "2"
+
+
+async def test_a_publisher_of_an_empty_server_that_closes_at_once(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server without any data is told as that, and not as the loss of each event."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter()
+        await place.publish(0, 1)
+        links = adapter._running.stored_events._links
+        server.kill()
+        server.restart()
+        await until(lambda: all(link.has_ended for link in links), "the connection is known to be broken")
+        await adapter.close()
+        assert "the server has lost its data" in caplog.text
+        assert place.ask("HGETALL", place.keys.losses) == []
+
+
 async def test_a_topic_that_is_gone(start_server: StartServer) -> None:
     """All events of a topic that the server does not know any more are counted."""
     server = start_server(settings=WITH_FILE)

@@ -125,17 +125,10 @@ FOUND = {
 
 
 def test_histories_on_a_server() -> None:
-    """Each event reaches an end, is counted, or waits for a known subscription.
-
-    A history that fails is run twice more, and fails the test when it does so each time. An open fault needs
-    this: after a server went back to older data, events are now and then lost and not counted (seed 6).
-    """
+    """Each event reaches an end, is counted, or waits for a known subscription."""
     histories = [make(seed, steps=_SHORT) for seed in _SEEDS]
     outcomes = asyncio.run(run_all(histories, newest_binary(), side_by_side=10))
     assert len(outcomes) == len(_SEEDS)
-    for _ in range(2):
-        again = [outcome.history for outcome in outcomes if outcome.faults]
-        outcomes = asyncio.run(run_all(again, newest_binary(), side_by_side=10)) if again else []
     assert not told(outcomes), told(outcomes)
 
 
@@ -157,14 +150,7 @@ def test_bugs_are_found() -> None:
             async with some:
                 return await carry_out(found, newest_binary(), bug=bug, patience=patience)
 
-        async def run_planted(found: History, bug: str, fault: str) -> Outcome:
-            """Runs it once more if need be: what a process holds when it is killed depends on the machine."""
-            outcome = await run(found, bug, 6.0)
-            if any(fault in each for each in outcome.faults):
-                return outcome
-            return await run(found, bug, 6.0)
-
-        planted = [run_planted(each, bug, fault) for bug, (each, fault) in FOUND.items()]
+        planted = [run(each, bug, 6.0) for bug, (each, _) in FOUND.items()]
         return await asyncio.gather(*planted, *(run(each, "", 15.0) for each, _ in FOUND.values()))
 
     outcomes = asyncio.run(run_each())

@@ -89,13 +89,18 @@ class StoredEvents:
         self._cut_short.clear()
         self._must_look = False
 
-    async def look(self) -> None:
-        """After a broken connection, counts entries that the server lost; raises ``RedisFailure``."""
+    @property
+    def is_check_due(self) -> bool:
+        """True when a connection that stored events has broken since the last check."""
         # A connection with a running publish has not ended.
         if any(link.has_ended for link in self._links):
             self._links = [link for link in self._links if not link.has_ended]
             self._suspect()
-        if not self._must_look:
+        return self._must_look
+
+    async def look(self) -> None:
+        """After a broken connection, counts entries that the server lost; raises ``RedisFailure``."""
+        if not self.is_check_due:
             return
         self._must_look = False
         taken = [by_topic for session in [*self._sessions][:-1] if (by_topic := _sorted(session))]

@@ -110,12 +110,16 @@ class Upkeep:
         self._background.start()
 
     async def close(self) -> None:
-        """Stops the task, after storing the counted losses."""
+        """Stops the task, after a due check for lost data, and after storing the counted losses."""
         if not self._background.is_started:
             return
         await self._background.end()
         if self._hinting:
             await asyncio.wait(self._hinting)
+        try:
+            await self._check_stored_events()
+        except RedisFailure as failure:
+            logger.debug("the last check for lost data failed: %s", failure.kind)
         await self._store_losses(time.monotonic())
 
     def look_after(self, consumer: Wakeable) -> None:
@@ -319,6 +323,15 @@ class Upkeep:
         await self._services.stored_events.look()
         if self._epoch_at == again:  # no new suspicion meanwhile
             self._epoch_at = now + refresh
+
+    async def _check_stored_events(self) -> None:
+        """Counts what a server has lost that broke a connection shortly before the end."""
+        services = self._services
+        if services.stored_events.is_check_due:
+            if await services.epoch.has_ended():
+                services.losses.epoch_ended()
+            else:
+                await services.stored_events.look()
 
     async def _begin_again(self) -> None:
         """After the server lost its data: declares everything again, and recreates groups."""
