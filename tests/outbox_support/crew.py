@@ -93,9 +93,15 @@ def die_at(last: int | None) -> None:
 
 
 def bus_of(plan: Plan) -> Bus:
-    """A bus on the Redis server of the plan."""
+    """A bus on the Redis server of the plan.
+
+    A killed handler costs an attempt of each event that it held. No event may become a dead letter by that.
+    A dead letter frees its key, and a killed relay's next copy of the event would be handled after later ones.
+    """
     redis = {"url": plan.redis, "prefix": plan.prefix, "lease": "1s", "block": "100ms"}
-    return open_bus({"app": {"name": "crew"}, "bus": {"adapter": "redis", "redis": redis}})
+    return open_bus(
+        {"app": {"name": "crew"}, "bus": {"adapter": "redis", "retry_attempts": 1000, "redis": redis}}
+    )
 
 
 def stage_of(plan: Plan) -> Stage:

@@ -80,10 +80,6 @@ def test_eight_writers_on_sqlite_lose_nothing(tmp_path: Path, redis_server: Shar
     check(account, 0)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open fault: in one of 24 crews, on PostgreSQL, an event was handled after later ones of its key",
-)
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(int(os.environ.get("OUTBOX_CREWS", "2"))))
