@@ -96,7 +96,7 @@ def bus_of(plan: Plan) -> Bus:
     """A bus on the Redis server of the plan.
 
     A killed handler costs an attempt of each event that it held. No event may become a dead letter by that.
-    A dead letter frees its key, and a killed relay's next copy of the event would be handled after later ones.
+    A dead letter frees its key, and the next copy from a killed relay would be handled after later events.
     """
     redis = {"url": plan.redis, "prefix": plan.prefix, "lease": "1s", "block": "100ms"}
     return open_bus(
