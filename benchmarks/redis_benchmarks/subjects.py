@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from itertools import count
 from typing import Any
-from uuid import UUID
 
-import attrs
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from bus_core import BuildContext, Bus, Event, Serializer, Topic, event, open_bus
+from bus_core import BuildContext, Bus, Serializer, open_bus
 from bus_core.serialization import JsonOptions, JsonSerializer
+from promenade_benchmarks.orders import ORDER_PLACED, OrderPlaced, order
 from promenade_bus_msgspec import promenade_bus_serializers
 
 __all__ = [
@@ -33,36 +32,7 @@ SERIALIZERS = ("json", "msgspec")
 _SOURCE = "benchmark"
 
 
-@attrs.frozen
-class Line:
-    """The number of orders by item."""
-
-    sku: str
-    quantity: int
-    price_cents: int
-
-
-@event
-class OrderPlaced(Event):
-    """Of usual size: 479 bytes as a CloudEvents document, with values inside of values."""
-
-    number: str
-    customer: str
-    lines: tuple[Line, ...]
-    express: bool = False
-
-
-def order(number: str) -> OrderPlaced:
-    """A new event."""
-    return OrderPlaced(aggregate_id=_CUSTOMER, number=number, customer=str(_CUSTOMER), lines=_LINES)
-
-
-_CUSTOMER = UUID(int=0x0197F0E1A4B07C11A2B3C4D5E6F70819)
-_LINES = (Line("SKU-1", 2, 1999), Line("SKU-27", 1, 449))
-
 ORDER = order("2025-000417")
-
-ORDER_PLACED = Topic("shop.order.placed", OrderPlaced)
 
 _prefixes = count(1)
 

@@ -12,7 +12,7 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.adapters.batches import together_or_apart
-    from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters
+    from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters, first_letters
     from bus_core.adapters.leases import NO_SESSION, Heartbeats, name_owner
     from bus_core.adapters.records import (
         DEAD,
@@ -33,7 +33,7 @@ else:
         __name__,
         {
             "batches": "together_or_apart",
-            "dead_letters": "KeptLetter LocalDeadLetters",
+            "dead_letters": "KeptLetter LocalDeadLetters first_letters",
             "leases": "Heartbeats NO_SESSION name_owner",
             "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches text_of_attempts "
             "text_of_letter with_death",
@@ -53,6 +53,7 @@ __all__ = [
     "Record",
     "StorageAdapter",
     "attempts_of",
+    "first_letters",
     "letter_of",
     "matches",
     "name_owner",

@@ -11,16 +11,29 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from bus_core.abc import SubscriptionSpec
+from bus_core.abc import DeadLetterStore, SubscriptionSpec
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
 from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterTally, tally_of
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["KeptLetter", "LocalDeadLetters"]
+__all__ = ["KeptLetter", "LocalDeadLetters", "first_letters"]
 
 P = TypeVar("P")
 
 logger = plain_logger("promenade.bus")
+
+
+async def first_letters(store: DeadLetterStore, where: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+    """The oldest letters that a filter selects, at most ``limit``: ``list`` for stores with short pages."""
+    found: list[DeadLetter] = []
+    cursor: str | None = None
+    while len(found) < limit:
+        page = await store.page(where, cursor, limit - len(found))
+        found += page
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return found
 
 
 @attrs.frozen

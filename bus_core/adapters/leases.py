@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from bus_core.errors import AdapterError
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.failures import FIRST_PAUSE, Trouble, next_pause
+from bus_core.runtime.threads import thread_ended
 
 __all__ = ["NO_SESSION", "Beat", "Heartbeats", "lease_of", "name_owner"]
 
@@ -100,9 +100,7 @@ class Heartbeats:
             return
         self._stopping = True
         self._woken.set()
-        deadline = time.monotonic() + _CLOSING
-        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
-            await asyncio.sleep(0.002)
+        await thread_ended(thread, _CLOSING)
 
     def add(self, owner: str) -> None:
         """Counts for this owner, too."""

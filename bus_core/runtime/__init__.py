@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
     from bus_core.runtime.logs import counted, plain_logger
     from bus_core.runtime.sleeper import Sleeper
+    from bus_core.runtime.threads import thread_ended
     from bus_core.runtime.timeouts import Deadlines, call_within, expiry
 else:
     __getattr__, __dir__ = on_demand.names(
@@ -27,6 +28,7 @@ else:
             "background_task": "BackgroundTask",
             "logs": "counted plain_logger",
             "sleeper": "Sleeper",
+            "threads": "thread_ended",
             "timeouts": "Deadlines call_within expiry",
         },
     )
@@ -46,4 +48,5 @@ __all__ = [
     "next_pause",
     "plain_logger",
     "printable",
+    "thread_ended",
 ]

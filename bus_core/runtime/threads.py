@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["ThreadCall", "ThreadPool"]
+__all__ = ["ThreadCall", "ThreadPool", "thread_ended"]
+
+
+async def thread_ended(thread: threading.Thread, timeout: float) -> bool:
+    """True when a thread ends within ``timeout`` seconds of real time. The event loop goes on meanwhile."""
+    deadline = time.monotonic() + timeout
+    while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
+        await asyncio.sleep(0.002)
+    return not thread.is_alive()
 
 
 class ThreadCall:

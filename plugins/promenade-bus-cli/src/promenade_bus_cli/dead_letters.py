@@ -243,8 +243,13 @@ def _event_lines(letter: DeadLetter, data: dict[str, Any]) -> list[str]:
 
 
 def _removing(command: Any) -> Any:
-    """The arguments and options that both have."""
+    """Adds the arguments and options that both have."""
     for option in (
+        debug_option,
+        json_option,
+        config_option,
+        app_option,
+        filter_options,
         click.option("-y", "--yes", is_flag=True, help="Do not ask."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--all", "everything", is_flag=True, help="All dead letters there are."),
@@ -256,11 +261,6 @@ def _removing(command: Any) -> Any:
 
 @dead_letters.command()
 @_removing
-@filter_options
-@app_option
-@config_option
-@json_option
-@debug_option
 @click.pass_context
 def redrive(ctx: click.Context, /, **options: Any) -> None:
     """Send dead letters back to the subscription that failed, and only to it.
@@ -274,11 +274,6 @@ def redrive(ctx: click.Context, /, **options: Any) -> None:
 
 @dead_letters.command()
 @_removing
-@filter_options
-@app_option
-@config_option
-@json_option
-@debug_option
 @click.pass_context
 def purge(ctx: click.Context, /, **options: Any) -> None:
     """Delete dead letters. Nobody can bring them back.

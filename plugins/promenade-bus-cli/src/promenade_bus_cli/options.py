@@ -21,6 +21,7 @@ __all__ = [
     "debug_option",
     "duration",
     "json_option",
+    "required_config_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,7 +63,7 @@ def debug_option(command: F) -> F:
     )(command)
 
 
-def config_option(command: F) -> F:
+def config_option(command: F, *, required: bool = False) -> F:
     """Adds ``--config FILE``; the default is the file in the environment variable."""
     return click.option(
         "--config",
@@ -70,8 +71,14 @@ def config_option(command: F) -> F:
         metavar="FILE",
         envvar=CONFIG_VARIABLE,
         show_envvar=True,
+        required=required,
         help="The configuration file.",
     )(command)
+
+
+def required_config_option(command: F) -> F:
+    """Adds ``--config FILE`` to a command that has no other way to find its bus."""
+    return config_option(command, required=True)
 
 
 def app_option(command: F) -> F:

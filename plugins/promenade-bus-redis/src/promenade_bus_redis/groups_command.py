@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from bus_core import BusError, Command, UnknownSubscription
+from bus_core import AnyAdapter, BusError, Command, UnknownSubscription
 
 if TYPE_CHECKING:
     from promenade_bus_redis.streams.groups import GroupReport, RedisGroups, WishReport
@@ -26,16 +26,8 @@ def groups_command() -> Any:
     import click
 
     from promenade_bus_cli.options import json_option
+    from promenade_bus_cli.options import required_config_option as config_option
     from promenade_bus_cli.output import print_json
-
-    config_option = click.option(
-        "--config",
-        metavar="FILE",
-        envvar="PROMENADE_BUS_CONFIG",
-        show_envvar=True,
-        required=True,
-        help="The configuration file.",
-    )
 
     @click.group("groups")
     def groups() -> None:
@@ -121,26 +113,19 @@ GROUPS: Final = Command(
 
 
 def _run(config: str, use: Callable[[RedisGroups], Coroutine[Any, Any, T]]) -> T:
-    from bus_core import open_bus
-    from promenade_bus_cli.signals import run_interruptible
+    from promenade_bus_cli.loading import run_on_adapter
     from promenade_bus_redis.pubsub.adapter import PubsubAdapter
     from promenade_bus_redis.streams.adapter import StreamsAdapter
 
-    async def run() -> T:
-        bus = open_bus(config)
-        adapter = bus.adapter
+    def choose(adapter: AnyAdapter) -> StreamsAdapter:
         if not isinstance(adapter, StreamsAdapter):
             how = " with mode: pubsub" if isinstance(adapter, PubsubAdapter) else ""
             raise BusError(
                 f"{config} runs on {adapter.name!r}{how}, not on Redis streams: it has no groups on a server"
             )
-        await adapter.start()
-        try:
-            return await use(adapter.groups)
-        finally:
-            await adapter.close()
+        return adapter
 
-    return run_interruptible(run())
+    return run_on_adapter(config, choose, lambda adapter: use(adapter.groups))
 
 
 def as_lines(reports: Sequence[GroupReport]) -> list[str]:

@@ -5,13 +5,12 @@ This module needs click, which the command line installs. The adapter itself doe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from bus_core import BusError, Command, UnknownSubscription
+from bus_core import AnyAdapter, BusError, Command, UnknownSubscription
 from bus_core.runtime import counted
 
 if TYPE_CHECKING:
@@ -26,14 +25,9 @@ def sqlite_command() -> Any:
     """Creates the command."""
     import click
 
-    config_option = click.option(
-        "--config",
-        metavar="FILE",
-        envvar="PROMENADE_BUS_CONFIG",
-        show_envvar=True,
-        required=True,
-        help="The configuration file.",
-    )
+    from promenade_bus_cli.options import json_option
+    from promenade_bus_cli.options import required_config_option as config_option
+    from promenade_bus_cli.output import print_json, print_table
 
     @click.group("sqlite")
     def sqlite() -> None:
@@ -41,15 +35,16 @@ def sqlite_command() -> Any:
 
     @sqlite.command("groups")
     @config_option
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    @json_option
     def list_groups(config: str, as_json: bool) -> None:
         """List every group with its topic or pattern, its backlog and its running instances."""
         found = _run(config, lambda groups: groups.list())
         if as_json:
-            click.echo(json.dumps([attrs.asdict(report) for report in found], indent=2))
-            return
-        for line in as_lines(found):
-            click.echo(line)
+            print_json([attrs.asdict(report) for report in found])
+        elif found:
+            print_table(COLUMNS, [_row_of(report) for report in found])
+        else:
+            click.echo("there are no groups in the file")
 
     @sqlite.command()
     @click.argument("group")
@@ -82,34 +77,24 @@ SQLITE: Final = Command(
 
 
 def _run(config: str, use: Callable[[SqliteGroups], Coroutine[Any, Any, T]]) -> T:
-    from bus_core import open_bus
-    from promenade_bus_cli.signals import run_interruptible
+    from promenade_bus_cli.loading import run_on_adapter
     from promenade_bus_sqlite.adapter import SqliteAdapter
     from promenade_bus_sqlite.groups import SqliteGroups
 
-    async def run() -> T:
-        adapter = open_bus(config).adapter
+    def choose(adapter: AnyAdapter) -> SqliteAdapter:
         if not isinstance(adapter, SqliteAdapter):
             raise BusError(
                 f"{config} selects the adapter {adapter.name!r}: it has no groups in a SQLite file"
             )
-        await adapter.start()
-        try:
-            return await use(SqliteGroups(adapter.running))
-        finally:
-            await adapter.close()
+        return adapter
 
-    return run_interruptible(run())
+    return run_on_adapter(config, choose, lambda adapter: use(SqliteGroups(adapter.running)))
 
 
-def as_lines(reports: Sequence[GroupReport]) -> list[str]:
-    """Formats a table for people."""
-    if not reports:
-        return ["there are no groups in the file"]
-    rows = [("GROUP", "TOPIC", "BACKLOG", "INSTANCES", "UNSERVED")]
-    for each in reports:
-        minutes = int(each.unserved // 60)
-        since = "" if each.instances else f"{minutes:,} min" if minutes else "under 1 min"
-        rows.append((each.group, each.topic, f"{each.backlog:,}", str(each.instances), since))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+COLUMNS: Final = ("GROUP", "TOPIC", "BACKLOG", "INSTANCES", "UNSERVED")
+
+
+def _row_of(report: GroupReport) -> Sequence[str]:
+    minutes = int(report.unserved // 60)
+    since = "" if report.instances else f"{minutes:,} min" if minutes else "under 1 min"
+    return report.group, report.topic, f"{report.backlog:,}", str(report.instances), since

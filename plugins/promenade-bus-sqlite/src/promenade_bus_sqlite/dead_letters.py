@@ -15,7 +15,7 @@ from bus_core import (
     DeadLetterTally,
     UnknownSubscription,
 )
-from bus_core.adapters import letter_of, text_of_attempts
+from bus_core.adapters import first_letters, letter_of, text_of_attempts
 from bus_core.events import is_pattern, tally_of
 from promenade_bus_sqlite.publishing import insert_events, text_of_headers
 from promenade_bus_sqlite.services import Services
@@ -40,15 +40,7 @@ class SqliteDeadLetters:
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
-        letters: list[DeadLetter] = []
-        cursor: str | None = None
-        while len(letters) < limit:
-            page = await self.page(where, cursor, limit - len(letters))
-            letters += page
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return letters
+        return await first_letters(self, where, limit)
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
         """The selected letters behind a cursor; see ``bus_core.DeadLetterStore``."""

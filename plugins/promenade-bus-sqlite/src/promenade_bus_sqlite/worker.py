@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
-from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause
+from bus_core.runtime import FIRST_PAUSE, Trouble, next_pause, thread_ended
 from promenade_bus_sqlite.failures import Kind, SqliteFailure, failure_of, kind_of
 from promenade_bus_sqlite.file import File
 from promenade_bus_sqlite.news import News
@@ -108,9 +108,7 @@ class Worker:
             return
         self._stopping = True
         self._queue.put(None)
-        deadline = time.monotonic() + 2 * self.file.busy_timeout + 1
-        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
-            await asyncio.sleep(0.001)
+        await thread_ended(thread, 2 * self.file.busy_timeout + 1)
 
     async def write(
         self,

@@ -19,6 +19,7 @@ from bus_core import (
     DeadLetterTally,
     UnknownSubscription,
 )
+from bus_core.adapters import first_letters
 from bus_core.events import is_pattern, merge_tallies, tally_of
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.server.pipe import Routed
@@ -52,15 +53,7 @@ class RedisDeadLetters:
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """Returns the oldest letters that the filter selects, at most ``limit``."""
-        found: list[DeadLetter] = []
-        cursor: str | None = None
-        while len(found) < limit:
-            page = await self.page(where, cursor, limit - len(found))
-            found += page
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return found
+        return await first_letters(self, where, limit)
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
         """Returns the selected letters after a cursor; see ``bus_core.DeadLetterStore``.

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from bus_core.runtime import FIRST_PAUSE, lease_clock, next_pause, plain_logger
+from bus_core.runtime import FIRST_PAUSE, lease_clock, next_pause, plain_logger, thread_ended
 from promenade_bus_redis.server.connections import Connections
 from promenade_bus_redis.server.failures import RedisFailure
 from promenade_bus_redis.server.node_locator import NodeLocator
@@ -108,9 +107,7 @@ class Leases:
             return
         self._stop.set()
         self._tell(self._wake)
-        deadline = time.monotonic() + 2 * _CLOSING
-        while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event
-            await asyncio.sleep(0.002)
+        await thread_ended(thread, 2 * _CLOSING)
 
     def abort(self) -> None:
         """Ends the thread without waiting; does nothing if it has ended."""

@@ -251,18 +251,22 @@ class SubscribingTests:
     async def test_workers_bound_the_bus(self, harness: Harness) -> None:
         """``worker_pool_size`` is the number of handlers of all subscriptions that run at once."""
         bus = await harness.bus(worker_pool_size=4)
+        gate = harness.gate()
         running = most = 0
 
         async def count(_call: Call) -> None:
             nonlocal running, most
             running += 1
             most = max(most, running)
+            await gate.wait()
             for _ in range(5):
                 await asyncio.sleep(0)
             running -= 1
 
         listeners = [await harness.listen(bus, name=f"listener-{index}", act=count) for index in range(3)]
         await harness.publish(bus, *range(30))
+        await harness.until(lambda: running >= 4, "four of them run")
+        gate.set()
         await harness.until(lambda: min(len(each.done) for each in listeners) >= 30, "all are handled")
         assert most == 4
 
