@@ -1,8 +1,8 @@
 """The cost of observers: the same events on a bus with each of them, and on one without.
 
 Run it with ``python benchmarks/run_observers.py [--seconds N] [--sdk traces]``, with the plugins installed.
-Figures are microseconds of processor time for an event, published and handled in process, the least of many
-short runs that take turns, because what else the machine does comes and goes.
+Figures are microseconds of processor time for an event that is published and handled in one process. Each is
+the minimum of many short runs in turns, because the load of the machine varies.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The interpreter that runs this file is the one the environment is made for. The 
 hash-pinned REQUIREMENTS, and every distribution of the workspace in editable form. When nothing changed since
 the last time, nothing is done.
 
-pip fetches a pinned uv into `.venv-tools` first, because uv is several times faster; where uv cannot be had
-or does not get through (no wheel for the platform, an unusual proxy), pip does the same work.
+pip fetches a pinned uv into `.venv-tools` first, because uv is several times faster. Where uv is not
+available or fails (no wheel for the platform, an unusual proxy), pip does the same work.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The application's own record of its events, apart from the bus.
 
 The account at the end of the demo compares these journals with each other and with the counters of the bus.
-So they take nothing from the bus but the topic of a delivery: who published what is written down where it is
-published, and who handled what inside of the handler.
+So they take nothing from the bus but the topic of a delivery. A publish is recorded where it is made, and a
+delivery inside its handler.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ _START = 60.0
 class SeveralOutcome:
     """The result of a run. ``killed`` is the process id of the worker that was killed.
 
-    ``seconds`` are those in which events were published and handled: the death of a worker and the start of
-    the one in its place are among them, the start of all others and the deployment at the end are not.
+    ``seconds`` is the time in which events were published and handled. It includes the death of a worker and
+    the start of its replacement. It excludes the start of the other workers and the deployment at the end.
     """
 
     account: Account

@@ -1,7 +1,7 @@
 """Starts producers and consumers within milliseconds: they are forked from a process that has imported all.
 
-The server is a child of the supervisor, and whatever it forks stays in its process group: when the test
-process ends, however it ends, all of them are killed, also those that stand still.
+The server is a child of the supervisor, and its forks stay in its process group. When the test process ends
+in any way, all of them are killed, stopped ones too.
 """
 
 from __future__ import annotations

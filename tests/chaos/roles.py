@@ -31,7 +31,7 @@ class Role:
     """One process. Times are seconds.
 
     ``config`` is that of its bus. Consumers handle ``topics`` topics with ``concurrency`` handlers that take
-    ``work``; producers publish ``rate`` events a second, of which at most ``in_flight`` are on their way,
+    ``work``. Producers publish ``rate`` events a second, with at most ``in_flight`` unfinished publishes.
     ``mix`` gives plans to a share of them, ``limit`` ends it. ``threads`` publish through a sync bus.
     ``insists`` publishes the same event again for as long as it is not known to be stored.
     """

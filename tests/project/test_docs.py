@@ -6,10 +6,10 @@ How a page is read:
   with a comment such as ``# hello.py`` is also written to that file, and run like a script.
 - An ``output`` block holds what the ``python`` block above it prints.
 - A ``yaml`` block with a section ``bus`` is a configuration without faults, unless its first line begins with
-  ``# fragment``; one that begins with ``# app.yaml`` is also written to that file.
-- Of a ``console`` block every ``promenade-bus`` and ``python`` command is run, in the same directory, and
-  the lines below it are part of what it prints, in this order; blanks do not matter. Only a command below
-  ``<!-- not run: why -->`` is not run.
+  ``# fragment``. One that begins with ``# app.yaml`` is also written to that file.
+- Every ``promenade-bus`` and ``python`` command of a ``console`` block is run, in the same directory. The
+  lines below it are part of its output, in this order; blanks do not matter. Only a command below ``<!-- not
+  run: why -->`` is not run.
 """
 
 from __future__ import annotations

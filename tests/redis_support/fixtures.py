@@ -1,7 +1,7 @@
 """Servers and proxies as fixtures. A conftest.py imports the ones that it hands on.
 
-- ``redis_server``: a server that is shared by the tests of a process, with a key prefix of the test's own;
-  once for every server that is found, or the one that ``REDIS_URL`` names.
+- ``redis_server``: a server that the tests of a process share, with a key prefix of the test's own. The test
+  runs once for every server that is found, or on the one that ``REDIS_URL`` names.
 - ``binary``: once for every server that is found; for tests that start servers of their own.
   ``TEST_SERVERS=newest`` leaves one server for both, and ``TEST_SERVERS=2/3`` the second of three parts:
   the first is the newest one, and the others share the rest.

@@ -2,9 +2,9 @@
 
 It runs in a session of its own, so that a Ctrl-C or the end of a test run does not end it first. Its parent
 writes one request a line, as JSON, and reads one answer a line. At the end of its input, or when its parent
-is gone, it kills every process that it started, with the whole process group of each, and removes every
-directory it was told of. That the supervisor is the parent of those processes is the point: there is no
-moment in which one exists that nobody would end. It uses only the standard library.
+is gone, it kills the process group of every process that it started. Then it removes every directory that it
+was told of. That the supervisor is the parent of those processes is the point: there is no moment in which
+one exists that nobody would end. It uses only the standard library.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class UnknownCurrency(ValueError):
 class ReferenceData:
     """The codes to choose from. They change only by events, each code in the order of its events.
 
-    ``countries`` are names by ISO 3166-1 alpha-2 code, ``currencies`` decimal digits of the minor unit by ISO
-    4217 code, ``languages`` names by ISO 639-3 code; ``timezones`` has the names of zones.
+    ``countries`` maps ISO 3166-1 alpha-2 codes to names, ``currencies`` ISO 4217 codes to the decimal digits
+    of the minor unit, ``languages`` ISO 639-3 codes to names. ``timezones`` has the names of zones.
     """
 
     def __init__(self, shelf: Shelf | None = None) -> None:

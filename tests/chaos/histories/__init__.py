@@ -2,9 +2,8 @@
 
 A history is a seed, or what is left of one when every step that does not matter is taken out. It is carried
 out with real processes on a real server, or with buses that share a hub in memory. At the end everybody is
-given time, and then the model says for each event that was accepted, and each group that it was due to, what
-may have become of it: handled, a dead letter, counted as lost, or waiting for someone who runs, or whom
-health names.
+given time. Then the model lists the valid fates of each accepted event for each group that it was due to.
+They are: handled, a dead letter, counted as lost, or waiting for someone who runs or is named by health.
 
 =============  ========================================================================================
 ``steps``      what a history is made of: plain values that can be printed and read again

@@ -1,9 +1,8 @@
 """The value types of reference data: ISO and IANA codes, and money.
 
-Codes are checked by their shape, not looked up. The registries behind them grow several times a year
-(ISO 3166 and ISO 4217 amendments, tzdata releases), and a service with last year's tables must still be
-able to receive the event that announces a new code. Which codes exist is what the events of this context
-tell.
+Codes are checked by their shape, not looked up. The registries behind them grow several times a year (ISO
+3166 and ISO 4217 amendments, tzdata releases). A service with last year's tables must still be able to
+receive the event that announces a new code. Which codes exist is what the events of this context tell.
 """
 
 from __future__ import annotations

@@ -172,9 +172,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 def cli() -> None:
     """Run and inspect an application on Promenade Bus, and publish events to it.
 
-    Exit status: 0 for success, 1 when part of the work failed, 2 when the command, the configuration or the
-    application is invalid, 3 when the bus is unhealthy, 4 when the server or the storage cannot be reached,
-    130 after Ctrl-C.
+    Exit status: 0 for success, 1 when part of the work failed, 130 after Ctrl-C. It is 2 when the command,
+    the configuration or the application is invalid, 3 when the bus is unhealthy, 4 when the server or the
+    storage cannot be reached.
     """
 
 

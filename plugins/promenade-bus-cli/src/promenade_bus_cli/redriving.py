@@ -84,8 +84,8 @@ class Removed:
 class Removal:
     """One run of ``redrive`` or ``purge``.
 
-    It is about the letters that died before it began, so that none that comes back while it runs is taken
-    again; going on later is the same with the same time.
+    It covers the letters that existed when it began, so a letter that comes back meanwhile is not taken
+    again. To resume later, pass the same time.
     """
 
     def __init__(

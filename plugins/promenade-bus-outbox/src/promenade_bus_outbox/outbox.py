@@ -37,8 +37,8 @@ class Outbox:
     outbox`` runs the relay, which takes committed events to the bus and deletes them; with ``relay=False``
     another process does, such as ``promenade-bus outbox relay``. Of a ``SyncBus`` it is ``with bus, outbox``.
 
-    Options of the relay, times in seconds or as timedelta: ``batch`` bounds how many events it reads at once,
-    ``poll`` how long it waits before it looks again for those of other processes. ``lease`` is how long the
+    Options of the relay, times in seconds or as timedelta: ``batch`` is the maximum number of events of one
+    read. ``poll`` is the pause before it looks again for events of other processes. ``lease`` is how long the
     events of a relay that died wait for another one. ``keep`` is how long delivered events are kept; None
     deletes them at once. After the bus has refused an event for good, ``after_refusal`` lets the later ones
     of its key go on (``"continue"``), or wait until somebody calls ``retry_refused`` or ``discard_refused``

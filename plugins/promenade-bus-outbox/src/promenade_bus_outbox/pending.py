@@ -1,8 +1,8 @@
 """The events of a session that wait for its commit, and the moment in which they become rows.
 
-They are written when the transaction is about to be committed, after the last flush: whatever orders two
-transactions, such as the lock of a row, has ordered them by then, and the rows get their positions in that
-order. Events of a savepoint that is rolled back, or of a session that is closed, go with it.
+They are written just before the commit, after the last flush. By then, any lock that orders two transactions
+has ordered them, so the rows get their positions in that order. Events of a savepoint that is rolled back, or
+of a session that is closed, go with it.
 """
 
 from __future__ import annotations

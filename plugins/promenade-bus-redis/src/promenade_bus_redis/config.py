@@ -180,7 +180,8 @@ class PubsubOptions:
     - ``buffer``: the maximum size in bytes of events that wait in this process for one subscription; further
       events are dropped and counted as missed.
     - ``announce``: the time after its last event on a topic at which an idle publisher announces the event's
-      number, so that subscribers detect missed events; repeated after twice that time, four times, and so on.
+      number. Subscribers detect missed events by it. It is repeated after twice that time, four times, and so
+      on.
     - ``dead_letters``: the number of dead letters kept in this process; when full, the oldest is removed and
       counted as lost.
     """

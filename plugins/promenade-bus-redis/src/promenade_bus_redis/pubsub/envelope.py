@@ -1,9 +1,9 @@
 """The payload of an event on a channel, and the announcements of publishers.
 
-A payload is a line followed by the serialized body. The line is ``promenade/1 {...}``, with a JSON object of
-``publisher`` (an instance of the bus), ``number`` (of the event, counted from 1 by this publisher on this
-topic), ``published`` (milliseconds), ``id`` (of the event), ``key`` (the ordering key) and ``headers``
-(absent when empty). An announcement has ``publisher`` and ``latest``, the number of its latest event.
+A payload is a line followed by the serialized body. The line is ``promenade/1 {...}``, with a JSON object.
+``publisher`` is an instance of the bus, ``number`` counts its events on this topic from 1, ``published`` is a
+time in milliseconds. ``id`` belongs to the event, ``key`` is the ordering key, and ``headers`` is absent when
+empty. An announcement has ``publisher`` and ``latest``, the number of its latest event.
 
 A payload without this line is a body only, which any program may send with PUBLISH. It has no number.
 """

@@ -1,9 +1,9 @@
 """The checks of a server when the bus starts: by its behaviour, not by its version.
 
-All problems are reported together. The checks are: commands and permissions, that the server is a primary of
-the configured kind, that it does not delete events when memory is full, and that it provides the requested
-durability. They read INFO, and not CONFIG, which managed servers deny. The only exception is durability
-``fsync`` on a server without WAITAOF.
+All problems are reported together. They check commands and permissions, and that the server is a primary of
+the configured kind. It must not delete events when memory is full, and must provide the requested durability.
+They read INFO, and not CONFIG, which managed servers deny. The only exception is durability ``fsync`` on a
+server without WAITAOF.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ _REGROUPINGS_WITHIN: Final = 5.0
 class Recovery:
     """The part of a group's consumer that recovers old entries.
 
-    It calls ``group_recreated`` with a topic whose group was gone and must be read from its beginning, and
-    ``leave_out`` with a topic whose key has foreign data, while others go on.
+    It calls ``group_recreated`` with a topic whose group was gone and must be read from its beginning. It
+    calls ``leave_out`` with a topic whose key has foreign data; the others go on.
     """
 
     def __init__(

@@ -17,12 +17,12 @@ count                        NUMBER                        the last number that 
 Numbers only increase. They order declarations without a clock. SEEN is the server's time in milliseconds,
 used only for ages; if that clock went back, the part is dated again.
 
-A part prevents the removal of events until it is forgotten, even without an instance that serves it, and even
-on topics of its pattern where the group does not exist yet. A part is abandoned when no live instance serves
-it and a newer instance of its service serves other parts without it; health then names it at once. Without a
-newer instance this takes longer, because a service may be stopped for a night. An abandoned part is removed
-when another served part of its group covers all of its topics. So is a seemingly foreign group, when a part
-of a service has its topic: it was noted before the service had declared it.
+A part prevents the removal of events until it is forgotten, even without an instance that serves it. This
+includes topics of its pattern where the group does not exist yet. A part is abandoned when no live instance
+serves it and a newer instance of its service serves other parts without it; health then names it at once.
+Without a newer instance this takes longer, because a service may be stopped for a night. An abandoned part is
+removed when another served part of its group covers all of its topics. So is a seemingly foreign group, when
+a part of a service has its topic: it was noted before the service had declared it.
 """
 
 from __future__ import annotations

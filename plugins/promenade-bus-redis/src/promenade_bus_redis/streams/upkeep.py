@@ -1,8 +1,8 @@
 """The periodic maintenance of all subscriptions of one adapter, in one task.
 
-It offers new topics to patterns, returns due retries, and claims entries of dead consumers: in all feeds at
-once when an instance has died, and otherwise in one feed after the other. An idle worker sends a few commands
-a second for this, however many subscriptions it has.
+It offers new topics to patterns, returns due retries, and claims entries of dead consumers. When an instance
+has died, it claims in all feeds at once, otherwise in one feed after the other. An idle worker sends a few
+commands a second for this, however many subscriptions it has.
 """
 
 from __future__ import annotations

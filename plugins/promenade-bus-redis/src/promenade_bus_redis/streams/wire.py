@@ -1,14 +1,14 @@
 """The form of messages and of their attempts in streams.
 
 An entry has the fields ``id`` (of the event), ``key`` (the ordering key), ``headers`` (a JSON object, absent
-when empty) and ``body``: a CloudEvents 1.0 document in JSON, unless another serializer is configured. Only
-``body`` is required, so that any program can add an event with XADD.
+when empty) and ``body``. The body is a CloudEvents 1.0 document in JSON, unless another serializer is
+configured. Only ``body`` is required, so that any program can add an event with XADD.
 
 An entry that came back to one group also has ``published`` (its time in milliseconds) and ``state``. A state
-is text. Its first line has the number of the next attempt, the number of owners that died, and, if not zero,
-the milliseconds for which it has waited for an instance that can decode it. Each further line is a failed
-attempt: a JSON array of its number, its time in microseconds, the error, its place, and its traceback if one
-is kept.
+is text. Its first line has the number of the next attempt and the number of owners that died. If not zero,
+the milliseconds follow for which it has waited for an instance that can decode it. Each further line is a
+failed attempt: a JSON array of its number, its time in microseconds, the error, its place, and its traceback
+if one is kept.
 """
 
 from __future__ import annotations
