@@ -24,7 +24,7 @@ from bus_core.bus.parts import BusParts
 from bus_core.dispatch.codec import key_of
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.middleware import compose
-from bus_core.dispatch.workers import running_worker
+from bus_core.dispatch.worker import running_worker
 from bus_core.errors import BusStateError, InvalidTopic, PublishFailed, PublishUncertain, UnsupportedFeature
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, Envelope, Message

@@ -1,13 +1,12 @@
-"""The workers: long-lived tasks that call handlers, wake each other, and isolate handlers."""
+"""The pool of workers: long-lived tasks that call handlers, wake each other, and isolate handlers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterator, Sequence
-from contextvars import Context, ContextVar
+from contextvars import Context
 from functools import partial
-from operator import length_hint
 from types import coroutine
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -24,14 +23,16 @@ from bus_core.dispatch.jobs import (
     Port,
     pending_event_of,
 )
+from bus_core.dispatch.loop_watch import LoopWatch
 from bus_core.dispatch.queue import Buffer
+from bus_core.dispatch.worker import Worker, WorkerTask, current_worker
 from bus_core.errors import WrongEventLoop
 from bus_core.events.messages import EventRecord
 from bus_core.runtime.clock import lease_clock
 from bus_core.runtime.error_text import place_of
-from bus_core.runtime.logs import counted, plain_logger
+from bus_core.runtime.logs import plain_logger
 
-__all__ = ["Worker", "WorkerPool", "current_worker", "running_worker"]
+__all__ = ["WorkerPool"]
 
 logger = plain_logger("promenade.bus")
 
@@ -44,102 +45,8 @@ _LONGEST_WALK = 128
 _PROCESS_PAUSE = 1.0
 """Seconds without any walk, after which one asks whether the process stood still."""
 
-_RECOVERY_CHECK = 0.1
-"""Seconds after which a loop whose tasks were all cancelled counts as open again."""
-
 _CLEANUP_TIME = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
-
-
-class Worker:
-    """The state of one worker. It is also the value of the context variable that its handlers see."""
-
-    __slots__ = (
-        "base",
-        "context",
-        "entry",
-        "pool",
-        "ports",
-        "rest",
-        "since",
-        "stopping",
-        "task",
-        "waiter",
-        "was_cancelled",
-    )
-
-    def __init__(self, pool: WorkerPool) -> None:
-        self.pool = pool
-        # While the worker walks along entries of the queue, the queue knows the one that it is at. When it is
-        # held up in a handler, the walk is closed and leaves it with that entry. An event for several
-        # handlers has several ``ports``, and ``rest`` walks along the calls of those after the current one.
-        # While a handler is held up, all of this may be changed by others: see WorkerPool.close_walk.
-        self.entry: Entry | None = None
-        self.ports: Sequence[Port] = ()
-        self.rest: Iterator[Callable[[Any], Awaitable[Any]]] | None = None
-        # What its task runs in, and a copy from before the first handler. Comparing the two costs half of
-        # what it takes to compare with ``copy_context()``.
-        self.context = Context()  # an empty one, without the variables of the code that started the bus
-        self.context.run(current_worker.set, self)
-        self.base = self.context.copy()
-        self.since = 0.0
-        self.stopping = False
-        self.was_cancelled = False
-        self.task: WorkerTask | None = None
-        self.waiter: asyncio.Future[None] | None = None  # the future of its rest, until it is woken
-
-    @property
-    def cancelled(self) -> bool:
-        """True when somebody, such as a handler, has asked to cancel the worker's task."""
-        return self.task is not None and self.task.cancelling() > 0
-
-    @property
-    def is_at_work(self) -> bool:
-        """True while its handler is running. Threads may ask, too."""
-        return self.entry is not None or self.pool.is_walking(self)
-
-    @property
-    def at_several(self) -> bool:
-        """True while it is at an event for several handlers, which nobody has taken apart."""
-        return self.rest is not None
-
-    @property
-    def current(self) -> Entry | None:
-        """The entry whose handler is running; None when none is."""
-        return self.entry if self.entry is not None else self.pool.current_of(self)
-
-    @property
-    def lane(self) -> JobLane | None:
-        """The lane whose handler is running; None when none is."""
-        if self.rest is not None:
-            return self.ports[len(self.ports) - length_hint(self.rest) - 1].lane
-        current = self.current
-        return None if current is None else current[0].lane
-
-    @property
-    def marks(self) -> tuple[DrainMark, ...]:
-        """The drains that wait for its delivery, and for the consequences."""
-        current = self.current
-        if current is None:
-            return ()
-        counter = current[2]
-        if counter is not None:
-            return pending_event_of(counter).marks
-        return self.pool.marks_of_walk if self.entry is None else ()
-
-
-class WorkerTask(asyncio.Task[None]):
-    """A task that tells the engine when it is cancelled: a handler may do that to its worker.
-
-    It costs nothing per event, where asking ``cancelling()`` after each handler would.
-    """
-
-    worker: Worker
-
-    def cancel(self, msg: object = None) -> bool:
-        self.worker.was_cancelled = True
-        self.worker.pool.close_walk_of(self.worker)  # so that it will notice, and end after this delivery
-        return super().cancel(msg)
 
 
 _ALONE: Final[Iterator[Any]] = iter(())
@@ -147,23 +54,6 @@ _ALONE: Final[Iterator[Any]] = iter(())
 
 _NEXT_TURN: Final[Iterator[Any]] = iter(())
 """In place of a walk: in a later turn of the loop."""
-
-current_worker: ContextVar[Worker] = ContextVar("promenade_bus_worker")
-
-
-def running_worker() -> Worker | None:
-    """The worker whose handler is the caller, or waits for the caller; None outside of handlers.
-
-    A handler may wait for tasks that it has started. Once it has returned, they are tasks like any other.
-    """
-    worker = current_worker.get(None)
-    if worker is None:
-        return None
-    if asyncio._get_running_loop() is worker.pool.loop:
-        task = asyncio.current_task()
-        if task is not None and task is not worker.task:  # callbacks have no task, and are not told apart
-            return worker if worker.pool.was_started_by(worker, task) else None
-    return worker if worker.is_at_work else None
 
 
 @coroutine
@@ -200,7 +90,7 @@ class WorkerPool:
         self._yielding = 0  # so many workers pause, and go on in this turn of the loop
         self._walking_worker: Worker | None = None  # the worker with the open walk
         self._settling: Worker | None = None  # who is through with a delivery, and looks at the queue next
-        self._loop_watch: asyncio.Task[None] | None = None
+        self._loop_watch = LoopWatch(unsettled=lambda: buffer.unsettled, resumed=self._wake_or_fall_asleep)
         self._most_plain = 4  # entries of one walk
         self._most_counted = 4
         # Who got the events for several handlers that were handled in the walk, and how many these were.
@@ -219,48 +109,14 @@ class WorkerPool:
     def start(self) -> None:
         """Starts the workers on the running loop."""
         self.loop = asyncio.get_running_loop()
-        self._start_loop_watch(self.loop)
+        self._loop_watch.start(self.loop)
         for _ in range(self._size):
             self._start_worker()
 
     @property
     def torn_down(self) -> bool:
-        """True when the loop is being closed although the bus is open, as ``asyncio.run`` does at its end.
-
-        Handlers may cancel their worker, which the bus survives. Only who cancels every task there is
-        cancels the keeper, too.
-        """
-        return self._loop_watch is not None and self._loop_watch.cancelling() > 0 and not self.stopping
-
-    def _start_loop_watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop_watch = loop.create_task(
-            self._watch_loop(loop), name="promenade-loop-watch", context=Context()
-        )
-        self._loop_watch.add_done_callback(self._loop_watch_ended)
-
-    @staticmethod
-    async def _watch_loop(loop: asyncio.AbstractEventLoop) -> None:
-        await loop.create_future()
-
-    def _loop_watch_ended(self, task: asyncio.Task[None]) -> None:
-        """Also when it was cancelled before its first step."""
-        if self.stopping:
-            return
-        if self._buffer.unsettled:
-            logger.critical(
-                "the event loop was closed, but the bus was not: %s lost; close the bus",
-                counted(self._buffer.unsettled, "event is", "events are"),
-            )
-        loop = task.get_loop()
-        loop.call_later(_RECOVERY_CHECK, self._resume_if_loop_runs, loop)
-
-    def _resume_if_loop_runs(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop goes on: a program cancelled every task, so as to shut down, but uses its bus still."""
-        if self.stopping:
-            return
-        logger.warning("the event loop was not closed, only all of its tasks were cancelled: the bus goes on")
-        self._start_loop_watch(loop)
-        self._wake_or_fall_asleep()
+        """True when the loop is being closed although the bus is open; see ``LoopWatch``."""
+        return self._loop_watch.torn_down
 
     def _start_worker(self) -> None:
         assert self.loop is not None, "start() comes first"
@@ -809,8 +665,7 @@ class WorkerPool:
     def abandon(self) -> list[tuple[Worker, Entry]]:
         """Makes every worker end; returns the busy ones with their entries."""
         self.stopping = True
-        if self._loop_watch is not None:
-            self._loop_watch.cancel()
+        self._loop_watch.stop()
         left: list[tuple[Worker, Entry]] = []
         for worker in self._workers:
             worker.stopping = True

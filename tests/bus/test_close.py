@@ -38,7 +38,7 @@ from bus_core import (
     Topic,
     hookimpl,
 )
-from bus_core.dispatch.workers import WorkerPool
+from bus_core.dispatch.loop_watch import LoopWatch
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, WITHIN, Happened, happened, make_bus, running_bus, state_of, until
 from support.handlers import outlast_cancellation
@@ -784,16 +784,16 @@ async def test_tasks_cancelled_before_their_first_step(
     virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bus goes on however often its tasks are cancelled, also those that have only been made."""
-    start, left = WorkerPool._start_loop_watch, [1, 2]
+    start, left = LoopWatch.start, [1, 2]
 
-    def start_and_cancel(pool: WorkerPool, loop: asyncio.AbstractEventLoop) -> None:
-        start(pool, loop)
+    def start_and_cancel(watch: LoopWatch, loop: asyncio.AbstractEventLoop) -> None:
+        start(watch, loop)
         if left:
             left.pop()
-            assert pool._loop_watch is not None
-            pool._loop_watch.cancel()
+            assert watch._task is not None
+            watch._task.cancel()
 
-    monkeypatch.setattr(WorkerPool, "_start_loop_watch", start_and_cancel)
+    monkeypatch.setattr(LoopWatch, "start", start_and_cancel)
     async with running_bus(virtual_clock, worker_pool_size=1) as bus:
         numbers: list[int] = []
         bus.subscribe(HAPPENED, lambda event: numbers.append(event.number))

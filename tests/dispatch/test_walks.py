@@ -10,7 +10,8 @@ from contextvars import ContextVar
 import pytest
 
 from bus_core import BufferFull, Bus, Event, PublishManyError
-from bus_core.dispatch.workers import WorkerPool, current_worker
+from bus_core.dispatch.worker import current_worker
+from bus_core.dispatch.workers import WorkerPool
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, close_now, happened, running_bus, state_of, until
 from support.handlers import Collecting, ignore
