@@ -60,15 +60,15 @@ class Worker:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        # While the worker walks along entries of the queue, the queue knows the one that it is at. When it is
-        # held up in a handler, the walk is closed and leaves it with that entry. An event for several
-        # handlers has several ``ports``, and ``rest`` walks along the calls of those after the current one.
-        # While a handler is held up, all of this may be changed by others: see ``WorkerPool.close_walk``.
+        # While the worker walks along entries of the queue, the queue knows the current one. When a handler
+        # blocks, the walk is closed, and the worker keeps that entry. An event for several handlers has
+        # several ``ports``, and ``rest`` iterates over the calls of the ports after the current one. While a
+        # handler is blocked, others may change all of this: see ``WorkerPool.close_walk``.
         self.entry: Entry | None = None
         self.ports: Sequence[Port] = ()
         self.rest: Iterator[Callable[[Any], Awaitable[Any]]] | None = None
-        # What its task runs in, and a copy from before the first handler. Comparing the two costs half of
-        # what it takes to compare with ``copy_context()``.
+        # The context of its task, and a copy from before the first handler. Comparing the two costs half as
+        # much as comparing with ``copy_context()``.
         self.context = Context()  # an empty one, without the variables of the code that started the bus
         self.context.run(current_worker.set, self)
         self.base = self.context.copy()
@@ -76,7 +76,7 @@ class Worker:
         self.stopping = False
         self.was_cancelled = False
         self.task: WorkerTask | None = None
-        self.waiter: asyncio.Future[None] | None = None  # the future of its rest, until it is woken
+        self.waiter: asyncio.Future[None] | None = None  # it waits for this while it is idle
 
     @property
     def cancelled(self) -> bool:
@@ -90,7 +90,7 @@ class Worker:
 
     @property
     def at_several(self) -> bool:
-        """True while it is at an event for several handlers, which nobody has taken apart."""
+        """True while it handles an event for several handlers whose deliveries are not counted one by one."""
         return self.rest is not None
 
     @property

@@ -43,7 +43,7 @@ _LONGEST_WALK = 128
 """Events that a worker handles before it looks at the clock; fewer while handlers are slow."""
 
 _PROCESS_PAUSE = 1.0
-"""Seconds without any walk, after which one asks whether the process stood still."""
+"""Seconds without any walk after which the process may have been paused, so that leases are checked."""
 
 _CLEANUP_TIME = 0.25
 """Seconds of real time that cancelled handlers get to clean up when the shutdown timeout is over."""
@@ -87,23 +87,23 @@ class WorkerPool:
         self._failed = failed
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
-        self._yielding = 0  # so many workers pause, and go on in this turn of the loop
+        self._yielding = 0  # the number of workers that paused, and go on in this turn of the loop
         self._walking_worker: Worker | None = None  # the worker with the open walk
-        self._settling: Worker | None = None  # who is through with a delivery, and looks at the queue next
+        self._settling: Worker | None = None  # the worker that settles a delivery now
         self._loop_watch = LoopWatch(unsettled=lambda: buffer.unsettled, resumed=self._wake_or_fall_asleep)
         self._most_plain = 4  # entries of one walk
         self._most_counted = 4
-        # Who got the events for several handlers that were handled in the walk, and how many these were.
+        # The ports of the events for several handlers that were handled in the walk, and their number.
         self._several: Sequence[Port] = ()
         self._times_several = 0
-        self._handed_on = 0  # so many jobs, from one worker to itself
-        self._wave = 1  # so many workers are woken at once
-        self._rested = False  # whether some worker had nothing to do in this turn of the loop
+        self._handed_on = 0  # the number of jobs that a worker handed on to itself
+        self._wave = 1  # the number of workers that are woken at once
+        self._rested = False  # True when a worker had nothing to do in this turn of the loop
         self._turn_began = 0.0
         self._began_at = 0.0  # when the latest walk did
         self._next_turn_planned = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        # Of tasks with the context of a worker, the delivery that it was at when they were seen first.
+        # For each task with the context of a worker: the worker's delivery when the task was seen first.
         self._started: WeakKeyDictionary[asyncio.Task[Any], PendingEvent | None] = WeakKeyDictionary()
 
     def start(self) -> None:
@@ -129,7 +129,7 @@ class WorkerPool:
         worker.task.add_done_callback(partial(self._worker_ended, worker))
 
     def _worker_ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
-        """Sees to it that a worker's end never ends the bus: the next event starts a fresh one."""
+        """Replaces a worker that ended: the next event starts a new one."""
         if worker.stopping or worker not in self._workers:
             return
         if worker.current is not None:
@@ -152,7 +152,7 @@ class WorkerPool:
             self._buffer.fall_asleep()
 
     def rouse(self) -> None:
-        """Makes sure that some worker looks at the queue soon. It does the same when it is held up.
+        """Makes sure that a worker looks at the queue soon, even if the one with the open walk is blocked.
 
         Raises ``WrongEventLoop``: a worker cannot be woken from another thread.
         """
@@ -160,12 +160,12 @@ class WorkerPool:
             raise WrongEventLoop("publish")
         self._buffer.stay_awake()
         if self._walking_worker is not None:
-            self._plan_next_turn()  # which tells whether it is held up
+            self._plan_next_turn()  # it finds out whether that worker is blocked
         else:
             self._wake(1)
 
     def _wake(self, number: int) -> None:
-        """Wakes so many workers, as far as there are idle ones; starts one that is missing."""
+        """Wakes up to ``number`` idle workers; if they do not suffice, starts one, unless there are all."""
         while self._idle:
             worker = self._idle.popleft()
             if worker.waiter is not None and not worker.waiter.done():
@@ -244,7 +244,7 @@ class WorkerPool:
                     worker.entry = None
                     if entry[2] is None:
                         buffer.settled(1)
-                    else:  # it is counted by itself
+                    else:  # it has its own counter
                         entry[0].handled += 1
                         self._settling = worker
                         self._delivered(entry[2], 1)
@@ -273,9 +273,9 @@ class WorkerPool:
     async def _call_each(
         self, ports: Sequence[Port], calls: Sequence[Callable[[Any], Awaitable[Any]]], payload: Payload
     ) -> None:
-        """Hands one event to several handlers, one after the other as long as none is held up or fails.
+        """Hands one event to several handlers, one after the other until one blocks or fails.
 
-        Then the walk along them ends: others get the rest.
+        Then the walk along them ends, and other workers get the rest.
         """
         worker = current_worker.get()
         context, base = worker.context, worker.base
@@ -294,7 +294,7 @@ class WorkerPool:
                 pass
             self.close_walk_of(worker)
             return
-        if worker.at_several:  # otherwise its deliveries were counted by themselves
+        if worker.at_several:  # otherwise its deliveries were counted one by one
             worker.rest = None
             if self._buffer.is_plain:
                 if self._several is not ports:
@@ -332,7 +332,7 @@ class WorkerPool:
             self._put_back(worker)
             self._process_paused()
         if self._walking_worker is not None:
-            self._held_up()  # another one is; its remaining entries come first
+            self._held_up()  # another worker is blocked: its remaining entries come first
         buffer = self._buffer
         is_planned = self._next_turn_planned
         if not is_planned:
@@ -344,15 +344,15 @@ class WorkerPool:
                 self._put_back(worker)
                 return _NEXT_TURN
         worker.since = now
-        if worker.entry is not None:  # it was handed on, and nothing else is there
+        if worker.entry is not None:  # a job that was handed on, and the only entry
             self._handed_on += 1
             if not self._handed_on % _LONGEST_WALK:
-                self._plan_next_turn()  # lest it goes on like this for ever
+                self._plan_next_turn()  # so that a chain of such jobs cannot keep the loop
             elif not is_planned and not buffer.asleep:
                 buffer.fall_asleep()
             return _ALONE
         walk: Iterator[Any] | None = None
-        # While handlers wait, or events come one by one, there would be nothing left of a walk.
+        # While handlers block, or events come one by one, a walk would end after its first entry.
         if self._most_plain == 1 or self._most_counted == 1 or buffer.has_one_event:
             entry = buffer.take_one()
             if entry is not None:
@@ -372,13 +372,13 @@ class WorkerPool:
             if buffer.has_others():
                 self._plan_next_turn()
             else:
-                buffer.fall_asleep()  # no worker has to look until more events come
+                buffer.fall_asleep()  # no worker needs to look until more events come
         return walk
 
     def push(self, job: Job) -> None:
-        """Puts a job into the queue, or hands it on to the worker whose delivery has made it possible.
+        """Puts a job into the queue, or hands it on to the worker whose delivery has just unblocked it.
 
-        It does the latter only when nothing else is in the queue: all lanes have the same right to a worker.
+        It hands a job on only when the queue is empty, because all lanes have the same right to a worker.
         """
         buffer, worker = self._buffer, self._settling
         entry = job.lane.job_port, job, job
@@ -390,15 +390,15 @@ class WorkerPool:
             self.rouse()
 
     def _put_back(self, worker: Worker) -> None:
-        """Puts back what was handed on to a worker, which does not begin it now."""
+        """Puts a job back that was handed on to a worker that does not begin it now."""
         if worker.entry is not None:
             self._buffer.put_first(worker.entry)
             worker.entry = None
 
     def _admit_one(self, worker: Worker, entry: Entry | None) -> Iterator[Any] | None:
-        """Gives the worker an entry, or the next one that it may handle now; None when there is none.
+        """Gives the worker the first entry from ``entry`` on that may run now; None when there is none.
 
-        Those before it have to wait for others of their lanes, which keep them. ``_NEXT_TURN`` when these are
+        The lanes keep the entries before it, which wait for others. Returns ``_NEXT_TURN`` when these are
         so many that the workers' part of this turn of the loop is over.
         """
         take, since = self._buffer.take_one, worker.since
@@ -423,7 +423,7 @@ class WorkerPool:
         return None
 
     def _adapt(self, seconds: float) -> None:
-        """Looks at the clock more often when the events since the last look took long."""
+        """Shortens walks when the events since the last look at the clock took long, or lengthens them."""
         is_plain = self._buffer.is_plain
         most = self._most_plain if is_plain else self._most_counted
         if seconds > SLICE / 2 and most > 1:
@@ -444,7 +444,7 @@ class WorkerPool:
             self.loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Runs when every worker has paused. Wakes others for what is left, if none of them goes on."""
+        """Runs when every worker has paused. If none of them goes on, wakes others for the entries left."""
         self._next_turn_planned = False
         if self._walking_worker is not None:
             self._held_up()
@@ -461,8 +461,8 @@ class WorkerPool:
         self._wake(min(left, self._wave))
 
     def _held_up(self) -> None:
-        """The worker whose walk is open is held up in a handler: others do not wait for it."""
-        begun = self._buffer.begun  # while handlers wait, the rest of a walk is in the way
+        """Closes the open walk, whose worker is blocked in a handler, so that others can go on."""
+        begun = self._buffer.begun  # while handlers block, longer walks only have to be taken back
         if self._buffer.is_plain:
             self._most_plain = begun
         else:
@@ -510,15 +510,15 @@ class WorkerPool:
             self.close_walk()
 
     def close_walk(self, *, adopting: bool = True) -> None:
-        """Closes the walk that is open, if one is. Its worker is left with the delivery that it is at.
+        """Closes the open walk, if there is one. Its worker keeps the current delivery.
 
-        If that is held up, others of its lane may have to wait for it from now on: it becomes a job, unless
+        Others of its lane may have to wait for that delivery from now on. So it becomes a job, unless
         ``adopting`` is false.
         """
         worker = self._walking_worker
         if worker is None:
             return
-        if worker.entry is not None:  # it has failed, and was set apart
+        if worker.entry is not None:  # the delivery has failed, and was set apart
             self._end_walk()
             return
         self._count_several()
@@ -530,15 +530,15 @@ class WorkerPool:
         elif counter is None and marks:
             entry = port, payload, port.take_apart(None, 1, marks)
         worker.entry = port, _, counter = entry
-        self._walking_worker = None  # afterwards: a handler's thread may ask whether its worker is at work
+        self._walking_worker = None  # last: a handler's thread may ask whether its worker is at work
         if adopting and port.lane.restricted and not isinstance(counter, Job):
             self._as_job(worker)
 
     def _part_of(self, worker: Worker, entry: Entry, marks: tuple[DrainMark, ...]) -> Entry:
-        """The delivery that a worker is at of an event for several handlers; others get those after it."""
+        """The current delivery of an event for several handlers; other workers get the later ones."""
         whole, payload, counter = entry
         assert worker.rest is not None, "there are several"
-        left = len([*worker.rest])  # the worker walks along the same iterator, so that nothing is left to it
+        left = len([*worker.rest])  # this exhausts the iterator that the worker walks along
         worker.rest = None
         done = len(worker.ports) - left - 1
         others = worker.ports[done + 1 :]
@@ -552,7 +552,7 @@ class WorkerPool:
         return worker.ports[done], payload, pending
 
     def single_out(self, worker: Worker) -> PendingEvent:
-        """Leaves a worker with the delivery that it is at, and counts it by itself."""
+        """Leaves a worker with its current delivery, and returns the counter of that event."""
         self.close_walk_of(worker)
         assert worker.entry is not None, "the worker is at work"
         port, payload, counter = worker.entry
@@ -569,7 +569,7 @@ class WorkerPool:
                 self._as_job(worker)
 
     def _as_job(self, worker: Worker) -> Job:
-        """Makes a job of the delivery that a worker is at, if it is none yet. Its walk goes on without it."""
+        """Makes a job of a worker's current delivery, unless it is one. The walk goes on without it."""
         if worker.entry is None:
             if worker.rest is not None:
                 self.close_walk(adopting=False)
@@ -615,14 +615,14 @@ class WorkerPool:
             self._back_into_lane(worker)
             return
         self._failed(self._as_job(worker), error)
-        worker.entry = None  # its failure is decided
+        worker.entry = None  # the failure is decided
         if self._walking_worker is worker and lease_clock() - self._turn_began > SLICE:
             self._end_walk()
 
     def defer(self, lane: JobLane, record: EventRecord) -> Awaitable[Any]:
         """Takes the event that a worker is about to handle back into its lane, where it waits for others.
 
-        Raises ``Deferred`` where that takes more than the usual: the worker sees to it, then.
+        Raises ``Deferred`` in all but the usual case; the worker then puts the event back.
         """
         worker, buffer = self._walking_worker, self._buffer
         if worker is None or worker.rest is not None or not buffer.is_plain:
@@ -635,7 +635,7 @@ class WorkerPool:
         return NOTHING
 
     def _back_into_lane(self, worker: Worker) -> None:
-        """The delivery that a worker is at goes back into its lane. The worker goes on with others."""
+        """Puts a worker's current delivery back into its lane. The worker goes on with others."""
         if self._walking_worker is worker:
             self.close_walk(adopting=False)
         assert worker.entry is not None, "its walk is closed"
@@ -676,7 +676,7 @@ class WorkerPool:
         return left
 
     async def end(self) -> Collection[Worker]:
-        """Cancels the workers; returns those that did not end in time, which are left behind."""
+        """Cancels the workers. Returns those that did not end in time and are left behind."""
         tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
         for task in tasks:
             task.cancel()
@@ -690,7 +690,7 @@ class WorkerPool:
 
 
 def _differs(context: Context, base: Context) -> bool:
-    """Compares as the loops do in place for the usual event, where a call would cost too much."""
+    """True when the context has changed. The loops above compare in place, which saves a call per event."""
     try:
         return context != base
     except BaseException:  # a value whose comparison raises is a changed one
