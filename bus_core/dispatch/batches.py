@@ -11,11 +11,11 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Entries of the queue, in order, of which workers are given some at a time.
+    """A batch of queue entries, in order, stored as columns.
 
-    They are held as columns: an event that waits costs two places in lists then, and no object that the
-    garbage collector has to look at. Without ``counters`` the entries are plain. ``begun`` of them were given
-    out. ``marks`` are the drains that wait for every plain entry that was not settled by then.
+    An event that waits takes two places in lists, and no object that the garbage collector has to visit.
+    Without ``counters`` the entries are plain. ``begun`` is the number of entries that workers have taken.
+    ``marks`` are the drains that wait for every plain entry that was not settled when they began.
     """
 
     __slots__ = ("begun", "counters", "marks", "payloads", "ports")
@@ -34,17 +34,17 @@ class Batch:
 
     @classmethod
     def of(cls, entries: list[Entry]) -> Batch:
-        """A batch of entries that are all plain, or all have a counter."""
+        """Makes a batch of entries that are all plain, or all have a counter."""
         ports, payloads, counters = map(list, zip(*entries, strict=True))
         return cls(ports, payloads, None if entries[0][2] is None else counters)
 
     @property
     def ports_left(self) -> Sequence[Port]:
-        """The ports of the entries that were not given out."""
+        """The ports of the remaining entries."""
         return self.ports[self.begun :]
 
     def append(self, entry: Entry) -> None:
-        """Adds an entry with a counter to others that have one."""
+        """Adds an entry with a counter to a batch of such entries."""
         assert self.counters is not None, "plain entries are added all at once"
         port, payload, counter = entry
         self.ports.append(port)
@@ -52,7 +52,7 @@ class Batch:
         self.counters.append(counter)
 
     def clear(self) -> None:
-        """Empties a batch of entries with counters, so that others may be appended."""
+        """Empties a batch of entries with counters for further use."""
         assert self.counters is not None, "plain entries are added all at once"
         self.ports.clear()
         self.payloads.clear()
@@ -60,7 +60,7 @@ class Batch:
         self.begun = 0
 
     def mark(self, mark: DrainMark) -> None:
-        """Makes a drain wait for every entry that was not given out."""
+        """Makes a drain wait for every remaining entry."""
         if self.counters is None:
             self.marks = (*self.marks, mark)
             mark.remaining += len(self.ports) - self.begun
@@ -70,7 +70,7 @@ class Batch:
             mark.add(pending_event_of(counter))
 
     def rest(self) -> Iterator[Entry]:
-        """The entries that were not given out. Those that a drain waits for have counters from now on."""
+        """The remaining entries. Those that a drain waits for get counters."""
         at = self.begun
         ports, payloads = self.ports[at:], self.payloads[at:]
         counters: Iterable[PendingEvent | Job | None] = repeat(None)

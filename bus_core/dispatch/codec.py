@@ -1,4 +1,4 @@
-"""From events to messages and back: the only place where types change."""
+"""Encodes events into messages and decodes them: the only place where types change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Codec", "is_text", "key_of"]
 
 
 def key_of(topic: Topic[Any], event: Event) -> str:
-    """The ordering key of an event; raises ``SerializationError`` when the topic's ``key`` gives none."""
+    """The ordering key of an event. Raises ``SerializationError`` when the topic's ``key`` returns none."""
     if topic.key is None:
         return text_of_aggregate(event.aggregate_id)
     try:
@@ -40,7 +40,7 @@ def key_of(topic: Topic[Any], event: Event) -> str:
 
 
 def is_text(text: str) -> bool:
-    """True when a str can be encoded: lone surrogates, halves of characters, cannot."""
+    """True when a str can be encoded, which lone surrogates (halves of characters) cannot."""
     if text.isascii():
         return True
     try:
@@ -51,7 +51,7 @@ def is_text(text: str) -> bool:
 
 
 class Codec:
-    """Encodes events of topics into messages, and decodes messages by the topics that are known.
+    """Encodes events into messages, and decodes messages into the classes of the known topics.
 
     ``source`` names the service that publishes.
     """
@@ -90,13 +90,13 @@ class Codec:
         return None if declared is None or declared.key is None else key_of(declared, event)
 
     def decode(self, message: Message) -> Event[Any]:
-        """The event of a message, of the topic's class, or a ``BaseEvent`` when the topic is not known.
+        """The event of a message, of its topic's class, or a ``BaseEvent`` when the topic is unknown.
 
         Raises ``DeserializationError`` and nothing else, as serializers do.
         """
         topic = self._registry.get(message.topic)
         event_class = BaseEvent if topic is None else topic.event_class  # unknown: the message decides
-        if event_class is Event:  # an undeclared topic carries any event
+        if event_class is Event:  # an undeclared topic accepts any event
             event_class = BaseEvent
         return self._serializer.decode(message.body, event_class=event_class)
 

@@ -59,13 +59,13 @@ logger = plain_logger("promenade.bus")
 
 
 def current_engine() -> Engine | None:
-    """The engine whose handler is running in this context; None outside of handlers."""
+    """The engine of the running handler; None outside handlers."""
     worker = running_worker()
     return None if worker is None else cast(Engine, worker.pool.inside)
 
 
 def _released(worker: Worker, left: Leftover, unfinished: Collection[Worker]) -> bool:
-    """Releases the job of a cancelled worker. A handler that runs on, as in a thread, must not run twice."""
+    """Releases the job of a cancelled worker. A handler that goes on, as in a thread, must not run twice."""
     lane, job, _ = left
     return (
         worker not in unfinished
@@ -76,7 +76,7 @@ def _released(worker: Worker, left: Leftover, unfinished: Collection[Worker]) ->
 
 
 class Engine:
-    """Runs the handlers of one bus. All methods are for the event loop of the bus only."""
+    """Runs the handlers of one bus. Call its methods on the event loop of the bus only."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Engine:
             failed=self._retries.attempt_failed,
             process_paused=self._notify_process_paused,
         )
-        # To be called with each job that has come to its end, when its settler is through with it.
+        # Is called with each finished job, after its settler.
         self.finish: Callable[[Job], None] = self._pool.finish
         # See ``WorkerPool``.
         self.rouse: Callable[[], None] = self._pool.rouse
@@ -125,13 +125,14 @@ class Engine:
         self._pool.start()
 
     def observe(self, observer: Observer) -> None:
-        """Tells an observer of failed attempts and of losses."""
+        """Adds an observer of failed attempts and of losses."""
         self._retries.observe(observer)
 
     def observe_process_pause(self, observer: Callable[[], None]) -> None:
-        """Calls ``observer`` before an entry is begun when none was for a while.
+        """Calls ``observer`` before the first entry after a time without any: the process may have been
+        paused.
 
-        The process may have stood still. It may take entries out of the queue, as ``Lane.hold_back`` does.
+        The observer may take entries out of the queue, as ``Lane.hold_back`` does.
         """
         self._pause_observers.append(observer)
 
@@ -140,7 +141,7 @@ class Engine:
             observer()
 
     def unstarted(self, lane: Lane) -> list[Job]:
-        """The jobs of a held-back lane that no worker runs: they wait for their turn, or for a retry."""
+        """The jobs of a held-back lane that no worker runs: those that wait for others, or for a retry."""
         return [*lane.held_jobs(), *self._retries.of_lane(lane)]
 
     def drop_lost(self, lane: Lane, jobs: Collection[Job]) -> None:
@@ -151,7 +152,7 @@ class Engine:
 
     @property
     def abandoning(self) -> bool:
-        """True when the engine has given up on all that it held."""
+        """True when the engine has abandoned everything it held."""
         return self._pool.stopping
 
     @property
@@ -162,16 +163,16 @@ class Engine:
     # --- accepting events ---------------------------------------------------------------------------------
 
     def port_for(self, ports: Sequence[Port]) -> Port:
-        """One port for an event that goes to all of these."""
+        """One port for an event that goes to all of these lanes."""
         return self._pool.port_for(ports)
 
     @property
     def takes_at_once(self) -> bool:
-        """True when the open columns of the buffer take a record: there is room, and no drain."""
+        """True when the open columns of the buffer accept a record: there is room, and no drain."""
         return len(self.buffer.ports) < self.buffer.limit and not self._marks
 
     def wake_for_room(self) -> bool:
-        """Wakes a worker if the queue has room and all are asleep; False when there is no room."""
+        """Wakes a worker if the queue has room and all are asleep. Returns False when there is no room."""
         return self._pool.wake_for_room()
 
     def put(
@@ -181,12 +182,12 @@ class Engine:
         lanes: Collection[Lane],
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
-        """Accepts an event for these lanes, whether there is room or not: ask ``has_room`` before."""
+        """Accepts an event for these lanes even when the queue is full: call ``has_room`` before."""
         paused = [lane for lane in lanes if lane.paused]
         ready = [lane for lane in lanes if not lane.paused]
         bare = [lane.port for lane in ready if lane.port is not None]
         as_it_is = not headers and not isinstance(payload, Message) and len(bare) == len(ready)
-        # Steps that may fail come first: all lanes accept an event, or none.
+        # Steps that may fail come first, so that either all lanes accept an event or none.
         key = None if isinstance(payload, Message) else self._codec.special_key(topic, payload)
         record: EventRecord = (payload, topic, self.timestamp(), headers, key)
         if self.buffer.asleep:
@@ -200,7 +201,7 @@ class Engine:
             what = payload if as_it_is and not isinstance(payload, Message) else record
             if pending is None:
                 self.buffer.append_plain(port, what)
-                port.reported += 1  # by the route that it came by, which may be another bus's
+                port.reported += 1  # counted by the route that it came by, which may belong to another bus
             else:
                 self.buffer.append((port, what, pending))
         for lane in paused:
@@ -219,7 +220,7 @@ class Engine:
     def redeliver(self, lane: Lane, letter: DeadLetter, payload: Event | Message) -> None:
         """Accepts a dead letter for its own lane again."""
         self.buffer.accepted()
-        lane.requeue()  # running and queued jobs were there before
+        lane.requeue()  # running and queued jobs existed before
         record: EventRecord = (payload, letter.topic, self.timestamp(), letter.headers, letter.key)
         event = None if isinstance(payload, Message) else payload
         lane.accept(
@@ -232,7 +233,7 @@ class Engine:
         lane.accept_all(jobs)
 
     def take_unstarted(self, lane: Lane) -> list[Job]:
-        """Takes the unstarted jobs out of a lane that ends; the caller settles them."""
+        """Removes the unstarted jobs of a lane that ends; the caller settles them."""
         jobs = [*lane.take_all(), *self._retries.take(self._retries.of_lane(lane))]
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
@@ -245,7 +246,7 @@ class Engine:
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs.
 
-        False with those that were no jobs before.
+        The flag is False for an entry that was not a job before.
         """
         self._pool.close_walk()
         jobs: list[tuple[Job, bool]] = []
@@ -277,7 +278,7 @@ class Engine:
     async def drain(self, lanes: Iterable[Lane]) -> bool:
         """Waits until all events accepted so far, and those that their handling causes, are settled.
 
-        False when there was nothing to wait for.
+        Returns False when there was nothing to wait for.
         """
         mark = DrainMark(asyncio.get_running_loop().create_future())
         self._mark_accepted(mark, lanes)
@@ -338,11 +339,14 @@ class Engine:
                 return
 
     def _take_everything(self, lanes: Sequence[Lane]) -> tuple[list[Leftover], list[tuple[Worker, Leftover]]]:
-        """Empties the queue and the timers: abandoned events, and those that may be released later."""
+        """Empties the queue and the timers.
+
+        Returns the abandoned events, and those that may be released later.
+        """
         left: list[Leftover] = []
         cancelled: list[tuple[Worker, Leftover]] = []
         for worker, (port, payload, counter) in self._pool.abandon():
-            # An event that was taken for a job while it ran is known by that job.
+            # If an event became a job while it ran, the job identifies it.
             running: Leftover = (
                 port.lane,
                 _known(port, counter if isinstance(counter, Job) else payload),
@@ -409,5 +413,5 @@ class Engine:
 
 
 def _known(port: Port, payload: Payload) -> Event | Job:
-    """The event or job that is reported as abandoned."""
+    """The event or the job that is reported as abandoned."""
     return port.lane.job_of(payload, None) if isinstance(payload, tuple) else payload

@@ -18,10 +18,11 @@ __all__ = ["Decision", "decide", "decide_undecoded"]
 
 @attrs.define(on_setattr=attrs.setters.frozen)
 class Decision:
-    """``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``.
+    """The decision about a failed attempt.
 
-    ``elsewhere`` means that another instance shall have it meanwhile, where the adapter can do that.
-    ``fault`` is the error of the decision itself.
+    ``retry`` and ``postpone`` wait ``delay`` seconds; ``dead_letter`` gives up for ``reason``. ``elsewhere``
+    asks the adapter, where it can, to offer the event to another instance meanwhile. ``fault`` is the error
+    of the decision itself.
     """
 
     action: Literal["retry", "postpone", "dead_letter"]
@@ -39,8 +40,8 @@ def decide(
 ) -> Decision:
     """Decides after attempt number ``attempt`` (from 1) failed with ``error``.
 
-    When a policy raises, or its answer is not a delay, the event is dead-lettered with that reason: losing it
-    or retrying it for ever would both be worse.
+    When a policy raises, or does not return a delay, the event is dead-lettered with that reason. To lose it
+    or to retry it for ever would be worse.
     """
     asked = _asked_delay(error) if isinstance(error, _ASKING) else None
     if asked is not None and isinstance(error, Postpone):
@@ -63,11 +64,11 @@ def decide(
 
 
 def decide_undecoded(error: BaseException, waited: float, wait: float | None) -> Decision:
-    """The decision about a message that cannot be decoded, and has ``waited`` some seconds because of that.
+    """Decides about a message that cannot be decoded, and has ``waited`` some seconds for that reason.
 
-    A message of another version waits for an instance with that code, not counted, for
-    ``wait`` seconds in all; None where no other instance can get it. Nothing else about undecodable bytes
-    changes by waiting. Delays are added up: times of publishers and servers have no say in that.
+    A message of another version waits up to ``wait`` seconds in all for an instance with the right code. This
+    is not counted as an attempt. ``wait`` is None where no other instance can get it. Other undecodable bytes
+    do not change by waiting. The sum of the delays decides, not the clock of a publisher or server.
     """
     version = error.other_version if isinstance(error, DeserializationError) else None
     if version is None:
@@ -84,7 +85,7 @@ def decide_undecoded(error: BaseException, waited: float, wait: float | None) ->
 
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
-"""Bounds of the wait for other code, in seconds: a quarter of the wait so far, within these."""
+"""Bounds in seconds of one wait for other code, which is a quarter of the wait so far."""
 
 
 _ASKING: Final = (Postpone, RetryLater)
@@ -92,11 +93,11 @@ _ASKING: Final = (Postpone, RetryLater)
 
 @lru_cache(maxsize=128)
 def _retry(delay: float) -> Decision:
-    """Most retries wait for one of a few delays."""
+    """The delays repeat: most retries use one of a few."""
     return Decision("retry", delay)
 
 
 def _asked_delay(error: Postpone | RetryLater) -> float | None:
-    """The delay that the handler asked for; None when a subclass never set it, so that the policy decides."""
+    """The delay that the handler requested; None when a subclass never set it, so that the policy decides."""
     after: object = getattr(error, "after", None)
     return float(after) if isinstance(after, int | float) and 0 <= after <= sys.float_info.max else None

@@ -1,4 +1,4 @@
-"""Looks at a handler once, when it is subscribed, so that nothing has to be guessed per event."""
+"""Inspects a handler once, when it is subscribed, so that nothing is guessed per event."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class HandlerShape:
 
 
 def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
-    """Finds out how to call a handler: ``handler(event)`` or ``handler(event, delivery)``.
+    """Inspects how to call a handler: ``handler(event)`` or ``handler(event, delivery)``.
 
-    Only required positional parameters count; those with defaults are never filled. Raises
+    Only required positional parameters count; parameters with defaults are never filled. Raises
     ``InvalidHandler`` for an object that is not callable or requires anything else.
     """
     if not callable(handler):
@@ -41,7 +41,7 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
         raise InvalidHandler(f"the handler {name} is a generator: calling it runs nothing; it must not yield")
     try:
         parameters = inspect.signature(handler, follow_wrapped=not _dispatches(handler)).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C show no signature
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return HandlerShape(is_async(handler), takes_delivery=False, qualified_name=name)
     required = [p for p in parameters if p.default is p.empty]
     positional = [p for p in required if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -82,7 +82,7 @@ def _inside(handler: Any) -> object:
 
 
 def event_class_of(handler: Callable[..., Any]) -> type | None:
-    """The class that a handler is annotated to take; None where that is not known, or no single class."""
+    """The class that a handler's annotation names; None where it is unknown, or not a single class."""
     while isinstance(handler, functools.partial):
         if handler.args:
             return None
@@ -93,13 +93,13 @@ def event_class_of(handler: Callable[..., Any]) -> type | None:
     try:
         first = next(iter(inspect.signature(handler).parameters))
         found: object = typing.get_type_hints(inspect.unwrap(function)).get(first)
-    except Exception:  # annotations may be of any kind, and name imports for type checkers only
+    except Exception:  # annotations may be anything, and may name imports that only type checkers see
         return None
     return found if isinstance(found, type) else None
 
 
 def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
-    """True when a test holds for the function behind a handler, be it in a partial or an object."""
+    """True when a test holds for the function behind a handler, which may be a partial or an object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if _dispatches(handler):
@@ -109,8 +109,8 @@ def _any_of(handler: Callable[..., Any], *tests: Callable[[Any], bool]) -> bool:
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
-    """True when calling it gives a coroutine, as far as one can see, be it in a partial or an object."""
-    # Before 3.12 only asyncio knows the mark of an AsyncMock.
+    """True when a call returns a coroutine, as far as one can see, also of a partial or an object."""
+    # Before 3.12 only asyncio recognizes an AsyncMock.
     also = () if sys.version_info >= (3, 12) else (asyncio.iscoroutinefunction,)
     return _any_of(handler, inspect.iscoroutinefunction, *also)
 

@@ -1,4 +1,4 @@
-"""One attempt: decode, filter, middleware, handler, within a time limit; composed once for a subscription."""
+"""One attempt: decode, filter, middleware, handler, within a time limit. Composed once per subscription."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class InvocationHost(Protocol):
 
     @property
     def abandoning(self) -> bool:
-        """True when the engine has given up on all that it held."""
+        """True when the engine has abandoned everything it held."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class InvocationHost(Protocol):
 
 
 class _Nothing:
-    """Is awaited where there is nothing to do."""
+    """An awaitable that does nothing."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return _EXHAUSTED
@@ -66,12 +66,12 @@ NOTHING: Final = _Nothing()
 
 
 class Invocation:
-    """Calls the handler of one subscription. What it needs is asked when it is composed, and never again.
+    """Calls the handler of one subscription. It is composed once, without decisions per event.
 
-    ``of_event`` takes the event alone; it is None where anything else is needed. ``of_record`` makes the
-    first attempt of a record, ``of_job`` any attempt of a job. What they return is to be awaited: it ends
-    well when the event is handled or skipped, and raises when the attempt failed, as may the calls
-    themselves. ``skipped`` counts the events that ``where`` has turned away.
+    ``of_event`` takes the event alone; it is None where more is needed. ``of_record`` makes the first attempt
+    of a record, ``of_job`` any attempt of a job. Await what they return: it ends when the event is handled or
+    skipped, and raises when the attempt failed. The calls themselves may raise, too. ``skipped`` counts the
+    events that ``where`` has rejected.
     """
 
     __slots__ = (
@@ -113,11 +113,11 @@ class Invocation:
 
     @property
     def in_thread(self) -> bool:
-        """True when the handler runs in a thread, so that it cannot be cancelled."""
+        """True when the handler runs in a thread and so cannot be cancelled."""
         return not self._shape.is_async
 
     def observe(self, observer: Observer) -> None:
-        """Lets an observer look on: its middleware comes around the others."""
+        """Adds an observer, whose middleware wraps all others."""
         if observer.consume is not None and (middleware := observer.consume(self._spec)) is not None:
             self._middleware = (middleware, *self._middleware)
         if observer.timing is not None and (tell := observer.timing(self._spec)) is not None:
@@ -165,8 +165,7 @@ class Invocation:
             return lambda envelope: call(envelope.event, envelope.delivery)
         return lambda envelope: call(envelope.event)
 
-    # The inner functions run for each event: decisions that can be made once are made outside of the inner
-    # functions.
+    # The inner functions run for each event, so all decisions that can be made once are made outside them.
 
     def _with_chain(self, chain: Handler, envelope_of: Callable[[Event, DeliverySource], Envelope]) -> _Calls:
         where, decode, selects = self._where, self._host.decode, self._selects
@@ -242,7 +241,7 @@ class Invocation:
     # --- one attempt --------------------------------------------------------------------------------------
 
     def _event_of(self, job: Job) -> Event:
-        """The event of a job; raises when it must not be handled, or cannot be decoded."""
+        """The event of a job. Raises when the event must not be handled, or cannot be decoded."""
         if job.state.reject_reason is not None:
             raise PermanentError(job.state.reject_reason)
         payload = job.record[0]
@@ -251,7 +250,7 @@ class Invocation:
 
     def _selects(self, found: object) -> bool:
         """True when the result of ``where`` selects the event; counts it otherwise."""
-        if inspect.isawaitable(found):  # which is always true
+        if inspect.isawaitable(found):  # an awaitable is always true
             if inspect.iscoroutine(found):
                 found.close()
             raise PermanentError("where= returned an awaitable: it has to be a plain function of the event")
@@ -276,7 +275,7 @@ class Invocation:
         if running.error is not None:
             raise running.error
         result = running.result
-        if inspect.isawaitable(result):  # a synchronous function that returned a coroutine
+        if inspect.isawaitable(result):  # a synchronous function returned a coroutine
             if self._timeout is None:
                 await result
             else:
@@ -285,7 +284,7 @@ class Invocation:
                     rest, partial(HandlerTimeout, self._spec.name, self._timeout), result
                 )
         if self._timeout is not None and clock.monotonic() - began > self._timeout:
-            # The failure is recorded now that the thread has returned.
+            # The thread has returned: now the failure is recorded.
             raise HandlerTimeout(self._spec.name, self._timeout)
 
 

@@ -1,7 +1,7 @@
 """Jobs and counters of accepted events: small objects, made only when they are needed.
 
-An event waits in the queue as it is, or as a record. A handler that does not fail leaves nothing behind. Only
-a failure, a blocked handler that others wait for, or a pause turns it into a ``Job``.
+An event waits in the queue as it is, or as a record. It leaves no object behind when its handler succeeds.
+Only a failure, a blocked handler that others wait for, or a pause turns it into a ``Job``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class DrainMark:
-    """One call of ``drain``: counts the marked units that are not settled yet."""
+    """One call of ``drain``. It counts the marked events that are not settled yet."""
 
     __slots__ = ("done", "remaining")
 
@@ -43,7 +43,7 @@ class DrainMark:
         self.remaining = 0
 
     def add(self, pending: PendingEvent) -> None:
-        """Makes this drain wait for a unit; harmless when it does already."""
+        """Makes this drain wait for an event; no-op when it already does."""
         if self not in pending.marks:
             pending.marks = (*pending.marks, self)
             self.remaining += 1
@@ -56,7 +56,7 @@ class DrainMark:
 
 
 class PendingEvent:
-    """One accepted event in the buffer: it takes one place until each of its deliveries is settled."""
+    """One accepted event: it takes one place in the buffer until each of its deliveries is settled."""
 
     __slots__ = ("marks", "remaining")
 
@@ -66,7 +66,7 @@ class PendingEvent:
 
 
 def pending_event(remaining: int, marks: Iterable[DrainMark]) -> PendingEvent:
-    """The unit of an event that these drains wait for, from now on."""
+    """Makes the counter of an event that these drains wait for."""
     pending = PendingEvent(remaining)
     for mark in marks:
         mark.add(pending)
@@ -74,7 +74,7 @@ def pending_event(remaining: int, marks: Iterable[DrainMark]) -> PendingEvent:
 
 
 def key_of_record(record: EventRecord) -> str:
-    """The ordering key of an event on its way."""
+    """The ordering key of a record."""
     payload, _, _, _, key = record
     if key is not None:
         return key
@@ -82,10 +82,11 @@ def key_of_record(record: EventRecord) -> str:
 
 
 class DeliveryState:
-    """The state of a job that is more than a fresh event: it was tried before, or came from outside.
+    """The state of a job that differs from a new event: it was tried before, or came from outside.
 
-    ``receipt`` is the adapter's, of what was received; ``reject_reason`` is why it goes to the dead letters
-    without being handled. ``waited`` is for how many seconds it has waited for one that can decode it.
+    ``receipt`` is the adapter's receipt of the message. ``reject_reason`` is the reason to dead-letter it
+    without a call of the handler. ``waited`` is the time in seconds that it has waited for an instance that
+    can decode it.
     """
 
     __slots__ = ("attempt", "history", "receipt", "redelivered", "reject_reason", "waited")
@@ -111,46 +112,49 @@ _FRESH = DeliveryState()
 
 
 class Settler(Protocol):
-    """The way back of the jobs of one lane. Each job comes to exactly one end; nothing here waits."""
+    """Settles the jobs of one lane. Each job is settled exactly once; no call blocks."""
 
     @property
     def releases(self) -> bool:
-        """True when unsettled jobs can be given back, for another process or a later one."""
+        """True when unsettled jobs can be released, for another process or a later one."""
         ...
 
     @property
     def settling(self) -> Sequence[Job]:
-        """The jobs with a decided outcome that is not carried out yet."""
+        """The jobs whose outcome is decided but not carried out."""
         ...
 
     @property
     def acknowledge(self) -> Callable[[Job], None]:
-        """Is called with a job that was handled."""
+        """Acknowledges a job that was handled."""
         ...
 
     def dead_letter(self, job: Job, letter: DeadLetter) -> None:
-        """It is dead; when this raises, the letter is lost and nothing has been done."""
+        """Dead-letters a job. When this raises, the letter is lost and nothing was done."""
         ...
 
     def holds_locally(self, job: Job, delay: float) -> bool:
-        """True when the engine holds a job until its retry is due; False when the settler has taken it."""
+        """True when the engine keeps a job until its retry is due; False when the settler has taken it."""
         ...
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
-        """Hands a job back to its group after ``delay`` seconds; False where no other instance can get it."""
+        """Returns a job to its group after ``delay`` seconds.
+
+        Returns False where no other instance can get it.
+        """
         ...
 
     def release(self, job: Job) -> bool:
-        """Gives a job back that was not handled to its end; False where that cannot be done."""
+        """Releases a job that was not handled completely. Returns False where that is not possible."""
         ...
 
     def drop(self, job: Job) -> bool:
-        """Ends a job whose failure could not be decided. Returns True when that loses it."""
+        """Ends a job whose failure could not be decided. Returns True when the event is lost by that."""
         ...
 
 
 class JobLane(Inlet, Protocol):
-    """A lane as its jobs know it: ``bus_core.dispatch.lane.Lane``, for those below it."""
+    """The lane as lower modules see it; implemented by ``bus_core.dispatch.lane.Lane``."""
 
     @property
     def policy_for(self) -> Callable[[str], RetryPolicy]:
@@ -164,12 +168,12 @@ class JobLane(Inlet, Protocol):
 
     @property
     def settler(self) -> Settler:
-        """The way back of its jobs."""
+        """Settles its jobs."""
         ...
 
     @property
     def port(self) -> Port | None:
-        """The port for events that have no job; None when each event needs one."""
+        """The port for plain events; None when each event needs a record."""
         ...
 
     @property
@@ -184,12 +188,12 @@ class JobLane(Inlet, Protocol):
 
     @property
     def restricted(self) -> bool:
-        """True when a delivery that is held up blocks others, of its key or of any."""
+        """True when a blocked delivery blocks others: those of its key, or all."""
         ...
 
     @property
     def runs_in_threads(self) -> bool:
-        """True when the handler is a synchronous one, which cannot be cancelled."""
+        """True when the handler is synchronous and so cannot be cancelled."""
         ...
 
     waiting: int
@@ -198,30 +202,30 @@ class JobLane(Inlet, Protocol):
     dead_lettered: int
 
     def accept(self, job: Job) -> None:
-        """Takes a job: it goes to the workers at once, or waits for its turn."""
+        """Accepts a job: it goes to the workers at once, or waits for others."""
         ...
 
     def job_of(self, payload: Event | EventRecord, pending: PendingEvent | None) -> Job:
-        """The job of a delivery that had none."""
+        """Makes the job of a delivery that had none."""
         ...
 
     def adopt(self, job: Job) -> None:
-        """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
+        """Counts a running delivery that has become a job: it holds its key and a place."""
         ...
 
     def attempt_done(self, job: Job, *, settled: bool) -> None:
-        """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
+        """Ends an attempt: for good, or (not ``settled``) until the retry is due."""
         ...
 
     def resume_jobs(self, jobs: Sequence[Job]) -> None:
-        """Takes jobs back whose retries are due, in order."""
+        """Accepts jobs whose retries are due, in order."""
         ...
 
 
 class Job:
     """One event on its way to one subscription: its record, its lane, its attempts.
 
-    Most wait for their first attempt, and are many: they share one past.
+    Most jobs wait for their first attempt; they share one state.
     """
 
     __slots__ = ("_key", "event", "lane", "pending", "record", "state")
@@ -238,13 +242,13 @@ class Job:
         self.lane = lane
         self.record = record
         self.pending = pending
-        self.event = event  # None as long as it was not decoded
+        self.event = event  # None until it is decoded
         self._key = key or record[4]
         self.state = _FRESH if state is None else state
 
     @property
     def topic(self) -> str:
-        """Where it was published."""
+        """The topic on which it was published."""
         return self.record[1]
 
     @property
@@ -254,7 +258,7 @@ class Job:
 
     @property
     def accepted_at(self) -> datetime:
-        """When the adapter accepted it."""
+        """The time at which the adapter accepted it."""
         return datetime.fromtimestamp(self.record[2], UTC)
 
     @property
@@ -282,7 +286,7 @@ class Job:
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt that it is at, from 1."""
+        """The number of the current attempt, from 1."""
         return self.state.attempt
 
     @property
@@ -297,7 +301,7 @@ class Job:
 
     @property
     def reject_reason(self) -> str | None:
-        """Why it goes to the dead letters without being handled."""
+        """The reason to dead-letter it without a call of the handler."""
         return self.state.reject_reason
 
     def note(self, attempt: Attempt) -> None:
@@ -309,13 +313,13 @@ class Job:
 
     @property
     def waited(self) -> float:
-        """For how many seconds it has waited for an instance that can decode it."""
+        """The seconds for which it has waited for an instance that can decode it."""
         return self.state.waited
 
     def comes_again(self, attempt: int, waited: float = 0.0) -> None:
-        """The next time that it is handled, it is handled again: with this number.
+        """Sets the number of the next attempt, which is a redelivery.
 
-        ``waited`` are seconds for which it waits for an instance that can decode it.
+        ``waited`` is the time in seconds that it has waited for an instance that can decode it.
         """
         state = self.state
         if state is _FRESH:
@@ -332,18 +336,18 @@ class Job:
 
 
 Payload: TypeAlias = "Event | EventRecord | Job"
-"""The payload of an entry: an event as it is, for plain handlers; a record for all others; or a job."""
+"""The payload of an entry: the event itself for plain handlers, a record for others, or a job."""
 
 
 class Deferred(BaseException):
-    """Raised to a worker by a lane that an event has to wait for; no handler was called."""
+    """Tells a worker that the event waits in its lane; no handler was called."""
 
 
 class Port:
-    """Where a worker calls into a lane: with an event for its plain handler, with a record, or with a job.
+    """The entrance of a lane for workers: for plain events, for records, or for jobs.
 
-    ``ports`` is the port itself, or those of several lanes that one event is for. What is counted per event
-    is counted here once, in ``accepted``; everything else is worked out when somebody asks.
+    ``ports`` has the port itself, or the ports of several lanes that get the same event. ``accepted`` is the
+    only count per event. All other numbers are computed on demand.
     """
 
     __slots__ = ("accepted", "admit", "apart", "call", "handled", "is_single", "lane", "ports", "reported")
@@ -360,12 +364,12 @@ class Port:
         self.call = call
         self.ports = (self,) if ports is None else ports
         self.is_single = ports is None
-        # Of a restricted lane: makes a job of a record that is about to be handled, or keeps it until others
-        # of the lane have come to an end.
+        # Only for a restricted lane. Makes a job of a record that is about to be handled, or keeps it until
+        # other deliveries of the lane have ended.
         self.admit = admit
         self.accepted = 0  # entries without a counter
-        self.reported = 0  # those of them that a route has counted as published
-        self.apart = 0  # those of them that became entries with a counter, or were given up
+        self.reported = 0  # the part of them that a route has counted as published
+        self.apart = 0  # the part of them that got a counter, or was abandoned
         self.handled = 0  # deliveries counted one by one, and skipped ones
 
     def take_apart(
@@ -374,7 +378,7 @@ class Port:
         remaining: int | None = None,
         marks: tuple[DrainMark, ...] = (),
     ) -> PendingEvent:
-        """The unit that counts the deliveries of an entry of this port from now on, if none did yet."""
+        """The counter of an entry of this port, from now on, unless it has one."""
         if counter is not None:
             return pending_event_of(counter)
         self.apart += 1
@@ -382,15 +386,15 @@ class Port:
 
 
 Entry = tuple[Port, Payload, "PendingEvent | Job | None"]
-"""A place in the queue: a port, what it is called with, and who counts its deliveries.
+"""An entry of the queue: a port, its payload, and the counter of its deliveries.
 
-An event stands there once, also for several handlers. Nobody counts as long as one worker is enough for all
-of them. A job stands there with its lane's port for jobs, and counts itself.
+An event has one entry, also for several handlers. It needs no counter while one worker handles all of them. A
+job has its lane's port for jobs, and is its own counter.
 """
 
 
 def pending_event_of(counter: PendingEvent | Job) -> PendingEvent:
-    """The unit that counts the deliveries of an entry."""
+    """The counter of the event of an entry."""
     if isinstance(counter, PendingEvent):
         return counter
     counter.pending = counter.pending or PendingEvent(1)

@@ -27,7 +27,7 @@ __all__ = ["Lane", "LaneHost"]
 
 
 class LaneHost(InvocationHost, Protocol):
-    """The engine as a lane knows it; implemented by ``bus_core.dispatch.engine.Engine``."""
+    """The engine as a lane sees it; implemented by ``bus_core.dispatch.engine.Engine``."""
 
     @property
     def push(self) -> Callable[[Job], None]:
@@ -44,20 +44,20 @@ class LaneHost(InvocationHost, Protocol):
 
     @property
     def defer(self) -> Callable[[JobLane, EventRecord], Awaitable[Any]]:
-        """Takes the event that a worker is about to handle back into its lane, where it waits for others.
+        """Puts the event that a worker is about to handle back into its lane, where it waits for others.
 
         May raise ``Deferred``.
         """
         ...
 
     def close_walk(self) -> None:
-        """Ends the open walk; a running delivery of a restricted lane becomes a job that it counts."""
+        """Ends the open walk. A running delivery of a restricted lane becomes a job that the lane counts."""
         ...
 
     def take_back(self, lane: JobLane) -> list[tuple[Job, bool]]:
         """Removes the entries of a lane from the queue, in order, and returns them as jobs.
 
-        False with those that were no jobs before.
+        The flag is False for an entry that was not a job before.
         """
         ...
 
@@ -71,9 +71,9 @@ class LaneHost(InvocationHost, Protocol):
 
 
 class Lane:
-    """Implements ``bus_core.abc.Inlet`` and ``JobLane``; see there for ``spec`` and ``redeliver``.
+    """Implements ``bus_core.abc.Inlet`` and ``JobLane``, which document ``spec`` and ``redeliver``.
 
-    ``settler`` is set when the lane is attached to an adapter, before it gets anything.
+    ``settler`` is set when the lane is attached to an adapter, before the first event.
     """
 
     settler: Settler
@@ -137,14 +137,15 @@ class Lane:
         self.restricted = concurrency is not None or spec.ordered
         self._set_ports()
         self.paused = False
-        self._bound = math.inf if concurrency is None else concurrency  # of jobs that the workers may have
+        # The most jobs that the workers may have at once.
+        self._bound = math.inf if concurrency is None else concurrency
         self._active = 0
         self._backlog: deque[Job] = deque()
-        self._held: dict[str, deque[Job] | None] = {}  # per running key the jobs that wait for it
-        self._held_back = False  # while it is not known who owns the waiting jobs
+        self._held: dict[str, deque[Job] | None] = {}  # for each running key, the jobs that wait for it
+        self._held_back = False  # True while other consumers may own the waiting jobs
         self._drained: asyncio.Future[None] | None = None
-        self.waiting = 0  # for a retry that is not due
-        self.behind = 0  # another event of their key
+        self.waiting = 0  # jobs whose retry is not due
+        self.behind = 0  # jobs behind another one of their key
         self.late = 0
         self.failed_attempts = 0
         self.retried = 0
@@ -157,13 +158,13 @@ class Lane:
         return self._engine
 
     def observe(self, observer: Observer) -> None:
-        """Lets an observer look on. Only while nothing has been accepted."""
+        """Adds an observer. Call it before the lane accepts events."""
         self._invocation.observe(observer)
         self._set_ports()
 
     def _set_ports(self) -> None:
         invocation = self._invocation
-        # An event alone does not tell its topic.
+        # An event alone does not tell its topic, which differs under a pattern.
         is_bare = not self.restricted and not is_pattern(self.spec.topic)
         self.port = None
         if is_bare and invocation.of_event is not None:
@@ -181,7 +182,7 @@ class Lane:
         """Calls the handler, unless the event has to wait for others."""
 
         def enter(record: EventRecord) -> Awaitable[Any]:
-            # Only blocked or waiting jobs can be in the way: mostly there are none.
+            # Only blocked or waiting jobs can block an event, and mostly there are none.
             if (self._active or self._held or self._backlog) and self._must_wait(record):
                 return self._engine.defer(self, record)
             return call(record)
@@ -196,8 +197,7 @@ class Lane:
     def admit(self, record: EventRecord, pending: PendingEvent | None) -> Job | None:
         """The job of an event that a worker may handle now; None when it waits here for others of the lane.
 
-        It spares a lane whose handlers are expected to wait what ``enter`` and ``adopt`` do one after the
-        other.
+        It replaces the calls of ``enter`` and ``adopt`` where handlers are expected to block.
         """
         event = record[0]
         key = key_of_record(record) if self._ordered else None
@@ -221,20 +221,20 @@ class Lane:
 
     @property
     def runs_in_threads(self) -> bool:
-        """True when the handler is a synchronous one, which cannot be cancelled."""
+        """True when the handler is synchronous and so cannot be cancelled."""
         return self._invocation.in_thread
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
     def job_of(self, payload: Event | EventRecord, pending: PendingEvent | None) -> Job:
-        """The job of a delivery that had none."""
+        """Makes the job of a delivery that had none."""
         if not isinstance(payload, tuple):
             payload = (payload, self.spec.topic, self._engine.timestamp(), NO_HEADERS, None)
         event = payload[0]
         return Job(self, payload, pending, event=None if isinstance(event, Message) else event)
 
     def adopt(self, job: Job) -> None:
-        """Counts a delivery that a worker is at, and that has become a job: it holds its key, and a place."""
+        """Counts a running delivery that has become a job: it holds its key and a place."""
         self._active += 1
         if self._ordered:
             self._held.setdefault(job.key)
@@ -242,7 +242,7 @@ class Lane:
     # --- what may run now -----------------------------------------------------------------------------------
 
     def accept(self, job: Job) -> None:
-        """Takes a job: it goes to the workers at once, or waits here for its turn."""
+        """Accepts a job: it goes to the workers at once, or waits here for others."""
         if self._ordered:
             if job.key in self._held:
                 self._wait_for_key(job)
@@ -256,7 +256,7 @@ class Lane:
         self.behind += 1
 
     def accept_all(self, jobs: Sequence[Job]) -> None:
-        """Takes jobs, in order."""
+        """Accepts jobs, in order."""
         if self._ordered:
             for job in jobs:
                 self.accept(job)
@@ -264,9 +264,9 @@ class Lane:
             self._admit_all(jobs)
 
     def resume_jobs(self, jobs: Sequence[Job]) -> None:
-        """Takes jobs back whose retries are due, in order. An ordered lane has kept their keys for them."""
+        """Accepts jobs whose retries are due, in order. An ordered lane has reserved their keys for them."""
         if self.restricted:
-            self._engine.close_walk()  # running deliveries take a place, too
+            self._engine.close_walk()  # running deliveries take places, too
         self._admit_all(jobs)
 
     def _admit(self, job: Job) -> None:
@@ -291,14 +291,14 @@ class Lane:
             self._bound = math.inf if self.concurrency is None else self.concurrency
 
     def attempt_done(self, job: Job, *, settled: bool) -> None:
-        """A worker is through with a job: for good, or (not ``settled``) until its retry is due."""
+        """Ends an attempt: for good, or (not ``settled``) until the retry is due."""
         self._active -= 1
         if settled and self._ordered:
             key = job.key
             held = self._held.get(key)
             if held:
                 self.behind -= 1
-                self._backlog.append(held.popleft())  # behind the jobs of other keys that wait for room
+                self._backlog.append(held.popleft())  # after the jobs of other keys that wait for room
             else:
                 self._held.pop(key, None)
         if self._backlog:
@@ -325,7 +325,7 @@ class Lane:
         return len(self._backlog) + self.behind
 
     def pause(self) -> None:
-        """Begins no further handler; running ones finish."""
+        """Starts no further handler; running ones finish."""
         self.paused = True
         self._set_bound()
         self._take_back()
@@ -347,7 +347,7 @@ class Lane:
             self._backlog.append(job)
 
     def requeue(self) -> None:
-        """Lets queued events come before the next accepted ones."""
+        """Moves queued events before events that are accepted later."""
         if self.restricted:
             self._take_back()
             self._feed()
@@ -359,15 +359,18 @@ class Lane:
         self._feed()
 
     def hold_back(self) -> None:
-        """Begins nothing that no worker has begun, until ``release_held``; ``held_jobs`` are those, then."""
+        """Starts no handler until ``release_held``.
+
+        Until then, ``held_jobs`` are the jobs that no worker has begun.
+        """
         self._held_back = True
         self._set_bound()
         self._take_back()
 
     def release_held(self, without: Collection[Job] = (), waiting: Iterable[Job] = ()) -> None:
-        """Undoes ``hold_back``, and forgets some of the jobs: they are others'.
+        """Undoes ``hold_back``, and drops the jobs that other consumers own.
 
-        Those of them that are ``waiting`` have waited for a retry; the others wait here.
+        The ``waiting`` ones of them wait for a retry; the others wait in this lane.
         """
         self._held_back = False
         self._set_bound()
@@ -382,7 +385,7 @@ class Lane:
         self._finish_leaving()
 
     def _unless(self, job: Job, without: Collection[Job]) -> Job | None:
-        """The job, or the next one of its key in place of one that is forgotten."""
+        """The job, or the next one of its key if it is dropped."""
         if job not in without:
             return job
         behind = self._held.get(job.key)
@@ -392,7 +395,10 @@ class Lane:
         return None
 
     def leave(self) -> asyncio.Future[None]:
-        """A future that is done when all that was accepted is settled; nothing may be routed here by now."""
+        """A future that is done when all accepted events are settled.
+
+        Call it when no route leads here any more.
+        """
         self._engine.adopt_running(self)
         self._take_back()
         self._drained = asyncio.get_running_loop().create_future()
@@ -402,7 +408,7 @@ class Lane:
         return self._drained
 
     def take_all(self) -> list[Job]:
-        """Removes all that no worker has begun, in order."""
+        """Removes all jobs that no worker has begun, in order."""
         self._take_back()
         jobs = self.held_jobs()
         self._backlog.clear()
@@ -411,7 +417,7 @@ class Lane:
         return jobs
 
     def clear(self) -> None:
-        """Forgets waiting jobs, after they were reported as abandoned."""
+        """Drops waiting jobs, after they were reported as abandoned."""
         self._backlog.clear()
         self._held.clear()
         self.behind = 0
@@ -420,11 +426,11 @@ class Lane:
 
     @property
     def holds(self) -> bool:
-        """True when it keeps any job, or one that is being settled."""
+        """True when the lane keeps a job, or one is being settled."""
         return bool(self._backlog or self._held or self.settler.settling)
 
     def held_jobs(self) -> list[Job]:
-        """Every job that waits in this lane for its turn."""
+        """Every job that waits in this lane."""
         return [*self._backlog, *(job for held in self._held.values() for job in held or ())]
 
     # --- the Inlet protocol and reports ---------------------------------------------------------------------
@@ -437,8 +443,8 @@ class Lane:
     def state(self, queued: int, running: int, plain: int) -> SubscriptionState:
         """A snapshot of the counters.
 
-        ``plain`` is how many of its entries have no counter and are not handled yet: all others that were
-        accepted like this, and stayed so, are handled.
+        ``plain`` is the number of unhandled entries without a counter. All other accepted entries without a
+        counter are handled.
         """
         handled = self.job_port.handled - self._invocation.skipped - plain
         for port in (self.port, self.record_port):

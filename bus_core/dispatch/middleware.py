@@ -10,9 +10,9 @@ __all__ = ["compose"]
 
 
 def compose(middlewares: Sequence[Middleware], endpoint: Handler) -> Handler:
-    """Wraps ``endpoint`` so that the first middleware is the outermost.
+    """Wraps ``endpoint``; the first middleware becomes the outermost.
 
-    Without middleware the endpoint itself is returned: an empty chain costs nothing.
+    Without middleware it returns the endpoint itself, so an empty chain costs nothing.
     """
     handler = endpoint
     for middleware in reversed(middlewares):

@@ -1,4 +1,4 @@
-"""Tells observers what happens. Who only looks on must not change what follows."""
+"""Calls observers, whose errors never affect the event."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["timed", "told_without_effect"]
 T = TypeVar("T")
 
 Tell = Callable[[float, BaseException | None], None]
-"""Takes the seconds that a call of a handler took, and its error or None."""
+"""An observer of durations: takes the seconds that a handler took, and its error or None."""
 
 logger = plain_logger("promenade.bus")
 
 
 def told_without_effect(what: str, tell: Callable[[T], None], news: T) -> None:
-    """Tells an observer; what it raises is logged with its class and place."""
+    """Calls an observer. Logs the class and place of an error that it raises."""
     try:
         tell(news)
     except BaseException as broken:
@@ -29,7 +29,7 @@ def told_without_effect(what: str, tell: Callable[[T], None], news: T) -> None:
 def timed(
     call: Callable[..., Awaitable[Any]], tells: Sequence[Tell], monotonic: Callable[[], float]
 ) -> Callable[..., Awaitable[Any]]:
-    """Calls a handler, and tells how long it took and how it ended."""
+    """Calls a handler, and reports its duration and its error."""
     tell = tells[0] if len(tells) == 1 else _to_each(tells)
 
     async def timed_call(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The bounded queue between ``publish`` and the workers: its entries, its room, its waiting publishers."""
+"""The bounded queue between ``publish`` and the workers: entries, room, and waiting publishers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from bus_core.errors import BufferFull, BusClosed
 __all__ = ["Buffer"]
 
 _LONGEST_BATCH = 1024
-"""The most entries of a batch: handled ones stay in memory until the batch ends."""
+"""The most entries of a batch, because handled entries stay in memory until their batch ends."""
 
 
 class Buffer:
-    """The queue: counts accepted events until they are settled, and holds those that no worker has begun.
+    """The queue: holds the events that no worker has begun, and counts accepted events until they are
+    settled.
 
     The newest events are in two open columns, ``ports`` and ``payloads``: ``publish`` only appends to both.
-    Before them come batches. A worker gets a walk along the first batch: some entries at once, so that
-    nothing is popped or counted per event. The open columns become the last batch when they are next, or when
-    an entry with a counter follows. Their events are counted then. A batch holds plain entries, or entries
+    Older ones are in batches. A worker takes a walk along the first batch, several entries at once, so that
+    no event is popped or counted by itself. The open columns become the last batch when they are next, or
+    when an entry with a counter follows. Their events are counted then. A batch has plain entries, or entries
     with a counter, never both.
 
     One walk is open at a time. It ends when the worker has handled all of it (``end``), or when a handler
@@ -37,26 +38,26 @@ class Buffer:
         self.overflow_size = overflow_size
         self.overflowed = 0
         self.asleep = True
-        # How long the open columns may get; 0 while every worker is asleep, or a publisher waits, which
-        # comes first: one comparison with their length asks for all of it.
+        # The longest that the open columns may get. It is 0 while every worker is asleep or a publisher
+        # waits, so that one comparison with their length answers all three questions.
         self.limit = 0
         self.ports: list[Port] = []
         self.payloads: list[Payload] = []
-        self._sealed_unsettled = 0  # the unsettled events, less those in the open columns
-        self._batches: deque[Batch] = deque()  # none of which is used up
-        self._spare: Batch | None = None  # an empty one for entries with counters
-        # The walk that is open: its batch, the columns that were given out, and how far the worker has come.
+        self._sealed_unsettled = 0  # the unsettled events without those in the open columns
+        self._batches: deque[Batch] = deque()  # no batch in here is used up
+        self._spare: Batch | None = None  # an empty batch for entries with counters
+        # The open walk: its batch, its columns, and the position of the worker.
         self._walked: Batch | None = None
         self._walk_ports: list[Port] = []
         self._walk_payloads: list[Payload] = []
         self._walk_counters: list[PendingEvent | Job | None] = []
         self._walk_at: Iterator[Port] = iter(())
         self._walk_counted = 0
-        self.is_plain = True  # whether its entries have no counters
-        self.marks: tuple[DrainMark, ...] = ()  # the drains that wait for them, then
+        self.is_plain = True  # True when its entries have no counters
+        self.marks: tuple[DrainMark, ...] = ()  # the drains that wait for its plain entries
         self._publishers: OrderedDict[int, asyncio.Future[None]] = OrderedDict()  # by their places
         self._places = count()
-        self._promised = 0  # publishers with a promised place that they have not taken yet
+        self._promised = 0  # publishers with a promised place that they have not used yet
         self._closing = False
 
     # --- entries ------------------------------------------------------------------------------------------
@@ -66,13 +67,13 @@ class Buffer:
         return bool(self._batches or self.ports or length_hint(self._walk_at))
 
     def has_others(self) -> bool:
-        """True when there is more to handle than the first delivery of the walk that a worker just began."""
+        """True when there are more entries than the current one of the walk that was just opened."""
         walk = self._walk_ports
         return bool(self._batches or self.ports or len(walk) > 1 or (walk and len(walk[0].ports) > 1))
 
     @property
     def has_one_event(self) -> bool:
-        """True when there is one event, which came alone."""
+        """True when the queue has exactly one event, in the open columns."""
         return len(self.ports) == 1 and not self._batches
 
     @property
@@ -86,9 +87,10 @@ class Buffer:
     def begin(
         self, most_plain: int, most_counted: int
     ) -> Iterator[tuple[Port, Payload]] | Iterator[Entry] | None:
-        """Opens a walk along the next entries, at most so many of their kind; None when there are none.
+        """Opens a walk along the next entries, with at most the given number for their kind; None if there
+        are none.
 
-        ``is_plain`` tells of which kind they are: whether they have no counters.
+        ``is_plain`` tells the kind: True when they have no counters.
         """
         batch = self._next_batch()
         if batch is None:
@@ -113,7 +115,10 @@ class Buffer:
         return zip(at, payloads, counted, strict=False)
 
     def take_one(self) -> Entry | None:
-        """The next entry, without a walk, for whoever settles it; None where it is for several handlers."""
+        """Takes the next entry without a walk; the caller settles it.
+
+        None where it is for several handlers.
+        """
         batches = self._batches
         if not batches:
             ports = self.ports
@@ -147,7 +152,7 @@ class Buffer:
         return port, payload, counter
 
     def _next_batch(self) -> Batch | None:
-        """The batch that holds the next entry; None when there is none."""
+        """The batch that has the next entry; None when there is none."""
         if not self._batches:
             if not self.ports:
                 return None
@@ -156,12 +161,12 @@ class Buffer:
 
     @property
     def begun(self) -> int:
-        """The number of entries of its walk that the worker has begun."""
+        """The number of entries of the open walk that the worker has begun."""
         return len(self._walk_ports) - length_hint(self._walk_at)
 
     @property
     def current(self) -> Entry:
-        """The entry that the worker is at."""
+        """The current entry of the open walk."""
         batch, left = self._walked, length_hint(self._walk_at)
         assert batch is not None, "a walk is open"
         at = len(self._walk_ports) - left - 1
@@ -170,13 +175,13 @@ class Buffer:
         return self._walk_ports[at], self._walk_payloads[at], counter
 
     def halt(self) -> Entry:
-        """Ends the walk with the entry that the worker is at, which it is left with; others get the rest."""
+        """Ends the walk. Its worker keeps the current entry, other workers get the rest."""
         entry = self.current
         self._close(unfinished=1)
         return entry
 
     def set_apart(self) -> Entry:
-        """Takes the entry that the worker is at out of its walk, which goes on; others settle it."""
+        """Removes the current entry from the walk, which goes on; the caller settles the entry."""
         batch, left = self._walked, length_hint(self._walk_at)
         assert batch is not None, "a walk is open"
         at = len(self._walk_ports) - left - 1
@@ -189,7 +194,7 @@ class Buffer:
         return port, payload, port.take_apart(None, 1, batch.marks) if batch.marks else None
 
     def end(self) -> None:
-        """Ends the walk: the worker is through with all that it has begun; others get the rest."""
+        """Ends the walk after all entries that the worker has begun; other workers get the rest."""
         self._close(unfinished=0)
 
     def _close(self, *, unfinished: int) -> None:
@@ -203,15 +208,15 @@ class Buffer:
         if finished:
             self._finished(batch, finished)
         self._walked = None
-        # The worker walks along these columns, and so comes to an end. A handler that waits keeps alive its
-        # own event only.
+        # The worker iterates over these columns, so this ends its loop. A blocked handler keeps only its own
+        # event alive.
         self._walk_ports.clear()
         self._walk_payloads.clear()
         self._walk_counters.clear()
         self._walk_at = _NOWHERE
 
     def _finished(self, batch: Batch, finished: int) -> None:
-        """Counts the finished plain entries of a walk; all others are counted one by one."""
+        """Counts the finished plain entries of a walk; other entries count themselves."""
         if batch.counters is not None:
             return
         uncounted = finished - self._walk_counted
@@ -224,7 +229,7 @@ class Buffer:
     # --- what stands in the queue -------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """Makes a batch of the open columns, and counts their events as accepted by the ports."""
+        """Makes a batch of the open columns, and counts their events in ``Port.accepted``."""
         ports, payloads = self.ports, self.payloads
         if not ports:
             return
@@ -245,35 +250,35 @@ class Buffer:
                 port.accepted += 1
 
     def put_first(self, entry: Entry) -> None:
-        """Puts an entry with a counter in front of all others."""
+        """Puts an entry with a counter before all others."""
         self._batches.appendleft(Batch.of([entry]))
 
     def append_plain(self, port: Port, payload: Payload) -> None:
-        """Puts an event that was accepted behind all others."""
+        """Puts an accepted event behind all others."""
         self.ports.append(port)
         self.payloads.append(payload)
         self._count(-1)
 
     def append(self, entry: Entry) -> None:
-        """Puts an entry with a counter, of an event that was accepted, behind all others."""
+        """Puts an entry with a counter, of an accepted event, behind all others."""
         if self.ports:
             self.seal()
         last = self._batches[-1] if self._batches else None
         if last is None or last.counters is None or last.begun or last is self._walked:
-            # For ever appended to, a batch would grow.
+            # a batch that is always appended to would grow without bound
             last, self._spare = self._spare or Batch([], [], []), None
             self._batches.append(last)
         last.append(entry)
 
     def append_jobs(self, port: Port, jobs: Sequence[Job]) -> None:
-        """Puts jobs, of events that were accepted, behind all others."""
+        """Puts jobs of accepted events behind all others."""
         self.seal()
         for start in range(0, len(jobs), _LONGEST_BATCH):
             some = jobs[start : start + _LONGEST_BATCH]
             self._batches.append(Batch([port] * len(some), [*some], [*some]))
 
     def put_back(self, entries: Iterable[Entry]) -> None:
-        """Puts entries that ``take_all`` returned behind all others."""
+        """Puts entries from ``take_all`` behind all others."""
         self.seal()
         self._batches += [Batch.of([*alike]) for _, alike in groupby(entries, key=_is_plain)]
 
@@ -291,12 +296,12 @@ class Buffer:
             batch.mark(mark)
 
     def fall_asleep(self) -> None:
-        """The next event has to wake a worker: until then nothing is accepted without asking."""
+        """Marks all workers as asleep: the next event has to wake one."""
         self.asleep = True
         self.limit = 0
 
     def stay_awake(self) -> None:
-        """Some worker is going to look at the queue."""
+        """Marks a worker as awake: it will look at the queue."""
         self.asleep = False
         self._set_limit()
 
@@ -304,23 +309,23 @@ class Buffer:
 
     @property
     def unsettled(self) -> int:
-        """The number of accepted, unsettled events; counts the finished ones of the walk first."""
+        """The number of accepted, unsettled events. Counts the finished ones of the open walk first."""
         if self._walked is not None:
             self._finished(self._walked, self.begun - 1)
         return self._sealed_unsettled + len(self.ports)
 
     def accepted(self) -> None:
-        """One more event is unsettled."""
+        """Counts one more unsettled event."""
         if self.unsettled >= self.size:
             self.overflowed += 1
         self._count(1)
 
     def received(self, number: int) -> None:
-        """So many more events are unsettled, which the adapter was asked for because there was room."""
+        """Counts unsettled events that were requested from the adapter within the room."""
         self._count(number)
 
     def delivery_settled(self, pending: PendingEvent | None, number: int = 1) -> None:
-        """Deliveries of one event have come to their end, good or bad. Without a unit it had only one."""
+        """Counts finished deliveries of one event. An event without a counter has only one."""
         if pending is not None:
             pending.remaining -= number
             if pending.remaining:
@@ -330,9 +335,9 @@ class Buffer:
         self.settled(1)
 
     def settled(self, number: int) -> None:
-        """So many events have come to their end."""
+        """Counts settled events."""
         self._sealed_unsettled -= number
-        if self.limit > 0:  # no publisher waits then
+        if self.limit > 0:  # so no publisher waits
             self.limit += number
         elif self._publishers:
             self.wake_publishers()
@@ -353,10 +358,10 @@ class Buffer:
             self.limit = self.size - self._sealed_unsettled
 
     def waiting(self) -> tuple[Counter[Port], Counter[Port]]:
-        """Counts the entries that no worker has begun by their ports: all of them, and the plain ones.
+        """Counts the entries that no worker has begun, by their ports: all of them, and the plain ones.
 
-        It changes nothing, and costs little for each entry. Plain ones in the open columns count among the
-        first only: they are not among what their port has ``accepted`` yet. No walk may be open.
+        It changes nothing and costs little per entry. Plain entries in the open columns count among the first
+        only, because their ports have not counted them as ``accepted`` yet. No walk may be open.
         """
         batches = self._batches
         plain = Counter(chain.from_iterable(batch.ports_left for batch in batches if batch.counters is None))
@@ -364,7 +369,7 @@ class Buffer:
         return Counter(chain(counted, self.ports)) + plain, plain
 
     def unsealed(self) -> Counter[Port]:
-        """The number of entries in the open columns that each port has accepted and not counted."""
+        """The number of entries in the open columns by port, which the ports have not counted yet."""
         return Counter(self.ports)
 
     # --- room ---------------------------------------------------------------------------------------------
@@ -372,10 +377,9 @@ class Buffer:
     def has_room(self, *, for_handler: bool, granted: bool = False) -> bool:
         """True when an event can be accepted now: for a handler always, until the overflow is used up.
 
-        Others come behind the publishers that wait; ``granted`` is for one of these, whose turn it is.
-
-        A handler cannot wait for room: it may hold the very worker that would make some. Raises
-        ``BufferFull`` for a handler when the overflow is used up, too.
+        Other callers come behind waiting publishers; ``granted`` marks the publisher whose turn it is. A
+        handler cannot wait for room, because it may hold the worker that would make room. Raises
+        ``BufferFull`` for a handler when the overflow is used up.
         """
         if for_handler:
             if self.unsettled >= self.size + self.overflow_size:
@@ -385,7 +389,7 @@ class Buffer:
 
     @property
     def _in_line(self) -> bool:
-        """True when publishers wait for room, or were promised some and have not taken it yet."""
+        """True when publishers wait for room, or were promised room and have not used it yet."""
         return bool(self._publishers or self._promised)
 
     @property
@@ -396,7 +400,7 @@ class Buffer:
     async def room(self) -> None:
         """Waits for room, in the order of the calls. Raises ``BusClosed``.
 
-        The caller accepts an event then, or lets the next one have the place by ``wake_publishers``.
+        Then the caller accepts an event, or passes its place on with ``wake_publishers``.
         """
         place = next(self._places)
         waiter = self._waiter(place)
@@ -407,28 +411,28 @@ class Buffer:
                 self._publishers.pop(place, None)
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._promised -= 1
-                    self.wake_publishers()  # the place that this caller was told of goes to the next one
+                    self.wake_publishers()  # the place that this caller was promised goes to the next one
                 self._set_limit()
                 raise
             self._promised -= 1
             self._set_limit()
             if self.unsettled < self.size:
                 return
-            waiter = self._waiter(place)  # another publisher was faster: back to the former place
+            waiter = self._waiter(place)  # another publisher was faster: return to the former place
 
     def _waiter(self, place: int) -> asyncio.Future[None]:
         if self._closing:
             raise BusClosed("publish")
         waiter = asyncio.get_running_loop().create_future()
         publishers = self._publishers
-        if publishers and next(reversed(publishers)) > place:  # it was told of room that a handler took
+        if publishers and next(reversed(publishers)) > place:  # it was promised room that a handler took
             self._publishers = publishers = OrderedDict(sorted([*publishers.items(), (place, waiter)]))
         publishers[place] = waiter
         self._set_limit()
         return waiter
 
     def wake_publishers(self) -> None:
-        """Tells as many of the publishers that wait as there is room for, the first one first."""
+        """Promises room to waiting publishers, in their order, as far as there is room."""
         if self._publishers:
             room = self.size - self.unsettled - self._promised
             while self._publishers and room > 0:

@@ -21,7 +21,7 @@ AbandonedState: TypeAlias = Literal["queued", "running", "waiting for retry", "s
 class Abandoned:
     """An event that was accepted but not settled when the bus was closed.
 
-    ``settling``: it was handled, or is dead, but the adapter could not be told in time.
+    ``settling``: its outcome was decided, but the adapter could not be told in time.
     """
 
     topic: str
@@ -32,7 +32,7 @@ class Abandoned:
 
 @attrs.frozen
 class DrainReport:
-    """The result of closing the bus. ``seconds`` is how long it took."""
+    """The result of closing the bus. ``seconds`` is the duration."""
 
     completed: bool
     abandoned: tuple[Abandoned, ...]
@@ -40,7 +40,7 @@ class DrainReport:
 
 
 Leftover: TypeAlias = "tuple[JobLane, Event | Job, AbandonedState]"
-"""An event that is left when the engine gives up: its lane, the event or job, and how far it had come."""
+"""An unsettled event at the end of the engine: its lane, the event or job, and its progress."""
 
 
 def abandoned(left: Leftover) -> Abandoned:

@@ -1,4 +1,4 @@
-"""Carries out what was decided after a failed attempt: a retry when it is due, or a dead letter."""
+"""Carries out the decision after a failed attempt: a retry when it is due, or a dead letter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RetryScheduler:
         self._clock = clock
         self._finish = finish
         self._waiting = Schedule[Job](clock, self._retries_due)
-        self._postponed: set[Job] = set()  # those of them that wait without having failed
+        self._postponed: set[Job] = set()  # those of them that wait without a failure
         self._told_of_failures: list[Callable[[AttemptFailure], None]] = []
         self._told_of_losses: list[Callable[[EventLoss], None]] = []
         self.lost = 0
@@ -56,29 +56,29 @@ class RetryScheduler:
         return [*self._waiting]
 
     def observe(self, observer: Observer) -> None:
-        """Tells an observer of failed attempts, before what follows from them is done, and of losses."""
+        """Adds an observer of failed attempts, called before their consequences, and of losses."""
         if observer.failed is not None:
             self._told_of_failures.append(observer.failed)
         if observer.lost is not None:
             self._told_of_losses.append(observer.lost)
 
     def stop(self) -> list[Job]:
-        """Gives up on the retries that are not due yet, and returns their jobs."""
+        """Cancels the retries that are not due yet, and returns their jobs."""
         self._postponed.clear()
         return self._waiting.clear()
 
     def attempt_failed(self, job: Job, error: BaseException) -> None:
-        """Decides and acts. Never raises: a failure that cannot be handled counts as a loss."""
+        """Decides and acts. Never raises: a failure that cannot be dealt with counts as a loss."""
         try:
             self._decide(job, error)
-        except BaseException as broken:  # such as a log filter that raises: the account has to add up
+        except BaseException as broken:  # for example, a log filter raised: the event has to be accounted for
             if job.lane.settler.drop(job):
                 self._lose(job, "its failure could not be dealt with", broken)
 
     def _decide(self, job: Job, error: BaseException) -> None:
         lane = job.lane
         if job.event is None and job.message is not None:
-            with suppress(Exception):  # jobs that do not fail keep no decoded event
+            with suppress(Exception):  # only failed jobs keep a decoded event
                 job.event = self._codec.decode(job.message)
         if job.reject_reason is not None:
             decision = Decision("dead_letter", reason=job.reject_reason)
@@ -163,7 +163,7 @@ class RetryScheduler:
         return [job for job in self._waiting if job.lane is lane]
 
     def take(self, jobs: Iterable[Job]) -> list[Job]:
-        """Gives up on retries that are not due yet; returns those of the jobs that had one."""
+        """Cancels retries that are not due yet, and returns those of the jobs that had one."""
         taken = [job for job in jobs if job in self._waiting]
         for job in taken:
             self._waiting.remove(job)
@@ -178,7 +178,7 @@ class RetryScheduler:
         if message is None and job.event is not None:
             try:
                 message = self._codec.encode_named(job.topic, job.event)
-            except BaseException as error:  # a serializer is a plugin, and reads the user's values
+            except BaseException as error:  # a serializer is a plugin that reads the user's values
                 text = _error_text(error, job.event)
                 reason += f"; and it has no body, because the event cannot be encoded: {text}"
         letter = DeadLetter(
@@ -201,7 +201,7 @@ class RetryScheduler:
 
 
 def _error_text(error: BaseException, event: Event[Any] | None) -> str:
-    """The text of an error, without the personal values of the event that it is about."""
+    """The text of an error without the personal values of its event."""
     cleaned = None if event is None else partial(without_personal, event=event)
     return describe_error(error, cleaned=cleaned)
 
@@ -225,7 +225,7 @@ def _log_loss(job: Job, what: str, error: BaseException) -> None:
             job.lane.spec.name,
             job.event_id,
         )
-    except BaseException:  # the log itself fails: the counter tells
+    except BaseException:  # logging itself failed: the counter shows the loss
         return
 
 
@@ -234,7 +234,7 @@ _LEVELS: Final = {"retry": logging.WARNING, "postpone": logging.DEBUG, "dead_let
 
 
 def _log_failure(job: Job, error: BaseException, place: str, decision: Decision, level: int) -> None:
-    """Logs ids, and the class and the place of the error: its text may hold personal data."""
+    """Logs ids, and the class and place of the error. Its text may have personal data."""
     if decision.action == "dead_letter":
         consequence = f"dead-lettered: {decision.reason}"
     else:

@@ -1,4 +1,4 @@
-"""The bus's view of an adapter: one carrier joins the engine and the adapter, from start to close."""
+"""The bus's view of an adapter: a carrier joins the engine and the adapter from start to close."""
 
 from __future__ import annotations
 
@@ -17,36 +17,39 @@ __all__ = ["Carrier"]
 
 
 class Carrier(Protocol):
-    """Joins the engine and an adapter. One object of it lives from start to close."""
+    """Joins the engine and an adapter, from start to close."""
 
     @property
     def encodes(self) -> bool:
-        """True when events are encoded on their way, so that some cannot be published."""
+        """True when events are encoded on their way, so that some may fail to be."""
         ...
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
-        """The reason that events cannot be carried now, for health."""
+        """The reason for health that events cannot be carried now."""
         ...
 
     def attach(self, lane: Lane) -> None:
-        """The lane gets events from now on, or as soon as the adapter has opened it."""
+        """Gives the lane events, as soon as the adapter has opened it."""
         ...
 
     def detach(self, lane: Lane) -> None:
-        """The lane gets no further events."""
+        """Gives the lane no further events."""
         ...
 
     def pause_changed(self, lane: Lane) -> None:
-        """The lane was paused or resumed."""
+        """Tells the adapter that the lane was paused or resumed."""
         ...
 
     async def opened(self, lane: Lane) -> None:
-        """Returns when the lane misses nothing any more; raises ``UnknownSubscription`` if it never will."""
+        """Returns when the lane is open on the adapter.
+
+        Raises ``UnknownSubscription`` if it never will be.
+        """
         ...
 
     async def left(self, lane: Lane) -> None:
-        """Returns when all that a detached lane held on the adapter was given back."""
+        """Returns when a detached lane has released everything it held on the adapter."""
         ...
 
     def renew(self, route: Route) -> None:
@@ -54,7 +57,7 @@ class Carrier(Protocol):
         ...
 
     def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
-        """Hands a checked event over; returns when the adapter has accepted it."""
+        """Carries a checked event. Returns when the adapter has accepted it."""
         ...
 
     def hand_over(
@@ -68,15 +71,15 @@ class Carrier(Protocol):
         ...
 
     async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:
-        """The unsettled events of each lane, in all instances together."""
+        """The number of unsettled events of each lane, in all instances together."""
         ...
 
     def forward(self, route: Route, message: Message) -> Coroutine[Any, Any, None]:
-        """Hands a message over as it is; returns when the adapter has accepted it."""
+        """Carries a message as it is. Returns when the adapter has accepted it."""
         ...
 
     def hand_on(self, route: Route, message: Message) -> asyncio.Future[None] | None:
-        """Is to ``forward`` what ``hand_over`` is to ``accept``."""
+        """Like ``hand_over``, for ``forward`` in place of ``accept``."""
         ...
 
     async def drain(self, lanes: Sequence[Lane]) -> None:

@@ -23,9 +23,9 @@ __all__ = ["InProcessCarrier", "LocalSettler", "may_wait"]
 
 
 class LocalSettler:
-    """Implements ``Settler`` for an adapter in the process: nothing is left to settle but the account.
+    """Implements ``Settler`` for an adapter in the process: settling only updates counters.
 
-    ``finish`` is called with each job that has ended.
+    ``finish`` is called with each finished job.
     """
 
     releases = False
@@ -54,14 +54,14 @@ class LocalSettler:
 
 
 may_wait: ContextVar[bool] = ContextVar("promenade_bus_may_wait", default=True)
-"""False when the publish that is under way must not wait for room; a middleware chain lies in between."""
+"""False when the current publish must not wait for room although a middleware chain calls it."""
 
 
 class InProcessCarrier:
     """Implements ``Carrier`` for an adapter in the process: it queues published events at once.
 
-    ``changed`` is called with a topic or pattern whose routes may have changed. ``check_accepting``
-    raises when the bus takes no events any more: an event may have waited for room meanwhile.
+    ``changed`` is called with a topic or pattern whose routes may have changed. ``check_accepting`` raises
+    when the bus accepts no events any more; it is called again after a wait for room.
     """
 
     problem = None
@@ -102,15 +102,15 @@ class InProcessCarrier:
         """It is open as soon as it is attached."""
 
     async def left(self, lane: Lane) -> None:
-        """Nothing is held anywhere else."""
+        """Nothing is held outside the process."""
 
     def renew(self, route: Route) -> None:
-        """Asks the adapter again if something changed since the route did."""
+        """Asks the adapter again if a subscription has changed since."""
         if route.generation != self._generation:
             route.renew(self._adapter, self._engine, self._generation, encode=self._encode)
 
     def pause_changed(self, lane: Lane) -> None:
-        """Events go straight to lanes that are not paused."""
+        """Lets events go straight to the lanes that are not paused."""
         self._routes_changed(lane.spec.topic)
 
     def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
@@ -118,47 +118,45 @@ class InProcessCarrier:
         return self._deliver(route, payload, headers)
 
     def forward(self, route: Route, message: Message) -> Coroutine[Any, Any, None]:
-        """The message is decoded by whoever handles it, as where events are serialized."""
+        """The handler's lane decodes the message, as it does where events are serialized."""
         return self._deliver(route, message, message.headers)
 
     async def _deliver(self, route: Route, payload: Event | Message, headers: Mapping[str, str]) -> None:
         """Waits for room in every engine that gets the event, then queues it in all of them or in none."""
-        granted: Engine | None = (
-            None  # the engine with a place for this event, until another publisher takes it
-        )
+        granted: Engine | None = None  # the engine with a reserved place for this event
         leaving: set[Engine] = set()
         try:
             while (full := self._full_engine(route, leaving, granted)) is not None:
                 if not may_wait.get():
                     raise BufferFull("buffer", self._engine.buffer.size)
                 if granted is not None:
-                    granted.buffer.wake_publishers()  # another engine is full: others may have the place
+                    granted.buffer.wake_publishers()  # another engine is full: give the place to others
                     granted = None
                 try:
                     await full.buffer.room()
                 except BusClosed:
                     if full is self._engine:
                         raise
-                    # Another bus is closing. Until it has left it handles events routed to it, beyond its
-                    # bound.
+                    # Another bus is closing. Until it has left the group, it handles events routed to it,
+                    # beyond its bound.
                     leaving.add(full)
                     await asyncio.sleep(0)
                 else:
                     granted = full
-            self._check_accepting()  # again: it may have been closed while the event was held, or waited
+            self._check_accepting()  # check again: the bus may have closed while the event was held or waited
             route.deliver(payload, headers)
         finally:
             if granted is not None:
-                granted.buffer.wake_publishers()  # it may not have been needed, or there may be more than one
+                granted.buffer.wake_publishers()  # it may not have been needed, or there may be more
 
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
     ) -> asyncio.Future[None] | None:
-        """There may be no room."""
+        """Cannot tell in advance: there may be no room."""
         return None
 
     def hand_on(self, route: Route, message: Message) -> asyncio.Future[None] | None:
-        """There may be no room."""
+        """Cannot tell in advance: there may be no room."""
         return None
 
     def _full_engine(

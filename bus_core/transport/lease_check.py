@@ -18,8 +18,8 @@ __all__ = ["LeaseCheck"]
 class LeaseCheck:
     """Holds a lane back while its consumer confirms the messages that it still owns.
 
-    ``unstarted`` gives the jobs that no handler is at. ``over`` is called with those of them that others own,
-    which may be none; it lets the lane go on.
+    ``unstarted`` returns the jobs that no handler runs. ``over`` is called with those of them that other
+    consumers own, possibly none. It releases the lane.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LeaseCheck:
         self._stopping = False
 
     def start_if_in_doubt(self) -> None:
-        """Begins to ask, if there is a reason to."""
+        """Begins the check, if there is a reason."""
         if self._task is None and not self._stopping and self._is_in_doubt():
             self._lane.hold_back()
             self._lost = frozenset()
@@ -52,7 +52,7 @@ class LeaseCheck:
     def _is_in_doubt(self) -> bool:
         try:
             return self._consumer.in_doubt
-        except Exception as error:  # a worker asks, and must not end by this
+        except Exception as error:  # a worker calls this, and an error must not end it
             self.trouble.failed("check its lease", error)
             return True
 
@@ -70,23 +70,23 @@ class LeaseCheck:
                 pause = next_pause(pause)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """The lane goes on in any case, also when a program has cancelled every task there is."""
+        """Releases the lane in any case, also when a program has cancelled all tasks."""
         self._task = None
         ended(task, self._lane.spec.name)
         self.trouble.over()
         self._over(self._lost)
 
     def stop(self) -> None:
-        """Asks no more; held messages are given back, or handled unconfirmed."""
+        """Ends the checks. Held messages are released, or handled unconfirmed."""
         self._stopping = True
         self._sleeper.wake()
 
     async def ended(self) -> None:
-        """Returns when no call of the consumer is under way."""
+        """Returns when no call of the consumer is running."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
     def abort(self) -> None:
-        """Cancels even a call that is under way."""
+        """Cancels even a running call."""
         if self._task is not None:
             self._task.cancel()

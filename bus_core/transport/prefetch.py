@@ -1,4 +1,4 @@
-"""Prefetch: the budget that all pumps of a bus share, and the quota of each."""
+"""Prefetch: the budget that all pumps of a bus share, and the quota of each one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ __all__ = ["LARGEST_BATCH", "PrefetchBudget", "PrefetchQuota"]
 _FIRST_BATCH = 16
 LARGEST_BATCH = 512
 _QUICK, _SLOW = 0.05, 0.25
-"""Seconds to settle a batch in: below the first more is taken at once, above the other less."""
+"""The time in seconds in which a batch should be settled: if faster, the next one is larger; if slower,
+smaller.
+"""
 
 
 class PrefetchBudget:
-    """The room in the buffer, and who waits for some. ``arrived`` counts all messages so far."""
+    """The room in the buffer, and the pumps that wait for some. ``arrived`` counts all messages so far."""
 
     def __init__(self, buffer: Buffer, workers: int) -> None:
         self.arrived = 0
         self.workers = workers
         self.quotas = 0
-        self.reserved = 0  # for messages that are on their way, as far as one can tell
+        self.reserved = 0  # for messages that probably are on their way
         self._buffer = buffer
         self._waiting: dict[PrefetchQuota, None] = {}  # the longest wait first
 
@@ -34,22 +36,22 @@ class PrefetchBudget:
 
     @property
     def room(self) -> int:
-        """For how many messages there is room now."""
+        """The number of messages for which there is room now."""
         return self._buffer.size - self._buffer.unsettled - self.reserved
 
     def wait(self, quota: PrefetchQuota) -> None:
-        """Wakes the share when there may be more room."""
+        """Wakes the next waiting quota when there may be more room."""
         self._waiting[quota] = None
 
     def changed(self) -> None:
-        """There may be more room: all who wait look again, the one that has waited longest first."""
+        """Wakes all waiting quotas, in the order of their waits."""
         waiting, self._waiting = self._waiting, {}
         for quota in waiting:
             quota.wake()
 
 
 class PrefetchQuota:
-    """The number of messages that one pump may take. ``wake`` is called when it may have grown."""
+    """The number of messages that one pump may request. ``wake`` is called when it may have grown."""
 
     def __init__(self, budget: PrefetchBudget, lane: Lane, wake: Callable[[], None]) -> None:
         self.wake = wake
@@ -58,13 +60,13 @@ class PrefetchQuota:
         self._least = max(_FIRST_BATCH, budget.workers)
         self._most = self._least
         self._reserved = 0
-        self._more = False  # whether there was more where those came from
-        self._filled_at: float | None = None  # when they came, if there was
+        self._more = False  # True when the last request may have left more behind
+        self._filled_at: float | None = None  # the time at which they came, in that case
         self._hurry = False
         budget.quotas += 1
 
     def leave(self) -> None:
-        """It takes nothing any more."""
+        """Requests nothing any more."""
         self._budget.quotas -= 1
 
     @property
@@ -73,26 +75,27 @@ class PrefetchQuota:
         return max(self._least, self._budget.size // (2 * max(1, self._budget.quotas)))
 
     def limit(self, unsettled: int, undecided: int, failed: int) -> tuple[int, float | None]:
-        """The number of messages that may be taken now; if none, the seconds until the next look.
+        """The number of messages to request now. If 0, the seconds until the next check, or None to wait for
+        ``wake``.
 
-        None: when ``wake`` is called. ``unsettled`` is how many the pump has already; of ``undecided`` ones
-        the outcome is not known yet, and that of ``failed`` ones could not be carried out.
+        ``unsettled`` is the number of messages that the pump has. ``undecided`` ones have no outcome yet, and
+        ``failed`` ones have an outcome that could not be carried out.
         """
         waiting = min(self._lane.waiting + self._lane.behind, self.most_waiting)
         at_work = unsettled - waiting
-        own = self._most - (at_work - failed)  # failed settlements hold up others when room runs out
+        own = self._most - (at_work - failed)  # failed settlements block others only when room runs out
         if own <= 0:
             return 0, None
         room = self._budget.room
         if at_work <= 0:
-            # One in any case: the messages of others may wait for this very handler.
+            # At least one: the handler may wait for the messages of others.
             room = max(room, 1)
         if room <= 0:
             self._budget.wait(self)
             return 0, None
         if own * 2 < self._most and not self._hurry:
-            # Not one by one while others are handled: batches are what makes it cheap. But no worker shall be
-            # without work because others are held up.
+            # Batches are cheap, single messages are not, so wait while others are handled. But no worker may
+            # be idle because others are blocked.
             idle = undecided - waiting < self._budget.workers and own * 8 >= self._most
             if not idle:
                 self._hurry = True
@@ -103,11 +106,13 @@ class PrefetchQuota:
 
     @property
     def _at_first(self) -> int:
-        """The number to take where no room is kept for them: all subscriptions may get so many at once."""
+        """The number to request where no room is reserved: all subscriptions may get that many at once."""
         return max(1, min(self._least, self._budget.size // max(1, self._budget.quotas)))
 
     def _adapt(self) -> None:
-        """Takes more at once where handlers are fast, and less where others could handle it meanwhile."""
+        """Requests more at once where handlers are fast, and less where other instances could handle it
+        meanwhile.
+        """
         if self._filled_at is None:
             return
         seconds = time.monotonic() - self._filled_at
@@ -118,12 +123,12 @@ class PrefetchQuota:
             self._most = max(self._most // 2, self._least)
 
     def taking(self, limit: int) -> None:
-        """So many were asked for. Room is kept for them where they are likely to be there."""
+        """Notes a request. It reserves room if messages probably are there."""
         self._reserved = limit if self._more else 0
         self._budget.reserved += self._reserved
 
     def took(self, limit: int, count: int) -> None:
-        """So many came."""
+        """Notes the number of messages that came."""
         self._budget.reserved -= self._reserved
         self._reserved = 0
         self._budget.arrived += count

@@ -1,4 +1,4 @@
-"""Publishing to an adapter outside of the process: calls that are under way together share one batch."""
+"""Publishes to an adapter outside the process: concurrent calls share one batch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from bus_core.runtime.timeouts import expiry
 __all__ = ["Publisher"]
 
 MOST_AT_ONCE = 1000
-"""Messages in one batch."""
+"""The most messages of a batch."""
 
 MOST_BYTES = 1_000_000
-"""Bytes of bodies after which a batch is full. With a larger one on a slow network, callers would hear too
-late that their events are stored."""
+"""Bytes of bodies after which a batch is full.
+
+With larger batches on a slow network, callers would wait too long.
+"""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-"""Seconds before a transient failure is tried again."""
+"""Seconds before the retry of a transient failure."""
 
 
 class Counts(Protocol):
@@ -38,7 +40,7 @@ class Counts(Protocol):
 
 
 class _Waiting:
-    """A message whose publisher waits."""
+    """A message, and the future that its publisher awaits."""
 
     __slots__ = ("counts", "deadline", "done", "failure", "message")
 
@@ -47,7 +49,7 @@ class _Waiting:
         self.counts = counts
         self.deadline = deadline
         self.done = done
-        self.failure: PublishFailed | None = None  # the last one, where the bus tries again
+        self.failure: PublishFailed | None = None  # the latest failure, while the bus retries
 
 
 @coroutine
@@ -56,12 +58,12 @@ def _yield_to_loop() -> Generator[None, None, None]:
 
 
 class Publisher:
-    """Hands messages to an adapter, one batch after the other, and gives each caller a result.
+    """Sends messages to an adapter, one batch after the other, and gives each caller a result.
 
-    While a batch is under way the next one gathers, so that round trips are shared by as many calls as
-    there are. A cancelled caller takes back its unsent message, and changes nothing for others.
-    Failures that are definite and transient are tried again until ``timeout`` seconds on the clock are over;
-    meanwhile others are sent, unless nothing gets through at all.
+    While a batch is sent, the next one collects, so that concurrent calls share round trips. A cancelled
+    caller takes back its unsent message, and affects no other caller. Definite, transient failures are
+    retried until ``timeout`` seconds on the clock are over. Other messages are sent meanwhile, unless every
+    message fails.
     """
 
     def __init__(self, adapter: Adapter, clock: Clock, timeout: float) -> None:
@@ -71,10 +73,10 @@ class Publisher:
         self._timeout = timeout
         self._trouble = Trouble(f"the adapter {adapter.name!r}")
         self._waiting: deque[_Waiting] = deque()
-        self._again: list[_Waiting] = []  # failed messages that are tried again
-        self._due = 0.0  # when that is
+        self._again: list[_Waiting] = []  # failed messages to be retried
+        self._due = 0.0  # the time of their retry
         self._pause = _FIRST_PAUSE
-        self._blocked = False  # nothing gets through: others wait as well
+        self._blocked = False  # every message fails: new ones wait as well
         self._sent: Sequence[_Waiting] = ()
         self._sending: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Future[None] | None = None
@@ -83,7 +85,7 @@ class Publisher:
 
     @property
     def problem(self) -> str | None:
-        """The reason that publishers wait; None when all that is published gets through."""
+        """The reason why publishers wait; None when publishing works."""
         waiting = [item for item in self._again if not item.done.done()]
         if not waiting:
             return None
@@ -91,9 +93,10 @@ class Publisher:
         return f"the adapter {self._adapter.name!r} refuses {counted(len(waiting), 'event')} for now: {kind}"
 
     def publish(self, message: Message, counts: Counts) -> asyncio.Future[None]:
-        """A future that is done when it is stored; raises ``PublishFailed``, ``PublishUncertain``.
+        """A future that is done when the message is stored. It raises ``PublishFailed`` or
+        ``PublishUncertain``.
 
-        ``counts`` counts it as soon as the future is done. Raises ``BusClosed`` at once.
+        ``counts`` counts the message when the future is done. Raises ``BusClosed`` at once.
         """
         if self._closed:
             raise BusClosed("publish")
@@ -103,7 +106,7 @@ class Publisher:
         if self._timer is None:  # otherwise another message has an earlier deadline
             self._timer = self._clock.call_later(self._timeout, self._check_deadlines)
         if self._sending is None:
-            # In a context of its own: it serves everybody, and may outlive who happened to be the first.
+            # An own context: the task serves all callers, and may outlive the first one.
             self._sending = loop.create_task(self._send_all(), name="promenade-publish", context=Context())
             self._sending.add_done_callback(self._ended)
         elif self._sleeper is not None and not self._blocked:
@@ -111,14 +114,14 @@ class Publisher:
         return done
 
     async def close(self) -> None:
-        """Takes nothing more; returns when all taken messages are sent, or have failed."""
+        """Accepts nothing more. Returns when all accepted messages are sent, or have failed."""
         self._closed = True
         self._wake()
         if self._sending is not None:
             await asyncio.wait((self._sending,))
 
     def abort(self) -> None:
-        """Tells everybody who waits still that the bus is closed, and cancels even a call under way."""
+        """Fails all waiting callers with ``BusClosed``, and cancels even a running call."""
         self._closed = True
         if self._sending is not None:
             self._sending.cancel()
@@ -138,7 +141,7 @@ class Publisher:
                     results = await self._results([item.message for item in batch])
                     self._sent = ()
                     self._tell(batch, results, retried=ready)
-                    await _yield_to_loop()  # to those who were told: they may have more
+                    await _yield_to_loop()  # lets those callers publish again
         except GeneratorExit:
             raise  # the loop is gone, and its waiting callers with it
         except BaseException as error:  # such as a cancellation, by a program that cancels all tasks
@@ -148,7 +151,7 @@ class Publisher:
             self._stop_sending()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._sending is task:  # it was cancelled before its first step
+        if self._sending is task:  # cancelled before its first step
             self._fail_all("sending was ended by CancelledError")
             self._stop_sending()
 
@@ -160,7 +163,7 @@ class Publisher:
             self._timer = None
 
     def _next_batch(self, *, retrying: bool) -> list[_Waiting]:
-        """The messages to send now, without those whose publisher has an answer or has given up."""
+        """The messages to send now, without those that were answered or whose publisher has given up."""
         batch: list[_Waiting] = []
         size = 0
         if retrying:
@@ -194,7 +197,7 @@ class Publisher:
     def _tell(
         self, batch: Sequence[_Waiting], results: Sequence[PublishError | None], *, retried: bool
     ) -> None:
-        """Answers the callers, and keeps the messages to try again."""
+        """Answers the callers, and keeps the messages to be retried."""
         again: list[_Waiting] = []
         stored = False
         for item, result in zip(batch, results, strict=True):
@@ -226,7 +229,7 @@ class Publisher:
         return [item for item in (*self._sent, *self._again, *self._waiting) if not item.done.done()]
 
     def _check_deadlines(self) -> None:
-        """Fails messages whose deadline has passed: one timer serves all of them."""
+        """Fails messages whose deadline has passed. One timer serves all of them."""
         self._timer = None
         now = self._clock.monotonic()
         seconds = f"within publish_timeout ({self._timeout:g} s)"
@@ -247,7 +250,7 @@ class Publisher:
         self._again.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Until something wakes it, or so many seconds on the clock are over."""
+        """Waits until it is woken, or until so many seconds on the clock are over."""
         self._sleeper, timer = expiry(self._clock, seconds)
         try:
             await self._sleeper
@@ -261,7 +264,7 @@ class Publisher:
 
 
 def _fail(items: Iterable[_Waiting], sent: Sequence[_Waiting], uncertain: str, failed: str) -> None:
-    """Tells callers that it is over: whether their message is stored is known unless it was being sent."""
+    """Fails all callers: the result is known unless the message was being sent."""
     under_way = set(sent)
     for item in items:
         error: PublishError

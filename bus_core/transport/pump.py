@@ -1,7 +1,7 @@
 """A pump carries messages from one consumer of an adapter to its lane, and outcomes back.
 
-It never cancels a call of the consumer: a message on its way would be stranded. It goes on as long as the bus
-is open, even when the consumer raises: the pauses grow, and health shows the error.
+It never cancels a call of the consumer, because that would strand a message. It goes on while the bus is
+open, even when the consumer raises: the pauses grow, and health shows the error.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ logger = plain_logger("promenade.bus")
 
 _AFTER_NOTHING = 0.005
 _LONGEST_AFTER_NOTHING = 0.1
-"""Seconds of real time between two calls of an adapter that answers at once with nothing."""
+"""Seconds of real time between two calls of an adapter that returns nothing without waiting."""
 
 _DROPPED = 2.0
-"""Seconds until a message comes again whose failure could not be decided."""
+"""Seconds until the redelivery of a message whose failure could not be decided."""
 
 _YIELD_TIME = 2.0
-"""Seconds of real time that others have to take the turn of an ordered subscription."""
+"""Seconds of real time that other instances have to become the active one."""
 
 _BETWEEN_YIELDS = 10.0
-"""Seconds of real time between two times that a turn is offered, at least: nothing is handled meanwhile."""
+"""The least seconds of real time between two offers to yield, because nothing is handled meanwhile."""
 
 _STALLED = 30.0
-"""Seconds of real time after which health says that the adapter does not answer."""
+"""Seconds of real time after which health reports that the adapter does not answer."""
 
 
 class Pump:
@@ -57,13 +57,13 @@ class Pump:
     def __init__(self, lane: Lane, adapter: Adapter, engine: Engine, budget: PrefetchBudget) -> None:
         self.lane = lane
         self.releases = adapter.features.durable and lane.spec.mode == "group"
-        # Ordered messages, and those that no other place keeps, wait here for their retry.
+        # Ordered messages, and those that the adapter does not keep, wait here for their retry.
         self._parks = self.releases and adapter.features.delayed and not lane.spec.ordered
         self._adapter = adapter
         self._engine = engine
         self._budget = budget
         self._quota = PrefetchQuota(budget, lane, self.wake)
-        self._failing = False  # it sleeps because of a failure, whatever else changes
+        self._failing = False  # after a failure, it sleeps whatever else changes
         self._after_nothing = _AFTER_NOTHING
         self._trouble = Trouble(f"the subscription {lane.spec.name!r}")
         self._calling_since: float | None = None
@@ -73,11 +73,13 @@ class Pump:
         self._opened: asyncio.Future[None] | None = None
         self._tried: asyncio.Future[None] | None = None
         self._stopping = False
-        self._standby_check: asyncio.Task[None] | None = None  # while it asks who waits for its turn
+        self._standby_check: asyncio.Task[None] | None = (
+            None  # asks whether an instance waits to become active
+        )
         self._offered_at = -math.inf
         self._is_yielding = False  # another instance waits to become the active one
-        self._held: dict[Job, None] = {}  # received and not decided, in order
-        self._unsettled = 0  # those, and decided ones that are not carried out
+        self._held: dict[Job, None] = {}  # received and undecided, in order
+        self._unsettled = 0  # those, and the decided ones that are not carried out
         self._receiving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._all_decided: asyncio.Future[None] | None = None
@@ -96,13 +98,13 @@ class Pump:
         self._receiving.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Restarts a pump that ended without ``stop``: a program may cancel all of its tasks."""
+        """Restarts a pump that ended without ``stop``, because a program may cancel all of its tasks."""
         self._calling_since = None
         ended(task, self.lane.spec.name)
         if self._stopping:
             self._never_opens()
         else:
-            # Not at once: when the loop is being closed, nothing of it may be left.
+            # Not at once: a loop that is being closed must keep nothing of it.
             task.get_loop().call_later(FIRST_PAUSE, self._go_on)
 
     def _go_on(self) -> None:
@@ -116,7 +118,7 @@ class Pump:
             self._opened.set_exception(
                 UnknownSubscription(f"the subscription {self.lane.spec.name!r} was closed before it was open")
             )
-            self._opened.exception()  # no caller has to wait for it
+            self._opened.exception()  # so that no caller waits for it
 
     async def opened(self) -> None:
         """Returns when the subscription is open; raises ``UnknownSubscription`` when it was left before."""
@@ -125,7 +127,7 @@ class Pump:
 
     @property
     def first_try(self) -> asyncio.Future[None]:
-        """Done when the subscription is open, could not be opened at first, or is not wanted any more."""
+        """Done when the subscription is open, failed to open at first, or was closed."""
         assert self._tried is not None, "start() comes first"
         return self._tried
 
@@ -148,18 +150,19 @@ class Pump:
             await asyncio.wait((self._receiving,))
 
     async def close(self) -> None:
-        """Carries out the decided outcomes, and closes the consumer. Comes after ``stop``.
+        """Carries out the decided outcomes, and closes the consumer. Call ``stop`` before.
 
-        It goes on when the caller is cancelled, and may be called many times.
+        It goes on when the caller is cancelled, and may be called repeatedly.
         """
         self.begin_to_close()
         assert self._closing is not None, "it has begun"
         await asyncio.wait((self._closing,))
 
     def begin_to_close(self, closed: Callable[[], object] | None = None) -> None:
-        """Begins to close: all held messages must be decided, and the outcomes carried out.
+        """Begins to close. All held messages must be decided, and the outcomes carried out; then ``closed``
+        is called.
 
-        ``closed`` is called then. Call it again when the engine has stopped, which decides nothing more.
+        Call it again when the engine has stopped and decides nothing more.
         """
         self._tell_when_all_decided()
         if self._closing is None:
@@ -191,7 +194,7 @@ class Pump:
             resolve(self._all_decided)
 
     def abort(self) -> None:
-        """Cancels all tasks: the process has no more time."""
+        """Cancels all tasks when the process has no more time."""
         for task in (self._receiving, self._closing, self._standby_check):
             if task is not None:
                 task.cancel()
@@ -201,7 +204,7 @@ class Pump:
             self._settlement.abort()
 
     def give_up(self) -> None:
-        """Tries no failed outcome again."""
+        """Retries failed outcomes no longer."""
         if self._settlement is not None:
             self._settlement.give_up()
 
@@ -211,18 +214,18 @@ class Pump:
         return () if self._settlement is None else self._settlement.jobs
 
     def wake(self) -> None:
-        """Something it may be waiting for has changed: room, or whether the lane is paused."""
+        """Notes a change that it may wait for: room, or a pause of the lane."""
         if not self._failing:
             self._sleeper.wake()
 
     @property
     def is_open(self) -> bool:
-        """True when it misses nothing any more."""
+        """True when it misses no event any more."""
         return self._consumer is not None
 
     @property
     def problem(self) -> str | None:
-        """The call that fails now, and the reason."""
+        """The failing call and its reason, while a call fails."""
         settlement = self._settlement
         call = "open" if settlement is None else "receive"
         found = self._trouble.text or self._stalled(self._calling_since, call)
@@ -277,7 +280,7 @@ class Pump:
             await self._receive_rest(self._consumer)
 
     async def _receive_rest(self, consumer: Consumer) -> None:
-        """Takes all that has arrived and cannot be given back, beyond the quota: it was accepted."""
+        """Accepts late messages that cannot be released, beyond the quota."""
         while True:
             self._calling_since = time.monotonic()
             try:
@@ -344,7 +347,7 @@ class Pump:
                     self._put_back(received)
                 else:
                     jobs.append(self._job_of(received))
-            except Exception as error:  # it breaks the protocol; the others must not be stranded by it
+            except Exception as error:  # it breaks the protocol; that must not strand the others
                 broken = error
         self._unsettled += len(jobs)
         self._held.update(dict.fromkeys(jobs))
@@ -377,11 +380,11 @@ class Pump:
         return Job(self.lane, record, state=state)
 
     def _reject_reason(self, received: Received) -> str | None:
-        """Why a message is not to be handled, if it is not."""
+        """The reason not to handle a message, if there is one."""
         if received.fault is not None:
             return f"cannot be read: {received.fault}"
-        # After a single death one cannot tell whether this message was being handled, or lay beside the
-        # one that was: it gets another chance in any case.
+        # After one death, the message may have been handled then, or only held next to the fatal one. It gets
+        # another chance in any case.
         if received.owner_died and _deaths(received) > 1:
             lane = self.lane
             decision = decide(
@@ -399,7 +402,7 @@ class Pump:
     def _offer_to_standby(self, delay: float) -> None:
         """Yields to a waiting instance, if there is one: this one cannot decode the next message.
 
-        It is tried again here after ``delay`` seconds in any case.
+        It tries again after ``delay`` seconds in any case.
         """
         if self._standby_check is None and time.monotonic() - self._offered_at >= max(delay, _BETWEEN_YIELDS):
             self._offered_at = time.monotonic()
@@ -429,7 +432,7 @@ class Pump:
             self.wake()
 
     async def _yield_to_standby(self, consumer: Consumer) -> None:
-        """Gives back unstarted messages, waits for the rest, and opens the subscription anew."""
+        """Releases unstarted messages, waits for the others, and opens the subscription again."""
         self.release_unstarted(self._engine.take_unstarted(self.lane))
         if self._held:
             self._all_decided = asyncio.get_running_loop().create_future()
@@ -457,8 +460,8 @@ class Pump:
             self._lease_check.start_if_in_doubt()
 
     def _drop_lost(self, lost: Set[Job]) -> None:
-        """Goes on without the messages of others."""
-        lost = self._held.keys() & lost  # not those given back meanwhile
+        """Drops the messages that other consumers own."""
+        lost = self._held.keys() & lost  # without those released meanwhile
         for job in lost:
             del self._held[job]
         self._unsettled -= len(lost)
@@ -477,7 +480,7 @@ class Pump:
     # --- Settler ------------------------------------------------------------------------------------------
 
     def acknowledge(self, job: Job) -> None:
-        job.event = None  # its message is there still, and a whole batch waits to be settled
+        job.event = None  # the adapter still has its message, and a batch waits to be settled
         self._decide(job, Outcome("ack", job.receipt))
 
     def dead_letter(self, job: Job, letter: DeadLetter) -> None:
@@ -512,7 +515,7 @@ class Pump:
         return self.releases
 
     def release_unstarted(self, jobs: Sequence[Job]) -> None:
-        """Gives back jobs that the engine has dropped already."""
+        """Releases jobs that the engine has already dropped."""
         for job in jobs:
             if self._held.pop(job, job) is None:
                 self._open_settlement.put(job, _outcome("release", job), counted=False)
@@ -521,7 +524,7 @@ class Pump:
     def drop(self, job: Job) -> bool:
         if not self.releases:
             return self._decide(job, Outcome("ack", job.receipt))
-        # Not at once: whatever goes wrong would go wrong again without a pause.
+        # Not at once: a failure would probably repeat without a pause.
         self._decide(job, _outcome("retry" if self._parks else "release", job, _DROPPED))
         return False
 
@@ -531,7 +534,7 @@ class Pump:
         return self._settlement
 
     def _decide(self, job: Job, outcome: Outcome) -> bool:
-        """Asks for an outcome; False when another one was decided before."""
+        """Requests an outcome. Returns False when another one was decided before."""
         if self._held.pop(job, job) is job:
             return False
         self._open_settlement.put(job, outcome)
@@ -551,9 +554,9 @@ class Pump:
 
 
 def _deaths(received: Received) -> int:
-    """Of how many attempts since the message was stored, or redriven, the owner died.
+    """The number of owners that died in a row, since the message was stored or redriven.
 
-    Adapters note a death as ``ConsumerDied``, or in words of their own: the latest attempt is one.
+    Adapters note a death as ``ConsumerDied``, or in their own words: the latest attempt is one.
     """
     recent = received.history[max(0, len(received.history) - received.attempt + 1) :]
     kind = _kind(recent[-1]) if recent else ""

@@ -1,4 +1,4 @@
-"""The bus's view of an adapter outside of the process: one publisher, and a pump for each subscription."""
+"""The bus's view of an adapter outside the process: one publisher, and a pump for each subscription."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ logger = plain_logger("promenade.bus")
 
 _FIRST_CHECK = 0.005
 _LONGEST_CHECK = 0.25
-"""Seconds of real time between two looks at the backlog, at least, while a drain waits for others."""
+"""The least seconds of real time between two looks at the backlog, while a drain waits for other instances.
+"""
 
 _CHECKS_AT_ONCE = 10
-"""Of how many subscriptions the backlog is asked for at once, one by one."""
+"""The number of subscriptions whose backlog is requested at once, where the adapter counts one by one."""
 
 _GRACE = 0.35
-"""Seconds of real time, from the end of the shutdown timeout on, that calls of the adapter get to end."""
+"""Seconds of real time that calls of the adapter get after the shutdown timeout."""
 
 _MOST_NAMED = 3
 """The most subscriptions with the same trouble that health names."""
@@ -75,7 +76,7 @@ class RemoteCarrier:
 
     @property
     def problem(self) -> tuple[HealthStatus, str] | None:
-        """The failure that goes on at the moment."""
+        """The current failure of publishing or of subscriptions."""
         found = [problem for pump in self._pumps.values() if (problem := pump.problem) is not None]
         if found:
             more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
@@ -111,7 +112,7 @@ class RemoteCarrier:
     # --- publishing ---------------------------------------------------------------------------------------
 
     def renew(self, route: Route) -> None:
-        """Nothing is routed here."""
+        """Does nothing: no event is routed in the process."""
 
     def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:
         return self.forward(route, self._codec.encode(route.topic, event, headers))
@@ -119,13 +120,16 @@ class RemoteCarrier:
     def hand_over(
         self, route: Route, event: Event, headers: Mapping[str, str]
     ) -> asyncio.Future[None] | None:
-        """Begins to publish, unless one of the bus's own subscriptions is opening."""
+        """Begins to publish, unless a subscription of this bus is opening."""
         if self._opening:
             return None
         return self._publisher.publish(self._codec.encode(route.topic, event, headers), route)
 
     async def forward(self, route: Route, message: Message) -> None:
-        """Publishes it; waits for the bus's own subscriptions that are opening, lest they miss it."""
+        """Publishes an event.
+
+        Waits first for this bus's subscriptions that are opening, so that they do not miss it.
+        """
         if self._opening:
             await self._all_tried()
             self._check_accepting()
@@ -135,7 +139,7 @@ class RemoteCarrier:
         return None if self._opening else self._publisher.publish(message, route)
 
     async def _all_tried(self) -> None:
-        """Waits for those that are opening, but not for one that has failed to: it may fail for long.
+        """Waits for the subscriptions that are opening, except those that have failed to: that may take long.
 
         Raises ``PublishFailed``.
         """
@@ -159,29 +163,29 @@ class RemoteCarrier:
         return [count async for counts in self._counted(lanes) for count in counts]
 
     async def drain(self, lanes: Sequence[Lane]) -> None:
-        """Waits until nothing is left: here, and on the adapter for these lanes in all instances.
+        """Waits until nothing is left, here and on the adapter, for these lanes in all instances.
 
-        Other processes may publish all the time: it ends at the first moment at which all is settled.
-        Of a subscription that is being opened an adapter may not know yet.
+        Other processes may publish all the time, so it ends at the first moment at which everything is
+        settled. An adapter may not know a subscription that is being opened.
         """
         trying = [pump.first_try for lane in lanes if (pump := self._pumps.get(lane)) is not None]
         if trying:
             await asyncio.wait(trying)
         pause = _FIRST_CHECK
         trouble = Trouble("a drain")
-        quiet = 0  # how often in a row nothing was found, and nothing happened here meanwhile
+        quiet = 0  # the number of looks in a row that found nothing, while nothing happened here
         while True:
             await self._engine.drain(lanes)
             before, began = self._moved, time.monotonic()
             if await self._nothing_left(lanes, trouble) and self._moved == before:
                 quiet += 1
-                # The backlogs are looked at one after the other, and a handler elsewhere may have caused an
-                # event on a topic that was looked at already: twice, where there are several.
+                # The backlogs are read one after the other, and a handler elsewhere may have caused an event
+                # on a topic that was read before. So with several, it looks twice.
                 if quiet == 2 or len(lanes) < 2:
                     return
                 continue
             quiet = 0
-            # A look at many subscriptions takes a while, in which the adapter does nothing else.
+            # To read many subscriptions takes a while, in which the adapter does nothing else.
             await asyncio.sleep(max(pause, time.monotonic() - began))
             pause = min(pause * 2, _LONGEST_CHECK)
 
@@ -203,7 +207,7 @@ class RemoteCarrier:
         return True
 
     async def _counted(self, lanes: Sequence[Lane]) -> AsyncIterator[Sequence[int]]:
-        """The backlogs of the lanes: all at once where the adapter can count so, else a few at a time."""
+        """The backlogs of the lanes: all at once where the adapter can do that, otherwise a few at a time."""
         specs = [lane.spec for lane in lanes]
         if isinstance(self._adapter, CountingAdapter):
             yield await self._adapter.backlogs(specs)
@@ -212,7 +216,7 @@ class RemoteCarrier:
             yield await asyncio.gather(*map(self._adapter.backlog, specs[some : some + _CHECKS_AT_ONCE]))
 
     async def stop(self, lanes: Sequence[Lane], timeout: float) -> DrainReport:
-        """Receives nothing more, gives back unstarted messages, and finishes running handlers."""
+        """Receives nothing more, releases unstarted messages, and finishes running handlers."""
         clock = self._engine.clock
         began = clock.monotonic()
         over_at = 0.0
@@ -230,7 +234,7 @@ class RemoteCarrier:
         for pump in pumps:
             if pump.releases:
                 pump.release_unstarted(self._engine.take_unstarted(pump.lane))
-        # Late messages that cannot be given back must be handled as well.
+        # Late messages that cannot be released must be handled as well.
         await self._within([pump.stopped() for pump in pumps if not pump.releases], rest())
         report = await self._engine.stop(lanes, rest(), note_the_time)
         calls = [self._publisher.close(), *(pump.close() for pump in pumps)]
@@ -250,7 +254,7 @@ class RemoteCarrier:
     ) -> bool:
         """Waits for all of them, for ``seconds`` on the clock and then for ``grace`` seconds of real time.
 
-        Otherwise the work goes on, and False is returned.
+        Returns False when that does not suffice; the work then goes on.
         """
         if not calls:
             return True

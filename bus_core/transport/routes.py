@@ -1,4 +1,4 @@
-"""Where the events of one topic go: looked up once, then reused until something changes."""
+"""Routes: where the events of a topic go, looked up once and reused until something changes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ OUTDATED = -1
 """The generation of a route that has to ask the adapter again."""
 
 MOST_UNDECLARED = 1000
-"""Of how many undeclared topics the routes are kept: their names may be without number."""
+"""The most undeclared topics whose routes are kept, because their names are unbounded."""
 
 
 class Route:
-    """The way of the events of one topic from ``publish`` to the lanes of its subscriptions.
+    """The way of a topic's events from ``publish`` to the lanes of its subscriptions.
 
-    ``record_port`` is where the records of events go when nothing stands in between: no publish middleware,
-    no group to choose a member of, no other bus. It is None otherwise. ``port`` is where the events
-    themselves go, if all handlers take nothing else. ``encode`` makes messages of them where the adapter
-    wants that. ``chain`` is the publish middleware of this topic, composed once, around accepting the event.
+    ``record_port`` gets the records of events directly, if there is no publish middleware, no group to choose
+    a member of, and no other bus; it is None otherwise. ``port`` gets the events themselves, if all handlers
+    take nothing else. ``encode`` makes messages of them where the adapter wants that. ``chain`` is the
+    publish middleware of this topic around accepting the event, composed once.
     """
 
     chain: Handler
@@ -67,7 +67,7 @@ class Route:
         self.port: Port | None = None
         self.record_port: Port | None = None
         self.encode: Encode | None = None
-        self._engine: Engine | None = None  # the engine that the ports lead to
+        self._engine: Engine | None = None  # the engine of the ports
         self.engines: tuple[Engine, ...] = ()
         self.counted = 0
         self.unrouted = 0
@@ -75,22 +75,22 @@ class Route:
         self._turns = count()
 
     def published(self, unsealed: Mapping[Port, int]) -> int:
-        """The number of accepted events. The port counts those that went straight to it, or has yet to."""
+        """The number of accepted events. The ports count those that went straight to them."""
         if self.port is None:
             return self.counted
         return self.counted + self.port.accepted - self.port.reported + unsealed.get(self.port, 0)
 
     def succeed(self, former: Route, unsealed: Mapping[Port, int]) -> None:
-        """Goes on with the counters of the route of the same topic from before it was declared."""
+        """Continues the counters of the topic's earlier route, from before it was declared."""
         former.give_way()
         self.counted, self.unrouted = former.published(unsealed), former.unrouted
 
     def outdate(self) -> None:
-        """It has to ask the adapter again when it is used next."""
+        """Makes it ask the adapter again at its next use."""
         self.generation = OUTDATED
 
     def give_way(self) -> None:
-        """Gets no further changes: events that still use it ask the adapter each time."""
+        """Ends the announcements of changes. Events that still use it ask the adapter each time."""
         self.kept = False
         self.outdate()
 
@@ -102,14 +102,14 @@ class Route:
         *,
         encode: Encode | None,
     ) -> None:
-        """Asks the adapter again. ``encode`` makes messages of events, where it wants that."""
+        """Asks the adapter again. ``encode`` makes messages of events where the adapter wants that."""
         self.generation = generation if self.kept else OUTDATED
         self._groups = cast("Sequence[Sequence[Lane]]", adapter.route(self.name))
         lanes = [lane for group in self._groups for lane in group]
         engines = dict.fromkeys(cast(Engine, lane.engine) for lane in lanes)
-        # Other buses first: an event that they refuse must not be accepted by our own already.
+        # Other buses come first: an event that they refuse must not be accepted here already.
         self.engines = tuple(sorted(engines, key=lambda found: found is engine))
-        self._take_count()  # before the port goes
+        self._take_count()  # before the port is replaced
         self._engine = engine
         self.encode = encode
         chosen = len(lanes) == len(self._groups)  # no other member competes
@@ -124,15 +124,16 @@ class Route:
 
     def _take_count(self) -> None:
         if self.port is not None and self._engine is not None:
-            self._engine.buffer.seal()  # which counts what it has accepted
+            self._engine.buffer.seal()  # and counts the events that it accepts
             self.counted += self.port.accepted - self.port.reported
             self.port.reported = self.port.accepted
 
     def full_engine(self, leaving: Collection[Engine] = (), *, granted: bool = False) -> Engine | None:
-        """An engine whose buffer has no room, if there is one; raises ``BufferFull`` for a handler.
+        """An engine whose buffer has no room, if there is one. Raises ``BufferFull`` for a handler.
 
-        No one waits for room in those that are ``leaving``. ``granted`` is for who has come to its turn in
-        one: it takes room in the others too, or two that wait might give each other their turns for ever.
+        Engines that are ``leaving`` are not waited for. ``granted`` is the engine that has granted its room
+        to the caller. The caller takes room in the others, too; otherwise two callers might pass their turns
+        to each other for ever.
         """
         for engine in self.engines:
             if engine not in leaving and not engine.has_room(granted=granted):
@@ -140,7 +141,7 @@ class Route:
         return None
 
     def deliver(self, payload: Event | Message, headers: Mapping[str, str]) -> None:
-        """Hands an event to one lane of each group, in turn, whether there is room or not."""
+        """Hands an event to one lane of each group, in turn, even when the queue is full."""
         if not self._groups:
             self.counted += 1
             self.unrouted += 1
@@ -162,12 +163,15 @@ class Route:
 
 
 def _member_for(group: Sequence[Lane], turn: int) -> Lane:
-    """Members compete in turn; of an ordered group one is active, or keys would be torn apart."""
+    """The members of a group compete in turn.
+
+    An ordered group has one active member, to keep the order of keys.
+    """
     return group[0] if group[0].spec.ordered else group[turn % len(group)]
 
 
 class Routes:
-    """The routes of one bus. Those of undeclared topics give way to newer ones; the totals stay right."""
+    """The routes of one bus. Those of undeclared topics are replaced by newer ones; totals stay right."""
 
     def __init__(self, unsealed: Callable[[], Mapping[Port, int]]) -> None:
         self._unsealed = unsealed
@@ -177,7 +181,10 @@ class Routes:
         self._gone_unrouted = 0
 
     def get(self, name: str, *, declared: bool) -> Route | None:
-        """The route of a topic, if there is one yet. A route from before it was declared is none."""
+        """The route of a topic, if there is one.
+
+        A route from before the topic was declared does not count.
+        """
         return (self._declared if declared else self._undeclared).get(name)
 
     def add(self, route: Route, *, declared: bool) -> None:
@@ -209,7 +216,7 @@ class Routes:
 
     @property
     def published(self) -> Mapping[str, int]:
-        """The number of events accepted on each topic that is still there, by name."""
+        """The number of events accepted on each topic that still has a route, by name."""
         unsealed = self._unsealed()
         return {route.name: route.published(unsealed) for route in self}
 
@@ -220,5 +227,5 @@ class Routes:
 
     @property
     def unrouted(self) -> int:
-        """The number of events that nobody had subscribed to."""
+        """The number of events without a subscriber."""
         return self._gone_unrouted + sum(route.unrouted for route in self)

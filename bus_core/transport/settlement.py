@@ -1,4 +1,4 @@
-"""Settlement for one consumer: carries out outcomes in batches, and tries failed ones again."""
+"""Settlement for one consumer: carries out outcomes in batches, and retries failed ones."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ __all__ = ["Done", "Settlement"]
 logger = plain_logger("promenade.bus")
 
 _LARGEST_BATCH = 512
-"""Outcomes that are handed to a consumer at once."""
+"""The most outcomes of one call of a consumer."""
 
 _Item = tuple["Job | None", Outcome]
 
 Done = Callable[[Sequence["Job | None"], int], None]
-"""Gets the ended jobs, None for those that the engine does not count, and the number of late ones."""
+"""Is called with the finished jobs, with None for those that the engine does not count, and the number of
+late ones.
+"""
 
 
 class Settlement:
-    """Hands outcomes to a consumer, one batch after the other, until each of them is carried out.
+    """Gives outcomes to a consumer, one batch after the other, until each of them is carried out.
 
-    Failed outcomes wait with growing pauses. They hold up no others, unless nothing gets through at all.
-    ``done`` is called with the ended jobs.
+    Failed outcomes wait with growing pauses. They block no others, unless every outcome fails. ``done`` is
+    called with the finished jobs.
     """
 
     def __init__(self, name: str, consumer: Consumer, done: Done) -> None:
@@ -46,9 +48,9 @@ class Settlement:
         self._fresh: deque[_Item] = deque()
         self._notes: dict[Job, Outcome] = {}  # of held jobs: only the latest note counts
         self._failed: list[_Item] = []
-        self._due = 0.0  # the time to try failed outcomes again
+        self._due = 0.0  # the time of the next retry of failed outcomes
         self._pause = FIRST_PAUSE
-        self._blocked = False  # nothing gets through: fresh outcomes wait as well
+        self._blocked = False  # every outcome fails: new ones wait as well
         self._under_way: Sequence[_Item] = ()  # without notes
         self._task: asyncio.Task[None] | None = None
         self._sleeper = Sleeper()
@@ -63,38 +65,38 @@ class Settlement:
 
     @property
     def failed(self) -> int:
-        """The number of outcomes that failed, and wait to be tried again."""
+        """The number of failed outcomes that wait for a retry."""
         return len(self._failed)
 
     def put(self, job: Job, outcome: Outcome, *, counted: bool = True) -> None:
-        """Asks for an outcome. ``counted`` says that the engine waits for its end."""
-        self._notes.pop(job, None)  # its note is outdated
+        """Requests an outcome. ``counted`` says that the engine waits for its end."""
+        self._notes.pop(job, None)  # the note is outdated
         self._fresh.append((job if counted else None, outcome))
         self._go_on()
 
     def put_back(self, outcome: Outcome) -> None:
-        """Asks for the outcome of a message that never became a job."""
+        """Requests the outcome of a message that never became a job."""
         self._fresh.append((None, outcome))
         self._go_on()
 
     def note(self, job: Job, outcome: Outcome) -> None:
-        """Asks once for a ``hold``: should it fail, the next one may get through."""
+        """Requests a ``hold`` once: if it fails, the next one may succeed."""
         self._notes[job] = outcome
         self._go_on()
 
     async def close(self) -> None:
-        """Returns when all is carried out, or was given up."""
+        """Returns when all outcomes are carried out, or were given up."""
         while self._task is not None:
             await asyncio.wait((self._task,))
 
     def give_up(self) -> None:
-        """Tries failed outcomes only once more."""
+        """Retries failed outcomes only once more."""
         self._giving_up = True
         self._due = 0.0
         self._sleeper.wake()
 
     def abort(self) -> None:
-        """Cancels even a call that is under way."""
+        """Cancels even a running call."""
         self._aborted = True
         if self._task is not None:
             self._task.cancel()
@@ -115,12 +117,12 @@ class Settlement:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """It goes on although it was cancelled: a program may cancel every task there is."""
+        """Goes on although it was cancelled, because a program may cancel all tasks."""
         ended(task, self._name)
-        if self._task is task:  # it was cancelled before its first step
+        if self._task is task:  # cancelled before its first step
             self._task = None
         if self._task is None and (self._fresh or self._failed) and not (self._giving_up or self._aborted):
-            # Not at once: when the loop is being closed, nothing of it may be left.
+            # Not at once: a loop that is being closed must keep nothing of it.
             task.get_loop().call_later(FIRST_PAUSE, self._revive)
 
     def _revive(self) -> None:
@@ -138,12 +140,12 @@ class Settlement:
                 if not await self._settle_some(retrying=ready):
                     return
         finally:
-            self._fresh.extendleft(reversed(self._under_way))  # cancelled: their results are unknown
+            self._fresh.extendleft(reversed(self._under_way))  # cancelled: the results are unknown
             self._under_way = ()
             self._task = None  # at once: the next outcome may come before the task is done
 
     async def _settle_some(self, *, retrying: bool) -> bool:
-        """Settles one batch; False when it failed, and is not to be tried again."""
+        """Settles one batch. Returns False when it failed, and must not be retried."""
         items = self._failed[:_LARGEST_BATCH] if retrying else []
         del self._failed[: len(items)]
         again = len(items)
@@ -165,7 +167,7 @@ class Settlement:
             return True
         self.trouble.failed("settle", error)
         nothing = all(each is not None and not isinstance(each, LeaseLost) for each in results)
-        # A dead letter may fail for a reason of its own: it says nothing about others that are fresh.
+        # A dead letter may fail for a reason of its own, which does not concern new outcomes.
         others = bool(notes) or any(outcome.action != "dead_letter" for _, outcome in items[again:])
         self._blocked = nothing and others
         if retrying:
@@ -187,11 +189,11 @@ class Settlement:
         ]
 
     def _tell(self, items: Sequence[_Item], results: Sequence[BaseException | None]) -> list[_Item]:
-        """Reports ended jobs; returns the outcomes to try again."""
+        """Reports finished jobs, and returns the outcomes to retry."""
         failed: list[_Item] = []
         ended: list[Job | None] = []
         late = 0
-        for item, result in zip(items, results, strict=False):  # the notes behind them are of no interest
+        for item, result in zip(items, results, strict=False):  # the notes behind them do not matter
             if result is None:
                 ended.append(item[0])
             elif isinstance(result, LeaseLost):
