@@ -28,6 +28,7 @@ if typing.TYPE_CHECKING:
         InProcessAdapter,
         LeasingConsumer,
         Middleware,
+        MiddlewareCount,
         ObservedBus,
         Observer,
         RetryPolicy,
@@ -35,6 +36,7 @@ if typing.TYPE_CHECKING:
         SubscriptionBacklog,
         SubscriptionSpec,
         SubscriptionState,
+        WatchedMiddleware,
         YieldingConsumer,
     )
     from bus_core.bus.bootstrap import check_config, open_bus, open_sync_bus
@@ -117,7 +119,7 @@ else:
                 CountingAdapter DeadLetterStore Endpoint EngineState EventLoss Factory Features Handler
                 HealthProbe HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus
                 Observer RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
-                YieldingConsumer
+                YieldingConsumer MiddlewareCount WatchedMiddleware
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -220,6 +222,7 @@ __all__ = [
     "LeasingConsumer",
     "Message",
     "Middleware",
+    "MiddlewareCount",
     "NoRetry",
     "ObservedBus",
     "Observer",
@@ -257,6 +260,7 @@ __all__ = [
     "UnknownSubscription",
     "UnknownTopic",
     "UnsupportedFeature",
+    "WatchedMiddleware",
     "WrongEventLoop",
     "YieldingConsumer",
     "check_config",

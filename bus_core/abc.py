@@ -53,6 +53,7 @@ __all__ = [
     "Inlet",
     "LeasingConsumer",
     "Middleware",
+    "MiddlewareCount",
     "ObservedBus",
     "Observer",
     "RetryPolicy",
@@ -61,6 +62,7 @@ __all__ = [
     "SubscriptionBacklog",
     "SubscriptionSpec",
     "SubscriptionState",
+    "WatchedMiddleware",
     "YieldingConsumer",
     "is_in_process",
 ]
@@ -563,8 +565,25 @@ class SubscriptionState:
 
 
 @attrs.frozen(kw_only=True)
+class MiddlewareCount:
+    """The number of events that a middleware has treated in one way since the bus was opened.
+
+    ``middleware`` is its name in the configuration. ``subject`` is the subscription, or the topic where it
+    is in the publish chain. ``outcome`` is the middleware's own word for what it did, such as ``expired``.
+    """
+
+    middleware: str
+    subject: str
+    outcome: str
+    events: int
+
+
+@attrs.frozen(kw_only=True)
 class EngineState:
-    """A snapshot of the engine, for probes and tools. Times are seconds."""
+    """A snapshot of the engine, for probes and tools. Times are seconds.
+
+    ``middleware`` has the counts of each ``WatchedMiddleware``.
+    """
 
     running_handlers: int
     worker_pool_size: int
@@ -580,6 +599,7 @@ class EngineState:
     unrouted: int
     lost: int
     subscriptions: tuple[SubscriptionState, ...]
+    middleware: tuple[MiddlewareCount, ...] = ()
 
 
 class HealthProbe:
@@ -594,6 +614,37 @@ class HealthProbe:
 
     async def close(self) -> None:
         """Called when the bus closes."""
+
+
+class WatchedMiddleware:
+    """A base for middleware that counts, or that has a health or something to close.
+
+    ``build`` may return a function or an object like this: override ``__call__``, and the others as
+    needed. The bus calls them on its event loop, never for an event.
+    """
+
+    def __call__(self, handler: Handler) -> Handler:
+        """Wraps a handler; see ``Middleware``."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Called when the bus starts, after its adapter. An exception ends the start."""
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """The number of events by subject and outcome; see ``MiddlewareCount``."""
+        return {}
+
+    def check(self) -> CheckResult | None:
+        """Its part of the health report; None without one. It must not wait. An exception is unhealthy."""
+        counts = self.counts()
+        if not counts:
+            return None
+        told = ", ".join(f"{events:,} {outcome} ({subject})" for (subject, outcome), events in counts.items())
+        figures = {f"{outcome} {subject}": events for (subject, outcome), events in counts.items()}
+        return CheckResult(HealthStatus.HEALTHY, told, FrozenMapping(figures))
+
+    async def close(self) -> None:
+        """Called when the bus closes, before its adapter, once after each ``start`` that succeeded."""
 
 
 # --- observers --------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from bus_core.abc import (
 from bus_core.bus.bus import Bus
 from bus_core.bus.parts import BusParts
 from bus_core.bus.sync import SyncBus
+from bus_core.bus.watching import watched_of
 from bus_core.config.bus_config import BusConfig, read_config
 from bus_core.config.choices import PluginChoice, read_choice
 from bus_core.dispatch.codec import Codec
@@ -137,6 +138,7 @@ class _Assembly:
             registry.add_catalogue(catalogue, origin)
         adapter = self._adapter(config.adapter)
         serializer = self._build(plugins.serializers, config.serializer, adapter)
+        consume, publish = self._chain(config.middleware.consume), self._chain(config.middleware.publish)
         return BusParts(
             config=config,
             plugins=plugins,
@@ -146,8 +148,9 @@ class _Assembly:
             registry=registry,
             clock=self._clock,
             policy_for=self._policies(),
-            consume_middleware=self._chain(config.middleware.consume),
-            publish_middleware=self._chain(config.middleware.publish),
+            consume_middleware=tuple(middleware for _, middleware in consume),
+            publish_middleware=tuple(middleware for _, middleware in publish),
+            watched=watched_of(consume, publish),
             probes=self._probes(adapter),
             observers=self._observers(adapter),
         )
@@ -188,8 +191,8 @@ class _Assembly:
 
         return policy_for
 
-    def _chain(self, choices: Sequence[PluginChoice]) -> tuple[Middleware, ...]:
-        return tuple(self._build(self._plugins.middleware, choice) for choice in choices)
+    def _chain(self, choices: Sequence[PluginChoice]) -> list[tuple[str, Middleware]]:
+        return [(choice.name, self._build(self._plugins.middleware, choice)) for choice in choices]
 
     def _probes(self, adapter: AnyAdapter) -> Mapping[str, HealthProbe]:
         return {

@@ -17,7 +17,6 @@ from bus_core.abc import (
     AttemptFailure,
     CheckResult,
     EngineState,
-    HealthProbe,
     HealthStatus,
     Middleware,
     Observer,
@@ -33,11 +32,12 @@ from bus_core.bus.fallback import start_one_of
 from bus_core.bus.from_thread import FromThread
 from bus_core.bus.health import HealthReport, run_probes
 from bus_core.bus.lifecycle import Lifecycle, Stage
-from bus_core.bus.parts import BusParts, close_each
+from bus_core.bus.parts import BusParts, Closing, close_each
 from bus_core.bus.preparing import Preparation
 from bus_core.bus.publishing import PublishPipeline
 from bus_core.bus.subscribe_options import CheckedOptions, SubscribeDecorator, SubscribeOptions
 from bus_core.bus.subscriptions import Subscription, SubscriptionRegistry
+from bus_core.bus.watching import checks_of, counts_of
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.reports import DrainReport
@@ -182,6 +182,7 @@ class Bus:
             published=routes.total_published,
             unrouted=routes.unrouted,
             lost=self._adapter.lost,
+            middleware=counts_of(self._parts.watched),
         )
 
     def published(self) -> Mapping[str, int]:
@@ -262,10 +263,13 @@ class Bus:
         if self._parts.fallback is None:
             self._subscriptions.check_features()  # before anything is opened
         lifecycle.stage = Stage.STARTING
-        started: list[HealthProbe | Observer | AnyAdapter] = []
+        started: list[Closing] = []
         try:
             self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
             started.append(self._adapter)
+            for middleware in self._parts.watched.values():
+                await middleware.start()
+                started.append(middleware)
             for probe in self._parts.probes.values():
                 await probe.start()
                 started.append(probe)
@@ -339,8 +343,9 @@ class Bus:
     async def _close(self, timeout: float) -> DrainReport:
         report = await self._pipeline.active_carrier.stop(self._subscriptions.lanes, timeout)
         self._lifecycle.stage = Stage.CLOSED
-        closing = [*self._parts.observers.values(), *self._parts.probes.values(), self._adapter]
-        await close_each(closing, timeout - report.seconds)
+        parts = self._parts
+        closing: list[Closing] = [*parts.observers.values(), *parts.probes.values()]
+        await close_each([*closing, *parts.watched.values(), self._adapter], timeout - report.seconds)
         return report
 
     async def __aenter__(self) -> Self:
@@ -607,7 +612,7 @@ class Bus:
     # --- health -------------------------------------------------------------------------------------------
 
     async def health(self) -> HealthReport:
-        """Runs the configured probes, and says whether the bus is open and has lost anything.
+        """Runs the configured probes, asks the middleware, and says whether the bus has lost anything.
 
         Never raises: a closed bus is an unhealthy report.
         """
@@ -616,7 +621,7 @@ class Bus:
             return unusable
         state = self.state()
         found = await run_probes(self._parts.probes, state, self._parts.clock, self._config.health.timeout)
-        return HealthReport({"bus": self._own_check(state), **found})
+        return HealthReport({"bus": self._own_check(state), **checks_of(self._parts.watched), **found})
 
     def unusable_report(self) -> HealthReport | None:
         """The report of a bus that is not open; None when it is. Safe from any thread."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import attrs
 
-from bus_core.abc import AnyAdapter, HealthProbe, Middleware, Observer, RetryPolicy
+from bus_core.abc import AnyAdapter, HealthProbe, Middleware, Observer, RetryPolicy, WatchedMiddleware
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.codec import Codec
 from bus_core.events.primitives import FrozenMapping
@@ -17,9 +18,12 @@ from bus_core.plugins.registries import Plugins
 from bus_core.runtime.clock import Clock
 from bus_core.runtime.logs import plain_logger
 
-__all__ = ["BusParts", "close_each"]
+__all__ = ["BusParts", "Closing", "close_each"]
 
 logger = plain_logger("promenade.bus")
+
+Closing: TypeAlias = "HealthProbe | Observer | WatchedMiddleware | AnyAdapter"
+"""A part that has something to close."""
 
 _CLEANUP_TIME = 0.1
 """Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
@@ -27,7 +31,10 @@ _CLEANUP_TIME = 0.1
 
 @attrs.frozen(kw_only=True)
 class BusParts:
-    """The parts of a bus; ``bus_core.bus.bootstrap.open_bus`` builds them."""
+    """The parts of a bus; ``bus_core.bus.bootstrap.open_bus`` builds them.
+
+    ``watched`` are those of both chains that are a ``WatchedMiddleware``, by a name that is unique.
+    """
 
     config: BusConfig
     plugins: Plugins
@@ -38,12 +45,13 @@ class BusParts:
     policy_for: Callable[[str], RetryPolicy]
     consume_middleware: tuple[Middleware, ...] = ()
     publish_middleware: tuple[Middleware, ...] = ()
+    watched: Mapping[str, WatchedMiddleware] = attrs.field(factory=FrozenMapping)
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
     observers: Mapping[str, Observer] = attrs.field(factory=FrozenMapping)
     fallback: AnyAdapter | None = None
 
 
-async def close_each(parts: Iterable[HealthProbe | Observer | AnyAdapter], seconds: float) -> None:
+async def close_each(parts: Iterable[Closing], seconds: float) -> None:
     """Closes all of them, even when one raises: no caller is left who could react.
 
     After ``seconds`` of real time in all, the rest is cancelled and abandoned.
@@ -57,7 +65,7 @@ async def close_each(parts: Iterable[HealthProbe | Observer | AnyAdapter], secon
             logger.error("closing %s did not end in time: it was left behind", type(part).__name__)
 
 
-async def _close_one(part: HealthProbe | Observer | AnyAdapter) -> None:
+async def _close_one(part: Closing) -> None:
     try:
         await part.close()
     except Exception:

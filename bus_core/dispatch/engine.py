@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from bus_core.abc import EngineState, Observer, SubscriptionState
+from bus_core.abc import EngineState, MiddlewareCount, Observer, SubscriptionState
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.jobs import (
     DeliveryState,
@@ -366,7 +366,15 @@ class Engine:
 
     # --- reports ------------------------------------------------------------------------------------------
 
-    def state(self, lanes: Sequence[Lane], *, published: int, unrouted: int, lost: int) -> EngineState:
+    def state(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        published: int,
+        unrouted: int,
+        lost: int,
+        middleware: tuple[MiddlewareCount, ...] = (),
+    ) -> EngineState:
         """A snapshot for probes and tools. ``lost`` counts losses outside of the engine."""
         buffer = self.buffer
         at_work = self._pool.at_work
@@ -388,6 +396,7 @@ class Engine:
             unrouted=unrouted,
             lost=self._pool.lost + self._retries.lost + lost,
             subscriptions=self.states_of(lanes),
+            middleware=middleware,
         )
 
     def states_of(self, lanes: Sequence[Lane]) -> tuple[SubscriptionState, ...]:

@@ -30,6 +30,8 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("adapter", "redis"): "promenade-bus-redis",
     ("adapter", "sqlite"): "promenade-bus-sqlite",
     ("middleware", "chaos"): "promenade-bus-testing",
+    ("middleware", "correlation"): "promenade-bus-middleware",
+    ("middleware", "expiry"): "promenade-bus-middleware",
     ("middleware", "logging"): "promenade-bus-middleware",
     ("middleware", "timeout"): "promenade-bus-middleware",
     ("serializer", "msgspec"): "promenade-bus-msgspec",

@@ -50,7 +50,7 @@ from bus_core.serialization.cloudevents import JsonOptions
 from promenade_bus_cli.main import cli
 from promenade_bus_health import DeadLetterOptions, EngineOptions, EventLoopOptions
 from promenade_bus_memory import MemoryOptions
-from promenade_bus_middleware import LoggingOptions, TimeoutOptions
+from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_opentelemetry import OpenTelemetryOptions
 from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
@@ -335,8 +335,6 @@ SETTINGS = {
     "Retry policy `fixed`": FixedRetry,
     "Serializer `json`": JsonOptions,
     "Adapter `memory`": MemoryOptions,
-    "Middleware `logging`": LoggingOptions,
-    "Middleware `timeout`": TimeoutOptions,
     "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
@@ -376,8 +374,12 @@ def default_text(field: attrs.Attribute[Any], annotation: Any) -> str | None:
 @pytest.mark.parametrize("heading", SETTINGS)
 def test_the_reference_of_the_configuration_is_complete(heading: str) -> None:
     """Every key has a row with its type and its default, and no other row is there."""
-    settings = SETTINGS[heading]
-    rows = rows_of(sections_of(DOCS / "reference" / "configuration.md")[heading])
+    check_keys(sections_of(DOCS / "reference" / "configuration.md")[heading], SETTINGS[heading])
+
+
+def check_keys(text: str, settings: type[Any]) -> None:
+    """The tables of a text have a row for each key, with its type and its default, and no other row."""
+    rows = rows_of(text)
     hints = get_type_hints(settings, include_extras=True)
     fields = {field.name: field for field in attrs.fields(settings) if field.name not in _ELSEWHERE}
 
@@ -388,6 +390,20 @@ def test_the_reference_of_the_configuration_is_complete(heading: str) -> None:
         assert default == (default_text(field, hints[name]) or default), name
         assert kind, name
         assert meaning, name
+
+
+def test_the_reference_of_middleware_is_complete() -> None:
+    """Each middleware has a section with its options, and with its guarantee when the process is killed."""
+    sections = sections_of(DOCS / "reference" / "middleware.md")
+    offered = promenade_bus_middleware()
+    assert [heading.strip("`") for heading in sections if heading.startswith("`")] == [*offered]
+    for name, factory in offered.items():
+        text = sections[f"`{name}`"]
+        before, _, after = text.partition("| option | type | default | meaning |")
+        check_keys(after, factory.options)
+        assert before.strip(), name
+        guarantees = after.partition("| if the process is killed | then |")[2]
+        assert re.findall(r"^\| [^|`-].+ \| .+ \|$", guarantees, re.MULTILINE), name
 
 
 def test_the_reference_of_hooks_is_complete() -> None:

@@ -133,6 +133,8 @@ PUBLIC = [
     "open_bus",
     "open_sync_bus",
     "uuid7",
+    "MiddlewareCount",
+    "WatchedMiddleware",
 ]
 
 # The example of the design, word for word.

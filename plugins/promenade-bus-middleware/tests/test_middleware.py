@@ -6,85 +6,21 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from bus_core import (
-    BuildContext,
-    Delivery,
     Envelope,
-    Event,
     Handler,
     HandlerTimeout,
-    Middleware,
     Postpone,
     PublishUncertain,
     RetryLater,
-    event,
 )
 from bus_core.config.settings import read_settings
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_testing import VirtualClock
-
-
-@event
-class UserRegistered(Event):
-    email: str
-
-
-EVENT_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
-REGISTERED = UserRegistered(aggregate_id=UUID(int=1), event_id=EVENT_ID, email="ada@example.org")
-
-
-def build(name: str, clock: VirtualClock, **options: Any) -> Middleware:
-    """Make a middleware the way the bus does: from what the configuration file holds."""
-    factory = promenade_bus_middleware()[name]
-    faults: list[str] = []
-    settings = read_settings(factory.options, options, f"$.bus.middleware.{name}", faults)
-    assert faults == []
-    return factory.build(settings, BuildContext(service="tests", clock=clock))
-
-
-def faults_of(name: str, **options: Any) -> list[str]:
-    faults: list[str] = []
-    read_settings(promenade_bus_middleware()[name].options, options, f"$.{name}", faults)
-    return faults
-
-
-def published(topic: str = "identity.user.registered", **headers: str) -> Envelope:
-    return Envelope(topic, REGISTERED, dict(headers))
-
-
-def delivered(
-    clock: VirtualClock, subscription: str = "welcome-mail", attempt: int = 1, **headers: str
-) -> Envelope:
-    delivery = Delivery(
-        topic="identity.user.registered",
-        subscription=subscription,
-        message_id=str(EVENT_ID),
-        attempt=attempt,
-        redelivered=attempt > 1,
-        published_at=clock.now(),
-        headers=headers,
-    )
-    return Envelope("identity.user.registered", REGISTERED, dict(headers), delivery)
-
-
-async def succeed(envelope: Envelope) -> None:
-    pass
-
-
-async def hang(envelope: Envelope) -> None:
-    await asyncio.Event().wait()
-
-
-def failing(error: BaseException) -> Handler:
-    async def fail(envelope: Envelope) -> None:
-        raise error
-
-    return fail
-
+from support.middleware import EVENT_ID, build, delivered, failing, faults_of, hang, published, succeed
 
 # --- logging ----------------------------------------------------------------------------------------------
 
@@ -356,4 +292,7 @@ def test_the_plugin_is_light() -> None:
         "print(sorted(name for name in sys.modules if name.startswith(plugin.__name__)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['promenade_bus_middleware', 'promenade_bus_middleware.config']"
+    assert (
+        done.stdout.strip()
+        == "['promenade_bus_middleware', 'promenade_bus_middleware.config', 'promenade_bus_middleware.offers']"
+    )

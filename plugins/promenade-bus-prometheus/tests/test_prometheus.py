@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
@@ -40,6 +41,10 @@ Labels = frozenset[tuple[str, str]]
 
 def an_event() -> BaseEvent:
     return BaseEvent("order.placed", uuid4())
+
+
+def an_old_event() -> BaseEvent:
+    return BaseEvent("order.placed", uuid4(), occurred_at=datetime.now(UTC) - timedelta(hours=2))
 
 
 def make_bus(service: str = "shop", options: Mapping[str, Any] | None = None, **bus: Any) -> Bus:
@@ -127,6 +132,20 @@ async def test_what_happened_is_counted() -> None:
     buckets = values("handler_seconds_bucket", text)
     assert buckets[frozenset({**at, "le": "+Inf"}.items())] == 3
     assert buckets[frozenset({**at, "le": "60.0"}.items())] == 3
+
+
+async def test_events_that_a_middleware_skips_are_counted() -> None:
+    """The counts of a middleware have its name, the subscription and what it did."""
+    async with make_bus(middleware=[{"expiry": {"limit": "1h"}}]) as bus:
+
+        @bus.subscribe(PLACED, name="stock")
+        async def stock(event: BaseEvent) -> None: ...
+
+        for event in (an_event(), an_old_event(), an_old_event()):
+            await bus.publish(PLACED, event)
+        await bus.drain()
+        labels = {"middleware": "expiry", "subject": "stock", "outcome": "expired"}
+        assert value("middleware_events_total", **labels) == 2
 
 
 async def test_a_loss_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,12 +453,13 @@ def test_the_figures_of_several_processes_are_together(tmp_path: Path) -> None:
 
 async def exported() -> set[str]:
     """Every name that a scrape gives, while something is there for each."""
-    async with make_bus() as bus:
+    async with make_bus(middleware=[{"expiry": {"limit": "1h"}}]) as bus:
 
         @bus.subscribe(PLACED, name="stock")
         async def stock(event: BaseEvent) -> None: ...
 
         await bus.publish(PLACED, an_event())
+        await bus.publish(PLACED, an_old_event())
         await bus.drain()
         found = {
             sample.name

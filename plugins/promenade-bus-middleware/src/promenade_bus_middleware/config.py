@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import attrs
 
-from bus_core import DURATION
+from bus_core import DURATION, InvalidTopic, TopicPattern
 
-__all__ = ["Level", "LoggingOptions", "TimeoutOptions"]
+__all__ = ["CorrelationOptions", "ExpiryOptions", "Level", "LoggingOptions", "TimeoutOptions"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -16,6 +17,30 @@ Level = Literal["debug", "info", "warning", "error"]
 def _more_than_nothing(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value < float("inf"):
         raise ValueError(f"{attribute.name} must be a time longer than 0 s, got {value!r}")
+
+
+def _maybe_a_time(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None:
+        _more_than_nothing(instance, attribute, value)
+
+
+def _times(_instance: object, attribute: attrs.Attribute[Any], value: Mapping[str, float]) -> None:
+    for name, seconds in value.items():
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"{attribute.name}: the time of {name!r} must be longer than 0 s")
+
+
+def _topics(_instance: object, _attribute: object, value: Mapping[str, object]) -> None:
+    for name in value:
+        try:
+            TopicPattern(name)
+        except InvalidTopic as error:
+            raise ValueError(str(error)) from None
+
+
+def _attribute_name(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not (value and value.isascii() and value.isprintable() and " " not in value):
+        raise ValueError(f"{attribute.name} must be the name of a header, got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,3 +66,31 @@ class TimeoutOptions:
     """
 
     seconds: Annotated[float, DURATION] = attrs.field(validator=_more_than_nothing)
+
+
+@attrs.frozen(kw_only=True)
+class CorrelationOptions:
+    """The options of ``correlation``.
+
+    ``correlation`` and ``causation`` are the names of the two headers. An event published outside of a
+    handler without a correlation id gets its own id as one, unless ``begin`` is false.
+    """
+
+    correlation: str = attrs.field(default="correlationid", validator=_attribute_name)
+    causation: str = attrs.field(default="causationid", validator=_attribute_name)
+    begin: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class ExpiryOptions:
+    """The options of ``expiry``.
+
+    ``limit`` is the age from which events are expired that have no ``expirytime``; by default there is none.
+    ``topics``, by name or pattern, and ``subscriptions`` replace it; a subscription counts more than a topic.
+    The age begins with ``occurred_at``. ``header`` is the name of the header with the time.
+    """
+
+    limit: Annotated[float | None, DURATION] = attrs.field(default=None, validator=_maybe_a_time)
+    topics: Mapping[str, Annotated[float, DURATION]] = attrs.field(factory=dict, validator=[_topics, _times])
+    subscriptions: Mapping[str, Annotated[float, DURATION]] = attrs.field(factory=dict, validator=_times)
+    header: str = attrs.field(default="expirytime", validator=_attribute_name)

@@ -15,6 +15,7 @@ __all__ = [
     "HELD",
     "LAG",
     "METRICS",
+    "MIDDLEWARE",
     "PUBLISHED",
     "SNAPSHOT_AGE",
     "TOTALS",
@@ -82,6 +83,14 @@ LAG: Final = _gauge(
     across="livemax",
 )
 
+MIDDLEWARE: Final = _counter(
+    "middleware_events",
+    "Events that a middleware has treated in one way; the subject is a subscription, or a topic.",
+    "middleware",
+    "subject",
+    "outcome",
+)
+
 HANDLER_SECONDS: Final = Metric(
     PREFIX + "handler_seconds",
     "histogram",
@@ -126,6 +135,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     *(metric for metric, _ in HELD),
     LAG,
     HANDLER_SECONDS,
+    MIDDLEWARE,
     *(metric for metric, _ in TOTALS),
     SNAPSHOT_AGE,
 )

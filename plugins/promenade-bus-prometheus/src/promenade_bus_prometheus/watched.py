@@ -20,6 +20,7 @@ from promenade_bus_prometheus.metrics import (
     HANDLER_SECONDS,
     HELD,
     LAG,
+    MIDDLEWARE,
     PUBLISHED,
     SNAPSHOT_AGE,
     TOTALS,
@@ -68,6 +69,8 @@ class WatchedBus:
         topics: Slots[str] = Slots(options.max_topics, OTHER)
         self._counted: Tally[Name] = Tally(self._subscriptions)
         self._published: Tally[str] = Tally(topics)
+        treated: Slots[tuple[str, str, str]] = Slots(options.max_subscriptions, (OTHER, OTHER, OTHER))
+        self._treated: Tally[tuple[str, str, str]] = Tally(treated)
         self._durations: dict[Name, Durations] = {}
 
     # --- parts of the observer ------------------------------------------------------------------------------
@@ -128,6 +131,11 @@ class WatchedBus:
             yield Sample(LAG, (service, *self._subscriptions.of(subscription)), waiting)
         for subscription, durations in [*self._durations.items()]:
             yield Sample(HANDLER_SECONDS, (service, *subscription), durations)
+        treated = self._treated.update(
+            ((each.middleware, each.subject, each.outcome), (each.events,)) for each in state.middleware
+        )
+        for names, (events,) in treated.items():
+            yield Sample(MIDDLEWARE, (service, *names), events)
         for metric, value_of_bus in TOTALS:
             yield Sample(metric, (service,), value_of_bus(state))
         # A snapshot that has just been taken is as old as its way to this thread.

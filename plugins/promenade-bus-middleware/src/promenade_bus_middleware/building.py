@@ -1,0 +1,33 @@
+"""Makes the middleware that belongs to options. Each is imported only where it is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus_core import BuildContext, Middleware
+from promenade_bus_middleware import config
+
+__all__ = ["build_middleware"]
+
+
+def build_middleware(options: Any, context: BuildContext) -> Middleware:
+    """The middleware of these options."""
+    match options:
+        case config.LoggingOptions():
+            from promenade_bus_middleware.log import logging_middleware
+
+            return logging_middleware(options, context.clock)
+        case config.TimeoutOptions():
+            from promenade_bus_middleware.timeout import timeout_middleware
+
+            return timeout_middleware(options, context.clock)
+        case config.CorrelationOptions():
+            from promenade_bus_middleware.correlation import correlation_middleware
+
+            return correlation_middleware(options)
+        case config.ExpiryOptions():
+            from promenade_bus_middleware.expiry import Expiry
+
+            return Expiry(options, context.clock)
+        case _:
+            raise TypeError(f"no middleware has options of the class {type(options).__name__}")
