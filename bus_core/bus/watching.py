@@ -53,7 +53,7 @@ def checks_of(watched: Mapping[str, WatchedMiddleware]) -> Mapping[str, CheckRes
         except Exception as error:
             result = CheckResult(
                 HealthStatus.UNHEALTHY,
-                f"the middleware failed with {describe_error(error)} when it was asked",
+                f"it could not tell its health: {describe_error(error)}",
             )
         if result is not None:
             found[f"middleware {name}"] = result

@@ -87,6 +87,7 @@ PUBLIC = [
     "LeasingConsumer",
     "Message",
     "Middleware",
+    "MiddlewareCount",
     "NoRetry",
     "ObservedBus",
     "Observer",
@@ -124,6 +125,7 @@ PUBLIC = [
     "UnknownSubscription",
     "UnknownTopic",
     "UnsupportedFeature",
+    "WatchedMiddleware",
     "WrongEventLoop",
     "YieldingConsumer",
     "check_config",
@@ -133,8 +135,6 @@ PUBLIC = [
     "open_bus",
     "open_sync_bus",
     "uuid7",
-    "MiddlewareCount",
-    "WatchedMiddleware",
 ]
 
 # The example of the design, word for word.

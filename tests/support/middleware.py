@@ -1,4 +1,4 @@
-"""What tests of middleware have in common: a middleware as the bus builds it, envelopes, and handlers."""
+"""Shared parts of tests of middleware: a middleware as the bus builds it, envelopes, and handlers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from promenade_bus_testing import VirtualClock
 
 __all__ = [
     "EVENT_ID",
+    "REGISTERED",
     "UserRegistered",
     "build",
     "delivered",

@@ -85,7 +85,7 @@ async def test_events_that_are_handled_at_the_same_time() -> None:
 
 
 async def test_a_handler_in_a_thread() -> None:
-    """What a synchronous handler publishes from its thread has the ids as well."""
+    """Events that a synchronous handler publishes from its thread have the ids as well."""
     seen: list[Delivery] = []
 
     async with isolated_bus(plugins=[promenade_bus_middleware], strict_topics=False, middleware=BOTH) as bus:

@@ -10,15 +10,18 @@ import pytest
 import promenade_bus_middleware
 from bus_core import BaseEvent, Envelope, HealthStatus, WatchedMiddleware
 from promenade_bus_testing import VirtualClock, isolated_bus
-from support.middleware import build, delivered, faults_of, succeed
+from support.middleware import UserRegistered, build, delivered, faults_of, succeed
 
 
 def aged(clock: VirtualClock, age: float, subscription: str = "mail", **headers: str) -> Envelope:
     """An event on its way to a handler that happened some seconds ago."""
-    envelope = delivered(clock, subscription, **headers)
-    occurred_at = clock.now() - timedelta(seconds=age)
-    envelope.event = BaseEvent("user.registered", uuid4(), occurred_at=occurred_at)
+    envelope = delivered(clock, subscription, 1, **headers)
+    envelope.event = happened(clock.now() - timedelta(seconds=age))
     return envelope
+
+
+def happened(occurred_at: datetime) -> UserRegistered:
+    return UserRegistered(aggregate_id=uuid4(), email="", occurred_at=occurred_at)
 
 
 async def is_handled(middleware: object, envelope: Envelope) -> bool:
@@ -83,10 +86,10 @@ async def test_a_time_that_cannot_be_read(
 async def test_publishing_writes_the_time(virtual_clock: VirtualClock) -> None:
     """In the publish chain an event with a limit gets its expirytime, unless it has one."""
     expiry = build("expiry", virtual_clock, topics={"sales.#": "1m"})
-    happened = BaseEvent("order.placed", uuid4(), occurred_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    event = happened(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     limited, own, other = ({}, {"expirytime": "2030-01-01T00:00:00Z"}, {})
     for topic, headers in (("sales.order.placed", limited), ("sales.x.y", own), ("crm.a.b", other)):
-        await expiry(succeed)(Envelope(topic, happened, headers))
+        await expiry(succeed)(Envelope(topic, event, headers))
     assert limited == {"expirytime": "2026-01-02T03:05:05Z"}
     assert own == {"expirytime": "2030-01-01T00:00:00Z"}
     assert other == {}
@@ -94,7 +97,7 @@ async def test_publishing_writes_the_time(virtual_clock: VirtualClock) -> None:
 
 async def test_a_time_beyond_the_calendar(virtual_clock: VirtualClock) -> None:
     """A time after the year 9999 cannot be written, and is left out."""
-    last = BaseEvent("order.placed", uuid4(), occurred_at=datetime(9999, 12, 31, tzinfo=UTC))
+    last = happened(datetime(9999, 12, 31, tzinfo=UTC))
     headers: dict[str, str] = {}
     await build("expiry", virtual_clock, limit="30d")(succeed)(Envelope("sales.order.placed", last, headers))
     assert headers == {}
