@@ -63,6 +63,7 @@ __all__ = [
     "SubscriptionSpec",
     "SubscriptionState",
     "WatchedMiddleware",
+    "WorkerEndpoint",
     "YieldingConsumer",
     "is_in_process",
 ]
@@ -144,10 +145,30 @@ class Endpoint:
     ``load`` returns a function of the ``Bus``, which need not be started yet, and an address. That returns a
     context manager: entering it begins to serve, in a thread of its own, and gives the address as people may
     see it; leaving it ends. Both return soon. It raises ``PluginError`` when it cannot serve there.
+
+    ``load_many`` returns such a function for the command that runs several workers. Instead of a bus it takes
+    a function, to be called from any thread, which gives the ``WorkerEndpoint`` of each worker.
     """
 
     help: str
     load: Callable[[], Callable[[Any, str], AbstractContextManager[str]]]
+    load_many: (
+        Callable[[], Callable[[Callable[[], Sequence[WorkerEndpoint]], str], AbstractContextManager[str]]]
+        | None
+    ) = None
+
+
+@attrs.frozen
+class WorkerEndpoint:
+    """A worker process of several, as its parent knows it.
+
+    ``name`` is its number from 1. ``state`` ends the sentence "process 1 ..." for people. ``address`` is
+    where its own endpoint serves; None while it has none.
+    """
+
+    name: str
+    state: str
+    address: str | None
 
 
 @runtime_checkable

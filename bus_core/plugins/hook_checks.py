@@ -98,6 +98,9 @@ def _check_command(what: str, command: Command | Endpoint) -> None:
         raise InvalidPlugin(f"{what} a 'help' that is no line of text: {text!r}")
     if not callable(load):
         raise InvalidPlugin(f"{what} a 'load' that cannot be called: {load!r}")
+    many: object = command.load_many if isinstance(command, Endpoint) else None
+    if many is not None and not callable(many):
+        raise InvalidPlugin(f"{what} a 'load_many' that cannot be called: {many!r}")
 
 
 def _check_factory(what: str, factory: Factory[Any, Any]) -> None:

@@ -456,7 +456,8 @@ def test_the_reference_of_the_command_line_is_complete() -> None:
 
     assert {heading.strip("`") for heading in sections if "promenade-bus " in heading} == set(found)
     for name, command in found.items():
-        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+        options = [parameter for parameter in shown if isinstance(parameter, click.Option)]
         real = {option.opts[-1] for option in options} - {"--debug"}
         listed = {re.split(r"[ ,]", row)[0] for row in rows_of(sections[f"`{name}`"]) if row.startswith("--")}
         assert listed == real, name

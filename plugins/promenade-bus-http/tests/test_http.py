@@ -21,9 +21,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from bus_core import BaseEvent, Bus, PluginError, Topic, open_bus, open_sync_bus
+from bus_core.abc import WorkerEndpoint
 from bus_core.plugins import discover
-from promenade_bus_http import Limits, http_app, serve
-from promenade_bus_http.server import serve_at
+from promenade_bus_http import Limits, http_app, many, serve
+from promenade_bus_http.server import serve_at, serve_many_at
 from redis_support.fixtures import StartServer, start_server
 from redis_support.streams import until
 
@@ -508,3 +509,71 @@ def test_without_the_plugin_the_command_says_what_to_install(tmp_path: Path) -> 
     assert done.returncode == 2
     assert "unknown endpoint 'http'" in done.stderr
     assert "promenade-bus-http" in done.stderr
+
+
+# --- several processes ------------------------------------------------------------------------------------
+
+
+def asked_of_many(workers: list[WorkerEndpoint], path: str) -> tuple[int, dict[str, Any]]:
+    """The answer of the application for several workers."""
+    with serve_many_at(lambda: workers, "0") as where:
+        return Client(where).json(path)
+
+
+async def test_of_several_processes_the_worst_counts() -> None:
+    """Each cause names its process; a process that does not run is a cause, and no reason for a restart."""
+    async with make_bus() as good, make_bus(buffer_size=1) as full:
+        go_on = asyncio.Event()
+
+        @full.subscribe(PLACED, name="waiting")
+        async def wait(event: BaseEvent) -> None:
+            await go_on.wait()
+
+        with serve(good, port=0) as one, serve(full, port=0) as two:
+            workers = [WorkerEndpoint("1", "runs", one), WorkerEndpoint("2", "runs", two)]
+            assert await asyncio.to_thread(asked_of_many, workers, "/readyz") == (200, {"status": "ready"})
+            await full.publish(PLACED, an_event())
+            workers.append(WorkerEndpoint("3", "is starting", None))
+            status, answer = await asyncio.to_thread(asked_of_many, workers, "/readyz")
+            assert (status, answer["status"]) == (503, "not ready")
+            assert [(cause["process"], cause["check"], cause["value"]) for cause in answer["causes"]] == [
+                ("2", "buffer", 1),
+                ("3", "process", "not running"),
+            ]
+            assert answer["causes"][1]["summary"] == "process 3 is starting"
+            status, answer = await asyncio.to_thread(asked_of_many, workers, "/healthz")
+            assert (status, answer["status"]) == (503, "unhealthy")
+            assert {name: each["status"] for name, each in answer["processes"].items()} == {
+                "1": "healthy",
+                "2": "healthy",
+                "3": "unhealthy",
+            }
+            assert await asyncio.to_thread(asked_of_many, workers, "/livez") == (200, {"status": "alive"})
+            go_on.set()
+
+
+def test_a_process_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process is not ready at once, and worth a restart only after a while."""
+    monkeypatch.setattr(many, "_ANSWERS_WITHIN", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        worker = WorkerEndpoint("1", "runs", f"http://127.0.0.1:{mute.getsockname()[1]}")
+
+        async def ask(app: many.ManyApp, path: str) -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=app), base_url="http://x"
+            ) as client:
+                return await client.get(path)
+
+        async def ask_all() -> None:
+            app = many.ManyApp(lambda: [worker], Limits(stuck=0.1))
+            ready = await ask(app, "/readyz")
+            assert ready.status_code == 503
+            assert ready.json()["causes"][0]["summary"] == "process 1 has not answered for 0.05 s"
+            assert (await ask(app, "/metrics")).status_code == 503
+            for _ in range(100):
+                alive = await ask(app, "/livez")
+                if alive.status_code == 503:
+                    break
+            assert alive.json()["causes"][0]["threshold"] == 0.1
+
+        asyncio.run(ask_all())

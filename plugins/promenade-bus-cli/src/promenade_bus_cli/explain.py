@@ -18,7 +18,7 @@ from promenade_bus_cli.effective import effective_options
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
 from promenade_bus_cli.output import counted, print_json
-from promenade_bus_cli.run import handler_name
+from promenade_bus_cli.worker import handler_name
 
 __all__ = ["explain"]
 

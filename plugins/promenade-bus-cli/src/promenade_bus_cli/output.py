@@ -18,6 +18,7 @@ __all__ = [
     "clean",
     "counted",
     "diverted",
+    "finite",
     "json_line",
     "print_json",
     "print_json_line",
@@ -45,25 +46,26 @@ def print_json(value: Any) -> None:
 
     Numbers that JSON lacks, such as infinity, become strings.
     """
-    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), file=_outside.get())
+    click.echo(json.dumps(finite(value), indent=2, default=str, allow_nan=False), file=_outside.get())
 
 
 def print_json_line(value: Any) -> None:
     """Prints one of several JSON documents on stdout, in a line of its own, like ``print_json``."""
-    click.echo(json.dumps(_finite(value), default=str, allow_nan=False), file=_outside.get())
+    click.echo(json.dumps(finite(value), default=str, allow_nan=False), file=_outside.get())
 
 
 def json_line(value: Any) -> str:
     """A value as JSON in one line, for people."""
-    return json.dumps(_finite(value), ensure_ascii=False, default=str)
+    return json.dumps(finite(value), ensure_ascii=False, default=str)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Copies plain data, with strings instead of the numbers that JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

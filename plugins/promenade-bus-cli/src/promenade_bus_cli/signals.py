@@ -49,14 +49,17 @@ def cancel_current_task() -> Callable[[], object]:
 class Signals:
     """The signals of one command. ``output`` is the file descriptor for messages about them.
 
+    ``line`` formats such a message.
+
     Until ``take_over`` is called, Ctrl-C raises ``KeyboardInterrupt``. After that, the first signal of
     ``numbers`` calls the given function, and a second one ends the process.
     """
 
-    def __init__(self, *numbers: signal.Signals, output: int = 2) -> None:
+    def __init__(self, *numbers: signal.Signals, output: int = 2, line: Callable[[str], str] = str) -> None:
         self.first: signal.Signals | None = None
         self._numbers = numbers or (signal.SIGINT,)
         self._output = output
+        self._line = line
         self._loop: asyncio.AbstractEventLoop | None = None
         self._act: Callable[[], object] | None = None
         self._what = ""
@@ -129,7 +132,7 @@ class Signals:
     def _say(self, text: str) -> None:
         """Prints a line unbuffered: the signal handler may have interrupted a print."""
         try:
-            os.write(self._output, f"{text}\n".encode())
+            os.write(self._output, f"{self._line(text)}\n".encode())
         except OSError:
             pass
 

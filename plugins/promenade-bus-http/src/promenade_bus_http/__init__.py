@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import bus_core
 from bus_core import Endpoint, hookimpl, on_demand
+from bus_core.abc import WorkerEndpoint
 
 if typing.TYPE_CHECKING:
     from promenade_bus_http.app import http_app
@@ -25,7 +26,14 @@ def _load() -> Callable[[bus_core.Bus, str], AbstractContextManager[str]]:
     return serve_at
 
 
+def _many() -> Callable[[Callable[[], Sequence[WorkerEndpoint]], str], AbstractContextManager[str]]:
+    from promenade_bus_http.server import serve_many_at
+
+    return serve_many_at
+
+
 @hookimpl
 def promenade_bus_endpoints() -> Mapping[str, Endpoint]:
     """Offers ``http``."""
-    return {"http": Endpoint(help="Serve /livez, /readyz, /healthz and /metrics.", load=_load)}
+    text = "Serve /livez, /readyz, /healthz and /metrics."
+    return {"http": Endpoint(help=text, load=_load, load_many=_many)}

@@ -1,26 +1,16 @@
-"""The ASGI application: four paths that answer GET and HEAD, and tell nothing of any event."""
+"""The ASGI application of one bus: four paths, which tell nothing of any event."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final
 
 import attrs
 
 from bus_core import Bus, CheckResult, HealthReport, HealthStatus, SyncBus
 from promenade_bus_http.looking import Cause, Heartbeat, Limits, NotAnswered, look_at
+from promenade_bus_http.paths import TEXT, Answer, App, PathsApp, json_answer
 
 __all__ = ["App", "HttpApp", "http_app"]
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_JSON: Final = "application/json"
-_TEXT: Final = "text/plain; charset=utf-8"
 
 
 def http_app(bus: Bus | SyncBus, *, limits: Limits | None = None) -> App:
@@ -32,66 +22,30 @@ def http_app(bus: Bus | SyncBus, *, limits: Limits | None = None) -> App:
     return HttpApp(bus.bus if isinstance(bus, SyncBus) else bus, limits or Limits())
 
 
-@attrs.frozen
-class _Answer:
-    status: int
-    body: bytes
-    content_type: str = _JSON
-
-
-def _json(code: int, /, **content: Any) -> _Answer:
-    return _Answer(code, json.dumps(content).encode())
-
-
-class HttpApp:
+class HttpApp(PathsApp):
     """See ``http_app``. ``heartbeat`` is that of a server which has an event loop of its own."""
 
     def __init__(self, bus: Bus, limits: Limits, heartbeat: Heartbeat | None = None) -> None:
+        super().__init__(
+            {
+                "/livez": self._live,
+                "/readyz": self._ready,
+                "/healthz": self._health,
+                "/metrics": self._metrics,
+            }
+        )
         self._bus = bus
         self._limits = limits
         self._heartbeat = heartbeat
-        self._paths: Mapping[str, Callable[[str], Awaitable[_Answer]]] = {
-            "/livez": self._live,
-            "/readyz": self._ready,
-            "/healthz": self._health,
-            "/metrics": self._metrics,
-        }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; takes part in the lifespan of a server without doing anything in it."""
-        match scope["type"]:
-            case "http":
-                await _send(send, await self._answer(scope), head_only=scope["method"] == "HEAD")
-            case "lifespan":
-                while (await receive())["type"] != "lifespan.shutdown":
-                    await send({"type": "lifespan.startup.complete"})
-                await send({"type": "lifespan.shutdown.complete"})
-            case "websocket":
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})
-            case kind:
-                raise RuntimeError(f"an ASGI scope of type {kind!r} is not served here")
-
-    async def _answer(self, scope: Scope) -> _Answer:
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
-        answer = self._paths.get(path)
-        if answer is None:
-            return _json(404, error=f"there is nothing at this path; paths are {', '.join(self._paths)}")
-        if scope["method"] not in ("GET", "HEAD"):
-            return _json(405, error="only GET and HEAD are answered")
-        accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
-        return await answer(accept.decode("latin-1"))
-
-    # --- the four paths -----------------------------------------------------------------------------------
-
-    async def _live(self, _accept: str) -> _Answer:
+    async def _live(self, _accept: str) -> Answer:
         silent = 0.0 if self._heartbeat is None else self._heartbeat.silent_for
         if silent > self._limits.stuck:
             cause = _silence(silent, self._limits.stuck)
-            return _json(503, status="stuck", causes=[attrs.asdict(cause)])
-        return _json(200, status="alive")
+            return json_answer(503, status="stuck", causes=[attrs.asdict(cause)])
+        return json_answer(200, status="alive")
 
-    async def _ready(self, _accept: str) -> _Answer:
+    async def _ready(self, _accept: str) -> Answer:
         try:
             look = await look_at(self._bus, self._limits, self._heartbeat)
         except NotAnswered as error:
@@ -99,19 +53,19 @@ class HttpApp:
         else:
             causes = look.causes(self._limits)
         if causes:
-            return _json(503, status="not ready", causes=[attrs.asdict(cause) for cause in causes])
-        return _json(200, status="ready")
+            return json_answer(503, status="not ready", causes=[attrs.asdict(cause) for cause in causes])
+        return json_answer(200, status="ready")
 
-    async def _health(self, _accept: str) -> _Answer:
+    async def _health(self, _accept: str) -> Answer:
         try:
             report = (await look_at(self._bus, self._limits, self._heartbeat)).report
         except NotAnswered as error:
             cause = _silence(error.seconds, self._limits.loop)
             silent = CheckResult(HealthStatus.UNHEALTHY, cause.summary, {"silent_s": cause.value})
             report = HealthReport({cause.check: silent})
-        return _json(503 if report.status is HealthStatus.UNHEALTHY else 200, **report.to_dict())
+        return json_answer(503 if report.status is HealthStatus.UNHEALTHY else 200, **report.to_dict())
 
-    async def _metrics(self, accept: str) -> _Answer:
+    async def _metrics(self, accept: str) -> Answer:
         scrape = next(
             (each.scrape for each in self._bus.parts.observers.values() if each.scrape is not None), None
         )
@@ -119,9 +73,9 @@ class HttpApp:
             installed = "prometheus" in self._bus.parts.plugins.observers
             install = "" if installed else "run 'pip install promenade-bus-prometheus' and "
             text = f"no observer of this bus gives figures: {install}add 'prometheus' to 'bus.observers'\n"
-            return _Answer(404, text.encode(), _TEXT)
+            return Answer(404, text.encode(), TEXT)
         content_type, body = await asyncio.to_thread(scrape, accept)
-        return _Answer(200, body, content_type)
+        return Answer(200, body, content_type)
 
 
 def _silence(seconds: float, limit: float) -> Cause:
@@ -131,13 +85,3 @@ def _silence(seconds: float, limit: float) -> Cause:
         round(seconds, 1),
         limit,
     )
-
-
-async def _send(send: Send, answer: _Answer, *, head_only: bool) -> None:
-    headers = [
-        (b"content-type", answer.content_type.encode("latin-1")),
-        (b"content-length", str(len(answer.body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head_only else answer.body})

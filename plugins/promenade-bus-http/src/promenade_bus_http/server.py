@@ -6,16 +6,19 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from bus_core import Bus, PluginError, SyncBus
+from bus_core.abc import WorkerEndpoint
 from bus_core.runtime import plain_logger
 from promenade_bus_http.app import HttpApp
 from promenade_bus_http.looking import Heartbeat, Limits
+from promenade_bus_http.many import ManyApp
+from promenade_bus_http.paths import App
 
-__all__ = ["serve", "serve_at"]
+__all__ = ["serve", "serve_at", "serve_many_at"]
 
 logger = plain_logger("promenade.bus.http")
 
@@ -34,8 +37,31 @@ def serve(
     Only this machine can reach it unless another ``host`` is given; port 0 takes a free one. The bus need not
     be started yet. Raises ``PluginError`` when it cannot listen there, or uvicorn is not installed.
     """
+    served = bus.bus if isinstance(bus, SyncBus) else bus
+    heartbeat = Heartbeat(served)
+    with _serving(HttpApp(served, limits or Limits(), heartbeat), host, port, heartbeat.beat) as where:
+        yield where
+
+
+def serve_at(bus: Bus, address: str) -> Any:
+    """The same at ``HOST:PORT``, ``[HOST]:PORT`` or ``PORT``, which is on this machine only."""
+    host, port = _parts_of(address)
+    return serve(bus, host=host, port=port)
+
+
+def serve_many_at(workers: Callable[[], Sequence[WorkerEndpoint]], address: str) -> Any:
+    """Serves the worst state of several workers, in the process that has started them."""
+    host, port = _parts_of(address)
+    return _serving(ManyApp(workers, Limits()), host, port, None)
+
+
+@contextmanager
+def _serving(
+    app: App, host: str, port: int, beside: Callable[[], Coroutine[Any, Any, None]] | None
+) -> Iterator[str]:
+    """Serves an application; ``beside`` runs on the same event loop."""
     listening = _listen(host, port)
-    running = _Server(bus.bus if isinstance(bus, SyncBus) else bus, limits or Limits(), listening)
+    running = _Server(app, listening, beside)
     running.start()
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -44,15 +70,14 @@ def serve(
         running.stop()
 
 
-def serve_at(bus: Bus, address: str) -> Any:
-    """The same at ``HOST:PORT``, ``[HOST]:PORT`` or ``PORT``, which is on this machine only."""
+def _parts_of(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or LOOPBACK
     if not port.isdecimal() or int(port) > 65_535:
         raise PluginError(
             f"{address!r} is no address to serve HTTP at; write HOST:PORT, as in 127.0.0.1:8080"
         )
-    return serve(bus, host=host, port=int(port))
+    return host, int(port)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -69,7 +94,12 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server:
     """uvicorn in a thread."""
 
-    def __init__(self, bus: Bus, limits: Limits, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        app: App,
+        listening: socket.socket,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> None:
         try:
             import uvicorn
         except ModuleNotFoundError as error:
@@ -77,10 +107,10 @@ class _Server:
             raise PluginError(
                 "serving HTTP needs uvicorn: run pip install 'promenade-bus-http[uvicorn]'"
             ) from error
-        self._heartbeat = Heartbeat(bus)
+        self._beside = beside
         self._listening = listening
         config = uvicorn.Config(
-            HttpApp(bus, limits, self._heartbeat),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -107,9 +137,10 @@ class _Server:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        beating = asyncio.create_task(self._heartbeat.beat())
+        beside = None if self._beside is None else asyncio.create_task(self._beside())
         try:
             await self._server.serve(sockets=[self._listening])
         finally:
-            beating.cancel()
+            if beside is not None:
+                beside.cancel()
             self._listening.close()

@@ -1,0 +1,208 @@
+"""``promenade-bus run --processes`` and ``--reload``, as real processes that get real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promenade_bus_cli import processes
+from promenade_bus_cli.processes import WorkerProcess
+
+Start = Callable[..., Any]
+Module = Callable[[str], str]
+Run = Any
+
+DEADLINE = 30.0
+
+SHOP = """
+CONFIG["bus"]["observers"] = ["prometheus"]
+async def make():
+    bus = open_bus(CONFIG)
+    @bus.subscribe(ORDER_PLACED, name="packing")
+    async def pack(event): ...
+    return bus
+"""
+
+
+def asked(address: str, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"{address}{path}", timeout=DEADLINE) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def is_ready(address: str) -> Callable[[], bool]:
+    return lambda: asked(address, "/readyz")[0] == 200
+
+
+def is_gone(pid: int) -> Callable[[], bool]:
+    def gone() -> bool:
+        try:
+            os.kill(pid, 0)
+            # A killed process of which nobody has asked the status is gone as well.
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+
+    return gone
+
+
+def pid_in(line: str) -> int:
+    found = re.search(r"process (\d+)\)", line)
+    assert found is not None, line
+    return int(found[1])
+
+
+def test_processes_are_kept_served_and_ended(start: Start, module: Module) -> None:
+    """The parent tells the worst of all workers, starts a dead one again, and ends with all of them."""
+    parent = start("run", f"{module(SHOP)}:make", "--processes", "2", "--http", "0")
+    where = parent.wait_for("probes and metrics of all processes are at ").split()[-1]
+    first, _second = (pid_in(parent.wait_for("shop is running")) for _ in range(2))
+    until(is_ready(where), "both are ready")
+    assert b'promenade_bus_workers{service="shop"} 20.0' in asked(where, "/metrics")[1]
+
+    os.kill(first, signal.SIGKILL)
+    assert f"({first}) was killed by SIGKILL; starting it again in 0.5 s" in parent.wait_for("again in")
+    status, answer = asked(where, "/readyz")
+    [cause] = json.loads(answer)["causes"]
+    assert (status, cause["check"], cause["value"], cause["threshold"]) == (
+        503,
+        "process",
+        "not running",
+        "running",
+    )
+    assert cause["summary"] == (f"process {cause['process']} was killed by SIGKILL, and is started again")
+    assert asked(where, "/livez") == (200, b'{"status": "alive"}')
+    assert b'promenade_bus_workers{service="shop"} 10.0' in asked(where, "/metrics")[1]
+    parent.wait_for("shop is running")
+    until(is_ready(where), "both are ready again")
+    assert {*json.loads(asked(where, "/healthz")[1])["processes"]} == {"1", "2"}
+
+    parent.send(signal.SIGTERM)
+    assert parent.end() == 0
+    assert parent.output.count("nothing was abandoned") == 2
+    assert "all processes have ended" in parent.output
+
+
+@pytest.mark.once
+def test_workers_outlive_no_parent(start: Start, module: Module) -> None:
+    """When the parent is killed, its workers drain and end."""
+    parent = start("run", f"{module(SHOP)}:make", "--processes", "1")
+    worker = pid_in(parent.wait_for("shop is running"))
+    parent.send(signal.SIGKILL)
+    parent.wait_for("nothing was abandoned")
+    until(is_gone(worker), "the worker ends")
+
+
+@pytest.mark.once
+def test_the_second_signal_stops_all_at_once(start: Start, module: Module) -> None:
+    """A second signal reaches every worker, even one whose event loop is blocked."""
+    source = """
+    import asyncio, time
+    async def block(event):
+        print("began", flush=True)
+        time.sleep(600)
+    async def make():
+        bus = open_bus(CONFIG)
+        bus.subscribe(ORDER_PLACED, block, name="blocking")
+        async def place():
+            while bus.status != "open":
+                await asyncio.sleep(0.01)
+            await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
+        make.task = asyncio.ensure_future(place())
+        return bus
+    """
+    parent = start("run", f"{module(source)}:make", "--processes", "1")
+    parent.wait_for("began")
+    parent.send(signal.SIGINT)
+    parent.wait_for("SIGINT: draining")
+    parent.send(signal.SIGTERM)
+    assert parent.end() == 143
+    assert "SIGTERM after SIGINT: stopping at once" in parent.output
+
+
+@pytest.mark.once
+def test_an_invalid_application_is_told_once(start: Start, module: Module) -> None:
+    """An application that cannot be loaded ends the parent with status 2, and one message."""
+    parent = start("run", f"{module('bus = 1')}:bus", "--processes", "3", "--log-format", "json")
+    assert parent.end() == 2
+    assert parent.output.count("expected a Bus or SyncBus") == 1
+
+
+STUBBORN = """
+import signal, socket, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+link = socket.socket(fileno=int(sys.argv[-1]))
+link.sendall(b'{"timeout": 0.1, "address": null, "running": true}\\n')
+time.sleep(600)
+"""
+
+
+async def test_what_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ignores the signal is killed soon after its shutdown timeout."""
+    monkeypatch.setattr(processes, "GRACE", 0.05)
+    worker = await WorkerProcess.start([sys.executable, "-c", STUBBORN], os.environ)
+    await asyncio.wait_for(worker.running.wait(), DEADLINE)
+    worker.stop(signal.SIGTERM)
+    status = await asyncio.wait_for(worker.wait(), DEADLINE)
+    assert (status, worker.was_killed) == (-signal.SIGKILL, True)
+    assert processes.ended_with(status) == "was killed by SIGKILL"
+
+
+@pytest.mark.once
+def test_a_change_starts_the_worker_again(start: Start, module: Module, tmp_path: Path) -> None:
+    """A changed file drains the worker and starts another; one that fails waits for the next change."""
+    name = module(SHOP)
+    file = tmp_path / f"{name}.py"
+    good = file.read_text()
+    parent = start("run", f"{name}:make", "--reload", "--log-format", "json", "--log-level", "info")
+    parent.wait_for("watching . for changes")
+    parent.wait_for("shop is running")
+    file.write_text(good + "raise SystemExit('broken')\n")
+    parent.wait_for(f"{name}.py changed: starting again")
+    parent.wait_for("nothing was abandoned")
+    parent.wait_for("the worker ended with status 2; it starts again after a change")
+    file.write_text(good)
+    parent.wait_for("shop is running")
+    parent.send(signal.SIGINT)
+    assert parent.end() == 0
+    lines = [json.loads(line) for line in parent.lines if line.startswith("{")]
+    assert {"SIGINT: draining, for at most 20 s; a second signal stops at once"} <= {
+        line["message"] for line in lines
+    }
+    assert {line["logger"] for line in lines} >= {"promenade.bus.run"}
+    assert [line for line in parent.lines if not line.startswith("{")] == [
+        line for line in parent.lines if line.startswith("Error: the module")
+    ]
+
+
+def test_options_that_exclude_each_other(run: Run, module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Impossible combinations, and a missing watchfiles, are one message with status 2."""
+    app = f"{module(SHOP)}:make"
+    assert "either --reload or --processes" in run("run", app, "--reload", "--processes", "2").output
+    assert "--reload-dir needs --reload" in run("run", app, "--reload-dir", ".").output
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    missing = run("run", app, "--reload")
+    assert missing.exit_code == 2
+    assert "pip install 'promenade-bus-cli[reload]'" in missing.output
