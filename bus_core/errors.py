@@ -236,7 +236,7 @@ class BusForked(BusStateError):
     def __init__(self, doing: str) -> None:
         super().__init__(
             f"cannot {doing}: this bus belongs to the parent process, and was inherited by a fork; "
-            "open the bus after the fork (with gunicorn: in post_fork, not while preloading)"
+            "open the bus after the fork (with gunicorn: in post_worker_init, not at import)"
         )
 
 

@@ -82,7 +82,7 @@ def check_errors(errors: dict[str, str]) -> None:
         else:
             assert error.startswith("BusForked: cannot "), (call, error)
             assert "inherited by a fork" in error
-            assert "in post_fork, not while preloading" in error
+            assert "in post_worker_init, not at import" in error
 
 
 def test_async_bus() -> None:

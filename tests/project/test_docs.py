@@ -3,7 +3,8 @@
 How a page is read:
 
 - Its ``python`` blocks are one program, run from top to bottom in an empty directory. A block that begins
-  with a comment such as ``# hello.py`` is also written to that file, and run like a script.
+  with a comment such as ``# hello.py`` is also written to that file, and run like a script. A block may
+  await, as a cell of a notebook does: all that do so share one event loop.
 - An ``output`` block holds what the ``python`` block above it prints.
 - A ``yaml`` block with a section ``bus`` is a configuration without faults, unless its first line begins with
   ``# fragment``. One that begins with ``# app.yaml`` is also written to that file.
@@ -69,6 +70,7 @@ PAGES = [
     *(
         ROOT / f"plugins/promenade-bus-{name}/README.md"
         for name in (
+            "asgi",
             "memory",
             "middleware",
             "health",
@@ -154,8 +156,10 @@ def commands_of(page: Path) -> Iterator[Command]:
 
 # Runs the blocks that it reads, and writes down what each of them printed.
 _DRIVER = """
-import contextlib, io, json, sys
+import ast, asyncio, contextlib, inspect, io, json, sys
 blocks = json.load(sys.stdin)
+loop = asyncio.new_event_loop()
+await_allowed = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 namespace = {"__name__": "__page__"}
 printed = []
 sys.path.insert(0, "")
@@ -163,8 +167,12 @@ for block in blocks:
     space = {"__name__": "__main__"} if block["file"] else namespace
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        exec(compile("\\n" * block["line"] + block["text"], block["page"], "exec", dont_inherit=True), space)
+        text = "\\n" * block["line"] + block["text"]
+        waiting = eval(compile(text, block["page"], "exec", await_allowed, dont_inherit=True), space)
+        if inspect.iscoroutine(waiting):
+            loop.run_until_complete(waiting)
     printed.append(output.getvalue())
+loop.close()
 json.dump(printed, sys.stdout)
 """
 
