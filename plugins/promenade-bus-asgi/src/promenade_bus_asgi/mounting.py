@@ -12,20 +12,20 @@ __all__ = ["App", "bus_app"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def bus_app(make: Callable[[Bus], App]) -> App:
     """An application to mount, made by ``make(bus)`` at its first request, once for each bus.
 
-    ``app.mount("/bus", bus_app(http_app))`` mounts the probes of ``promenade-bus-http``. The bus need not exist
-    when the application is put together.
+    ``app.mount("/bus", bus_app(http_app))`` mounts the probes of ``promenade-bus-http``. The bus need not
+    exist when the application is put together.
     """
     made: tuple[Bus, App] | None = None
 
-    async def application(
-        scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal made
         bus = bus_of(scope)
         if made is None or made[0] is not bus:
