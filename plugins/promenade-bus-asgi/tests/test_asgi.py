@@ -226,7 +226,7 @@ def test_without_a_bus_the_error_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("path", ["/async", "/sync"])
 def test_a_dependency_publishes_after_the_commit(shop: Shop, path: str) -> None:
-    """What an endpoint publishes in a dependency's ``after_commit`` is published only if it ends well."""
+    """A dependency's ``after_commit`` publishes the events of an endpoint only if the endpoint ends well."""
     app = FastAPI(lifespan=bus_lifespan(shop))
 
     @app.post("/async")
