@@ -1,4 +1,4 @@
-"""Events that wait for a commit, and the results of publishing several."""
+"""Events held until a commit, and the results of publishing several."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["HeldEvent", "HeldEvents", "open_block", "publish_in_order", "raise_f
 T = TypeVar("T")
 
 _MOST_UNDER_WAY: Final = 2000
-"""Events that are handed over and not waited for yet: enough for the adapter to be busy meanwhile."""
+"""The most events that are handed over and not awaited yet, enough to keep an adapter busy."""
 
 
 @attrs.frozen
 class HeldEvent:
-    """A checked event on its way."""
+    """A checked event to be published."""
 
     topic: Topic[Any]
     event: Event
@@ -42,14 +42,14 @@ class HeldEvents:
 
 
 def open_block(block: HeldEvents | None) -> HeldEvents | None:
-    """The innermost block that is not over. A task that outlives the block in which it began is in none."""
+    """The innermost open block. A task that outlives the block in which it began is in none."""
     while block is not None and block.over:
         block = block.outer
     return block
 
 
 async def result_of(publishing: Awaitable[None]) -> Exception | None:
-    """None when the event was accepted, otherwise the error of publishing it."""
+    """None when the event was accepted, otherwise the error."""
     try:
         await publishing
     except Exception as error:
@@ -64,9 +64,9 @@ async def publish_in_order(
 ) -> list[Exception | None]:
     """Publishes items, and returns a result for each.
 
-    ``hand_over`` begins to publish an item behind those before, so that many are under way at the same
-    time. What it gives no future for is published by itself, after all those before. Whoever is cancelled
-    takes back what was not sent yet.
+    ``hand_over`` begins to publish an item behind those before, so that many are published at the same time.
+    If it returns no future, the item is published by itself, after those before. A cancelled caller takes
+    back what was not sent yet.
     """
     results: list[Exception | None] = []
     under_way: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -93,7 +93,7 @@ async def publish_in_order(
                 else:
                     await finish(0)
                     results[-1] = await result_of(publish(item))
-        except Exception:  # of the items themselves: those before are published
+        except Exception:  # by the items themselves: those before are published
             await finish(0)
             raise
         await finish(0)

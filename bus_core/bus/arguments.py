@@ -18,7 +18,7 @@ from bus_core.events.topics import Topic, class_name
 __all__ = ["as_seconds", "check_topic_given", "checked_event", "checked_headers", "described"]
 
 MOST_HEADER_BYTES: Final = 65_536
-"""Bytes of the headers of one event: every consumer reads all of them before it knows anything."""
+"""The most bytes of the headers of one event, because every consumer reads them first."""
 
 
 def as_seconds(value: Seconds) -> float:
@@ -37,7 +37,7 @@ def described(value: object) -> str:
 
 
 def check_topic_given(topic: object) -> None:
-    """Refuses a function in place of a topic at once: a decorator without parentheses passes it."""
+    """Refuses a function in place of a topic, which a decorator without parentheses would pass."""
     if isinstance(topic, Topic | str):
         return
     if inspect.isroutine(topic):
@@ -49,10 +49,10 @@ def check_topic_given(topic: object) -> None:
 
 
 def checked_event(topic: Topic[Any], event: object) -> Event:
-    """The event, when its class is the topic's, or the topic carries any; raises ``EventTypeMismatch``.
+    """The event, if its class is the topic's or the topic carries any class; raises ``EventTypeMismatch``.
 
     An event of a subclass would arrive in process, and could not be decoded anywhere else. Raises
-    ``SerializationError`` when the topic's key function gives no key, also where nobody needs one.
+    ``SerializationError`` when the topic's key function returns no key, even where no key is needed.
     """
     if isinstance(event, Event) and topic.event_class in (type(event), Event):
         if topic.key is not None:
@@ -65,10 +65,10 @@ def checked_event(topic: Topic[Any], event: object) -> Event:
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
-    """A frozen copy of headers; raises ``TypeError``, or ``SerializationError`` for text that is no text.
+    """A frozen copy of headers. Raises ``TypeError``, and ``SerializationError`` for text that cannot be
+    encoded or is too large.
 
-    Every adapter refuses the same ones, here: events of others travel in the same batch. Those that are too
-    large are refused as well.
+    Every adapter refuses the same headers, at this point, because events of others travel in the same batch.
     """
     if not headers:
         return NO_HEADERS
@@ -76,7 +76,7 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
         raise TypeError(f"headers map str to str, got a {type(headers).__name__}")
     try:
         text = "".join([*headers, *headers.values()])
-    except TypeError:  # the loop tells which of them is no str
+    except TypeError:  # the loop below names the one that is no str
         text = ""
     if not (text and text.isascii() and len(text) <= MOST_HEADER_BYTES):
         _look_at_each(headers)
@@ -84,7 +84,7 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def _look_at_each(headers: Mapping[str, str]) -> None:
-    """Raises what is to be said about one of the headers, if there is anything."""
+    """Raises the error of the first invalid header, if there is one."""
     size = 0
     for key, value in headers.items():
         if not (isinstance(key, str) and isinstance(value, str)):

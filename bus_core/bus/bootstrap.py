@@ -73,9 +73,9 @@ def open_sync_bus(
 def check_config(
     config: ConfigSource, *, plugins: Iterable[object] = (), environ: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Every fault of a configuration, those included that ``open_bus`` meets one after the other.
+    """Returns every fault of a configuration, including those that ``open_bus`` meets one after the other.
 
-    Builds nothing. Raises ``ConfigError`` only where there is nothing to look at, such as no file.
+    Builds nothing. Raises ``ConfigError`` only when there is nothing to check, such as a missing file.
     """
     assembly = _Assembly(config, plugins, SystemClock(), environ)
     assembly.check_all()
@@ -83,7 +83,7 @@ def check_config(
 
 
 class _Assembly:
-    """One bus in the making. Faults are collected, so that all of them are told at once."""
+    """Assembles one bus. Collects faults, so that all of them are reported together."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Assembly:
             self._prepare(self._plugins.observers, choice)
 
     def parts(self) -> BusParts:
-        """Everything that a bus is made of; raises when anything is wrong."""
+        """Builds all parts of a bus. Raises when anything is wrong."""
         self.check_all()
         if len(self.plugin_errors) == 1 and not self.faults:
             raise self.plugin_errors[0]
@@ -172,8 +172,8 @@ class _Assembly:
         return None if name in (None, self.config.adapter) else self._adapter(name)
 
     def _policies(self) -> Callable[[str], RetryPolicy]:
-        # Built here rather than at the first failure: a plugin that cannot build its policy is an error
-        # of open_bus, and not one of the worker that asks.
+        # Built here, not at the first failure, so that a plugin that cannot build its policy is an error of
+        # open_bus.
         by_path = {
             (choice.name, choice.path): self._build(self._plugins.retry_policies, choice)
             for choice in self.config.retry_choices()
@@ -209,7 +209,7 @@ class _Assembly:
     def _prepare(
         self, registry: NamedRegistry[Factory[Any, T]], choice: PluginChoice, where: str | None = None
     ) -> None:
-        """Finds the offer, and reads and checks its options once; collects the faults."""
+        """Finds the offer, and reads and checks its options once. Collects the faults."""
         try:
             offer = registry.select(choice.name)
         except PluginError as error:

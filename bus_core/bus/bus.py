@@ -1,4 +1,4 @@
-"""The bus: publish, subscribe, and the order in which things start and stop."""
+"""The bus: publish, subscribe, and the order of starting and stopping."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Bus:
             parts, self._engine, self._lifecycle, lambda: self._adapter, self._pipeline.declared
         )
         self._closing: asyncio.Future[DrainReport] | None = None
-        self._thread = 0  # of the event loop, once the bus is started
+        self._thread = 0  # of the event loop, after the start
         self._dead_letters = DeadLetters(
             lambda: self._adapter, self._lifecycle.check_open, self._subscriptions.has
         )
@@ -120,7 +120,7 @@ class Bus:
 
     @property
     def adapter(self) -> AnyAdapter:
-        """The transport that carries the events. A fallback may take its place at start."""
+        """The transport that carries the events. A fallback may replace it at start."""
         return self._adapter
 
     @property
@@ -130,7 +130,7 @@ class Bus:
 
     @property
     def topics(self) -> Mapping[str, Topic[Any]]:
-        """Every known topic by name: of installed catalogues, and those used so far."""
+        """Every known topic by name: those of installed catalogues, and those used so far."""
         return self._parts.registry.as_mapping()
 
     @property
@@ -145,7 +145,7 @@ class Bus:
 
     @property
     def from_thread(self) -> FromThread:
-        """Plain calls that publish on the running bus, from any thread but that of its event loop."""
+        """Plain calls that publish on the running bus, from any thread except that of its event loop."""
         return FromThread(self, self._lifecycle)
 
     @property
@@ -155,12 +155,12 @@ class Bus:
 
     @property
     def threads_at_work(self) -> int:
-        """The number of handlers that run in threads, where the event loop does not see them."""
+        """The number of handlers that run in threads."""
         return self._engine.threads.busy
 
     @property
     def in_handler(self) -> bool:
-        """True when the caller is a handler of this bus, or was started by one."""
+        """True when a handler of this bus calls, or a task that it started."""
         return self._lifecycle.in_handler
 
     @property
@@ -186,19 +186,19 @@ class Bus:
         )
 
     def published(self) -> Mapping[str, int]:
-        """The number of events of each topic that this bus has accepted so far.
+        """The number of events that this bus has accepted so far, by topic.
 
-        Of names that nobody declared (``strict_topics: false``) only the latest thousand are listed. Raises
+        Of undeclared names (``strict_topics: false``), only the latest thousand are listed. Raises
         ``WrongEventLoop`` in another thread.
         """
         self._lifecycle.check_thread("read the counters")
         return self._pipeline.routes.published
 
     async def backlog(self) -> Sequence[SubscriptionBacklog]:
-        """The unsettled events of each subscription, in all instances of the service together.
+        """The number of unsettled events of each subscription, in all instances of the service together.
 
-        An adapter outside of the process is asked, and its ``BusError`` raised. In process it
-        is what the bus holds. Raises ``BusNotStarted`` and ``BusClosed``.
+        An adapter outside the process is asked; its ``BusError`` is raised. In process, it is the number that
+        the bus holds. Raises ``BusNotStarted`` and ``BusClosed``.
         """
         self._lifecycle.check_open("count the backlog")
         lanes = self._subscriptions.lanes
@@ -215,12 +215,12 @@ class Bus:
         publish: Middleware | None = None,
         failure: Callable[[AttemptFailure], None] | None = None,
     ) -> None:
-        """Lets a tool look on, before the bus is started: a recorder, a tracer, a test.
+        """Adds an observing tool before the bus is started: a recorder, a tracer, a test.
 
-        Both middlewares come next to the engine: ``consume`` around all others, so that it sees the outcome
-        of every attempt, ``publish`` inside of all others, so that it sees what the adapter is given.
-        ``failure`` is called with every failed attempt and what follows from it, those included that no
-        middleware sees, because the event could not be decoded. Nothing that it raises has an effect.
+        Both middlewares are next to the engine. ``consume`` wraps all others, so it sees the outcome of every
+        attempt. ``publish`` is inside all others, so it sees the event as the adapter gets it. ``failure`` is
+        called with every failed attempt and its consequence, even when no middleware sees it because the
+        event could not be decoded. Its errors have no effect.
 
         Raises ``BusStateError`` once the bus was started, and ``BusForked``.
         """
@@ -246,10 +246,10 @@ class Bus:
     # --- start and stop -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Opens the bus on the running event loop; harmless when it is open.
+        """Opens the bus on the running event loop; no-op when it is open.
 
-        Raises ``UnsupportedFeature`` with everything that the adapter cannot do for the subscriptions,
-        whatever the adapter raises when it cannot work, ``BusClosed``, and ``BusForked``.
+        Raises ``UnsupportedFeature`` with all features that the subscriptions need and the adapter lacks, the
+        adapter's error when it cannot work, ``BusClosed``, and ``BusForked``.
         """
         lifecycle = self._lifecycle
         lifecycle.check_fork("start")
@@ -276,7 +276,7 @@ class Bus:
             for observer in self._parts.observers.values():
                 await observer.start(self)
                 started.append(observer)
-            self._subscriptions.check_features()  # again: a fallback may have taken the adapter's place
+            self._subscriptions.check_features()  # again: a fallback may have replaced the adapter
         except BaseException:
             await close_each(reversed(started), self._config.shutdown_timeout)
             self._adapter, self._degraded = self._parts.adapter, None
@@ -309,10 +309,10 @@ class Bus:
         )
 
     async def close(self, timeout: Seconds | None = None) -> DrainReport:
-        """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and reports what it abandoned.
+        """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and reports abandoned events.
 
-        Never raises for abandoned work. Calling it again, also at the same time, gives the same report.
-        Raises ``CalledFromHandler`` from inside a handler.
+        Never raises for abandoned work. Later and concurrent calls return the same report. Raises
+        ``CalledFromHandler`` inside a handler.
         """
         lifecycle = self._lifecycle
         if lifecycle.forked:
@@ -336,7 +336,7 @@ class Bus:
         lifecycle.check_loop("close")
         lifecycle.stage = Stage.CLOSING
         self._pipeline.disable_fast_path()
-        # A task of its own: a caller that waits may be cancelled, closing goes on.
+        # A separate task: if the caller is cancelled, closing goes on.
         self._closing = loop.create_task(self._close(seconds), name="promenade-close")
         return await asyncio.shield(self._closing)
 
@@ -360,8 +360,8 @@ class Bus:
     async def drain(self, timeout: Seconds | None = None) -> None:
         """Waits until all events accepted so far, and those that their handling causes, are settled.
 
-        Retries that wait for their time count. Events published meanwhile for other reasons do not.
-        Raises ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
+        Waiting retries count. Events that are published meanwhile for other reasons do not. Raises
+        ``TimeoutError`` after ``timeout``, ``CalledFromHandler``, ``BusNotStarted``, ``BusClosed``.
         """
         self._lifecycle.check_open("drain")
         if self.in_handler:
@@ -393,19 +393,19 @@ class Bus:
     # Keyword-only for type checkers. CPython 3.11 looks up the default of a keyword-only parameter at each
     # call, which costs a tenth of what the bus spends on an event.
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
-        """Returns when the adapter has accepted the event; waits for room where a queue is bounded.
+        """Returns when the adapter has accepted the event. Waits for room where a queue is bounded.
 
-        ``headers`` travel beside the event and reach the handler in its delivery. Raises ``BusClosed``,
-        ``BusNotStarted``, ``UnknownTopic``, ``EventTypeMismatch``, ``SerializationError``,
-        ``BufferFull`` (from a handler, when the overflow is used up), ``PublishFailed``,
-        ``PublishUncertain``.
+        ``headers`` travel beside the event, and the handler gets them in its delivery. Raises ``BusClosed``,
+        ``BusNotStarted``, ``UnknownTopic``, ``EventTypeMismatch``, ``SerializationError``, ``BufferFull`` (in
+        a handler, when the overflow is used up), ``PublishFailed``, ``PublishUncertain``.
         """
         try:
             route = self._local_routes[topic]
-        except (KeyError, TypeError):  # a further look is needed
+        except (KeyError, TypeError):  # the full checks are needed
             pass
         else:
-            # Another thread would tear the columns apart; another loop of this thread is noticed when asleep.
+            # Another thread would corrupt the columns. Another loop of this thread is detected when workers
+            # are asleep.
             if event.__class__ is route.event_class and get_ident() == self._thread:
                 buffer = self._buffer
                 ports = buffer.ports
@@ -421,11 +421,10 @@ class Bus:
     async def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, on one topic or on several, in order. It is not atomic.
 
-        Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed. No
-        type checker can tell whether the pairs fit when topics differ: an ``EventTypeMismatch`` tells.
-
-        Where the adapter is outside of the process many are under way at the same time: what it refuses for
-        a while, and takes when it is asked again, may come behind later ones.
+        Every event is tried. Raises ``PublishManyError`` with the result of each item when some failed. Type
+        checkers cannot check pairs of different topics; the bus raises ``EventTypeMismatch``. With an adapter
+        outside the process, many events are sent at the same time. One that the adapter refuses at first and
+        accepts on a retry may come behind later ones.
         """
         await self._pipeline.publish_many(items, self.publish)
 
@@ -438,10 +437,10 @@ class Bus:
         self, topic: str, event: Event[Any], *, headers: Mapping[str, str] | None = None
     ) -> None: ...
     def publish_nowait(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None:
-        """Like ``publish``, but raises ``BufferFull`` instead of waiting for room.
+        """Publishes like ``publish``, but raises ``BufferFull`` instead of waiting for room.
 
-        Exists on in-process adapters only, elsewhere it raises ``UnsupportedFeature``. Inside of
-        ``after_commit`` the event is held like any other.
+        On adapters outside the process it raises ``UnsupportedFeature``. Inside ``after_commit`` the event is
+        held like any other.
         """
         self._pipeline.publish_nowait(topic, event, headers, self.publish)
 
@@ -458,10 +457,10 @@ class Bus:
     ) -> Message | None:
         """Encodes an event for ``publish_prepared``, here or in another process, now or later.
 
-        All that ``publish`` does before it needs the adapter: the checks, the publish middleware, the
-        serializer. The message is what the event leaves with, its id included. None where a publish
-        middleware let the event go no further. The bus need not be started. Raises ``UnknownTopic``,
-        ``TopicConflict``, ``EventTypeMismatch``, ``SerializationError``, and what a middleware raises.
+        It does everything that ``publish`` does before the adapter: the checks, the publish middleware, the
+        serializer. The message, including its id, is final. The result is None when a publish middleware
+        dropped the event. The bus need not be started. Raises ``UnknownTopic``, ``TopicConflict``,
+        ``EventTypeMismatch``, ``SerializationError``, and the errors of middleware.
         """
         return await self._preparation.prepare(topic, event, headers)
 
@@ -476,17 +475,22 @@ class Bus:
     def prepare_nowait(
         self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None
     ) -> Message | None:
-        """The same in a plain call, from any thread; raises ``PublishFailed`` if a middleware has to wait."""
+        """Prepares like ``prepare``, as a plain call from any thread.
+
+        Raises ``PublishFailed`` if a middleware waits.
+        """
         return self._preparation.prepare_nowait(topic, event, headers)
 
     async def publish_prepared(self, messages: Iterable[Message]) -> None:
-        """Publishes messages of ``prepare`` as they are, in order; no middleware sees them again.
+        """Publishes messages of ``prepare`` unchanged and in order, without middleware.
 
-        Their topics need not be known here. Every message is tried. Raises ``PublishManyError`` with the
-        result of each when some failed: a ``PublishFailed`` that is not ``transient``, an ``InvalidTopic`` or
-        a ``SerializationError`` is the end of that message, with any other error it may succeed later. Raises
-        ``BusNotStarted`` and ``BusClosed``. Where the order of two messages matters, publish the second when
-        the first is accepted: see ``publish_many``.
+        This bus need not know their topics. Every message is tried. Raises ``PublishManyError`` with the
+        result of each when some failed. A ``PublishFailed`` that is not ``transient``, an ``InvalidTopic`` or
+        a ``SerializationError`` is final for its message; after any other error it may succeed later. Raises
+        ``BusNotStarted`` and ``BusClosed``.
+
+        Where the order of two messages matters, publish the second when the first is accepted: see
+        ``publish_many``.
         """
         await self._pipeline.publish_prepared(messages)
 
@@ -494,11 +498,10 @@ class Bus:
     async def after_commit(self) -> AsyncIterator[None]:
         """Holds the events of the block until it ends well, and drops them when it raises.
 
-        Publish after the database commit, not before: open the transaction inside of the block. Bad
-        topics and events, such that cannot be encoded included, are reported at once. Blocks may be
-        nested: events then leave with the outermost. A task that is started inside of the block takes
-        part in it while it lasts. The events that were held are published like by ``publish_many``, and
-        errors are raised like by it.
+        Publish after the database commit, not before: open the transaction inside the block. Invalid topics
+        and events raise at once. Blocks may be nested; events then leave with the outermost one. A task that
+        is started inside the block takes part in it while it lasts. The held events are published like those
+        of ``publish_many``, with the same errors.
         """
         await self.begin_block()
         with self.holding() as block:
@@ -512,20 +515,20 @@ class Bus:
         await self._pipeline.release(block)
 
     async def begin_block(self) -> None:
-        """The first part of ``after_commit``; for ``SyncBus``, of which the others run in another thread."""
+        """The first part of ``after_commit``, for ``SyncBus``, which runs the others in another thread."""
         self._lifecycle.check_open("open after_commit")
         self._pipeline.disable_fast_path()
 
     def holding(self) -> AbstractContextManager[HeldEvents]:
-        """Holds the events published in this context in a new block, until the block ends, well or not."""
+        """Holds the events published in this context in a new block, until the block ends in any way."""
         return self._pipeline.holding()
 
     async def drop_block(self) -> None:
-        """The last part of an ``after_commit`` that was not left well; see ``begin_block``."""
+        """Ends an ``after_commit`` block that raised; see ``begin_block``."""
         self._pipeline.enable_fast_path()
 
     async def end_block(self, block: HeldEvents) -> None:
-        """The last part of ``after_commit``; see ``begin_block``."""
+        """Ends an ``after_commit`` block that ended well; see ``begin_block``."""
         self._pipeline.enable_fast_path()
         await self._pipeline.release(block)
 
@@ -604,7 +607,7 @@ class Bus:
     async def unsubscribe(self, topic: Topic[Any] | str, handler: Callable[..., Any]) -> None:
         """Removes the subscriptions of this handler to this topic or pattern, and no other.
 
-        Returns when all that they accepted is settled; see ``Subscription.unsubscribe``. Raises
+        Returns when all their accepted events are settled; see ``Subscription.unsubscribe``. Raises
         ``UnknownSubscription`` when there is none.
         """
         await self._subscriptions.remove(topic, handler)
@@ -612,7 +615,7 @@ class Bus:
     # --- health -------------------------------------------------------------------------------------------
 
     async def health(self) -> HealthReport:
-        """Runs the configured probes, asks the middleware, and says whether the bus has lost anything.
+        """Runs the configured probes, asks the middleware, and checks the bus itself for losses.
 
         Never raises: a closed bus is an unhealthy report.
         """
@@ -624,7 +627,7 @@ class Bus:
         return HealthReport({"bus": self._own_check(state), **checks_of(self._parts.watched), **found})
 
     def unusable_report(self) -> HealthReport | None:
-        """The report of a bus that is not open; None when it is. Safe from any thread."""
+        """The report of a bus that is not open; None when it is. Any thread may call it."""
         if not self._lifecycle.forked and self._lifecycle.stage is Stage.OPEN:
             return None
         text = "inherited by a fork" if self._lifecycle.forked else self.status
@@ -653,7 +656,7 @@ class Bus:
         return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
 
     def mark_forked(self) -> None:
-        """This process is a forked child: from now on every call raises ``BusForked``."""
+        """Marks this process as a forked child: from now on every call raises ``BusForked``."""
         self._lifecycle.forked = True
         self._pipeline.disable_fast_path()
 

@@ -15,14 +15,14 @@ from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPag
 __all__ = ["DeadLetterCriteria", "DeadLetters"]
 
 _PAGE: Final = 100
-"""Letters that are asked for at once where there may be many."""
+"""The number of letters of one request to the store where there may be many."""
 
 _MOST_BYTES: Final = 32_000_000
-"""Bytes of bodies after which a list ends, and says where to go on."""
+"""The bytes of bodies after which a page ends early."""
 
 
 class DeadLetterCriteria(TypedDict, total=False):
-    """Which letters are meant: the criteria of a ``DeadLetterFilter``."""
+    """The filter of the given criteria; see ``DeadLetterFilter``."""
 
     topic: str | None
     subscription: str | None
@@ -62,11 +62,10 @@ class DeadLetters:
         cursor: str | None = None,
         **criteria: Unpack[DeadLetterCriteria],
     ) -> DeadLetterPage:
-        """The oldest letters that meet all criteria, at most ``limit``; see ``DeadLetterFilter`` for them.
+        """The oldest letters that meet all criteria of a ``DeadLetterFilter``, at most ``limit``.
 
-        The page has a ``next_cursor``: hand it over as ``cursor`` to go on from there; it is None when there
-        are no more. Very large letters make a page shorter. Raises ``ValueError`` for a cursor that was not
-        given out for these dead letters.
+        The page has a ``next_cursor`` for the next call; it is None when there are no more letters. Very
+        large letters make a page shorter. Raises ``ValueError`` for a cursor from elsewhere.
         """
         self._check_usable("list dead letters")
         if not isinstance(limit, int) or limit < 1:
@@ -84,22 +83,22 @@ class DeadLetters:
         return found
 
     async def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
-        """The number of letters that meet all criteria, which are those of a ``DeadLetterFilter``."""
+        """The number of letters that meet all criteria of a ``DeadLetterFilter``."""
         self._check_usable("count dead letters")
         return await self._store.count(DeadLetterFilter(**criteria))
 
     async def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
-        """Counts letters that meet all criteria, in groups of the same topic, subscription, error and place.
+        """Counts matching letters in groups of the same topic, subscription, error and place.
 
-        The largest group first; with the times when its first and its last letter died.
+        The largest group comes first. Each has the times when its first and its last letter died.
         """
         self._check_usable("count dead letters")
         return await self._store.tally(DeadLetterFilter(**criteria))
 
     async def iterate(self, **criteria: Unpack[DeadLetterCriteria]) -> AsyncIterator[DeadLetter]:
-        """Every letter that meets all criteria, the oldest first; some at a time.
+        """Iterates over every letter that meets all criteria, the oldest first, page by page.
 
-        Letters may come and go meanwhile: those that are there all the time are told once.
+        Letters may come and go meanwhile. Each letter that exists all the time comes exactly once.
         """
         self._check_usable("list dead letters")
         async for page in self._pages(DeadLetterFilter(**criteria)):
@@ -121,12 +120,11 @@ class DeadLetters:
         return await self._store.get(letter_id)
 
     async def redrive(self, letters: str | DeadLetter | DeadLetterFilter | Iterable[str | DeadLetter]) -> int:
-        """Sends letters back to the subscription that failed, and only to it; returns how many.
+        """Sends letters back to the subscription that failed, and only to it. Returns their number.
 
         ``letters`` is an id, a letter, several of them, or a ``DeadLetterFilter``. Attempts start at 1, and
-        the history is kept. A letter that was redriven already is passed over, so that repeating is
-        harmless. Raises ``UnknownSubscription``, and redrives none, when the bus has no such
-        subscription any more.
+        the history is kept. A letter that was redriven before is skipped, so repeating is harmless. Raises
+        ``UnknownSubscription``, and redrives none, when the bus has no such subscription any more.
         """
         self._check_usable("redrive dead letters")
         if isinstance(letters, DeadLetterFilter):
@@ -138,7 +136,7 @@ class DeadLetters:
         return await self._store.redrive(ids)
 
     async def _ids_of(self, where: DeadLetterFilter) -> builtins.list[str]:
-        """The letters that the filter selects now: those that come back meanwhile are not redriven again."""
+        """The letters that the filter selects now, so that returning letters are not redriven again."""
         most = await self._store.count(where)
         ids: builtins.list[str] = []
         async for page in self._pages(where):
@@ -153,9 +151,9 @@ class DeadLetters:
         return ids[:most]
 
     async def purge(self, where: DeadLetterFilter | None = None) -> int:
-        """Deletes the letters that the filter selects; returns how many.
+        """Deletes the letters that the filter selects. Returns their number.
 
-        Raises ``BusError`` without a filter: deleting everything has to be said, by ``DeadLetterFilter()``.
+        Raises ``BusError`` without a filter. To delete everything, pass ``DeadLetterFilter()``.
         """
         self._check_usable("purge dead letters")
         if where is None:

@@ -1,4 +1,4 @@
-"""``fallback: memory``: another adapter takes the place of one that does not start, and health says so."""
+"""``fallback: memory``: replaces an adapter that does not start, and degrades health."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ logger = plain_logger("promenade.bus")
 
 
 async def start_one_of(first: AnyAdapter, second: AnyAdapter | None) -> tuple[AnyAdapter, str | None]:
-    """Starts the first adapter or, when that fails, the second; raises the error of the last one.
+    """Starts the first adapter or, if that fails, the second. Raises the error of the last one.
 
-    Returns the one that is used, and what health has to say of that. It never changes over later: events
-    of one bus would then be in two places.
+    Returns the started adapter and its note for health. It never switches later, because the events of one
+    bus would then be in two places.
     """
     try:
         await first.start()

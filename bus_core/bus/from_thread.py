@@ -21,11 +21,11 @@ E = TypeVar("E", bound=Event[Any])
 R = TypeVar("R")
 
 _LOOK: Final = 1.0
-"""Seconds after which it is looked again whether the event loop is there still."""
+"""Seconds after which it checks again whether the event loop still exists."""
 
 
 class _Publishing(Protocol):
-    """A bus, as far as others publish on it."""
+    """The part of a bus that publishes."""
 
     async def publish(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None: ...
 
@@ -47,10 +47,10 @@ class _RunOnLoop(Protocol):
 
 
 class FromThread:
-    """``Bus.from_thread``: publishes on a running bus with plain calls, from any thread but its loop's.
+    """``Bus.from_thread``: publishes on a running bus with plain calls, from any thread except its loop's.
 
-    Synchronous handlers, endpoints that are plain functions, and threads of the application use it. A call
-    waits until the event loop of the bus has done it. It raises ``WrongEventLoop`` on the thread of that
+    It serves synchronous handlers, endpoints that are plain functions, and threads of the application. A call
+    waits until the event loop of the bus has finished it. It raises ``WrongEventLoop`` on the thread of that
     loop, which would wait for itself, ``BusNotStarted``, ``BusClosed`` and ``BusForked``.
     """
 
@@ -68,11 +68,13 @@ class FromThread:
 
     def publish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """Publishes several events, in order; see ``Bus.publish_many``."""
-        several = [*items]  # what an iterator does, it does in the thread of the caller
+        several = [*items]  # an iterator of the caller runs in the caller's thread
         self._run("publish", lambda: self._bus.publish_many(several))
 
     def after_commit(self) -> AbstractContextManager[None]:
-        """Holds what this thread publishes in the block until it ends well; see ``Bus.after_commit``."""
+        """Holds the events that this thread publishes in the block until it ends well; see
+        ``Bus.after_commit``.
+        """
         return after_commit_on(self._bus, self._run)
 
     def _run(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
@@ -88,21 +90,21 @@ class FromThread:
         coroutine = make()
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:  # the loop was closed, and the bus was not
+        except RuntimeError:  # the loop was closed, but not the bus
             coroutine.close()
             raise BusClosed(doing) from None
         try:
             return _result_of(future, loop, doing)
-        except BaseException:  # of an interrupt as well: nobody waits any more
+        except BaseException:  # after an interrupt, too: the caller does not wait any more
             future.cancel()
             raise
 
 
 def _result_of(future: concurrent.futures.Future[R], loop: asyncio.AbstractEventLoop, doing: str) -> R:
-    """The result of a call on a loop; raises ``BusClosed`` when the loop ends without it."""
+    """The result of a call on a loop. Raises ``BusClosed`` when the loop ends first."""
     while True:
         concurrent.futures.wait((future,), _LOOK)
-        if future.cancelled():  # the program's end cancels every task
+        if future.cancelled():  # at its end the program cancels every task
             raise BusClosed(doing)
         if future.done():
             return future.result()
@@ -112,7 +114,7 @@ def _result_of(future: concurrent.futures.Future[R], loop: asyncio.AbstractEvent
 
 @contextmanager
 def after_commit_on(bus: _Publishing, run: _RunOnLoop) -> Iterator[None]:
-    """``Bus.after_commit`` for a thread other than that of the loop: what the thread publishes is held."""
+    """``Bus.after_commit`` for another thread than that of the loop: holds the events of that thread."""
     run("open after_commit", bus.begin_block)
     try:
         with bus.holding() as block:

@@ -1,4 +1,4 @@
-"""Health: runs every probe under one deadline, and makes one report of the results."""
+"""Health: runs every probe under one deadline, and reports all results together."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class HealthReport:
         return max(statuses, key=lambda status: status.severity, default=HealthStatus.UNHEALTHY)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data that is ready for JSON: ``status``, and ``checks`` by name."""
+        """The report as plain data for JSON: ``status``, and ``checks`` by name."""
         checks = {name: check.to_dict() for name, check in self.checks.items()}
         return {"status": self.status.value, "checks": checks}
 
     def raise_if_unhealthy(self) -> None:
-        """Raises ``UnhealthyError``, which names the unhealthy checks; a degraded bus passes."""
+        """Raises ``UnhealthyError``, which names the unhealthy checks. A degraded bus passes."""
         if self.status is not HealthStatus.UNHEALTHY:
             return
         bad = [
@@ -53,7 +53,7 @@ class HealthReport:
 async def run_probes(
     probes: Mapping[str, HealthProbe], state: EngineState, clock: Clock, timeout: float
 ) -> Mapping[str, CheckResult]:
-    """Runs all probes at once. One that raises, or is not done within ``timeout`` seconds, is unhealthy."""
+    """Runs all probes at once. A probe that raises, or takes more than ``timeout`` seconds, is unhealthy."""
     if not probes:
         return FrozenMapping()
     loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ async def run_probes(
 
 
 async def _run(probe: HealthProbe, state: EngineState) -> CheckResult:
-    """Runs one probe: its result, or its failure. Nothing that it raises gets out, not even SystemExit."""
+    """Runs one probe, and returns its result or its failure. Nothing escapes, not even SystemExit."""
     try:
         found: object = await probe.check(state)
         if not isinstance(found, CheckResult):

@@ -1,4 +1,4 @@
-"""The lifecycle of a bus: the calls that are allowed in a state, on a loop, in a process."""
+"""The lifecycle of a bus: the calls that are valid in a state, on a loop, in a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Lifecycle", "Stage"]
 
 
 class Stage(Enum):
-    """Steps go downwards only, except that a start that failed goes back to NEW."""
+    """The stages of a bus, in order. The only step back is from a failed start to NEW."""
 
     NEW = "not started"
     STARTING = "starting"
@@ -23,10 +23,10 @@ class Stage(Enum):
 
 
 class Lifecycle:
-    """The stage that a bus has reached. Each check raises the error for its caller.
+    """The current stage of a bus. Each check raises the error for its caller.
 
-    ``loop`` is the event loop that started the bus, ``thread`` the thread that it runs in. ``forked`` is set
-    in a child process that inherited it.
+    ``loop`` is the event loop that started the bus, and ``thread`` is its thread. ``forked`` is set in a
+    child process that inherited the bus.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -38,7 +38,7 @@ class Lifecycle:
 
     @property
     def in_handler(self) -> bool:
-        """True when the caller is a handler of this bus, or was started by one."""
+        """True when a handler of this bus calls, or a task that it started."""
         return current_engine() is self._engine
 
     def check_fork(self, doing: str) -> None:
@@ -52,12 +52,12 @@ class Lifecycle:
             raise WrongEventLoop(doing)
 
     def check_thread(self, doing: str) -> None:
-        """For what may be read without a loop, too; raises ``WrongEventLoop`` in another thread."""
+        """Checks a read that needs no loop; raises ``WrongEventLoop`` in another thread."""
         if self.stage in (Stage.OPEN, Stage.CLOSING) and get_ident() != self.thread:
             raise WrongEventLoop(doing)
 
     def check_usable(self, doing: str) -> None:
-        """For calls allowed before start, too; raises ``BusForked``, ``BusClosed``, ``WrongEventLoop``."""
+        """Checks a call that may come before start: ``BusForked``, ``BusClosed``, ``WrongEventLoop``."""
         self.check_fork(doing)
         if self.stage in (Stage.CLOSING, Stage.CLOSED):
             raise BusClosed(doing)
@@ -65,13 +65,13 @@ class Lifecycle:
             self.check_loop(doing)
 
     def check_open(self, doing: str) -> None:
-        """The same, and raises ``BusNotStarted``."""
+        """Checks like ``ensure_usable``, and raises ``BusNotStarted``."""
         self.check_usable(doing)
         if self.stage is not Stage.OPEN:
             raise BusNotStarted(doing)
 
     def check_accepting(self) -> None:
-        """While the bus is closing it takes events of its own handlers only, and handles them still."""
+        """Checks a publish. A closing bus still accepts and handles events of its own handlers."""
         if self.stage is Stage.CLOSING and self.in_handler and not self._engine.abandoning:
             return
         self.check_open("publish")

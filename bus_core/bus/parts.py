@@ -1,4 +1,4 @@
-"""The parts of a bus, and the closing of those that were started."""
+"""The parts of a bus, and how they are closed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Closing: TypeAlias = "HealthProbe | Observer | WatchedMiddleware | AnyAdapter"
 """A part that has something to close."""
 
 _CLEANUP_TIME = 0.1
-"""Seconds of real time that a part gets at least to close, when the shutdown timeout is over."""
+"""The least seconds of real time that a part gets to close, when the shutdown timeout is over."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,9 +52,9 @@ class BusParts:
 
 
 async def close_each(parts: Iterable[Closing], seconds: float) -> None:
-    """Closes all of them, even when one raises: no caller is left who could react.
+    """Closes all of them, even when one raises, because no caller is left to react.
 
-    After ``seconds`` of real time in all, the rest is cancelled and abandoned.
+    After ``seconds`` of real time in all, it cancels and abandons the rest.
     """
     over_at = time.monotonic() + max(_CLEANUP_TIME, seconds)
     for part in parts:

@@ -1,4 +1,4 @@
-"""Events made ready to be published later, or by another process: encoded, and not handed to an adapter."""
+"""Prepares events for a later publish, or for another process: encoded, and not given to an adapter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from bus_core.events.topics import Topic
 __all__ = ["Preparation"]
 
 _made: ContextVar[list[Message]] = ContextVar("promenade_bus_made")
-"""Where the end of the publish middleware puts the message of the event that is being prepared."""
+"""The message of the event that is being prepared, set by the end of the publish middleware."""
 
 
 class Preparation:
-    """Prepares events for a bus, in any thread, whether it is started or not.
+    """Prepares events for a bus, in any thread, before or after its start.
 
-    ``declared`` finds the topic that is meant, and ``middleware_of`` tells what a publish on a topic passes
-    through.
+    ``declared`` finds the topic, and ``middleware_of`` returns the publish middleware of a topic.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Preparation:
         self._chains: dict[str, Handler | None] = {}
 
     def middleware_changed(self) -> None:
-        """Another observer looks on: chains have to be composed again."""
+        """Notes a new observer: chains are composed again."""
         self._chains = {}
 
     async def prepare(
@@ -79,7 +78,7 @@ class Preparation:
         )
 
     def _chain(self, topic: Topic[Any]) -> Handler | None:
-        """The work an event of the topic passes through; None where nothing looks at it."""
+        """The composed middleware of the topic; None without any."""
         try:
             return self._chains[topic.name]
         except KeyError:
@@ -89,6 +88,6 @@ class Preparation:
             return chain
 
     async def _encode(self, topic: Topic[Any], envelope: Envelope) -> None:
-        """The end of the publish middleware, which may have changed anything."""
+        """Ends the publish middleware, which may have changed anything."""
         event = checked_event(topic, envelope.event)
         _made.get().append(self._codec.encode(topic, event, checked_headers(envelope.headers)))

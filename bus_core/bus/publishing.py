@@ -1,4 +1,4 @@
-"""The way of an event from a call of ``publish`` to the carrier: checks, blocks, middleware, routes."""
+"""Publishes: from a call of ``publish`` through checks, blocks, middleware and routes to the carrier."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Publish = Callable[..., Coroutine[Any, Any, None]]
 class PublishPipeline:
     """Publishes for a bus.
 
-    Three dictionaries hold the routes of the fast path. ``local_routes`` lead to the queue of this process,
-    ``remote_routes`` to an adapter outside of it, and ``middleware_routes`` through publish middleware to
-    either. A change of subscriptions, a drain, after_commit, closing or a fork empties all of them: then a
-    publish takes the longer way with all checks.
+    Three dictionaries have the routes of the fast path. ``local_routes`` lead to the queue of this process,
+    ``remote_routes`` to an adapter outside it, and ``middleware_routes`` through publish middleware to
+    either. A change of subscriptions, a drain, ``after_commit``, closing or a fork empties all of them. A
+    publish then takes the slow path with all checks.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PublishPipeline:
         self.routes = Routes(engine.buffer.unsealed)
         self._middleware = parts.publish_middleware
         self._observing: list[Callable[[str], Middleware | None]] = []
-        self._is_wrapped = bool(self._middleware)  # whether a publish may pass through a middleware
+        self._is_wrapped = bool(self._middleware)  # True when a publish may pass through a middleware
         self._registry = parts.registry
         self._codec = parts.codec
         self._buffer = engine.buffer
@@ -72,18 +72,18 @@ class PublishPipeline:
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
 
     def observe(self, observer: Observer) -> None:
-        """Lets an observer look on, inside of all middleware. Only before the bus is open."""
+        """Adds an observer inside all middleware. Call it before the bus is open."""
         if observer.publish is not None:
             self._observing.append(observer.publish)
             self._is_wrapped = True
 
     def middleware_of(self, topic: str) -> tuple[Middleware, ...]:
-        """The work a publish on a topic passes through, the outermost first: middleware, then observers."""
+        """The middleware of a topic, then the observers; the outermost first."""
         observing = (observe(topic) for observe in self._observing)
         return (*self._middleware, *filter(None, observing))
 
     def open(self, carrier: Carrier) -> None:
-        """The bus is open: from now on events have somewhere to go."""
+        """Opens the pipeline: events now have a carrier."""
         self._carrier = carrier
         self.routes_changed()
 
@@ -96,7 +96,7 @@ class PublishPipeline:
     # --- the longer and the shorter way -------------------------------------------------------------------
 
     def routes_changed(self, text: str = "#") -> None:
-        """The routes of a topic, or of a pattern's topics, have to be looked up again when they are used."""
+        """Outdates the routes of a topic, or of a pattern's topics."""
         if is_pattern(text):
             for known in (self.local_routes, self.remote_routes, self.middleware_routes):
                 known.clear()
@@ -106,7 +106,7 @@ class PublishPipeline:
                 known.pop(text, None)
 
     def disable_fast_path(self) -> None:
-        """From now on every publish takes the longer way, with all checks, until ``enable_fast_path``."""
+        """Makes every publish take the slow path, with all checks, until ``enable_fast_path``."""
         self.routes_changed()
         self._fast_path_blocks += 1
 
@@ -116,7 +116,7 @@ class PublishPipeline:
 
     @contextmanager
     def fast_path_disabled(self) -> Iterator[None]:
-        """A block in which no publish takes the shorter way."""
+        """A block without the fast path."""
         self.disable_fast_path()
         try:
             yield
@@ -126,7 +126,7 @@ class PublishPipeline:
     # --- one event ----------------------------------------------------------------------------------------
 
     def put(self, route: Route, event: Event, headers: Mapping[str, str] | None) -> None:
-        """Puts a record of an event into the queue, where there is room for it, and nothing in between.
+        """Puts the record of an event straight into the queue.
 
         Raises ``SerializationError``, and ``TypeError`` for headers.
         """
@@ -140,9 +140,9 @@ class PublishPipeline:
     async def _put_in_turn(
         self, topic: Topic[Any] | str, route: Route, event: Event, headers: Mapping[str, str]
     ) -> bool:
-        """Waits for room, where that is all that was missing, and puts an event into the queue.
+        """Waits for room, if only room was missing, and puts an event into the queue.
 
-        False when there is more to look at, by now or from the beginning.
+        Returns False when the slow path is needed, from the beginning or by now.
         """
         if not may_wait.get() or running_worker() is not None:
             return False
@@ -160,10 +160,10 @@ class PublishPipeline:
                 buffer.payloads.append(event)
             return True
         finally:
-            buffer.wake_publishers()  # the place was not needed, or there is more than one
+            buffer.wake_publishers()  # the place was not needed, or there are more
 
     async def publish(self, topic: Any, event: Any, headers: Mapping[str, str] | None = None) -> None:
-        """The longer way, with all checks; see ``Bus.publish``."""
+        """Publishes on the slow path, with all checks; see ``Bus.publish``."""
         try:
             route = self.middleware_routes.get(topic) or self.local_routes.get(topic)
         except TypeError:
@@ -190,7 +190,7 @@ class PublishPipeline:
     def publish_nowait(
         self, topic: Any, event: Any, headers: Mapping[str, str] | None, publish: Publish
     ) -> None:
-        """See ``Bus.publish_nowait``; ``publish`` must not have to wait."""
+        """Publishes for ``Bus.publish_nowait``; the given ``publish`` must not have to wait."""
         adapter = self._adapter()
         if not adapter.features.in_process:
             raise UnsupportedFeature(
@@ -222,14 +222,14 @@ class PublishPipeline:
         )
 
     def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
-        """Everything that can be wrong with a publish before it is sent."""
+        """Makes all checks of a publish before anything is sent."""
         self._lifecycle.check_accepting()
         declared = self.declared(topic)
         checked = checked_event(declared, event)
         return HeldEvent(declared, checked, checked_headers(headers))
 
     def declared(self, topic: object) -> Topic[Any]:
-        """The topic that is meant; raises ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``."""
+        """The topic to publish on; raises ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``."""
         if isinstance(topic, Topic):
             return self._registry.declare(topic)
         if isinstance(topic, str):
@@ -247,7 +247,7 @@ class PublishPipeline:
         return self.active_carrier.accept(route, item.event, item.headers)
 
     async def _accept(self, route: Route, envelope: Envelope) -> None:
-        """The end of the publish middleware, which may have changed anything."""
+        """Ends the publish middleware, which may have changed anything."""
         event: Any = envelope.event
         if route.record_port is not None and self.middleware_routes.get(route.name) is route:
             buffer = self._buffer
@@ -282,12 +282,12 @@ class PublishPipeline:
     async def publish_many(
         self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]], publish: Publish
     ) -> None:
-        """See ``Bus.publish_many``; ``publish`` is for those that have to be waited for."""
+        """Publishes for ``Bus.publish_many``; ``publish`` is for events that have to wait."""
         if self._adapter().features.in_process:
             failures: dict[int, Exception] = {}
             index = -1
             for index, (topic, event) in enumerate(items):
-                try:  # what result_of does, which would be another coroutine for each event
+                try:  # inlines result_of, which would be another coroutine per event
                     await publish(topic, event)
                 except Exception as error:
                     failures[index] = error
@@ -301,10 +301,7 @@ class PublishPipeline:
         raise_failures(results)
 
     def _hand_over_unchecked(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
-        """Hands an event to an adapter outside of the process where no check is needed.
-
-        None where a further look is needed.
-        """
+        """Gives an event to an adapter outside the process on the fast path; None for the slow path."""
         try:
             route = self.remote_routes.get(topic)
         except TypeError:
@@ -325,12 +322,12 @@ class PublishPipeline:
     def _must_publish_alone(self) -> bool:
         """True when each event is published by itself.
 
-        A middleware may wait, and then others would come first; in a block of after_commit events are held.
+        A middleware may wait, and then others would overtake; in an ``after_commit`` block events are held.
         """
         return self._is_wrapped or open_block(self._block.get()) is not None
 
     def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
-        """Hands a checked event to the carrier; None where it has to be published by itself."""
+        """Gives a checked event to the carrier; None where it has to be published by itself."""
         if self._must_publish_alone:
             return None
         return self.active_carrier.hand_over(self._route(item.topic), item.event, item.headers)
@@ -349,7 +346,7 @@ class PublishPipeline:
         await self.active_carrier.forward(self._route_of(message), message)
 
     def _route_of(self, message: Message) -> Route:
-        """The route of a message, whose topic may be known only where it was prepared."""
+        """The route of a message, whose topic may be known only where the message was prepared."""
         topic = self._registry.get(message.topic)
         return self._route(topic or Topic(message.topic, Event))
 
@@ -357,7 +354,7 @@ class PublishPipeline:
 
     @contextmanager
     def holding(self) -> Iterator[HeldEvents]:
-        """Holds the events published in this context in a new block, until the block ends, well or not."""
+        """Holds the events published in this context in a new block, until the block ends in any way."""
         block = HeldEvents(self._block.get())
         token = self._block.set(block)
         try:
@@ -373,18 +370,18 @@ class PublishPipeline:
                 ) from None
 
     def _hold(self, item: HeldEvent) -> bool:
-        """Keeps an event for the end of the block that the caller is in, if it is in one."""
+        """Holds an event until the end of the caller's block, if there is one."""
         block = open_block(self._block.get())
         if block is None:
             return False
         if self.active_carrier.encodes:
-            # Encoded for the error only: before the commit there is still something that can be undone.
+            # Encoded only to raise errors: before the commit they can still be undone.
             self._codec.encode(item.topic, item.event, item.headers)
         block.items.append(item)
         return True
 
     async def release(self, block: HeldEvents) -> None:
-        """Publishes the events of a block, or hands them to the block around it."""
+        """Publishes the events of a block, or moves them to the outer block."""
         outer = open_block(block)
         if outer is not None:
             outer.items += block.items

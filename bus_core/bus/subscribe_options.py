@@ -1,4 +1,4 @@
-"""The options of ``Bus.subscribe``, and the checks of them."""
+"""The options of ``Bus.subscribe``, and their checks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SubscribeDecorator(Protocol[E]):
 
 
 def default_name(qualified_name: str) -> str:
-    """The name of a subscription, made of its handler's qualified name."""
+    """The name of a subscription, derived from its handler's qualified name."""
     plain = re.sub(r"[^A-Za-z0-9._:-]", "", qualified_name.replace("<locals>.", ""))
     return plain.lstrip("._:-")[:180] or "handler"
 
@@ -86,7 +86,7 @@ def _check_concurrency(_options: object, _attribute: object, value: Any) -> None
 
 
 def _check_retry(_options: object, _attribute: object, value: Any) -> None:
-    # A class has the methods of its instances, so that forgetting the parentheses would pass.
+    # A class has the methods of its instances, so a missing pair of parentheses would pass.
     if value is not None and (isinstance(value, type) or not isinstance(value, RetryPolicy)):
         raise InvalidHandler(f"retry takes a retry policy such as ExponentialRetry(...), got {value!r}")
 

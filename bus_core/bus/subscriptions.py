@@ -77,7 +77,7 @@ class Subscription:
 
     @property
     def start(self) -> Literal["earliest", "latest"] | None:
-        """Where it begins on an adapter that retains events."""
+        """The position where it begins on an adapter that retains events."""
         return self._lane.spec.start
 
     @property
@@ -96,7 +96,7 @@ class Subscription:
         return self._lane.give_up_on
 
     def retry_for(self, topic: str) -> RetryPolicy:
-        """The policy for events of that topic."""
+        """The retry policy for events of a topic."""
         return self._lane.policy_for(topic)
 
     @property
@@ -106,7 +106,7 @@ class Subscription:
 
     @property
     def state(self) -> SubscriptionState:
-        """A snapshot of its counters; after it was unsubscribed, or the bus closed, their last values.
+        """A snapshot of its counters; after ``unsubscribe``, or the end of the bus, the last ones.
 
         Raises ``WrongEventLoop`` in another thread.
         """
@@ -117,22 +117,21 @@ class Subscription:
         await self._registry.ready(self._lane)
 
     def pause(self) -> None:
-        """Begins no further handler until ``resume``; events go on being accepted and held.
+        """Starts no further handler until ``resume``; the bus still accepts and holds events.
 
         Raises ``UnknownSubscription`` after ``unsubscribe``.
         """
         self._registry.set_paused(self._lane, paused=True)
 
     def resume(self) -> None:
-        """Undoes ``pause``; harmless when the subscription is not paused."""
+        """Undoes ``pause``; no-op when the subscription is not paused."""
         self._registry.set_paused(self._lane, paused=False)
 
     async def unsubscribe(self) -> None:
-        """Takes no further event, and returns when those that were accepted are settled.
+        """Accepts no further event, and returns when the accepted ones are settled.
 
-        Called from inside a handler it returns at once: waiting would be waiting for itself. A paused
-        subscription is resumed until it holds nothing. On a durable adapter the group stays. Harmless when
-        it is called again.
+        Inside a handler it returns at once, because it would wait for itself. A paused subscription is
+        resumed until it holds nothing. On a durable adapter the group stays. Repeated calls are harmless.
         """
         await self._registry.leave(self._lane)
 
@@ -140,7 +139,7 @@ class Subscription:
 class SubscriptionRegistry:
     """All subscriptions of one bus; implements the calls of a ``Subscription``.
 
-    Before the bus is open its lanes only wait here; ``open`` attaches them to the carrier.
+    Before the bus is open, lanes wait here; ``open`` attaches them to the carrier.
     """
 
     def __init__(
@@ -158,21 +157,21 @@ class SubscriptionRegistry:
         self._adapter = adapter
         self._carrier: Carrier | None = None
         self._observers: list[Observer] = []
-        self._lanes: dict[Lane, None] = {}  # in the order in which they were made
+        self._lanes: dict[Lane, None] = {}  # in the order of their creation
         self._by_topic: TopicIndex[Lane] = TopicIndex()
         self._by_name: dict[str, TopicIndex[Lane]] = {}
         self._by_handler: dict[Callable[..., Any], TopicIndex[Lane]] = {}
-        self._last_number: dict[str, int] = {}  # of the names that were made of a handler's, by the latter
+        self._last_number: dict[str, int] = {}  # derived names by handlers' names
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """Those that did not leave, in the order in which they were made."""
+        """The subscriptions that did not leave, in the order of their creation."""
         return tuple(Subscription(self, lane) for lane in self._lanes)
 
     @property
     def lanes(self) -> list[Lane]:
-        """All lanes that may hold events: those that are leaving as well."""
+        """All lanes that may hold events, including those that are leaving."""
         return [*self._lanes, *self._leaving]
 
     def has(self, name: str) -> bool:
@@ -180,7 +179,7 @@ class SubscriptionRegistry:
         return name in self._by_name
 
     def observe(self, observer: Observer) -> None:
-        """Lets an observer look on at all subscriptions, those to come as well."""
+        """Adds an observer of all subscriptions, including later ones."""
         self._observers.append(observer)
         for lane in self._lanes:
             lane.observe(observer)
@@ -196,7 +195,7 @@ class SubscriptionRegistry:
             raise UnsupportedFeature(adapter.name, mismatches, adapter.features.remedy)
 
     def open(self, carrier: Carrier) -> None:
-        """The bus is open: from now on a subscription gets events as soon as it is made."""
+        """Opens the registry: from now on a new subscription is attached at once."""
         self._carrier = carrier
         for lane in self._lanes:
             carrier.attach(lane)
@@ -220,7 +219,7 @@ class SubscriptionRegistry:
             ordered=options.ordered,
             start=options.start,
         )
-        if self._lifecycle.stage is not Stage.NEW:  # at start all those before are compared together
+        if self._lifecycle.stage is not Stage.NEW:  # the start compares all earlier ones together
             self._check_features([spec])
         retry = options.retry
         lane = Lane(
@@ -252,7 +251,7 @@ class SubscriptionRegistry:
         return self._declared(topic).name
 
     def _check_event_class(self, handler: Callable[..., Any], topic: object, name: str) -> None:
-        """Refuses a handler that is annotated to take events that the topic cannot carry."""
+        """Refuses a handler whose annotation excludes the topic's events."""
         if isinstance(topic, str) and (is_pattern(topic) or not topic):
             return
         carried, taken = self._declared(topic).event_class, event_class_of(handler)
@@ -284,7 +283,7 @@ class SubscriptionRegistry:
         return given
 
     def _others_of(self, handler: Callable[..., Any], topic: str) -> Iterator[Lane]:
-        """The subscriptions of a handler to others than this topic, of which some get the same events."""
+        """The subscriptions of a handler to other, overlapping topics."""
         try:
             lanes = self._by_handler.get(handler)
         except TypeError:  # an object that cannot be hashed
@@ -296,7 +295,7 @@ class SubscriptionRegistry:
                 yield from (lane for lane in lanes.at(text) if lane.handler == handler)
 
     def _default_name(self, qualified_name: str, topic: str) -> str:
-        """A name made of a handler's qualified name, with a number where that is taken."""
+        """A name derived from a handler's qualified name, with a number where it is taken."""
         base = default_name(qualified_name)
         if self._clash(base, topic) is None:
             return base
@@ -361,7 +360,7 @@ class SubscriptionRegistry:
             await self._until_left(lane, self._begin_to_leave(lane))
 
     def _begin_to_leave(self, lane: Lane) -> asyncio.Future[None] | None:
-        """Takes a lane out of routing; None when there is nothing to wait for."""
+        """Removes a lane from routing; None when there is nothing to wait for."""
         if lane not in self._lanes:
             return self._leaving.get(lane)
         del self._lanes[lane]
@@ -396,7 +395,7 @@ def _add(indexes: dict[K, TopicIndex[Lane]], key: K, lane: Lane) -> None:
 
 
 def _drop(indexes: dict[K, TopicIndex[Lane]], key: K, lane: Lane) -> None:
-    """Takes a lane out of the index of a key, and the key with its last one."""
+    """Removes a lane from the index of a key, and the key with its last lane."""
     index = indexes[key]
     index.discard(lane.spec.topic, lane)
     if not index:
@@ -404,7 +403,10 @@ def _drop(indexes: dict[K, TopicIndex[Lane]], key: K, lane: Lane) -> None:
 
 
 def _group_of(service: str, name: str) -> str:
-    """The group of a subscription. No two services share one: only the first dot can be the one between."""
+    """The group of a subscription.
+
+    Two services never share a group: only the first dot can be the one between service and name.
+    """
     return f"{service.replace('%', '%25').replace('.', '%2E')}.{name}"
 
 

@@ -33,7 +33,7 @@ R = TypeVar("R")
 logger = plain_logger("promenade.bus")
 
 _BLOCKED: Final = 5.0
-"""Seconds after which a loop that does not answer is taken to be blocked."""
+"""Seconds after which a loop that does not answer counts as blocked."""
 
 
 class SyncBus:
@@ -64,7 +64,7 @@ class SyncBus:
     # --- the loop -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts the background thread and opens the bus; harmless when it is open."""
+        """Starts the background thread and opens the bus; no-op when it is open."""
         self._check("start")
         with self._starting:
             with self._lock:
@@ -85,8 +85,8 @@ class SyncBus:
     def close(self, timeout: Seconds | None = None) -> DrainReport:
         """Drains within ``timeout`` (by default ``shutdown_timeout``), stops, and ends the thread.
 
-        Calling it again, also at the same time, gives the same report. Raises ``CalledFromHandler`` from
-        a handler. Where a handler blocks the loop itself, it gives up, and the thread is left behind.
+        Later and concurrent calls return the same report. Raises ``CalledFromHandler`` inside a handler.
+        Where a handler blocks the loop itself, it gives up and leaves the thread behind.
         """
         if self._bus.forked:
             return NOTHING_TO_DRAIN
@@ -103,7 +103,7 @@ class SyncBus:
                 return self._report
         try:
             report = thread.call(lambda: self._bus.close(seconds), seconds + _BLOCKED)
-        except LoopThreadEnded:  # another thread has closed it in the meantime, and left the report
+        except LoopThreadEnded:  # another thread has closed it meanwhile, and left the report
             report = NOTHING_TO_DRAIN
         except TimeoutError:
             logger.critical("the event loop of the bus is blocked by a handler, and was left behind")
@@ -137,7 +137,7 @@ class SyncBus:
             raise BusClosed(doing) from None
 
     def run_also_before_start(self, doing: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Runs a call that is allowed before start, when there is no loop yet."""
+        """Runs a call that is valid before start, when there is no loop yet."""
         self._check(doing)
         with self._lock:
             if self._report is not None:
@@ -168,7 +168,7 @@ class SyncBus:
 
     @property
     def bus(self) -> Bus:
-        """The bus behind it, which belongs to the loop of the background thread; for tools."""
+        """The bus itself, which belongs to the loop of the background thread; for tools."""
         return self._bus
 
     @property
@@ -200,13 +200,13 @@ class SyncBus:
         return self.run_on_loop("read the state", state)
 
     def health(self) -> HealthReport:
-        """Runs the probes. Never raises for a bus that is not open: that is an unhealthy report."""
+        """Runs the probes. Never raises: a bus that is not open has an unhealthy report."""
         unusable = self._bus.unusable_report()
         if unusable is not None:
             return unusable
         try:
             return self.run_on_loop("check health", self._bus.health)
-        except (BusClosed, BusNotStarted) as error:  # in this very moment
+        except (BusClosed, BusNotStarted) as error:  # at this very moment
             return HealthReport({"bus": CheckResult(HealthStatus.UNHEALTHY, str(error))})
 
     def drain(self, timeout: Seconds | None = None) -> None:
@@ -318,7 +318,7 @@ class SyncSubscription:
         self._bus.run_on_loop("wait for a subscription", self._subscription.ready)
 
     def pause(self) -> None:
-        """Begins no further handler until ``resume``."""
+        """Starts no further handler until ``resume``."""
 
         async def pause() -> None:
             self._subscription.pause()
@@ -334,7 +334,7 @@ class SyncSubscription:
         self._bus.run_also_before_start("resume a subscription", resume)
 
     def unsubscribe(self) -> None:
-        """Takes no further event, and returns when those that were accepted are settled."""
+        """Accepts no further event, and returns when the accepted ones are settled."""
         self._bus.run_also_before_start("unsubscribe", self._subscription.unsubscribe)
 
 
@@ -347,9 +347,9 @@ class SyncDeadLetters:
     def list(
         self, *, limit: int = 100, cursor: str | None = None, **criteria: Unpack[DeadLetterCriteria]
     ) -> DeadLetterPage:
-        """The oldest letters that meet all criteria, at most ``limit``; see ``DeadLetterFilter`` for them.
+        """The oldest letters that meet all criteria of a ``DeadLetterFilter``, at most ``limit``.
 
-        It has a ``next_cursor``, which is handed over as ``cursor`` to go on from there; None at the end.
+        The page has a ``next_cursor`` for the next call; it is None when there are no more letters.
         """
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop(
@@ -357,17 +357,17 @@ class SyncDeadLetters:
         )
 
     def count(self, **criteria: Unpack[DeadLetterCriteria]) -> int:
-        """The number of letters that meet all criteria, which are those of a ``DeadLetterFilter``."""
+        """The number of letters that meet all criteria of a ``DeadLetterFilter``."""
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop("count dead letters", lambda: letters.count(**criteria))
 
     def tally(self, **criteria: Unpack[DeadLetterCriteria]) -> Sequence[DeadLetterTally]:
-        """Counts the letters that meet all criteria, in groups; see ``DeadLetters.tally``."""
+        """Counts matching letters in groups; see ``DeadLetters.tally``."""
         letters = self._bus._bus.dead_letters
         return self._bus.run_on_loop("count dead letters", lambda: letters.tally(**criteria))
 
     def iterate(self, **criteria: Unpack[DeadLetterCriteria]) -> Iterator[DeadLetter]:
-        """Every letter that meets all criteria, the oldest first; some at a time."""
+        """Every letter that meets all criteria, the oldest first, page by page."""
         page = self.list(**criteria)
         while True:
             yield from page
@@ -380,11 +380,11 @@ class SyncDeadLetters:
         return self._bus.run_on_loop("get a dead letter", lambda: self._bus._bus.dead_letters.get(letter_id))
 
     def redrive(self, letters: str | DeadLetter | DeadLetterFilter | Iterable[str | DeadLetter]) -> int:
-        """Sends letters back to the subscription that failed, and only to it; returns how many."""
+        """Sends letters back to the subscription that failed, and only to it. Returns their number."""
         return self._bus.run_on_loop(
             "redrive dead letters", lambda: self._bus._bus.dead_letters.redrive(letters)
         )
 
     def purge(self, where: DeadLetterFilter | None = None) -> int:
-        """Deletes the letters that the filter selects; returns how many."""
+        """Deletes the letters that the filter selects. Returns their number."""
         return self._bus.run_on_loop("purge dead letters", lambda: self._bus._bus.dead_letters.purge(where))

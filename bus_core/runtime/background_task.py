@@ -1,4 +1,4 @@
-"""A task that lasts for as long as it is wanted."""
+"""A task that survives cancellation until it is ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BackgroundTask"]
 class BackgroundTask:
     """Runs ``work``, which does not end by itself, until ``end``.
 
-    A program may cancel every task there is: then ``cut`` is called, and the work begins anew after a pause.
+    A program may cancel all tasks: then ``cut`` is called, and the work starts again after a pause.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class BackgroundTask:
         return self._task is not None
 
     def start(self) -> None:
-        """Begins the work; does nothing after ``end``."""
+        """Begins the work; no-op after ``end``."""
         if not self._over:
             self._task = asyncio.get_running_loop().create_task(self._work(), name=self._name)
             self._task.add_done_callback(self._ended)
@@ -45,7 +45,7 @@ class BackgroundTask:
         if not self._over:
             if self._cut is not None:
                 self._cut()
-            # Not at once: when the loop is being closed, nothing of it may be left.
+            # Not at once: a loop that is being closed must keep nothing of it.
             task.get_loop().call_later(FIRST_PAUSE, self.start)
 
     async def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Time as the bus sees it: one small protocol, so that tests can replace it."""
+"""The clock protocol of the bus, so that tests can replace time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class TimerHandle(Protocol):
     """A timer that has not fired yet."""
 
     def cancel(self) -> None:
-        """Never call the callback; harmless when it was called already."""
+        """Cancels the callback; no-op when it was called already."""
 
 
 @runtime_checkable
 class Clock(Protocol):
     """The clock of the engine, for every delay, timeout and time stamp.
 
-    All calls come from the thread of the bus's event loop, except ``now`` and ``monotonic``,
-    which may come from any thread.
+    All calls come from the thread of the bus's event loop, except ``now`` and ``monotonic``, which may come
+    from any thread.
     """
 
     def now(self) -> datetime:
@@ -31,7 +31,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes backwards; only differences mean something."""
+        """Seconds on a clock that never goes backwards; only differences are meaningful."""
         ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
@@ -40,7 +40,7 @@ class Clock(Protocol):
 
 
 def timestamps_of(clock: Clock) -> Callable[[], float]:
-    """A function that returns the seconds since the epoch: a clock's own ``timestamp`` is faster."""
+    """A function that returns seconds since the epoch; the clock's own ``timestamp`` is faster."""
     own: Callable[[], float] | None = getattr(clock, "timestamp", None)
     return own if own is not None else lambda: clock.now().timestamp()
 
@@ -50,4 +50,4 @@ _BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 lease_clock: Final[Callable[[], float]] = (
     time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
 )
-"""Seconds that also pass while the process, or the machine, sleeps: leases end meanwhile."""
+"""Seconds that include sleep of the process and of the machine, because leases end meanwhile."""

@@ -23,9 +23,9 @@ _MOST_FRAMES = 30
 def describe_error(
     error: BaseException, limit: int = 2000, *, cleaned: Callable[[str], str] | None = None
 ) -> str:
-    """``"Type: message"`` for a person, with the causes and the members of groups, bounded in length.
+    """``"Type: message"`` for a person, with causes and members of groups, bounded in length.
 
-    Survives errors whose ``str`` raises. ``cleaned`` removes from each text the values that must not show.
+    Survives errors whose ``str`` raises. ``cleaned`` removes secret values from each text.
     """
     alone = error.__cause__ is None
     described = _described(error, _MOST_LEVELS, cleaned) if alone else "".join(_chain(error, cleaned))
@@ -37,7 +37,7 @@ def _chain(error: BaseException, cleaned: Callable[[str], str] | None) -> Iterat
     following: BaseException | None = error
     while following is not None and id(following) not in seen and len(seen) < _MOST_CAUSES:
         if seen and isinstance(following, asyncio.CancelledError):
-            return  # how a time limit works is no cause of its own
+            return  # the way a time limit works is no cause
         yield ("; caused by " if seen else "") + _described(following, _MOST_LEVELS, cleaned)
         seen.add(id(following))
         following = following.__cause__
@@ -70,10 +70,10 @@ def place_of(error: BaseException) -> str:
 
     It is the innermost frame of the application, not of the bus, its plugins or the standard library. A frame
     of an installed package counts only where there is no other. An error without a frame of the application,
-    such as that of a time limit, has the place of its causes, or else of its innermost frame.
+    such as that of a time limit, has the place of its causes, or else of its innermost frame. The place of a
+    group, or of an error that was made elsewhere, is where it was raised.
 
-    A log may show this and the class. Neither the text nor the causes may be logged: both may
-    be personal. Of a group, and of an error that was made elsewhere, it is the place that raised it.
+    A log may show the place and the class, but not the text or the causes, which may be personal.
     """
     found = _innermost(error)
     if found is None or not found[0]:
@@ -90,7 +90,7 @@ def place_of(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> tuple[int, TracebackType] | None:
-    """The innermost of the frames that are most likely the application's, and how likely that is."""
+    """The innermost of the frames with the highest rank, and that rank."""
     at = error.__traceback__
     if at is None:
         return None
@@ -118,7 +118,7 @@ _STANDARD: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _OF_PLUGIN: Final = re.compile(r"[/\\]promenade_bus_\w+[/\\]")
 _INSTALLED: Final = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _MADE: Final = re.compile(r"<frozen |<.* generated ")
-"""Modules of the standard library that are in the interpreter, and the code that libraries write."""
+"""The files of the interpreter's own modules, and of code that libraries generate."""
 
 
 @lru_cache(maxsize=4096)
@@ -140,9 +140,9 @@ def traceback_of(error: BaseException) -> str:
 
 
 def printable(text: str, limit: int | None = 300) -> str:
-    """A text in one line, with anything escaped that a terminal or a reader of logs could take for more.
+    """A text in one line, with characters escaped that could deceive a terminal or a reader of logs.
 
-    That is line breaks, escape sequences, and characters that change the direction of writing.
+    These are line breaks, escape sequences, and characters that change the direction of writing.
     """
     shown = text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
     if shown.isprintable():

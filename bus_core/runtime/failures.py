@@ -1,4 +1,4 @@
-"""Repeated failures: logged once, and shown to health for as long as they last."""
+"""Repeated failures: logged once, and shown in health while they last."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ logger = plain_logger("promenade.bus")
 
 FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
-"""Seconds of real time between two tries of something that fails."""
+"""Seconds of real time between two tries of a failing operation."""
 
 _QUIET = 10.0
-"""Seconds between two reports of the same part: one that fails and works in turn must not fill the log."""
+"""The least seconds between two reports of the same part, so that an unstable part does not fill the log."""
 
 
 def next_pause(pause: float) -> float:
@@ -31,7 +31,7 @@ def next_pause(pause: float) -> float:
 
 
 class Trouble:
-    """A failure of a part of the bus that goes on; ``text`` is None while all is well.
+    """An ongoing failure of a part of the bus; ``text`` is None without one.
 
     ``subject`` names the part: ``the subscription 'welcome-mail'``.
     """
@@ -43,9 +43,9 @@ class Trouble:
         self._logged_at = -_QUIET
 
     def failed(self, doing: str, error: BaseException) -> None:
-        """It was tried, and is going to be tried again."""
+        """Notes a failure that is followed by another try."""
         kind = type(error).__name__
-        # Only errors of an adapter have a text for people; the log keeps to the class.
+        # Only errors of an adapter have a text for people. The log has the class only.
         words = f": {printable(str(error))}" if isinstance(error, BusError) and str(error) else ""
         self.text = f"{self._subject} cannot {doing}: {kind}{words}"
         now = time.monotonic()
@@ -60,7 +60,7 @@ class Trouble:
             )
 
     def over(self) -> None:
-        """It works; harmless when it always did."""
+        """Notes a success; no-op without a failure before."""
         if self.text is None:
             return
         self.text = None
@@ -87,7 +87,7 @@ def raised_by_itself(_: asyncio.CancelledError) -> bool:
 
 
 async def fault_of(work: Awaitable[object]) -> BaseException | None:
-    """The error of a piece of work, or None. A cancellation of the current task is raised."""
+    """The error of a piece of work, or None. Raises a cancellation of the current task."""
     try:
         await work
     except asyncio.CancelledError as error:
@@ -102,9 +102,9 @@ async def fault_of(work: Awaitable[object]) -> BaseException | None:
 async def answers_to(
     call: Callable[[Sequence[T]], Awaitable[Iterable[object]]], asked: Sequence[T], kind: str
 ) -> Sequence[object] | BaseException:
-    """The answers of an adapter to a batch, one for each item, or the error that prevented them.
+    """The results of an adapter for a batch, one for each item, or the error that prevented them.
 
-    A cancellation of the current task is raised.
+    Raises a cancellation of the current task.
     """
     answers: list[object] = []
 

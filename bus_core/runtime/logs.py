@@ -10,7 +10,7 @@ from bus_core.runtime.error_text import printable
 __all__ = ["PlainLogger", "counted", "plain_logger"]
 
 _LONGEST: Final = 1_000
-"""The most characters of one argument in a line: ids may be of any length."""
+"""The most characters of one argument in a line, because ids may have any length."""
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -19,7 +19,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 class PlainLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose arguments are written with ``printable``; its messages are the bus's own."""
+    """A logger whose arguments are written with ``printable``; its messages are constants of the bus."""
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__(logger)
@@ -27,7 +27,7 @@ class PlainLogger(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if self.isEnabledFor(level):
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line of the caller is told
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # so that the line of the caller is shown
             self.logger.log(level, msg, *map(_plain, args), **kwargs)
 
 
@@ -45,7 +45,7 @@ def _plain(argument: object) -> object:
 
 
 class _Shown:
-    """An object that is written with ``printable``."""
+    """Writes an object with ``printable``."""
 
     def __init__(self, shown: object) -> None:
         self._shown = shown

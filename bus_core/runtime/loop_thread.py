@@ -18,16 +18,16 @@ R = TypeVar("R")
 logger = plain_logger("promenade.bus")
 
 _LAST_ANSWERS = 1.0
-"""Seconds that calls get to come to an end after the loop was told to stop."""
+"""Seconds that calls get to finish after the loop was told to stop."""
 
 
 def _bounded(timeout: float | None) -> float | None:
-    """A timeout that a lock takes: with a longer one it raises ``OverflowError``."""
+    """The longest timeout of a lock; a longer one raises ``OverflowError``."""
     return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
 
 
 class LoopThreadEnded(Exception):
-    """The call came when the thread had been told to stop."""
+    """Raised for a call that came after the thread was told to stop."""
 
 
 class LoopThread:
@@ -49,7 +49,7 @@ class LoopThread:
     def call(self, make: Callable[[], Coroutine[Any, Any, R]], timeout: float | None = None) -> R:
         """Runs ``make()`` on the loop, in the caller's context, and waits for its result.
 
-        When the caller is interrupted the coroutine is cancelled. Raises ``LoopThreadEnded``, and
+        If the caller is interrupted, the coroutine is cancelled. Raises ``LoopThreadEnded``, and
         ``TimeoutError`` after ``timeout`` seconds.
         """
         with self._lock:
@@ -76,7 +76,7 @@ class LoopThread:
             self._calls.discard(task)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Ends the thread when the calls that came before have had their answers; harmless when repeated.
+        """Ends the thread when earlier calls have their answers; harmless when repeated.
 
         Waits at most ``timeout`` seconds for a loop that is blocked.
         """
@@ -102,7 +102,7 @@ class LoopThread:
             self._loop.close()
 
     async def _answer_the_last(self) -> None:
-        """Answers the calls made before the end, or cancels them: no caller waits for ever."""
+        """Answers the calls made before the end, or cancels them, so that no caller waits for ever."""
         await asyncio.sleep(0)
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_ANSWERS)

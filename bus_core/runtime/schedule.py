@@ -1,4 +1,4 @@
-"""Items that wait for their time on a clock, and share one timer."""
+"""Items that wait for their times on a clock, and share one timer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Schedule(Generic[T]):
-    """Items that wait for their time, the earliest first; all of them share one timer of the clock.
+    """Items that wait for their times, the earliest first; they share one timer of the clock.
 
-    ``due`` is called on the event loop with the items whose time has come, in the order of their times. Items
-    of the same time come in the order in which they were added.
+    ``due`` is called on the event loop with the items that are due, in the order of their times. Items of the
+    same time come in the order in which they were added.
     """
 
     def __init__(self, clock: Clock, due: Callable[[list[T]], None]) -> None:
@@ -29,7 +29,7 @@ class Schedule(Generic[T]):
         self._heap: list[tuple[float, int, T]] = []  # with entries that were removed meanwhile
         self._numbers = count()
         self._timer: TimerHandle | None = None
-        self._goes_off = math.inf  # when the timer does
+        self._goes_off = math.inf  # the time of the timer
 
     def __iter__(self) -> Iterator[T]:
         """The items in the order in which they were added."""
@@ -42,7 +42,7 @@ class Schedule(Generic[T]):
         return item in self._entries
 
     def add(self, item: T, delay: float) -> None:
-        """Adds an item that is not in it yet, and is due in so many seconds."""
+        """Adds an item that is due in so many seconds, and is not in it yet."""
         due = self._clock.monotonic() + delay
         if due < self._goes_off:
             self._start_timer(due, delay)
@@ -50,7 +50,7 @@ class Schedule(Generic[T]):
         heappush(self._heap, entry)
 
     def remove(self, item: T) -> None:
-        """Removes an item: its time never comes. Raises ``KeyError``."""
+        """Removes an item before it is due. Raises ``KeyError``."""
         entries = self._entries
         del entries[item]
         if not entries:
@@ -81,8 +81,8 @@ class Schedule(Generic[T]):
         self._goes_off = math.inf
 
     def _look(self) -> None:
-        """Removes what is due, and sets the timer for the next one."""
-        now = max(self._clock.monotonic(), self._goes_off)  # timers may go off a little early
+        """Removes the items that are due, and sets the timer for the next one."""
+        now = max(self._clock.monotonic(), self._goes_off)  # timers may fire a little early
         self._timer, self._goes_off = None, math.inf
         heap, entries = self._heap, self._entries
         due: list[T] = []

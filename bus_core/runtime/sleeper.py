@@ -1,4 +1,4 @@
-"""Waits that others may end."""
+"""Sleeps that others may end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Sleeper:
         self._woken: asyncio.Future[None] | None = None
 
     async def sleep(self, seconds: float | None) -> None:
-        """Until something wakes it, or so many seconds of real time are over."""
+        """Sleeps until something wakes it, or until so many seconds of real time are over."""
         loop = asyncio.get_running_loop()
         self._woken = woken = loop.create_future()
         timer = None if seconds is None else loop.call_later(max(0.0, seconds), resolve, woken)
@@ -34,6 +34,6 @@ class Sleeper:
 
 
 def resolve(future: asyncio.Future[None]) -> None:
-    """Makes a future done, unless it is."""
+    """Sets the result of a future, unless it is done."""
     if not future.done():
         future.set_result(None)

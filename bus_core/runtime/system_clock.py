@@ -1,4 +1,4 @@
-"""The clock of every bus that is not tested. Apart from the protocol, which needs no event loop."""
+"""The clock of every bus outside tests. It is apart from the protocol, which needs no event loop."""
 
 from __future__ import annotations
 

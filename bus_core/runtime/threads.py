@@ -26,7 +26,7 @@ async def thread_ended(thread: threading.Thread, timeout: float) -> bool:
 
 
 class ThreadCall:
-    """A call that runs in a thread. ``over`` says whether it has returned, or raised ``error``."""
+    """A call that runs in a thread. ``over`` is True when it has returned, or raised ``error``."""
 
     __slots__ = ("_call", "_context", "_loop", "_waiter", "error", "over", "result")
 
@@ -40,13 +40,16 @@ class ThreadCall:
         self._waiter: asyncio.Future[None] | None = None
 
     async def returned(self) -> None:
-        """Waits in one task until the call is over. Cancelling that does nothing to the call."""
+        """Waits in one task until the call is over. Cancelling the wait does not affect the call."""
         if not self.over:
             self._waiter = self._loop.create_future()
             await self._waiter
 
     def run(self, tell: Callable[[ThreadCall], None]) -> bool:
-        """Makes the call in this thread, and calls ``tell`` on the loop; False when that is closed."""
+        """Makes the call in this thread, and calls ``tell`` on the loop.
+
+        Returns False when the loop is closed.
+        """
         call, self._call = self._call, None
         assert call is not None, "a call is made once"
         try:
@@ -60,14 +63,14 @@ class ThreadCall:
         return True
 
     def tell(self) -> None:
-        """Tells who waits that it is over."""
+        """Wakes the waiting task."""
         self.over = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
 class ThreadPool:
-    """Runs calls in at most ``size`` threads, started as they are needed."""
+    """Runs calls in at most ``size`` threads, started on demand."""
 
     def __init__(self, size: int, name: str) -> None:
         self._size = size
@@ -78,13 +81,13 @@ class ThreadPool:
 
     @property
     def busy(self) -> int:
-        """The number of calls that have not ended on the loop."""
+        """The number of calls whose end the loop has not seen."""
         return self._busy
 
     def submit(self, call: Callable[[], Any]) -> ThreadCall:
         """Runs ``call`` in a thread, in a copy of the caller's context.
 
-        Raises ``RuntimeError`` when there is no thread at all.
+        Raises ``RuntimeError`` when no thread can be started at all.
         """
         submitted = ThreadCall(call)
         if self._busy >= self._threads and self._threads < self._size:
@@ -100,11 +103,11 @@ class ThreadPool:
         except RuntimeError:  # the system gives no further thread
             if not self._threads:
                 raise
-            return  # one of those that there are takes the call, later
+            return  # an existing thread takes the call later
         self._threads = number
 
     def close(self) -> None:
-        """Lets every thread end as soon as its present call returns. Does not wait."""
+        """Ends every thread after its current call. Does not wait."""
         for _ in range(self._threads):
             self._calls.put(None)
 

@@ -1,4 +1,4 @@
-"""Time limits on the bus's own clock, so that a virtual clock reaches them too."""
+"""Time limits on the bus's own clock, so that they follow a virtual clock, too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def expiry(clock: Clock, delay: float) -> tuple[asyncio.Future[None], TimerHandle]:
-    """A future that is done ``delay`` seconds from now, and the timer that does it."""
+    """A future that is done ``delay`` seconds from now, and its timer."""
     expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def expire() -> None:
@@ -38,14 +38,14 @@ async def call_within(
 
 
 class Deadlines:
-    """The time limits of many calls on one clock and one event loop, which share one timer."""
+    """The time limits of many calls on one clock and one event loop; they share one timer."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._monotonic = clock.monotonic
-        self._limits: dict[float, dict[_Limit, None]] = {}  # by their seconds: those of one length in order
+        self._limits: dict[float, dict[_Limit, None]] = {}  # by their seconds, each in order
         self._timer: TimerHandle | None = None
-        self._due = 0.0  # when the timer goes off
+        self._due = 0.0  # the time of the timer
 
     def within(self, seconds: float, error: Callable[[], Exception], awaitable: Awaitable[T]) -> Awaitable[T]:
         """Awaits something in the current task for at most so many seconds; see ``limit``."""
@@ -89,7 +89,7 @@ class Deadlines:
         steps: Coroutine[Any, Any, T],
         waits_for: Any,
     ) -> T:
-        """Awaits the rest of something that has made its first step, and waits."""
+        """Awaits the rest of a coroutine that has made its first step, and waits."""
         task = asyncio.current_task()
         assert task is not None, "only a task can wait"
         cancelled_before = task.cancelling()
@@ -98,7 +98,7 @@ class Deadlines:
         try:
             result = await _Rest(steps, waits_for)
         except asyncio.CancelledError as cancelled:
-            # The rest of the count, without our own cancellation, belongs to others.
+            # The other cancellations belong to others.
             if limit.expired and task.uncancel() <= cancelled_before:
                 raise error() from cancelled
             raise

@@ -106,7 +106,7 @@ class Publisher:
         if self._timer is None:  # otherwise another message has an earlier deadline
             self._timer = self._clock.call_later(self._timeout, self._check_deadlines)
         if self._sending is None:
-            # An own context: the task serves all callers, and may outlive the first one.
+            # A separate context: the task serves all callers, and may outlive the first one.
             self._sending = loop.create_task(self._send_all(), name="promenade-publish", context=Context())
             self._sending.add_done_callback(self._ended)
         elif self._sleeper is not None and not self._blocked:
