@@ -83,12 +83,11 @@ Middleware = Callable[[Handler], Handler]
 
 @attrs.frozen(kw_only=True)
 class BuildContext:
-    """The facts that a factory gets while it builds.
+    """The facts that a factory gets when it builds.
 
-    ``sections`` holds the foreign sections that the factory named, by path, expanded
-    (``{"database.redis": {...}}``). A section that is absent from the file is absent here. ``adapter`` is the
-    adapter of the bus, not started yet. Only serializers, health probes and observers get it; for others it
-    is None.
+    ``sections`` has the foreign sections that the factory named, by path, expanded (``{"database.redis":
+    {...}}``). It lacks sections that are absent from the file. ``adapter`` is the adapter of the bus, not
+    started yet. Only serializers, health probes and observers get it; for others it is None.
     """
 
     service: str
@@ -128,9 +127,9 @@ class Factory(Generic[O, P_co]):
 class Command:
     """Offers a command of ``promenade-bus``.
 
-    ``help`` is the line beside its name in the list of commands, and in shell completions. ``load`` returns
-    the click command. It is called only when that runs, or shows its help, so that its imports cost other
-    commands nothing. A ``hidden`` command runs, and is not listed.
+    ``help`` is its line in the list of commands, and in shell completions. ``load`` returns the click
+    command. It is called only when the command runs or shows its help, so its imports cost other commands
+    nothing. A ``hidden`` command runs, but is not listed.
     """
 
     help: str
@@ -160,10 +159,10 @@ class Endpoint:
 
 @attrs.frozen
 class WorkerEndpoint:
-    """A worker process of several, as its parent knows it.
+    """One of several worker processes, as its parent knows it.
 
-    ``name`` is its number from 1. ``state`` ends the sentence "process 1 ..." for people. ``address`` is
-    where its own endpoint serves; None while it has none.
+    ``name`` is its number from 1. ``state`` ends the sentence "process 1 ..." for people. ``address`` is the
+    address of its own endpoint; None without one.
     """
 
     name: str
@@ -251,27 +250,27 @@ class Inlet(Protocol):
 
     @property
     def spec(self) -> SubscriptionSpec:
-        """The subscription that it serves."""
+        """The subscription of this inlet."""
         ...
 
     def redeliver(self, letter: DeadLetter, payload: Event | Message) -> None:
-        """Hands a dead letter back to this subscription and to no other; attempts start at 1."""
+        """Redrives a dead letter to this subscription and to no other; attempts start at 1."""
         ...
 
 
 class DeadLetterStore(Protocol):
-    """Where dead letters are kept until someone redrives or purges them."""
+    """Stores dead letters until someone redrives or purges them."""
 
     async def list(self, where: DeadLetterFilter, limit: int) -> Sequence[DeadLetter]:
         """The oldest letters that the filter selects, at most ``limit``."""
         ...
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
-        """The selected letters after a cursor, the oldest first.
+        """A page of the selected letters after a cursor, the oldest first.
 
         ``after`` is the ``next_cursor`` of an earlier page, or None for the first one. A page has at most
         ``limit`` letters, and fewer where they are large. Only a ``next_cursor`` of None means that there are
-        no more. Letters may come and go between two pages: one that stays is in exactly one page. Raises
+        no more. Letters may come and go between two pages. A letter that stays is in exactly one page. Raises
         ``ValueError`` when ``after`` is not a cursor of this store.
         """
         ...
@@ -281,9 +280,9 @@ class DeadLetterStore(Protocol):
         ...
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """The number of selected letters, in groups of the same topic, subscription and failure.
+        """Counts the selected letters, in groups of the same topic, subscription and failure.
 
-        The largest first. It is for looking at many letters without fetching them.
+        The largest group comes first. It avoids fetching many letters only to count them.
         """
         ...
 
@@ -292,20 +291,20 @@ class DeadLetterStore(Protocol):
         ...
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
-        """Moves letters back to the subscription that failed, each at most once; returns how many moved.
+        """Moves letters back to the subscription that failed, each at most once. Returns their number.
 
-        A letter that is no longer there is passed over. Raises ``UnknownSubscription``, and then moves
-        none, when a letter's subscription does not exist.
+        It skips a letter that is no longer there. Raises ``UnknownSubscription``, and then moves none, when a
+        letter's subscription does not exist.
         """
         ...
 
     async def purge(self, where: DeadLetterFilter) -> int:
-        """Deletes the letters that the filter selects; returns how many."""
+        """Deletes the letters that the filter selects. Returns their number."""
         ...
 
 
 class AdapterBase(Protocol):
-    """The part that all adapters have in common. All methods are called on the event loop of the bus."""
+    """The common part of all adapters. All methods are called on the event loop of the bus."""
 
     @property
     def name(self) -> str:
@@ -319,7 +318,7 @@ class AdapterBase(Protocol):
 
     @property
     def dead_letters(self) -> DeadLetterStore:
-        """The messages that subscriptions gave up on. Asked for once it is started."""
+        """The messages that subscriptions gave up on. It is read only after the start."""
         ...
 
     @property
@@ -329,15 +328,15 @@ class AdapterBase(Protocol):
 
     @property
     def degraded(self) -> str | None:
-        """A sentence for health about a flaw of an adapter that works; None when all is well."""
+        """A sentence for health about a problem of a working adapter; None without one."""
         ...
 
     async def start(self) -> None:
-        """Gets ready to carry events; raises a ``BusError`` when it cannot."""
+        """Prepares to carry events. Raises a ``BusError`` when it cannot."""
         ...
 
     async def close(self) -> None:
-        """Releases the resources that ``start`` took.
+        """Releases the resources of ``start``.
 
         Called once after each ``start`` that succeeded: at the end, or because the bus could not start for
         another reason. In that case ``start`` may follow again.
@@ -367,9 +366,10 @@ class Adapter(AdapterBase, Protocol):
         ...
 
     async def open_consumer(self, spec: SubscriptionSpec) -> Consumer:
-        """Opens a subscription; from now on it misses nothing. After a ``BusError`` it is called again.
+        """Opens a subscription, which misses nothing from now on.
 
-        On a durable adapter the group outlives the process, and ``close`` of the consumer.
+        After a ``BusError`` it is called again. On a durable adapter the group outlives the process, and
+        ``close`` of the consumer.
         """
         ...
 
@@ -390,7 +390,10 @@ class CountingAdapter(Protocol):
     """
 
     async def backlogs(self, specs: Sequence[SubscriptionSpec]) -> Sequence[int]:
-        """The ``backlog`` of each subscription, in order; one may be there twice, and there may be none."""
+        """The ``backlog`` of each subscription, in order.
+
+        A subscription may occur twice, and the list may be empty.
+        """
         ...
 
 
@@ -436,10 +439,10 @@ class Consumer(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ends receiving: a ``receive`` that waits returns soon, with the messages that it has.
+        """Ends receiving: a waiting ``receive`` returns soon, with the messages that it has.
 
-        An adapter that is not durable, and a broadcast, cannot give messages back. There the engine goes on
-        calling ``receive`` until its answer is empty, to get all messages that had arrived.
+        An adapter that is not durable, and a broadcast, cannot take messages back. There the engine calls
+        ``receive`` until its answer is empty, to get all messages that had arrived.
         """
         ...
 
@@ -460,11 +463,11 @@ class LeasingConsumer(Protocol):
 
     @property
     def in_doubt(self) -> bool:
-        """True when a lease may have ended meanwhile. Asked often: the answer must come from memory."""
+        """True when a lease may have ended. It is called often, so it must answer from memory."""
         ...
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
-        """Renews leases; returns for each message True if this consumer still owns it.
+        """Renews leases. Returns for each message True if this consumer still owns it.
 
         The engine drops the others: it calls no handler for them, and does not settle them. After a
         ``BusError`` it is called again, with a pause.
@@ -481,7 +484,7 @@ class YieldingConsumer(Protocol):
     """
 
     async def has_standby(self) -> bool:
-        """True when another instance waits for its turn. Raises ``BusError``; then nothing is done."""
+        """True when another instance waits to become active. Raises ``BusError``; then nothing is done."""
         ...
 
 
@@ -498,15 +501,16 @@ class InProcessAdapter(AdapterBase, Protocol):
         ...
 
     def attach(self, inlet: Inlet) -> None:
-        """From now on the inlet takes part in routing."""
+        """Lets the inlet take part in routing."""
         ...
 
     def detach(self, inlet: Inlet) -> None:
-        """The inlet takes no part any more; harmless when it was not attached."""
+        """Ends the inlet's part in routing; no-op when it was not attached."""
         ...
 
     def watch(self, changed: Callable[[str], None]) -> None:
-        """Calls ``changed``, until ``close``, whenever an answer of ``route`` may have changed.
+        """Registers ``changed``, which the adapter calls, until ``close``, when an answer of ``route`` may
+        have changed.
 
         The argument is the topic, or a pattern that covers the changed topics: ``#`` for all.
         """
@@ -526,7 +530,7 @@ AnyAdapter = Adapter | InProcessAdapter
 
 
 def is_in_process(adapter: AnyAdapter) -> TypeGuard[InProcessAdapter]:
-    """True for an adapter inside of the process."""
+    """True for an adapter inside the process."""
     return adapter.features.in_process
 
 
@@ -534,7 +538,7 @@ def is_in_process(adapter: AnyAdapter) -> TypeGuard[InProcessAdapter]:
 
 
 class HealthStatus(StrEnum):
-    """From best to worst."""
+    """The status of a health check, from best to worst."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -555,7 +559,7 @@ class CheckResult:
     figures: Mapping[str, float | int | str | bool] = attrs.field(factory=FrozenMapping)
 
     def to_dict(self) -> dict[str, Any]:
-        """The check as plain data that is ready for JSON; a figure that JSON does not have is a text."""
+        """The check as plain data for JSON. A figure without a JSON form becomes a text."""
         figures = {
             name: str(figure) if isinstance(figure, float) and not math.isfinite(figure) else figure
             for name, figure in self.figures.items()
@@ -567,7 +571,7 @@ class CheckResult:
 class SubscriptionState:
     """The counters of one subscription since the bus was opened, and its current load.
 
-    ``late`` counts messages that another consumer had taken over before they were settled here.
+    ``late`` counts messages that another consumer had claimed before they were settled here.
     """
 
     name: str
@@ -624,13 +628,13 @@ class EngineState:
 
 
 class HealthProbe:
-    """A base for probes: override ``check``, and the other two where there is something to hold."""
+    """A base for probes: override ``check``, and the other two if the probe has resources."""
 
     async def start(self) -> None:
         """Called when the bus starts."""
 
     async def check(self, state: EngineState) -> CheckResult:
-        """Looks once; the bus bounds it by a deadline. An exception counts as unhealthy."""
+        """Checks once, within a deadline of the bus. An exception counts as unhealthy."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -673,10 +677,10 @@ class WatchedMiddleware:
 
 @attrs.frozen(kw_only=True)
 class AttemptFailure:
-    """An attempt that failed, and what follows from it, as an ``Observer`` is told.
+    """A failed attempt and its consequence, for an ``Observer``.
 
     ``event`` is None when the message could not be decoded; ``attempt`` counts from 1. A ``"retry"`` or
-    ``"postpone"`` follows after ``delay`` seconds; a ``"dead_letter"`` is buried for ``reason``.
+    ``"postpone"`` follows after ``delay`` seconds; a ``"dead_letter"`` has a ``reason``.
     """
 
     topic: str
@@ -694,7 +698,7 @@ class AttemptFailure:
 class EventLoss:
     """An event that a subscription has lost: its failure, or its dead letter, could not be dealt with.
 
-    ``EngineState.lost`` counts it, and also what an adapter loses, which has no name.
+    ``EngineState.lost`` counts it, and also the losses of an adapter, which have no topic.
     """
 
     topic: str
@@ -713,7 +717,10 @@ class SubscriptionBacklog:
 
 
 class ObservedBus(Protocol):
-    """A bus as an observer knows it, from ``start`` until ``close``. For the event loop of the bus only."""
+    """A bus as an observer sees it, from ``start`` until ``close``.
+
+    Use it on the event loop of the bus only.
+    """
 
     @property
     def service(self) -> str:
@@ -722,7 +729,7 @@ class ObservedBus(Protocol):
 
     @property
     def adapter(self) -> AnyAdapter:
-        """The adapter that is used: the fallback, where that has taken its place."""
+        """The adapter in use, which may be the fallback."""
         ...
 
     def state(self) -> EngineState:
@@ -734,7 +741,7 @@ class ObservedBus(Protocol):
         ...
 
     async def backlog(self) -> Sequence[SubscriptionBacklog]:
-        """The unsettled events of each subscription. An adapter outside of the process is asked."""
+        """The number of unsettled events of each subscription. An adapter outside the process is asked."""
         ...
 
 

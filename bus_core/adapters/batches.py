@@ -1,4 +1,4 @@
-"""Batches of which a storage may refuse one item."""
+"""Batches of items, of which a storage may refuse some."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 async def together_or_apart(
     items: Sequence[T], handle: Callable[[Sequence[T]], Awaitable[Sequence[BusError | None]]]
 ) -> Sequence[BusError | None]:
-    """The results of ``handle`` for items in one transaction or, when that fails, of each in one of its own.
+    """The results of ``handle`` for all items in one transaction, or, if that fails, of each in its own.
 
-    The storage may refuse one of them, such as a record that is too large for it. As it may refuse all, the
-    second that fails is the last that is tried. It begins anywhere, so that each gets its turn.
+    The storage may refuse one item, such as a record that is too large. As it may also refuse all, it stops
+    after the second failure. It begins at a random item, so that each gets its turn.
     """
     try:
         return await handle(items)

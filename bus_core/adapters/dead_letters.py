@@ -1,6 +1,6 @@
-"""A base for dead-letter stores of adapters that store nothing outside of the process.
+"""A base for dead-letter stores in the memory of the process.
 
-Nothing of the bus needs this module; import it from here.
+The bus does not need this module; import it from here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def first_letters(store: DeadLetterStore, where: DeadLetterFilter, limit: 
 
 @attrs.frozen
 class KeptLetter(Generic[P]):
-    """A letter, what its subscription is given when it is redriven, and its number in this store."""
+    """A letter, the payload that its subscription gets at a redrive, and its number in this store."""
 
     letter: DeadLetter
     payload: P
@@ -49,7 +49,7 @@ class KeptLetter(Generic[P]):
 class LocalDeadLetters(ABC, Generic[P]):
     """Implements ``bus_core.DeadLetterStore`` for at most ``capacity`` letters.
 
-    The oldest one gives way to a new one; ``dropped`` counts those that did.
+    When it is full, a new letter replaces the oldest one; ``dropped`` counts those.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -60,10 +60,10 @@ class LocalDeadLetters(ABC, Generic[P]):
 
     @abstractmethod
     def way_back(self, kept: KeptLetter[P]) -> Callable[[], None] | None:
-        """The inlet of the subscription that gave up; None where that is not open here."""
+        """The inlet of the subscription that gave up; None where it is not open here."""
 
     def keep(self, letter: DeadLetter, payload: P, spec: SubscriptionSpec) -> None:
-        """Keeps a letter; when the store is full the oldest one is dropped, and counted."""
+        """Stores a letter. When the store is full, it drops and counts the oldest one."""
         if letter.id not in self._kept and len(self._kept) >= self._capacity:
             dropped = self._kept.pop(next(iter(self._kept))).letter
             self.dropped += 1
@@ -83,7 +83,7 @@ class LocalDeadLetters(ABC, Generic[P]):
         return await self.page(where, None, limit)
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
-        """The selected letters that come after a cursor; see ``bus_core.DeadLetterStore``."""
+        """A page of the selected letters after a cursor; see ``bus_core.DeadLetterStore``."""
         if after is not None and not (after.isascii() and after.isdigit()):
             raise ValueError(f"this is no cursor of these dead letters: {after!r}")
         behind = int(after or 0)
@@ -103,7 +103,7 @@ class LocalDeadLetters(ABC, Generic[P]):
         return sum(where.selects(kept.letter) for kept in self._kept.values())
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """The number of selected letters, in groups."""
+        """Counts the selected letters in groups."""
         return tally_of(kept.letter for kept in self._kept.values() if where.selects(kept.letter))
 
     async def get(self, letter_id: str) -> DeadLetter:
@@ -114,7 +114,7 @@ class LocalDeadLetters(ABC, Generic[P]):
         return kept.letter
 
     async def redrive(self, letter_ids: Sequence[str]) -> int:
-        """Hands letters back to their subscription, each once; all or, when one has no subscription, none.
+        """Redrives letters to their subscription, each once; all or, when one has no subscription, none.
 
         Raises ``UnknownSubscription``.
         """
@@ -137,7 +137,7 @@ class LocalDeadLetters(ABC, Generic[P]):
         return len(moving)
 
     async def purge(self, where: DeadLetterFilter) -> int:
-        """Deletes the letters that the filter selects; returns how many."""
+        """Deletes the letters that the filter selects. Returns their number."""
         selected = [letter_id for letter_id, kept in self._kept.items() if where.selects(kept.letter)]
         for letter_id in selected:
             del self._kept[letter_id]

@@ -1,10 +1,9 @@
-"""Finds dead owners of messages by counted heartbeats, and never by a time of day.
+"""Finds dead owners of messages by counted heartbeats, without a time of day.
 
-Each process counts up a number for every owner that it has, and reads the numbers of all. Before a process
+Each process increments a number for every owner that it has, and reads the numbers of all. Before a process
 claims messages, it notes the number of their owner and the time on its own clock. It claims them only if the
-number is still the same after the lease of the owner, which is in the owner's name.
-
-A thread does this: a handler that blocks the event loop of the bus for longer than a lease loses nothing.
+number is still the same after the lease of the owner, which is part of the owner's name. A thread does this,
+so a handler that blocks the event loop of the bus for longer than a lease loses nothing.
 """
 
 from __future__ import annotations
@@ -22,37 +21,38 @@ from bus_core.runtime.threads import thread_ended
 __all__ = ["NO_SESSION", "Beat", "Heartbeats", "lease_of", "name_owner"]
 
 Beat = Callable[[Sequence[str], Sequence[str]], Iterable[tuple[str, int]]]
-"""Counts up the numbers of some owners, deletes those of others, and returns the numbers of all there are.
+"""Increments the numbers of some owners, deletes those of others, and returns all numbers.
 
-It is called in the thread of a ``Heartbeats``, never twice at once, and ends by itself in bounded time.
+It is called in the thread of a ``Heartbeats``, never twice at once, and must end by itself in bounded time.
 """
 
 _BEATS = 6
-"""Heartbeats within a lease."""
+"""The number of heartbeats within a lease."""
 
 _SAFE = 0.75
-"""The part of a lease in which nobody can have taken anything over, whatever clocks and disks do."""
+"""The part of a lease in which nobody can have claimed anything, whatever clocks and disks do."""
 
 _UNNOTICED = 0.9
-"""The part of a lease within which a heartbeat has to be stored: later, others may have given up on it."""
+"""The part of a lease within which a heartbeat must be stored; later, others may have claimed the messages.
+"""
 
 _REMEMBERED = 3.0
-"""Leases for which the number of a dead owner is kept, so that everybody learns of its death."""
+"""The number of leases for which a dead owner's number is kept, so that every process learns of its death."""
 
 _CLOSING = 4.0
 """Seconds that the thread may take to delete the numbers of its owners."""
 
 NO_SESSION = 0
-"""In place of the number of a session: others may own what was received, for all that is known."""
+"""In place of the number of a session: others may own the received messages."""
 
 
 def name_owner(lease: float) -> str:
-    """A name that no other owner has. It tells everybody how many seconds its lease is long."""
+    """A unique name of an owner, which contains the seconds of its lease."""
     return f"{uuid4().hex}.{lease!r}"
 
 
 def lease_of(owner: str, otherwise: float) -> float:
-    """The lease of an owner in seconds; ``otherwise`` where its name has none."""
+    """The lease of an owner in seconds; ``otherwise`` if its name has none."""
     try:
         return float(owner.partition(".")[2])
     except ValueError:
@@ -76,9 +76,9 @@ class Heartbeats:
         self._owners: dict[str, None] = {}
         self._leaving: list[str] = []
         self._seen_elsewhere: frozenset[str] = frozenset()
-        self._noted: dict[str, tuple[int | None, float]] = {}  # the number of an owner, and since when
+        self._noted: dict[str, tuple[int | None, float]] = {}  # an owner's number, and since when
         self._dead: Mapping[str, int | None] = {}
-        # The number of the session, and until when it is sure.
+        # The number of the session, and the time until which it is certain.
         self._session: tuple[int, float] = (NO_SESSION, float("-inf"))
         self._renewed_at = float("-inf")
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -94,7 +94,7 @@ class Heartbeats:
         self._thread.start()
 
     async def close(self) -> None:
-        """Deletes the numbers of its owners, and ends the thread; harmless when it was not started."""
+        """Deletes the numbers of its owners, and ends the thread; no-op when it was not started."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -103,18 +103,18 @@ class Heartbeats:
         await thread_ended(thread, _CLOSING)
 
     def add(self, owner: str) -> None:
-        """Counts for this owner, too."""
+        """Increments the number of this owner from now on."""
         with self._guard:
             self._owners[owner] = None
 
     def remove(self, owner: str) -> None:
-        """Counts for this owner no more: what it owns still comes free when its lease is over."""
+        """Stops incrementing the number of this owner; its messages can be claimed after its lease."""
         with self._guard:
             if self._owners.pop(owner, "") is None:
                 self._leaving.append(owner)
 
     def look_after(self, owners: Iterable[str]) -> None:
-        """Names owners that own something, for they may have no number: all that are known at the moment."""
+        """Names all known owners of something, because some may have no number."""
         self._seen_elsewhere = frozenset(owners)
 
     @property
@@ -124,19 +124,22 @@ class Heartbeats:
         return number if lease_clock() <= until else NO_SESSION
 
     def is_sure(self, session: int) -> bool:
-        """True when no other can have claimed the messages received in this session."""
+        """True when no other process can have claimed the messages received in this session."""
         return session != NO_SESSION and session == self.session
 
     @property
     def dead(self) -> Mapping[str, int | None]:
-        """The owners that are dead, each with the number that it stopped at; None for those that have none.
+        """The dead owners, each with its last number; None for those without a number.
 
-        There are none while the own heartbeat is late: a process that stood still has not seen the others.
+        It is empty while the own heartbeat is late: a process that was paused has not seen the others.
         """
         return self._dead if self.session != NO_SESSION else {}
 
     async def renewed(self) -> None:
-        """Sends a heartbeat at once, and returns when it is stored. Raises ``AdapterError``."""
+        """Sends a heartbeat at once, and returns when it is stored.
+
+        Raises ``AdapterError``.
+        """
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
         with self._guard:
@@ -162,7 +165,7 @@ class Heartbeats:
         try:
             self._beat((), leaving)
         except Exception:
-            pass  # what they own comes free all the same, a lease later
+            pass  # their messages can be claimed all the same, a lease later
         self._tell(AdapterError(f"the adapter {self._name!r} was closed"))
 
     def _beat_once(self) -> bool:
@@ -192,13 +195,13 @@ class Heartbeats:
             try:
                 loop.call_soon_threadsafe(_resolve, stored, failure)
             except RuntimeError:
-                pass  # the loop was closed, and with it whoever waited
+                pass  # the loop was closed, and with it its waiting callers
 
     def _learn(self, found: Mapping[str, int], sent: float, received: float) -> None:
         number, _ = self._session
         if received > self._renewed_at + _UNNOTICED * self._lease:
             number += 1
-            self._noted = {}  # while this process stood still others may have done so, too
+            self._noted = {}  # this process was paused, so the others may have been, too
         self._renewed_at = sent
         numbers: dict[str, int | None] = {**dict.fromkeys(self._seen_elsewhere), **found}
         noted: dict[str, tuple[int | None, float]] = {}
@@ -215,7 +218,7 @@ class Heartbeats:
         self.beats += 1
 
     def _forgettable(self) -> Collection[str]:
-        """Owners that have been dead for so long that everybody knows."""
+        """Owners that have been dead for so long that every process knows."""
         now = lease_clock()
         return [
             owner
@@ -224,7 +227,7 @@ class Heartbeats:
         ]
 
     def _rest(self, began: float) -> float:
-        """Seconds to the next heartbeat, or to when a number that did not grow tells of a death."""
+        """Seconds to the next heartbeat, or to the time when an unchanged number proves a death."""
         now, regular = lease_clock(), began + self._lease / _BEATS
         ends = [since + lease_of(owner, self._lease) for owner, (_, since) in self._noted.items()]
         following = min((end for end in ends if end > now), default=regular)

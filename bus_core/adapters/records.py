@@ -1,4 +1,4 @@
-"""The records of a ``bus_core.adapters.storage.StorageAdapter``, and the content of their text."""
+"""The records of a ``bus_core.adapters.storage.StorageAdapter``, and their text."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ DEAD = "dead"
 """The owner of a record that is a dead letter; it is never due."""
 
 Claim = tuple[Any, str, bool]
-"""A record that was claimed: its key, of any type; its text; whether it belonged to somebody before."""
+"""A claimed record: its key, of any type; its text; and True if it had an owner before."""
 
 Pending = tuple[str, str, int, float]
-"""The records of one owner: subscription, owner, their number, and when the first one is due."""
+"""The records of one owner: subscription, owner, their number, and the earliest due time."""
 
 _pattern = cache(TopicPattern)
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """True when a topic belongs to a subscription, which is the name of a topic or a pattern."""
+    """True when a topic belongs to a subscription, given as the name of a topic or as a pattern."""
     return pattern == topic or _pattern(pattern).matches(topic)
 
 
@@ -55,8 +55,8 @@ def matches(pattern: str, topic: str) -> bool:
 class Record:
     """A message on its way to one subscription, as a storage keeps it.
 
-    ``due`` is a time in seconds since the epoch: the end of a delay, before which nobody claims it. It means
-    nothing while somebody owns the record.
+    ``due`` is the end of a delay, in seconds since the epoch; nobody claims the record before. It has no
+    meaning while somebody owns the record.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Record:
 
 @attrs.frozen
 class RecordState:
-    """The content of a record's text."""
+    """Reads the text of a record."""
 
     message: Message
     published_at: datetime
@@ -77,17 +77,17 @@ class RecordState:
     waited: float = 0.0
 
     def text(self) -> str:
-        """Itself as the text of a record."""
+        """Writes the text of the record."""
         return _converter().dumps(self)
 
     @classmethod
     def of(cls, text: str) -> RecordState:
-        """The content of a record's text."""
+        """Reads the text of a dead letter record."""
         return _converter().loads(text, cls)
 
 
 def with_death(history: tuple[Attempt, ...], attempt: int) -> tuple[Attempt, ...]:
-    """A history, and the death of who made that attempt: it may have been handling the message."""
+    """A history with the death of the last owner, which may have been handling the message."""
     died = Attempt(attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
     return with_attempt(history, died)
 

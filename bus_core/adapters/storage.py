@@ -1,8 +1,8 @@
-"""A base for adapters over a storage that can be asked and does not call: a database, a directory of files.
+"""A base for adapters over a storage that must be polled: a database, a directory of files.
 
-The protocols ``Adapter``, ``Consumer`` and ``DeadLetterStore`` are kept here, over records: a record is a
-text, and belongs to an owner or to nobody. What is left to an author is to store them. Nothing of the bus
-needs this module; import it from here.
+It implements the protocols ``Adapter``, ``Consumer`` and ``DeadLetterStore`` over records. A record is a text
+with an owner or without. The author of an adapter only stores records. The bus does not need this module;
+import it from here.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ from bus_core.runtime.failures import Trouble, fault_of
 __all__ = ["DEAD", "NOBODY", "Claim", "Pending", "Record", "StorageAdapter", "matches"]
 
 _LONGEST_WAIT = 2.0
-"""Seconds of real time after which ``receive`` returns although there is nothing."""
+"""Seconds of real time after which ``receive`` returns without messages."""
 
 _PAUSES = (0.005, 0.1)
-"""Seconds of real time between two looks for what is due: after one that found something, and at most."""
+"""Seconds of real time between two polls: after one that found something, and at most."""
 
 _SHARE = 10
-"""A rest between two looks lasts at least so many times as long as the look took."""
+"""The least pause between two polls, as a multiple of the duration of a poll."""
 
 _LOOKS = 8
-"""Looks at who owns something within a lease, also while nobody waits for anything."""
+"""The number of looks at the owners within a lease, also while nobody waits for anything."""
 
 _MOST_DEAD = 100
-"""Dead owners that one claim names; those behind them have their turn when these have nothing left."""
+"""The most dead owners that one claim names; the others follow when these have nothing left."""
 
 _EPOCH = time.time() - lease_clock()
 
@@ -77,8 +77,8 @@ _EPOCH = time.time() - lease_clock()
 def record_time() -> float:
     """Seconds since the epoch by a clock that cannot be set, for ``Record.due``.
 
-    It begins at the time of day of this process's start. It says when a delay is over, and nothing of who
-    owns what: other processes may have begun with another time of day.
+    It starts from the time of day at the start of the process. It decides when a delay is over, and nothing
+    about ownership, because other processes may have started from another time of day.
     """
     return _EPOCH + lease_clock()
 
@@ -100,7 +100,7 @@ class StorageAdapter(ABC):
     features: Features
 
     lease: float = 30.0
-    """Seconds after which what a process owns comes free, when it has died or hangs."""
+    """Seconds after which others may claim the messages of a process that has died or hangs."""
 
     lost = 0
 
@@ -108,51 +108,51 @@ class StorageAdapter(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Gets ready. ``shut`` follows in any case, also when this raised."""
+        """Opens the storage. ``shut`` follows in any case, also after an error."""
 
     @abstractmethod
     async def shut(self) -> None:
-        """Gives back what ``open`` took."""
+        """Releases the resources of ``open``."""
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[object] | AbstractAsyncContextManager[object]:
-        """Surrounds calls of the methods below: all of them are done, or none where something is raised.
+        """Surrounds calls of the methods below. An error undoes all of them.
 
-        Synchronous or asynchronous. The base enters one when it has left the one before.
+        Synchronous or asynchronous. The base enters one block at a time.
         """
 
     @abstractmethod
     async def add(self, topic: str, text: str) -> None:
         """Adds a record to every subscription whose pattern ``matches`` the topic.
 
-        It is kept for later subscriptions, too, where ``features`` have ``replay``.
+        Where ``features`` have ``replay``, it also keeps the record for later subscriptions.
         """
 
     @abstractmethod
     async def subscribe(self, subscription: str, pattern: str, replay: bool) -> None:
-        """From now on the subscription gets records. Nothing is done when it exists already.
+        """Creates a subscription, which gets records from now on; no-op when it exists.
 
-        Where ``replay`` is true it gets everything that was added before, too, in order.
+        Where ``replay`` is true, it also gets everything that was added before, in order.
         """
 
     @abstractmethod
     async def claim(
         self, subscription: str, owner: str, now: float, limit: int, dead: Collection[str]
     ) -> Sequence[Claim]:
-        """Gives the first records to the owner that it may have; in order of adding.
+        """Gives the owner the first records that it may have, in the order in which they were added.
 
-        Those are the ones of ``NOBODY`` that are due at ``now``, and all of the ``dead`` owners.
+        It may have the records of ``NOBODY`` that are due at ``now``, and all of the ``dead`` owners.
         """
 
     @abstractmethod
     async def change(self, key: Any, owner: str, record: Record | None) -> bool:
-        """Replaces a record, or deletes it for None, if the owner owns it still; tells whether he did."""
+        """Replaces a record, or deletes it for None, if the owner still owns it. Returns True if it does."""
 
     @abstractmethod
     async def pending(self) -> Sequence[Pending]:
-        """For each subscription and owner, ``NOBODY`` too, how many records there are that are not ``DEAD``.
+        """For each subscription and owner, including ``NOBODY``, the number of records that are not ``DEAD``.
 
-        Also when the first of them is due.
+        Also the time when the first of them is due.
         """
 
     @abstractmethod
@@ -161,10 +161,10 @@ class StorageAdapter(ABC):
 
     @abstractmethod
     def beat(self, owners: Sequence[str], gone: Sequence[str]) -> Iterable[tuple[str, int]]:
-        """Counts up the heartbeats of some owners, deletes those of others, and returns all that there are.
+        """Increments the heartbeats of some owners, deletes those of others, and returns all heartbeats.
 
-        It is called in a thread of its own, never twice at once: so it needs a connection of its own, and a
-        limit to how long it takes. An owner that has none yet begins with any number.
+        It is called in a separate thread, never twice at once, so it needs its own connection and a time
+        limit. A new owner begins with any number.
         """
 
     # --- Adapter ------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class StorageAdapter(ABC):
             await self.heartbeats.renewed()
         except BaseException:
             await self.heartbeats.close()
-            with suppress(Exception):  # there may be nothing to give back
+            with suppress(Exception):  # there may be nothing to release
                 await self.shut()
             raise
         self._watching = BackgroundTask(self._watch, f"promenade-{self.name}-watch")
@@ -227,11 +227,11 @@ class StorageAdapter(ABC):
         return [counts[_id(spec)] for spec in specs]
 
     def dead_of(self, subscription: str) -> Sequence[str]:
-        """Owners of a subscription without a heartbeat for their lease, as far as was seen."""
+        """Owners of a subscription without a heartbeat for their lease, as far as this process saw."""
         return self._dead.get(subscription, ())[:_MOST_DEAD]
 
     async def _watch(self) -> None:
-        """Looks again and again for what is due, for all consumers that wait, and for who owns something."""
+        """Polls repeatedly: for records that are due, for all waiting consumers, and for owners."""
         shortest, longest = _PAUSES
         pause = shortest
         looked_at = -math.inf
@@ -260,7 +260,7 @@ class StorageAdapter(ABC):
             await asyncio.sleep(min(between, _SHARE * (time.monotonic() - began)))
 
     async def _look(self, due: set[str]) -> None:
-        """Learns who owns something; adds the subscriptions that have something to claim."""
+        """Reads the owners, and adds the subscriptions that have something to claim."""
         async with self.in_transaction("be read"):
             pending = await self.pending()
         sound = [each for each in pending if _is_sound(each)]
@@ -276,7 +276,7 @@ class StorageAdapter(ABC):
 
     @property
     def degraded(self) -> str | None:
-        """The problems of the moment: of each part its own, so that no part clears another's."""
+        """The current problems, one for each part, so that no part clears the problem of another."""
         parts = (self._reading, self.heartbeats.trouble)
         problems = [trouble.text for trouble in parts if trouble.text is not None]
         if self._unreadable:
@@ -292,9 +292,9 @@ class StorageAdapter(ABC):
 
     @asynccontextmanager
     async def in_transaction(self, what: str) -> AsyncIterator[None]:
-        """A block in a transaction of its own. Raises ``AdapterError`` for what the storage raises.
+        """A block in its own transaction. Raises ``AdapterError`` for errors of the storage.
 
-        Blocks wait for each other: those of an asynchronous storage would run into one transaction.
+        Blocks wait for each other, because those of an asynchronous storage would mix in one transaction.
         """
         with self.translated(what):
             async with self._turn, AsyncExitStack() as stack:
@@ -307,9 +307,9 @@ class StorageAdapter(ABC):
 
     @contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Makes an ``AdapterError`` of what the storage raises.
+        """Makes an ``AdapterError`` of an error of the storage.
 
-        It names the class and the place, and keeps the cause. What drivers say besides is not repeated: it
+        It names the class and the place, and keeps the cause. It does not repeat the text of a driver, which
         may be a statement with all of its values, or an address with its password.
         """
         try:
@@ -329,7 +329,7 @@ class StorageAdapter(ABC):
         return self
 
     async def _letters(self) -> dict[str, tuple[Any, RecordState, DeadLetter]]:
-        """The dead letters by their id, the oldest first: their ids sort by time."""
+        """The dead letters by their ids, the oldest first, because ids sort by time."""
         letters: list[tuple[Any, RecordState, DeadLetter]] = []
         rows = await self.dead()
         for key, text in rows:
@@ -388,14 +388,14 @@ class StorageAdapter(ABC):
 
 @attrs.define(eq=False)
 class _Owned:
-    """The receipt of what a consumer owns: the record's key, and what its text says."""
+    """The receipt of an owned record: its key, and the content of its text."""
 
     key: Any
     state: RecordState
 
 
 class StorageConsumer:
-    """Implements ``Consumer`` and ``LeasingConsumer``. It has a lease of its own, which ends with it."""
+    """Implements ``Consumer`` and ``LeasingConsumer``. Each consumer has its own lease."""
 
     def __init__(
         self, adapter: StorageAdapter, spec: SubscriptionSpec, waiting: dict[StorageConsumer, None]
@@ -417,7 +417,7 @@ class StorageConsumer:
         return not self._adapter.heartbeats.is_sure(self._session)
 
     async def confirm(self, receipts: Sequence[_Owned]) -> Sequence[bool]:
-        """Renews the lease; which messages are this consumer's still."""
+        """Renews the lease. Returns for each message True if this consumer still owns it."""
         adapter = self._adapter
         await adapter.heartbeats.renewed()
         session = adapter.heartbeats.session
@@ -430,7 +430,7 @@ class StorageConsumer:
         return owned
 
     def look(self) -> None:
-        """There may be something to receive."""
+        """Wakes the consumer: there may be something to receive."""
         self._due.set()
 
     async def receive(self, limit: int) -> Sequence[Received]:
@@ -477,7 +477,7 @@ class StorageConsumer:
         )
 
     def _unreadable(self, key: Any, text: object) -> Received:
-        """A record that somebody else has written, or changed: a dead letter, with its text as it is."""
+        """A record that somebody else has written, or changed: a dead letter with the raw text."""
         body = str(text).encode("utf-8", "backslashreplace")
         state = RecordState(Message("", self._topic, "", body), datetime.now(UTC))
         return Received(
@@ -532,7 +532,7 @@ def _failed(error: BusError) -> PublishFailed:
 
 
 def _is_sound(row: Sequence[Any]) -> bool:
-    """True when it is a row that ``pending`` returns: others may have put anything into the storage."""
+    """True for a row that ``pending`` may return, because others may have put anything into the storage."""
     kinds = (str, str, int, int | float)
     return len(row) == len(kinds) and all(map(isinstance, row, kinds))
 
@@ -541,7 +541,7 @@ def _state_of(text: str) -> RecordState | None:
     """The content of a record's text; None when the bus did not write it."""
     try:
         return RecordState.of(text)
-    except Exception:  # whatever a converter raises for what somebody else has written
+    except Exception:  # any error of a converter for a foreign text
         return None
 
 

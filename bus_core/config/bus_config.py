@@ -29,7 +29,9 @@ from bus_core.events.topics import TopicPattern
 __all__ = ["BusConfig", "describe_config", "load_config", "read_config"]
 
 FIRST_PARTY_ADAPTERS: Final = ("memory", "redis", "sqlite")
-"""Their sections are tolerated even where they are not installed: the same file serves laptop and server."""
+"""Sections of these adapters are tolerated where they are not installed, so that one file serves laptop and
+server.
+"""
 
 _RETRY_SHORT_FORM: Final = {
     "retry_attempts": "attempts",
@@ -107,12 +109,12 @@ class BusConfig(BusSettings):
         return index
 
     def retry_choices(self) -> list[PluginChoice]:
-        """Every answer that ``retry_for`` may give: the bus's own, and one for each entry of a topic."""
+        """Every choice that ``retry_for`` may return: the bus's own, and one for each entry of a topic."""
         entries = [settings.retry for settings in self.topics.values()]
         return [self.retry, *(self._on_top(retry) for retry in entries if retry is not None)]
 
     def _on_top(self, retry: PluginChoice) -> PluginChoice:
-        """The choice of a topic's entry, with the options of the bus where it has none of its own."""
+        """The choice of a topic's entry, with the options of the bus where it names no policy."""
         if retry.name not in ("", self.retry.name):
             return retry
         inherited = {
@@ -127,8 +129,8 @@ class BusConfig(BusSettings):
     def check_sections(self, known: Iterable[str]) -> list[str]:
         """The faults of sections without an owner, given the names of the installed adapters.
 
-        Sections of adapters that are not selected are tolerated, those of ``FIRST_PARTY_ADAPTERS``
-        even where these are not installed.
+        Sections of adapters that are not selected are tolerated. Those of ``FIRST_PARTY_ADAPTERS`` are
+        tolerated even where these adapters are not installed.
         """
         tolerated = {*known, *FIRST_PARTY_ADAPTERS, self.adapter}
         names = [*_KEYS, *sorted(tolerated - {""})]
@@ -146,9 +148,9 @@ def load_config(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> BusConfig:
-    """The configuration of a file, or of a mapping that is like one: ``{"bus": {...}}``.
+    """The configuration of a file, or of an equivalent mapping: ``{"bus": {...}}``.
 
-    ``environ`` holds the variables for ``${NAME}``; by default those of the process. Raises ``ConfigError``
+    ``environ`` has the variables for ``${NAME}``; by default those of the process. Raises ``ConfigError``
     with all faults together.
     """
     config, faults = read_config(source, environ=environ)
@@ -162,9 +164,9 @@ def read_config(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[BusConfig, list[str]]:
-    """Like ``load_config``, for callers that look for more faults: faulty keys have their default.
+    """Reads like ``load_config``, for callers that look for more faults: faulty keys get their default.
 
-    Raises ``ConfigError`` only where there is nothing to look at: no file, no YAML, no ``bus`` section.
+    Raises ``ConfigError`` only when there is nothing to check: no file, no YAML, no ``bus`` section.
     """
     if isinstance(source, BusConfig):
         return source, []
@@ -190,7 +192,7 @@ def read_config(
     return config, faults
 
 
-# PyYAML takes a sixth of the time in which a bus opens: it is imported where there is YAML to read.
+# PyYAML takes a sixth of the time in which a bus opens, so it is imported only for YAML.
 
 
 def _content_of(path: str | os.PathLike[str]) -> Any:
@@ -228,7 +230,7 @@ def _require_bus(document: Any, source: str) -> None:
 
 
 def _split(raw: Mapping[Any, Any], faults: list[str]) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """The bus's own keys, and those that may be the section of a plugin: mappings unlike any own key."""
+    """The bus's own keys, and the mappings under other keys, which may be sections of plugins."""
     sections: dict[str, Any] = {}
     own: dict[Any, Any] = {}
     adapters = (*FIRST_PARTY_ADAPTERS, raw.get("adapter"))
@@ -258,7 +260,7 @@ def _expanded_section(
 
 
 def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
-    """Turns ``retry_attempts`` and its like into the long form, which keeps their paths."""
+    """Turns ``retry_attempts`` and the like into the long form, and keeps their paths."""
     short = {key: option for key, option in _RETRY_SHORT_FORM.items() if key in own}
     if not short:
         return own
@@ -278,7 +280,7 @@ def _fold_retry(own: Mapping[str, Any], faults: list[str]) -> Mapping[str, Any]:
 
 
 def _service(app: Any, faults: list[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The name of the application, as the name of the service; the rest of its section is not ours."""
+    """The name of the application, as the name of the service. The rest of its section is ignored."""
     if app is not None and not isinstance(app, Mapping):
         faults.append(Fault("expected a mapping", "$.app"))
     if not isinstance(app, Mapping) or app.get("name") is None:

@@ -32,7 +32,7 @@ def not_blank(_instance: object, attribute: attrs.Attribute[str], value: str) ->
 
 @attrs.frozen(kw_only=True)
 class MiddlewareSettings:
-    """The chains around handlers and around publishing, outermost first."""
+    """The middleware chains around handlers and around publishing, the outermost first."""
 
     consume: Names = ()
     publish: Names = ()
@@ -57,7 +57,7 @@ def _check_listed_once(kind: str, names: list[str]) -> None:
 
 @attrs.frozen(kw_only=True)
 class HealthSettings:
-    """The probes to run, and how many seconds each may take."""
+    """The probes to run, and the seconds that each may take."""
 
     probes: Names = attrs.field(default=(), validator=_check_probes)
     timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))
@@ -65,7 +65,7 @@ class HealthSettings:
 
 @attrs.frozen(kw_only=True)
 class PluginSettings:
-    """Which installed plugins are left out (``disable``), or are the only ones loaded (``only``)."""
+    """The installed plugins to leave out (``disable``), or the only ones to load (``only``)."""
 
     disable: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
@@ -79,7 +79,7 @@ class TopicSettings:
 
 
 def _read_middleware(value: Any, path: str, faults: list[str]) -> MiddlewareSettings | None:
-    """``{consume: [...], publish: [...]}``; a bare list means consume."""
+    """Reads ``{consume: [...], publish: [...]}``; a bare list means consume."""
     if isinstance(value, list | tuple):
         return MiddlewareSettings(consume=read_names(value, path, faults))
     return read_settings(MiddlewareSettings, value, path, faults)
@@ -122,7 +122,10 @@ _JSON: Final = PluginChoice("json", {}, "$.bus.serializer")
 
 @attrs.frozen(kw_only=True)
 class BusSettings:
-    """The keys of the ``bus`` section. Times are seconds; in the file durations such as ``1h30m`` as well."""
+    """The keys of the ``bus`` section.
+
+    Times are seconds; the file may also have durations such as ``1h30m``.
+    """
 
     adapter: str = ""
     service: str = attrs.field(default="promenade", validator=not_blank)

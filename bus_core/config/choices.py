@@ -1,4 +1,4 @@
-"""Plugins that the configuration selects by name, with their raw options and the path of these."""
+"""Plugins that the configuration selects by name, with their raw options and paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class PluginChoice:
-    """Something the configuration selects by name, with the options as they were written.
+    """A plugin that the configuration selects by name, with the raw options.
 
     ``path`` is the place of the options in the file. ``moved`` maps the paths of options that are elsewhere.
     """
@@ -31,12 +31,12 @@ class PluginChoice:
     moved: Mapping[str, str] = attrs.field(factory=dict, repr=False)
 
     def render(self) -> Any:
-        """As it would be written in the file, secrets masked."""
+        """The choice as the file would have it, secrets masked."""
         return {self.name: mask_tree(self.options)} if self.options else self.name
 
 
 def read_choice(options: type[T], choice: PluginChoice, faults: list[str]) -> T | None:
-    """The typed options of a choice; None, and the faults with their paths, when they do not fit."""
+    """The typed options of a choice, or None and the faults with their paths."""
     found: list[str] = []
     result = read_settings(options, choice.options, choice.path, found)
     for fault in map(Fault.of, found):
@@ -48,7 +48,7 @@ def read_choice(options: type[T], choice: PluginChoice, faults: list[str]) -> T 
 
 
 def _read_name(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
-    """``name`` or ``{name: {options}}``."""
+    """Reads ``name`` or ``{name: {options}}``."""
     if value is UNREADABLE:
         return None
     if isinstance(value, str) and value.strip():
@@ -72,7 +72,7 @@ def _read_name(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
 
 
 def read_names(value: Any, path: str, faults: list[str]) -> tuple[PluginChoice, ...]:
-    """A list of which each item is ``name`` or ``{name: {options}}``."""
+    """Reads a list with items ``name`` or ``{name: {options}}``."""
     if not isinstance(value, list | tuple):
         faults.append(Fault("expected a list of names", path))
         return ()
@@ -83,7 +83,7 @@ def read_names(value: Any, path: str, faults: list[str]) -> tuple[PluginChoice, 
 def _read_retry(
     value: Any, path: str, faults: list[str], default: str = "exponential"
 ) -> PluginChoice | None:
-    """``{policy: name, <options>}``, where the policy may be left out."""
+    """Reads ``{policy: name, <options>}``, where the policy may be left out."""
     if isinstance(value, PluginChoice):
         return value
     if not isinstance(value, Mapping):
@@ -99,7 +99,7 @@ def _read_retry(
 
 
 def _read_topic_retry(value: Any, path: str, faults: list[str]) -> PluginChoice | None:
-    """The same; without a policy the name is empty, which means the policy of the bus."""
+    """Reads the same; without a policy the name is empty, which means the policy of the bus."""
     return _read_retry(value, path, faults, default="")
 
 
@@ -113,7 +113,7 @@ def _render_retry(choice: PluginChoice | None) -> Any:
     return {**({"policy": choice.name} if choice.name else {}), **mask_tree(choice.options)}
 
 
-# How such values are annotated in settings.
+# The annotations of such values in settings.
 Names = Annotated[tuple[PluginChoice, ...], Reader(read_names, _render_names)]
 Name = Annotated[PluginChoice, Reader(_read_name, PluginChoice.render)]
 Retry = Annotated[PluginChoice, Reader(_read_retry, _render_retry)]

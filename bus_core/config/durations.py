@@ -1,4 +1,4 @@
-"""Durations as people write them: ``100ms``, ``5s``, ``1h30m``, ``7d``. Inside they are float seconds."""
+"""Durations as people write them: ``100ms``, ``5s``, ``1h30m``, ``7d``; the code has float seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["LONGEST", "format_duration", "parse_duration"]
 
 LONGEST: Final = 36_500 * 86_400.0
-"""The longest duration in seconds, 36500 days: timers and locks of the platform take no more."""
+"""The longest duration in seconds, 36500 days, which timers and locks of the platform can still take."""
 
 _UNITS: Final = {
     "d": Decimal(86_400),
@@ -23,7 +23,7 @@ _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _
 
 
 def parse_duration(text: str) -> float:
-    """The seconds that a text such as ``1h30m`` stands for.
+    """The seconds of a text such as ``1h30m``.
 
     Units are d, h, m, s and ms, from the largest to the smallest, each at most once; a number may have a
     fraction. Raises ``ValueError`` for anything else, and for more than 36500 days.
@@ -42,7 +42,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A short text that ``parse_duration`` reads back as the same seconds, from a nanosecond on."""
+    """A short text that ``parse_duration`` reads as the same seconds, to the nanosecond."""
     rest = Decimal(repr(float(seconds)))
     if not 0 <= seconds <= LONGEST:
         raise ValueError(f"a duration has 0 to {LONGEST:.0f} seconds, got {seconds!r}")

@@ -1,4 +1,4 @@
-"""Faults of a configuration: each is a text that knows the path of its place."""
+"""Faults of a configuration: texts that know the path of their place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Fault(str):
-    """A fault as people read it, ``<what> @ <path>``, with both parts of it.
+    """A fault as people read it, ``<what> @ <path>``, and its two parts.
 
     ``Fault("expected a mapping", "$.bus.redis")``
     """
@@ -31,7 +31,7 @@ class Fault(str):
 
     @classmethod
     def of(cls, text: str) -> Fault:
-        """A fault of a plugin, which may be plain text."""
+        """The fault of a plugin, which may be plain text."""
         what, _, path = text.rpartition(" @ ")
         return text if isinstance(text, Fault) else cls(what, path)
 
@@ -45,7 +45,7 @@ def join_path(path: str, key: object) -> str:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The known key that looks like ``key``; None when there is none."""
+    """The known key that is similar to ``key``; None when there is none."""
     nearest = difflib.get_close_matches(key, list(known), n=1)
     return nearest[0] if nearest else None
 

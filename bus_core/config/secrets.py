@@ -1,7 +1,7 @@
 """Keeps secrets out of messages, logs, and listings of the configuration.
 
-Typed settings say which of their fields are secret. This module is for everything that has no type: it
-goes by the name of a key, and by the shape of a text (the user information of a URL).
+Typed settings mark their secret fields. This module serves data without types. It recognizes secrets by the
+name of a key, and by the form of a text (the user information of a URL).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SECRET_NAME = re.compile(
 _SECRET_PAIR = re.compile(rf"(?i)((?:{_WORDS})\s?=\s?)[^\s&;,]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-# Greedy on purpose: a password may itself hold an unescaped '@' or '/'.
+# Greedy on purpose: a password may have an unescaped '@' or '/'.
 _USER_INFORMATION = re.compile(r"(?<=://)\S*@")
 
 
 class Secret(str):
-    """A text that does not show in a ``repr``; ``str()`` of it, and its use, are those of the text."""
+    """A text that its ``repr`` hides; ``str()`` of it, and its use, are those of the text."""
 
     __slots__ = ()
 
@@ -38,14 +38,14 @@ class Secret(str):
 
 
 def is_secret_name(name: object) -> bool:
-    """True when a key of that name usually holds a password, a token or another credential."""
+    """True when a key of that name usually has a password, a token or another credential."""
     return isinstance(name, str) and _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
 
 
 def mask_text(text: str) -> str:
     """The text without the user information of URLs, and without ``password=...`` pairs.
 
-    A text of more than 1000 characters is hidden as a whole.
+    A text of more than 1000 characters is hidden completely.
     """
     if len(text) > 1_000:
         return MASK
@@ -55,7 +55,7 @@ def mask_text(text: str) -> str:
 def mask_tree(value: Any, *, hidden: bool = False) -> Any:
     """A copy of plain data in which secrets are replaced; ``hidden`` replaces every scalar in it.
 
-    Empty values, true and false stay visible: that a password is not set is worth knowing.
+    Empty values, true and false stay visible, because it is useful to know that a password is not set.
     """
     if isinstance(value, Mapping):
         return {key: mask_tree(item, hidden=hidden or is_secret_name(key)) for key, item in value.items()}

@@ -26,17 +26,17 @@ __all__ = ["read_fields", "read_settings", "render_settings"]
 T = TypeVar("T")
 
 
-_Factory: Final[Any] = attrs.Factory  # typed as a function, for the sake of those who call it
+_Factory: Final[Any] = attrs.Factory  # typed as a function, for its callers
 
 
 def read_settings(
     cls: type[T], raw: object, path: str, faults: list[str], *, ignore_unknown: bool = False
 ) -> T | None:
-    """An instance of the attrs class ``cls`` made from a mapping; None stands for an empty one.
+    """An instance of the attrs class ``cls`` from a mapping; None counts as an empty one.
 
-    Returns None when anything is wrong, and then has appended each fault to ``faults`` as
-    ``<what> @ <path>``. ``ignore_unknown`` suits a section that others use as well. Raises
-    ``TypeError`` for a class with annotations that cannot be read, which is a mistake of its author.
+    When anything is wrong, returns None and appends each fault to ``faults`` as ``<what> @ <path>``. Use
+    ``ignore_unknown`` for a section that others share. Raises ``TypeError`` for a class with annotations that
+    cannot be read, which is a mistake of its author.
     """
     before = len(faults)
     values = read_fields(cls, raw, path, faults, ignore_unknown=ignore_unknown)
@@ -60,9 +60,9 @@ def read_fields(
     ignore_unknown: bool = False,
     also_known: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The values that are sound, ready to be passed to ``cls``; all faults of the others go to ``faults``.
+    """The valid values, ready to be passed to ``cls``; the faults of all others go to ``faults``.
 
-    ``also_known`` are keys that a caller reads itself: they are suggested for unknown ones.
+    ``also_known`` are keys that the caller reads itself, suggested for unknown ones.
     """
     if raw is None:
         raw = {}
@@ -99,7 +99,7 @@ def _validate(
     path: str,
     faults: list[str],
 ) -> None:
-    """Runs the validators of each value on its own, so that all of them report; drops refused ones."""
+    """Runs the validators of each value separately, so that all of them report. Drops invalid values."""
     probe = object.__new__(cls)
     for key, field in fields.items():
         default = values.get(key, field.default)
@@ -109,7 +109,7 @@ def _validate(
         attribute: Any = fields[key]
         try:
             if isinstance(attribute.converter, attrs.Converter):
-                continue  # may want the instance: it is run, and judged, when that is made
+                continue  # may need the instance: its validator runs when the instance is made
             if attribute.converter is not None:
                 value = attribute.converter(value)
             if attribute.validator is not None:
@@ -120,11 +120,11 @@ def _validate(
             faults.append(Fault(reason, join_path(path, key)))
             del values[key]
         except AttributeError:
-            pass  # it asks for a field that could not be read; that fault is reported
+            pass  # it needs a field that could not be read, whose fault is reported
 
 
 def _reason(error: Exception, values: Mapping[str, Any]) -> str:
-    """The text of an exception, unless it holds a secret."""
+    """The text of an exception, unless it has a secret."""
     text = str(error.args[0]) if error.args else type(error).__name__
     if any(secret in text for secret in _secrets(values, hidden=False)):
         return "the values are not accepted (the reason holds a secret)"

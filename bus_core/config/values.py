@@ -1,4 +1,4 @@
-"""Reads one value of a setting as its annotation wants it: strictly, and naming the path of a misfit."""
+"""Reads one value of a setting by its annotation: strictly, with the path in each fault."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class _Mark:
 
 
 DURATION: Final = _Mark("DURATION")
-"""``Annotated[float, DURATION]``: a duration, stored in seconds; read from a number or ``1h30m``."""
+"""``Annotated[float, DURATION]``: a duration, stored in seconds; read from a number or a text such as
+``1h30m``.
+"""
 
 SECRET: Final = _Mark("SECRET")
 """``Annotated[str, SECRET]``: never shown in a repr, in a fault, or by ``render_settings``."""
@@ -45,10 +47,10 @@ SECRET: Final = _Mark("SECRET")
 
 @attrs.frozen
 class Reader:
-    """``Annotated[X, Reader(read)]``: a value with a syntax of its own.
+    """``Annotated[X, Reader(read)]``: a value with its own syntax.
 
-    ``read(value, path, faults)`` returns the value, or appends to ``faults``, with paths. ``render`` turns
-    it back into plain data without secrets.
+    ``read(value, path, faults)`` returns the value, or appends to ``faults``, with paths. ``render`` turns it
+    back into plain data without secrets.
     """
 
     read: Callable[[Any, str, list[str]], Any]
@@ -70,7 +72,7 @@ class Input:
     """A raw value of the configuration, with its path and the list for its faults.
 
     ``hidden`` keeps it out of messages. ``text`` is the text of a value that came from a variable.
-    ``read_class`` reads a value that has an attrs class of its own.
+    ``read_class`` reads a value whose type is an attrs class.
     """
 
     value: Any
@@ -85,12 +87,12 @@ class Input:
         return Input(value, path, self.faults, self.read_class, hidden, text)
 
     def refuse(self, expected: str) -> Any:
-        """Reports that something else was expected."""
+        """Reports that the value is not the expected one."""
         self.faults.append(Fault(f"expected {expected}, got {self.shown()}", self.path))
         return UNREADABLE
 
     def shown(self) -> str:
-        """The value as a message may show it: short, and without secrets."""
+        """The value for a message: short, and without secrets."""
         value = self.value
         if value is None:
             return "nothing"
@@ -115,7 +117,7 @@ def marks_of(kind: Any) -> tuple[Any, ...]:
 
 
 def read_value(kind: Any, given: Input) -> Any:
-    """The value as ``kind`` wants it, or UNREADABLE with its fault reported."""
+    """The value as a ``kind``, or UNREADABLE with its fault reported."""
     value = given.value
     origin, arguments = get_origin(kind), get_args(kind)
     if value is UNREADABLE:
@@ -209,11 +211,13 @@ def _read_scalar(kind: type[Any], given: Input) -> Any:
 
 
 def _read_union(members: tuple[Any, ...], given: Input) -> Any:
-    """The first member that takes the value; exact types before float, values before their texts."""
+    """The result of the first member that accepts the value; exact types come before float, values before
+    their texts.
+    """
     ordered = sorted(members, key=lambda member: member is float)
     rounds = [(None, ordered), (given.text, ordered)]
     if given.value is None and given.text:
-        # A variable that holds "null" or "~" holds a text, where one will do; an empty one holds nothing.
+        # If a variable has "null" or "~", it is a text where a text is allowed. An empty one is None.
         rounds.insert(0, (given.text, [member for member in ordered if member not in (None, type(None))]))
     for text, candidates in rounds:
         for member in candidates:

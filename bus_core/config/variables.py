@@ -1,4 +1,4 @@
-"""``${NAME}`` and ``${NAME:-default}`` in plain data, and the path that tells where in it a value is."""
+"""``${NAME}`` and ``${NAME:-default}`` in plain data, and the paths of values in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Unreadable(Enum):
 
 
 UNREADABLE: Final = _Unreadable.UNREADABLE
-"""Stands for a value whose fault is already reported."""
+"""Replaces a value whose fault is already reported."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 # An escaped '$${', a whole expansion, or a '${' that is neither.
@@ -27,9 +27,9 @@ _EXPANSION = re.compile(rf"\$\$\{{|\$\{{(?P<name>{_NAME})(?::-(?P<default>[^}}]*
 
 
 class ExpandedMapping(dict[Any, Any]):
-    """Expanded plain data. ``texts`` keeps the text of each value that was wholly an expansion.
+    """Expanded plain data. ``texts`` has the text of each value that was wholly an expansion.
 
-    A password of digits only is a number to YAML; who wants a text takes it from ``texts``.
+    To YAML, a password of digits is a number. Code that needs a text takes it from ``texts``.
     """
 
     __slots__ = ("texts",)
@@ -50,7 +50,7 @@ class ExpandedList(list[Any]):
 
 
 class Tagged:
-    """Stands for a value with a tag of the application's own, such as ``!ENV``, in a section of its own."""
+    """Replaces a value with a tag of the application, such as ``!ENV``, in a section of the application."""
 
     def __repr__(self) -> str:
         return "<a value with a tag>"
@@ -65,11 +65,11 @@ def expand(
     read_scalar: Callable[[str], Any],
     _depth: int = 0,
 ) -> Any:
-    """A copy of plain data in which the expansions of texts are replaced; keys are left as they are.
+    """A copy of plain data in which the expansions of texts are replaced; keys are unchanged.
 
-    ``${NAME:-default}`` stands for the default when the variable is unset or empty, and ``$${`` for
-    ``${``. A text that is wholly one expansion becomes what ``read_scalar`` makes of it. Faults name
-    variables and paths, never values.
+    ``${NAME:-default}`` gives the default when the variable is unset or empty, and ``$${`` gives ``${``. A
+    text that is wholly one expansion becomes the result of ``read_scalar``. Faults name variables and paths,
+    never values.
     """
     if _depth > MAX_DEPTH:
         faults.append(Fault(f"nested deeper than {MAX_DEPTH} levels", path))
@@ -107,7 +107,7 @@ def expand(
 def _expand_text(
     text: str, path: str, faults: list[str], environ: Mapping[str, str], read_scalar: Callable[[str], Any]
 ) -> tuple[Any, str | None]:
-    """The value of a text; and its own text, when it is wholly one expansion."""
+    """The value of a text, and the expanded text when it is wholly one expansion."""
 
     def replace(match: re.Match[str]) -> str:
         if match[0] == "$${":

@@ -1,7 +1,7 @@
 """Reads a YAML file that may be wrong, large or hostile, and reports its faults.
 
-Safe types only, one document, no key twice, bounded in size, depth and expanded aliases. The section of the
-bus may have no anchors, aliases and merge keys, so that it means exactly what it shows.
+It accepts safe types only, one document, no duplicate keys, and bounded size, depth and expanded aliases. The
+section of the bus may have no anchors, aliases and merge keys, so that its meaning is plain to see.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["MAX_BYTES", "MAX_NODES", "load_yaml_file", "parse_yaml", "read_scala
 
 MAX_BYTES: Final = 1_048_576
 MAX_NODES: Final = 50_000
-"""The most values that a document may have, expanded aliases included."""
+"""The most values of a document, including expanded aliases."""
 
 
 def _for_sections_of_others(base: Any) -> Any:
-    """A safe loader that reads tags it does not know as ``Tagged``: they are the application's."""
+    """A safe loader that reads unknown tags as ``Tagged``: they belong to the application."""
 
     class Loader(base):  # type: ignore[misc]
         pass
@@ -38,7 +38,7 @@ _Loader: Final[Any] = _for_sections_of_others(getattr(yaml, "CSafeLoader", yaml.
 
 
 class _Fault(Exception):
-    """A document is not acceptable; the text says why."""
+    """A document is not acceptable; the text gives the reason."""
 
 
 def load_yaml_file(path: str | os.PathLike[str], *, plain_section: str) -> Any:
@@ -139,7 +139,7 @@ class _Open:
 
 
 def _check_events(text: str, plain_section: str) -> None:
-    """Bounds the document while it is only a stream of events, when nothing of it has been built."""
+    """Bounds the document while it is only a stream of events, before anything is built."""
     open_nodes: list[_Open] = []
     sizes: dict[str, int] = {}
     documents = 0
@@ -190,7 +190,7 @@ def _add(parent: _Open, size: int, scalar: str | None, event: Any) -> None:
 
 
 def _is_inside(section: str, open_nodes: list[_Open]) -> bool:
-    """True when the next node is the value of the section, or in it."""
+    """True when the next node is the value of the section, or inside it."""
     return bool(open_nodes) and open_nodes[0].key == section
 
 
@@ -217,7 +217,7 @@ def _refuse_unknown_tag(event: Any) -> None:
 
 
 def _duplicate_keys(root: yaml.Node) -> Iterator[str]:
-    """Keys that a mapping has twice; looked for before merge keys mix mappings."""
+    """The duplicate keys of a mapping, found before merge keys mix mappings."""
     waiting, seen = [root], {id(root)}
     while waiting:
         node = waiting.pop()
@@ -245,7 +245,7 @@ def _quote(sign: str) -> str:
 
 
 def _without_names(problem: str) -> str:
-    """A message of PyYAML without the names of tags and aliases: a password may begin with ! or * or &."""
+    """A message of PyYAML without names of tags and aliases: a password may begin with !, * or &."""
     for what, sign in (("tag", "!"), ("alias", "*"), ("anchor", "&")):
         before, found, _ = problem.partition(f" {what}")
         if found:

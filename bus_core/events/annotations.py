@@ -1,4 +1,4 @@
-"""Annotations of classes, each read where it was written: in the module of the class that declares it."""
+"""Annotations of classes, each resolved in the module of the class that declares it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["evaluated", "hints_of_class", "own_annotations", "own_hints"]
 
 
 def own_annotations(cls: type[Any]) -> Mapping[str, Any]:
-    """The annotations in the body of a class itself, as they were written; may raise ``NameError``."""
+    """The raw annotations in the body of a class itself; may raise ``NameError``."""
     return inspect.get_annotations(cls)
 
 
 def own_hints(cls: type[Any], namespace: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The annotations in the body of a class itself, with names in them resolved; may raise ``NameError``.
+    """The annotations in the body of a class itself, with names resolved; may raise ``NameError``.
 
-    A name means what it means in the module of the class, after ``namespace``: the names around a class that
-    is defined inside a function.
+    A name is looked up in ``namespace``, the names around a class that is defined inside a function, and then
+    in the module of the class.
     """
     return evaluated(cls, own_annotations(cls), namespace)
 
@@ -36,7 +36,7 @@ def evaluated(
 
 
 def hints_of_class(cls: type[Any]) -> dict[str, Any]:
-    """All annotations of a class, those of its bases included; may raise ``NameError``."""
+    """All annotations of a class, including those of its bases; may raise ``NameError``."""
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base is not object:

@@ -1,7 +1,7 @@
-"""Making events of values that have been read: each is in its one form, and need not be checked again.
+"""Makes events of values that a reader has produced, which need no second check.
 
-A constructor checks the values of its caller. A reader knows the values that it made of a text, wherever the
-class lets it: ``assembler_of`` says of which classes, and fills their events.
+A constructor checks the values of its caller. A reader knows that its values are in normal form, unless code
+of the class has a say. ``assembler_of`` decides for which classes this holds, and fills their events.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ def assembler_of(cls: type[Event[Any]]) -> Callable[..., Event[Any]] | None:
     """A function that makes an event of the values of its fields, without any check.
 
     It takes the fields of every event, in the order of ``BASE_FIELDS``, then the class's own in the order of
-    its model. Each value has to be what the class would have made of it: rules have been asked, mappings are
-    frozen, and ``occurred_at`` is in UTC. None where a constructor, a validator, a converter or a form has a
-    say in that.
+    its model. Each value must be in normal form: rules were checked, mappings are frozen, and ``occurred_at``
+    is in UTC. None where a constructor, a validator, a converter or a form has a say.
     """
     fields = model_of(cls).own.fields
     names = [*BASE_FIELDS, *(field.name for field in fields)]
@@ -50,7 +49,7 @@ def _is_made_of_its_fields(cls: type[Any]) -> bool:
 
 
 def _are_exact(shapes: list[Shape]) -> bool:
-    """True when a reader makes values of these shapes in their one form, whatever a user's classes do."""
+    """True when a reader produces values of these shapes in normal form, without code of user classes."""
     met: set[int] = set()
 
     def is_exact(shape: Shape) -> bool:
@@ -71,7 +70,7 @@ def _are_exact(shapes: list[Shape]) -> bool:
 
 
 def _compiled(cls: type[Any], slots: list[Any]) -> Callable[..., Event[Any]]:
-    """From text, as attrs makes its constructors: a loop over the slots takes twice the time."""
+    """Compiled from text, as attrs makes its constructors: a loop over the slots takes twice the time."""
     names: dict[str, Any] = {"new": object.__new__, "cls": cls}
     names |= {f"set{index}": slot.__set__ for index, slot in enumerate(slots)}
     lines = [

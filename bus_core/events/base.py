@@ -72,12 +72,12 @@ T = TypeVar("T")
 
 
 def _utc_now() -> datetime:
-    # Looked up at each call, so that a clock which tests freeze holds here as well.
+    # Looked up at each call, so that a frozen clock of a test applies here, too.
     return datetime.now(UTC)
 
 
 def _default_type(class_name: str) -> str:
-    """UserRegistered -> user.registered; KYCPassed -> kyc.passed."""
+    """The type name of a class name: UserRegistered -> user.registered; KYCPassed -> kyc.passed."""
     words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+", class_name)
     return ".".join(word.lower() for word in words) or class_name.lower()
 
@@ -114,7 +114,7 @@ def event(cls: Any = None, /, *, type: str | None = None, version: int = 1) -> A
 
 
 class _NotDefinedYet(TypeError):
-    """An annotation names something that is not defined, or not yet."""
+    """An annotation names something that is undefined, or not defined yet."""
 
 
 def _build(
@@ -151,7 +151,7 @@ _NOT_TO_DEFINE: Final = {
     "__setattr__": "events refuse assignments",
     "__delattr__": "events refuse deletions",
 }
-"""Names that a class of events does not define, and why."""
+"""Names that an event class must not define, with the reasons."""
 
 _IDS_REMEDY: Final = "; for ids of another type derive from Event[int] or Event[str]"
 
@@ -224,7 +224,7 @@ def _define(cls: type[Any], namespace: Mapping[str, Any]) -> Any:
         for field in fields:
             known = own.get(field.name)
             if known is not None:
-                field = field.evolve(default=known.default)  # in its one form
+                field = field.evolve(default=known.default)  # in normal form
                 if has_personal_part(known.shape):
                     field = _discreet(cls, field)
             made.append(field)
@@ -280,7 +280,7 @@ def _faults_of_fields(fields: list[attrs.Attribute[Any]]) -> Iterator[str]:
 
 
 def _discreet(cls: type[Any], field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-    """The field with a validator and a converter whose errors do not show its value."""
+    """The field, with a validator and a converter whose errors hide its value."""
     name = key_of_field(field)
 
     def refused(doing: str, error: Exception) -> InvalidEvent:
@@ -318,7 +318,7 @@ def _discreet(cls: type[Any], field: attrs.Attribute[Any]) -> attrs.Attribute[An
 
 
 def _with_checks(post_init: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A method that a class has for itself, between two looks at the values: it may set some."""
+    """Runs a method of the class itself between two normalizations, because it may set values."""
 
     def __attrs_post_init__(self: Any) -> None:
         Event.__attrs_post_init__(self)
@@ -330,7 +330,7 @@ def _with_checks(post_init: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _hints_of(cls: type[Any], namespace: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-    """The annotations of a class, each read in the module of the class that declares it, and of its ids."""
+    """The annotations of a class, each resolved in the module of its class, and the annotation of its ids."""
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__[: cls.__mro__.index(Event)]):
         known = vars(base).get("__event_hints__")
@@ -381,33 +381,33 @@ def model_of(cls: type[Event[Any]]) -> EventModel:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(attrs.field,))
 def _event_base(cls: type[T]) -> type[T]:
-    """Makes ``Event`` and ``BaseEvent``, which ``@event`` refuses: it asks for classes of fields."""
+    """Makes ``Event`` and ``BaseEvent``, which ``@event`` itself does not accept."""
     return cast(type[T], _attrs_class(cls))
 
 
 class _TypeName:
-    """The type name: of the class, and readable from it; only a ``BaseEvent`` has one of its own."""
+    """The type name. It belongs to the class; only a ``BaseEvent`` has its own."""
 
     def __get__(self, instance: Event[Any] | None, owner: type[Event[Any]]) -> str:
         return instance._type if isinstance(instance, BaseEvent) else owner.__event_type__
 
 
 def _not_compiled(_event: Event[Any]) -> tuple[str, ...] | None:
-    """In place of the compiled check, which a class gets with its first event."""
+    """Replaces the compiled check until the first event of the class."""
     return None
 
 
 def _normalize(event: Event[Any]) -> None:
-    """Brings all values of an event into their one form: of the first one of its class, or of an odd one."""
+    """Normalizes all values of an event: the first one of its class, or an unusual one."""
     _normalize_fields(event, None)
     cls: Any = type(event)
     cls.__event_misfits__ = model_of(cls).misfits
 
 
 def _normalize_fields(event: Event[Any], names: Iterable[str] | None) -> None:
-    """Brings values of an event into their one form, by default all.
+    """Normalizes values of an event, by default all.
 
-    Raises ``InvalidEvent`` for a value without one.
+    Raises ``InvalidEvent`` for a value that does not fit.
     """
     cls = type(event)
     faults = model_of(cls).normalize(event, names)
@@ -439,7 +439,7 @@ class Event(Generic[AggregateId]):
     def __attrs_post_init__(self) -> None:
         try:
             names = self.__event_misfits__()
-        except Exception:  # a rule that cannot judge a value: the thorough way tells
+        except Exception:  # a rule that cannot judge a value: the thorough way reports it
             names = None
         if names is None:
             _normalize(self)
@@ -480,7 +480,7 @@ class Event(Generic[AggregateId]):
 
 
 def shown_fields(event: Event[Any], *, of_base: bool = True) -> Iterator[tuple[str, str]]:
-    """Of each field its name and its value as people may see it; ``of_base``: also those of every event."""
+    """The name and the shown value of each field; ``of_base`` includes those of every event."""
     for field in attrs.fields(cast(Any, type(event))):
         if field.repr and (of_base or field.name not in BASE_FIELDS):
             yield key_of_field(field), _shown_field(event, field)
@@ -508,7 +508,7 @@ def without_personal(text: str, event: Event[Any]) -> str:
 
 
 def _names_in(data: Mapping[str, Any]) -> str:
-    """The names in the data of an event without a class: any of its values may be personal."""
+    """The names in the data of an event without a class, whose values may all be personal."""
     return f"<{', '.join(data)}>" if data else "{}"
 
 
@@ -547,7 +547,7 @@ class BaseEvent(Event["UUID | str"]):
     def to_dict(self, *, personal: bool = True) -> dict[str, Any]:
         """The event as plain data; see ``Event.to_dict``.
 
-        Nobody knows which of its values are personal: with ``personal=False`` all in ``data`` are hidden.
+        Any of its values may be personal: ``personal=False`` hides all in ``data``.
         """
         told = super().to_dict()
         data = plain_value(_ANY_DATA, self.data)
@@ -570,7 +570,7 @@ BaseEvent.__event_model__ = EventModel(
 
 
 def event_type_of(cls: type[Event[Any]]) -> str:
-    """The type name of a class of event; ``BaseEvent`` has none of its own and gives ``event``."""
+    """The type name of a class of event; ``event`` for ``BaseEvent``, which has none."""
     return cls.__event_type__
 
 

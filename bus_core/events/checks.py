@@ -1,7 +1,7 @@
-"""Checking and freezing values by their shapes: made once per class, not per event.
+"""Checks and freezes values by their shapes: functions made once per class, not per event.
 
-``normalize`` functions bring a value into its one form: lists become tuples, dicts read-only mappings, an int
-in a field of floats a float. They raise ``Unfit`` for a value that does not fit the shape.
+``normalize`` functions bring a value into its normal form: lists become tuples, dicts read-only mappings, an
+int in a float field a float. They raise ``Unfit`` for a value that does not fit the shape.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bus_core.events.values import (
 __all__ = ["normalizer_of", "words_of"]
 
 _USUAL_MAPPINGS: Final = (dict, FrozenMapping)
-"""Asking an abstract class is dear."""
+"""The usual mappings, tested first, because ``isinstance`` with an abstract class is slow."""
 
 
 # --- what values must be ----------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ _WORDS: Final[Mapping[Any, str]] = {
 
 
 def words_of(shape: Shape) -> str:
-    """The sentence "must be ..." for a shape, as far as it goes without looking inside."""
+    """The sentence "must be ..." for a shape, without looking inside values."""
     if isinstance(shape, shapes.Scalar):
         known = _WORDS.get(shape.cls)
         return known or f"{_article(shape.cls.__name__)} {shape.cls.__name__}"
@@ -98,7 +98,7 @@ def _normalizer_of_subclass(shape: shapes.Scalar) -> Normalize:
 
 
 def normalizer_of(shape: Shape, known: dict[int, Normalize] | None = None) -> Normalize:
-    """The normalizer of a shape. ``known`` are the normalizers of the shapes around it."""
+    """The normalizer of a shape. ``known`` has the normalizers of the enclosing shapes."""
     known = {} if known is None else known
     if isinstance(shape, shapes.Scalar):
         if shape.cls is not shape.base:
@@ -255,7 +255,7 @@ def _normalizer_of_rules(rules: tuple[Constraint, ...], normalize_inner: Normali
 def _keeps(rule: Constraint, value: Any) -> bool:
     try:
         return bool(rule.check(value))
-    except Exception:  # a rule that cannot judge a value does not allow it
+    except Exception:  # a rule that cannot judge a value rejects it
         return False
 
 

@@ -1,4 +1,4 @@
-"""The fast answer for values that are in their one form already: expressions, compiled from text per class.
+"""Fast checks whether values are in normal form already: expressions, compiled from text per class.
 
 attrs makes its own methods in the same way.
 """
@@ -25,7 +25,7 @@ __all__ = ["CheckCompiler"]
 
 
 class CheckCompiler:
-    """Compiles shapes into expressions that are true for values which are in their one form."""
+    """Compiles shapes into expressions that are true for values in normal form."""
 
     def __init__(self) -> None:
         self.names: dict[str, Any] = {
@@ -68,7 +68,7 @@ class CheckCompiler:
             ordered = sorted(shape.alternatives, key=lambda item: not is_none(item))
             return f"({' or '.join(self.expression(item, value) for item in ordered)})"
         if isinstance(shape, shapes.WithJsonForm):
-            return "False"  # it is asked each time whether the value can be written
+            return "False"  # it is checked each time whether the value can be written
         return f"{self._helper(shape)}({value})"
 
     def _scalar_expression(self, shape: shapes.Scalar, value: str) -> str:
@@ -142,9 +142,9 @@ class CheckCompiler:
         return " and ".join(expressions) or "True"
 
     def misfits(self, expressions: Mapping[str, str]) -> Callable[[Any], tuple[str, ...]]:
-        """A function of an object: the attributes whose expression is not true for their value.
+        """A function of an object that returns the attributes whose expression is not true for their value.
 
-        A expression is about a variable that is called ``value``.
+        The expressions use a variable called ``value``.
         """
         lines = ["def misfits(event):", "    found = ()"]
         for attribute, expression in expressions.items():

@@ -1,4 +1,4 @@
-"""The faults of a value: each names the place inside the whole, and never quotes the value."""
+"""The faults of a value: each names the place inside the value, and never quotes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unfit(wanted: str) -> Unfit:
 
 
 def within(place: str, error: Unfit) -> Unfit:
-    """The faults of a value as those of the whole that holds it at that place. A long way in is shortened."""
+    """The faults of a value as faults of the enclosing value. A long path is shortened."""
     return Unfit(
         [(f"{place}{path if len(path) < _LONGEST_PATH else '[...]'}", words) for path, words in error.faults]
     )

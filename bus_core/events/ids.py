@@ -35,10 +35,10 @@ _INT: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
 
 @attrs.frozen(eq=False)
 class IdForm:
-    """The aggregate ids of a class: ``normalize`` checks one, ``read`` makes one of its text.
+    """The aggregate ids of a class: ``normalize`` checks one, ``read`` makes one from its text.
 
-    Both raise ``Unfit``. The text of an id is ``str(id)``. Ids directly of the class ``exact`` need no
-    check; None where each has to be looked at.
+    Both raise ``Unfit``. The text of an id is ``str(id)``. Ids directly of the class ``exact`` need no check;
+    it is None where each id needs one.
     """
 
     kind: Literal["uuid", "int", "text", "any"]
@@ -48,7 +48,7 @@ class IdForm:
 
 
 def read_uuid(value: Any) -> UUID:
-    """A UUID in its hyphenated form. ``UUID(text)`` would also take braces, and is four times slower."""
+    """A UUID from its hyphenated form. ``UUID(text)`` also accepts braces, and is four times slower."""
     if value.__class__ is not str or len(value) != 36 or value[8:24:5] != "----":
         raise unfit("a UUID")
     try:
@@ -61,7 +61,7 @@ def read_uuid(value: Any) -> UUID:
 
 
 def written_uuid(text: str) -> UUID | None:
-    """The UUID whose text it is, character by character; None for any other text."""
+    """The UUID with exactly this text; None for any other text."""
     if len(text) != 36 or text != text.lower():
         return None
     try:
@@ -71,7 +71,7 @@ def written_uuid(text: str) -> UUID | None:
 
 
 def text_of_id(value: UUID | int | str) -> str:
-    """The text of an id: what ``str(value)`` gives."""
+    """The text of an id, ``str(value)``."""
     return text_of_uuid(value) if type(value) is UUID else str(value)
 
 
@@ -80,7 +80,7 @@ _MOST_TEXTS: Final = 4096
 
 
 def text_of_aggregate(value: UUID | int | str) -> str:
-    """The text of the id of an aggregate, of which there are likely to be more events: it is remembered."""
+    """The text of an aggregate's id, remembered because more events of the aggregate are likely."""
     if type(value) is not UUID:
         return str(value)
     number = value.int

@@ -23,10 +23,10 @@ class _PersonalMark:
 PERSONAL = _PersonalMark()
 
 Personal = Annotated[T, PERSONAL]
-"""Marks a field that holds personal data: ``email: Personal[str]``.
+"""Marks a field with personal data: ``email: Personal[str]``.
 
-Its value never appears in the event's repr or in an error message of the bus. The mark counts wherever it
-stands: inside an optional or a container, behind an alias, and on a field of a nested class.
+Its value never appears in the event's repr or in an error message of the bus. The mark works in every place:
+inside an optional or a container, behind an alias, and on a field of a nested class.
 """
 
 
@@ -45,7 +45,7 @@ class Constraint:
     def matching(
         cls, description: str, expression: str, *, longest: int | None = None, flags: int = 0
     ) -> Constraint:
-        """The rule that a whole text matches a regular expression, and has at most ``longest`` characters.
+        """A rule: the whole text matches a regular expression, and has at most ``longest`` characters.
 
         ``flags`` are those of ``re.compile``.
         """

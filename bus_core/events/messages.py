@@ -46,11 +46,11 @@ NO_HEADERS: FrozenMapping[str, str] = FrozenMapping()
 
 
 def _size_of(body: bytes) -> str:
-    """In place of a body, which may hold personal data."""
+    """Shown in place of a body, which may have personal data."""
     return f"<{len(body)} bytes>"
 
 
-# As immutable as a frozen class; its ``__init__`` takes a third of the time.
+# As immutable as a frozen class, with an ``__init__`` that takes a third of the time.
 @attrs.define(on_setattr=attrs.setters.frozen)
 class Message:
     """An event encoded for an adapter. Refuses assignments.
@@ -67,19 +67,22 @@ class Message:
 
 
 EventRecord: TypeAlias = "tuple[Event | Message, str, float, Mapping[str, str], str | None]"
-"""An accepted event on its way to handlers of the process.
+"""An accepted event on its way to handlers in this process.
 
-What was accepted, its topic, when (seconds since the epoch), its headers, and its ordering key: None where
-that is the text of ``aggregate_id``, which few ask for.
+Its fields: the event or message, the topic, the time (seconds since the epoch), the headers, and the ordering
+key. The key is None when it is the text of ``aggregate_id``, which is computed on demand.
 """
 
 DeliverySource: TypeAlias = "tuple[EventRecord, str, int, bool, str, tuple[Attempt, ...]]"
-"""The facts of an attempt: the record, the subscription's name, the number of the attempt,
-``redelivered``, the subscription's group, and the attempts that failed before."""
+"""The facts of an attempt.
+
+They are the record, the subscription's name, the number of the attempt, ``redelivered``, the subscription's
+group, and the failed attempts before.
+"""
 
 
 class _OnDemand:
-    """Fields that are computed at the first access: most handlers use few of them."""
+    """Fields that are computed at the first access, because most handlers use few of them."""
 
     __slots__ = ("_source",)
 
@@ -138,7 +141,7 @@ def _body_of(payload: Event | Message) -> bytes | None:
 
 
 def _counts_anew(history: tuple[Attempt, ...], attempt: int) -> bool:
-    """True when attempts were counted from 1 again after some that failed, which only a redrive does."""
+    """True after a redrive, which is the only reason that attempts count from 1 again."""
     numbers = [*(failed.number for failed in history), attempt]
     return any(later <= earlier for earlier, later in pairwise(numbers))
 
@@ -168,7 +171,7 @@ class Envelope(_OnDemand):
 
     @property
     def direction(self) -> Literal["publish", "consume"]:
-        """Which of the two chains this envelope passes through."""
+        """The direction: the chain that this envelope passes through."""
         return "publish" if self.delivery is None else "consume"
 
 
@@ -179,14 +182,14 @@ _set_delivery: Final = Envelope.__dict__["delivery"].__set__
 
 
 def delivery_of(source: DeliverySource) -> Delivery:
-    """The delivery of an attempt. It is made for each event, and filled in when it is asked something."""
+    """The delivery of an attempt. It is made for each event, and its fields are computed on demand."""
     made = _new(Delivery)
     _set_source(made, source)
     return made
 
 
 def envelope_of(event: Event, source: DeliverySource) -> Envelope:
-    """The envelope of an attempt, made like ``delivery_of`` makes a delivery."""
+    """The envelope of an attempt, made like a delivery in ``delivery_of``."""
     made = _new(Envelope)
     _set_event(made, event)
     _set_source(made, source)
@@ -194,7 +197,7 @@ def envelope_of(event: Event, source: DeliverySource) -> Envelope:
 
 
 def envelope_and_delivery_of(event: Event, source: DeliverySource) -> Envelope:
-    """The same where the handler takes the delivery, so that somebody asks for it in any case."""
+    """Makes the same where the handler takes the delivery, which is then always used."""
     made = _new(Envelope)
     _set_event(made, event)
     _set_source(made, source)
@@ -238,7 +241,7 @@ class Attempt:
 
 
 def _type_in(error: str) -> str:
-    """The name of a class before the text of its error, its causes, or the members of a group."""
+    """The class name before the text of an error, its causes, or the members of a group."""
     return _TYPE.match(error)[0]  # type: ignore[index]  # it matches anything
 
 
@@ -286,7 +289,7 @@ class DeadLetter:
 
     @property
     def failure(self) -> tuple[str, str]:
-        """The class of the last error and its place; the reason, and no place, where no attempt is known."""
+        """The class of the last error and its place; the reason, and no place, without a known attempt."""
         if not self.attempts:
             return self.reason, ""
         return self.attempts[-1].error_type, self.attempts[-1].place
@@ -352,7 +355,7 @@ class DeadLetterTally:
 
 
 def tally_of(letters: Iterable[DeadLetter]) -> list[DeadLetterTally]:
-    """Letters in groups, the largest first: what ``DeadLetterStore.tally`` answers."""
+    """Letters in groups, the largest first; the result of ``DeadLetterStore.tally``."""
     return merge_tallies(
         DeadLetterTally(each.topic, each.subscription, *each.failure, 1, each.dead_at, each.dead_at)
         for each in letters
@@ -360,7 +363,7 @@ def tally_of(letters: Iterable[DeadLetter]) -> list[DeadLetterTally]:
 
 
 def merge_tallies(tallies: Iterable[DeadLetterTally]) -> list[DeadLetterTally]:
-    """Tallies of several parts as those of the whole, the largest first."""
+    """Joins the tallies of several parts, the largest first."""
     found: dict[tuple[str, ...], DeadLetterTally] = {}
     for each in tallies:
         name = (each.topic, each.subscription, each.error_type, each.place)
@@ -418,7 +421,7 @@ class DeadLetterFilter:
         )
 
     def selects_topic(self, name: str) -> bool:
-        """True when letters of the topic of that name may be selected."""
+        """True when the filter may select letters of the topic of that name."""
         wanted = self.topic
         return wanted is None or wanted == name or (is_pattern(wanted) and _pattern(wanted).matches(name))
 
@@ -432,8 +435,8 @@ _pattern = cache(TopicPattern)
 
 
 # --- between the engine and a consumer --------------------------------------------------------------------
-# Both are made once per message and never shared. They are left assignable because that is a third of the
-# price of a frozen class.
+# Both are made once per message and never shared. They are assignable, because that costs a third of a frozen
+# class.
 
 
 @attrs.define(kw_only=True)

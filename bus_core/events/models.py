@@ -1,4 +1,4 @@
-"""The model of an event class: the shapes of its fields and ids, and the checks that follow from them."""
+"""The model of an event class: the shapes of its fields and ids, and the checks made of them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ _MUTABLE: Final = (list, dict, set, bytearray)
 class EventModel:
     """An event class: ``own`` are the fields that it adds to those of every event, and ``id`` its ids.
 
-    ``misfits`` names the fields of an event that are not in their one form; ``normalize`` brings them into
-    it.
+    ``misfits`` names the fields of an event that are not in normal form; ``normalize`` normalizes them.
     """
 
     own: RecordShape
@@ -66,7 +65,7 @@ class EventModel:
 
     @property
     def personal(self) -> tuple[Field, ...]:
-        """The class's own fields with a part that is marked as personal; looked for at the first use."""
+        """The class's own fields with a part that is marked as personal; computed at the first use."""
         if self._personal is None:
             self._personal = tuple(field for field in self.own.fields if has_personal_part(field.shape))
         return self._personal
@@ -77,13 +76,13 @@ class EventModel:
 
     @property
     def misfits(self) -> Callable[[Any], tuple[str, ...]]:
-        """Which fields of an event are not in their one form; compiled at the first use."""
+        """The fields of an event that are not in normal form; compiled at the first use."""
         if self._misfits is None:
             self._misfits = self._compiled()
         return self._misfits
 
     def normalize(self, event: Any, names: Iterable[str] | None = None) -> list[str]:
-        """Brings fields of an event into their one form, by default all; returns their faults."""
+        """Normalizes fields of an event, by default all. Returns their faults."""
         faults: list[str] = []
         parts = self._normalizers()
         for name in parts if names is None else names:
@@ -103,7 +102,7 @@ class EventModel:
         return faults
 
     def _normalizers(self) -> dict[str, tuple[str, Shape | None, Normalize]]:
-        """Of each field its argument, its shape where it is one of the class's own, and its normalizer."""
+        """The argument of each field, its shape where it is one of the class's own, and its normalizer."""
         if not self._parts:
             self._parts = {
                 "aggregate_id": ("aggregate_id", None, self.id.normalize),
@@ -148,7 +147,7 @@ _normalize_datetime: Final = normalizer_of(_OCCURRED_AT)
 
 
 def normalize_occurred_at(value: Any) -> datetime:
-    """An aware time in another zone means the same instant in UTC."""
+    """Converts an aware time in another zone to the same instant in UTC."""
     normalized: datetime = _normalize_datetime(value)
     if normalized.tzinfo is UTC:
         return normalized
@@ -169,7 +168,7 @@ def key_of_field(field: attrs.Attribute[Any]) -> str:
 def model_of_fields(
     cls: type[Any], fields: Iterable[attrs.Attribute[Any]], hints: Mapping[str, Any], id_hint: Any
 ) -> EventModel:
-    """The model of a class; raises ``TypeError`` that names every field which could not travel, and why.
+    """The model of a class. Raises ``TypeError`` with every field that could not travel, and the reasons.
 
     Raises ``NameError`` when an alias names something that is not defined yet.
     """
@@ -201,7 +200,7 @@ def could_not_travel(cls: type[Any], faults: list[str]) -> TypeError:
 
 
 def fault_of_default(field: attrs.Attribute[Any]) -> str | None:
-    """Why a default is refused, whatever the type of the field is."""
+    """The reason to refuse a default, whatever the type of the field is."""
     default = field.default
     if not isinstance(default, _MUTABLE) or isinstance(default, FrozenMapping):
         return None

@@ -1,4 +1,4 @@
-"""Values as plain data, which Python's own JSON encoder takes: the same values that a serializer writes."""
+"""Values as plain data for Python's JSON encoder, equal to those that a serializer writes."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _TEXTS: Final[Mapping[Any, Callable[[Any], str]]] = {
 
 
 def plain_fields(fields: tuple[Field, ...], record: object, *, personal: bool = True) -> dict[str, Any]:
-    """The fields of an event, or of a class inside of one, by their keys in JSON.
+    """The fields of an event, or of a nested class, by their keys in JSON.
 
-    Without ``personal`` each value marked as personal is ``<personal>``, at any depth. As in a repr, a
-    container with a mark in its type is hidden as a whole.
+    Without ``personal`` each personal value is ``<personal>``, at any depth. As in a repr, a container with a
+    mark in its type is hidden completely.
     """
     return {
         field.key: plain_value(field.shape, getattr(record, field.name), personal=personal)
@@ -59,7 +59,7 @@ def plain_fields(fields: tuple[Field, ...], record: object, *, personal: bool = 
 
 
 def plain_value(shape: Shape, value: Any, *, personal: bool = True) -> Any:
-    """One value of a shape, in its one form; see ``plain_fields``."""
+    """One value of a shape, in normal form; see ``plain_fields``."""
     if not personal and is_personal(shape):
         return HIDDEN
     shape = plain(shape)
@@ -93,7 +93,7 @@ def plain_value(shape: Shape, value: Any, *, personal: bool = True) -> Any:
 
 
 def _alternative(shape: OneOf, value: Any) -> Shape:
-    """The part of a union that a value belongs to."""
+    """The alternative of a union that a value belongs to."""
     for alternative in shape.alternatives:
         try:
             if normalizer_of(alternative)(value) is value:

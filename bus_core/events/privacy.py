@@ -1,4 +1,4 @@
-"""Shows values to people: bounded in length, and without values that are marked as personal."""
+"""Shows values to people: bounded in length, and without personal values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["HIDDEN", "bounded", "hidden_values", "shown", "without"]
 HIDDEN = "<personal>"
 
 _SHORTEST: Final = 4
-"""The least characters of a text to search for: shorter ones occur everywhere."""
+"""The least length of a text to search for, because shorter ones occur everywhere."""
 
 
 def bounded(value: object) -> str:
@@ -29,7 +29,7 @@ def bounded(value: object) -> str:
 def shown(shape: Shape, value: Any) -> str:
     """A value's repr, with ``<personal>`` in place of personal values, at any depth.
 
-    A container with a mark in its type is hidden as a whole; in a nested class the marked fields are.
+    A container with a mark in its type is hidden completely; in a nested class, only the marked fields are.
     """
     if is_personal(shape):
         return HIDDEN
@@ -98,8 +98,7 @@ def hidden_values(shape: Shape, value: Any) -> Iterator[Any]:
 def without(text: str, values: Iterable[Any]) -> str:
     """A text with ``<personal>`` in place of each of these values, and of their parts.
 
-    They are found where they are written as they are: not parts of them, and nothing of less than four
-    characters.
+    It finds exact occurrences only, not parts of a value, and nothing of less than four characters.
     """
     words = {word for value in values for word in _words_of(value) if len(word) >= _SHORTEST}
     for word in sorted(words, key=len, reverse=True):

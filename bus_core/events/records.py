@@ -1,4 +1,4 @@
-"""Nested values with named fields: attrs classes and dataclasses that are frozen and made of their fields."""
+"""Nested values with named fields: frozen attrs classes and dataclasses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def is_record(cls: type[Any]) -> bool:
 
 
 def fields_of_record(cls: type[Any], builder: ShapeBuilder) -> tuple[Field, ...]:
-    """The fields of such a class; raises ``UnsupportedType`` when its values could change, or not be made."""
+    """The fields of such a class.
+
+    Raises ``UnsupportedType`` when its values could change, or cannot be made.
+    """
     if hasattr(cls, "__event_type__"):
         raise UnsupportedType(
             f"{cls.__name__} is an event, which is no field of another one; take over what matters"
@@ -50,7 +53,7 @@ def fields_of_record(cls: type[Any], builder: ShapeBuilder) -> tuple[Field, ...]
 
 
 def only_keeps_values(cls: type[Any]) -> bool:
-    """True when a record of such a class holds exactly what its constructor was given."""
+    """True when a record of such a class has exactly the values that its constructor was given."""
     return (
         _is_generated(cls.__init__)
         and not any("__new__" in vars(base) for base in inspect.getmro(cls) if base is not object)
@@ -65,11 +68,11 @@ def only_keeps_values(cls: type[Any]) -> bool:
 
 
 _OWN_STEPS: Final = ("__attrs_pre_init__", "__attrs_post_init__", "__post_init__")
-"""Steps of a constructor that a class may define for itself."""
+"""The steps of a constructor that a class may define itself."""
 
 
 def takes_by_place(cls: type[Any], keys: Sequence[str]) -> bool:
-    """True when a constructor takes these arguments in this order without their names, which is quicker."""
+    """True when a constructor takes these arguments in this order by position, which is faster."""
     parameters = inspect.signature(cls).parameters.values()
     by_place = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
     return by_place[: len(keys)] == [*keys]
@@ -84,11 +87,11 @@ def with_values(record: Any, values: dict[str, Any]) -> Any:
 
 
 _ITS_OWN: Final = attrs.Factory(lambda _self: None, takes_self=True)
-"""The default of an argument of a handwritten constructor: only leaving it out gives it."""
+"""The default of an argument of a handwritten constructor, which applies only if the argument is left out."""
 
 
 def _fields_of(cls: type[Any]) -> list[tuple[str, str, Any, bool]]:
-    """Of each field: attribute, argument, default as attrs has it, and whether the constructor takes it."""
+    """For each field: attribute, argument, default as in attrs, and True if the constructor takes it."""
     if attrs.has(cls):
         found = [(f.name, f.alias or f.name, f.default, f.init) for f in attrs.fields(cls)]
     else:

@@ -1,4 +1,4 @@
-"""From annotations to shapes: the only place that looks at annotations, and says why one has no shape."""
+"""Reads annotations into shapes. No other code looks at annotations, or explains why one has no shape."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["ShapeBuilder", "name_of"]
 
 _SCALARS: Final = (str, bool, int, float, UUID, datetime, date, time_of_day, timedelta, Decimal, bytes)
 _MADE_OF_ONE_VALUE: Final = (str, int, float, Decimal, bytes)
-"""Their subclasses are made by calling them with such a value."""
+"""Types whose subclasses are made by a call with such a value."""
 
 _COLLECTIONS: Final[Mapping[Any, type[Any]]] = {
     AbstractSequence: tuple,
@@ -55,7 +55,7 @@ _REMEDIES: Final[Mapping[Any, str]] = {
     MutableMapping: "Mapping[K, V]; a dict that is given becomes a read-only one",
     bytearray: "bytes",
 }
-"""Replacements for types whose values can be changed."""
+"""Immutable replacements for types whose values can change."""
 
 _FORM_REMEDY: Final = (
     "use a type that has one, or say how it travels: Annotated[{name}, JsonForm(str, write=..., read=...)]"
@@ -69,9 +69,9 @@ def name_of(hint: Any) -> str:
 
 
 class ShapeBuilder:
-    """Reads annotations, and remembers the classes and aliases that it has met.
+    """Reads annotations, and remembers classes and aliases.
 
-    ``fields_of`` gives the fields of a nested class, and ``is_record`` says which classes have some.
+    ``fields_of`` returns the fields of a nested class, and ``is_record`` decides which classes have some.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ def _is_float(shape: Shape) -> bool:
 
 
 def _is_kept(shape: Shape) -> bool:
-    """True when values are the same in JSON, so that it does not matter which alternative reads them."""
+    """True when the alternatives have the same value in JSON, so that either may read it."""
     if isinstance(shape, shapes.Constrained | shapes.Hidden):
         return _is_kept(shape.inner)
     if isinstance(shape, shapes.LiteralValue):

@@ -1,7 +1,7 @@
 """The types of fields as a tree of shapes: ``ShapeBuilder`` reads it from annotations, once per class.
 
-A shape says which values a field takes, and their form in JSON. Checking, freezing, hiding, writing, reading
-and describing values are functions over shapes; no other code reads annotations.
+A shape defines the valid values of a field, and their form in JSON. Functions over shapes check, freeze,
+hide, write, read and describe values. No other code reads annotations.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Scalar:
 
 @attrs.frozen(eq=False)
 class AnyJson:
-    """Anything that JSON holds."""
+    """Any JSON value."""
 
 
 @attrs.frozen(eq=False)
@@ -91,14 +91,14 @@ class Collection:
 
 @attrs.frozen(eq=False)
 class FixedTuple:
-    """So many items, each of its own shape."""
+    """A tuple of fixed length, with a shape for each item."""
 
     items: tuple[Shape, ...]
 
 
 @attrs.frozen(eq=False)
 class MappingOf:
-    """A mapping from keys that are text in JSON, or ints."""
+    """A mapping with keys that are text in JSON, or ints."""
 
     key: Shape
     item: Shape
@@ -114,7 +114,7 @@ class MappingOf:
 class Field:
     """A field of a class: its attribute, its key in JSON and in the constructor, its shape and its default.
 
-    The default is one of attrs: a value, a ``Factory``, or ``NOTHING`` where the field is required.
+    The default is one of attrs: a value, a ``Factory``, or ``NOTHING`` for a required field.
     """
 
     name: str
@@ -163,7 +163,7 @@ class Hidden:
 
 @attrs.frozen(eq=False)
 class WithJsonForm:
-    """Values of a class that travel in a form that its user has given."""
+    """Values of a class that travel in a user-defined form."""
 
     cls: type[Any]
     form: JsonForm
@@ -200,7 +200,7 @@ _KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", type(N
 
 
 def plain(shape: Shape) -> Shape:
-    """The shape inside of marks and rules."""
+    """The shape inside marks and rules."""
     while isinstance(shape, Constrained | Hidden):
         shape = shape.inner
     return shape
@@ -212,7 +212,7 @@ def is_none(shape: Shape) -> bool:
 
 
 def parts_of(shape: Shape) -> Iterator[Shape]:
-    """The shapes directly inside of one, those of a record's fields excepted."""
+    """The shapes directly inside one, without those of a record's fields."""
     if isinstance(shape, Constrained | Hidden | WithJsonForm):
         yield shape.inner
     elif isinstance(shape, Collection):
@@ -227,7 +227,7 @@ def parts_of(shape: Shape) -> Iterator[Shape]:
 
 
 def json_kinds(shape: Shape) -> frozenset[str]:
-    """Which kinds of JSON values the values of a shape become."""
+    """The kinds of JSON values that represent the values of a shape."""
     shape = plain(shape)
     if isinstance(shape, Scalar):
         return _KINDS.get(shape.base, _TEXT)
@@ -257,7 +257,7 @@ def is_personal(shape: Shape) -> bool:
 
 
 def has_personal_part(shape: Shape) -> bool:
-    """True when a value is personal, or holds something that is, at any depth."""
+    """True when a value is personal, or has a personal part at any depth."""
     met: set[int] = set()
 
     def search(shape: Shape) -> bool:
@@ -282,7 +282,7 @@ def made_once(
     of_record: Callable[[RecordShape], Callable[[Any], T]],
     of_inner: Callable[[Shape], Callable[[Any], T]],
 ) -> Callable[[Any], T]:
-    """The function for a shape that may contain itself: inside of it, it is ``known`` before it is made."""
+    """The function for a shape that may contain itself: it is ``known`` before it is complete."""
     if id(shape) not in known:
         made: list[Callable[[Any], T]] = []
         known[id(shape)] = lambda value: made[0](value)

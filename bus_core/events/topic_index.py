@@ -1,4 +1,4 @@
-"""Topics and patterns in a tree of their words: a look-up costs by its results, not by the tree."""
+"""Topics and patterns in a tree of their words: a look-up costs as much as its results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _numbers = count()
 
 
 class _Node:
-    """A place in the tree: some patterns begin with the words on the way to it, and ``texts`` end here.
+    """A node of the tree: patterns with these first words pass through it, and ``texts`` end here.
 
-    One for ``#`` ``repeats``: any further word leads back to it.
+    A node for ``#`` ``repeats``: any further word leads back to it.
     """
 
     __slots__ = ("children", "repeats", "texts")
@@ -41,10 +41,10 @@ class TopicTree:
         return bool(self._root.children)
 
     def add(self, text: str) -> None:
-        """Adds a topic or pattern; harmless when it is there."""
+        """Adds a topic or pattern; no-op when it is in the tree."""
         node = self._root
         for word in text.split("."):
-            if word == "#" and node.repeats:  # hashes in a row are one
+            if word == "#" and node.repeats:  # consecutive hashes mean one
                 continue
             child = node.children.get(word)
             if child is None:
@@ -53,7 +53,7 @@ class TopicTree:
         node.texts[text] = None
 
     def discard(self, text: str) -> None:
-        """Undoes ``add``; raises ``KeyError`` when it is not there."""
+        """Undoes ``add``; raises ``KeyError`` when it is not in the tree."""
         way: list[tuple[_Node, str]] = []
         node = self._root
         for word in text.split("."):
@@ -67,7 +67,7 @@ class TopicTree:
             del node.children[word]
 
     def covering(self, topic: str) -> list[str]:
-        """Those that cover a topic."""
+        """The topics and patterns that cover a topic."""
         nodes = _with_empty_hashes((self._root,))
         for word in topic.split("."):
             reached: list[_Node] = []
@@ -82,9 +82,9 @@ class TopicTree:
         return [text for node in nodes for text in node.texts]
 
     def overlapping(self, text: str) -> Iterator[str]:
-        """Those that share a topic with this topic or pattern: of a pattern the topics that it covers."""
+        """The topics and patterns that share a topic with this one; for a pattern, all covered topics."""
         words = text.split(".")
-        places = [(self._root, 0)]  # a node, and how many words of the text led there
+        places = [(self._root, 0)]  # a node, and the number of words that led to it
         seen = {*places}
         while places:
             node, at = places.pop()
@@ -97,7 +97,7 @@ class TopicTree:
 
 
 def _places_next_to(node: _Node, words: list[str], at: int) -> Iterator[tuple[_Node, int]]:
-    """Where one more word leads, or none at all."""
+    """The nodes after one more word."""
     children = node.children
     if "#" in children:
         yield children["#"], at
@@ -115,7 +115,7 @@ def _places_next_to(node: _Node, words: list[str], at: int) -> Iterator[tuple[_N
 
 
 def _with_empty_hashes(nodes: Iterable[_Node]) -> Iterable[_Node]:
-    """The nodes, and those for ``#`` that are reached from there without a word. Each node is there once."""
+    """The nodes, and those for ``#`` that are reached from them without a word, each once."""
     found = dict.fromkeys(nodes)
     for node in [*found]:
         child = node.children.get("#")
@@ -130,15 +130,15 @@ class TopicIndex(Generic[T]):
     __slots__ = ("_items", "_patterns", "_topics")
 
     def __init__(self) -> None:
-        self._items: dict[str, dict[T, int]] = {}  # with numbers that rise as they are added
+        self._items: dict[str, dict[T, int]] = {}  # with increasing numbers
         self._patterns: TopicTree | None = None  # while there are some
-        self._topics: TopicTree | None = None  # while there are some, once a pattern was compared with them
+        self._topics: TopicTree | None = None  # while there are some, after a first comparison with a pattern
 
     def __bool__(self) -> bool:
         return bool(self._items)
 
     def add(self, text: str, item: T) -> None:
-        """Adds an item under a topic or pattern; harmless when it is there."""
+        """Adds an item under a topic or pattern; no-op when it is there."""
         items = self._items.get(text)
         if items is None:
             items = self._items[text] = {}
@@ -150,7 +150,7 @@ class TopicIndex(Generic[T]):
         items.setdefault(item, next(_numbers))
 
     def discard(self, text: str, item: T) -> bool:
-        """Undoes ``add``; False when there is nothing to undo."""
+        """Undoes ``add``. Returns False when there is nothing to undo."""
         items = self._items.get(text)
         if items is None or items.pop(item, None) is None:
             return False

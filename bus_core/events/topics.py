@@ -56,12 +56,12 @@ def _check_words(name: str, words: Iterable[str]) -> None:
 
 
 def is_pattern(name: str) -> bool:
-    """True when a name has a wildcard word in it."""
+    """True when a name has a wildcard word."""
     return "*" in name or "#" in name
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Known names that look like ``name``, best first."""
+    """Known names that are similar to ``name``, the best first."""
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.72)
 
 
@@ -95,7 +95,7 @@ class Topic(Generic[E]):
 
 
 def _check_class(topic: Topic[Any]) -> None:
-    """Resolves the annotations of the class now at the latest: a reader could not."""
+    """Resolves the annotations of the class now, because a reader could not."""
     try:
         model_of(topic.event_class)
     except TypeError as error:
@@ -111,7 +111,7 @@ def _check_pattern(_pattern: TopicPattern, _attribute: attrs.Attribute[str], tex
 
 
 def _fits(stretch: Iterable[str], words: Sequence[str], at: int) -> bool:
-    """True when words without a '#' match those of a topic from a place on."""
+    """True when words without a '#' match those of a topic from a position on."""
     for word in stretch:
         if word not in ("*", words[at]):
             return False
@@ -137,7 +137,7 @@ class TopicPattern:
         """True when the pattern covers the topic of that name."""
         words = topic.split(".")
         first, *others = self._stretches
-        spare = len(words) - sum(map(len, self._stretches))  # so many words the hashes stand for
+        spare = len(words) - sum(map(len, self._stretches))  # the number of words for the hashes
         if spare < 0 or not _fits(first, words, 0):
             return False
         if not others:
@@ -145,8 +145,8 @@ class TopicPattern:
         *inner, last = others
         if not _fits(last, words, len(words) - len(last)):
             return False
-        # The words between two hashes are taken at the first place where they fit, and for good: trying every
-        # place would take exponential time in the number of hashes.
+        # The words between two hashes take the first place where they fit. Trying every place would take
+        # exponential time in the number of hashes.
         at = len(first)
         for stretch in inner:
             while not _fits(stretch, words, at):
@@ -159,7 +159,7 @@ class TopicPattern:
 
     @property
     def specificity(self) -> tuple[int, int, int]:
-        """Sorts patterns of which several match a topic: the largest is the most specific one."""
+        """Sorts patterns that match a topic: the largest key is the most specific pattern."""
         words = self.text.split(".")
         return (sum(word not in ("*", "#") for word in words), -words.count("#"), words.count("*"))
 
@@ -225,7 +225,7 @@ class _Known:
 
 
 class TopicRegistry:
-    """Every topic that a bus knows: from catalogues, and from Topic objects as they are used."""
+    """Every topic that a bus knows: those of catalogues, and Topic objects as they are used."""
 
     def __init__(self, *, strict: bool = True) -> None:
         self._known: dict[str, _Known] = {}
@@ -277,7 +277,7 @@ class TopicRegistry:
         return Topic(checked, Event)
 
     def get(self, name: str) -> Topic[Any] | None:
-        """The topic of a name; None for one that is not known, without looking for names that are near."""
+        """The topic of a name; None for an unknown one, without a search for similar names."""
         known = self._known.get(name)
         return None if known is None else known.topic
 
@@ -285,7 +285,7 @@ class TopicRegistry:
         return name in self._known
 
     def origin(self, name: str) -> str | None:
-        """Which distribution or module declared a topic; None for an unknown one."""
+        """The distribution or module that declared a topic; None for an unknown one."""
         known = self._known.get(name)
         return None if known is None else known.origin
 
@@ -299,5 +299,5 @@ class TopicRegistry:
 
 
 def class_name(cls: type[Any]) -> str:
-    """A class the way messages name one: with its module."""
+    """The name of a class in messages: with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

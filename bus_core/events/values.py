@@ -1,4 +1,4 @@
-"""Single values in their one form: texts, numbers, times, and whatever JSON holds."""
+"""Single values in normal form: texts, numbers, times, and JSON values."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 ]
 
 Normalize = Callable[[Any], Any]
-"""Gives a value in its one form; raises ``Unfit``."""
+"""Returns a value in normal form; raises ``Unfit``."""
 
 DECIMAL_RANGE: Final = 6144
-"""Of IEEE 754 decimal128; without a bound a few characters make a number of megabytes."""
+"""The bounds of IEEE 754 decimal128. Without a bound, a few characters make a number of megabytes."""
 
 _DEEPEST: Final = 500
-"""No serializer takes deeper nesting."""
+"""The deepest nesting that serializers accept."""
 
 
 def is_text(text: str) -> bool:
@@ -102,12 +102,12 @@ def _normalize_datetime(value: Any) -> datetime:
             return value.astimezone(UTC)
     except (OverflowError, NotImplementedError):
         raise unfit("a time that exists in UTC") from None
-    # The name of a zone does not travel, its offset does.
+    # A zone travels as its offset, without its name.
     return value if zone.__class__ is timezone else value.replace(tzinfo=timezone(offset), fold=0)
 
 
 def has_plain_offset(value: datetime) -> bool:
-    """True when a time has an offset of whole minutes, and no zone by name."""
+    """True when a time has an offset of whole minutes, and no named zone."""
     zone = value.tzinfo
     if zone.__class__ is not timezone:
         return False
@@ -141,11 +141,11 @@ NORMALIZERS: Final[Mapping[Any, Normalize]] = {
 
 
 _ATOMS: Final = frozenset({bool, int, type(None)})
-"""The classes of JSON values that are in their one form whatever they are."""
+"""The classes of JSON values that are always in normal form."""
 
 
 def frozen_json(value: Any, room: int = _DEEPEST) -> Any:
-    """A JSON value with its mappings frozen and its lists made tuples; raises ``Unfit`` for anything else."""
+    """A JSON value with frozen mappings and with tuples for lists; raises ``Unfit`` for anything else."""
     kind = value.__class__
     if kind in _ATOMS or (kind is str and value.isascii()):
         return value
@@ -212,8 +212,8 @@ write_time: Final = time_of_day.isoformat
 
 
 def write_datetime(value: datetime) -> str:
-    """RFC 3339. An event's times have offsets of whole minutes."""
-    if value.tzinfo is UTC:  # in two parts, because isoformat() asks the zone for its offset, which is dear
+    """The text of a time by RFC 3339. An event's times have offsets of whole minutes."""
+    if value.tzinfo is UTC:  # in two parts, because isoformat() asks the zone for its offset, which is slow
         return f"{write_date(value)}T{write_time(value.time())}Z"
     return value.isoformat()
 

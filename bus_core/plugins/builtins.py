@@ -1,4 +1,4 @@
-"""The plugin of the core itself, a light one like any other: the serializer and three retry policies."""
+"""The plugin of the core: the serializer ``json`` and three retry policies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _build_json(options: JsonOptions, _context: BuildContext) -> Serializer:
 
 
 def _as_it_is(policy: P, _context: BuildContext) -> P:
-    """The options of a built-in policy are the policy."""
+    """Returns the options, which are the policy."""
     return policy
 
 

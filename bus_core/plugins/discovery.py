@@ -1,8 +1,8 @@
-"""Discovery: finds plugins, their offers, and the causes that one cannot be used.
+"""Discovery: finds plugins and their offers, and the reasons why a plugin cannot be used.
 
-Every plugin is loaded and asked on its own. One that fails is quarantined with its cause. It harms no other,
-until the configuration selects a name that only it could offer. The result does not depend on the order
-in which plugins are installed, listed or called.
+Every plugin is loaded and asked on its own. If it fails, it is quarantined with its cause. This affects
+others only when the configuration selects a name that the plugin could offer. The result does not depend on
+the order in which plugins are installed, listed or called.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def discover(
 
 
 class _Discovery:
-    """One discovery in progress: a plugin manager, and the findings so far."""
+    """One discovery in progress: a plugin manager, and the results so far."""
 
     def __init__(self, kinds: Collection[str] | None) -> None:
         unknown = sorted({*(kinds or ())} - {*HOOKS.values()})
@@ -148,7 +148,7 @@ class _Discovery:
 
     def ask(self, plugin: object, described: InstalledPlugin) -> None:
         """Calls the hooks of one plugin and keeps all of its offers, or none when one raises."""
-        # The number tells two objects of one class apart.
+        # The number distinguishes two objects of one class.
         name = f"{described.origin}:{described.name}:{len(self._plugins)}"
         self._register(plugin, described, name)
         try:
@@ -280,5 +280,5 @@ def _cause(error: BaseException) -> str:
     if len(text) > 500:
         text = text[:500] + "..."
     if type(error) is InvalidPlugin:
-        return text  # what is found here needs no name of a class
+        return text  # errors of this module need no class name
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

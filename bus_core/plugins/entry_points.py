@@ -17,7 +17,7 @@ __all__ = ["EntryPoint", "accepts", "canonical_name", "installed_entry_points", 
 
 @attrs.frozen(order=True)
 class EntryPoint:
-    """A plugin as the metadata of an installed distribution describes it.
+    """A plugin as described by the metadata of an installed distribution.
 
     ``distribution`` is the normalized name.
     """
@@ -35,7 +35,7 @@ class EntryPoint:
 
 def installed_entry_points() -> tuple[list[EntryPoint], dict[str, Exception]]:
     """The entry points of all plugins, sorted by name, and the errors of unreadable ones, by place."""
-    # A distribution that was installed a moment ago must be seen, and be importable.
+    # A distribution that was just installed must be visible and importable.
     importlib.invalidate_caches()
     found: dict[str, list[EntryPoint]] = {}
     unreadable: dict[str, Exception] = {}
@@ -44,17 +44,17 @@ def installed_entry_points() -> tuple[list[EntryPoint], dict[str, Exception]]:
             text = distribution.read_text("entry_points.txt")
             if not text or ENTRY_POINT_GROUP not in text:
                 continue
-            metadata = distribution.metadata  # parsed at each access, with the description in it
+            metadata = distribution.metadata  # parsed at each access, including the description
             name, version = canonical_name(metadata["Name"]), metadata["Version"]
             requires = tuple(metadata.get_all("Requires-Dist") or distribution.requires or ())
             entries = [
                 EntryPoint(entry.name, name, entry.value, version, requires)
                 for entry in distribution.entry_points.select(group=ENTRY_POINT_GROUP)
             ]
-        except Exception as error:  # the leftover of an interrupted uninstall, or an edited file
+        except Exception as error:  # the rest of an interrupted uninstall, or an edited file
             unreadable[str(getattr(distribution, "_path", distribution))] = error
             continue
-        # Of two distributions with one name, Python imports the one that is earlier on the path.
+        # Of two distributions with one name, Python imports the earlier one on the path.
         found.setdefault(name, entries)
     return sorted(entry for entries in found.values() for entry in entries), unreadable
 
@@ -72,7 +72,7 @@ _COMPARISONS: Final[Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bo
 def accepts(requirement: str, core_version: str) -> bool:
     """True when a requirement is not about the core, or its bounds admit this version.
 
-    Members depend on the core by ``>=X,<Y``. Other operators are pip's business, and are passed over.
+    Members depend on the core by ``>=X,<Y``. Other operators are left to pip.
     """
     match = _REQUIREMENT.match(requirement)
     if match is None or requirement[match.end() :].strip(" )") or "extra" in requirement:

@@ -27,7 +27,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_endpoints": "endpoint",
     "promenade_bus_topics": "topics",
 }
-"""The hooks, and the kind of their offers. All but the one for topics return a mapping of names."""
+"""The hooks, and the kind of their offers. All but the topics hook return a mapping of names."""
 
 TOPICS_HOOK: Final = "promenade_bus_topics"
 
@@ -36,7 +36,7 @@ _EXPECTED: Final[Mapping[str, type]] = {"command": Command, "endpoint": Endpoint
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
-    """The faults of a plugin's functions, before any of them is called."""
+    """The faults of a plugin's functions, found before any of them is called."""
     implements_any = False
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)
@@ -66,7 +66,7 @@ def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
 
 
 def _nearest_hook(name: str) -> str:
-    # Compared without the common prefix, which would make all hooks alike.
+    # Compared without the common prefix, which would make all hooks similar.
     endings = [hook.removeprefix(f"{PROJECT}_") for hook in HOOKS]
     nearest = nearest_names(name.removeprefix(f"{PROJECT}_"), endings, limit=1)
     return suggestion([f"{PROJECT}_{ending}" for ending in nearest])

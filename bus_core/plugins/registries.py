@@ -45,16 +45,16 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("observer", "prometheus"): "promenade-bus-prometheus",
     ("endpoint", "http"): "promenade-bus-http",
 }
-"""First-party distributions by the kind and name of their offers: the source of every install hint."""
+"""First-party distributions by the kind and name of their offers, for install hints."""
 
 
 @attrs.frozen(kw_only=True)
 class InstalledPlugin:
-    """A plugin that discovery came across: from an entry point, built in, or given in code.
+    """A plugin that discovery has seen: from an entry point, built in, or given in code.
 
-    ``name`` is the name of the entry point. ``offers`` lists pairs of kind and name, such as
-    ``("adapter", "memory")`` or ``("topics", "identity")``. ``cause`` says why it is not loaded, and
-    ``error`` is the exception behind a quarantine.
+    ``name`` is the name of the entry point. ``offers`` lists pairs of kind and name, such as ``("adapter",
+    "memory")`` or ``("topics", "identity")``. ``cause`` is the reason why it is not loaded, and ``error`` the
+    exception behind a quarantine.
     """
 
     name: str
@@ -68,7 +68,7 @@ class InstalledPlugin:
 
     @property
     def origin(self) -> str:
-        """Where it comes from: ``promenade-bus-memory 0.1.0``, or the object that was given in code."""
+        """Its source: ``promenade-bus-memory 0.1.0``, or the object that was given in code."""
         if self.distribution is None:
             return f"{self.module} (given in code)"
         return f"{self.distribution} {self.version}" if self.version else self.distribution
@@ -80,7 +80,7 @@ class InstalledPlugin:
 
 @attrs.frozen
 class Finding:
-    """Something that ``promenade-bus plugins doctor`` reports."""
+    """A finding that ``promenade-bus plugins doctor`` reports."""
 
     severity: Literal["error", "warning"]
     plugin: str
@@ -90,7 +90,7 @@ class Finding:
 
 @attrs.frozen
 class Offer(Generic[T]):
-    """Something that a plugin offers by name; ``origin`` is the distribution and its version."""
+    """A named offer of a plugin; ``origin`` is the distribution and its version."""
 
     kind: str
     name: str
@@ -148,7 +148,7 @@ class NamedRegistry(Generic[T]):
             install=None
             if distribution is None or distribution in present
             else f"pip install {distribution}",
-            # With a near name it is meant to be a known one, under another spelling.
+            # A similar known name may be meant, in another spelling.
             others=[] if distribution or nearest else [f"pip install {other}" for other in sorted(others)],
             quarantined=[str(plugin) for plugin in self._unusable("quarantined", name)],
             disabled=[str(plugin) for plugin in self._unusable("disabled", name)],
@@ -200,7 +200,7 @@ class Plugins:
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Errors and suspicious facts, worst first; empty when all is well."""
+        """Errors and suspicious facts, the worst first; empty when everything is fine."""
         found = list(self._notes)
         for plugin in self.installed:
             if plugin.status == "quarantined":

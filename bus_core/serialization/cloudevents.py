@@ -42,9 +42,9 @@ _MAX_HEADS = 1000
 class _Plan:
     """The readers and writers of one event class: of its own fields, and of its ids.
 
-    ``write`` gives the text of ``data``, and ``depth`` bounds how deep a document nests. ``quick`` makes an
-    event of usual values. ``untyped`` are events without a class: of their data and their
-    type name. ``heads`` are the texts that begin the documents of the class.
+    ``write`` returns the text of ``data``, and ``depth`` bounds the nesting of a document. ``quick`` makes an
+    event of usual values. ``untyped`` is for events without a class: the writer of their data and their type
+    name. ``heads`` are the texts that begin the documents of the class.
     """
 
     cls: type[Event[Any]]
@@ -61,7 +61,7 @@ class _Plan:
 
 
 class JsonSerializer:
-    """Events as CloudEvents JSON, and back. Safe to share between threads."""
+    """Writes events as CloudEvents JSON, and reads them. Threads may share it."""
 
     def __init__(self, options: JsonOptions | None = None) -> None:
         self.options = options or JsonOptions()
@@ -78,7 +78,7 @@ class JsonSerializer:
     # --- encoding
 
     def encode(self, event: Event[Any], *, topic: str, source: str) -> bytes:
-        """The event as bytes; raises ``SerializationError`` naming the class and the field."""
+        """The event as bytes. Raises ``SerializationError`` that names the class and the field."""
         cls = type(event)
         plan = self._plans.get(cls) or self._plan(cls)
         try:
@@ -122,9 +122,9 @@ class JsonSerializer:
     # --- decoding
 
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
-        """The event of the bytes; raises ``DeserializationError``, whatever they are.
+        """The event of the bytes. Raises ``DeserializationError`` for any other bytes.
 
-        Unknown attributes and data fields are passed over, also those of a newer ``dataversion``.
+        Unknown attributes and data fields are ignored, also those of a newer ``dataversion``.
         """
         plan = self._plans.get(event_class) or self._plan_to_decode(event_class)
         try:
@@ -143,7 +143,7 @@ class JsonSerializer:
             _refuse(plan, [f"it cannot be read ({type(error).__name__})"])
 
     def _quick_event(self, plan: _Plan, document: dict[str, Any]) -> Event[Any] | None:
-        """The event, if there is nothing odd about the document."""
+        """The event, if the document is entirely usual."""
         if "data_base64" in document:
             return None
         try:
@@ -165,7 +165,7 @@ class JsonSerializer:
                 occurred_at if occurred_at.tzinfo is UTC else normalize_occurred_at(occurred_at),
                 NO_METADATA if metadata is None else self._read_metadata(metadata),
             )
-        except Exception:  # whatever it is: it is found, and told, on the long way
+        except Exception:  # whatever it is, the thorough reader finds and reports it
             return None
 
     def _event(self, plan: _Plan, document: dict[str, Any]) -> Event[Any]:

@@ -1,7 +1,7 @@
-"""Fast readers of usual JSON values. They report no fault of an unusual one.
+"""Fast readers of usual JSON values, which report no faults.
 
-Whatever it raises means: odd. Then everything is read thoroughly, once, from the outermost value on. Reading
-quickly does not begin again inside of a value: what is wrong deep inside would be looked for twice as often
+Any error means that a value is unusual. Then the thorough readers read everything once, from the outermost
+value on. A fast reader never falls back inside a value: faults deep inside would be searched twice as often
 with each level.
 """
 
@@ -30,11 +30,11 @@ _MISSING: Final = object()
 
 
 class UnusualValue(ValueError):
-    """A value is not as it should be."""
+    """A value is unusual."""
 
 
 _INLINE: Final[dict[Any, type[Any]]] = {read_str: str, read_bool: bool, read_int: int}
-"""Readers that only check the class of a value: the compiled code does that in place."""
+"""Readers that only check the class of a value, which the compiled code does in place."""
 
 
 def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
@@ -69,7 +69,7 @@ def _quick_of(shape: Shape, known: dict[int, Read]) -> Read:
 
 
 def _frozen(value: Any) -> Any:
-    """Freezes a value of ``JsonReader`` for an event: its texts and numbers are checked already."""
+    """Freezes a value of ``JsonReader`` for an event; its texts and numbers are checked already."""
     kind = value.__class__
     if kind is dict:
         return _frozen_object(value)
@@ -79,7 +79,7 @@ def _frozen(value: Any) -> Any:
 def _frozen_object(value: Any) -> Any:
     if value.__class__ is not dict:
         raise UnusualValue
-    made = dict(value)  # the thorough way may want the value as it is
+    made = dict(value)  # the thorough reader may need the value as it is
     for key, item in value.items():
         kind = item.__class__
         if kind is dict or kind is list:
@@ -124,8 +124,8 @@ def _compiled(
 ) -> Callable[..., Any]:
     """A function of a JSON object that calls ``make`` with the values of the fields.
 
-    ``also`` names more arguments of ``make`` and of the function. It is compiled from text, as attrs
-    does with its methods: a loop over the fields takes three times as long.
+    ``also`` names more arguments of ``make`` and of the function. It is compiled from text, as attrs does
+    with its methods: a loop over the fields takes three times as long.
     """
     known = {} if known is None else known
     names: dict[str, Any] = {"make": make, "UnusualValue": UnusualValue, "missing": _MISSING}
@@ -164,9 +164,9 @@ def _compiled(
 
 
 def _default_text(field: shapes.Field, name: str, names: dict[str, Any]) -> str | None:
-    """An expression for the default of a field, under that name; None where the object must hold the field.
+    """An expression for the default of a field, under that name; None for a required field.
 
-    It is in its one form, as everything else that is read.
+    It gives a value in normal form, like all readers.
     """
     default = field.default
     if default is attrs.NOTHING or getattr(default, "takes_self", False):

@@ -1,6 +1,6 @@
-"""Readers of JSON values: functions over the shapes of fields.
+"""Thorough readers of JSON values, made from the shapes of fields.
 
-They read thoroughly: they raise ``Unfit`` with every fault. ``json_quick`` has the readers of usual values.
+They raise ``Unfit`` with every fault. ``json_quick`` has the readers of usual values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KIND_OF: Final = {str: "text", bool: "bool", int: "int", float: "float", list: "
 
 
 def reader_of(shape: Shape, known: dict[int, Read] | None = None) -> Read:
-    """The thorough reader of a shape. ``known`` are the readers of the shapes around it."""
+    """The thorough reader of a shape. ``known`` has the readers of the enclosing shapes."""
     known = {} if known is None else known
     if isinstance(shape, shapes.Scalar):
         return _reader_of_scalar(shape)
@@ -114,7 +114,7 @@ def _reader_of_scalar(shape: shapes.Scalar) -> Read:
 
 
 def _reader_of_enum(shape: shapes.EnumMember) -> Read:
-    """Reads members by value and by the value's type: True is not 1."""
+    """Reads members by value and by the value's type, because True is not 1."""
     by_value = {
         (type(written), written): member
         for member, written in ((member, plain_json(member.value)) for member in shape.cls)
@@ -158,7 +158,7 @@ def _reader_of_rules(rules: Sequence[Constraint], read_inner: Read) -> Read:
         for rule in rules:
             try:
                 keeps = rule.check(made)
-            except Exception:  # a rule that cannot judge a value does not allow it
+            except Exception:  # a rule that cannot judge a value rejects it
                 keeps = False
             if not keeps:
                 raise unfit(rule.description)
@@ -257,7 +257,7 @@ def _reader_of_mapping(read_key: Read, read_item: Read) -> Read:
 
 
 def _reader_of_union(shape: shapes.OneOf, readers: Sequence[Read]) -> Read:
-    """The JSON value alone tells which alternative it is."""
+    """Reads a union: the JSON value alone tells the alternative."""
     by_kind: dict[str, list[Read]] = {}
     for alternative, read_alternative in zip(shape.alternatives, readers, strict=True):
         for kind in json_kinds(alternative):

@@ -1,4 +1,4 @@
-"""The JSON Schema of an event's ``data``: a function over the shapes of fields, like reading and writing."""
+"""The JSON Schema of an event's ``data``, made from the shapes of fields."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _SCALARS: Final[Mapping[Any, Mapping[str, Any]]] = {
 def schema_of(cls: type[Event[Any]]) -> dict[str, Any]:
     """The schema (draft 2020-12) of the ``data`` of a class's events.
 
-    Fields that a newer version of the class adds are allowed. Rules of ``Constraint`` are told in words, and
-    personal data is marked with ``x-personal``.
+    It allows further fields, which a newer version of the class may add. It describes a ``Constraint`` in
+    words, and marks personal data with ``x-personal``.
     """
     if issubclass(cls, BaseEvent) or cls is Event:
         return {"type": "object"}
@@ -47,7 +47,7 @@ def schema_of(cls: type[Event[Any]]) -> dict[str, Any]:
 
 
 class _Schemas:
-    """Makes the schemas of one event class; nested classes, and aliases of themselves, are definitions."""
+    """Makes the schemas of one event class. Nested classes, and recursive aliases, are definitions."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class _Schemas:
             name = shape.cls.__name__ if isinstance(shape, shapes.RecordShape) else shape.name
             alike = sum(other.partition(".")[0] == name for other in self.definitions)
             known = self._names[id(shape)] = f"{name}.{alike + 1}" if alike else name
-            self.definitions[known] = {}  # its place, for one that holds itself
+            self.definitions[known] = {}  # its place, for one that contains itself
             if isinstance(shape, shapes.RecordShape):
                 self.definitions[known] = self.of_fields(shape)
             elif shape.shape is not None:

@@ -1,7 +1,7 @@
-"""JSON text from strangers: bounded and strict before anything is made of it; the same rules for our own.
+"""Strict, bounded JSON text: for documents of strangers, and by the same rules for our own.
 
-Python's own reader accepts NaN, turns ``1e999`` into infinity, keeps the last of several equal keys, lets
-lone surrogates through, and fails on deep nesting with a RecursionError. None of that leaves this module.
+Python's own reader accepts NaN, turns ``1e999`` into infinity, keeps the last of several equal keys, accepts
+lone surrogates, and fails on deep nesting with a RecursionError. None of that leaves this module.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class JsonTextError(ValueError):
 
 
 class DuplicateKey(JsonTextError):
-    """An object has a key twice. The key may be personal, so the sentence leaves it out."""
+    """An object has a duplicate key. The key may be personal, so the sentence leaves it out."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__("an object has the same key twice")
 
 
-# Always takes a whole string, also one that does not end, so that the scan stays linear.
+# Always takes a whole string, also an unfinished one, so that the scan stays linear.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]+")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -37,7 +37,7 @@ _OPENING = frozenset(b"[{")
 
 
 def nesting_exceeds(body: bytes, max_depth: int) -> bool:
-    """True when objects and arrays nest deeper than ``max_depth`` somewhere in a JSON text."""
+    """True when objects and arrays of a JSON text nest deeper than ``max_depth``."""
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
     depth = 0
@@ -99,7 +99,7 @@ class JsonReader:
             )
 
         self._decode = decoder(read_int).decode
-        # In a document that is shorter than the longest number no number is too long.
+        # A document that is shorter than the longest number has no number that is too long.
         self._decode_short = decoder(int).raw_decode
 
     def read(self, body: bytes) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class JsonReader:
             text = body.decode()
             document = self._scan(text)
             if "\\" in text and _SURROGATE_ESCAPE.search(body):
-                json.dumps(document, ensure_ascii=False).encode()  # only to see whether it can be encoded
+                json.dumps(document, ensure_ascii=False).encode()  # only to check that it can be encoded
         except JsonTextError:
             raise
         except UnicodeDecodeError as error:
@@ -142,7 +142,7 @@ class JsonReader:
 
 
 def _text_writer() -> Callable[[Any], str]:
-    """Compact and strict. ``JSONEncoder.encode`` makes its encoder in C again for each value."""
+    """Encodes compactly and strictly. ``JSONEncoder.encode`` makes its C encoder again for each value."""
     encoder = json.JSONEncoder(
         ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
     )
@@ -161,9 +161,9 @@ class JsonWriter:
         self.text = _text_writer()
 
     def bounded(self, text: str, *, depth: float = math.inf) -> bytes:
-        """The bytes of a document; raises ``JsonTextError`` when no reader would take it.
+        """The bytes of a document. Raises ``JsonTextError`` when no reader would accept it.
 
-        ``depth`` is known of documents that cannot nest deeper.
+        ``depth`` is the known bound of a document that cannot nest deeper.
         """
         try:
             body = text.encode()

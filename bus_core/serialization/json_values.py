@@ -1,7 +1,7 @@
 """Readers and writers of single JSON values: identifiers, times, durations, decimals, bytes, any JSON.
 
 ``read_*`` take the values of a JSON reader and never coerce: ``"1"`` is not an int, ``1.9`` is not 1, and a
-bool is no number. ``writers`` take checked values and give JSON text. Both raise ``Unfit``.
+bool is no number. ``writers`` take checked values and return JSON text. Both raise ``Unfit``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_bool(value: Any) -> bool:
 
 
 def read_int(value: Any) -> int:
-    """A whole number, which a bool is not."""
+    """A whole number; a bool is none."""
     if type(value) is not int:
         raise unfit("an int")
     return value
@@ -89,7 +89,9 @@ def read_none(value: Any) -> None:
 
 
 def read_datetime(value: Any) -> datetime:
-    """RFC 3339, section 5.6: any number of fraction digits, cut to microseconds; an offset is required."""
+    """A time of RFC 3339, section 5.6: any number of fraction digits, cut to microseconds; the offset is
+    required.
+    """
     if type(value) is not str or _DATETIME.fullmatch(value) is None:
         raise unfit("an RFC 3339 time with an offset, such as 2024-05-01T12:00:00Z")
     try:
@@ -184,7 +186,7 @@ _BOOLS: Final = {True: "true", False: "false"}
 
 
 def _quoted(write: Callable[[Any], str]) -> Writer:
-    """For texts without any character that JSON escapes."""
+    """Matches texts without any character that JSON escapes."""
     return lambda value: f'"{write(value)}"'
 
 

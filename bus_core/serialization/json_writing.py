@@ -1,7 +1,6 @@
-"""Writers of JSON values: functions over the shapes of fields, each of which returns a piece of the text.
+"""Writers of JSON values, made from the shapes of fields; each returns a piece of the text.
 
-An event has brought its values into their one form, so that nothing is looked at again here but what the
-limits of a serializer bound.
+An event's values are in normal form, so writers check only the limits of the serializer.
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ __all__ = ["Writers", "depth_of"]
 
 
 class Writers:
-    """Makes writers of shapes, within the limits of a serializer. ``text`` writes JSON as Python has it."""
+    """Makes writers of shapes, within the limits of a serializer.
+
+    ``text`` writes JSON with Python's encoder.
+    """
 
     def __init__(self, limits: JsonOptions, text: Writer) -> None:
         self._text = text
         self._simple = writers(limits, text)
         self._known: dict[int, Writer] = {}
-        self._kept: list[Shape] = []  # the id of a shape is no other's as long as the shape is there
+        self._kept: list[Shape] = []  # the id of a shape is unique while the shape exists
 
     def writer_of(self, shape: Shape) -> Writer:
         """The writer of a shape; it raises ``Unfit``."""
@@ -114,7 +116,7 @@ class Writers:
         return lambda value: write(normalize(give(value)))
 
     def writer_of_fields(self, fields: Sequence[shapes.Field]) -> Writer:
-        """The writer of an object of these fields. It is compiled from text, as readers are."""
+        """The writer of an object with these fields. It is compiled from text, as readers are."""
         names: dict[str, Any] = {"inside": _inside, "keys": [field.key for field in fields]}
         lines = ["def write(record):", "    try:", "        at = 0"]  # this is for classes without fields
         pieces: list[str] = []
@@ -140,7 +142,7 @@ def _array(texts: Sequence[str]) -> str:
 
 
 def _in_order(texts: list[str]) -> list[str]:
-    """The same items in the same order in every process."""
+    """Sorts items, so that every process writes the same text."""
     try:
         return sorted(texts, key=json.loads)
     except TypeError:  # values of several types have no order

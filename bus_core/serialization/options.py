@@ -1,4 +1,4 @@
-"""The options of the serializer ``json``, apart from it: plugins name them, and import nothing else."""
+"""The options of the serializer ``json``, in a light module that plugins can import."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _whole(low: int, high: int) -> Any:
 class JsonOptions:
     """Bounds of the JSON text that is read or written.
 
-    ``max_bytes`` bounds a document, ``max_depth`` how deep objects and arrays may nest (the document is
-    level 1), and ``max_digits`` the characters of one number.
+    ``max_bytes`` bounds a document, ``max_depth`` the nesting of objects and arrays (the document is level
+    1), and ``max_digits`` the characters of one number.
     """
 
     max_bytes: int = attrs.field(default=1 << 20, validator=_whole(256, 1 << 30))
