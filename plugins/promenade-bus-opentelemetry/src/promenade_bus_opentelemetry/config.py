@@ -1,4 +1,4 @@
-"""The options of the observer, as they stand in the configuration."""
+"""The options of the observer, with the names used in the configuration."""
 
 from __future__ import annotations
 

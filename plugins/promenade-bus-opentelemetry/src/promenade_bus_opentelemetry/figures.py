@@ -1,4 +1,4 @@
-"""The four metrics. What is counted is read when it is exported; only durations are recorded one by one."""
+"""The four metrics. Counters are read at export; only durations are recorded one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Attributes", "Count", "Figures", "shared_figures"]
 Attributes = Mapping[str, AttributeValue]
 
 _MOST: Final = 1000
-"""The number of topics and subscriptions counted apart; all others are counted together."""
+"""The number of topics and subscriptions with their own counts; all others are counted together."""
 
 _OTHER: Final = "_OTHER"
 """The conventions' name for a value beyond a bound."""
@@ -43,7 +43,7 @@ class Count:
 
 
 class Figures:
-    """The instruments of the process: of one meter a name exists once, and the buses share it."""
+    """The instruments of the process. A name exists once per meter, so the buses share them."""
 
     def __init__(self, meter: Meter) -> None:
         self._sent: dict[str, Count] = {}
@@ -68,17 +68,17 @@ class Figures:
         )
 
     def sent(self, topic: str, attributes: Attributes) -> Count:
-        """The count of what is published on a topic."""
+        """The counter of publishes on a topic."""
         return _count(self._sent, topic, attributes)
 
     def consumed(self, group: str, attributes: Attributes) -> Count:
-        """The count of what a group is given of a topic, or of those of a pattern."""
+        """The counter of deliveries to a group, of a topic or of the topics of a pattern."""
         return _count(self._consumed, group, attributes)
 
 
 @cache
 def shared_figures(version: str) -> Figures:
-    """The instruments, made when they are asked for first. A provider may be set later."""
+    """The instruments, made at the first use, because a provider may be set later."""
     return Figures(metrics.get_meter("promenade_bus", version))
 
 

@@ -1,6 +1,6 @@
-"""The names of the semantic conventions for messaging, version 1.44 of OpenTelemetry, that are used here.
+"""The used names of OpenTelemetry's semantic conventions for messaging, version 1.44.
 
-They are still in development there, so that they are written down rather than imported.
+They are still in development there, so they are written down here rather than imported.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ OPERATION_SECONDS: Final = "messaging.client.operation.duration"
 PROCESS_SECONDS: Final = "messaging.process.duration"
 
 BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""The buckets that the conventions ask for, in seconds."""
+"""The buckets of the conventions, in seconds."""

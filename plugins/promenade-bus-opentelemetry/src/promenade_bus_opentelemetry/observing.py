@@ -1,4 +1,4 @@
-"""The observer: a span for each publish and each attempt, and what follows when one fails."""
+"""The observer: a span for each publish and each attempt, and the consequence of a failure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from promenade_bus_opentelemetry.propagation import TRACEPARENT, context_of, inj
 __all__ = ["observer"]
 
 _MOST_OPEN: Final = 1000
-"""Of how many failed attempts the spans are kept open until the bus has decided what follows."""
+"""The most failed attempts whose spans stay open until the bus has decided the consequence."""
 
 _NO_PARENT: Final = Context()
 
@@ -101,7 +101,7 @@ class _Tracing:
     def _sending(self, name: str, attributes: Attributes, envelope: Envelope) -> Span:
         headers = envelope.headers
         given = read_context(headers) if TRACEPARENT in headers else None
-        if given is not None:  # who publishes passes on an event that another span has created
+        if given is not None:  # the publisher passes on an event that another span has created
             span = self._tracer.start_span(
                 name, kind=SpanKind.CLIENT, attributes=attributes, links=[Link(given)]
             )
@@ -128,7 +128,7 @@ class _Tracing:
     # --- handling -----------------------------------------------------------------------------------------
 
     def consume(self, spec: SubscriptionSpec) -> Middleware:
-        """A span ``process {topic}`` around each attempt, which knows the span that created the event."""
+        """A span ``process {topic}`` around each attempt, with a link to the span that created the event."""
         attributes = self._attributes_of(spec)
         told = self._told_of_processing(spec, attributes)
         if not self._traces:
@@ -222,7 +222,7 @@ class _Tracing:
     # --- what follows a failure -----------------------------------------------------------------------------
 
     def _keep_open(self, spec: SubscriptionSpec, envelope: Envelope, span: Span) -> None:
-        """The bus tells in a moment what follows; only a span that has not ended takes that as an event."""
+        """Keeps the span open: the bus reports the consequence in a moment, as an event of the span."""
         delivery = envelope.delivery
         assert delivery is not None, "a consume middleware gets deliveries"
         self._open[spec.name, delivery.message_id, delivery.attempt] = span, time.time_ns()
@@ -231,7 +231,7 @@ class _Tracing:
             oldest.end(ended_at)
 
     def failed(self, failure: AttemptFailure) -> None:
-        """Adds what follows to the span of the attempt, and a span of its own that settles."""
+        """Adds the consequence to the span of the attempt, and a separate span that settles."""
         kept = self._open.pop((failure.subscription, failure.event_id, failure.attempt), None)
         attributes: dict[str, str | int | float] = {"messaging.promenade_bus.attempt": failure.attempt}
         if failure.action != "dead_letter":
@@ -260,14 +260,14 @@ class _Tracing:
         settling.end()
 
     async def close(self) -> None:
-        """Ends the spans of attempts that nothing followed from: they were cancelled by the shutdown."""
+        """Ends the spans of attempts without a consequence: the shutdown cancelled them."""
         for span, ended_at in self._open.values():
             span.end(ended_at)
         self._open.clear()
 
 
 def _mark_failed(span: Span, kind: str) -> None:
-    """Names the class of the error. Its text may hold personal data."""
+    """Records the class of the error. Its text may have personal data."""
     span.set_status(Status(StatusCode.ERROR, kind))
     span.set_attribute(ERROR, kind)
 

@@ -21,7 +21,7 @@ TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 
 _is_parent: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?").fullmatch
-"""The version, the ids, the flags, and what a version to come adds."""
+"""The version, the ids, the flags, and additions of a later version."""
 
 _LENGTH: Final = 55
 _FLAGS: Final = tuple(map(TraceFlags, range(256)))
@@ -37,9 +37,9 @@ def inject(context: SpanContext, headers: MutableMapping[str, str]) -> None:
 
 
 def context_of(envelope: Envelope) -> SpanContext | None:
-    """The context of the span that created the event; None where there is none, or it cannot be read.
+    """The context of the span that created the event; None without one, or if it cannot be read.
 
-    A publisher of another kind has it in the attributes of the CloudEvent, beside no headers.
+    A foreign publisher has it in the attributes of the CloudEvent instead of headers.
     """
     headers = envelope.headers
     if TRACEPARENT in headers:
@@ -51,7 +51,7 @@ def context_of(envelope: Envelope) -> SpanContext | None:
 
 
 def _attributes_of(body: bytes) -> Mapping[str, Any]:
-    """The attributes of a CloudEvent in JSON; nothing of what is in another format."""
+    """The attributes of a CloudEvent in JSON; nothing for other formats."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -60,7 +60,7 @@ def _attributes_of(body: bytes) -> Mapping[str, Any]:
 
 
 def read_context(headers: Mapping[str, Any]) -> SpanContext | None:
-    """The context that headers, or attributes, hold; None where it cannot be read."""
+    """The context in headers or attributes; None where it cannot be read."""
     parent, state = headers.get(TRACEPARENT), headers.get(TRACESTATE)
     if not isinstance(parent, str) or not _is_parent(parent) or parent[:2] == "ff":
         return None

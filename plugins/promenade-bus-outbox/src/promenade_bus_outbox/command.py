@@ -1,6 +1,6 @@
-"""``promenade-bus outbox``: what waits in an outbox, and a relay as a process of its own.
+"""``promenade-bus outbox``: shows an outbox, and runs a relay as a separate process.
 
-click belongs to the command line, which loads this. SQLAlchemy is imported when a command runs.
+Only the command line, which has click, imports this module. SQLAlchemy is imported when a command runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def outbox_command() -> Any:
     import click
 
     def where(command: Any) -> Any:
-        """The options that say which outbox is meant."""
+        """The options that select the outbox."""
         for option in (
             click.option(
                 "--prefix", default="promenade_", show_default=True, help="How the names of its tables begin."
@@ -115,11 +115,11 @@ def outbox_command() -> Any:
 
 
 OUTBOX: Final = Command(help="Show what waits in an outbox, and deliver it.", load=outbox_command)
-"""The command ``outbox``, loaded when it is run."""
+"""The command ``outbox``, loaded when it runs."""
 
 
 def _spec_or_url(spec: str | None, database: str | None) -> Any:
-    """The value that is named, or the URL."""
+    """The named value, or the one of the URL."""
     import click
 
     from promenade_bus_cli.apps import find_app
@@ -174,7 +174,7 @@ async def _connected(
 async def _opened(
     given: Any, spec: str | None, schema: str | None, prefix: str, config: str | None
 ) -> AsyncIterator[Outbox]:
-    """The outbox that is meant, whose bus is not started."""
+    """The selected outbox, whose bus is not started."""
     from bus_core import open_bus
     from promenade_bus_outbox.outbox import Outbox
 

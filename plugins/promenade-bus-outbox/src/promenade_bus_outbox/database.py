@@ -1,4 +1,4 @@
-"""The database behind the application's sessions: one way to use it, whether they are async or not."""
+"""The database behind the application's sessions, used in one way for async and sync sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sessions = async_sessionmaker[Any] | sessionmaker[Any]
 """The factory of the application's sessions."""
 
 OLDEST: Final = {"postgresql": (13,), "sqlite": (3, 35)}
-"""The oldest versions that can do what is needed, of the databases that can."""
+"""The oldest usable version of each supported database."""
 
 _NAMES: Final = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 _STATES: Final = ("42P01", "42703")  # undefined_table, undefined_column
@@ -29,10 +29,10 @@ _TEXTS: Final = ("no such table", "no such column", "has no column")
 
 
 class Database:
-    """Runs functions of a connection, each in a transaction of its own.
+    """Runs functions of a connection, each in its own transaction.
 
-    ``tables`` are looked for where the sessions would: it is their engine that is used. Raises
-    ``WrongSession`` for what makes no sessions, and ``OutboxError`` where they have no engine.
+    ``tables`` are read where the sessions would read them, with the engine of the sessions. Raises
+    ``WrongSession`` for an object that makes no sessions, and ``OutboxError`` where they have no engine.
     """
 
     def __init__(self, sessions: Sessions, tables: Sequence[Table]) -> None:
@@ -48,7 +48,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The engine of the tables; of an async engine, the synchronous one inside of it."""
+        """The engine of the tables; for an async engine, the synchronous one inside it."""
         if self._engine is None:
             self._engine = self._find_engine()
         return self._engine
@@ -95,7 +95,7 @@ class Database:
 
 
 def named(engine: Engine) -> str:
-    """An engine the way messages name its database: without a password."""
+    """The name of an engine in messages: its URL without the password."""
     return engine.url.render_as_string(hide_password=True)
 
 
@@ -115,7 +115,7 @@ def check_dialect(name: str, version: tuple[int, ...] | None) -> None:
 
 
 def check_tables(connection: Connection, tables: Sequence[Table]) -> None:
-    """Raises ``MissingTables`` with every table and column that is not there."""
+    """Raises ``MissingTables`` with every missing table and column."""
     looked_at = inspect(connection)
     missing: list[str] = []
     for table in tables:
@@ -133,6 +133,6 @@ def check_tables(connection: Connection, tables: Sequence[Table]) -> None:
 
 
 def is_missing_table(error: DBAPIError) -> bool:
-    """Tell whether a statement failed because a table or a column of it is not there."""
+    """Returns True when a statement failed because of a missing table or column."""
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     return state in _STATES if state else any(text in str(error.orig) for text in _TEXTS)

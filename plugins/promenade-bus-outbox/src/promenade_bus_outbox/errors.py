@@ -1,4 +1,4 @@
-"""Errors of an outbox or an inbox: each message says what to do."""
+"""Errors of an outbox or an inbox; each message says what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["MissingTables", "OutboxError", "WrongSession"]
 
 
 class OutboxError(BusError):
-    """The outbox or the inbox cannot do what is asked, because of how it is set up or called."""
+    """The outbox or the inbox cannot do this because of its set-up, or of the call."""
 
 
 class MissingTables(OutboxError):

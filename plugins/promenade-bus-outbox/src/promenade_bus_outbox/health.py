@@ -1,4 +1,4 @@
-"""The health probe ``outbox``: do committed events leave, and if not, what holds them up?"""
+"""The health probe ``outbox``: checks that committed events leave, and names what holds them up."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ __all__ = ["PROBE", "OutboxProbe", "ProbeOptions"]
 
 @attrs.frozen(kw_only=True)
 class ProbeOptions:
-    """When the outbox is degraded: by the age of the oldest event, and by how many events wait."""
+    """The thresholds of ``degraded``: the age of the oldest event, and the number of waiting events."""
 
     oldest: Annotated[float, DURATION] = 60.0
     waiting: int = 10_000
 
 
 class Watched(Protocol):
-    """The outbox as the probe knows it."""
+    """The outbox as the probe sees it."""
 
     @property
     def volatile_adapter(self) -> str | None:
-        """The adapter of its bus, if that forgets with the process what it was given."""
+        """The adapter of its bus, if its events end with the process."""
         ...
 
     @property
     def problem(self) -> str | None:
-        """The fault of its relay at the moment."""
+        """The current fault of its relay."""
         ...
 
     async def status(self) -> OutboxStatus:
-        """A look at what waits."""
+        """A snapshot of the waiting events."""
         ...
 
 
 class OutboxProbe(HealthProbe):
-    """Looks at the outbox that was made for the bus."""
+    """Checks the outbox of the bus."""
 
     def __init__(self, options: ProbeOptions) -> None:
         self._options = options
         self._outbox: Watched | None = None
 
     def watch(self, outbox: Watched) -> None:
-        """From now on it looks at this one."""
+        """Makes this the outbox to check."""
         self._outbox = outbox
 
     async def check(self, state: EngineState) -> CheckResult:

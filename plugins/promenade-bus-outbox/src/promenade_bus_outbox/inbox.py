@@ -30,17 +30,17 @@ E = TypeVar("E", bound=Event[Any])
 logger = plain_logger("promenade.inbox")
 
 _CHUNK: Final = 500
-"""Marks of one statement that deletes old ones."""
+"""The most old marks that one statement deletes."""
 
 _CLEANING: Final = 60.0
-"""Seconds between two looks for old marks, at least."""
+"""The least seconds between two deletions of old marks."""
 
 
 class Inbox:
     """Handles each event once for each subscription, however often it is delivered.
 
-    ``sessions`` makes the sessions that handlers get, and ``tables`` come from ``outbox_tables``. Marks are
-    kept for ``keep``, in seconds or as timedelta: longer than any event may be redelivered.
+    ``sessions`` makes the sessions for handlers, and ``tables`` come from ``outbox_tables``. Marks are kept
+    for ``keep``, in seconds or as timedelta. Choose it longer than any event may be redelivered.
     """
 
     def __init__(
@@ -67,14 +67,13 @@ class Inbox:
     @overload
     def handler(self, handler: Callable[[E, Session, Delivery], None]) -> Callable[[E, Delivery], None]: ...
     def handler(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """Makes a handler of an event and a session into one for ``bus.subscribe``; the decorator below it.
+        """Wraps a handler of an event and a session for ``bus.subscribe``; write it below that decorator.
 
-        It is called as ``handler(event, session)`` or ``handler(event, session, delivery)``, inside of a
-        transaction that is committed when it returns, with the mark, and rolled back when it raises. It does
-        not commit by itself. An event whose mark is there already is acknowledged, and the handler is not
-        called, unless somebody has redriven the event as a dead letter: that is a wish to handle it again.
-
-        The handler is async where ``sessions`` is an ``async_sessionmaker``, and a plain function otherwise.
+        The bus calls ``handler(event, session)`` or ``handler(event, session, delivery)`` inside a
+        transaction. The transaction is committed with the mark when the handler returns, and rolled back when
+        it raises. The handler does not commit by itself. An event with a mark is acknowledged without a call
+        of the handler, unless somebody has redriven it as a dead letter, which asks to handle it again. The
+        handler is async where ``sessions`` is an ``async_sessionmaker``, and a plain function otherwise.
         Raises ``InvalidHandler``.
         """
         takes_delivery = self._checked(handler)
@@ -83,7 +82,7 @@ class Inbox:
         return self._sync_handler(self._sessions, handler, takes_delivery)
 
     def _checked(self, handler: Callable[..., Any]) -> bool:
-        """Tell whether the handler takes a delivery."""
+        """Returns True if the handler takes a delivery."""
         name = getattr(handler, "__qualname__", repr(handler))
         called = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
         if inspect.iscoroutinefunction(called) is not self._database.is_async:
@@ -138,9 +137,9 @@ class Inbox:
         return handle
 
     def _mark(self, session: Session, event: Event[Any], delivery: Delivery) -> bool:
-        """Marks the event, and returns whether it is to be handled.
+        """Marks the event. Returns True if it has to be handled.
 
-        Another delivery of the same event that is being handled at this moment is waited for.
+        Waits for another delivery of the same event that is being handled at the same time.
         """
         service = delivery.group.removesuffix(delivery.subscription).removesuffix(".")
         marked = {
@@ -169,7 +168,7 @@ class Inbox:
         return False
 
     def _insert(self, dialect: str) -> ReturningInsert[tuple[str]]:
-        """Adds a mark, and returns it, unless it is there."""
+        """Adds a mark, and returns it; None if it exists."""
         returned = self._table.c.event_id
         if dialect == "postgresql":
             return postgresql.insert(self._table).on_conflict_do_nothing().returning(returned)
@@ -178,9 +177,9 @@ class Inbox:
     # --- old marks ----------------------------------------------------------------------------------------
 
     async def clean(self) -> int:
-        """Deletes the marks that were kept long enough, in chunks; returns how many there were.
+        """Deletes old marks, in chunks. Returns their number.
 
-        Handlers do so now and then, a chunk at a time.
+        Handlers also delete them from time to time, a chunk at a time.
         """
         total = 0
         while True:
@@ -210,7 +209,7 @@ class Inbox:
 
 @contextmanager
 def _not_needed() -> Iterator[None]:
-    """A failure inside is logged: the event is handled, and its mark is there."""
+    """Logs a failure inside: the event is handled, and its mark is stored."""
     try:
         yield
     except Exception as error:
@@ -221,7 +220,7 @@ _NAMES: Final = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 def _called_like(handler: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Gives a wrapper the names of what it wraps, and not its parameters, of which the bus asks."""
+    """Gives a wrapper the names of the wrapped function, but not its parameters, which the bus inspects."""
 
     def decorate(wrapper: Callable[..., Any]) -> Callable[..., Any]:
         functools.update_wrapper(wrapper, handler, assigned=_NAMES, updated=())

@@ -1,8 +1,8 @@
-"""Which relay delivers which partitions: leases by counters, and by the clock of whoever watches them.
+"""The assignment of partitions to relays: leases by counters, without a time of day.
 
-Each relay counts up a heartbeat of its own, and one in each partition that it owns. Whoever wants a partition
-claims it when its heartbeat has not changed for a whole lease by his own clock, in one statement that fails
-if it has changed since. Nobody's time of day is asked.
+Each relay increments a heartbeat of its own, and one in each partition that it owns. Another relay claims a
+partition when its heartbeat has not changed for a whole lease by the claiming relay's own clock. The claiming
+statement fails if the heartbeat has changed since.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["Leases"]
 K = TypeVar("K")
 
 _CERTAIN: Final = 0.7
-"""The part of a lease in which its owner relies on it: others wait for all of it."""
+"""The part of a lease on which its owner relies; others wait for all of it."""
 
 _FORGOTTEN: Final = 10
-"""After how many leases without a heartbeat the row of a relay is removed."""
+"""The number of leases without a heartbeat after which the row of a relay is removed."""
 
 
 class _Watch:
-    """Since when the counters of one kind have been as they are, by the clock of this process."""
+    """The times since when counters have been unchanged, on the clock of this process."""
 
     def __init__(self) -> None:
         self._seen: dict[Any, tuple[object, float]] = {}
 
     def look(self, counters: Mapping[Any, object], now: float) -> None:
-        """Notes what has changed."""
+        """Notes changed counters."""
         before = self._seen
         self._seen = {
             key: before[key] if key in before and before[key][0] == counter else (counter, now)
@@ -42,7 +42,7 @@ class _Watch:
         }
 
     def unchanged(self, key: object, now: float) -> float:
-        """Seconds since a counter was first seen as it is."""
+        """The seconds since a counter was first seen at its present value."""
         return now - self._seen[key][1]
 
 
@@ -53,7 +53,7 @@ class _Partition:
 
 
 class Leases:
-    """The partitions that one relay owns. All methods with a connection are called in its transaction."""
+    """The partitions of one relay. Methods with a connection run in its transaction."""
 
     def __init__(
         self, tables: OutboxTables, relay: str, lease: float, clock: Callable[[], float] = lease_clock
@@ -72,11 +72,11 @@ class Leases:
         self._surplus: list[int] = []
         self._free: list[int] = []
         self.others = 0
-        """The number of other relays that seemed to be alive at the last look."""
+        """The number of other relays that seemed alive at the last check."""
 
     @property
     def owned(self) -> frozenset[int]:
-        """The partitions that are this relay's beyond doubt; none when it has not renewed them in time."""
+        """The partitions that certainly belong to this relay; none when it has not renewed them in time."""
         return self._mine if self._clock() - self._confirmed < self.lease * _CERTAIN else frozenset()
 
     @property
@@ -84,14 +84,14 @@ class Leases:
         return -(-PARTITIONS // (self.others + 1))
 
     def prepare(self, connection: Connection) -> None:
-        """Adds the rows of partitions that are not there yet."""
+        """Adds missing rows of partitions."""
         table = self._tables.partitions
         there = set(connection.scalars(select(table.c.partition)))
         missing = [
             {"partition": number, "heartbeat": 0} for number in range(PARTITIONS) if number not in there
         ]
         if missing:
-            # Another relay may add them in this very moment.
+            # Another relay may add them at the same moment.
             dialect = connection.dialect.name
             if dialect == "postgresql":
                 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -100,7 +100,7 @@ class Leases:
             connection.execute(upsert(table).on_conflict_do_nothing(), missing)
 
     def renew(self, connection: Connection) -> None:
-        """Keeps what is owned, and looks at the others."""
+        """Renews the owned partitions, and reads the others."""
         now = self._clock()
         partitions, relays = self._tables.partitions, self._tables.relays
         beat = update(relays).where(relays.c.relay == self.relay)
@@ -131,7 +131,7 @@ class Leases:
         self._renewed = now
 
     def renewed(self) -> None:
-        """Take over what ``renew`` did, now that it is committed."""
+        """Applies the result of ``renew``, after its commit."""
         self.others = len(self._alive)
         self._confirmed = self._renewed
         self._mine = frozenset(number for number, each in self._found.items() if each.owner == self.relay)
@@ -143,18 +143,21 @@ class Leases:
 
     @property
     def is_uneven(self) -> bool:
-        """Tell whether it owns more than its share, or there is something that it may claim."""
+        """Returns True if it owns more than its share, or may claim something."""
         return bool(self._surplus or self._free)
 
     def balance(self, connection: Connection) -> frozenset[int]:
-        """Gives up what is more than its share, and claims what nobody keeps; returns what it owns then."""
+        """Releases partitions beyond its share, and claims free ones.
+
+        Returns the partitions that it then owns.
+        """
         if self._surplus:
             self._give_up(connection, self._surplus)
         claimed = {number for number in self._free if self._claim(connection, number, self._found[number])}
         return self._mine - {*self._surplus} | claimed
 
     def balanced(self, mine: frozenset[int]) -> None:
-        """Take over what ``balance`` did, now that it is committed."""
+        """Applies the result of ``balance``, after its commit."""
         self._mine = mine
         self._surplus, self._free = [], []
 
@@ -194,7 +197,7 @@ class Leases:
                 )
 
     def leave(self, connection: Connection) -> None:
-        """Gives everything up, so that others need not wait for the end of a lease."""
+        """Releases everything, so that others need not wait for the end of a lease."""
         self._give_up(connection, range(PARTITIONS))
         connection.execute(delete(self._tables.relays).where(self._tables.relays.c.relay == self.relay))
         self._mine = frozenset()

@@ -1,4 +1,4 @@
-"""The outbox: events are rows of the transaction that causes them, and a relay takes them to the bus."""
+"""The outbox: events are rows of the transaction that causes them, and a relay publishes them on the bus."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class Outbox:
 
     @property
     def bus(self) -> Bus:
-        """The bus that the events go to."""
+        """The bus that gets the events."""
         return self._bus
 
     @property
     def relay(self) -> Relay | None:
-        """The relay that runs here; None where none does."""
+        """The relay that runs here, if there is one."""
         return self._relay
 
     # --- publishing ---------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ class Outbox:
     ) -> None:
         """Publishes the event if the session's transaction is committed. It neither flushes nor commits.
 
-        The event is encoded now, and becomes a row when the transaction, or the one around its savepoint, is
-        about to be committed. Raises what ``Bus.prepare`` raises, and ``WrongSession``.
+        The event is encoded now. It becomes a row just before the transaction is committed, or the one around
+        its savepoint. Raises the errors of ``Bus.prepare``, and ``WrongSession``.
         """
         used = self._async_session(session)
         message = await self._bus.prepare(topic, event, headers=headers)
@@ -151,7 +151,10 @@ class Outbox:
     def publish_sync(
         self, session: Any, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """The same with a synchronous session, in any thread; raises what ``Bus.prepare_nowait`` raises."""
+        """Publishes like ``publish``, with a synchronous session, in any thread.
+
+        Raises the errors of ``Bus.prepare_nowait``.
+        """
         if isinstance(session, AsyncSession | async_scoped_session):
             raise WrongSession(
                 "publish_sync takes a Session; with an AsyncSession: await outbox.publish(...)"
@@ -174,7 +177,7 @@ class Outbox:
         return used
 
     def _check_bind(self, session: Session) -> None:
-        """Refuses a session of another database: nobody would look for the event there."""
+        """Refuses a session of another database, where no relay would look for the event."""
         own = self._database.engine
         engine = session.get_bind(clause=self.tables.events).engine
         if engine is own or engine.pool is own.pool:
@@ -187,7 +190,7 @@ class Outbox:
         )
 
     def committed(self) -> None:
-        """Rows of it were committed: wakes the relay, if one runs here. Safe from any thread."""
+        """Wakes the relay that runs here, if there is one: rows were committed. Safe from any thread."""
         relay = self._relay
         if relay is not None:
             relay.wake()
@@ -195,12 +198,10 @@ class Outbox:
     # --- life ---------------------------------------------------------------------------------------------
 
     async def start(self, *, relay: bool | None = None) -> None:
-        """Looks at the database, and starts the relay; harmless when it runs. The bus is started before.
+        """Checks the database, and starts the relay; no-op when it runs. Start the bus before.
 
-        ``relay`` is for programs that decide otherwise than who made the outbox.
-
-        Raises ``OutboxError`` when the database or its version is not supported, ``MissingTables``, and
-        ``BusNotStarted``.
+        ``relay`` overrides the choice of the constructor. Raises ``OutboxError`` when the database or its
+        version is not supported, ``MissingTables``, and ``BusNotStarted``.
         """
         if self._relay is not None:
             return
@@ -220,7 +221,7 @@ class Outbox:
         self._relay = started
 
     async def close(self) -> None:
-        """Stops the relay, if it runs. What it has not delivered waits for the next one."""
+        """Stops the relay, if it runs. Undelivered events wait for the next one."""
         relay, self._relay = self._relay, None
         if relay is not None:
             await relay.stop()
@@ -252,22 +253,22 @@ class Outbox:
 
     @property
     def volatile_adapter(self) -> str | None:
-        """The adapter of the bus, if that forgets with the process what the relay has handed to it."""
+        """The adapter of the bus, if it loses the relay's events with the process."""
         adapter = self._bus.adapter
         return None if adapter.features.durable else adapter.name
 
     @property
     def problem(self) -> str | None:
-        """The fault of the relay that runs here; None when all is well."""
+        """The fault of the relay that runs here, if there is one."""
         return None if self._relay is None else self._relay.problem
 
     async def status(self) -> OutboxStatus:
-        """Tell what waits, for how long, who delivers it, and what holds it up."""
+        """A snapshot: waiting events, their age, the relays, and the transaction that holds them up."""
         rows = self._rows()
         return await self._database.run(lambda connection: read_status(connection, self.tables, rows))
 
     async def retry_refused(self, positions: Sequence[int] | None = None) -> int:
-        """Delivers events again that the bus has refused, all of them or some; returns how many."""
+        """Delivers events again that the bus has refused, all of them or some. Returns their number."""
 
         def retry(connection: Connection) -> int:
             return self._rows().retry(connection, positions)
@@ -277,7 +278,7 @@ class Outbox:
         return count
 
     async def discard_refused(self, positions: Sequence[int]) -> int:
-        """Deletes events for good that the bus has refused; returns how many."""
+        """Deletes events that the bus has refused. Returns their number."""
         return await self._database.run(lambda connection: self._rows().discard(connection, positions))
 
     def _rows(self) -> Rows:

@@ -28,17 +28,17 @@ _KEY: Final = "promenade_bus_outbox"
 
 
 class Sink(Protocol):
-    """The outbox as a session's pending events know it."""
+    """The outbox as a session's pending events see it."""
 
     tables: OutboxTables
 
     def committed(self) -> None:
-        """Rows of it were committed. Called in the thread of the session."""
+        """Handles the commit of rows. Called in the thread of the session."""
         ...
 
 
 class _Item:
-    """One event, and the innermost transaction that it belongs to so far."""
+    """One event, and the innermost open transaction that it belongs to."""
 
     __slots__ = ("message", "sink", "transaction")
 
@@ -59,10 +59,10 @@ class _Pending:
 
 
 def add_to(session: Session, sink: Sink, message: Message) -> bool:
-    """Holds a message until the session is about to commit. Begins a transaction if need be.
+    """Holds a message until just before the session commits; begins a transaction if need be.
 
-    Returns whether the rows have been written by then: something, such as a hook of the last flush, publishes
-    while the session commits. ``write_late`` has to be called in that case.
+    Returns True if the rows have been written already, because something, such as a hook of the last flush,
+    publishes during the commit. Call ``write_late`` in that case.
     """
     if not session.in_transaction():
         if not session.autobegin:
@@ -81,7 +81,7 @@ def add_to(session: Session, sink: Sink, message: Message) -> bool:
 
 
 def write_late(session: Session) -> None:
-    """Writes what ``add_to`` held too late for the hook of the commit."""
+    """Writes events that ``add_to`` held too late for the hook of the commit."""
     pending: _Pending | None = session.info.get(_KEY)
     if pending is not None and pending.items:
         _write(session, pending)
@@ -92,7 +92,7 @@ _hooks: dict[str, Callable[..., None]] = {}
 
 
 def listen_to_sessions() -> None:
-    """From now on sessions write their pending events: all of them, because any may be handed over."""
+    """Makes every session write its pending events, because any session may be passed."""
     with _listening:
         if not _hooks:
             _hooks.update(
@@ -109,7 +109,7 @@ def _before_commit(session: Session) -> None:
     if pending is None or not pending.items:
         return
     nested = session.get_nested_transaction()
-    if nested is not None:  # a savepoint is released: its events are those of what it stands in
+    if nested is not None:  # a savepoint is released: its events move to the outer transaction
         parent = nested.parent
         assert parent is not None, "a savepoint stands in a transaction"
         for item in pending.items:

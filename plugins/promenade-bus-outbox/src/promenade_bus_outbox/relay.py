@@ -1,8 +1,7 @@
-"""The relay: takes the rows of the outbox to the bus, in the order of each key, and then deletes them.
+"""The relay publishes the rows of the outbox on the bus, in the order of each key, and then deletes them.
 
-A row is deleted when the bus has accepted its event, and not before: whatever dies in between, the event is
-published again, with the same id. Of one key one event is under way at a time; the next one leaves when the
-bus has accepted it, so that no failure changes the order.
+A row is deleted after the bus has accepted its event. If a process dies in between, the event is published
+again with the same id. It publishes one event of a key at a time, so that no failure changes the order.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ __all__ = ["Relay", "RelayOptions"]
 logger = plain_logger("promenade.outbox")
 
 _FIRST_LOOK: Final = 0.002
-"""Seconds until the next look at rows that are held by a transaction that still runs, or after a wake-up."""
+"""Seconds until the next look at rows behind a running transaction, or after a wake-up."""
 
 _LONGEST_REST: Final = 2.0
-"""Seconds until a partition is tried again of which the bus does not accept an event for now."""
+"""Seconds until the retry of a partition of which the bus does not accept an event now."""
 
 _CLEANING: Final = 5.0
-"""Seconds between two looks for rows that were kept long enough."""
+"""Seconds between two deletions of delivered rows."""
 
 _LAST_WORDS: Final = 5.0
-"""Seconds that giving up the leases may take when the relay stops."""
+"""Seconds that releasing the leases may take when the relay stops."""
 
 
 @attrs.frozen(kw_only=True)
@@ -85,10 +84,10 @@ class Relay:
         self._lease_trouble = Trouble("the relay of the outbox")
         self._sleeper = Sleeper()
         self._woken = False
-        self._resting: dict[int, tuple[float, float]] = {}  # per partition, until when, and how long
+        self._resting: dict[int, tuple[float, float]] = {}  # per partition, the time and length of its pause
         self._cleaned: float | None = None
         self._moved = False
-        self._accepted: list[int] = []  # positions of what the bus has accepted, and is not taken away yet
+        self._accepted: list[int] = []  # positions of accepted rows that are not deleted yet
         self._refusals: dict[int, str] = {}
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,7 +97,7 @@ class Relay:
 
     @property
     def problem(self) -> str | None:
-        """The fault of the moment; None when all is well."""
+        """The current fault, if there is one."""
         return self._trouble.text or self._lease_trouble.text
 
     @property
@@ -107,7 +106,7 @@ class Relay:
         return self._leases.owned
 
     async def start(self) -> None:
-        """Begins to deliver; the tables are known to be there."""
+        """Begins to deliver. The tables must exist."""
         self._loop = asyncio.get_running_loop()
         self._rows = Rows(
             self._tables, self._database.engine.dialect.name, holds_keys=self._options.holds_keys
@@ -125,14 +124,14 @@ class Relay:
     def _ended(
         self, name: str, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]
     ) -> None:
-        """Begins the work anew when a program has cancelled every task there is."""
+        """Restarts the work when a program has cancelled all tasks."""
         if task.cancelled():
             task.get_loop().call_later(FIRST_PAUSE, self._begin, name, work)
 
     async def stop(self) -> None:
-        """Finishes the batch that is under way, and gives up what it owns.
+        """Finishes the current batch, and releases the partitions.
 
-        Statements are not cancelled, because drivers lose connections by that, unless they take too long.
+        It does not cancel statements, because drivers lose connections by that, unless they take too long.
         """
         self._stopping = True
         self._sleeper.wake()
@@ -149,7 +148,7 @@ class Relay:
             logger.warning("the relay could not give up its leases: %s", type(error).__name__)
 
     def wake(self) -> None:
-        """There is something new. Safe from any thread, and after ``stop``."""
+        """Wakes the relay. Safe from any thread, and after ``stop``."""
         loop = self._loop
         if loop is None or self._woken:
             return
@@ -184,7 +183,7 @@ class Relay:
             self._leases.renewed()
 
     async def _balance(self) -> None:
-        """Between two batches: nothing of what is given up is under way."""
+        """Claims and releases partitions between two batches, when none of their events is under way."""
         async with self._leasing:
             if self._leases.is_uneven:
                 self._leases.balanced(await self._database.run(self._leases.balance))
@@ -205,7 +204,7 @@ class Relay:
                 return
             else:
                 self._trouble.failed("deliver events", error)
-            if self._moved:  # what fails rests, and does not hold up the others
+            if self._moved:  # a failing partition pauses, and does not block the others
                 pause, look = FIRST_PAUSE, _FIRST_LOOK
             elif error is not None:
                 await self._sleep(pause)
@@ -219,7 +218,7 @@ class Relay:
             await self._sleeper.sleep(seconds)
 
     async def _deliver_some(self) -> None:
-        """One batch. ``_moved`` tells whether a row is done with, ``_failure`` what went wrong with one."""
+        """Delivers one batch. ``_moved`` says if a row is finished, ``_failure`` has the error of one."""
         if self._leases.is_uneven:
             await self._balance()
         rows, options = self._rows, self._options
@@ -238,7 +237,7 @@ class Relay:
             await self._take_to_the_bus(rows, ready)
 
     def _ready(self, found: Sequence[Row]) -> list[Row]:
-        """The rows up to the first one of each partition that is held."""
+        """The rows up to the first held one of each partition."""
         stopped: set[int] = set()
         ready: list[Row] = []
         for row in found:
@@ -252,7 +251,7 @@ class Relay:
         return ready
 
     def _rest(self, partition: int, longest: float) -> None:
-        """Leaves a partition alone for a while, so that it does not stand in the way of the others."""
+        """Pauses a partition, so that it does not block the others."""
         _, before = self._resting.get(partition, (0.0, _FIRST_LOOK / 2))
         pause = min(before * 2, longest)
         self._resting[partition] = lease_clock() + pause, pause
@@ -262,7 +261,7 @@ class Relay:
             self._resting.pop(partition, None)
 
     async def _take_to_the_bus(self, rows: Rows, ready: Sequence[Row]) -> None:
-        """Publishes in waves: of each key one event at a time."""
+        """Publishes in waves: one event of each key at a time."""
         resting: set[int] = set()
         skipped: set[str] = set()
         try:
@@ -295,7 +294,7 @@ class Relay:
         return [None] * len(sent)
 
     async def _settle(self, rows: Rows) -> None:
-        """Takes away what the bus has accepted or refused; tried again before anything else is read."""
+        """Removes rows that the bus has accepted or refused; retried before anything else is read."""
         accepted, refusals = self._accepted, self._refusals
         if not (accepted or refusals):
             return
@@ -328,7 +327,7 @@ class Relay:
 
 
 def _waves(rows: Sequence[Row]) -> list[list[Row]]:
-    """The first events of all keys, then the second ones, and so on."""
+    """Yields the first events of all keys, then the second ones, and so on."""
     counts: dict[str, int] = {}
     waves: list[list[Row]] = []
     for row in rows:
@@ -341,7 +340,7 @@ def _waves(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the bus would refuse the same message again, however often it is asked."""
+    """Returns True if the bus would refuse the same message again."""
     if isinstance(error, PublishFailed):
         return not error.transient
     return isinstance(error, InvalidTopic | SerializationError)

@@ -1,4 +1,4 @@
-"""The rows of the outbox as a relay uses them: it reads those whose turn it is, and deletes them."""
+"""The rows of the outbox as a relay uses them: it reads the next ones, and deletes delivered ones."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from promenade_bus_outbox.tables import OutboxTables
 __all__ = ["Refusal", "Row", "Rows", "as_utc"]
 
 CHUNK: Final = 500
-"""Rows of one statement that deletes what nobody needs any more."""
+"""The most rows that one statement deletes."""
 
 
 @attrs.frozen
 class Row:
-    """An event that waits. ``held`` says that an earlier one may yet be committed."""
+    """A waiting event. ``held``: an earlier one may still be committed."""
 
     position: int
     partition: int
@@ -45,7 +45,7 @@ class Row:
 
 @attrs.frozen
 class Refusal:
-    """An event that the bus has refused for good, and why."""
+    """An event that the bus has refused for good, and the reason."""
 
     position: int
     topic: str
@@ -56,12 +56,12 @@ class Refusal:
 
 
 def as_utc(moment: datetime) -> datetime:
-    """A moment as it was written: SQLite forgets the zone."""
+    """A moment as it was written, because SQLite drops the zone."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class Rows:
-    """The statements about events, for one dialect. ``holds_keys``: a refused event holds up its key."""
+    """The SQL statements about events, for one dialect. ``holds_keys``: a refused event holds up its key."""
 
     def __init__(self, tables: OutboxTables, dialect: str, *, holds_keys: bool = False) -> None:
         events = self._events = tables.events.c
@@ -97,7 +97,7 @@ class Rows:
         )
 
     def next(self, connection: Connection, partitions: Collection[int], most: int) -> list[Row]:
-        """The rows of these partitions that come next, in order."""
+        """The next rows of these partitions, in order."""
         found = connection.execute(self._next, {"partitions": [*partitions], "most": most})
         return [
             Row(
@@ -107,7 +107,7 @@ class Rows:
         ]
 
     def delivered(self, connection: Connection, positions: Sequence[int], *, keep: bool) -> None:
-        """The bus has accepted these."""
+        """Removes, or marks, events that the bus has accepted."""
         if not positions:
             return
         chosen: dict[str, Any] = {"positions": [*positions]}
@@ -117,13 +117,16 @@ class Rows:
             connection.execute(self._delete, chosen)
 
     def refused(self, connection: Connection, causes: Mapping[int, str]) -> None:
-        """The bus has refused these for good."""
+        """Marks events that the bus has refused for good."""
         now = datetime.now(UTC)
         for position, why in causes.items():
             connection.execute(self._refuse, {"refused_position": position, "now": now, "why": why})
 
     def clean(self, connection: Connection, age: float) -> int:
-        """Deletes a chunk of what was kept for longer than ``age`` seconds; returns how many there were."""
+        """Deletes a chunk of delivered events that were kept for longer than ``age`` seconds.
+
+        Returns their number.
+        """
         events = self._events
         old = (
             select(events.position)
@@ -133,7 +136,7 @@ class Rows:
         return connection.execute(delete(self._table).where(events.position.in_(old))).rowcount
 
     def refusals(self, connection: Connection, limit: int) -> list[Refusal]:
-        """The oldest of what the bus has refused."""
+        """The oldest refused events."""
         events = self._events
         found = connection.execute(
             select(
@@ -149,12 +152,12 @@ class Rows:
         ]
 
     def retry(self, connection: Connection, positions: Sequence[int] | None) -> int:
-        """Lets events that were refused wait for delivery again, all of them where none is named."""
+        """Makes refused events wait for delivery again, all of them if none is named."""
         statement = update(self._table).where(self._chosen_refusals(positions))
         return connection.execute(statement.values(refused_at=None, cause=None)).rowcount
 
     def discard(self, connection: Connection, positions: Sequence[int]) -> int:
-        """Deletes events that were refused."""
+        """Deletes refused events."""
         return connection.execute(delete(self._table).where(self._chosen_refusals(positions))).rowcount
 
     def _chosen_refusals(self, positions: Sequence[int] | None) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""The state of the outbox: what waits, for how long, who delivers it, and what holds it up."""
+"""The state of the outbox: waiting events, their age, the relays, and the blocking transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_REFUSALS = 20
 
 @attrs.frozen(kw_only=True)
 class PartitionStatus:
-    """One partition that has events, or an owner: ``relay`` delivers it. Times are seconds."""
+    """A partition that has events, or an owner; ``relay`` delivers it. Times are seconds."""
 
     partition: int
     relay: str | None
@@ -75,7 +75,7 @@ class OutboxStatus:
     blocked_by: Blocker | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, ready for JSON."""
+        """The status as plain data for JSON."""
         shown = attrs.asdict(self)
         shown["partitions"] = [attrs.asdict(each) for each in self.partitions]
         shown["refusals"] = [
@@ -85,7 +85,7 @@ class OutboxStatus:
 
 
 def read_status(connection: Connection, tables: OutboxTables, rows: Rows) -> OutboxStatus:
-    """Looks once."""
+    """Reads the status once."""
     events, now = tables.events.c, datetime.now(UTC)
     owned = select(tables.partitions.c.partition, tables.partitions.c.owner)
     owners: dict[int, str | None] = {}
@@ -151,7 +151,7 @@ _PREPARED = text(
 
 
 def _blocker(connection: Connection) -> Blocker | None:
-    """The oldest transaction that still runs; None when it has ended by now."""
+    """The oldest running transaction; None when it has ended meanwhile."""
     prepared = connection.execute(_PREPARED).first()
     if prepared is not None:
         database, owner, gid, seconds = prepared

@@ -24,7 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 __all__ = ["PARTITIONS", "OutboxTables", "outbox_tables", "partition_of"]
 
 PARTITIONS: Final = 32
-"""Into how many parts keys are divided. It never changes: two relays could own one key meanwhile."""
+"""The number of partitions of keys. It must never change: two relays could own one key meanwhile."""
 
 
 class _CurrentTransaction(FunctionElement[int]):
@@ -77,7 +77,7 @@ def outbox_tables(
         known = metadata.tables.get(full if schema is None else f"{schema}.{full}")
         return known if known is not None else Table(full, metadata, *parts, schema=schema)
 
-    big = BigInteger().with_variant(Integer(), "sqlite")  # where only an INTEGER key counts up by itself
+    big = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER key counts up by itself there
     moment = DateTime(timezone=True)
     events = table(
         "outbox",
@@ -111,7 +111,7 @@ def outbox_tables(
         )
         refused = events.c.refused_at.is_not(None)
         Index(f"{prefix}outbox_refused", events.c.key, postgresql_where=refused, sqlite_where=refused)
-        # A position is never used again: what waits is delivered in their order.
+        # A position is never used again, because events are delivered in the order of positions.
         events.dialect_options["sqlite"]["autoincrement"] = True
     partitions = table(
         "outbox_partition",
@@ -138,5 +138,5 @@ def outbox_tables(
 
 
 def partition_of(key: str) -> int:
-    """The partition of a key: the same in every process, and in every version of Python."""
+    """The partition of a key, the same in every process and every version of Python."""
     return zlib.crc32(key.encode()) % PARTITIONS

@@ -20,11 +20,11 @@ from promenade_bus_sqlite.topics import Topics
 __all__ = ["Claim", "Claims", "Held", "Owner", "backlog_of"]
 
 _MOST_BYTES: Final = 4_000_000
-"""Bytes of bodies that one claim brings, after which it takes nothing more."""
+"""The bytes of bodies after which one claim takes nothing more."""
 
 _WINDOW: Final = 20_000
 _WINDOWS: Final = 5
-"""Events that a claim of a pattern looks through at once, whatever their topics, and how often."""
+"""The events of any topic that a claim of a pattern scans at once, and how often it does."""
 
 _EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_event"
 
@@ -52,7 +52,7 @@ class Held:
 
 @attrs.define
 class Claim:
-    """The result of a claim, and when the next delivery is due; None where none waits."""
+    """The result of a claim, and the time of the next due delivery; None without one."""
 
     received: Sequence[Received]
     next_due: float | None = None
@@ -72,10 +72,10 @@ class Claims:
         self._seen_topic = 0
         self._published = -1.0  # of the last event, and the same as a datetime
         self._published_at = datetime.fromtimestamp(0.0, UTC)
-        self._emptied: set[str] = set()  # dead owners that have nothing left
+        self._emptied: set[str] = set()  # dead owners without further deliveries
 
     def peek(self, db: sqlite3.Connection, now: float, dead: Collection[str]) -> Claim | None:
-        """The answer without a transaction; None where there may be messages to claim."""
+        """The result without a transaction; None if there may be messages to claim."""
         if any(name not in self._emptied for name in dead):
             return None
         key = self._owner.subscription
@@ -128,7 +128,7 @@ class Claims:
         return Claim(received, due)
 
     def _gone(self, db: sqlite3.Connection, dead: Mapping[str, int | None]) -> dict[int, str]:
-        """The numbers of owners of this subscription that are dead: their heartbeats have stopped since."""
+        """The numbers of dead owners of this subscription, whose heartbeats have stopped."""
         gone: dict[int, str] = {}
         for name, beats in dead.items():
             if name in self._emptied:

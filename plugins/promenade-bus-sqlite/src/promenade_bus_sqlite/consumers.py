@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SqliteConsumer"]
 
 _LONGEST_WAIT: Final = 5.0
-"""Seconds of real time after which ``receive`` returns although there is nothing."""
+"""Seconds of real time after which ``receive`` returns without messages."""
 
 
 class SqliteConsumer:
@@ -54,7 +54,7 @@ class SqliteConsumer:
     # --- receiving ----------------------------------------------------------------------------------------
 
     async def receive(self, limit: int) -> Sequence[Received]:
-        """Receives messages, if need be after a few seconds; see ``bus_core.Consumer``."""
+        """Receives messages, if necessary after a few seconds; see ``bus_core.Consumer``."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _LONGEST_WAIT
         self._services.worker.listen()
@@ -117,7 +117,7 @@ class SqliteConsumer:
         return not self._services.heartbeats.is_sure(self._session)
 
     async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
-        """Renews the lease; which messages are this consumer's still."""
+        """Renews the lease. Returns for each message True if this consumer still owns it."""
         heartbeats, me = self._services.heartbeats, self.owner
         await heartbeats.renewed()
         session = heartbeats.session
@@ -134,7 +134,7 @@ class SqliteConsumer:
         return owned
 
     async def has_standby(self) -> bool:
-        """True when another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        """True when another instance waits to become active; see ``bus_core.YieldingConsumer``."""
         if not self.spec.ordered:
             return False
         dead = self._services.heartbeats.dead
@@ -151,12 +151,12 @@ class SqliteConsumer:
     # --- its end ------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """From now on nothing is received."""
+        """Receives nothing from now on."""
         self._stopped = True
         self._news.set()
 
     async def close(self) -> None:
-        """Passes its turn on. What it owns still comes free when its lease is over."""
+        """Yields to another instance. Its deliveries can be claimed when its lease ends."""
         me, is_broadcast = self.owner, self.spec.mode == "broadcast"
 
         def run(db: sqlite3.Connection) -> None:

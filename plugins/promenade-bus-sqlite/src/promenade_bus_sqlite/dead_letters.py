@@ -33,7 +33,7 @@ Row = tuple[int, str]
 
 
 class SqliteDeadLetters:
-    """Implements ``bus_core.DeadLetterStore``; rows that somebody else has written are passed over."""
+    """Implements ``bus_core.DeadLetterStore``; it skips rows that another program has written."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -65,7 +65,7 @@ class SqliteDeadLetters:
         return await self._services.worker.read(lambda db: sum(1 for _ in self._selected(db, where, 0)))
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
-        """The number of selected letters, in groups; see ``bus_core.DeadLetterStore``."""
+        """Counts the selected letters in groups; see ``bus_core.DeadLetterStore``."""
 
         def run(db: sqlite3.Connection) -> Sequence[DeadLetterTally]:
             return tally_of(letter for _, _, letter in self._selected(db, where, 0))
@@ -127,7 +127,7 @@ class SqliteDeadLetters:
         return True
 
     async def purge(self, where: DeadLetterFilter) -> int:
-        """Deletes the letters that the filter selects; returns how many."""
+        """Deletes the letters that the filter selects. Returns their number."""
 
         def run(db: sqlite3.Connection) -> int:
             doomed = [(number,) for number, _, _ in self._selected(db, where, 0)]
@@ -172,8 +172,8 @@ def _number_of(cursor: str | None) -> int:
 
 
 def _letter(text: Any) -> DeadLetter | None:
-    """The letter of a text; None for what the bus did not write."""
+    """The letter of a text; None for a text that the bus did not write."""
     try:
         return letter_of(text)
-    except Exception:  # whatever a converter raises for what somebody else has written
+    except Exception:  # any error of a converter for a foreign text
         return None

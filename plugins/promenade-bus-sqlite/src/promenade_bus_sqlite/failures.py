@@ -1,4 +1,4 @@
-"""Errors of SQLite in words: what happened to which file, and what to do."""
+"""Errors of SQLite in plain words: the fault, the file, and the remedy."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _WORDS: Final = {
 
 
 class SqliteFailure(AdapterError):
-    """A call on the file failed. ``is_uncertain`` where nobody knows whether its transaction was stored."""
+    """A call on the file failed. ``is_uncertain``: its transaction may have been stored."""
 
     def __init__(
         self, path: str, kind: Kind, *, name: str = "", words: str = "", is_uncertain: bool = False
@@ -92,7 +92,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def failure_of(path: str, error: BaseException, *, is_uncertain: bool = False) -> SqliteFailure:
-    """An error as one of the bus. What SQLite says besides is not repeated: it may quote values."""
+    """The error as one of the bus. It leaves out SQLite's text, which may quote values."""
     if isinstance(error, SqliteFailure):
         error.is_uncertain = error.is_uncertain or is_uncertain
         return error

@@ -1,4 +1,4 @@
-"""The file: where it may be, how it is opened, and whether it is still the same."""
+"""The file: its valid places, how it is opened, and whether it is still the same."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from promenade_bus_sqlite.schema import LAYOUT, create_tables, layout_of
 __all__ = ["OLDEST", "File", "network_file_system"]
 
 OLDEST: Final = (3, 35, 0)
-"""The oldest version of SQLite that will do: it has RETURNING."""
+"""The oldest usable version of SQLite: it has RETURNING."""
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "beegfs"}
     | {"gpfs", "davfs", "fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.rclone", "fuse.gcsfuse"}
 )
-"""Kinds of file systems whose machines share no memory, as the write-ahead log needs it."""
+"""Network file systems, whose machines do not share the memory that the write-ahead log needs."""
 
 _SHORTEST, _LONGEST = 0.0002, 0.005
 """Seconds between two tries to write while another process does."""
 
 
 def network_file_system(path: str, mounts: str) -> tuple[str, str] | None:
-    """The kind of the network file system that a path is on, and where that is mounted; None for a local one.
+    """The kind and mount point of the network file system of a path; None for a local one.
 
-    ``mounts`` is what Linux has in ``/proc/self/mounts``.
+    ``mounts`` is the content of ``/proc/self/mounts`` on Linux.
     """
     found: tuple[str, str] = "", ""
     for line in mounts.splitlines():
@@ -62,7 +62,7 @@ class File:
 
     @property
     def directory(self) -> str:
-        """Where the file is."""
+        """The path of the file."""
         return str(Path(self.path).absolute().parent)
 
     def now(self) -> float:
@@ -70,7 +70,7 @@ class File:
         return self.epoch + lease_clock()
 
     def prepare(self) -> sqlite3.Connection:
-        """Looks whether the file will do, creates what is missing, and opens it. Raises ``SqliteFailure``."""
+        """Checks the place, creates what is missing, and opens the file. Raises ``SqliteFailure``."""
         self._check_place()
         db = self.connect()
         try:
@@ -112,7 +112,7 @@ class File:
         return SqliteFailure(self.path, Kind.UNFIT, words=words)
 
     def connect(self) -> sqlite3.Connection:
-        """Another connection, for whatever thread. Raises ``SqliteFailure``."""
+        """Opens another connection, for any thread. Raises ``SqliteFailure``."""
         try:
             db = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -132,9 +132,9 @@ class File:
         return db
 
     def patiently(self, db: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
-        """Executes a statement, and waits for others who write, up to ``busy_timeout``.
+        """Executes a statement, and waits for other writers, up to ``busy_timeout``.
 
-        SQLite's own waiting soon sleeps for a tenth of a second: much longer than any transaction of the bus.
+        SQLite's own waiting soon sleeps for a tenth of a second, much longer than any transaction of the bus.
         """
         deadline = time.monotonic() + self.busy_timeout
         pause = _SHORTEST

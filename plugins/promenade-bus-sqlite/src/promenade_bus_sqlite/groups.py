@@ -1,4 +1,4 @@
-"""The groups in a file: what each is owed, and how one is removed."""
+"""The groups in a file: their backlogs, and the removal of a group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["GroupInUse", "GroupReport", "SqliteGroups"]
 
 @attrs.frozen(kw_only=True)
 class GroupReport:
-    """A group on one topic or pattern. ``unserved`` is how many seconds ago an instance had it; 0: it has."""
+    """A group on one topic or pattern.
+
+    ``unserved`` is the seconds since an instance last served it; 0 if one does.
+    """
 
     group: str
     topic: str
@@ -26,7 +29,7 @@ class GroupReport:
 
 
 class GroupInUse(BusError):
-    """A group that is served, or has something left to do, is removed only if that is asked for."""
+    """Raised for a group with instances or unsettled events, unless its removal is forced."""
 
     def __init__(self, report: GroupReport) -> None:
         super().__init__(
@@ -70,7 +73,7 @@ class SqliteGroups:
     ) -> Sequence[GroupReport]:
         """Removes a group, on one topic or pattern or on all; its dead letters stay.
 
-        Returns what it was owed. Raises ``UnknownSubscription`` and ``GroupInUse``, and removes nothing then.
+        Returns its backlog. Raises ``UnknownSubscription`` and ``GroupInUse``, and then removes nothing.
         """
 
         def run(db: sqlite3.Connection) -> Sequence[GroupReport]:

@@ -1,4 +1,4 @@
-"""The health probe ``sqlite``: can the file be used, is there room, and do the groups keep up?"""
+"""The health probe ``sqlite``: checks the file, the free space, and the backlogs of groups."""
 
 from __future__ import annotations
 

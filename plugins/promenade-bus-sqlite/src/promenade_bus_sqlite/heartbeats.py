@@ -1,4 +1,4 @@
-"""Heartbeats in the file, over a connection of their own: see ``bus_core.adapters.Heartbeats``."""
+"""Heartbeats in the file, over a separate connection; see ``bus_core.adapters.Heartbeats``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AND NOT EXISTS (SELECT 1 FROM promenade_subscription AS turn WHERE turn.active =
 
 
 class HeartbeatTable:
-    """Counts them in the file. ``owners`` are those of this process by their names."""
+    """Stores heartbeats in the file. ``owners`` are those of this process by their names."""
 
     def __init__(self, file: File) -> None:
         self.owners: dict[str, Owner] = {}
@@ -58,7 +58,7 @@ class HeartbeatTable:
         return found
 
     def close(self) -> None:
-        """Gives the connection back; the heartbeats have stopped."""
+        """Closes the connection; the heartbeats have stopped."""
         with self._guard:
             self._disconnect()
 

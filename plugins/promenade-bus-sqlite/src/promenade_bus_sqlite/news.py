@@ -1,4 +1,4 @@
-"""Events that others have stored since the last look: only affected consumers wake."""
+"""Events that other processes have stored since the last check, so that only affected consumers wake."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from promenade_bus_sqlite.topics import Topics
 __all__ = ["News", "Newsroom"]
 
 _MOST_EVENTS: Final = 2_000
-"""New events whose topics are looked up; where there are more, everybody is woken."""
+"""The number of new events whose topics are looked up; with more, all consumers are woken."""
 
 
 @attrs.frozen
 class News:
-    """Topics with new events, None for any; and subscriptions with something that came free."""
+    """The topics with new events, None for any, and the subscriptions with deliveries that can be claimed."""
 
     topics: Collection[str] | None = ()
     subscriptions: Collection[int] = ()
@@ -27,7 +27,7 @@ class News:
 
 
 class Newsroom:
-    """Looks for news. Used in the worker's thread only. ``dead`` tells which owners are."""
+    """Looks for news. Used in the worker's thread only. ``dead`` returns the dead owners."""
 
     def __init__(self, file: File, topics: Topics, dead: Callable[[], Mapping[str, int | None]]) -> None:
         self._dead = dead

@@ -1,4 +1,4 @@
-"""Where the file is: ``bus.sqlite`` wins over ``database.sqlite``."""
+"""The place of the file: ``bus.sqlite`` wins over ``database.sqlite``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BUSY_TIMEOUT: Final = 5.0
 
 @attrs.frozen
 class Place:
-    """The path of the file, and for how many seconds a call waits while another process writes."""
+    """The path of the file, and the seconds that a call waits while another process writes."""
 
     path: str
     busy_timeout: float
 
 
 def check_options(options: SqliteOptions | None, sections: Mapping[str, Any]) -> list[str]:
-    """Every fault of options that are sound one by one, and of the foreign section, with its path."""
+    """Every fault of options that are valid one by one, and of the foreign section, with its path."""
     faults: list[str] = []
     foreign = _foreign(sections, faults)
     if options is not None and not faults and not (options.path or foreign.path):
@@ -35,7 +35,7 @@ def check_options(options: SqliteOptions | None, sections: Mapping[str, Any]) ->
 
 
 def place_of(options: SqliteOptions, sections: Mapping[str, Any]) -> Place:
-    """Where the file is; raises ``ValueError`` for options that ``check_options`` finds fault with."""
+    """The place of the file. Raises ``ValueError`` for options that ``check_options`` rejects."""
     faults = check_options(options, sections)
     if faults:
         raise ValueError("; ".join(faults))

@@ -18,10 +18,13 @@ from promenade_bus_sqlite.worker import Worker
 __all__ = ["Publisher", "insert_events", "text_of_headers"]
 
 _ROWS: Final = (200, 20, 1)
-"""Rows of one statement. Each statement gives up Python's lock once, and a busy event loop may keep it."""
+"""The most rows of one statement.
+
+Each statement gives up Python's lock once, and a busy event loop may keep it.
+"""
 
 _ONE_MAY_FIT: Final = (Kind.FULL, Kind.TOO_LARGE, Kind.INPUT_OUTPUT, Kind.OTHER)
-"""Where a smaller message may be stored although others are not."""
+"""Failures after which a smaller message may still be stored."""
 
 Row = tuple[int, str, str, str | None, bytes, float]
 
@@ -42,7 +45,7 @@ def insert_events(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 
 def text_of_headers(headers: Mapping[str, str]) -> str | None:
-    """Headers as the file has them."""
+    """The text of headers in the file."""
     return json.dumps(dict(headers)) if headers else None
 
 

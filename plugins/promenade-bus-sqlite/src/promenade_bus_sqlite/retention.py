@@ -19,13 +19,13 @@ from promenade_bus_sqlite.topics import Topics
 __all__ = ["Retention"]
 
 _AT_ONCE: Final = 2_000
-"""Events that one transaction removes: others have to write, too."""
+"""The most events that one transaction removes, because others have to write, too."""
 
 _TOPICS: Final = 200
-"""Topics that one transaction looks at; the next one looks at the next ones."""
+"""The topics that one transaction checks; the next transaction checks the next ones."""
 
 _MARKS: Final = 50
-"""Looks that are remembered within an age, at least."""
+"""The least number of checks within an age that are remembered."""
 
 
 @attrs.frozen
@@ -39,7 +39,7 @@ class _Reader:
 
 
 class Retention:
-    """Applies the retention again and again. Used in the worker's thread only."""
+    """Applies the retention repeatedly. Used in the worker's thread only."""
 
     def __init__(self, options: RetentionOptions, topics: Topics) -> None:
         self.removed = 0
@@ -92,7 +92,7 @@ class Retention:
             "DELETE FROM promenade_mark WHERE at < (SELECT max(at) FROM promenade_mark WHERE at <= ?)",
             (oldest,),
         )
-        # Of those in between one for each interval is enough, and of long ages fewer.
+        # Of those in between, one for each interval is enough, and fewer for long ages.
         (count,) = db.execute("SELECT count(*) FROM promenade_mark").fetchone()
         if count > 4 * _MARKS:
             db.execute(
@@ -140,9 +140,9 @@ class Retention:
         ).rowcount
 
     def _cap(self, db: sqlite3.Connection, topic: int, name: str, readers: Sequence[_Reader]) -> int:
-        """Removes what is beyond ``max_length``, and counts for each group what it had not received.
+        """Removes events beyond ``max_length``, and counts for each group the ones that it had not received.
 
-        Deliveries of such events are counted when they would be handed out again.
+        Deliveries of such events are counted when they would be delivered again.
         """
         if self._options.max_length is None:
             return 0

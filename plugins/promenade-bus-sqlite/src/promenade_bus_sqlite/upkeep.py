@@ -59,7 +59,8 @@ class Upkeep:
         now, dead = services.file.now(), dict(services.heartbeats.dead)
         end_broadcasts_of_the_dead(db, dead)
         more = self.retention.step(db, now)
-        # Who has an owner with heartbeats is served; the dead are taken out by those who take over from them.
+        # An owner with heartbeats is alive. Dead owners are removed by the consumers that claim their
+        # deliveries.
         rows = db.execute("SELECT subscription, name FROM promenade_owner").fetchall()
         served = {(subscription,) for subscription, name in rows if name not in dead}
         db.executemany(

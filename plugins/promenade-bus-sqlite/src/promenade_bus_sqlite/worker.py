@@ -25,11 +25,11 @@ __all__ = ["Command", "Worker"]
 T = TypeVar("T")
 
 _MOST_TOGETHER: Final = 64
-"""Commands in one transaction."""
+"""The most commands in one transaction."""
 
 _FIRST_LOOK: Final = 0.0005
 _SLOWER: Final = 1.3
-"""Seconds to the first look for what others have stored, and how much longer each next one waits."""
+"""Seconds to the first look for changes of other processes, and the growth of each next wait."""
 
 _ENDS_CONNECTION: Final = frozenset(
     (Kind.INPUT_OUTPUT, Kind.CORRUPT, Kind.NOT_A_DATABASE, Kind.CANNOT_OPEN, Kind.READ_ONLY)
@@ -82,12 +82,12 @@ class Worker:
         self._look_for_news = look
         self._changed = changed
         self._queue: SimpleQueue[Command[Any] | None] = SimpleQueue()
-        self._listening = 0  # how many wait for what others store
+        self._listening = 0  # the number of listeners
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
-        self._version = 0  # of the data, as it was seen last
-        self._replaced = False  # as it was seen last: the file is no more where it was
+        self._version = 0  # of the data, at the last look
+        self._replaced = False  # at the last look: True if the file was not in its place
         self._broken_until = 0.0
         self._pause = FIRST_PAUSE
         self._rolled_back: list[Callable[[], None]] = []
@@ -115,18 +115,18 @@ class Worker:
         run: Callable[[sqlite3.Connection], T],
         peek: Callable[[sqlite3.Connection], T | None] | None = None,
     ) -> T:
-        """The result of ``run``, when it is stored. Raises ``SqliteFailure``, or what it raises."""
+        """The result of ``run``, when it is stored. Raises ``SqliteFailure``, or the error of ``run``."""
         return await self._do(Command(run, peek, writes=True))
 
     async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of ``run``, which only reads. Raises ``SqliteFailure``, or what it raises."""
+        """The result of ``run``, which only reads. Raises ``SqliteFailure``, or the error of ``run``."""
         return await self._do(Command(run, None, writes=False))
 
     async def _do(self, command: Command[T]) -> T:
         if self._thread is None:
             raise SqliteFailure(self.file.path, Kind.CLOSED)
         self._queue.put(command)
-        # A caller that is cancelled leaves the others of its transaction alone.
+        # A cancelled caller does not affect the others of its transaction.
         return await asyncio.shield(command.done)
 
     def listen(self) -> None:
@@ -213,7 +213,7 @@ class Worker:
             self.transactions += 1
             self.file.check_identity()
         except Exception as error:
-            # Whether a commit that failed for an error of the disk was stored, nobody knows.
+            # If a commit failed for an error of the disk, nobody knows whether it was stored.
             kind = kind_of(error)
             uncertain = committing and kind in (Kind.INPUT_OUTPUT, Kind.REPLACED)
             self._undo()
@@ -289,7 +289,7 @@ class Worker:
         self._call_soon(_deliver, told)
 
     def _call_soon(self, call: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop was closed, and with it whoever waited
+        with suppress(RuntimeError):  # the loop was closed, and with it its waiting callers
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
