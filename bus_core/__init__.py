@@ -11,7 +11,9 @@ if typing.TYPE_CHECKING:
         AnyAdapter,
         AttemptFailure,
         BuildContext,
+        ChainRule,
         CheckResult,
+        Claim,
         Command,
         Consumer,
         CountingAdapter,
@@ -33,6 +35,7 @@ if typing.TYPE_CHECKING:
         Observer,
         RetryPolicy,
         Serializer,
+        Store,
         SubscriptionBacklog,
         SubscriptionSpec,
         SubscriptionState,
@@ -119,7 +122,7 @@ else:
                 CountingAdapter DeadLetterStore Endpoint EngineState EventLoss Factory Features Handler
                 HealthProbe HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus
                 Observer RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
-                YieldingConsumer MiddlewareCount WatchedMiddleware
+                YieldingConsumer Store Claim ChainRule MiddlewareCount WatchedMiddleware
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -175,7 +178,9 @@ __all__ = [
     "BusNotStarted",
     "BusStateError",
     "CalledFromHandler",
+    "ChainRule",
     "CheckResult",
+    "Claim",
     "Clock",
     "Command",
     "ConfigError",
@@ -241,6 +246,7 @@ __all__ = [
     "RetryPolicy",
     "SerializationError",
     "Serializer",
+    "Store",
     "Subscription",
     "SubscriptionBacklog",
     "SubscriptionError",

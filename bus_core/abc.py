@@ -36,7 +36,9 @@ __all__ = [
     "AnyAdapter",
     "AttemptFailure",
     "BuildContext",
+    "ChainRule",
     "CheckResult",
+    "Claim",
     "Command",
     "Consumer",
     "CountingAdapter",
@@ -59,6 +61,7 @@ __all__ = [
     "RetryPolicy",
     "Seconds",
     "Serializer",
+    "Store",
     "SubscriptionBacklog",
     "SubscriptionSpec",
     "SubscriptionState",
@@ -87,13 +90,29 @@ class BuildContext:
 
     ``sections`` has the foreign sections that the factory named, by path, expanded (``{"database.redis":
     {...}}``). It lacks sections that are absent from the file. ``adapter`` is the adapter of the bus, not
-    started yet. Only serializers, health probes and observers get it; for others it is None.
+    started yet. Only serializers, health probes and observers get it; for others it is None. ``stores`` has the
+    stores that the options choose, by the name of the option; see ``Factory``.
     """
 
     service: str
     clock: Clock
     sections: Mapping[str, Any] = attrs.field(factory=FrozenMapping, repr=False)
     adapter: AnyAdapter | None = attrs.field(default=None, repr=False)
+    stores: Mapping[str, Store] = attrs.field(factory=FrozenMapping, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class ChainRule:
+    """Says that some other middleware defeats this one when it is on the wrong side of it.
+
+    ``other`` is the name of a middleware, or one of the words of ``Factory.does``. ``never`` is the side
+    that defeats it: ``outside`` when the other one comes earlier in the list, ``inside`` when it comes later.
+    ``because`` is a clause for people.
+    """
+
+    other: str
+    never: Literal["outside", "inside"]
+    because: str
 
 
 @attrs.frozen
@@ -108,6 +127,14 @@ class Factory(Generic[O, P_co]):
     sections, as ``<what> @ <path>``. Without faults ``build`` accepts them. The options are None when one of
     them is invalid.
 
+    ``stores`` names options of type ``bus_core.config.Name`` that choose a store. The bus builds the store,
+    and starts and closes it; ``build`` finds it in ``context.stores``.
+
+    Only for middleware: ``chains`` are those that it may be in; the bus refuses others. ``does`` has words
+    for what it does with events, and ``rules`` name what defeats it; ``promenade-bus config check`` compares
+    them. The words in use are ``logs``, ``limits time``, ``skips``, ``postpones``, ``refuses`` and ``masks``;
+    a plugin may add its own.
+
     A middleware with one option::
 
         @attrs.frozen
@@ -121,6 +148,12 @@ class Factory(Generic[O, P_co]):
     build: Callable[[O, BuildContext], P_co]
     sections: tuple[str, ...] = ()
     check: Callable[[O | None, Mapping[str, Any]], Iterable[str]] | None = None
+    stores: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    chains: tuple[Literal["consume", "publish"], ...] = attrs.field(
+        default=("consume", "publish"), kw_only=True
+    )
+    does: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
+    rules: tuple[ChainRule, ...] = attrs.field(default=(), kw_only=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -652,6 +685,17 @@ class WatchedMiddleware:
         """Wraps a handler; see ``Middleware``."""
         raise NotImplementedError
 
+    def of_subscription(self, spec: SubscriptionSpec) -> Middleware | None:
+        """The middleware for a subscription: itself, another one, or None to leave the subscription alone.
+
+        Called once, when the subscription is made.
+        """
+        return self
+
+    def of_topic(self, topic: str) -> Middleware | None:
+        """The same for publishing on a topic; called once, at the first publish."""
+        return self
+
     async def start(self) -> None:
         """Called when the bus starts, after its adapter. An exception ends the start."""
 
@@ -670,6 +714,65 @@ class WatchedMiddleware:
 
     async def close(self) -> None:
         """Called when the bus closes, before its adapter, once after each ``start`` that succeeded."""
+
+
+# --- stores -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Claim:
+    """The answer of ``Store.claim``.
+
+    ``mine``: the caller has the key. ``marked``: it was marked, and the mark is not over. ``taken``: another
+    caller has it.
+    """
+
+    state: Literal["mine", "marked", "taken"]
+
+
+class Store(Protocol):
+    """Small state that a middleware keeps between attempts: claims, marks and token buckets.
+
+    A store on a server is shared by all instances. Keys are texts that begin with the name of the middleware.
+    Every call returns soon, and raises a ``BusError`` when the store does not answer. All calls come from the
+    event loop of the bus. Times are seconds.
+    """
+
+    async def start(self) -> None:
+        """Called when the bus starts, after its adapter. It need not wait for a server."""
+        ...
+
+    async def close(self) -> None:
+        """Called when the bus closes, before its adapter."""
+        ...
+
+    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+        """Takes a key for an owner, who has it for some seconds. It must be atomic.
+
+        An owner that has the key already extends its time.
+        """
+        ...
+
+    async def mark(self, key: str, seconds: float) -> None:
+        """Marks a key for some seconds, whoever has it. The claim ends."""
+        ...
+
+    async def release(self, key: str, owner: str) -> None:
+        """Ends the claim of an owner; harmless when it has none, or the key is marked."""
+        ...
+
+    async def take(self, key: str, rate: float, burst: int) -> float:
+        """Takes a token from a bucket that holds ``burst`` and gets ``rate`` a second. It must be atomic.
+
+        Returns 0 with a token. Otherwise returns the seconds until one can be expected; different callers get
+        different times, so that they do not all come back at once.
+        """
+        ...
+
+    @property
+    def forgotten(self) -> int:
+        """The number of marks and buckets that were dropped before their time, because the store was full."""
+        ...
 
 
 # --- observers --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bus_core.abc import (
     AnyAdapter,
@@ -14,6 +14,7 @@ from bus_core.abc import (
     Middleware,
     Observer,
     RetryPolicy,
+    Store,
 )
 from bus_core.bus.bus import Bus
 from bus_core.bus.parts import BusParts
@@ -21,6 +22,7 @@ from bus_core.bus.sync import SyncBus
 from bus_core.bus.watching import watched_of
 from bus_core.config.bus_config import BusConfig, read_config
 from bus_core.config.choices import PluginChoice, read_choice
+from bus_core.config.faults import Fault, join_path
 from bus_core.dispatch.codec import Codec
 from bus_core.errors import BusError, ConfigError, PluginError
 from bus_core.events.topics import TopicRegistry
@@ -97,6 +99,9 @@ class _Assembly:
         self.plugin_errors: list[PluginError] = []
         # By kind, name and path: the offer, its options, and the foreign sections that it reads.
         self._prepared: dict[tuple[str, str, str], tuple[Offer[Any], Any, Mapping[str, Any]]] = {}
+        # The stores that the options of a part choose, by name of the option.
+        self._chosen: dict[tuple[str, str, str], Mapping[str, PluginChoice]] = {}
+        self._stores: list[tuple[str, Any, Store]] = []
         self._clock = clock
         self._plugins: Plugins = discover(
             disable=self.config.plugins.disable,
@@ -118,6 +123,8 @@ class _Assembly:
             self._prepare(self._plugins.retry_policies, choice)
         for choice in (*config.middleware.consume, *config.middleware.publish):
             self._prepare(self._plugins.middleware, choice)
+        self._check_chain("consume", config.middleware.consume)
+        self._check_chain("publish", config.middleware.publish)
         for choice in config.health.probes:
             self._prepare(self._plugins.health_probes, choice)
         for choice in config.observers:
@@ -150,6 +157,7 @@ class _Assembly:
             policy_for=self._policies(),
             consume_middleware=tuple(middleware for _, middleware in consume),
             publish_middleware=tuple(middleware for _, middleware in publish),
+            stores=tuple(store for _, _, store in self._stores),
             watched=watched_of(consume, publish),
             probes=self._probes(adapter),
             observers=self._observers(adapter),
@@ -229,6 +237,38 @@ class _Assembly:
         if offer.value.check is not None:
             self._add_faults(offer.value.check(options, sections))
         self._prepared[registry.kind, choice.name, choice.path] = offer, options, sections
+        if options is not None and offer.value.stores:
+            self._prepare_stores(registry.kind, choice, offer.value.stores, options)
+
+    def _prepare_stores(self, kind: str, user: PluginChoice, fields: Iterable[str], options: Any) -> None:
+        """Prepares the stores that the options of a part choose, by the names of these options."""
+        chosen: dict[str, PluginChoice] = {}
+        for field in fields:
+            choice: PluginChoice = getattr(options, field)
+            if field not in user.options:  # a default knows no path
+                choice = PluginChoice(choice.name, choice.options, join_path(user.path, field))
+            self._prepare(self._plugins.stores, choice)
+            chosen[field] = choice
+        self._chosen[kind, user.name, user.path] = chosen
+
+    def _check_chain(self, chain: Literal["consume", "publish"], choices: Iterable[PluginChoice]) -> None:
+        """Refuses middleware that cannot work in a chain."""
+        for choice in choices:
+            prepared = self._prepared.get((self._plugins.middleware.kind, choice.name, choice.path))
+            if prepared is not None and chain not in prepared[0].value.chains:
+                other = " or ".join(prepared[0].value.chains)
+                fault = f"the middleware {choice.name!r} works in the chain {other!r} only; move it there"
+                self._add_faults([Fault(fault, choice.path)])
+
+    def _store(self, choice: PluginChoice) -> Store:
+        """A store that was prepared. Equal choices share one."""
+        _, options, _ = self._prepared[self._plugins.stores.kind, choice.name, choice.path]
+        for name, known, store in self._stores:
+            if name == choice.name and known == options:
+                return store
+        built = self._build(self._plugins.stores, choice)
+        self._stores.append((choice.name, options, built))
+        return built
 
     def _add_faults(self, faults: Iterable[str]) -> None:
         self.faults += [fault for fault in faults if fault not in self.faults]
@@ -241,8 +281,13 @@ class _Assembly:
     ) -> T:
         """Builds a part from the options that ``_prepare`` has read."""
         offer, options, sections = self._prepared[registry.kind, choice.name, choice.path]
+        chosen = self._chosen.get((registry.kind, choice.name, choice.path), {})
         context = BuildContext(
-            service=self.config.service, clock=self._clock, sections=sections, adapter=adapter
+            service=self.config.service,
+            clock=self._clock,
+            sections=sections,
+            adapter=adapter,
+            stores={field: self._store(store) for field, store in chosen.items()},
         )
         try:
             built: T = offer.value.build(options, context)

@@ -267,6 +267,9 @@ class Bus:
         try:
             self._adapter, self._degraded = await start_one_of(self._parts.adapter, self._parts.fallback)
             started.append(self._adapter)
+            for store in self._parts.stores:
+                await store.start()
+                started.append(store)
             for middleware in self._parts.watched.values():
                 await middleware.start()
                 started.append(middleware)
@@ -345,7 +348,8 @@ class Bus:
         self._lifecycle.stage = Stage.CLOSED
         parts = self._parts
         closing: list[Closing] = [*parts.observers.values(), *parts.probes.values()]
-        await close_each([*closing, *parts.watched.values(), self._adapter], timeout - report.seconds)
+        closing += [*parts.watched.values(), *parts.stores, self._adapter]
+        await close_each(closing, timeout - report.seconds)
         return report
 
     async def __aenter__(self) -> Self:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
-from bus_core.abc import AnyAdapter, HealthProbe, Middleware, Observer, RetryPolicy, WatchedMiddleware
+from bus_core.abc import AnyAdapter, HealthProbe, Middleware, Observer, RetryPolicy, Store, WatchedMiddleware
 from bus_core.config.bus_config import BusConfig
 from bus_core.dispatch.codec import Codec
 from bus_core.events.primitives import FrozenMapping
@@ -22,7 +22,7 @@ __all__ = ["BusParts", "Closing", "close_each"]
 
 logger = plain_logger("promenade.bus")
 
-Closing: TypeAlias = "HealthProbe | Observer | WatchedMiddleware | AnyAdapter"
+Closing: TypeAlias = "HealthProbe | Observer | WatchedMiddleware | Store | AnyAdapter"
 """A part that has something to close."""
 
 _CLEANUP_TIME = 0.1
@@ -34,6 +34,7 @@ class BusParts:
     """The parts of a bus; ``bus_core.bus.bootstrap.open_bus`` builds them.
 
     ``watched`` are those of both chains that are a ``WatchedMiddleware``, by a name that is unique.
+    ``stores`` are those that middleware chooses, each once.
     """
 
     config: BusConfig
@@ -45,6 +46,7 @@ class BusParts:
     policy_for: Callable[[str], RetryPolicy]
     consume_middleware: tuple[Middleware, ...] = ()
     publish_middleware: tuple[Middleware, ...] = ()
+    stores: tuple[Store, ...] = ()
     watched: Mapping[str, WatchedMiddleware] = attrs.field(factory=FrozenMapping)
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
     observers: Mapping[str, Observer] = attrs.field(factory=FrozenMapping)

@@ -10,7 +10,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from bus_core.abc import AnyAdapter, Middleware, Observer
+from bus_core.abc import AnyAdapter, Middleware, Observer, WatchedMiddleware
 from bus_core.bus.after_commit import (
     HeldEvent,
     HeldEvents,
@@ -80,7 +80,11 @@ class PublishPipeline:
     def middleware_of(self, topic: str) -> tuple[Middleware, ...]:
         """The middleware of a topic, then the observers; the outermost first."""
         observing = (observe(topic) for observe in self._observing)
-        return (*self._middleware, *filter(None, observing))
+        own = (
+            middleware.of_topic(topic) if isinstance(middleware, WatchedMiddleware) else middleware
+            for middleware in self._middleware
+        )
+        return (*filter(None, own), *filter(None, observing))
 
     def open(self, carrier: Carrier) -> None:
         """Opens the pipeline: events now have a carrier."""

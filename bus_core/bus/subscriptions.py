@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
-from bus_core.abc import AnyAdapter, Features, Observer, RetryPolicy, SubscriptionSpec, SubscriptionState
+from bus_core.abc import (
+    AnyAdapter,
+    Features,
+    Middleware,
+    Observer,
+    RetryPolicy,
+    SubscriptionSpec,
+    SubscriptionState,
+    WatchedMiddleware,
+)
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
 from bus_core.bus.subscribe_options import CheckedOptions, default_name
@@ -228,7 +237,7 @@ class SubscriptionRegistry:
             handler,
             shape,
             policy_for=self._parts.policy_for if retry is None else lambda _topic: retry,
-            middleware=self._parts.consume_middleware,
+            middleware=[*self._middleware_of(spec)],
             give_up_on=options.give_up_on,
             timeout=options.timeout,
             concurrency=options.concurrency,
@@ -244,6 +253,14 @@ class SubscriptionRegistry:
         if self._lifecycle.stage is Stage.OPEN:
             self._carried.attach(lane)
         return Subscription(self, lane)
+
+    def _middleware_of(self, spec: SubscriptionSpec) -> Iterator[Middleware]:
+        for middleware in self._parts.consume_middleware:
+            own: Middleware | None = middleware
+            if isinstance(middleware, WatchedMiddleware):
+                own = middleware.of_subscription(spec)
+            if own is not None:
+                yield own
 
     def _subscribed_text(self, topic: object) -> str:
         if isinstance(topic, str) and (is_pattern(topic) or not topic):

@@ -10,7 +10,7 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.config.bus_config import describe_config
-    from bus_core.config.choices import PluginChoice, read_choice
+    from bus_core.config.choices import Name, PluginChoice, read_choice
     from bus_core.config.durations import format_duration, parse_duration
     from bus_core.config.faults import join_path
     from bus_core.config.secrets import MASK, Secret, mask_text, mask_tree
@@ -22,7 +22,7 @@ else:
         __name__,
         {
             "bus_config": "describe_config",
-            "choices": "PluginChoice read_choice",
+            "choices": "Name PluginChoice read_choice",
             "durations": "format_duration parse_duration",
             "faults": "join_path",
             "secrets": "MASK Secret mask_text mask_tree",
@@ -37,6 +37,7 @@ __all__ = [
     "MASK",
     "SECRET",
     "UNREADABLE",
+    "Name",
     "PluginChoice",
     "Reader",
     "Secret",

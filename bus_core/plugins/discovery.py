@@ -198,6 +198,7 @@ class _Discovery:
             serializers=registry("serializer"),
             retry_policies=registry("retry policy"),
             middleware=registry("middleware"),
+            stores=registry("store"),
             health_probes=registry("health probe"),
             observers=registry("observer"),
             commands=registry("command"),

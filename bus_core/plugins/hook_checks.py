@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import pluggy
 
-from bus_core.abc import Command, Endpoint, Factory
+from bus_core.abc import ChainRule, Command, Endpoint, Factory
 from bus_core.errors import InvalidPlugin, suggestion
 from bus_core.events.topics import TopicCatalogue, nearest_names
 from bus_core.plugins.hookspecs import PROJECT
@@ -21,6 +21,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_serializers": "serializer",
     "promenade_bus_retry_policies": "retry policy",
     "promenade_bus_middleware": "middleware",
+    "promenade_bus_stores": "store",
     "promenade_bus_health_probes": "health probe",
     "promenade_bus_observers": "observer",
     "promenade_bus_commands": "command",
@@ -116,6 +117,15 @@ def _check_factory(what: str, factory: Factory[Any, Any]) -> None:
         raise InvalidPlugin(f"{what} sections that are no tuple of str: {sections!r}")
     if check is not None and not callable(check):
         raise InvalidPlugin(f"{what} a 'check' that cannot be called: {check!r}")
+    chains: object = factory.chains
+    rules: object = factory.rules
+    stores: object = factory.stores
+    if not isinstance(chains, tuple) or not chains or not {*chains} <= {"consume", "publish"}:
+        raise InvalidPlugin(f"{what} chains other than 'consume' and 'publish': {chains!r}")
+    if not isinstance(rules, tuple) or not all(isinstance(rule, ChainRule) for rule in rules):
+        raise InvalidPlugin(f"{what} rules that are no tuple of ChainRule: {rules!r}")
+    if not isinstance(stores, tuple) or not {*stores} <= {field.name for field in attrs.fields(options)}:
+        raise InvalidPlugin(f"{what} stores that are no tuple of options: {stores!r}")
 
 
 def check_catalogues(answer: object) -> Sequence[TopicCatalogue]:

@@ -22,6 +22,7 @@ from bus_core.abc import (
     Observer,
     RetryPolicy,
     Serializer,
+    Store,
 )
 from bus_core.events.topics import TopicCatalogue
 
@@ -52,6 +53,11 @@ def promenade_bus_retry_policies() -> Mapping[str, Factory[Any, RetryPolicy]]:  
 @hookspec
 def promenade_bus_middleware() -> Mapping[str, Factory[Any, Middleware]]:  # type: ignore[empty-body]
     """Middleware by the name that ``bus.middleware`` lists."""
+
+
+@hookspec
+def promenade_bus_stores() -> Mapping[str, Factory[Any, Store]]:  # type: ignore[empty-body]
+    """Stores by the name that the options of a middleware select."""
 
 
 @hookspec

@@ -17,6 +17,7 @@ from bus_core.abc import (
     Observer,
     RetryPolicy,
     Serializer,
+    Store,
 )
 from bus_core.errors import PluginConflict, UnknownPlugin
 from bus_core.events.topics import TopicCatalogue, nearest_names
@@ -34,6 +35,9 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("middleware", "expiry"): "promenade-bus-middleware",
     ("middleware", "logging"): "promenade-bus-middleware",
     ("middleware", "timeout"): "promenade-bus-middleware",
+    ("middleware", "idempotency"): "promenade-bus-middleware",
+    ("store", "memory"): "promenade-bus-middleware",
+    ("store", "redis"): "promenade-bus-redis",
     ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "dead-letters"): "promenade-bus-health",
     ("health probe", "engine"): "promenade-bus-health",
@@ -178,6 +182,7 @@ class Plugins:
     serializers: NamedRegistry[Factory[Any, Serializer]]
     retry_policies: NamedRegistry[Factory[Any, RetryPolicy]]
     middleware: NamedRegistry[Factory[Any, Middleware]]
+    stores: NamedRegistry[Factory[Any, Store]]
     health_probes: NamedRegistry[Factory[Any, HealthProbe]]
     observers: NamedRegistry[Factory[Any, Observer]]
     commands: NamedRegistry[Command]
@@ -193,6 +198,7 @@ class Plugins:
             self.serializers,
             self.retry_policies,
             self.middleware,
+            self.stores,
             self.health_probes,
             self.observers,
             self.commands,

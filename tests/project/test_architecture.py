@@ -74,7 +74,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "pubsub": {"addresses", "config", "server", "verdicts"},
         "health": {"config", "verdicts", "server", "streams", "pubsub"},
         "groups_command": {"streams", "pubsub"},
-        "factories": {"config", "server", "streams", "pubsub", "health"},
+        "store": {"config", "server"},
+        "factories": {"config", "server", "streams", "pubsub", "health", "store"},
         "__init__": {"factories", "groups_command"},
     },
     "promenade_bus_outbox": {

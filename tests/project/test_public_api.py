@@ -135,6 +135,9 @@ PUBLIC = [
     "open_bus",
     "open_sync_bus",
     "uuid7",
+    "ChainRule",
+    "Claim",
+    "Store",
 ]
 
 # The example of the design, word for word.

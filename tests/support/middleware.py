@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from bus_core import BuildContext, Clock, Delivery, Envelope, Event, Handler, Middleware, event
+from bus_core import BuildContext, Clock, Delivery, Envelope, Event, Handler, Middleware, Store, event
 from bus_core.config import read_settings
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_testing import VirtualClock
@@ -34,13 +34,14 @@ EVENT_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 REGISTERED = UserRegistered(aggregate_id=UUID(int=1), event_id=EVENT_ID, email="ada@example.org")
 
 
-def build(name: str, clock: Clock, **options: Any) -> Middleware:
+def build(name: str, clock: Clock, store: Store | None = None, **options: Any) -> Middleware:
     """Make a middleware the way the bus does: from what the configuration file holds."""
     factory = promenade_bus_middleware()[name]
     faults: list[str] = []
     settings = read_settings(factory.options, options, f"$.bus.middleware.{name}", faults)
     assert faults == []
-    return factory.build(settings, BuildContext(service="tests", clock=clock))
+    stores = {} if store is None else {"store": store}
+    return factory.build(settings, BuildContext(service="tests", clock=clock, stores=stores))
 
 
 def faults_of(name: str, **options: Any) -> list[str]:

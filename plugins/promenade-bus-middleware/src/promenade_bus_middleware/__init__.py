@@ -5,10 +5,9 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 
-from bus_core import Factory, Middleware, hookimpl, on_demand
+from bus_core import Factory, Middleware, Store, hookimpl, on_demand
 
 if typing.TYPE_CHECKING:
-    from promenade_bus_middleware.config import LoggingOptions, TimeoutOptions
     from promenade_bus_middleware.correlation import (
         CorrelationFilter,
         causation_id,
@@ -17,15 +16,11 @@ if typing.TYPE_CHECKING:
     )
 else:  # no __dir__: the bus looks for hooks among the names in dir()
     __getattr__, _ = on_demand.names(
-        __name__,
-        {
-            "config": "LoggingOptions TimeoutOptions",
-            "correlation": "CorrelationFilter causation_id correlated correlation_id",
-        },
+        __name__, {"correlation": "CorrelationFilter causation_id correlated correlation_id"}
     )
 
-__all__ = ["CorrelationFilter", "LoggingOptions", "TimeoutOptions", "causation_id", "correlated"]
-__all__ += ["correlation_id", "promenade_bus_middleware"]
+__all__ = ["CorrelationFilter", "causation_id", "correlated", "correlation_id"]
+__all__ += ["promenade_bus_middleware", "promenade_bus_stores"]
 
 
 @hookimpl
@@ -34,3 +29,11 @@ def promenade_bus_middleware() -> Mapping[str, Factory[typing.Any, Middleware]]:
     from promenade_bus_middleware.offers import MIDDLEWARE
 
     return MIDDLEWARE
+
+
+@hookimpl
+def promenade_bus_stores() -> Mapping[str, Factory[typing.Any, Store]]:
+    """Returns the store ``memory``."""
+    from promenade_bus_middleware.offers import STORES
+
+    return STORES

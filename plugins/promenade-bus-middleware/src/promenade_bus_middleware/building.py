@@ -29,5 +29,9 @@ def build_middleware(options: Any, context: BuildContext) -> Middleware:
             from promenade_bus_middleware.expiry import Expiry
 
             return Expiry(options, context.clock)
+        case config.IdempotencyOptions():
+            from promenade_bus_middleware.idempotency import Idempotency
+
+            return Idempotency(options, context.stores["store"], context.clock)
         case _:
             raise TypeError(f"no middleware has options of the class {type(options).__name__}")

@@ -8,8 +8,17 @@ from typing import Annotated, Any, Literal
 import attrs
 
 from bus_core import DURATION, InvalidTopic, TopicPattern
+from bus_core.config import Name, PluginChoice
 
-__all__ = ["CorrelationOptions", "ExpiryOptions", "Level", "LoggingOptions", "TimeoutOptions"]
+__all__ = [
+    "CorrelationOptions",
+    "ExpiryOptions",
+    "IdempotencyOptions",
+    "Level",
+    "LoggingOptions",
+    "MemoryStoreOptions",
+    "TimeoutOptions",
+]
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -94,3 +103,32 @@ class ExpiryOptions:
     topics: Mapping[str, Annotated[float, DURATION]] = attrs.field(factory=dict, validator=[_topics, _times])
     subscriptions: Mapping[str, Annotated[float, DURATION]] = attrs.field(factory=dict, validator=_times)
     header: str = attrs.field(default="expirytime", validator=_attribute_name)
+
+
+_MEMORY = PluginChoice("memory")
+
+
+@attrs.frozen(kw_only=True)
+class MemoryStoreOptions:
+    """The options of the store ``memory``.
+
+    ``max_keys`` is the most marks, and the most buckets. When there are more, the oldest are dropped.
+    """
+
+    max_keys: int = attrs.field(default=100_000, validator=attrs.validators.ge(1))
+
+
+@attrs.frozen(kw_only=True)
+class IdempotencyOptions:
+    """The options of ``idempotency``.
+
+    ``store`` keeps the marks, each for ``keep``. A claim of a dead process ends after ``claim``. An event
+    that another attempt has claimed comes again after ``retry``. ``subscriptions`` are the names to which it
+    applies; empty means all.
+    """
+
+    store: Name = _MEMORY
+    keep: Annotated[float, DURATION] = attrs.field(default=86_400.0, validator=_more_than_nothing)
+    claim: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_more_than_nothing)
+    retry: Annotated[float, DURATION] = attrs.field(default=1.0, validator=_more_than_nothing)
+    subscriptions: tuple[str, ...] = ()

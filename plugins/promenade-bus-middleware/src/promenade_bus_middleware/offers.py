@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus_core import BuildContext, Factory, Middleware
+from bus_core import BuildContext, Factory, Middleware, Store
 from promenade_bus_middleware.config import (
     CorrelationOptions,
     ExpiryOptions,
+    IdempotencyOptions,
     LoggingOptions,
+    MemoryStoreOptions,
     TimeoutOptions,
 )
 
-__all__ = ["MIDDLEWARE"]
+__all__ = ["MIDDLEWARE", "STORES"]
 
 
 def _build(options: Any, context: BuildContext) -> Middleware:
@@ -22,9 +24,20 @@ def _build(options: Any, context: BuildContext) -> Middleware:
     return build_middleware(options, context)
 
 
+def _build_store(options: MemoryStoreOptions, context: BuildContext) -> Store:
+    from promenade_bus_middleware.memory_store import MemoryStore
+
+    return MemoryStore(options, context.clock)
+
+
 MIDDLEWARE: Final[Mapping[str, Factory[Any, Middleware]]] = {
     "logging": Factory(options=LoggingOptions, build=_build),
     "timeout": Factory(options=TimeoutOptions, build=_build),
     "correlation": Factory(options=CorrelationOptions, build=_build),
     "expiry": Factory(options=ExpiryOptions, build=_build),
+    "idempotency": Factory(options=IdempotencyOptions, build=_build, stores=("store",), chains=("consume",)),
+}
+
+STORES: Final[Mapping[str, Factory[Any, Store]]] = {
+    "memory": Factory(options=MemoryStoreOptions, build=_build_store),
 }

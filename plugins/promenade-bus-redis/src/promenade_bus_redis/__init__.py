@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bus_core import Adapter, Command, Factory, HealthProbe, hookimpl
+from bus_core import Adapter, Command, Factory, HealthProbe, Store, hookimpl
 
 __all__ = ["promenade_bus_adapters", "promenade_bus_commands", "promenade_bus_health_probes"]
+__all__ += ["promenade_bus_stores"]
 
 
 @hookimpl
@@ -30,3 +31,11 @@ def promenade_bus_commands() -> Mapping[str, Command]:
     from promenade_bus_redis.groups_command import GROUPS
 
     return {"groups": GROUPS}
+
+
+@hookimpl
+def promenade_bus_stores() -> Mapping[str, Factory[Any, Store]]:
+    """Offers ``redis``."""
+    from promenade_bus_redis.factories import STORE
+
+    return {"redis": STORE}

@@ -21,6 +21,7 @@ __all__ = [
     "RedisOptions",
     "RetentionOptions",
     "SentinelOptions",
+    "StoreOptions",
     "TlsOptions",
 ]
 
@@ -272,6 +273,11 @@ class RedisOptions:
         The default is longer than the second or two that a disk takes with ``appendfsync everysec``.
         """
         return 3.0 if self.wait_timeout is None else self.wait_timeout
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """The store has no options: ``bus.redis`` and ``database.redis`` name the server and the prefix."""
 
 
 def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:

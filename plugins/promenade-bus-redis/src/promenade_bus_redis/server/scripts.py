@@ -47,6 +47,9 @@ __all__ = [
     "REDRIVE",
     "RELEASE",
     "REMOVE",
+    "STORE_CLAIM",
+    "STORE_RELEASE",
+    "STORE_TAKE",
     "SURVEY",
     "TAIL",
     "TALLY",
@@ -125,6 +128,9 @@ REDATE: Final = _load("redate", "full")
 REDRIVE: Final = _load("redrive", "full")
 RELEASE: Final = _load("release")
 REMOVE: Final = _load("remove", "full")
+STORE_CLAIM: Final = _load("store_claim")
+STORE_RELEASE: Final = _load("store_release")
+STORE_TAKE: Final = _load("store_take")
 SURVEY: Final = _load("survey", "ids")
 TAIL: Final = _load("tail", "ids")
 TALLY: Final = _load("tally", "selected")

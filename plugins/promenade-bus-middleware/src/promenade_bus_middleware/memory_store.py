@@ -1,0 +1,79 @@
+"""The store ``memory``: claims, marks and token buckets of this process, bounded in number.
+
+Nothing outlives the process, and instances do not share it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from bus_core import Claim, Clock
+from promenade_bus_middleware.config import MemoryStoreOptions
+
+__all__ = ["MemoryStore"]
+
+_MINE = Claim("mine")
+_MARKED = Claim("marked")
+_TAKEN = Claim("taken")
+
+
+class MemoryStore:
+    """Implements ``bus_core.Store``."""
+
+    def __init__(self, options: MemoryStoreOptions, clock: Clock) -> None:
+        self._most = options.max_keys
+        self._now = clock.monotonic
+        self._claims: dict[str, tuple[str, float]] = {}  # as many as attempts are running
+        self._marks: OrderedDict[str, float] = OrderedDict()  # when they end; the oldest first
+        # When the bucket is full again, and the time that the last caller was given.
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self.forgotten = 0
+
+    async def start(self) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+        """See ``bus_core.Store``."""
+        now = self._now()
+        if self._marks.get(key, now) > now:
+            return _MARKED
+        holder, until = self._claims.get(key, (owner, now))
+        if holder != owner and until > now:
+            return _TAKEN
+        self._claims[key] = owner, now + seconds
+        return _MINE
+
+    async def mark(self, key: str, seconds: float) -> None:
+        """See ``bus_core.Store``."""
+        now = self._now()
+        self._claims.pop(key, None)
+        self._marks[key] = now + seconds
+        self._marks.move_to_end(key)
+        while len(self._marks) > self._most:
+            _, until = self._marks.popitem(last=False)
+            self.forgotten += until > now
+
+    async def release(self, key: str, owner: str) -> None:
+        """See ``bus_core.Store``."""
+        if self._claims.get(key, ("", 0.0))[0] == owner:
+            del self._claims[key]
+
+    async def take(self, key: str, rate: float, burst: int) -> float:
+        """See ``bus_core.Store``."""
+        now, interval = self._now(), 1 / rate
+        full_at, promised = self._buckets.get(key, (now, now))
+        ready = max(full_at, now) - (burst - 1) * interval
+        if ready <= now:
+            full_at, wait = max(full_at, now) + interval, 0.0
+        else:
+            promised = max(promised + interval, ready)
+            wait = promised - now
+        self._buckets[key] = full_at, promised
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > self._most:
+            _, (full_at, _) = self._buckets.popitem(last=False)
+            self.forgotten += full_at > now
+        return wait
