@@ -94,6 +94,7 @@ def test_every_kind_of_offer(site: Site) -> None:
         "serializers": "serializer",
         "retry_policies": "retry policy",
         "middleware": "middleware",
+        "stores": "store",
         "health_probes": "health probe",
         "observers": "observer",
         "commands": "command",

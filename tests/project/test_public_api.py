@@ -40,7 +40,9 @@ PUBLIC = [
     "BusNotStarted",
     "BusStateError",
     "CalledFromHandler",
+    "ChainRule",
     "CheckResult",
+    "Claim",
     "Clock",
     "Command",
     "ConfigError",
@@ -106,6 +108,7 @@ PUBLIC = [
     "RetryPolicy",
     "SerializationError",
     "Serializer",
+    "Store",
     "Subscription",
     "SubscriptionBacklog",
     "SubscriptionError",
@@ -135,9 +138,6 @@ PUBLIC = [
     "open_bus",
     "open_sync_bus",
     "uuid7",
-    "ChainRule",
-    "Claim",
-    "Store",
 ]
 
 # The example of the design, word for word.

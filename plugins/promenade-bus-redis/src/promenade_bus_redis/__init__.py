@@ -1,6 +1,5 @@
 """The Redis adapter of Promenade Bus: events outlive the process and are shared by all instances."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from bus_core import Adapter, Command, Factory, HealthProbe, Store, hookimpl
@@ -10,7 +9,7 @@ __all__ += ["promenade_bus_stores"]
 
 
 @hookimpl
-def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:
+def promenade_bus_adapters() -> dict[str, Factory[Any, Adapter]]:
     """Offers ``redis``."""
     from promenade_bus_redis.factories import ADAPTER
 
@@ -18,7 +17,7 @@ def promenade_bus_adapters() -> Mapping[str, Factory[Any, Adapter]]:
 
 
 @hookimpl
-def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
+def promenade_bus_health_probes() -> dict[str, Factory[Any, HealthProbe]]:
     """Offers ``redis``."""
     from promenade_bus_redis.factories import PROBE
 
@@ -26,7 +25,7 @@ def promenade_bus_health_probes() -> Mapping[str, Factory[Any, HealthProbe]]:
 
 
 @hookimpl
-def promenade_bus_commands() -> Mapping[str, Command]:
+def promenade_bus_commands() -> dict[str, Command]:
     """Returns the command ``promenade-bus groups``."""
     from promenade_bus_redis.groups_command import GROUPS
 
@@ -34,7 +33,7 @@ def promenade_bus_commands() -> Mapping[str, Command]:
 
 
 @hookimpl
-def promenade_bus_stores() -> Mapping[str, Factory[Any, Store]]:
+def promenade_bus_stores() -> dict[str, Factory[Any, Store]]:
     """Offers ``redis``."""
     from promenade_bus_redis.factories import STORE
 
