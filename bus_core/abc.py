@@ -90,8 +90,8 @@ class BuildContext:
 
     ``sections`` has the foreign sections that the factory named, by path, expanded (``{"database.redis":
     {...}}``). It lacks sections that are absent from the file. ``adapter`` is the adapter of the bus, not
-    started yet. Only serializers, health probes and observers get it; for others it is None. ``stores`` has the
-    stores that the options choose, by the name of the option; see ``Factory``.
+    started yet. Only serializers, health probes and observers get it; for others it is None. ``stores`` has
+    the stores that the options choose, by the name of the option; see ``Factory``.
     """
 
     service: str
