@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 
 import attrs
@@ -21,6 +21,8 @@ EVERY_MARK = [
     {mark for mark, has in zip(("long", "once"), flags, strict=True) if has}
     for flags in product((0, 1), repeat=2)
 ]
+WORKERS = ["-m", "pytest", "-n", "N", "--dist", "worksteal"]
+COLLECTS = "|--collect-only|"
 
 pytestmark = [
     pytest.mark.once,
@@ -101,12 +103,21 @@ class Checkout:
     def legs(self) -> list[Leg]:
         legs = []
         for line in self.log.read_text().splitlines():
-            if line.startswith("|"):
-                _, program, servers, _, _, _, _, *rest = line.split("|")
+            if line.startswith("|") and COLLECTS not in line:
+                _, program, servers, *parts = line.split("|")
+                rest = parts[len(WORKERS) :]
+                assert [re.sub(r"^\d+$", "N", part) for part in parts[: len(WORKERS)]] == WORKERS
                 selected = rest[1] if rest[:1] == ["-m"] else ""
                 python = program.split("/")[0].removeprefix(".venv-")
                 legs.append(Leg(python, servers, selected, tuple(rest[2:] if selected else rest)))
         return legs
+
+    @property
+    def compiled(self) -> list[str]:
+        """The Pythons that compiled the tests before any test was run."""
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith("|")]
+        before = [*takewhile(lambda line: COLLECTS in line, lines)]
+        return [line.split("|")[1].split("/")[0].removeprefix(".venv-") for line in before]
 
 
 @pytest.fixture
@@ -166,9 +177,14 @@ def test_both_together_are_the_whole(checkout: Checkout, pythons: list[str]) -> 
 
 
 def test_modules_are_compiled_once(checkout: Checkout) -> None:
-    """The processes of the tests keep what they compile, whatever the environment says."""
+    """One process of each Python compiles the tests, and keeps that, whatever the environment says."""
     checkout.outcome("exit ${PYTHONDONTWRITEBYTECODE:-0}")
     assert checkout.tests("test", PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert checkout.compiled == ["3.11"]
+    assert checkout.tests("test-all", AFTER="test", PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert checkout.compiled == ["3.12", "3.13"]
+    assert checkout.tests("test-all").returncode == 0
+    assert checkout.compiled == ["3.11", "3.12", "3.13"]
 
 
 def test_servers_by_wish(checkout: Checkout) -> None:
@@ -192,11 +208,11 @@ def test_the_last_lines_say_how_long_each_part_took(checkout: Checkout) -> None:
     assert last_lines(done) == [
         "==> make test-all: passed in 0:00 minutes",
         "    0:00  ready          set-up for CPython 3.11",
+        "    0:00  ready          set-up for CPython 3.12",
+        "    0:00  ready          set-up for CPython 3.13",
         "    0:00  passed         checks: ruff format mypy pyright",
         "    0:00  passed         CPython 3.11: everything, servers: 1/3",
-        "    0:00  ready          set-up for CPython 3.12",
         "    0:00  passed         CPython 3.12: not once, servers: 2/3",
-        "    0:00  ready          set-up for CPython 3.13",
         "    0:00  passed         CPython 3.13: not once, servers: 3/3",
     ]
     assert done.stdout.count("12 passed") == 3
