@@ -24,6 +24,7 @@ def demo(*arguments: str, adapter: str = "redis") -> Result:
     )
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("short_tables")
 @pytest.mark.parametrize("adapter", ["redis", "sqlite"])
 def test_a_worker_is_killed_and_nothing_is_lost(adapter: str) -> None:
@@ -36,6 +37,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(adapter: str) -> None:
     assert "workers killed 1" in result.stdout
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("short_tables")
 def test_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that was accepted, and never came to its handlers, is counted as lost, and the status is 1."""

@@ -27,6 +27,8 @@ from bus_core import (
 from promenade_bus_testing.contract import AdapterContract, Place
 from support.buses import HAPPENED, Happened, happened
 
+pytestmark = pytest.mark.once
+
 GUIDE = Path(__file__).resolve().parents[2] / "docs/how-to/write-an-adapter.md"
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

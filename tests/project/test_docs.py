@@ -60,6 +60,8 @@ from promenade_bus_sqlite.config import RetentionOptions, SqliteOptions
 from promenade_bus_testing.config import ChaosOptions
 from redis_support.fixtures import StartServer, start_server
 
+pytestmark = pytest.mark.once
+
 __all__ = ["start_server"]
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,6 +9,8 @@ from pathlib import Path
 import importlib_metadata
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # What plugins depend on must not be loaded before the plugin is selected. The others nobody has any use for.

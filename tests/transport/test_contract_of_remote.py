@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.contract_suites import OnRemote
+
+pytestmark = pytest.mark.once
 
 
 class TestRemote(OnRemote):

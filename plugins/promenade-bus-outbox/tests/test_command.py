@@ -20,6 +20,8 @@ from promenade_bus_cli.main import cli
 from promenade_bus_outbox import Outbox
 from redis_support.fixtures import SharedServer
 
+pytestmark = pytest.mark.once
+
 APPLICATION = """
 from uuid import UUID
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine

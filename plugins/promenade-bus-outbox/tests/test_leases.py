@@ -12,6 +12,8 @@ from outbox_support.stage import Stage
 from promenade_bus_outbox.leases import Leases
 from promenade_bus_outbox.tables import PARTITIONS
 
+pytestmark = pytest.mark.once
+
 LEASE = 9.0
 
 

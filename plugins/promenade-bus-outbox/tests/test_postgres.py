@@ -17,6 +17,8 @@ from promenade_bus_outbox import Outbox
 from promenade_bus_outbox.rows import Rows
 from support.remote import Server, running_remote_bus
 
+pytestmark = pytest.mark.once
+
 QUICK: dict[str, Any] = {"poll": 0.02, "lease": 1.0}
 
 

@@ -17,6 +17,8 @@ from redis_support.fixtures import StartServer
 from redis_support.servers import Server
 from redis_support.streams import TOPIC, acks, die, numbers, place_on, receive, spec, until
 
+pytestmark = pytest.mark.once
+
 QUICK = {"lease": "600ms", "block": "200ms", "topic_refresh": "100ms"}
 HOUR = 3600.0
 YEAR = 365 * 24 * HOUR

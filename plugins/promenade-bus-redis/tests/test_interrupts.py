@@ -12,6 +12,8 @@ import pytest
 
 from support.interrupts import interrupted_when_idle
 
+pytestmark = pytest.mark.once
+
 ONE = ["--topic", "shop.order.placed", "--type", "order.placed", "--aggregate-id", "new"]
 APP = """
 from bus_core import open_bus, open_sync_bus

@@ -9,6 +9,8 @@ import pytest
 from promenade_bus_testing.contract import AdapterContract, contract_tests
 from promenade_bus_testing.contract.catalogue import as_markdown
 
+pytestmark = pytest.mark.once
+
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "adapter-contract.md"
 
 SUITE = """
