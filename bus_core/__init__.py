@@ -94,7 +94,7 @@ if typing.TYPE_CHECKING:
         WrongEventLoop,
     )
     from bus_core.events.base import BaseEvent, Event, event
-    from bus_core.events.marks import Constraint, JsonForm, Personal
+    from bus_core.events.marks import Constraint, Deprecated, JsonForm, Personal
     from bus_core.events.messages import (
         Attempt,
         DeadLetter,
@@ -109,6 +109,7 @@ if typing.TYPE_CHECKING:
     )
     from bus_core.events.primitives import FrozenMapping, uuid7
     from bus_core.events.topics import Topic, TopicCatalogue, TopicPattern
+    from bus_core.events.upcasting import upcaster
     from bus_core.plugins.hookspecs import hookimpl
     from bus_core.retry import ExponentialRetry, FixedRetry, NoRetry
     from bus_core.runtime.clock import Clock
@@ -143,13 +144,14 @@ else:
                 UnknownPlugin UnknownSubscription UnknownTopic UnsupportedFeature WrongEventLoop
             """,
             "events.base": "BaseEvent Event event",
-            "events.marks": "Constraint JsonForm Personal",
+            "events.marks": "Constraint Deprecated JsonForm Personal",
             "events.messages": """
                 Attempt DeadLetter DeadLetterFilter DeadLetterPage DeadLetterTally Delivery Envelope Message
                 Outcome Received
             """,
             "events.primitives": "FrozenMapping uuid7",
             "events.topics": "Topic TopicCatalogue TopicPattern",
+            "events.upcasting": "upcaster",
             "plugins.hookspecs": "hookimpl",
             "retry": "ExponentialRetry FixedRetry NoRetry",
             "runtime.clock": "Clock",
@@ -196,6 +198,7 @@ __all__ = [
     "DeadLetterTally",
     "DeadLetters",
     "Delivery",
+    "Deprecated",
     "DeserializationError",
     "DrainReport",
     "DuplicateSubscription",
@@ -275,5 +278,6 @@ __all__ = [
     "load_config",
     "open_bus",
     "open_sync_bus",
+    "upcaster",
     "uuid7",
 ]

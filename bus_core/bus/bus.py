@@ -90,9 +90,15 @@ class Bus:
         self._lifecycle = Lifecycle(self._engine)
         self._pipeline = PublishPipeline(parts, self._engine, self._lifecycle, lambda: self._adapter)
         self._local_routes = self._pipeline.local_routes
-        self._preparation = Preparation(parts.codec, self._pipeline.declared, self._pipeline.middleware_of)
+        declared, deprecations = self._pipeline.declared, self._pipeline.deprecations
+        self._preparation = Preparation(parts.codec, declared, self._pipeline.middleware_of, deprecations)
         self._subscriptions = SubscriptionRegistry(
-            parts, self._engine, self._lifecycle, lambda: self._adapter, self._pipeline.declared
+            parts,
+            self._engine,
+            self._lifecycle,
+            lambda: self._adapter,
+            declared,
+            deprecations.subscribed,
         )
         self._closing: asyncio.Future[DrainReport] | None = None
         self._thread = 0  # of the event loop, after the start

@@ -9,6 +9,7 @@ from typing import Any
 
 from bus_core.abc import Handler, Middleware
 from bus_core.bus.arguments import checked_event, checked_headers
+from bus_core.bus.deprecations import Deprecations
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.middleware import compose
 from bus_core.errors import PublishFailed
@@ -25,6 +26,7 @@ class Preparation:
     """Prepares events for a bus, in any thread, before or after its start.
 
     ``declared`` finds the topic, and ``middleware_of`` returns the publish middleware of a topic.
+    ``deprecations`` warns.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class Preparation:
         codec: Codec,
         declared: Callable[[object], Topic[Any]],
         middleware_of: Callable[[str], Sequence[Middleware]],
+        deprecations: Deprecations,
     ) -> None:
+        self._deprecations = deprecations
         self._codec = codec
         self._declared = declared
         self._middleware_of = middleware_of
@@ -48,6 +52,8 @@ class Preparation:
         """See ``Bus.prepare``."""
         declared = self._declared(topic)
         checked = checked_event(declared, event)
+        if self._deprecations.fields.get(declared.name) != ():
+            self._deprecations.look(declared, checked)
         sent = checked_headers(headers)
         chain = self._chain(declared)
         if chain is None:

@@ -19,6 +19,7 @@ from bus_core.bus.after_commit import (
     raise_failures,
 )
 from bus_core.bus.arguments import checked_event, checked_headers, described
+from bus_core.bus.deprecations import Deprecations
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
 from bus_core.dispatch.codec import key_of
@@ -59,6 +60,8 @@ class PublishPipeline:
         self._middleware = parts.publish_middleware
         self._observing: list[Callable[[str], Middleware | None]] = []
         self._is_wrapped = bool(self._middleware)  # True when a publish may pass through a middleware
+        self.deprecations = Deprecations()
+        self._deprecated_fields = self.deprecations.fields
         self._registry = parts.registry
         self._codec = parts.codec
         self._buffer = engine.buffer
@@ -230,6 +233,8 @@ class PublishPipeline:
         self._lifecycle.check_accepting()
         declared = self.declared(topic)
         checked = checked_event(declared, event)
+        if self._deprecated_fields.get(declared.name) != ():
+            self.deprecations.look(declared, checked)
         return HeldEvent(declared, checked, checked_headers(headers))
 
     def declared(self, topic: object) -> Topic[Any]:
@@ -272,7 +277,7 @@ class PublishPipeline:
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
-        if may_be_direct and declared:
+        if may_be_direct and declared and not self._deprecated_fields.get(topic.name):
             is_remote = not self._adapter().features.in_process
             if is_remote or route.record_port is not None:
                 ways = self.remote_routes if is_remote else self.local_routes

@@ -158,8 +158,10 @@ class SubscriptionRegistry:
         lifecycle: Lifecycle,
         adapter: Callable[[], AnyAdapter],
         declared: Callable[[object], Topic[Any]],
+        warn_of: Callable[[Topic[Any]], None],
     ) -> None:
         self._parts = parts
+        self._warn_of = warn_of
         self._engine = engine
         self._lifecycle = lifecycle
         self._declared = declared
@@ -230,6 +232,8 @@ class SubscriptionRegistry:
         )
         if self._lifecycle.stage is not Stage.NEW:  # the start compares all earlier ones together
             self._check_features([spec])
+        if not is_pattern(text):
+            self._warn_of(self._declared(topic))
         retry = options.retry
         lane = Lane(
             self._engine,

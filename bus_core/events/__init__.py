@@ -39,6 +39,7 @@ if typing.TYPE_CHECKING:
     )
     from bus_core.events.topic_index import TopicIndex, TopicTree
     from bus_core.events.topics import is_pattern, nearest_names, patterns_overlap
+    from bus_core.events.upcasting import Upcaster, missing_upcasters, upcast, upcasters_of
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
@@ -56,6 +57,7 @@ else:
             """,
             "topic_index": "TopicIndex TopicTree",
             "topics": "is_pattern nearest_names patterns_overlap",
+            "upcasting": "Upcaster missing_upcasters upcast upcasters_of",
         },
     )
 
@@ -79,6 +81,7 @@ __all__ = [
     "TopicIndex",
     "TopicTree",
     "Unfit",
+    "Upcaster",
     "WithJsonForm",
     "assembler_of",
     "event_type_of",
@@ -89,6 +92,7 @@ __all__ = [
     "is_personal",
     "json_kinds",
     "merge_tallies",
+    "missing_upcasters",
     "model_of",
     "nearest_names",
     "patterns_overlap",
@@ -96,4 +100,6 @@ __all__ = [
     "shown_fields",
     "takes_by_place",
     "tally_of",
+    "upcast",
+    "upcasters_of",
 ]

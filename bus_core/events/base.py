@@ -134,6 +134,7 @@ def _build(
     defined: Any = _define(cls, namespace)
     defined.__event_type__ = type_name
     defined.__event_version__ = version
+    defined.__event_upcasters__ = {}
     own_post_init = defined.__attrs_post_init__
     if not hasattr(own_post_init, "checks_events"):
         defined.__attrs_post_init__ = _with_checks(own_post_init)
@@ -427,6 +428,7 @@ class Event(Generic[AggregateId]):
 
     __event_type__: ClassVar[str] = "event"
     __event_version__: ClassVar[int] = 1
+    __event_upcasters__: ClassVar[dict[int, Any]] = {}
     __event_hints__: ClassVar[Mapping[str, Any] | None] = None
     __event_model__: ClassVar[EventModel | None] = None
     __event_misfits__ = _not_compiled

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import attrs
 
-__all__ = ["PERSONAL", "Constraint", "JsonForm", "Personal"]
+__all__ = ["PERSONAL", "Constraint", "Deprecated", "JsonForm", "Personal", "deprecation_of"]
 
 T = TypeVar("T")
 
@@ -69,3 +70,25 @@ class JsonForm:
     type: Any
     write: Callable[[Any], Any] = attrs.field(kw_only=True, repr=False)
     read: Callable[[Any], Any] = attrs.field(kw_only=True, repr=False)
+
+
+@attrs.frozen
+class Deprecated:
+    """Marks a field that goes away: ``name: Annotated[str, Deprecated("use display_name")] = ""``.
+
+    ``advice`` says what to do instead. A bus warns publishers that give the field a value other than its
+    default, and subscribers to the topic, once each with a ``DeprecationWarning``.
+    """
+
+    advice: str = attrs.field(validator=attrs.validators.instance_of(str))
+
+
+def deprecation_of(hint: Any) -> str | None:
+    """The advice of the mark ``Deprecated`` on the annotation of a field; None without one."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, Deprecated):
+            return mark.advice
+    if get_origin(hint) in (Annotated, Union, UnionType):  # a mark on an alternative is one of the field
+        inside = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+        return next((advice for part in inside if (advice := deprecation_of(part)) is not None), None)
+    return None

@@ -13,6 +13,7 @@ from bus_core.events.checks import normalizer_of
 from bus_core.events.compiled_checks import CheckCompiler
 from bus_core.events.faults import Unfit
 from bus_core.events.ids import IdForm, id_form_of
+from bus_core.events.marks import deprecation_of
 from bus_core.events.primitives import FrozenMapping
 from bus_core.events.privacy import bounded
 from bus_core.events.records import fields_of_record, is_record
@@ -181,7 +182,8 @@ def model_of_fields(
         key = key_of_field(field)
         try:
             shape = builder.shape(hints[field.name])
-            own.append(Field(field.name, key, shape, _normalized_default(field, shape)))
+            default, advice = _normalized_default(field, shape), deprecation_of(hints[field.name])
+            own.append(Field(field.name, key, shape, default, advice))
         except (UnsupportedType, RecursionError) as error:
             faults.append(f"{field.name}: {error}")
     id_form: IdForm | None = None

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import attrs
 
 from bus_core.events.annotations import hints_of_class
+from bus_core.events.marks import deprecation_of
 from bus_core.events.shape_builder import ShapeBuilder, name_of
 from bus_core.events.shapes import Field, UnsupportedType
 
@@ -47,7 +48,7 @@ def fields_of_record(cls: type[Any], builder: ShapeBuilder) -> tuple[Field, ...]
             shape = builder.shape(hints[name])
         except UnsupportedType as error:
             raise UnsupportedType(f"{cls.__name__}.{name}: {error}") from None
-        fields.append(Field(name, key, shape, default))
+        fields.append(Field(name, key, shape, default, deprecation_of(hints[name])))
     _check_constructor(cls, [field.key for field in fields])
     return tuple(fields)
 

@@ -35,6 +35,7 @@ __all__ = [
     "has_personal_part",
     "is_none",
     "is_personal",
+    "is_tolerant",
     "json_kinds",
     "made_once",
     "parts_of",
@@ -115,12 +116,14 @@ class Field:
     """A field of a class: its attribute, its key in JSON and in the constructor, its shape and its default.
 
     The default is one of attrs: a value, a ``Factory``, or ``NOTHING`` for a required field.
+    ``deprecated`` is the advice of the mark ``Deprecated``, or None.
     """
 
     name: str
     key: str
     shape: Shape
     default: Any
+    deprecated: str | None = None
 
 
 @attrs.define(eq=False)
@@ -204,6 +207,15 @@ def plain(shape: Shape) -> Shape:
     while isinstance(shape, Constrained | Hidden):
         shape = shape.inner
     return shape
+
+
+def is_tolerant(cls: type[enum.Enum]) -> bool:
+    """True when an enum reads an unknown value as one of its members, by a ``_missing_`` of its own."""
+    return not issubclass(cls, enum.Flag) and any("_missing_" in vars(base) for base in _own_bases(cls))
+
+
+def _own_bases(cls: type[Any]) -> Iterator[type[Any]]:
+    return (base for base in cls.__mro__ if base.__module__ != enum.__name__)
 
 
 def is_none(shape: Shape) -> bool:

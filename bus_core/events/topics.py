@@ -65,12 +65,19 @@ def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.72)
 
 
+def _check_advice(topic: Topic[Any], _attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise InvalidTopic(f"topic {topic.name!r}: deprecated is what to do instead, as text, got {value!r}")
+
+
 @attrs.frozen(eq=False)
 class Topic(Generic[E]):
     """A named channel with its class of event: ``Topic("identity.user.registered", UserRegistered)``.
 
     ``key`` derives the ordering key from an event; by default it is the text of ``aggregate_id``.
     A Topic is its own declaration. Two topics of one name may exist when their classes are the same.
+    ``deprecated`` is advice such as ``"use identity.user.joined"``: a bus warns publishers and subscribers of
+    the topic once each, with a ``DeprecationWarning``.
 
     Raises ``InvalidTopic`` for a bad name, or a class that is not an event class.
     """
@@ -78,6 +85,7 @@ class Topic(Generic[E]):
     name: str = attrs.field(converter=_check_name)
     event_class: type[E]
     key: Callable[[E], str] | None = attrs.field(default=None, kw_only=True, repr=False)
+    deprecated: str | None = attrs.field(default=None, kw_only=True, repr=False, validator=_check_advice)
 
     def __attrs_post_init__(self) -> None:
         cls: Any = self.event_class

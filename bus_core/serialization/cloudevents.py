@@ -1,8 +1,9 @@
 """The built-in serializer: CloudEvents 1.0 in the structured JSON format.
 
 ``id`` is the event id, ``source`` the service, ``subject`` the aggregate id, ``data`` the event's own
-fields. Extensions: ``topic``, ``dataversion`` (the version of the class), and ``metadata`` (a JSON object
-as text, because an extension attribute has no structure; left out when empty).
+fields. Extensions: ``topic``, ``dataversion`` (the version of the class; left out for an event without
+one), and ``metadata`` (a JSON object as text, because an extension attribute has no structure; left out when
+empty).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bus_core.events.ids import IdForm, read_uuid
 from bus_core.events.models import NO_METADATA, normalize_occurred_at
 from bus_core.events.primitives import FrozenMapping, text_of_uuid
 from bus_core.events.shapes import Field
+from bus_core.events.upcasting import Upcaster, upcast, upcasters_of
 from bus_core.events.values import write_datetime
 from bus_core.serialization.json_quick import quick_reader_of
 from bus_core.serialization.json_reading import fields_reader_of
@@ -44,12 +46,14 @@ class _Plan:
 
     ``write`` returns the text of ``data``, and ``depth`` bounds the nesting of a document. ``quick`` makes an
     event of usual values. ``untyped`` is for events without a class: the writer of their data and their type
-    name. ``heads`` are the texts that begin the documents of the class.
+    name. ``upcasters`` may be registered later. ``heads`` are the texts that begin the documents of the class.
     """
 
     cls: type[Event[Any]]
     name: str
     type: str
+    version: int
+    upcasters: Mapping[int, Upcaster]
     untyped: bool
     keys: frozenset[str]
     id: IdForm
@@ -106,12 +110,13 @@ class JsonSerializer:
             ) from None
 
     def _head(self, plan: _Plan, topic: str, source: str, event_type: str) -> str:
+        version = {} if plan.untyped else {"dataversion": plan.version}  # data without a class may have any
         attributes = {
             "specversion": "1.0",
             "type": event_type,
             "source": source,
             "topic": topic,
-            "dataversion": event_version_of(plan.cls),
+            **version,
             "datacontenttype": "application/json",
         }
         head = self._writer.text(attributes)[:-1] + ","
@@ -124,7 +129,8 @@ class JsonSerializer:
     def decode(self, body: bytes, *, event_class: type[Event[Any]]) -> Event[Any]:
         """The event of the bytes. Raises ``DeserializationError`` for any other bytes.
 
-        Unknown attributes and data fields are ignored, also those of a newer ``dataversion``.
+        Unknown attributes and data fields are ignored, also those of a newer ``dataversion``. The data of an
+        older one passes the upcasters of the class, if it has any.
         """
         plan = self._plans.get(event_class) or self._plan_to_decode(event_class)
         try:
@@ -134,6 +140,8 @@ class JsonSerializer:
             _refuse(plan, [f"{error}: {error.key!r}" if known else str(error)])
         except JsonTextError as error:
             _refuse(plan, [str(error)])
+        if plan.upcasters:
+            document = _upcasted(plan, document)
         event = self._quick_event(plan, document)
         if event is not None:
             return event
@@ -249,6 +257,8 @@ class JsonSerializer:
             cls,
             name,
             event_type_of(cls),
+            event_version_of(cls),
+            upcasters_of(cls),
             untyped,
             frozenset(field.key for field in fields),
             model.id,
@@ -277,17 +287,30 @@ class JsonSerializer:
             raise DeserializationError(str(error).replace("encoded", "decoded", 1)) from error
 
 
+def _upcasted(plan: _Plan, document: dict[Any, Any]) -> dict[Any, Any]:
+    """The document with its data in the version of the class; the same one if it is not older."""
+    version, data = document.get("dataversion"), document.get("data")
+    if type(version) is not int or version >= plan.version or type(data) is not dict:
+        return document
+    data = upcast(plan.cls, data, version)
+    return {**document, "data": data, "dataversion": plan.version, _UPCASTED: version}
+
+
 def _sentences(error: Unfit) -> str:
     return "; ".join(f"{path.lstrip('.')} {words}" for path, words in error.faults)
 
 
-_NOTHING: Final[Mapping[str, Any]] = {}
+_NOTHING: Final[Mapping[Any, Any]] = {}
+_UPCASTED: Final = object()
+"""The key of a document whose data is upcasted, with the version that it had; no message has such a key."""
 
 
-def _refuse(plan: _Plan, faults: list[str], document: Mapping[str, Any] = _NOTHING) -> NoReturn:
+def _refuse(plan: _Plan, faults: list[str], document: Mapping[Any, Any] = _NOTHING) -> NoReturn:
     known, version = event_version_of(plan.cls), document.get("dataversion")
     if type(version) is not int or version == known or plan.untyped:
-        raise DeserializationError(f"not a valid {plan.name}: {'; '.join(faults)}") from None
+        begun = document.get(_UPCASTED)
+        after = "" if begun is None else f" after its upcasters from version {begun}"
+        raise DeserializationError(f"not a valid {plan.name}{after}: {'; '.join(faults)}") from None
     relation = "newer" if version > known else "older"
     error = DeserializationError(
         f"version {version} of {plan.name} is {relation} than version {known}, which is known here, and does "

@@ -16,7 +16,7 @@ from bus_core.events.checks import words_of
 from bus_core.events.faults import Fault, Unfit, unfit, within
 from bus_core.events.marks import Constraint
 from bus_core.events.primitives import FrozenMapping
-from bus_core.events.shapes import Shape, is_none, json_kinds, made_once, plain, plain_json
+from bus_core.events.shapes import Shape, is_none, is_tolerant, json_kinds, made_once, plain, plain_json
 from bus_core.events.values import frozen_json
 from bus_core.serialization.json_values import READERS
 
@@ -114,18 +114,27 @@ def _reader_of_scalar(shape: shapes.Scalar) -> Read:
 
 
 def _reader_of_enum(shape: shapes.EnumMember) -> Read:
-    """Reads members by value and by the value's type, because True is not 1."""
+    """Reads members by value and by the value's type, because True is not 1.
+
+    An enum with a ``_missing_`` of its own names the member for a value of a newer version.
+    """
     by_value = {
         (type(written), written): member
         for member, written in ((member, plain_json(member.value)) for member in shape.cls)
     }
     words = f"one of the values of {shape.cls.__name__}"
+    tolerated = {type(plain_json(member.value)) for member in shape.cls} if is_tolerant(shape.cls) else set()
 
     def read(value: Any) -> enum.Enum:
         try:
             return by_value[type(value), value]
         except (KeyError, TypeError):
             pass
+        if type(value) in tolerated:
+            try:
+                return shape.cls(value)
+            except Exception:  # it is code of the application
+                raise unfit(words) from None
         if issubclass(shape.cls, enum.Flag) and type(value) is int:
             try:
                 combined = shape.cls(value)

@@ -13,7 +13,7 @@ import attrs
 
 from bus_core.events import shapes
 from bus_core.events.base import BaseEvent, Event, model_of
-from bus_core.events.shapes import Shape, plain, plain_json
+from bus_core.events.shapes import Shape, is_tolerant, plain, plain_json
 
 __all__ = ["schema_of"]
 
@@ -37,7 +37,8 @@ def schema_of(cls: type[Event[Any]]) -> dict[str, Any]:
     """The schema (draft 2020-12) of the ``data`` of a class's events.
 
     It allows further fields, which a newer version of the class may add. It describes a ``Constraint`` in
-    words, and marks personal data with ``x-personal``.
+    words, and marks personal data with ``x-personal``. A deprecated field has ``deprecated`` and
+    ``x-deprecated``. An enum that reads unknown values as a member of its own has ``x-tolerant``.
     """
     if issubclass(cls, BaseEvent) or cls is Event:
         return {"type": "object"}
@@ -57,10 +58,16 @@ class _Schemas:
         """The schema of an object with the fields of a class."""
         schema: dict[str, Any] = {
             "type": "object",
-            "properties": {field.key: self.of(field.shape) for field in record.fields},
+            "properties": {field.key: self._of_field(field) for field in record.fields},
         }
         required = [field.key for field in record.fields if field.default is attrs.NOTHING]
         return {**schema, "required": required} if required else schema
+
+    def _of_field(self, field: shapes.Field) -> dict[str, Any]:
+        schema = self.of(field.shape)
+        if field.deprecated is None:
+            return schema
+        return {**schema, "deprecated": True, "x-deprecated": field.deprecated}
 
     def of(self, shape: Shape) -> dict[str, Any]:
         """The schema of a value."""
@@ -69,7 +76,8 @@ class _Schemas:
         if isinstance(shape, shapes.AnyJson):
             return {}
         if isinstance(shape, shapes.EnumMember):
-            return {"enum": [plain_json(member.value) for member in shape.cls]}
+            values = [plain_json(member.value) for member in shape.cls]
+            return {"enum": values, "x-tolerant": True} if is_tolerant(shape.cls) else {"enum": values}
         if isinstance(shape, shapes.LiteralValue):
             return {"enum": [plain_json(value) for value in shape.values]}
         if isinstance(shape, shapes.Collection):

@@ -58,6 +58,7 @@ PUBLIC = [
     "DeadLetterTally",
     "DeadLetters",
     "Delivery",
+    "Deprecated",
     "DeserializationError",
     "DrainReport",
     "DuplicateSubscription",
@@ -137,6 +138,7 @@ PUBLIC = [
     "load_config",
     "open_bus",
     "open_sync_bus",
+    "upcaster",
     "uuid7",
 ]
 

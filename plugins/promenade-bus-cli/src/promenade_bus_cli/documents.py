@@ -12,7 +12,7 @@ from uuid import UUID
 from bus_core import BaseEvent, DeserializationError, Event, Message, Topic, uuid7
 from bus_core.bus import BusParts
 from bus_core.dispatch import Codec
-from bus_core.events import Unfit, event_type_of, event_version_of, model_of, nearest_names
+from bus_core.events import Unfit, event_type_of, event_version_of, model_of, nearest_names, upcasters_of
 from bus_core.serialization import JsonOptions, JsonReader, JsonSerializer, JsonTextError
 from promenade_bus_cli.contracts import has_text_form, names_of
 from promenade_bus_cli.failures import CommandFailed
@@ -132,11 +132,15 @@ class DocumentReader:
 def _unknown_fields(
     topic: Topic[Any], document: Mapping[str, Any], known_names: dict[str, tuple[str, ...]]
 ) -> list[str]:
-    """Describes fields that the class does not have. Only a newer version of the event may have some."""
+    """Describes fields that the class does not have. Events of other versions may have some.
+
+    Those of an older version may, if the class has upcasters.
+    """
     cls, data, version = topic.event_class, document.get("data"), document.get("dataversion")
     if _is_untyped(cls) or not isinstance(data, dict):
         return []
-    if isinstance(version, int) and version > event_version_of(cls):
+    current = event_version_of(cls)
+    if isinstance(version, int) and (version > current or (version < current and upcasters_of(cls))):
         return []
     if topic.name not in known_names:
         known_names[topic.name] = names_of(cls)

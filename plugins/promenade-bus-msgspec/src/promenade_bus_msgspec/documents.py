@@ -41,8 +41,12 @@ def generic(kind: Any, *arguments: Any) -> Any:
     return kind[arguments]
 
 
-def document_class(event_type: Any, subject: Any, data: Any) -> Any:
-    """Makes a struct of the CloudEvents attributes, in the order of the built-in serializer."""
+def document_class(event_type: Any, subject: Any, data: Any, *, untyped: bool = False) -> Any:
+    """Makes a struct of the CloudEvents attributes, in the order of the built-in serializer.
+
+    That of an ``untyped`` event takes keywords, and needs no ``dataversion``.
+    """
+    version: Any = ("dataversion", int | UnsetType, UNSET) if untyped else ("dataversion", int)
     return msgspec.defstruct(
         "Document",
         [
@@ -50,7 +54,7 @@ def document_class(event_type: Any, subject: Any, data: Any) -> Any:
             ("type", event_type),
             ("source", Annotated[str, msgspec.Meta(min_length=1)]),
             ("topic", str),
-            ("dataversion", int),
+            version,
             ("datacontenttype", Literal["application/json"]),
             ("id", UUID),
             ("subject", subject),
@@ -59,6 +63,7 @@ def document_class(event_type: Any, subject: Any, data: Any) -> Any:
             ("data", generic(Union, data, UnsetType), UNSET),
         ],
         gc=False,
+        kw_only=untyped,
     )
 
 

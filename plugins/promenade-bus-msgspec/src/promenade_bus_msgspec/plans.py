@@ -10,7 +10,15 @@ from uuid import UUID
 import msgspec
 
 from bus_core import BaseEvent, Event
-from bus_core.events import BASE_FIELDS, NO_METADATA, assembler_of, event_type_of, event_version_of, model_of
+from bus_core.events import (
+    BASE_FIELDS,
+    NO_METADATA,
+    assembler_of,
+    event_type_of,
+    event_version_of,
+    model_of,
+    upcasters_of,
+)
 from promenade_bus_msgspec.documents import (
     Unlike,
     document_class,
@@ -69,6 +77,7 @@ class Plan:
             "make": make or cls,
             "read_id": model.id.read,
             "read_metadata": read_metadata,
+            "upcasters": upcasters_of(cls),
             "version": event_version_of(cls),
             "write_metadata": write_metadata,
         }
@@ -100,6 +109,8 @@ def write(event, topic, source):
 def read(body):
     document = decode(body)
     if document.time.tzinfo is not UTC or encode(document) != body:
+        return None
+    if upcasters and document.dataversion != version:
         return None
     metadata, data = document.metadata, document.data
     return make({", ".join(taken)})

@@ -33,7 +33,7 @@ class UntypedPlan:
         self._is_type_name = rule.check
         self._read_id = model.id.read
         self._make: Any = assembler_of(BaseEvent)
-        self._document = document_class(str, str, dict[str, Any])
+        self._document = document_class(str, str, dict[str, Any], untyped=True)
         self._decode = msgspec.json.Decoder(self._document).decode
         self._room = max_depth - 1  # the document itself is the first level
 
@@ -42,17 +42,16 @@ class UntypedPlan:
         _check(event.data, self._room)
         return encode(
             self._document(
-                "1.0",
-                event.type,
-                source,
-                topic,
-                1,
-                "application/json",
-                event.event_id,
-                str(event.aggregate_id),
-                in_utc(event.occurred_at),
-                write_metadata(event.metadata) if event.metadata else UNSET,
-                event.data,
+                specversion="1.0",
+                type=event.type,
+                source=source,
+                topic=topic,
+                datacontenttype="application/json",
+                id=event.event_id,
+                subject=str(event.aggregate_id),
+                time=in_utc(event.occurred_at),
+                metadata=write_metadata(event.metadata) if event.metadata else UNSET,
+                data=event.data,
             )
         )
 

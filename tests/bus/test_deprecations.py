@@ -1,0 +1,137 @@
+"""Deprecated topics and fields: publishers and subscribers are warned once, at their own line."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any
+from uuid import uuid4
+
+import attrs
+import pytest
+
+from bus_core import Deprecated, Event, InvalidTopic, Personal, Topic, event
+from bus_core.events import model_of
+from bus_core.serialization import schema_of
+from support.buses import running_bus
+from support.handlers import ignore
+
+
+@event
+class Renamed(Event):
+    """Has a field that goes away, and its successor."""
+
+    name: Annotated[str, Deprecated("use display_name")] = ""
+    tags: Annotated[tuple[str, ...], Deprecated("nobody reads them")] = attrs.field(factory=tuple)
+    display_name: str = ""
+
+
+TOPIC = Topic("test.user.renamed", Renamed)
+OLD = Topic("test.user.old", Renamed, deprecated="use test.user.renamed")
+
+
+def renamed(**fields: Any) -> Renamed:
+    return Renamed(aggregate_id=uuid4(), **fields)
+
+
+async def test_publishing_on_a_deprecated_topic_warns_once() -> None:
+    """The first event on the topic warns, at the line that publishes it; later ones do not."""
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning, match=r"'test.user.old' is deprecated, and this publishes"):
+            await bus.publish(OLD, renamed())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            await bus.publish(OLD, renamed())
+            await bus.publish(OLD.name, renamed())
+
+
+async def test_the_warning_names_the_line_of_the_application() -> None:
+    """A person finds the call of the bus by the file and line of the warning."""
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning) as found:
+            await bus.publish(OLD, renamed())
+            bus.subscribe(OLD, ignore, name="a")
+            bus.subscribe(OLD, name="b")(ignore)
+        assert {warning.filename for warning in found} == {__file__}
+
+
+async def test_setting_a_deprecated_field_warns_once() -> None:
+    """Only a publisher that gives the field a value is warned, also after events without one."""
+    async with running_bus() as bus:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                await bus.publish(TOPIC, renamed(display_name="Ada"))
+        with pytest.warns(DeprecationWarning, match="'name' of Renamed is deprecated, and this sets it: use"):
+            await bus.publish(TOPIC, renamed(name="Ada"))
+        with pytest.warns(DeprecationWarning, match="nobody reads them") as found:
+            await bus.publish(TOPIC, renamed(name="Ada", tags=("a",)))
+        assert len(found) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            await bus.publish(TOPIC, renamed(name="Ada", tags=("a",)))
+
+
+async def test_a_prepared_event_warns_too() -> None:
+    """An event that an outbox prepares warns like one that is published."""
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning, match="and this publishes on it: use test.user.renamed"):
+            await bus.prepare(OLD, renamed())
+
+
+async def test_a_subscriber_is_warned() -> None:
+    """A subscription to the topic is warned of it and of its fields; one to a pattern is not."""
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning) as found:
+            bus.subscribe(OLD, ignore, name="one")
+        assert [str(warning.message) for warning in found] == [
+            "the topic 'test.user.old' is deprecated, and this subscribes to it: use test.user.renamed",
+            "the field 'name' of Renamed is deprecated: use display_name",
+            "the field 'tags' of Renamed is deprecated: nobody reads them",
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            bus.subscribe("test.#", ignore, name="all")
+
+
+async def test_a_warning_that_is_an_error_subscribes_nothing() -> None:
+    """With -W error the call fails and leaves no subscription behind."""
+    async with running_bus() as bus:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(DeprecationWarning):
+                bus.subscribe(OLD, ignore, name="one")
+        assert bus.subscriptions == ()
+
+
+def test_the_mark_is_found_wherever_it_is() -> None:
+    """A mark counts beside Personal, and on an alternative of a union; the schema shows it."""
+
+    @attrs.frozen
+    class Address:
+        street: Annotated[str, Deprecated("use lines")] = ""
+
+    @event
+    class Moved(Event):
+        one: Personal[Annotated[str, Deprecated("a")]] = ""
+        two: Annotated[str, Deprecated("b")] | None = None
+        three: str = ""
+        address: Address = Address()
+
+    fields = model_of(Moved).own.fields
+    assert [field.deprecated for field in fields] == ["a", "b", None, None]
+    schema = schema_of(Moved)
+    assert schema["properties"]["two"]["x-deprecated"] == "b"
+    assert schema["properties"]["one"] == {
+        "type": "string",
+        "x-personal": True,
+        "deprecated": True,
+        "x-deprecated": "a",
+    }
+    assert schema["$defs"]["Address"]["properties"]["street"]["deprecated"] is True
+
+
+@pytest.mark.parametrize("advice", ["", True, 1])
+def test_advice_is_text(advice: Any) -> None:
+    """A deprecation without advice is refused."""
+    with pytest.raises(InvalidTopic, match="deprecated is what to do instead"):
+        Topic("test.a.b", Renamed, deprecated=advice)
