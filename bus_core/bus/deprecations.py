@@ -19,7 +19,7 @@ _MOST_UNDECLARED: Final = 1000
 
 
 class Deprecations:
-    """What a bus has to warn of.
+    """The deprecations that a bus warns of.
 
     ``fields`` has for each topic that was published on its deprecated fields that nobody was warned of yet.
     An event on such a topic takes the longer way, and is looked at.

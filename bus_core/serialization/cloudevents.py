@@ -1,9 +1,8 @@
 """The built-in serializer: CloudEvents 1.0 in the structured JSON format.
 
 ``id`` is the event id, ``source`` the service, ``subject`` the aggregate id, ``data`` the event's own
-fields. Extensions: ``topic``, ``dataversion`` (the version of the class; left out for an event without
-one), and ``metadata`` (a JSON object as text, because an extension attribute has no structure; left out when
-empty).
+fields. Extensions: ``topic``, ``dataversion`` (the version of the class; left out for an event without one)
+and ``metadata`` (left out when empty). The latter is a JSON object as text: an extension has no structure.
 """
 
 from __future__ import annotations

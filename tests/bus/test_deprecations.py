@@ -12,7 +12,7 @@ import pytest
 from bus_core import Deprecated, Event, InvalidTopic, Personal, Topic, event
 from bus_core.events import model_of
 from bus_core.serialization import schema_of
-from support.buses import running_bus
+from support.buses import Happened, happened, running_bus
 from support.handlers import ignore
 
 
@@ -26,6 +26,7 @@ class Renamed(Event):
 
 
 TOPIC = Topic("test.user.renamed", Renamed)
+GONE = Topic("test.thing.gone", Happened, deprecated="nothing happens")
 OLD = Topic("test.user.old", Renamed, deprecated="use test.user.renamed")
 
 
@@ -47,10 +48,13 @@ async def test_publishing_on_a_deprecated_topic_warns_once() -> None:
 async def test_the_warning_names_the_line_of_the_application() -> None:
     """A person finds the call of the bus by the file and line of the warning."""
     async with running_bus() as bus:
-        with pytest.warns(DeprecationWarning) as found:
-            await bus.publish(OLD, renamed())
-            bus.subscribe(OLD, ignore, name="a")
-            bus.subscribe(OLD, name="b")(ignore)
+        with pytest.warns(DeprecationWarning, match="publishes on it") as published:
+            await bus.publish(GONE, happened())
+        with pytest.warns(DeprecationWarning, match="subscribes to it") as called:
+            bus.subscribe(GONE, ignore, name="a")
+        with pytest.warns(DeprecationWarning, match="subscribes to it") as decorated:
+            bus.subscribe(GONE, name="b")(ignore)
+        found = [*published, *called, *decorated]
         assert {warning.filename for warning in found} == {__file__}
 
 
@@ -81,7 +85,7 @@ async def test_a_prepared_event_warns_too() -> None:
 async def test_a_subscriber_is_warned() -> None:
     """A subscription to the topic is warned of it and of its fields; one to a pattern is not."""
     async with running_bus() as bus:
-        with pytest.warns(DeprecationWarning) as found:
+        with pytest.warns(DeprecationWarning, match="deprecated") as found:
             bus.subscribe(OLD, ignore, name="one")
         assert [str(warning.message) for warning in found] == [
             "the topic 'test.user.old' is deprecated, and this subscribes to it: use test.user.renamed",

@@ -314,6 +314,33 @@ def test_a_newer_version_may_bring_more_fields(run: Run, module: Module) -> None
     assert run.json("publish", "--file", "-", "--app", f"{module(APP)}:bus", input=text)["accepted"] == 1
 
 
+def test_an_older_version_has_the_fields_of_its_time(run: Run, module: Module) -> None:
+    """The data of an older version passes the upcasters of its class, and may have the old fields."""
+    app = module(
+        """
+        @event(version=2)
+        class Sold(Event):
+            count: int
+
+        @upcaster(Sold, from_version=1)
+        def step(data):
+            return {"count": data["number"]}
+
+        SOLD = Topic("shop.sold", Sold)
+        bus = open_bus(CONFIG)
+
+        @bus.subscribe(SOLD, name="stock")
+        async def stock(event): ...
+        """
+    )
+    old = line(topic="shop.sold", type="sold", dataversion=1)
+    new = line(topic="shop.sold", type="sold", dataversion=2, data={"count": 1, "number": 1})
+    found = run.json("publish", "--file", "-", "--app", f"{app}:bus", input=f"{old}\n{new}\n", status=1)
+    assert found["accepted"] == 1
+    assert [fault["line"] for fault in found["errors"]] == [2]
+    assert "it has no field 'number'" in found["errors"][0]["why"]
+
+
 def test_a_dry_run_checks_everything_and_publishes_nothing(run: Run, module: Module) -> None:
     """--dry-run reports like the real run, starts no bus, and reaches no handler."""
     name = module(APP)
