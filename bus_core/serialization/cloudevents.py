@@ -45,7 +45,7 @@ class _Plan:
 
     ``write`` returns the text of ``data``, and ``depth`` bounds the nesting of a document. ``quick`` makes an
     event of usual values. ``untyped`` is for events without a class: the writer of their data and their type
-    name. ``upcasters`` may be registered later. ``heads`` are the texts that begin the documents of the class.
+    name. ``upcasters`` may be registered later. ``heads`` are texts that begin the documents of the class.
     """
 
     cls: type[Event[Any]]
