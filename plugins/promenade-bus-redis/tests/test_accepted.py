@@ -160,7 +160,33 @@ async def test_nothing_is_gone(
         await insist(adapter, message(21))
         await looked(adapter)
         assert adapter.lost == 0
-        assert "any more that it had stored" not in caplog.text
+        assert "that it had stored" not in caplog.text
+
+
+async def test_everything_is_gone_between_two_questions(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that comes back empty right after it told its epoch has lost its data, and no event."""
+    server = start_server()
+    async with place_on(server) as place:
+        adapter = await place.adapter(topic_refresh="50ms")
+        await place.publish(*range(20))
+        epoch = adapter._running.epoch
+        ask = epoch.has_ended
+
+        async def ask_too_early() -> bool:
+            monkeypatch.undo()
+            answer = await ask()
+            server.kill()
+            server.restart()
+            await until(lambda: adapter._running.stored_events.is_check_due, "the connection is broken")
+            return answer
+
+        monkeypatch.setattr(epoch, "has_ended", ask_too_early)
+        await until(lambda: adapter._losses.ended_epochs, "it is told")
+        await insist(adapter, message(21))
+        assert (adapter.lost, adapter._losses.ended_epochs) == (0, 1)
+        assert "that it had stored" not in caplog.text
 
 
 async def test_only_so_much_is_remembered(
@@ -216,7 +242,8 @@ async def test_a_look_while_something_is_published(
         proxy.use(Stall("replies"))
         publishing = asyncio.create_task(place.publish(2))
         await until(lambda: written(server) > size, "it is stored")
-        looking = asyncio.create_task(adapter._running.stored_events.look())
+        running = adapter._running
+        looking = asyncio.create_task(running.stored_events.look(running.epoch.has_ended))
         await asyncio.sleep(0)
         proxy.heal()
         await asyncio.gather(publishing, looking)

@@ -11,7 +11,7 @@ up to the newest acknowledged one. Later events are checked separately.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from promenade_bus_redis.server.failures import RedisFailure
@@ -98,29 +98,38 @@ class StoredEvents:
             self._suspect()
         return self._must_look
 
-    async def look(self) -> None:
-        """After a broken connection, counts entries that the server lost; raises ``RedisFailure``."""
+    async def look(self, has_lost_everything: Callable[[], Awaitable[bool]]) -> bool:
+        """After a broken connection, counts entries that the server lost; raises ``RedisFailure``.
+
+        Returns True, and counts nothing, if the server has lost everything. If entries are missing, it asks
+        for that once more, because the server may have restarted after the caller asked.
+        """
         if not self.is_check_due:
-            return
+            return False
         self._must_look = False
         taken = [by_topic for session in [*self._sessions][:-1] if (by_topic := _sorted(session))]
         self._sessions = deque([self._sessions[-1]])
         looked_at = self._sessions
         try:
-            ends = await self._ends([(topic, ids[-1]) for session in taken for topic, ids in session.items()])
+            newest = [(topic, ids[-1]) for session in taken for topic, ids in session.items()]
+            ends = await self._ends(newest)
+            is_missing = any(found != wanted for (_, wanted), found in zip(newest, ends, strict=True))
+            if is_missing and await has_lost_everything():
+                return True
         except BaseException:
             if looked_at is self._sessions:
                 self._sessions.extendleft(deque(session.items()) for session in reversed(taken))
                 self._must_look = True
             raise
         if looked_at is not self._sessions:
-            return  # everything was forgotten meanwhile
+            return False  # everything was forgotten meanwhile
         left: deque[_Batch] = deque()
         places = ((topic, ids) for session in taken for topic, ids in session.items())
         for (topic, ids), end in zip(places, ends, strict=True):
             if kept := self._judge(topic, ids, end):
                 left.append((topic, kept))
         self._sessions.appendleft(left)
+        return False
 
     async def _ends(self, newest: Sequence[tuple[str, bytes]]) -> list[bytes]:
         """Returns the last entry of each topic on the server, up to a given one."""

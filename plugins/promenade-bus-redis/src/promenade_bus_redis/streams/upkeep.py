@@ -320,7 +320,8 @@ class Upkeep:
             await self._begin_again()
         elif await self._services.records.is_forgotten():
             await self._services.records.announce_again(all_of_it=True)
-        await self._services.stored_events.look()
+        if await self._services.stored_events.look(self._services.epoch.has_ended):
+            await self._begin_again()
         if self._epoch_at == again:  # no new suspicion meanwhile
             self._epoch_at = now + refresh
 
@@ -328,10 +329,9 @@ class Upkeep:
         """Counts what a server has lost that broke a connection shortly before the end."""
         services = self._services
         if services.stored_events.is_check_due:
-            if await services.epoch.has_ended():
+            has_ended = services.epoch.has_ended
+            if await has_ended() or await services.stored_events.look(has_ended):
                 services.losses.epoch_ended()
-            else:
-                await services.stored_events.look()
 
     async def _begin_again(self) -> None:
         """After the server lost its data: declares everything again, and recreates groups."""
