@@ -96,6 +96,68 @@ def test_the_effective_configuration_has_every_default(run: Run, config: Config)
     assert yaml.safe_load(run("config", "show", path).output)["bus"] == shown
 
 
+SOURCES = """\
+app: {name: shop}
+database:
+  redis:
+    addr: "${SHOP_ADDR:-localhost:6379}"
+    password: "${SHOP_PASSWORD}"
+    pool_size: 20
+bus:
+  adapter: redis
+  buffer_size: "${SHOP_BUFFER}"
+  retry_attempts: 7
+  middleware:
+    - logging
+    - timeout: {seconds: 90}
+  redis:
+    prefix: shop
+    password: "${SHOP_OWN:-}"
+    pool_size: 5
+"""
+
+
+def test_each_value_has_its_origin(run: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value is a default, or has its line, the variables in it, and the section that wins."""
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
+    monkeypatch.setenv("SHOP_BUFFER", "50")
+    path = config(SOURCES)
+    shown = run("config", "show", path).output
+    assert "hunter2" not in shown
+    origins = {}
+    for line in shown.splitlines():
+        value, mark, origin = line.partition("  # ")
+        if mark:
+            origins.setdefault(value.strip(), origin)
+    assert origins["adapter: redis"] == "app.yaml:8"
+    assert origins["service: shop"] == "app.yaml:1 as app.name"
+    assert origins["buffer_size: 50"] == "app.yaml:9, ${SHOP_BUFFER}"
+    assert origins["overflow_size: 100000"] == "default"
+    assert origins["attempts: 7"] == "app.yaml:10 as bus.retry_attempts"
+    assert origins["level: info"] == "default"
+    assert origins["seconds: 1m30s"] == "app.yaml:13"
+    assert origins["prefix: shop"] == "app.yaml:15"
+    assert origins["addr: null"] == "from database.redis.addr"
+    assert origins["password: null"] == "from database.redis.password"
+    assert origins["addr: localhost:6379"] == "app.yaml:4, ${SHOP_ADDR} is not set"
+    assert origins["password: '***'"] == "app.yaml:5, ${SHOP_PASSWORD}"
+    assert origins["pool_size: 20"] == "app.yaml:6; overridden by bus.redis.pool_size"
+
+
+def test_origins_are_for_programs_as_well(run: Run, config: Config) -> None:
+    """The JSON has the origin of every value by its path."""
+    path = config("bus: {adapter: memory, health: {timeout: '${SHOP_WAIT:-2s}'}}")
+    shown = run.json("config", "show", path)
+    assert shown["file"] == path
+    assert shown["sources"]["$.bus.adapter"] == {"from": "file", "line": 1}
+    assert shown["sources"]["$.bus.worker_pool_size"] == {"from": "default"}
+    assert shown["sources"]["$.bus.health.timeout"] == {
+        "from": "file",
+        "line": 1,
+        "variables": {"SHOP_WAIT": False},
+    }
+
+
 def test_a_faulty_file_is_not_shown(run: Run, config: Config) -> None:
     """Showing a faulty file lists its faults, with status 2."""
     result = run("config", "show", config(FAULTY))

@@ -64,11 +64,20 @@ def check(ctx: click.Context, file: str | None, as_json: bool) -> None:
 @json_option
 @debug_option
 def show(file: str | None, as_json: bool) -> None:
-    """Print the effective configuration of FILE: defaults filled in, variables expanded, secrets hidden."""
-    effective = effective_config(load_config(_required(file)))
-    if as_json:
-        print_json(effective)
-    else:
-        import yaml
+    """Print the effective configuration of FILE, and where each value comes from.
 
-        click.echo(yaml.safe_dump(effective, sort_keys=False, allow_unicode=True), nl=False)
+    Defaults are filled in, variables expanded, and secrets hidden.
+    """
+    config = load_config(_required(file))
+    effective, foreign = effective_config(config)
+    from promenade_bus_cli.sources import (  # with PyYAML, which other commands do without
+        annotated,
+        sources_of,
+    )
+
+    sources = sources_of(config, effective, foreign)
+    if as_json:
+        told = {path: source.to_dict() for path, source in sources.items()}
+        print_json({**effective, "file": config.source, "sources": told})
+    else:
+        click.echo(annotated(effective, sources), nl=False)

@@ -23,8 +23,12 @@ def effective_options(registry: NamedRegistry[Any], choice: PluginChoice) -> dic
     return shown
 
 
-def effective_config(config: BusConfig) -> dict[str, Any]:
-    """Returns the whole ``bus`` section as plain data, in the shape of the file."""
+def effective_config(config: BusConfig) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    """Returns the configuration as plain data, in the shape of the file.
+
+    It has the ``bus`` section, and the sections outside of it that the adapters read. Their names are the
+    second result, by the name of the adapter.
+    """
     plugins = discover(disable=config.plugins.disable, only=config.plugins.only)
     described: dict[str, Any] = _plain(describe_config(config))
     bus: dict[str, Any] = described["bus"]
@@ -35,8 +39,10 @@ def effective_config(config: BusConfig) -> dict[str, Any]:
         bus["middleware"][direction] = [_named(plugins.middleware, choice) for choice in choices]
     bus["health"]["probes"] = [_named(plugins.health_probes, choice) for choice in config.health.probes]
     bus["observers"] = [_named(plugins.observers, choice) for choice in config.observers]
-    _fill_in_adapters(config, plugins, bus)
-    return _plain(described)  # type: ignore[no-any-return]
+    foreign = _fill_in_adapters(config, plugins, bus)
+    for section in {name: None for names in foreign.values() for name in names}:
+        _fill_in_section(config, section, described)
+    return _plain(described), foreign
 
 
 def _named(registry: NamedRegistry[Any], choice: PluginChoice) -> Any:
@@ -44,15 +50,31 @@ def _named(registry: NamedRegistry[Any], choice: PluginChoice) -> Any:
     return {choice.name: options} if options else choice.name
 
 
-def _fill_in_adapters(config: BusConfig, plugins: Plugins, bus: dict[str, Any]) -> None:
+def _fill_in_section(config: BusConfig, section: str, described: dict[str, Any]) -> None:
+    """Adds a section outside of ``bus``, if the file has it."""
+    value = config.section(section)
+    if value is None:
+        return
+    *parents, last = section.split(".")
+    inner = described
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = mask_tree(value)
+
+
+def _fill_in_adapters(config: BusConfig, plugins: Plugins, bus: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Adds the options of the selected adapters. Returns the sections outside of ``bus`` that they read."""
+    foreign: dict[str, tuple[str, ...]] = {}
     for name in filter(None, (config.adapter, config.fallback)):
         try:
             choice = config.adapter_choice(name)
-        except ConfigError:
+            foreign[name] = plugins.adapters.select(name).value.sections
+        except (ConfigError, PluginError):
             continue
         options = effective_options(plugins.adapters, choice)
         if options:
             bus[name] = options
+    return foreign
 
 
 def _plain(value: Any) -> Any:
