@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
@@ -33,6 +33,8 @@ from bus_core.runtime.clock import Clock
 __all__ = [
     "Adapter",
     "AdapterBase",
+    "AdministeredAdapter",
+    "Administration",
     "AnyAdapter",
     "AttemptFailure",
     "BuildContext",
@@ -48,6 +50,7 @@ __all__ = [
     "EventLoss",
     "Factory",
     "Features",
+    "GroupFigures",
     "Handler",
     "HealthProbe",
     "HealthStatus",
@@ -58,6 +61,8 @@ __all__ = [
     "MiddlewareCount",
     "ObservedBus",
     "Observer",
+    "ReplayFilter",
+    "Replayed",
     "RetryPolicy",
     "Seconds",
     "Serializer",
@@ -241,6 +246,7 @@ class Features:
     - ``delayed``: a retry or a postponement may wait without holding a worker.
     - ``replay``: a new subscription can start at the earliest retained event.
     - ``in_process``: events are handed over as they are, in the process that publishes them.
+    - ``admin``: it is an ``AdministeredAdapter``, which tells of all groups and replays kept events.
 
     ``remedy`` is a sentence of advice for unmet needs; errors repeat it.
     """
@@ -252,6 +258,7 @@ class Features:
     delayed: bool = False
     replay: bool = False
     in_process: bool = False
+    admin: bool = False
     remedy: str = attrs.field(default="", eq=False)
 
 
@@ -427,6 +434,90 @@ class CountingAdapter(Protocol):
 
         A subscription may occur twice, and the list may be empty.
         """
+        ...
+
+
+# --- administration ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class GroupFigures:
+    """The load of one group on one topic or pattern, over all instances.
+
+    - ``published``: the events stored on its topics since some time. Only differences mean something.
+    - ``backlog``: the events that it has not settled. ``lag`` of them were not handed out, ``in_flight`` are
+      with an instance, and ``retries`` wait in the storage.
+    - ``dead``: its dead letters.
+    - ``oldest``: the age in seconds of the oldest event that was not handed out; None if there is none.
+
+    A number is None where the storage cannot tell it.
+    """
+
+    group: str
+    subscription: str
+    topic: str
+    instances: int
+    published: int | None
+    backlog: int
+    lag: int | None
+    in_flight: int
+    retries: int | None
+    dead: int
+    oldest: float | None
+
+
+@attrs.frozen(kw_only=True)
+class ReplayFilter:
+    """Selects kept events: those that fulfil every criterion; without criteria all.
+
+    ``topic`` is a name or a pattern. ``stored_since`` is inclusive, and ``stored_before`` is not: both are
+    about the time at which the storage took the event. ``event_ids`` are texts.
+    """
+
+    topic: str | None = None
+    stored_since: datetime | None = None
+    stored_before: datetime | None = None
+    event_ids: frozenset[str] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Replayed:
+    """The progress of a replay, from its beginning.
+
+    ``events`` were handed out again. ``unsettled`` were passed over, because the group had not settled them
+    and gets them anyway.
+    """
+
+    events: int = 0
+    unsettled: int = 0
+    is_done: bool = False
+
+
+class Administration(Protocol):
+    """The view of the whole storage, for operators. The adapter has to be started."""
+
+    async def groups(self) -> Sequence[GroupFigures]:
+        """Every group, once for each topic or pattern that it is subscribed to, sorted."""
+        ...
+
+    async def replay(self, group: str, where: ReplayFilter, *, replay_id: str | None, limit: int) -> Replayed:
+        """Takes the next step of a replay: hands kept events to a group again, about ``limit`` of them.
+
+        The handler finds ``delivery.redriven`` and ``attempt`` 1; the history begins with ``replayed_at``.
+        Call it until ``is_done``. A step and its progress are stored together, so that a repeated or
+        interrupted ``replay_id`` hands out no event twice. Progress is kept for a week. With a ``replay_id``
+        of None nothing is handed out, and the answer is complete. Raises ``UnknownSubscription``.
+        """
+        ...
+
+
+@runtime_checkable
+class AdministeredAdapter(Protocol):
+    """An option of an ``Adapter`` with the feature ``admin``."""
+
+    @property
+    def admin(self) -> Administration:
+        """The view of the whole storage."""
         ...
 
 

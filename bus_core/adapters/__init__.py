@@ -23,6 +23,7 @@ if typing.TYPE_CHECKING:
         attempts_of,
         letter_of,
         matches,
+        replayed_at,
         text_of_attempts,
         text_of_letter,
         with_death,
@@ -35,8 +36,8 @@ else:
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters first_letters",
             "leases": "Heartbeats NO_SESSION name_owner",
-            "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches text_of_attempts "
-            "text_of_letter with_death",
+            "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches replayed_at "
+            "text_of_attempts text_of_letter with_death",
             "storage": "StorageAdapter",
         },
     )
@@ -57,6 +58,7 @@ __all__ = [
     "letter_of",
     "matches",
     "name_owner",
+    "replayed_at",
     "text_of_attempts",
     "text_of_letter",
     "together_or_apart",

@@ -26,6 +26,7 @@ __all__ = [
     "attempts_of",
     "letter_of",
     "matches",
+    "replayed_at",
     "text_of_attempts",
     "text_of_letter",
     "with_death",
@@ -90,6 +91,11 @@ def with_death(history: tuple[Attempt, ...], attempt: int) -> tuple[Attempt, ...
     """A history with the death of the last owner, which may have been handling the message."""
     died = Attempt(attempt, datetime.now(UTC), f"{ConsumerDied.__name__}: its lease ended")
     return with_attempt(history, died)
+
+
+def replayed_at(moment: datetime) -> Attempt:
+    """The first entry in the history of a replayed message. With it, ``Delivery.redriven`` is true."""
+    return Attempt(1, moment, "Replayed: it is handed out again on request")
 
 
 def text_of_attempts(attempts: Sequence[Attempt]) -> str:

@@ -106,9 +106,9 @@ class Delivery(_OnDemand):
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
     retry, a redrive, or a message taken over from a consumer that died. ``redriven`` is true when the event
-    was a dead letter of this subscription that somebody has redriven, in every attempt since. ``group`` is
-    the service and the subscription, with one dot between. ``body`` is the encoded event as it arrived; None
-    where the event was handed over as an object.
+    was a dead letter of this subscription that somebody has redriven, or was replayed to it, in every attempt
+    since. ``group`` is the service and the subscription, with one dot between. ``body`` is the encoded event
+    as it arrived; None where the event was handed over as an object.
     """
 
     topic: str
@@ -141,7 +141,7 @@ def _body_of(payload: Event | Message) -> bytes | None:
 
 
 def _counts_anew(history: tuple[Attempt, ...], attempt: int) -> bool:
-    """True after a redrive, which is the only reason that attempts count from 1 again."""
+    """True after a redrive or a replay, the only reasons that attempts count from 1 again."""
     numbers = [*(failed.number for failed in history), attempt]
     return any(later <= earlier for earlier, later in pairwise(numbers))
 

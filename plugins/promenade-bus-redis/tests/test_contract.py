@@ -14,7 +14,9 @@ from redis_support.fixtures import SharedServer
 class TestRedis(AdapterContract):
     """The Redis adapter keeps the contract on streams, on every server that is found."""
 
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
     plugins = (promenade_bus_redis,)
 
     @pytest.fixture(autouse=True)

@@ -20,7 +20,9 @@ def path_of(place: Place) -> Path:
 class TestSqlite(AdapterContract):
     """The SQLite adapter keeps the contract, with every feature."""
 
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
     plugins = (promenade_bus_sqlite,)
 
     def settings(self, place: Place) -> Mapping[str, Any]:

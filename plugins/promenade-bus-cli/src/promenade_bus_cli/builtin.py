@@ -18,7 +18,9 @@ _HELP: Final = {
     "health": "Start the bus, run its health probes, and close it.",
     "plugins": "List the installed plugins, and check them.",
     "publish": "Publish one event, or a file of events.",
+    "replay": "Hand kept events to one subscription again.",
     "run": "Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).",
+    "stats": "Show the load of each subscription, over all instances.",
     "tail": "Follow the events of a topic or a pattern, from now on.",
     "topics": "List the topics of the installed catalogues.",
 }

@@ -27,7 +27,7 @@ from promenade_bus_cli.output import remark
 from promenade_bus_cli.showing import shown_event
 from promenade_bus_cli.signals import Signals
 
-__all__ = ["Letters", "age_of", "filter_options", "run_with_letters"]
+__all__ = ["Letters", "age_of", "filter_options", "moment", "run_with_letters"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")

@@ -18,6 +18,7 @@ from bus_core import (
 )
 from bus_core.adapters import Heartbeats, name_owner
 from bus_core.events import TopicIndex
+from promenade_bus_sqlite.administration import SqliteAdministration
 from promenade_bus_sqlite.claiming import Owner, backlog_of
 from promenade_bus_sqlite.config import SqliteOptions
 from promenade_bus_sqlite.consumers import SqliteConsumer
@@ -39,10 +40,12 @@ _MOST_NAMES = 5
 
 
 class SqliteAdapter:
-    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter`` on one file."""
+    """Implements ``bus_core.Adapter``, and its options for counting and administration, on one file."""
 
     name = "sqlite"
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
 
     def __init__(self, options: SqliteOptions, context: BuildContext) -> None:
         self.options = options
@@ -88,6 +91,11 @@ class SqliteAdapter:
         if self._services is None:
             raise AdapterError("the SQLite adapter is not started")
         return self._services
+
+    @property
+    def admin(self) -> SqliteAdministration:
+        """The groups in the file, and replays, for operators."""
+        return SqliteAdministration(lambda: self.running)
 
     @property
     def is_running(self) -> bool:

@@ -47,6 +47,7 @@ __all__ = [
     "REDRIVE",
     "RELEASE",
     "REMOVE",
+    "REPLAY",
     "STORE_CLAIM",
     "STORE_RELEASE",
     "STORE_TAKE",
@@ -128,6 +129,7 @@ REDATE: Final = _load("redate", "full")
 REDRIVE: Final = _load("redrive", "full")
 RELEASE: Final = _load("release")
 REMOVE: Final = _load("remove", "full")
+REPLAY: Final = _load("replay", "ids")
 STORE_CLAIM: Final = _load("store_claim")
 STORE_RELEASE: Final = _load("store_release")
 STORE_TAKE: Final = _load("store_take")

@@ -24,6 +24,7 @@ from promenade_bus_redis.server.node_locator import NodeLocator
 from promenade_bus_redis.server.pipe import Pipe
 from promenade_bus_redis.server.scripts import RELEASE
 from promenade_bus_redis.server.target import resolve_target
+from promenade_bus_redis.streams.administration import RedisAdministration
 from promenade_bus_redis.streams.backlog import count_backlogs
 from promenade_bus_redis.streams.broadcast_consumer import BroadcastConsumer, count_unread
 from promenade_bus_redis.streams.dead_letters import RedisDeadLetters
@@ -48,10 +49,12 @@ __all__ = ["StreamsAdapter"]
 
 
 class StreamsAdapter:
-    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter`` on streams."""
+    """Implements ``bus_core.Adapter``, and its options for counting and administration, on streams."""
 
     name = "redis"
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
 
     def __init__(self, options: RedisOptions, context: BuildContext) -> None:
         self.options = options
@@ -101,6 +104,11 @@ class StreamsAdapter:
     def groups(self) -> RedisGroups:
         """The groups on the server. Raises ``AdapterError`` if the adapter is not started."""
         return RedisGroups(self._running)
+
+    @property
+    def admin(self) -> RedisAdministration:
+        """The groups on the server, and replays, for operators."""
+        return RedisAdministration(lambda: self._running)
 
     def loss_figures(self) -> dict[str, int | bool]:
         """Returns the counters of lost and removed events, for health."""

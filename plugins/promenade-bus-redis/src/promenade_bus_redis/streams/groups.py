@@ -41,7 +41,8 @@ class TopicReport:
 
     ``unread`` is None if the server does not report it without counting (before 7.0). ``oldest_unread`` is
     the age in seconds of the first unread event, or None if there is none or it was not requested.
-    ``read_up_to`` is the id of the last entry read.
+    ``read_up_to`` is the id of the last entry read. ``published`` is the number of entries ever added to the
+    topic, or None if the server does not report it (before 7.0).
     """
 
     topic: str
@@ -51,6 +52,7 @@ class TopicReport:
     instances: tuple[str, ...]
     read_up_to: str = "0-0"
     oldest_unread: float | None = None
+    published: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -265,7 +267,7 @@ class RedisGroups:
                         continue  # a foreign key
                     raise reply
                 for group in reply[3]:
-                    report = _topic_report(topic, int(reply[2]), group, alive)
+                    report = _topic_report(topic, int(reply[2]), group, alive, int(reply[1]))
                     found.setdefault(group[0].decode(errors="replace"), []).append(report)
         return found
 
@@ -426,7 +428,9 @@ def _wish_report(wish: RetentionWish, now: int) -> WishReport:
     )
 
 
-def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[str]) -> TopicReport:
+def _topic_report(
+    topic: str, now: int, group: Sequence[Any], alive: frozenset[str], added: int
+) -> TopicReport:
     _name, pending, lowest, lag, delivered, consumers = group
     oldest = max(0.0, (now - int(lowest.partition(b"-")[0])) / 1000) if lowest else None
     names = {instance_of(name.decode(errors="replace")) for name in consumers}
@@ -437,6 +441,7 @@ def _topic_report(topic: str, now: int, group: Sequence[Any], alive: frozenset[s
         unread=None if lag < 0 else lag,
         instances=tuple(sorted(names & alive)),
         read_up_to=delivered.decode(),
+        published=None if added < 0 else added,
     )
 
 

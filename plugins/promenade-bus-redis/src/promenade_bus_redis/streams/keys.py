@@ -9,6 +9,7 @@ key                          type       what it holds
 ``p:{topic}:notes:group``    hash       for what is pending and was tried before: its attempts so far
 ``p:{topic}:dead``           stream     dead letters of all groups
 ``p:{topic}:fence:group``    string     the highest token of an instance that was active (ordered)
+``p:{topic}:replays``        hash       for each replay of the last days where it is, and what it has done
 ``p:{topic}:trimmed``        string     how many entries the bus itself has trimmed
 ``p:{topic}:fence``          string     the highest token of an instance that has trimmed
 ``p:{topic}:active:group``   hash       the consumer that is active (ordered), and its token; ``topic`` may
@@ -70,6 +71,10 @@ class Keys:
     def fence(self, topic: str, group: str) -> str:
         """Returns the key with the token of the active instance of an ordered group."""
         return f"{self.prefix}:{{{topic}}}:fence:{quote(group, safe='')}"
+
+    def replays(self, topic: str) -> str:
+        """Returns the hash with the progress of replays."""
+        return f"{self.prefix}:{{{topic}}}:replays"
 
     def trimmed(self, topic: str) -> str:
         """Returns the counter of entries that the bus has trimmed."""

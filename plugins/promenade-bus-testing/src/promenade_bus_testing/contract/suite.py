@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from bus_core import Features
+from promenade_bus_testing.contract.administration import AdministrationTests
 from promenade_bus_testing.contract.closing import ClosingTests
 from promenade_bus_testing.contract.dead_letters import DeadLetterTests
 from promenade_bus_testing.contract.groups import GroupTests
@@ -34,6 +35,7 @@ class AdapterContract(
     OrderingTests,
     OutcomeTests,
     DeadLetterTests,
+    AdministrationTests,
     ClosingTests,
     PayloadTests,
     LoadTests,
