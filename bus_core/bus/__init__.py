@@ -10,12 +10,14 @@ from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
     from bus_core.bus.parts import BusParts
+    from bus_core.bus.subscribe_options import SubscribeDecorator, SubscribeOptions
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
             "parts": "BusParts",
+            "subscribe_options": "SubscribeDecorator SubscribeOptions",
         },
     )
 
-__all__ = ["BusParts"]
+__all__ = ["BusParts", "SubscribeDecorator", "SubscribeOptions"]

@@ -491,6 +491,15 @@ class Bus:
         """
         return self._preparation.prepare_nowait(topic, event, headers)
 
+    def check_event(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None:
+        """Raises for an event that could not be published, while there is still something to undo.
+
+        For integrations that publish later, such as after a commit. No publish middleware sees the event. The
+        bus need not be started, and any thread may call it. Raises ``InvalidTopic``, ``UnknownTopic``,
+        ``TopicConflict``, ``EventTypeMismatch``, ``SerializationError``, and ``TypeError`` for headers.
+        """
+        self._preparation.check(topic, event, headers)
+
     async def publish_prepared(self, messages: Iterable[Message]) -> None:
         """Publishes messages of ``prepare`` unchanged and in order, without middleware.
 

@@ -46,6 +46,11 @@ class Preparation:
         """Notes a new observer: chains are composed again."""
         self._chains = {}
 
+    def check(self, topic: object, event: object, headers: Mapping[str, str] | None) -> None:
+        """See ``Bus.check_event``."""
+        declared = self._declared(topic)
+        self._codec.encode(declared, checked_event(declared, event), checked_headers(headers))
+
     async def prepare(
         self, topic: object, event: object, headers: Mapping[str, str] | None
     ) -> Message | None:

@@ -40,6 +40,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("store", "redis"): "promenade-bus-redis",
     ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "dead-letters"): "promenade-bus-health",
+    ("health probe", "django"): "promenade-bus-django",
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
     ("health probe", "outbox"): "promenade-bus-outbox",

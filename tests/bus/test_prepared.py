@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from bus_core import (
+    BaseEvent,
     Bus,
     BusClosed,
     BusNotStarted,
@@ -22,6 +23,7 @@ from bus_core import (
     PublishError,
     PublishFailed,
     PublishManyError,
+    SerializationError,
     Topic,
     UnknownTopic,
     event,
@@ -139,6 +141,35 @@ async def test_mistakes_are_told_when_a_message_is_prepared() -> None:
     wrong: Any = Event(aggregate_id=uuid4())
     with pytest.raises(EventTypeMismatch):
         bus.prepare_nowait(MOVED, wrong)
+
+
+async def test_an_event_is_checked_without_being_published() -> None:
+    """For whoever publishes it later: no middleware sees it, and the bus need not be started."""
+    seen: list[str] = []
+
+    def middleware(inner: Handler) -> Handler:
+        async def handle(envelope: Envelope) -> None:
+            seen.append(envelope.topic)
+            await inner(envelope)
+
+        return handle
+
+    bus = memory()
+    bus.instrument(publish=middleware)
+    bus.check_event(MOVED, moved(), headers={"trace": "1"})
+    await asyncio.to_thread(bus.check_event, MOVED, moved())
+    with pytest.raises(UnknownTopic):
+        bus.check_event("prepared.thing.mvoed", moved())
+    wrong: Any = Event(aggregate_id=uuid4())
+    with pytest.raises(EventTypeMismatch):
+        bus.check_event(MOVED, wrong)
+    headers: Any = {"trace": 1}
+    with pytest.raises(TypeError):
+        bus.check_event(MOVED, moved(), headers=headers)
+    keyless = Topic("prepared.thing.kept", BaseEvent, key=lambda _: "\ud800")
+    with pytest.raises(SerializationError):
+        bus.check_event(keyless, BaseEvent("thing.kept", uuid4()))
+    assert seen == []
 
 
 async def test_each_message_has_a_result_of_its_own() -> None:

@@ -222,6 +222,16 @@ def test_a_wheel_holds_one_typed_package_and_nothing_else(wheelhouse: Path, name
     assert not [file for file in files if re.search(r"(^|/)(tests?/|conftest\.|test_)", file)]
 
 
+PREPARED = {
+    "promenade-bus-django": """
+from django.conf import settings
+settings.configure(INSTALLED_APPS=["promenade_bus_django"], PROMENADE_BUS={"bus": {"adapter": "memory"}})
+import django
+django.setup()
+""",
+}
+"""The code that runs before everything is imported: modules of a Django app need a project."""
+
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 package = importlib.import_module({package!r})
@@ -239,7 +249,7 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
     """Installed from its wheel with what it declares and no more, every module imports."""
     environment.install(name)
     assert environment.installed() == closure(name)
-    environment.run(IMPORT_EVERYTHING.format(package=MEMBERS[name].package))
+    environment.run(PREPARED.get(name, "") + IMPORT_EVERYTHING.format(package=MEMBERS[name].package))
 
 
 @pytest.mark.parametrize(

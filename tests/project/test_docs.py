@@ -9,8 +9,8 @@ How a page is read:
 - A ``yaml`` block with a section ``bus`` is a configuration without faults, unless its first line begins with
   ``# fragment``. One that begins with ``# app.yaml`` is also written to that file.
 - Every ``promenade-bus`` and ``python`` command of a ``console`` block is run, in the same directory. The
-  lines below it are part of its output, in this order; blanks do not matter. Only a command below ``<!-- not
-  run: why -->`` is not run.
+  lines below it are part of its output, in this order; blanks do not matter.
+- A block below ``<!-- not run: why -->`` is not run. If it has a file, that is written all the same.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ PAGES = [
         ROOT / f"plugins/promenade-bus-{name}/README.md"
         for name in (
             "asgi",
+            "django",
             "memory",
             "middleware",
             "health",
@@ -235,7 +236,7 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
     programs = [
         {"text": block.text, "file": block.file, "line": block.line, "page": of_page(page)}
         for block in blocks
-        if block.language == "python"
+        if block.language == "python" and block.is_run
     ]
 
     done = run(["-W", "error", "-c", _DRIVER], tmp_path, json.dumps(programs), server)
@@ -244,7 +245,7 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
     printed = iter(json.loads(done.stdout))
     last = ""
     for block in blocks:
-        if block.language == "python":
+        if block.language == "python" and block.is_run:
             last = next(printed)
         elif block.language == "output":
             assert last == block.text, f"{of_page(page)}:{block.line}"

@@ -125,6 +125,7 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Each test has a directory of its own, and leaves no module and no path behind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delenv("PROMENADE_BUS_APP", raising=False)
     monkeypatch.delenv("PROMENADE_BUS_CONFIG", raising=False)
     before = set(sys.modules)
     yield

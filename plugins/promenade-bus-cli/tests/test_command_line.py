@@ -206,6 +206,23 @@ def test_the_variable_names_the_configuration(
     assert run("health").exit_code == 0
 
 
+def test_a_variable_names_the_application(
+    run: Run,
+    config: Callable[[str], str],
+    module: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PROMENADE_BUS_APP is the default of --app and of ``run``; --config replaces it."""
+    name = module("bus = open_bus({'app': {'name': 'by-variable'}, 'bus': {'adapter': 'memory'}})")
+    monkeypatch.setenv("PROMENADE_BUS_APP", f"{name}:bus")
+    monkeypatch.setenv("PROMENADE_BUS_CONFIG", "nowhere.yaml")
+    assert "service     by-variable" in run("explain").output
+    path = config("app: {name: by-option}\nbus: {adapter: memory}")
+    assert "service     by-option" in run("explain", "--config", path).output
+    monkeypatch.setenv("PROMENADE_BUS_APP", "app_missing:bus")
+    assert "no module named 'app_missing'" in run("run").output
+
+
 def test_app_and_config_exclude_each_other(run: Run, module: Callable[[str], str]) -> None:
     """An application opens its own configuration, so both options together are refused."""
     name = module("bus = open_bus(CONFIG)")

@@ -33,7 +33,7 @@ from bus_core import (
 from bus_core.errors import suggestion
 from bus_core.events import nearest_names
 from promenade_bus_cli.failures import CommandFailed
-from promenade_bus_cli.options import CONFIG_VARIABLE
+from promenade_bus_cli.options import APP_VARIABLE, CONFIG_VARIABLE
 from promenade_bus_cli.signals import Signals, cancel_current_task
 
 __all__ = ["App", "FoundApp", "find_app", "run_with_app"]
@@ -130,7 +130,8 @@ def run_with_app(
         opening = partial(_configured, config)
     else:
         raise CommandFailed(
-            f"no bus given: pass --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file"
+            f"no bus given: pass --app MODULE:ATTR or --config FILE, or set {CONFIG_VARIABLE} to a file or "
+            f"{APP_VARIABLE} to an application"
         )
     heard = signals or Signals()
 

@@ -178,11 +178,11 @@ def cli() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the console script and ends the process."""
+def main(arguments: Sequence[str] | None = None, prog_name: str = "promenade-bus") -> NoReturn:
+    """Runs the console script, under this name in its help, and ends the process."""
     status: int | str | None = 0
     try:
-        cli.main(arguments, prog_name="promenade-bus")
+        cli.main(arguments, prog_name=prog_name)
     except SystemExit as end:
         status = end.code
     try:

@@ -13,6 +13,7 @@ from bus_core.config import parse_duration
 from promenade_bus_cli.output import diverted
 
 __all__ = [
+    "APP_VARIABLE",
     "CONFIG_VARIABLE",
     "DEBUG",
     "JSON",
@@ -26,6 +27,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+APP_VARIABLE = "PROMENADE_BUS_APP"
 CONFIG_VARIABLE = "PROMENADE_BUS_CONFIG"
 DEBUG = "promenade_bus_cli.debug"
 """The key in ``Context.meta`` that is true when tracebacks are wanted."""
@@ -81,12 +83,23 @@ def required_config_option(command: F) -> F:
     return config_option(command, required=True)
 
 
+def _unless_configured(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Drops the application of the environment variable when --config is given."""
+    given = click.core.ParameterSource.COMMANDLINE
+    if ctx.get_parameter_source("app") is not given and ctx.get_parameter_source("config") is given:
+        return None
+    return value
+
+
 def app_option(command: F) -> F:
-    """Adds ``--app MODULE:ATTR``."""
+    """Adds ``--app MODULE:ATTR``; the default is the application in the environment variable."""
     return click.option(
         "--app",
         "app",
         metavar="MODULE:ATTR",
+        envvar=APP_VARIABLE,
+        show_envvar=True,
+        callback=_unless_configured,
         help="The application's bus: an unstarted Bus or SyncBus, or a function that returns one. "
         "Replaces --config.",
     )(command)

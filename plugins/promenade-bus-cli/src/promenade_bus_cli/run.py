@@ -13,7 +13,7 @@ from promenade_bus_cli.apps import find_app
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.link import Link
 from promenade_bus_cli.logs import FORMATS, LEVELS, LogFormat, configure_logging, line_of
-from promenade_bus_cli.options import DEBUG, debug_option, duration
+from promenade_bus_cli.options import APP_VARIABLE, DEBUG, debug_option, duration
 from promenade_bus_cli.signals import Signals
 from promenade_bus_cli.worker import RunOptions, work
 
@@ -21,7 +21,7 @@ __all__ = ["run"]
 
 
 @click.command()
-@click.argument("app", metavar="MODULE:ATTR")
+@click.argument("app", metavar="MODULE:ATTR", envvar=APP_VARIABLE)
 @click.option(
     "--shutdown-timeout",
     type=duration,
@@ -78,9 +78,10 @@ def run(
 ) -> None:
     """Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).
 
-    MODULE:ATTR is an unstarted Bus or SyncBus, or a function that returns one. The first signal drains
-    within the shutdown timeout, a second signal stops at once. Exit status: 0 after a clean drain, 1 when an
-    event was abandoned, 128 + the signal's number after a stop at once; with --processes the worst of all.
+    MODULE:ATTR is an unstarted Bus or SyncBus, or a function that returns one. The default is in the
+    environment variable PROMENADE_BUS_APP. The first signal drains within the shutdown timeout, a second
+    signal stops at once. Exit status: 0 after a clean drain, 1 when an event was abandoned, 128 + the
+    signal's number after a stop at once; with --processes the worst of all.
     """
     configure_logging(log_level, log_format)
     options = RunOptions(

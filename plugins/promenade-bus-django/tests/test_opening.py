@@ -1,0 +1,275 @@
+"""The processes in which the bus is opened, its handlers, and its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from bus_core import AdapterError, ConfigError, InvalidHandler, SyncBus
+from django_support import MEMORY
+from django_support.shop.events import PLACED, Placed
+from django_support.shop.models import Receipt
+from promenade_bus_django import DjangoBus, bus
+from promenade_bus_django.processes import Role, role_of_process
+from promenade_bus_django.worker import application
+
+
+def placed(number: int = 0) -> Placed:
+    return Placed(aggregate_id=uuid4(), number=number)
+
+
+# --- which process is which -------------------------------------------------------------------------------
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("argv", "environ", "role"),
+    [
+        (["manage.py", "runserver"], {"RUN_MAIN": "true"}, Role.SERVER),
+        (["manage.py", "runserver", "0.0.0.0:80", "--noreload"], {}, Role.SERVER),
+        (["manage.py", "runserver"], {}, Role.OTHER),
+        (["manage.py", "migrate"], {}, Role.OTHER),
+        (["manage.py", "shell"], {"RUN_MAIN": "true"}, Role.OTHER),
+        (["manage.py", "promenade_bus", "run"], {}, Role.OTHER),
+        (["manage.py"], {}, Role.OTHER),
+        (["/venv/bin/uvicorn", "project.asgi"], {}, Role.SERVER),
+        (["/venv/lib/python/site-packages/uvicorn/__main__.py", "project.asgi"], {}, Role.SERVER),
+        (["/venv/bin/gunicorn", "project.wsgi"], {}, Role.PRELOADING),
+        (["/venv/bin/pytest"], {}, Role.OTHER),
+        ([], {}, Role.OTHER),
+    ],
+)
+def test_only_what_serves_requests_is_a_server(
+    argv: Sequence[str], environ: Mapping[str, str], role: Role
+) -> None:
+    """The child of runserver, and servers known by name; of gunicorn, the master loads it to fork."""
+    assert role_of_process(argv, environ) is role
+
+
+@pytest.mark.once
+def test_a_worker_of_gunicorn_is_a_server() -> None:
+    """It loads the application in a method of its worker class."""
+    code = compile("def load(call): return call()", "base.py", "exec").co_consts[0]
+    load = FunctionType(code, {"__name__": "gunicorn.workers.base"})
+    assert load(lambda: role_of_process(["gunicorn", "project.wsgi"], {})) is Role.SERVER
+
+
+# --- opening ----------------------------------------------------------------------------------------------
+
+
+def test_the_first_use_opens_the_bus(shop: DjangoBus) -> None:
+    """Nothing is opened before; afterwards it is the same bus, and a closed one is opened anew."""
+    got: list[int] = []
+
+    @shop.subscribe(PLACED, name="looking", concurrency=1)
+    def look(event: Placed) -> None:
+        got.append(event.number)
+
+    assert "not open" in repr(shop)
+    assert shop.close() is None
+    shop.publish(PLACED, placed(1))
+    opened = shop.open()
+    assert "<DjangoBus, open in process" in repr(shop)
+    shop.drain(5)
+    report = shop.close()
+    assert report is not None
+    assert report.completed
+    shop.publish(PLACED, placed(2))
+    shop.drain(5)
+    assert shop.open() is not opened
+    assert got == [1, 2]
+
+
+def test_a_late_handler_is_attached_at_once(shop: DjangoBus) -> None:
+    """A handler that is declared while the bus is open takes part; one that cannot work is refused."""
+    got: list[int] = []
+    shop.open()
+    shop.subscribe(PLACED, lambda event: got.append(event.number), name="late")
+    with pytest.raises(InvalidHandler, match="has no required argument"):
+        shop.subscribe(PLACED, lambda: None, name="useless")  # type: ignore[misc, arg-type]
+    shop.publish(PLACED, placed(1))
+    shop.drain(5)
+    assert got == [1]
+
+
+def test_what_handlers_publish_while_the_bus_closes_is_handled(shop: DjangoBus) -> None:
+    """It goes to the bus that is closing, and not to a new one."""
+    got: list[int] = []
+
+    @shop.subscribe(PLACED, name="again")
+    def again(event: Placed) -> None:
+        got.append(event.number)
+        if event.number < 20:
+            shop.publish(PLACED, placed(event.number + 1))
+
+    shop.publish(PLACED, placed(1))
+    report = shop.close()
+    assert report is not None
+    assert report.completed
+    assert got == [*range(1, 21)]
+
+
+def names(opened: SyncBus) -> list[str]:
+    return [subscription.name for subscription in opened.bus.subscriptions]
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize(
+    ("role", "setting", "attached"),
+    [
+        (Role.SERVER, "worker", []),
+        (Role.SERVER, "servers", ["looking"]),
+        (Role.OTHER, "servers", []),
+    ],
+)
+def test_handlers_run_where_the_settings_say(
+    shop: DjangoBus, role: Role, setting: str, attached: list[str]
+) -> None:
+    """With an adapter that processes share, in the worker; in servers if asked; never in other commands."""
+    shop.subscribe(PLACED, lambda event: None, name="looking")
+    with override_settings(PROMENADE_BUS_HANDLERS=setting):
+        shop.serve(role)
+        assert names(shop.open()) == attached
+    assert names(shop.for_worker()) == ["looking"]
+
+
+def test_a_server_opens_the_bus_before_the_first_request(
+    shop: DjangoBus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of the adapter that is away is logged, and tried again; a wrong configuration is raised."""
+    wrong = override_settings(PROMENADE_BUS={"bus": {"adapter": "memory", "bufer_size": 1}})
+    with wrong, pytest.raises(ConfigError, match="did you mean 'buffer_size'"):
+        shop.serve(Role.SERVER)
+    shop.serve(Role.PRELOADING)
+    assert "not open" in repr(shop)
+    start = SyncBus.start
+
+    def away(self: SyncBus) -> None:
+        raise AdapterError("the server cannot be reached")
+
+    monkeypatch.setattr(SyncBus, "start", away)
+    shop.serve(Role.SERVER)
+    assert "not open" in repr(shop)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "could not be opened, and is tried again when it is used: the server cannot" in record.getMessage()
+    monkeypatch.setattr(SyncBus, "start", start)
+    shop.serve(Role.SERVER)
+    assert shop.health().status == "healthy"
+
+
+def test_the_worker_gets_a_bus_that_is_not_started() -> None:
+    """With the handlers of all apps, found in their modules, and with the topics of their catalogues."""
+    bus.publish(PLACED, placed(1))
+    bus.drain(5)
+    assert [receipt.number for receipt in Receipt.objects.all()] == [1]
+    made = application()
+    assert made.bus.status == "not started"
+    assert names(made) == ["receipts"]
+    assert {*made.topics} >= {"shop.order.placed", "shop.receipt.written"}
+    assert made.bus.subscriptions[0].handler.__qualname__ == "write_receipt"
+    made.start()
+    bus.publish("shop.order.placed", placed(2))
+    bus.drain(5)
+    assert made is bus.open()
+    assert Receipt.objects.count() == 2
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_checked() -> None:
+    """``manage.py check`` lists every fault; a path works as well as a mapping."""
+    assert checks.run_checks(tags=["promenade_bus"]) == []
+    wrong = {"bus": {"adapter": "memory", "bufer_size": 1, "worker_pool_size": 0}}
+    with override_settings(PROMENADE_BUS=wrong, PROMENADE_BUS_HANDLERS="nowhere"):
+        found = checks.run_checks(tags=["promenade_bus"])
+    assert [message.id for message in found] == ["promenade_bus.E002"] * 2 + ["promenade_bus.E003"]
+    assert any("did you mean 'buffer_size'" in message.msg for message in found)
+    with override_settings(PROMENADE_BUS=None):
+        [message] = checks.run_checks(tags=["promenade_bus"])
+        with pytest.raises(ImproperlyConfigured, match="got nothing; set it in the settings"):
+            DjangoBus().open()
+    assert message.id == "promenade_bus.E001"
+    with override_settings(PROMENADE_BUS=Path("nowhere.yaml")):
+        [message] = checks.run_checks(tags=["promenade_bus"])
+    assert "nowhere.yaml" in message.msg
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import json, os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of any fork beside threads
+import django_support
+django_support.configure()
+from uuid import uuid4
+from django_support.shop.events import PLACED, Placed
+from promenade_bus_django import DjangoBus
+from promenade_bus_django.processes import Role
+shop = DjangoBus()
+
+@shop.subscribe(PLACED, name="looking")
+async def look(event):
+    from asgiref.sync import sync_to_async
+    await sync_to_async(print)(json.dumps([sys.argv[1], event.number]), flush=True)
+"""
+
+
+def lines_of(script: str, name: str) -> list[Any]:
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + script, name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONPATH": str(root / "tests"), "PATH": ""},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2),
+    reason="these versions start no thread at the end of a process: python/cpython issue 113964",
+)
+def test_the_end_of_a_process_drains_the_bus() -> None:
+    """Also of async handlers that need a thread: nothing that was published in memory is lost."""
+    published = "for number in range(3): shop.publish(PLACED, Placed(aggregate_id=uuid4(), number=number))"
+    assert sorted(lines_of(published, "end")) == [["end", 0], ["end", 1], ["end", 2]]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork on this system")
+def test_a_forked_child_opens_a_bus_of_its_own() -> None:
+    """At the first use; the child of a preloading server at once."""
+    forking = """
+shop.publish(PLACED, Placed(aggregate_id=uuid4(), number=1))
+shop.drain(5)
+shop._role = Role.PRELOADING if sys.argv[1] == "preloaded" else Role.OTHER
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    sys.argv[1] += " child"
+    assert ("not open" in repr(shop)) is ("preloaded" not in sys.argv[1])
+    shop.publish(PLACED, Placed(aggregate_id=uuid4(), number=2))
+    shop.drain(5)
+"""
+    assert lines_of(forking, "lazy") == [["lazy", 1], ["lazy child", 2]]
+    assert lines_of(forking, "preloaded") == [["preloaded", 1], ["preloaded child", 2]]
+
+
+def test_the_settings_of_the_tests_are_in_force() -> None:
+    """The project of these tests runs in memory, and encodes its events."""
+    assert MEMORY["bus"]["memory"] == {"serialize": True}
