@@ -20,7 +20,7 @@ _HELP: Final = {
     "publish": "Publish one event, or a file of events.",
     "replay": "Hand kept events to one subscription again.",
     "run": "Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).",
-    "stats": "Show the load of each subscription, over all instances.",
+    "stats": "Show the load of each subscription, over all instances, until Ctrl-C.",
     "tail": "Follow the events of a topic or a pattern, from now on.",
     "topics": "List the topics of the installed catalogues.",
 }
