@@ -9,7 +9,7 @@
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost flake lock clean
+.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost docs diagrams flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -69,6 +69,19 @@ bench-outbox: ## the outbox against an INSERT, a claim loop by hand, and NOTIFY
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run_outbox.py $(ARGS)
 
+docs: ## the site, into build/site: every page, and the reference made from the code
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py .venv-docs requirements/docs.txt \
+		&& export PYTHONPATH=tools && .venv-docs/bin/python -m promenade_site stage \
+		&& .venv-docs/bin/python -m sphinx -q -W --keep-going -j auto -c tools/promenade_site -d build/site-state \
+			$(ARGS) build/site-pages build/site \
+		&& .venv-docs/bin/python -m promenade_site check
+
+diagrams: ## draw docs/diagrams again, from the tables of the code
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& PYTHONPATH=tools ".venv-$${found%% *}/bin/python" -m promenade_site draw
+
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
@@ -87,5 +100,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-docs .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
