@@ -1,7 +1,7 @@
 """The public modules of the installed distributions, and their names.
 
-A name is public when the ``__all__`` of one of these modules lists it: ``bus_core``, its faces, the package
-of each installed plugin and context, and modules from which a page shows an import.
+The modules are ``bus_core``, its faces, the package of each installed plugin and context, and modules from
+which a page shows an import. A name is public when the ``__all__`` of one of them lists it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _shown_modules(packages: frozenset[str]) -> set[str]:
 
 
 def names_of(module: str) -> list[str]:
-    """What a module offers, in the order of its ``__all__``; hook implementations are left out."""
+    """The names that a module offers, in the order of its ``__all__``, without hook implementations."""
     offered: list[str] = getattr(import_module(module), "__all__", [])
     return [name for name in offered if not is_hook(name)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -47,7 +48,7 @@ def reference_pages() -> Mapping[str, Page]:
 
 
 def found_plugins() -> Plugins:
-    """What the installed plugins of this repository offer; those of others and the example are left out."""
+    """The offers of the installed plugins of this repository, without those of others and of the example."""
     return discover(environ={}, only=distributions())
 
 
@@ -145,7 +146,7 @@ def _type_text(hint: Any) -> str:
         marks = arguments[1:]
         if DURATION in marks:
             return "duration" + (" or none" if type(None) in get_args(arguments[0]) else "")
-        text = _type_text(arguments[0]).replace("section", "text")
+        text = re.sub("section|given in code", "text", _type_text(arguments[0]))
         return f"secret {text}" if SECRET in marks else text
     if origin in (Union, types.UnionType):
         words = [_type_text(part) for part in arguments if part is not type(None)]
@@ -157,7 +158,7 @@ def _type_text(hint: Any) -> str:
     if origin is not None or not isinstance(hint, type):
         return "mapping" if getattr(origin, "__name__", "") in ("Mapping", "dict") else "value"
     plain = {bool: "bool", int: "int", float: "number", str: "text"}
-    return plain.get(hint, "section" if attrs.has(hint) else "text")
+    return plain.get(hint, "section" if attrs.has(hint) else "given in code")
 
 
 def _default_text(field: attrs.Attribute[Any], hint: Any) -> str:
