@@ -21,7 +21,7 @@ from promenade_site.checking import broken_links
 from promenade_site.diagrams import DIAGRAMS, endings
 from promenade_site.pages import Page, Site, headings_of, links_of
 from promenade_site.public import homes, names_of, public_modules
-from promenade_site.reference import KINDS, commands, found_plugins, metrics, options_of, reference_pages
+from promenade_site.reference import commands, found_plugins, metrics, options_of, reference_pages
 from pygments.lexers import get_lexer_by_name
 
 import bus_core
@@ -162,10 +162,10 @@ def test_every_name_is_in_the_list_of_all_names() -> None:
 
 
 def offers() -> Iterator[tuple[str, str, str, object]]:
-    """The registry, the name, the distribution and the value of every offer."""
-    for registry in KINDS:
-        for offer in getattr(found_plugins(), registry):
-            yield registry, offer.name, offer.origin.partition(" ")[0], offer.value
+    """The kind, the name, the distribution and the value of every offer."""
+    for registry in found_plugins().registries:
+        for offer in registry:
+            yield registry.kind, offer.name, offer.origin.partition(" ")[0], offer.value
 
 
 def written_about(distribution: str) -> str:
@@ -185,20 +185,20 @@ def test_every_offer_and_every_option_is_documented() -> None:
     """Each offer of a plugin is on the generated pages, and explained with its options by a written one."""
     pages = reference_pages()
     missing = []
-    for registry, name, distribution, value in offers():
+    for kind, name, distribution, value in offers():
         text = written_about(distribution)
         if f"| `{name}` | `{distribution}` |" not in pages["reference/parts/offers"].text:
-            missing.append(f"{registry} {name}: not in the list of offers")
+            missing.append(f"{kind} {name}: not in the list of offers")
         if not re.search(rf"`{name}`|promenade-bus {name}\b|--{name}\b", text):
-            missing.append(f"{registry} {name}: explained nowhere")
+            missing.append(f"{kind} {name}: explained nowhere")
         if isinstance(value, Factory):
             missing += [
-                f"{registry} {name}: no page explains the option {key!r}"
+                f"{kind} {name}: no page explains the option {key!r}"
                 for key in keys_of(value.options)
                 if not re.search(rf"\b{key}\b", text)
             ]
             if attrs.fields(value.options):
-                assert f"{KINDS[registry][0]} `{name}`" in pages["reference/parts/options"].text
+                assert f"{kind.capitalize()} `{name}`" in pages["reference/parts/options"].text
     assert missing == []
 
 

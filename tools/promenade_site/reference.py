@@ -18,21 +18,22 @@ from bus_core.plugins import Offer, Plugins, discover
 from promenade_site.pages import Page
 from promenade_site.public import distributions
 
-__all__ = ["KINDS", "commands", "found_plugins", "metrics", "options_of", "reference_pages"]
+__all__ = ["SELECTED_BY", "commands", "found_plugins", "metrics", "options_of", "reference_pages"]
 
 FOLDER = "reference/parts"
 
-KINDS: Mapping[str, tuple[str, str]] = {
-    "adapters": ("Adapter", "bus.adapter"),
-    "serializers": ("Serializer", "bus.serializer"),
-    "retry_policies": ("Retry policy", "bus.retry.policy"),
-    "middleware": ("Middleware", "bus.middleware"),
-    "health_probes": ("Health probe", "bus.health.probes"),
-    "observers": ("Observer", "bus.observers"),
-    "endpoints": ("Endpoint", "promenade-bus run"),
-    "commands": ("Command", "promenade-bus"),
+SELECTED_BY: Mapping[str, str] = {
+    "adapter": "bus.adapter",
+    "serializer": "bus.serializer",
+    "retry policy": "bus.retry.policy",
+    "middleware": "bus.middleware",
+    "store": "store, an option of middleware",
+    "health probe": "bus.health.probes",
+    "observer": "bus.observers",
+    "endpoint": "promenade-bus run",
+    "command": "promenade-bus",
 }
-"""The registries of offers, each with its name for people and the place that selects one."""
+"""The place that selects an offer of a kind."""
 
 
 def reference_pages() -> Mapping[str, Page]:
@@ -52,21 +53,17 @@ def found_plugins() -> Plugins:
     return discover(environ={}, only=distributions())
 
 
-def _offers(found: Plugins, registry: str) -> Iterator[Offer[Any]]:
-    yield from getattr(found, registry)
-
-
 # --- offers -----------------------------------------------------------------------------------------------
 
 
 def _offers_page(found: Plugins) -> Iterator[str]:
     yield "# Offers of plugins\n"
     yield "All that the distributions of this repository offer, made from the code.\n"
-    for registry, (kind, selected_by) in KINDS.items():
-        yield f"## {kind}\n"
-        yield f"Selected by `{selected_by}`.\n"
+    for registry in found.registries:
+        yield f"## {registry.kind.capitalize()}\n"
+        yield f"Selected by `{SELECTED_BY[registry.kind]}`.\n"
         yield "| name | distribution | |\n|---|---|---|"
-        for offer in _offers(found, registry):
+        for offer in registry:
             yield f"| `{offer.name}` | `{offer.origin.partition(' ')[0]}` | {_about(offer)} |"
         yield ""
 
@@ -90,12 +87,13 @@ def _options_page(found: Plugins) -> Iterator[str]:
     yield "# Options of plugins\n"
     yield "Every key of every part that a configuration can select, with type and default, from the code."
     yield "[Configuration](../configuration.md) explains the keys of the section `bus`.\n"
-    for registry, (kind, selected_by) in KINDS.items():
-        for offer in _offers(found, registry):
+    for registry in found.registries:
+        for offer in registry:
             if isinstance(offer.value, Factory) and attrs.fields(offer.value.options):
-                yield f"## {kind} `{offer.name}`\n"
-                place = f"bus.{offer.name}" if registry == "adapters" else f"the entry in {selected_by}"
-                yield f"From `{offer.origin.partition(' ')[0]}`. The keys belong to `{place}`.\n"
+                yield f"## {registry.kind.capitalize()} `{offer.name}`\n"
+                own = registry.kind == "adapter"
+                place = f"`bus.{offer.name}`" if own else f"its entry in `{SELECTED_BY[registry.kind]}`"
+                yield f"From `{offer.origin.partition(' ')[0]}`. The keys belong to {place}.\n"
                 yield from _class_lines(offer.value.options, "")
 
 
