@@ -102,7 +102,8 @@ def points(
 ) -> dict[frozenset[tuple[str, Any]], Any]:
     """The data points of a metric that were recorded for the topics and subscriptions of a service."""
     data = reader.get_metrics_data()
-    assert data is not None
+    if data is None:  # nothing was recorded yet in this process
+        return {}
     return {
         frozenset((point.attributes or {}).items()): point
         for resource in data.resource_metrics
