@@ -28,7 +28,6 @@ def account_of(**plan: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=115 if plan["kills"] < 100 else 3600,
     )
     assert done.returncode == 0, done.stderr
     account: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
