@@ -96,7 +96,8 @@ class BuildContext:
     ``sections`` has the foreign sections that the factory named, by path, expanded (``{"database.redis":
     {...}}``). It lacks sections that are absent from the file. ``adapter`` is the adapter of the bus, not
     started yet. Only serializers, health probes and observers get it; for others it is None. ``stores`` has
-    the stores that the options choose, by the name of the option; see ``Factory``.
+    the stores that the options choose, by the name of the option; see ``Factory``. ``quarantined`` has the
+    reason why each plugin that cannot be loaded was left out, by its name.
     """
 
     service: str
@@ -104,6 +105,7 @@ class BuildContext:
     sections: Mapping[str, Any] = attrs.field(factory=FrozenMapping, repr=False)
     adapter: AnyAdapter | None = attrs.field(default=None, repr=False)
     stores: Mapping[str, Store] = attrs.field(factory=FrozenMapping, repr=False)
+    quarantined: Mapping[str, str] = attrs.field(factory=FrozenMapping, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -749,6 +751,8 @@ class EngineState:
     lost: int
     subscriptions: tuple[SubscriptionState, ...]
     middleware: tuple[MiddlewareCount, ...] = ()
+    oldest_retry: float = 0.0
+    oldest_retry_subscription: str | None = None
 
 
 class HealthProbe:

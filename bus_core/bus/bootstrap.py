@@ -288,6 +288,7 @@ class _Assembly:
             sections=sections,
             adapter=adapter,
             stores={field: self._store(store) for field, store in chosen.items()},
+            quarantined=self._plugins.quarantined,
         )
         try:
             built: T = offer.value.build(options, context)

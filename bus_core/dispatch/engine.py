@@ -379,6 +379,7 @@ class Engine:
         buffer = self.buffer
         at_work = self._pool.at_work
         longest = min(at_work, key=lambda worker: worker.since, default=None)
+        oldest_retry, waits_for = self._retries.oldest()
         return EngineState(
             running_handlers=len(at_work),
             worker_pool_size=self.worker_pool_size,
@@ -396,6 +397,8 @@ class Engine:
             unrouted=unrouted,
             lost=self._pool.lost + self._retries.lost + lost,
             subscriptions=self.states_of(lanes),
+            oldest_retry=oldest_retry,
+            oldest_retry_subscription=waits_for,
             middleware=middleware,
         )
 

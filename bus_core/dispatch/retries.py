@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -54,6 +55,14 @@ class RetryScheduler:
     def waiting(self) -> list[Job]:
         """The jobs whose retry is not due yet."""
         return [*self._waiting]
+
+    def oldest(self) -> tuple[float, str | None]:
+        """The seconds since the first failure of the job that has waited longest, and its subscription."""
+        oldest = min((job for job in self._waiting if job.history), key=_first_failure, default=None)
+        if oldest is None:
+            return 0.0, None
+        age = (self._clock.now() - _first_failure(oldest)).total_seconds()
+        return max(0.0, age), oldest.lane.spec.name
 
     def observe(self, observer: Observer) -> None:
         """Adds an observer of failed attempts, called before their consequences, and of losses."""
@@ -198,6 +207,12 @@ class RetryScheduler:
         except BaseException as broken:
             self._lose(job, "the dead-letter store failed", broken)
             self._finish(job)
+
+
+def _first_failure(job: Job) -> datetime:
+    """The time of the first failure since the event was stored, or redriven."""
+    began = next(attempt for attempt in reversed(job.history) if attempt.number == job.history[0].number)
+    return began.at
 
 
 def _error_text(error: BaseException, event: Event[Any] | None) -> str:

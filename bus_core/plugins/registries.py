@@ -39,12 +39,17 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("store", "memory"): "promenade-bus-middleware",
     ("store", "redis"): "promenade-bus-redis",
     ("serializer", "msgspec"): "promenade-bus-msgspec",
+    ("health probe", "clock"): "promenade-bus-health",
+    ("health probe", "consumption"): "promenade-bus-health",
     ("health probe", "dead-letters"): "promenade-bus-health",
     ("health probe", "django"): "promenade-bus-django",
     ("health probe", "engine"): "promenade-bus-health",
     ("health probe", "event-loop"): "promenade-bus-health",
+    ("health probe", "losses"): "promenade-bus-health",
     ("health probe", "outbox"): "promenade-bus-outbox",
+    ("health probe", "quarantined-plugins"): "promenade-bus-health",
     ("health probe", "redis"): "promenade-bus-redis",
+    ("health probe", "retries"): "promenade-bus-health",
     ("health probe", "sqlite"): "promenade-bus-sqlite",
     ("observer", "opentelemetry"): "promenade-bus-opentelemetry",
     ("observer", "prometheus"): "promenade-bus-prometheus",
@@ -188,6 +193,12 @@ class Plugins:
     observers: NamedRegistry[Factory[Any, Observer]]
     commands: NamedRegistry[Command]
     endpoints: NamedRegistry[Endpoint]
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """The cause of each quarantine, by the name of the plugin."""
+        return {each.name: each.cause or "" for each in self.installed if each.status == "quarantined"}
+
     catalogues: tuple[tuple[TopicCatalogue, str], ...]
     _notes: tuple[Finding, ...] = attrs.field(default=(), alias="notes", repr=False)
 

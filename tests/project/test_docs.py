@@ -49,7 +49,16 @@ from bus_core.plugins import hookspecs
 from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
 from promenade_bus_cli.main import cli
-from promenade_bus_health import DeadLetterOptions, EngineOptions, EventLoopOptions
+from promenade_bus_health import (
+    ClockOptions,
+    ConsumptionOptions,
+    DeadLetterOptions,
+    EngineOptions,
+    EventLoopOptions,
+    LossOptions,
+    QuarantineOptions,
+    RetryOptions,
+)
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_opentelemetry import OpenTelemetryOptions
@@ -350,6 +359,11 @@ SETTINGS = {
     "Health probe `event-loop`": EventLoopOptions,
     "Health probe `engine`": EngineOptions,
     "Health probe `dead-letters`": DeadLetterOptions,
+    "Health probe `consumption`": ConsumptionOptions,
+    "Health probe `losses`": LossOptions,
+    "Health probe `retries`": RetryOptions,
+    "Health probe `quarantined-plugins`": QuarantineOptions,
+    "Health probe `clock`": ClockOptions,
     "Health probe `redis`": ProbeOptions,
     "Observer `opentelemetry`": OpenTelemetryOptions,
     "Observer `prometheus`": PrometheusOptions,
@@ -363,6 +377,9 @@ _ELSEWHERE = {"hub"}  # can be given in code only
 
 def type_word(annotation: Any) -> str | None:
     """The type of a key in the reference; None where it needs more than a word."""
+    parts = get_args(annotation)
+    if type(None) in parts and len(parts) == 2:
+        (annotation,) = (part for part in parts if part is not type(None))
     if get_origin(annotation) is Annotated:
         return "duration" if DURATION in get_args(annotation) else None
     return _WORDS.get(annotation)

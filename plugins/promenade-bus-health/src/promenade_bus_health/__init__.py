@@ -1,16 +1,25 @@
-"""Health probes of Promenade Bus: ``event-loop``, ``engine`` and ``dead-letters``."""
+"""Health probes of Promenade Bus: for the event loop, the engine, and what may go wrong with events."""
 
 import typing
 from collections.abc import Mapping
 
 from bus_core import BuildContext, Factory, HealthProbe, hookimpl, on_demand
+from promenade_bus_health.offers import OPTIONS
 
 if typing.TYPE_CHECKING:
-    from promenade_bus_health.config import DeadLetterOptions, EngineOptions, EventLoopOptions
+    from promenade_bus_health.config import ClockOptions as ClockOptions
+    from promenade_bus_health.config import ConsumptionOptions as ConsumptionOptions
+    from promenade_bus_health.config import DeadLetterOptions as DeadLetterOptions
+    from promenade_bus_health.config import EngineOptions as EngineOptions
+    from promenade_bus_health.config import EventLoopOptions as EventLoopOptions
+    from promenade_bus_health.config import LossOptions as LossOptions
+    from promenade_bus_health.config import QuarantineOptions as QuarantineOptions
+    from promenade_bus_health.config import RetryOptions as RetryOptions
 else:  # no __dir__: the bus looks for hooks among the names in dir()
-    __getattr__, _ = on_demand.names(__name__, {"config": "DeadLetterOptions EngineOptions EventLoopOptions"})
+    __getattr__, _ = on_demand.names(__name__, {"config": " ".join(OPTIONS.values())})
 
-__all__ = ["DeadLetterOptions", "EngineOptions", "EventLoopOptions", "promenade_bus_health_probes"]
+__all__ = ["ClockOptions", "ConsumptionOptions", "DeadLetterOptions", "EngineOptions", "EventLoopOptions"]
+__all__ += ["LossOptions", "QuarantineOptions", "RetryOptions", "promenade_bus_health_probes"]
 
 
 def _build(options: typing.Any, context: BuildContext) -> HealthProbe:
@@ -21,8 +30,7 @@ def _build(options: typing.Any, context: BuildContext) -> HealthProbe:
 
 @hookimpl
 def promenade_bus_health_probes() -> Mapping[str, Factory[typing.Any, HealthProbe]]:
-    """Returns the health probes ``event-loop``, ``engine`` and ``dead-letters``."""
-    from promenade_bus_health.config import DeadLetterOptions, EngineOptions, EventLoopOptions
+    """Returns the health probes."""
+    from promenade_bus_health import config
 
-    options = {"event-loop": EventLoopOptions, "engine": EngineOptions, "dead-letters": DeadLetterOptions}
-    return {name: Factory(options=of_probe, build=_build) for name, of_probe in options.items()}
+    return {name: Factory(getattr(config, options), _build) for name, options in OPTIONS.items()}

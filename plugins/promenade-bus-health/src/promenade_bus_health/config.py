@@ -9,7 +9,17 @@ import attrs
 
 from bus_core import DURATION
 
-__all__ = ["DeadLetterOptions", "EngineOptions", "EventLoopOptions", "LetterThresholds"]
+__all__ = [
+    "ClockOptions",
+    "ConsumptionOptions",
+    "DeadLetterOptions",
+    "EngineOptions",
+    "EventLoopOptions",
+    "LetterThresholds",
+    "LossOptions",
+    "QuarantineOptions",
+    "RetryOptions",
+]
 
 
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -106,3 +116,81 @@ class DeadLetterOptions(LetterThresholds):
     degraded: int | None = attrs.field(default=1, validator=_maybe_positive)
     window: Annotated[float, DURATION] = attrs.field(default=600.0, validator=_positive)
     subscriptions: Mapping[str, LetterThresholds] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class ConsumptionOptions:
+    """The thresholds for a subscription that has work and settles nothing.
+
+    ``degraded`` and ``unhealthy`` are seconds without an outcome. The storage is asked for events that no
+    instance has received every ``interval``; ``backlog: false`` leaves that out.
+    """
+
+    degraded: Annotated[float, DURATION] = attrs.field(default=60.0, validator=_positive)
+    unhealthy: Annotated[float, DURATION] = attrs.field(default=300.0, validator=_positive)
+    interval: Annotated[float, DURATION] = attrs.field(default=10.0, validator=_positive)
+    backlog: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        _in_order("degraded", "unhealthy", self)
+
+
+@attrs.frozen(kw_only=True)
+class LossOptions:
+    """The thresholds for events and dead letters that were lost within ``window``; None for never."""
+
+    degraded: int | None = attrs.field(default=1, validator=_maybe_positive)
+    unhealthy: int | None = attrs.field(default=None, validator=_maybe_positive)
+    window: Annotated[float, DURATION] = attrs.field(default=600.0, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.degraded is not None and self.unhealthy is not None:
+            _in_order("degraded", "unhealthy", self)
+
+
+@attrs.frozen(kw_only=True)
+class RetryOptions:
+    """The thresholds for events that wait for a retry in this process; None for never.
+
+    ``degraded`` and ``unhealthy`` are about the time since the first failure of the oldest of them, and
+    ``waiting`` is the number from which on they degrade.
+    """
+
+    degraded: Annotated[float, DURATION] | None = attrs.field(default=300.0, validator=_maybe_positive)
+    unhealthy: Annotated[float, DURATION] | None = attrs.field(default=None, validator=_maybe_positive)
+    waiting: int | None = attrs.field(default=1000, validator=_maybe_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.degraded is not None and self.unhealthy is not None:
+            _in_order("degraded", "unhealthy", self)
+
+
+@attrs.frozen(kw_only=True)
+class QuarantineOptions:
+    """The thresholds for the number of plugins that cannot be loaded; those in ``ignore`` do not count."""
+
+    degraded: int | None = attrs.field(default=1, validator=_maybe_positive)
+    unhealthy: int | None = attrs.field(default=None, validator=_maybe_positive)
+    ignore: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.degraded is not None and self.unhealthy is not None:
+            _in_order("degraded", "unhealthy", self)
+
+
+@attrs.frozen(kw_only=True)
+class ClockOptions:
+    """The thresholds for steps of the system's time, forward or back, within ``window``; None for never.
+
+    The probe compares the time with a clock that never steps every ``interval``.
+    """
+
+    degraded: Annotated[float, DURATION] | None = attrs.field(default=2.0, validator=_maybe_positive)
+    unhealthy: Annotated[float, DURATION] | None = attrs.field(default=None, validator=_maybe_positive)
+    interval: Annotated[float, DURATION] = attrs.field(default=1.0, validator=_positive)
+    window: Annotated[float, DURATION] = attrs.field(default=600.0, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.degraded is not None and self.unhealthy is not None:
+            _in_order("degraded", "unhealthy", self)
+        _in_order("interval", "window", self)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 
@@ -25,10 +25,9 @@ from bus_core import (
 )
 from bus_core.config import format_duration
 from promenade_bus_health.config import DeadLetterOptions, LetterThresholds
+from promenade_bus_health.judging import judged
 
 __all__ = ["DeadLetterProbe"]
-
-N = TypeVar("N", int, float)
 
 _Problem = tuple[HealthStatus, str]
 
@@ -167,17 +166,17 @@ class DeadLetterProbe(HealthProbe):
         limits: LetterThresholds = self._options.subscriptions.get(name, self._options)
         whose = f" of {name!r}" if name else ""
         most = f", most of all {seen.most[1]!r} with {seen.most[0]:,}" if seen.most[0] and not name else ""
-        status, limit = _judged(seen.count, limits.degraded, limits.unhealthy)
+        status, limit = judged(seen.count, limits.degraded, limits.unhealthy)
         if limit is not None:
             yield status, f"{seen.count:,} dead letters{whose} (the threshold is {limit:,}){most}"
-        status, limit = _judged(growth, limits.growth_degraded, limits.growth_unhealthy)
+        status, limit = judged(growth, limits.growth_degraded, limits.growth_unhealthy)
         if limit is not None:
             window = format_duration(self._options.window)
             yield status, f"{growth:,} more dead letters{whose} within {window} (the threshold is {limit:,})"
         if seen.oldest is None:
             return
         age = max(0.0, (self._clock.now() - seen.oldest).total_seconds())
-        late, limit_of_age = _judged(age, limits.oldest_degraded, limits.oldest_unhealthy)
+        late, limit_of_age = judged(age, limits.oldest_degraded, limits.oldest_unhealthy)
         if limit_of_age is not None:
             told, least = format_duration(float(round(age))), format_duration(limit_of_age)
             yield late, f"the oldest dead letter{whose} died {told} ago (the threshold is {least})"
@@ -205,15 +204,6 @@ def _by_subscription(tallies: Sequence[DeadLetterTally]) -> Mapping[str, int]:
     for tally in tallies:
         found[tally.subscription] = found.get(tally.subscription, 0) + tally.count
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _judged(value: N, degraded: N | None, unhealthy: N | None) -> tuple[HealthStatus, N | None]:
-    """The status of a value, and the threshold that it has reached; None when it has reached none."""
-    if unhealthy is not None and value >= unhealthy:
-        return HealthStatus.UNHEALTHY, unhealthy
-    if degraded is not None and value >= degraded:
-        return HealthStatus.DEGRADED, degraded
-    return HealthStatus.HEALTHY, None
 
 
 def _well(count: int) -> str:
