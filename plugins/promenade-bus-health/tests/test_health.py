@@ -342,5 +342,5 @@ def test_the_plugin_is_light() -> None:
         "print(sorted(name for name in sys.modules if name.startswith(plugin.__name__)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    names = ["promenade_bus_health", "promenade_bus_health.config", "promenade_bus_health.offers"]
+    names = ["promenade_bus_health", "promenade_bus_health.building", "promenade_bus_health.config"]
     assert done.stdout.strip() == str(names)

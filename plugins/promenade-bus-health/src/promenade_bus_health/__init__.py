@@ -3,8 +3,7 @@
 import typing
 from collections.abc import Mapping
 
-from bus_core import BuildContext, Factory, HealthProbe, hookimpl, on_demand
-from promenade_bus_health.offers import OPTIONS
+from bus_core import Factory, HealthProbe, hookimpl, on_demand
 
 if typing.TYPE_CHECKING:
     from promenade_bus_health.config import ClockOptions as ClockOptions
@@ -16,21 +15,21 @@ if typing.TYPE_CHECKING:
     from promenade_bus_health.config import QuarantineOptions as QuarantineOptions
     from promenade_bus_health.config import RetryOptions as RetryOptions
 else:  # no __dir__: the bus looks for hooks among the names in dir()
-    __getattr__, _ = on_demand.names(__name__, {"config": " ".join(OPTIONS.values())})
+    __getattr__, _ = on_demand.names(
+        __name__,
+        {
+            "config": "ClockOptions ConsumptionOptions DeadLetterOptions EngineOptions EventLoopOptions "
+            "LossOptions QuarantineOptions RetryOptions"
+        },
+    )
 
 __all__ = ["ClockOptions", "ConsumptionOptions", "DeadLetterOptions", "EngineOptions", "EventLoopOptions"]
 __all__ += ["LossOptions", "QuarantineOptions", "RetryOptions", "promenade_bus_health_probes"]
 
 
-def _build(options: typing.Any, context: BuildContext) -> HealthProbe:
-    from promenade_bus_health.building import build_probe
-
-    return build_probe(options, context)
-
-
 @hookimpl
 def promenade_bus_health_probes() -> Mapping[str, Factory[typing.Any, HealthProbe]]:
     """Returns the health probes."""
-    from promenade_bus_health import config
+    from promenade_bus_health.building import FACTORIES
 
-    return {name: Factory(getattr(config, options), _build) for name, options in OPTIONS.items()}
+    return FACTORIES

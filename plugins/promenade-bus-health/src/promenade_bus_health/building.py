@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
-from bus_core import BuildContext, HealthProbe
+from bus_core import BuildContext, Factory, HealthProbe
 from promenade_bus_health.config import (
     ClockOptions,
     ConsumptionOptions,
@@ -16,7 +17,7 @@ from promenade_bus_health.config import (
     RetryOptions,
 )
 
-__all__ = ["Options", "build_probe"]
+__all__ = ["FACTORIES", "Options", "build_probe"]
 
 Options: TypeAlias = (
     EventLoopOptions
@@ -65,3 +66,16 @@ def build_probe(options: Options, context: BuildContext) -> HealthProbe:
             from promenade_bus_health.clock import ClockProbe
 
             return ClockProbe(options, context.clock)
+
+
+FACTORIES: Final[Mapping[str, Factory[Any, HealthProbe]]] = {
+    "event-loop": Factory(EventLoopOptions, build_probe),
+    "engine": Factory(EngineOptions, build_probe),
+    "dead-letters": Factory(DeadLetterOptions, build_probe),
+    "consumption": Factory(ConsumptionOptions, build_probe),
+    "losses": Factory(LossOptions, build_probe),
+    "retries": Factory(RetryOptions, build_probe),
+    "quarantined-plugins": Factory(QuarantineOptions, build_probe),
+    "clock": Factory(ClockOptions, build_probe),
+}
+"""The probes by name."""

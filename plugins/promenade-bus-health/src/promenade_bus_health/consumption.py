@@ -50,9 +50,10 @@ class _Watched:
 class ConsumptionProbe(HealthProbe):
     """Looks for progress with each check.
 
-    Progress is any outcome of an attempt here, or, where the storage tells it, an event that any instance of
-    the group has settled: a standby of an ordered subscription makes none, and need not. Work is what waits
-    here or runs, and what nobody has received. The storage is asked beside the checks, which do not wait.
+    Progress is any outcome of an attempt here. Where the storage tells it, it is also an event that any
+    instance of the group has settled, because a standby of an ordered subscription settles none. Work is
+    what waits here or runs, and what nobody has received. The storage is asked beside the checks, which do
+    not wait.
     """
 
     def __init__(
