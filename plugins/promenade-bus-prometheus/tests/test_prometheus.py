@@ -401,6 +401,29 @@ async def test_lag_is_that_of_all_instances(start_server: StartServer) -> None:
         assert value("handled_total", **at) <= 5
 
 
+async def test_ages_are_those_of_the_oldest(tmp_path: Path) -> None:
+    """The ages of the oldest event that nobody has received, and of the oldest waiting retry, are told."""
+    sqlite = {"adapter": "sqlite", "sqlite": {"path": str(tmp_path / "events.db")}}
+    at = frozenset({("subscription", "stock"), ("topic", "sales.order.placed")})
+
+    async def fail(event: BaseEvent) -> None:
+        raise ValueError("never")
+
+    async with make_bus("shop", {"lag_interval": "20ms"}, **sqlite) as bus:
+        stock = bus.subscribe(PLACED, fail, name="stock")
+        await stock.ready()
+        await stock.unsubscribe()
+        await until(lambda: values("oldest_unread_seconds").get(at) == 0)
+        assert value("oldest_retry_seconds") == 0
+        await bus.publish(PLACED, an_event())
+        await until(lambda: values("oldest_unread_seconds").get(at, 0) > 0)
+        mail = bus.subscribe(PAID, fail, name="mail", retry=FixedRetry(attempts=2, delay=5))
+        await mail.ready()
+        await bus.publish(PAID, an_event())
+        await until(lambda: value("oldest_retry_seconds") > 0)
+        await bus.close(0)
+
+
 # --- several processes ------------------------------------------------------------------------------------
 
 PROCESS = """

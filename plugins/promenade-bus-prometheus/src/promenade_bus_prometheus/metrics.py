@@ -16,6 +16,7 @@ __all__ = [
     "LAG",
     "METRICS",
     "MIDDLEWARE",
+    "OLDEST",
     "PUBLISHED",
     "SNAPSHOT_AGE",
     "TOTALS",
@@ -91,6 +92,13 @@ MIDDLEWARE: Final = _counter(
     "outcome",
 )
 
+OLDEST: Final = _gauge(
+    "oldest_unread_seconds",
+    "How long ago the oldest event was stored that no instance has received; 0 if there is none.",
+    *_OF_SUBSCRIPTION,
+    across="livemax",
+)
+
 HANDLER_SECONDS: Final = Metric(
     PREFIX + "handler_seconds",
     "histogram",
@@ -120,6 +128,14 @@ TOTALS: Final[tuple[tuple[Metric, Callable[[EngineState], float]], ...]] = (
         _gauge("longest_running_seconds", "How long the longest handler has been running.", across="livemax"),
         lambda state: state.longest_running,
     ),
+    (
+        _gauge(
+            "oldest_retry_seconds",
+            "How long ago the oldest event failed first that waits for a retry in a process.",
+            across="livemax",
+        ),
+        lambda state: state.oldest_retry,
+    ),
 )
 """The counters and the load of the whole bus."""
 
@@ -134,6 +150,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     *COUNTED.values(),
     *(metric for metric, _ in HELD),
     LAG,
+    OLDEST,
     HANDLER_SECONDS,
     MIDDLEWARE,
     *(metric for metric, _ in TOTALS),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Lock, get_ident
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
 from bus_core import EngineState, ObservedBus, SubscriptionSpec, SubscriptionState
+from bus_core.abc import AdministeredAdapter
 from promenade_bus_prometheus.config import PrometheusOptions
 from promenade_bus_prometheus.durations import Durations
 from promenade_bus_prometheus.metrics import (
@@ -21,6 +22,7 @@ from promenade_bus_prometheus.metrics import (
     HELD,
     LAG,
     MIDDLEWARE,
+    OLDEST,
     PUBLISHED,
     SNAPSHOT_AGE,
     TOTALS,
@@ -63,6 +65,7 @@ class WatchedBus:
         self._thread = 0
         self._last: _Snapshot | None = None
         self._lag: Mapping[Name, int] = {}
+        self._oldest: Mapping[Name, float] = {}
         self._asking: asyncio.Task[None] | None = None
         self._lock = Lock()  # one scrape at a time counts what has gone
         self._subscriptions: Slots[Name] = Slots(options.max_subscriptions, (OTHER, OTHER))
@@ -129,6 +132,8 @@ class WatchedBus:
                 yield Sample(metric, (service, name, topic), value_of(each))
         for subscription, waiting in self._lags(state).items():
             yield Sample(LAG, (service, *self._subscriptions.of(subscription)), waiting)
+        for subscription, age in self._ages(state).items():
+            yield Sample(OLDEST, (service, *self._subscriptions.of(subscription)), age)
         for subscription, durations in [*self._durations.items()]:
             yield Sample(HANDLER_SECONDS, (service, *subscription), durations)
         treated = self._treated.update(
@@ -146,6 +151,12 @@ class WatchedBus:
         if self._bus is None or not self._bus.adapter.features.in_process:
             return self._lag
         return {(each.name, each.topic): _held(each) for each in state.subscriptions}
+
+    def _ages(self, state: EngineState) -> Mapping[Name, float]:
+        """The ages of unread events. In process there are none: a subscription has received every event."""
+        if self._bus is None or not self._bus.adapter.features.in_process:
+            return self._oldest
+        return {(each.name, each.topic): 0.0 for each in state.subscriptions}
 
     def _snapshot(self) -> _Snapshot | None:
         """A new one; the last one where the event loop of the bus does not answer, or the bus is closed."""
@@ -175,9 +186,23 @@ class WatchedBus:
         while True:
             try:
                 self._lag = {(each.name, each.topic): each.events for each in await bus.backlog()}
+                self._oldest = await _ages(bus)
             except Exception:  # health tells what is wrong with the adapter; here the series end
-                self._lag = {}
+                self._lag, self._oldest = {}, {}
             await asyncio.sleep(self._options.lag_interval)
+
+
+async def _ages(bus: ObservedBus) -> Mapping[Name, float]:
+    """The age of the oldest unread event of each group of the service, where the adapter can tell it."""
+    adapter = bus.adapter
+    if not adapter.features.admin:
+        return {}
+    groups = await cast(AdministeredAdapter, adapter).admin.groups()
+    return {
+        (each.subscription, each.topic): each.oldest or 0.0
+        for each in groups
+        if each.group == f"{bus.service}.{each.subscription}"
+    }
 
 
 def _held(state: SubscriptionState) -> int:

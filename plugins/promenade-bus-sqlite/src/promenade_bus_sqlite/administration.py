@@ -177,7 +177,7 @@ class SqliteAdministration:
         for seq, topic, event_id, key, headers, body, published in rows:
             if size >= _MOST_BYTES:
                 return progress
-            size += len(body) if isinstance(body, bytes | str) else 8
+            size += _size_of(body)
             progress.seq = seq
             owner = owners[topic]
             if seq > owner.cursor or _is_held(db, owner.number, seq):
@@ -221,6 +221,10 @@ class SqliteAdministration:
             for topic in self._topics(db, pattern)
             if where.topic is None or matches(where.topic, names[topic])
         }
+
+
+def _size_of(body: Any) -> int:
+    return len(body) if isinstance(body, bytes | str) else 8
 
 
 def _is_held(db: sqlite3.Connection, subscription: int, seq: int) -> bool:
