@@ -18,7 +18,7 @@ _HELP: Final = {
     "health": "Start the bus, run its health probes, and close it.",
     "plugins": "List the installed plugins, and check them.",
     "publish": "Publish one event, or a file of events.",
-    "replay": "Hand kept events to one subscription again.",
+    "replay": "Hand kept events to one subscription again, and to no other.",
     "run": "Run an application's bus as a worker, until SIGTERM or SIGINT (Ctrl-C).",
     "stats": "Show the load of each subscription, over all instances, until Ctrl-C.",
     "tail": "Follow the events of a topic or a pattern, from now on.",
