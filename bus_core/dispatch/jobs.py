@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
@@ -17,6 +17,7 @@ from bus_core.events.ids import text_of_aggregate
 from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Message, with_attempt
 
 __all__ = [
+    "NEVER",
     "Deferred",
     "DeliveryState",
     "DrainMark",
@@ -81,15 +82,19 @@ def key_of_record(record: EventRecord) -> str:
     return payload.key if isinstance(payload, Message) else text_of_aggregate(payload.aggregate_id)
 
 
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
+"""Later than any time of a failure."""
+
+
 class DeliveryState:
     """The state of a job that differs from a new event: it was tried before, or came from outside.
 
     ``receipt`` is the adapter's receipt of the message. ``reject_reason`` is the reason to dead-letter it
     without a call of the handler. ``waited`` is the time in seconds that it has waited for an instance that
-    can decode it.
+    can decode it. ``failing_since`` is the time of its first failure since it was stored, or redriven.
     """
 
-    __slots__ = ("attempt", "history", "receipt", "redelivered", "reject_reason", "waited")
+    __slots__ = ("attempt", "failing_since", "history", "receipt", "redelivered", "reject_reason", "waited")
 
     def __init__(
         self,
@@ -106,6 +111,7 @@ class DeliveryState:
         self.receipt = receipt
         self.reject_reason = reject_reason
         self.waited = waited
+        self.failing_since = NEVER
 
 
 _FRESH = DeliveryState()
@@ -309,7 +315,12 @@ class Job:
         state = self.state
         if state is _FRESH:
             state = self.state = DeliveryState()
-        state.history = with_attempt(state.history, attempt) if state.history else (attempt,)
+        if not state.history:
+            state.history, state.failing_since = (attempt,), attempt.at
+            return
+        state.history = with_attempt(state.history, attempt)
+        if state.failing_since is NEVER:  # it came with a history
+            state.failing_since = _first_failure(state.history)
 
     @property
     def waited(self) -> float:
@@ -333,6 +344,16 @@ class Job:
         """The event's id as text; readable even when the event cannot be decoded."""
         payload = self.record[0]
         return payload.id if isinstance(payload, Message) else str(payload.event_id)
+
+
+def _first_failure(history: Sequence[Attempt]) -> datetime:
+    """The time of the first attempt after the last one that began to count from 1 again."""
+    first = history[-1]
+    for attempt in reversed(history[:-1]):
+        if attempt.number >= first.number:
+            break
+        first = attempt
+    return first.at
 
 
 Payload: TypeAlias = "Event | EventRecord | Job"

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
 from bus_core.abc import AttemptFailure, EventLoss, Observer
 from bus_core.dispatch.codec import Codec
 from bus_core.dispatch.failure_decisions import Decision, decide, decide_undecoded
-from bus_core.dispatch.jobs import Job, JobLane
+from bus_core.dispatch.jobs import NEVER, Job, JobLane
 from bus_core.dispatch.observing import told_without_effect
 from bus_core.events.base import Event, without_personal
 from bus_core.events.messages import Attempt, DeadLetter
@@ -58,10 +59,10 @@ class RetryScheduler:
 
     def oldest(self) -> tuple[float, str | None]:
         """The seconds since the first failure of the job that has waited longest, and its subscription."""
-        oldest = min((job for job in self._waiting if job.history), key=_first_failure, default=None)
-        if oldest is None:
+        oldest = min(self._waiting, key=_failing_since, default=None)
+        if oldest is None or oldest.state.failing_since is NEVER:
             return 0.0, None
-        age = (self._clock.now() - _first_failure(oldest)).total_seconds()
+        age = (self._clock.now() - oldest.state.failing_since).total_seconds()
         return max(0.0, age), oldest.lane.spec.name
 
     def observe(self, observer: Observer) -> None:
@@ -209,10 +210,8 @@ class RetryScheduler:
             self._finish(job)
 
 
-def _first_failure(job: Job) -> datetime:
-    """The time of the first failure since the event was stored, or redriven."""
-    began = next(attempt for attempt in reversed(job.history) if attempt.number == job.history[0].number)
-    return began.at
+_failing_since: Final[Callable[[Job], datetime]] = attrgetter("state.failing_since")
+"""In C, because it is called for each waiting job."""
 
 
 def _error_text(error: BaseException, event: Event[Any] | None) -> str:

@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import attrs
 import pytest
 
 from bus_core import (
+    Attempt,
     Event,
     ExponentialRetry,
     Factory,
@@ -23,6 +25,8 @@ from bus_core import (
     event,
     hookimpl,
 )
+from bus_core.dispatch.jobs import DeliveryState, Job, JobLane
+from bus_core.events.messages import NO_HEADERS, EventRecord
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, make_bus, running_bus, state_of
 
@@ -385,3 +389,25 @@ async def test_where_is_asked_again_at_each_attempt(virtual_clock: VirtualClock)
         state = state_of(bus)
         assert (state.failed_attempts, state.skipped, state.handled, state.dead_lettered) == (1, 1, 0, 0)
         assert bus.state().unsettled == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first"),
+    [((), 5), ((1, 2), 1), ((1, 2, 1), 3), ((1, 1), 2), ((1, 2, 3, 1, 2), 4)],
+)
+def test_a_job_fails_since_its_first_attempt_or_since_its_redrive(
+    numbers: tuple[int, ...], first: int
+) -> None:
+    """The first failure is that of the present run of attempts, also of an event that came with a history."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    history = tuple(
+        Attempt(number=number, at=began + timedelta(minutes=minute), error="ValueError")
+        for minute, number in enumerate(numbers, 1)
+    )
+    record: EventRecord = (happened(), "topic", 0.0, NO_HEADERS, "key")
+    job = Job(cast(JobLane, None), record, state=DeliveryState(history))
+    attempt = (numbers[-1] if numbers else 0) + 1
+    job.note(
+        Attempt(number=attempt, at=began + timedelta(minutes=5 if not numbers else 9), error="ValueError")
+    )
+    assert job.state.failing_since == began + timedelta(minutes=first)
