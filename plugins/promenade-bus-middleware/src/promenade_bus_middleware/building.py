@@ -33,5 +33,13 @@ def build_middleware(options: Any, context: BuildContext) -> Middleware:
             from promenade_bus_middleware.idempotency import Idempotency
 
             return Idempotency(options, context.stores["store"], context.clock)
+        case config.RateLimitOptions():
+            from promenade_bus_middleware.rate_limit import RateLimit
+
+            return RateLimit(options, context.stores["store"])
+        case config.CircuitBreakerOptions():
+            from promenade_bus_middleware.circuit_breaker import CircuitBreaker
+
+            return CircuitBreaker(options, context.clock)
         case _:
             raise TypeError(f"no middleware has options of the class {type(options).__name__}")

@@ -11,12 +11,14 @@ from bus_core import DURATION, InvalidTopic, TopicPattern
 from bus_core.config import Name, PluginChoice
 
 __all__ = [
+    "CircuitBreakerOptions",
     "CorrelationOptions",
     "ExpiryOptions",
     "IdempotencyOptions",
     "Level",
     "LoggingOptions",
     "MemoryStoreOptions",
+    "RateLimitOptions",
     "TimeoutOptions",
 ]
 
@@ -26,6 +28,16 @@ Level = Literal["debug", "info", "warning", "error"]
 def _more_than_nothing(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value < float("inf"):
         raise ValueError(f"{attribute.name} must be a time longer than 0 s, got {value!r}")
+
+
+def _more_than_zero(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{attribute.name} must be a number above 0, got {value!r}")
+
+
+def _share(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
 
 
 def _maybe_a_time(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -131,4 +143,43 @@ class IdempotencyOptions:
     keep: Annotated[float, DURATION] = attrs.field(default=86_400.0, validator=_more_than_nothing)
     claim: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_more_than_nothing)
     retry: Annotated[float, DURATION] = attrs.field(default=1.0, validator=_more_than_nothing)
+    subscriptions: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitOptions:
+    """The options of ``rate-limit``.
+
+    ``rate`` attempts may begin in each ``per``, and ``burst`` of them at once. ``by`` makes a bucket for each
+    subscription, or for each aggregate in each subscription. An event waits at most ``longest_wait`` until it
+    asks for a token again, and ``retry`` if the ``store`` does not answer. ``subscriptions`` are the names to
+    which it applies; empty means all.
+    """
+
+    rate: float = attrs.field(validator=_more_than_zero)
+    per: Annotated[float, DURATION] = attrs.field(default=1.0, validator=_more_than_nothing)
+    burst: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    by: Literal["subscription", "aggregate"] = "subscription"
+    store: Name = _MEMORY
+    longest_wait: Annotated[float, DURATION] = attrs.field(default=3600.0, validator=_more_than_nothing)
+    retry: Annotated[float, DURATION] = attrs.field(default=1.0, validator=_more_than_nothing)
+    subscriptions: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class CircuitBreakerOptions:
+    """The options of ``circuit-breaker``.
+
+    The circuit opens for ``open_for`` when at least ``failures`` attempts, and the share ``ratio`` of all,
+    failed within ``window``. ``probes`` attempts have to succeed to close it. ``errors`` are the names of the
+    classes of errors that count, such as ``ConnectionError`` or ``httpx.TransportError``; empty means all but
+    ``PermanentError``. ``subscriptions`` are the names to which it applies; empty means all.
+    """
+
+    failures: int = attrs.field(default=5, validator=attrs.validators.ge(1))
+    ratio: float = attrs.field(default=0.5, validator=_share)
+    window: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_more_than_nothing)
+    open_for: Annotated[float, DURATION] = attrs.field(default=30.0, validator=_more_than_nothing)
+    probes: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    errors: tuple[str, ...] = ()
     subscriptions: tuple[str, ...] = ()

@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from bus_core import BuildContext, Factory, Middleware, Store
 from promenade_bus_middleware.config import (
+    CircuitBreakerOptions,
     CorrelationOptions,
     ExpiryOptions,
     IdempotencyOptions,
     LoggingOptions,
     MemoryStoreOptions,
+    RateLimitOptions,
     TimeoutOptions,
 )
 
@@ -36,6 +38,8 @@ MIDDLEWARE: Final[Mapping[str, Factory[Any, Middleware]]] = {
     "correlation": Factory(options=CorrelationOptions, build=_build),
     "expiry": Factory(options=ExpiryOptions, build=_build),
     "idempotency": Factory(options=IdempotencyOptions, build=_build, stores=("store",), chains=("consume",)),
+    "circuit-breaker": Factory(options=CircuitBreakerOptions, build=_build, chains=("consume",)),
+    "rate-limit": Factory(options=RateLimitOptions, build=_build, stores=("store",), chains=("consume",)),
 }
 
 STORES: Final[Mapping[str, Factory[Any, Store]]] = {
