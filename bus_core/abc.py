@@ -112,14 +112,16 @@ class BuildContext:
 class ChainRule:
     """Says that some other middleware defeats this one when it is on the wrong side of it.
 
-    ``other`` is the name of a middleware, or one of the words of ``Factory.does``. ``never`` is the side
-    that defeats it: ``outside`` when the other one comes earlier in the list, ``inside`` when it comes later.
-    ``because`` is a clause for people.
+    ``other`` is the name of a middleware, or one of the words of ``Factory.does``. ``never`` is the place
+    that defeats this one: ``outside`` when the other one comes earlier in the list, ``inside`` when it comes
+    later, and ``missing`` when it is not in the other chain. ``because`` is a clause for people. ``chain`` is
+    the chain to which the rule applies; None means both.
     """
 
     other: str
-    never: Literal["outside", "inside"]
+    never: Literal["outside", "inside", "missing"]
     because: str
+    chain: Literal["consume", "publish"] | None = None
 
 
 @attrs.frozen
@@ -139,8 +141,8 @@ class Factory(Generic[O, P_co]):
 
     Only for middleware: ``chains`` are those that it may be in; the bus refuses others. ``does`` has words
     for what it does with events, and ``rules`` name what defeats it; ``promenade-bus config check`` compares
-    them. The words in use are ``logs``, ``limits time``, ``skips``, ``postpones``, ``refuses`` and ``masks``;
-    a plugin may add its own.
+    them. The words in use are ``logs``, ``limits time``, ``skips``, ``postpones``, ``marks``, ``refuses`` and
+    ``masks``; a plugin may add its own.
 
     A middleware with one option::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,6 +47,9 @@ __all__ = [
     "queue_and_workers",
     "subscribe",
 ]
+
+# The middleware is switched off: without any level it would write to stderr.
+logging.getLogger("promenade.bus.events").setLevel(logging.WARNING)
 
 BUFFER_SIZE: Final = 1_000
 WORKERS: Final = 10

@@ -9,6 +9,7 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
+    from bus_core.plugins.chains import chain_warnings
     from bus_core.plugins.discovery import discover
     from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT, hookimpl, hookspec
     from bus_core.plugins.registries import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
@@ -16,6 +17,7 @@ else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
+            "chains": "chain_warnings",
             "discovery": "discover",
             "hookspecs": "ENTRY_POINT_GROUP PROJECT hookimpl hookspec",
             "registries": "Finding InstalledPlugin NamedRegistry Offer Plugins",
@@ -30,6 +32,7 @@ __all__ = [
     "NamedRegistry",
     "Offer",
     "Plugins",
+    "chain_warnings",
     "discover",
     "hookimpl",
     "hookspec",

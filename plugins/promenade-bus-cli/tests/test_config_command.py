@@ -74,7 +74,25 @@ def test_a_valid_file_passes(run: Run, config: Config, monkeypatch: pytest.Monke
     path = config("bus: {adapter: memory}")
     assert run("config", "check", path).output == f"{path}: valid\n"
     monkeypatch.setenv("PROMENADE_BUS_CONFIG", path)
-    assert run.json("config", "check") == {"source": path, "valid": True, "faults": []}
+    assert run.json("config", "check") == {"source": path, "valid": True, "faults": [], "warnings": []}
+
+
+def test_an_order_that_defeats_a_middleware(run: Run, config: Config) -> None:
+    """An order that defeats a member is valid; the warning names both, the reason and the remedy."""
+    path = config(
+        "bus: {adapter: memory, middleware: "
+        "[{timeout: {seconds: 1}}, circuit-breaker, {rate-limit: {rate: 5}}]}"
+    )
+    found = run.json("config", "check", path)
+    assert (found["valid"], found["faults"]) == (True, [])
+    assert found["warnings"][0] == (
+        "'timeout' must not be outside of 'circuit-breaker': it cancels slow attempts, and a cancelled "
+        "attempt does not count as a failure; list 'timeout' after 'circuit-breaker' @ $.bus.middleware[0].timeout"
+    )
+    assert len(found["warnings"]) == 2
+    assert run("config", "check", path).output.startswith(
+        f"{path}: valid, 2 warnings\n  - 'timeout' must not"
+    )
 
 
 def test_no_file_is_a_usage_error(run: Run) -> None:

@@ -199,6 +199,70 @@ async def test_a_log_that_cannot_be_written(
     assert capsys.readouterr().err == ""
 
 
+UNCONFIGURED = """
+import asyncio, logging, sys
+from uuid import uuid4
+from bus_core import BaseEvent, open_bus
+
+async def main():
+    bus = open_bus({"bus": {"adapter": "memory", "strict_topics": False, "middleware": ["logging"]}})
+    async with bus:
+        @bus.subscribe("sales.#", name="mail")
+        async def mail(event): ...
+        await bus.publish("sales.order.placed", BaseEvent("order.placed", uuid4()))
+        await bus.publish("sales.order.placed", BaseEvent("order.placed", uuid4()))
+        await bus.drain()
+        logging.basicConfig(level=sys.argv[1], format="%(name)s: %(message)s")
+        await bus.publish("sales.order.placed", BaseEvent("order.placed", uuid4()))
+        await bus.drain()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "more"), [("INFO", ["promenade.bus.events: handled sales.order.placed"]), ("WARNING", [])]
+)
+def test_a_program_without_logging(level: str, more: list[str]) -> None:
+    """Without any logging the records are on stderr, after one line that says so; later the set-up decides."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNCONFIGURED, level], capture_output=True, text=True, check=True
+    )
+    first, *lines = done.stderr.splitlines()
+    assert first.startswith("no logging is configured, so the middleware 'logging' writes to stderr; call ")
+    assert [line.partition(" event_id=")[0] for line in lines] == ["handled sales.order.placed"] * 2 + more
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("configured", ["handler", "level", "root", "disable", "lastResort"])
+async def test_any_logging_that_is_configured_decides(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    virtual_clock: VirtualClock,
+    configured: str,
+) -> None:
+    """A handler or a level anywhere above the logger, or logging that is off, keeps stderr empty."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("promenade.bus.events"), "level", logging.NOTSET)
+    middleware = build("logging", virtual_clock, logger="shop.unconfigured")
+    await middleware(succeed)(published())
+    assert capsys.readouterr().err.count("published identity.user.registered") == 1
+    if configured == "handler":
+        monkeypatch.setattr(logging.root, "handlers", [logging.NullHandler()])
+    elif configured == "level":
+        monkeypatch.setattr(logging.getLogger("shop.unconfigured"), "level", logging.WARNING)
+    elif configured == "root":
+        monkeypatch.setattr(logging.root, "level", logging.ERROR)
+    elif configured == "disable":
+        monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    else:
+        monkeypatch.setattr(logging, "lastResort", None)
+    logging.getLogger("shop.unconfigured").manager._clear_cache()  # type: ignore[attr-defined]
+    await middleware(succeed)(published())
+    await build("logging", virtual_clock, logger="shop.unconfigured")(succeed)(published())
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bus_core import ConfigError, check_config, load_config
+from bus_core.plugins import chain_warnings, discover
 from promenade_bus_cli.effective import effective_config
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import CONFIG_VARIABLE, debug_option, json_option
@@ -40,23 +41,35 @@ def _required(file: str | None) -> str:
 def check(ctx: click.Context, file: str | None, as_json: bool) -> None:
     """Report every fault of FILE at once, including faults in the options of plugins.
 
-    Exit status 1 when there is a fault.
+    Exit status 1 when there is a fault. A file without faults may have warnings: middleware that others in
+    its chain defeat.
     """
     source = _required(file)
+    warnings: list[str] = []
     try:
         faults = check_config(source)
+        if not faults:
+            warnings = _warnings_of(source)
     except ConfigError as error:
         faults = [*error.faults]
     if as_json:
-        print_json({"source": source, "valid": not faults, "faults": faults})
-    elif faults:
-        click.echo(f"{source}: {counted(len(faults), 'fault')}")
-        for fault in faults:
-            click.echo(f"  - {fault}")
+        print_json({"source": source, "valid": not faults, "faults": faults, "warnings": warnings})
     else:
-        click.echo(f"{source}: valid")
+        found = [*faults, *warnings]
+        if faults:
+            result = counted(len(faults), "fault")
+        else:
+            result = f"valid, {counted(len(warnings), 'warning')}" if warnings else "valid"
+        click.echo(f"{source}: {result}")
+        for text in found:
+            click.echo(f"  - {text}")
     if faults:
         ctx.exit(REFUSED)
+
+
+def _warnings_of(source: str) -> list[str]:
+    config = load_config(source)
+    return chain_warnings(config, discover(disable=config.plugins.disable, only=config.plugins.only))
 
 
 @config.command()

@@ -11,7 +11,7 @@ from bus_core import BusConfig, RetryPolicy, Subscription, TopicPattern
 from bus_core.config import PluginChoice, format_duration, join_path, render_settings
 from bus_core.errors import PluginError
 from bus_core.events import is_pattern
-from bus_core.plugins import NamedRegistry
+from bus_core.plugins import NamedRegistry, chain_warnings
 from promenade_bus_cli.apps import App, run_with_app
 from promenade_bus_cli.contracts import class_name
 from promenade_bus_cli.effective import effective_options
@@ -33,8 +33,8 @@ def explain(topic: str | None, app: str | None, config: str | None, as_json: boo
     """Explain what happens to the events of TOPIC (a name or a pattern), or of every topic.
 
     With --app: shows each subscription with its topics, its middleware in order, its retry policy, and the
-    distribution of each part. Without --app: shows the configuration and the installed catalogues. Starts
-    nothing.
+    distribution of each part, and warns about middleware that others in its chain defeat. Without --app:
+    shows the configuration and the installed catalogues. Starts nothing.
     """
 
     async def explained(app: App) -> dict[str, Any]:
@@ -69,6 +69,7 @@ class _Explanation:
             "serializer": self._part("serializer", self._plugins.serializers, self._config.serializer),
             "publish_middleware": self._middleware(self._config.middleware.publish),
             "consume_middleware": self._middleware(self._config.middleware.consume),
+            "chain_warnings": chain_warnings(self._config, self._plugins),
             "health_probes": [
                 self._part("health probe", self._plugins.health_probes, choice)
                 for choice in self._config.health.probes
@@ -203,6 +204,10 @@ def _print(found: dict[str, Any]) -> None:
     )
     _print_chain("publish middleware", found["publish_middleware"], "none")
     _print_chain("consume middleware", found["consume_middleware"], "none")
+    if found["chain_warnings"]:
+        click.echo("warnings about the order of middleware:")
+        for warning in found["chain_warnings"]:
+            click.echo(f"  - {warning}")
     _print_chain("health probes", found["health_probes"], "none")
     _print_chain("observers", found["observers"], "none")
     click.echo()
