@@ -38,6 +38,8 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("middleware", "timeout"): "promenade-bus-middleware",
     ("middleware", "idempotency"): "promenade-bus-middleware",
     ("middleware", "rate-limit"): "promenade-bus-middleware",
+    ("middleware", "redact"): "promenade-bus-middleware",
+    ("middleware", "validate"): "promenade-bus-middleware",
     ("store", "memory"): "promenade-bus-middleware",
     ("store", "redis"): "promenade-bus-redis",
     ("serializer", "msgspec"): "promenade-bus-msgspec",

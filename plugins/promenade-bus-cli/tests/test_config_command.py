@@ -87,7 +87,8 @@ def test_an_order_that_defeats_a_middleware(run: Run, config: Config) -> None:
     assert (found["valid"], found["faults"]) == (True, [])
     assert found["warnings"][0] == (
         "'timeout' must not be outside of 'circuit-breaker': it cancels slow attempts, and a cancelled "
-        "attempt does not count as a failure; list 'timeout' after 'circuit-breaker' @ $.bus.middleware[0].timeout"
+        "attempt does not count as a failure; list 'timeout' after 'circuit-breaker' "
+        "@ $.bus.middleware[0].timeout"
     )
     assert len(found["warnings"]) == 2
     assert run("config", "check", path).output.startswith(

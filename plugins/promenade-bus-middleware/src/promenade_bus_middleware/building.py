@@ -41,5 +41,13 @@ def build_middleware(options: Any, context: BuildContext) -> Middleware:
             from promenade_bus_middleware.circuit_breaker import CircuitBreaker
 
             return CircuitBreaker(options, context.clock)
+        case config.ValidateOptions():
+            from promenade_bus_middleware.validate import Validate
+
+            return Validate(options)
+        case config.RedactOptions():
+            from promenade_bus_middleware.redact import Redact
+
+            return Redact(options)
         case _:
             raise TypeError(f"no middleware has options of the class {type(options).__name__}")

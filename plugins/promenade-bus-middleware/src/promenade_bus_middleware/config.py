@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -19,7 +19,9 @@ __all__ = [
     "LoggingOptions",
     "MemoryStoreOptions",
     "RateLimitOptions",
+    "RedactOptions",
     "TimeoutOptions",
+    "ValidateOptions",
 ]
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -51,12 +53,18 @@ def _times(_instance: object, attribute: attrs.Attribute[Any], value: Mapping[st
             raise ValueError(f"{attribute.name}: the time of {name!r} must be longer than 0 s")
 
 
-def _topics(_instance: object, _attribute: object, value: Mapping[str, object]) -> None:
+def _topics(_instance: object, _attribute: object, value: Iterable[str]) -> None:
     for name in value:
         try:
             TopicPattern(name)
         except InvalidTopic as error:
             raise ValueError(str(error)) from None
+
+
+def _function_name(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    module, _, path = value.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
+        raise ValueError(f"{attribute.name} must be like 'package.module:function', got {value!r}")
 
 
 def _attribute_name(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -183,3 +191,32 @@ class CircuitBreakerOptions:
     probes: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     errors: tuple[str, ...] = ()
     subscriptions: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ValidateOptions:
+    """The options of ``validate``.
+
+    ``validator`` names the function, as ``package.module:function``. ``topics`` are the names and patterns of
+    the topics to which it applies; empty means all.
+    """
+
+    validator: str = attrs.field(validator=_function_name)
+    topics: tuple[str, ...] = attrs.field(default=(), validator=_topics)
+
+
+@attrs.frozen(kw_only=True)
+class RedactOptions:
+    """The options of ``redact``.
+
+    ``fields``, ``metadata`` and ``headers`` are patterns of names, such as ``*token*``. ``personal`` selects
+    the fields that are marked ``Personal``, or have such a part. ``mask`` is the text in place of a value.
+    ``topics`` are the names and patterns of the topics to which it applies; empty means all.
+    """
+
+    fields: tuple[str, ...] = ()
+    personal: bool = False
+    metadata: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    mask: str = "<redacted>"
+    topics: tuple[str, ...] = attrs.field(default=(), validator=_topics)

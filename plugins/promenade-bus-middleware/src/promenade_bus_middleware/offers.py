@@ -17,7 +17,9 @@ from promenade_bus_middleware.config import (
     LoggingOptions,
     MemoryStoreOptions,
     RateLimitOptions,
+    RedactOptions,
     TimeoutOptions,
+    ValidateOptions,
 )
 
 __all__ = ["MIDDLEWARE", "STORES"]
@@ -86,6 +88,16 @@ _RATE_RULES: Final = (
     ChainRule(other="refuses", never="inside", because="events that it refuses use up tokens"),
 )
 
+_VALIDATE_RULES: Final = (
+    ChainRule(
+        other="masks", never="inside", because="what it checks is not what is published", chain="publish"
+    ),
+)
+
+_REDACT_RULES: Final = (
+    ChainRule(other="logs", never="outside", because="events that do not come this far are logged unmasked"),
+)
+
 MIDDLEWARE: Final[Mapping[str, Factory[Any, Middleware]]] = {
     "logging": Factory(LoggingOptions, _build, does=frozenset({"logs"}), rules=_LOGGING_RULES),
     "timeout": Factory(TimeoutOptions, _build, does=frozenset({"limits time"})),
@@ -114,6 +126,8 @@ MIDDLEWARE: Final[Mapping[str, Factory[Any, Middleware]]] = {
         does=frozenset({"postpones"}),
         rules=_RATE_RULES,
     ),
+    "validate": Factory(ValidateOptions, _build, does=frozenset({"refuses"}), rules=_VALIDATE_RULES),
+    "redact": Factory(RedactOptions, _build, does=frozenset({"masks"}), rules=_REDACT_RULES),
 }
 
 STORES: Final[Mapping[str, Factory[Any, Store]]] = {
