@@ -224,7 +224,7 @@ asyncio.run(main())
     ("level", "more"), [("INFO", ["promenade.bus.events: handled sales.order.placed"]), ("WARNING", [])]
 )
 def test_a_program_without_logging(level: str, more: list[str]) -> None:
-    """Without any logging the records are on stderr, after one line that says so; later the set-up decides."""
+    """Without any logging, records go to stderr after a line that says so; a set-up then decides."""
     done = subprocess.run(
         [sys.executable, "-c", UNCONFIGURED, level], capture_output=True, text=True, check=True
     )
