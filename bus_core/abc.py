@@ -113,9 +113,9 @@ class ChainRule:
     """Says that some other middleware defeats this one when it is on the wrong side of it.
 
     ``other`` is the name of a middleware, or one of the words of ``Factory.does``. ``never`` is the place
-    that defeats this one: ``outside`` when the other one comes earlier in the list, ``inside`` when it comes
-    later, and ``missing`` when it is not in the other chain. ``because`` is a clause for people. ``chain`` is
-    the chain to which the rule applies; None means both.
+    that defeats this one. ``outside``: the other one comes earlier in the list. ``inside``: it comes later.
+    ``missing``: it is not in the other chain. ``because`` is a clause for people. ``chain`` is the chain to
+    which the rule applies; None means both.
     """
 
     other: str

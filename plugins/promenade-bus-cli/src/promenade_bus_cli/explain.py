@@ -33,8 +33,8 @@ def explain(topic: str | None, app: str | None, config: str | None, as_json: boo
     """Explain what happens to the events of TOPIC (a name or a pattern), or of every topic.
 
     With --app: shows each subscription with its topics, its middleware in order, its retry policy, and the
-    distribution of each part, and warns about middleware that others in its chain defeat. Without --app:
-    shows the configuration and the installed catalogues. Starts nothing.
+    distribution of each part. Without --app: shows the configuration and the installed catalogues. Both warn
+    about middleware that others in its chain defeat. Starts nothing.
     """
 
     async def explained(app: App) -> dict[str, Any]:
