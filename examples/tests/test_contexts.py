@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +18,9 @@ from promenade_customer import CUSTOMER_CREATED, CustomerCreated, DealCreated, D
 from promenade_identity import USER_DELETED, USER_REGISTERED, UserDeleted, UserDeletionReason, UserRegistered
 from promenade_shared import CurrencyCreated, CurrencyDeactivated, currency_id
 
+if TYPE_CHECKING:
+    from promenade_bus_contracts.boundary_settings import Boundaries
+
 CONFIG = {"bus": {"adapter": "memory", "retry_delay": "1ms"}}
 
 
@@ -30,6 +33,12 @@ def watched(app: Application, topic: str) -> list[Any]:
 
     app.bus.subscribe(topic, note, name="test.watch")
     return seen
+
+
+@pytest.mark.once
+def test_contexts_are_apart(context_boundaries: Boundaries) -> None:
+    """No context imports the code of another one, or a private part of its contract."""
+    assert [*context_boundaries.contexts] == ["audit", "customer", "identity", "shared"]
 
 
 async def enrolled(app: Application, *, users: int, seed: int = 1) -> None:

@@ -27,6 +27,9 @@ from bus_core.events.ids import UUID_ID
 from bus_core.events.shapes import is_personal
 from bus_core.events.topics import TopicRegistry
 from bus_core.serialization.cloudevents import JsonSerializer
+from promenade_bus_contracts.checking import check
+from promenade_bus_contracts.published import contracts_of
+from promenade_bus_contracts.sources import Source
 from promenade_customer import PostalAddress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,6 +213,23 @@ def test_newer_fields_are_passed_over(example: Event) -> None:
     document = json.loads(message.body)
     document["data"]["added_later"] = {"nested": [1, 2, 3]}
     assert wire.decode(attrs.evolve(message, body=json.dumps(document).encode())) == example
+
+
+@pytest.mark.once
+def test_contracts_are_as_locked() -> None:
+    """Each contract is as its lock file says, and reads its golden events; a change needs contracts lock."""
+    found = contracts_of(
+        (contract.CATALOGUE, f"promenade-context-{name}") for name, contract in CONTRACTS.items()
+    )
+    report = check(ROOT / "contracts", Source(found, {}, (), (), knows_subscribers=False), ())
+    assert report.as_data() == {
+        "status": "fine",
+        "changes": [],
+        "golden": [],
+        "unlocked": [],
+        "unproven": [],
+        "knows_subscribers": False,
+    }
 
 
 # --- personal data ----------------------------------------------------------------------------------------

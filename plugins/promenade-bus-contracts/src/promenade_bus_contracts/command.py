@@ -10,9 +10,11 @@ import click
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import debug_option, json_option
 from promenade_bus_cli.output import clean, counted, print_json
+from promenade_bus_contracts.boundaries import violations
 from promenade_bus_contracts.changes import Change, breaking, changes_of
 from promenade_bus_contracts.checking import check as check_contracts
 from promenade_bus_contracts.checking import lines_of
+from promenade_bus_contracts.documents import asyncapi, docs
 from promenade_bus_contracts.examples import Examples
 from promenade_bus_contracts.golden import keep_golden_events
 from promenade_bus_contracts.lock_files import lock_path, read_lock, write_lock
@@ -25,6 +27,10 @@ __all__ = ["contracts"]
 @click.group()
 def contracts() -> None:
     """Lock, check and document the contracts of contexts."""
+
+
+contracts.add_command(asyncapi)
+contracts.add_command(docs)
 
 
 @contracts.command()
@@ -139,3 +145,27 @@ def _summary(is_broken: bool, changes: Sequence[Change], is_stale: bool) -> str:
     if changes:
         return "nothing breaks; run 'promenade-bus contracts lock' to lock the changes"
     return "the contracts are as locked"
+
+
+@contracts.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), default=Path("pyproject.toml"))
+@json_option
+@debug_option
+def verify(file: Path, as_json: bool) -> None:
+    """Find imports that cross the boundaries of contexts.
+
+    FILE has the boundaries: pyproject.toml with [tool.promenade-bus.boundaries], or YAML with the section
+    'boundaries'. Exit status 1 if a context imports another context's code or a private part of its
+    contract.
+    """
+    found = violations(file)
+    if as_json:
+        print_json([violation.as_data() for violation in found])
+    elif found:
+        for violation in found:
+            click.echo(clean(str(violation)))
+        click.echo(f"{counted(len(found), 'import')} across boundaries")
+    else:
+        click.echo("no import crosses a boundary")
+    if found:
+        raise SystemExit(REFUSED)

@@ -86,10 +86,14 @@ class PublishedTopic:
 
 @attrs.frozen(eq=False)
 class Contract:
-    """The topics that one context owns, by name, and the distribution that publishes them."""
+    """The topics that one context owns, by name.
+
+    ``owner`` is the distribution that publishes them, and ``release`` its version, if that is known.
+    """
 
     context: str
     owner: str
+    release: str | None
     topics: Mapping[str, PublishedTopic]
 
 
@@ -97,12 +101,20 @@ def contracts_of(catalogues: Iterable[tuple[TopicCatalogue, str]]) -> dict[str, 
     """Returns the contract of each context, sorted; several catalogues of one context are joined."""
     topics: dict[str, dict[str, PublishedTopic]] = {}
     owners: dict[str, Sequence[str]] = {}
+    releases: dict[str, str] = {}
     for catalogue, origin in catalogues:
         known = topics.setdefault(catalogue.context, {})
         known |= {topic.name: PublishedTopic(topic, catalogue.context) for topic in catalogue}
         owner = re.sub(" [0-9][^ ]*$", "", origin)  # each release would change the lock file
+        if owner != origin:
+            releases[catalogue.context] = origin.rpartition(" ")[2]
         owners[catalogue.context] = list(dict.fromkeys([*owners.get(catalogue.context, ()), owner]))
     return {
-        context: Contract(context, ", ".join(sorted(owners[context])), dict(sorted(topics[context].items())))
+        context: Contract(
+            context,
+            ", ".join(sorted(owners[context])),
+            releases.get(context),
+            dict(sorted(topics[context].items())),
+        )
         for context in sorted(topics)
     }
