@@ -1,4 +1,4 @@
-"""Who receives the events of whom: the flows between contexts and services."""
+"""The flows of events between contexts and services."""
 
 from __future__ import annotations
 
