@@ -105,7 +105,7 @@ PLUGIN_MODULE_LINES = 40
 
 # Groups of other tools in which a member may have entry points as well, and who: each is read in every run
 # of that tool, wherever the distribution is installed.
-OTHER_ENTRY_POINTS = {"promenade-bus-contracts": {"pytest11"}, "promenade-bus-testing": {"pytest11"}}
+OTHER_ENTRY_POINTS = {"promenade-bus-testing": {"pytest11"}}
 
 # Spelled in pieces, so that this file keeps its own rule.
 MACHINE_PATHS = re.compile(

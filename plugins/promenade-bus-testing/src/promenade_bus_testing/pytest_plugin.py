@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bus_core import Bus, SyncBus
+    from promenade_bus_contracts.boundary_settings import Boundaries
     from promenade_bus_testing.buses import Source
     from promenade_bus_testing.failures import Failures
     from promenade_bus_testing.guards import Guard
@@ -34,6 +35,14 @@ _MARKER = (
 _GUARDS = pytest.StashKey[list["Guard"]]()
 
 
+_BOUNDARIES = "promenade_bus_boundaries"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declares the ini option with the file of the boundaries."""
+    parser.addini(_BOUNDARIES, "the file with the boundaries of contexts", default="pyproject.toml")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker."""
     config.addinivalue_line("markers", _MARKER)
@@ -48,6 +57,26 @@ def virtual_clock() -> VirtualClock:
     from promenade_bus_testing.virtual_clock import VirtualClock
 
     return VirtualClock()
+
+
+@pytest.fixture
+def context_boundaries(request: pytest.FixtureRequest) -> Boundaries:
+    """The boundaries of the contexts. It fails with every import that crosses one.
+
+    They are in ``[tool.promenade-bus.boundaries]`` of the project's ``pyproject.toml``, or in the file that
+    the ini option ``promenade_bus_boundaries`` names.
+    """
+    try:
+        from promenade_bus_contracts.boundaries import violations
+        from promenade_bus_contracts.boundary_settings import read_boundaries
+    except ModuleNotFoundError:
+        pytest.fail("context_boundaries needs: pip install promenade-bus-contracts", pytrace=False)
+    file = request.config.rootpath / str(request.config.getini(_BOUNDARIES))
+    found = violations(file)
+    if found:
+        listed = "".join(f"\n  {violation}" for violation in found)
+        pytest.fail(f"imports cross the boundaries of contexts, see {file}:{listed}", pytrace=False)
+    return read_boundaries(file)
 
 
 @pytest.fixture
