@@ -1,0 +1,35 @@
+"""Writes a new project."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from promenade_bus_new.errors import NewError
+from promenade_bus_new.kinds import project_of
+from promenade_bus_new.rendering import TEMPLATES, Answers, editions_of, render
+
+__all__ = ["create"]
+
+
+def create(kind: str, name: str, *, directory: Path, author: str) -> Path:
+    """Writes a project of a kind into a new directory below ``directory``, and returns its path.
+
+    The directory has the name of the distribution. It appears complete or not at all. Raises ``NewError`` for a
+    name that cannot be used, a directory that exists, and one that cannot be written.
+    """
+    project = project_of(kind, name)
+    target = directory / project.distribution
+    if target.exists() or target.is_symlink():
+        raise NewError(f"{str(target)!r} exists already; choose another name, or another --directory")
+    if not directory.is_dir():
+        raise NewError(f"the directory {str(directory)!r} does not exist")
+    answers = Answers(project=project, author=author, edition=editions_of(TEMPLATES)[-1])
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=f".{project.distribution}-") as temporary:
+            rendered = Path(temporary) / project.distribution
+            render(answers, rendered)
+            rendered.rename(target)
+    except OSError as error:
+        raise NewError(f"cannot write {str(target)!r}: {error}") from error
+    return target

@@ -1,0 +1,90 @@
+"""The kinds of projects, and the names that follow from the name of one."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from promenade_bus_new.errors import NewError
+
+__all__ = ["KINDS", "RESERVED", "Project", "project_of"]
+
+KINDS: Final[Mapping[str, str]] = {
+    "adapter": "stores messages outside the process; its tests run the adapter contract",
+    "serializer": "turns events into bytes and back",
+    "middleware": "wraps handlers and publishes",
+    "retry-policy": "decides when a failed attempt is repeated",
+    "health-probe": "adds a check to the health report",
+    "command": "adds a command to promenade-bus",
+    "context": "publishes the events and topics of one bounded context",
+    "app": "a small modular monolith: two contexts, a worker, FastAPI, SQLite and Redis",
+}
+"""Each kind with what a project of it does."""
+
+RESERVED: Final = frozenset(
+    "asgi builtins cli console contracts core customer django example health http identity kafka memory "
+    "middleware msgspec nats new opentelemetry outbox postgres prometheus rabbitmq redis sentry shared sqlite "
+    "testing bus promenade tests".split()
+)
+"""Names of distributions of Promenade Bus itself, and names that would hide others."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_PREFIXES: Final = ("promenade-bus-", "promenade-context-")
+_LONGEST: Final = 20
+
+
+@attrs.frozen
+class Project:
+    """The names of a project: of its distribution and directory, its package, and its classes."""
+
+    kind: str
+    name: str
+
+    @property
+    def distribution(self) -> str:
+        """The name of the distribution, which is that of its directory, too."""
+        prefix = {"context": "promenade-context-", "app": ""}.get(self.kind, "promenade-bus-")
+        return prefix + self.name
+
+    @property
+    def package(self) -> str:
+        """The name of the Python package."""
+        prefix = {"context": "promenade_", "app": ""}.get(self.kind, "promenade_bus_")
+        return prefix + self.name.replace("-", "_")
+
+    @property
+    def title(self) -> str:
+        """The beginning of the names of classes."""
+        return "".join(part.capitalize() for part in self.name.split("-"))
+
+
+def project_of(kind: str, name: str) -> Project:
+    """The project of a kind and a name. Raises ``NewError`` for a name that cannot be used, with the reason."""
+    if kind not in KINDS:
+        raise NewError(f"there is no kind {kind!r}; kinds are: {', '.join(KINDS)}")
+    short = name
+    for prefix in _PREFIXES:
+        short = short.removeprefix(prefix)
+    if not _NAME.fullmatch(short):
+        likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", short).lower()).strip("-")
+        likely = likely.lstrip("0123456789-")
+        hint = f"; did you mean {likely!r}?" if _NAME.fullmatch(likely) else ""
+        raise NewError(
+            f"{name!r} cannot be a name: it must begin with a lower-case letter, and have only lower-case "
+            f"letters, digits and single hyphens, as in 'rate-limit'{hint}"
+        )
+    if len(short) > _LONGEST:
+        raise NewError(f"the name {name!r} has {len(short)} characters, at most {_LONGEST} are allowed")
+    python_name = short.replace("-", "_")
+    if keyword.iskeyword(python_name) or keyword.issoftkeyword(python_name):
+        raise NewError(f"{name!r} is a keyword of Python and cannot be the name of code; choose another name")
+    if short in RESERVED:
+        raise NewError(f"{name!r} is a name of Promenade Bus itself; choose another name")
+    if kind == "app" and python_name in sys.stdlib_module_names:
+        raise NewError(f"{name!r} is a module of Python's standard library; choose another name")
+    return Project(kind, short)

@@ -1,0 +1,138 @@
+"""Brings the changes of later templates into a project.
+
+copier updates from templates in a git repository only; these travel inside of a wheel. So copier renders the
+edition that the project was made from and the latest one, and the difference between the two is merged into
+the files of the project, file by file, with ``git merge-file``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from promenade_bus_new.errors import NewError
+from promenade_bus_new.rendering import ANSWERS, TEMPLATES, editions_of, read_answers, render
+
+__all__ = ["Change", "Update", "update"]
+
+
+@attrs.frozen
+class Change:
+    """A file of the project, and what was done: ``added``, ``changed``, ``removed``, ``conflict``, ``kept``."""
+
+    path: str
+    what: str
+
+
+@attrs.frozen
+class Update:
+    """An update from one edition to another; the two are equal if there was nothing to do."""
+
+    before: int
+    after: int
+    changes: tuple[Change, ...]
+
+    @property
+    def conflicts(self) -> list[str]:
+        """The files in which both the project and the template changed the same lines."""
+        return [change.path for change in self.changes if change.what == "conflict"]
+
+
+def update(directory: Path, *, templates: Path = TEMPLATES) -> Update:
+    """Updates the project in a directory to the latest edition.
+
+    Changes of the project are kept. Where both changed the same lines, both versions stand in the file between
+    marks, as after a merge by git. A file that the project removed stays removed, and one that the
+    template removed stays if the project changed it.
+
+    Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new`` or
+    by a later version of it, or is not in a git repository, or has changes that are not committed.
+    """
+    answers = read_answers(directory)
+    latest = editions_of(templates)[-1]
+    if answers.edition > latest:
+        raise NewError(
+            f"{str(directory)!r} was written by edition {answers.edition} of the templates, and this is edition "
+            f"{latest}; run 'pip install --upgrade promenade-bus-new'"
+        )
+    if answers.edition == latest:
+        return Update(latest, latest, ())
+    if answers.edition not in editions_of(templates):
+        raise NewError(f"there is no edition {answers.edition} of the templates, named in {directory / ANSWERS}")
+    _check_committed(directory)
+    with tempfile.TemporaryDirectory(prefix="promenade-bus-new-") as temporary:
+        before, after = Path(temporary) / "before", Path(temporary) / "after"
+        render(answers, before, templates)
+        render(attrs.evolve(answers, edition=latest), after, templates)
+        paths = sorted({*_files(before), *_files(after)})
+        changes = [Change(path, _merge(path, before, after, directory)) for path in paths]
+    return Update(answers.edition, latest, tuple(change for change in changes if change.what))
+
+
+def _files(directory: Path) -> list[str]:
+    return [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+
+
+def _merge(path: str, before: Path, after: Path, project: Path) -> str:
+    """Brings one file up to date, and returns what was done; an empty text for nothing."""
+    old, new, own = (_bytes(directory / path) for directory in (before, after, project))
+    if new in (old, own):
+        return ""
+    if new is None:
+        if own is None:
+            return ""
+        if own != old:
+            return "kept"
+        (project / path).unlink()
+        return "removed"
+    if own is None and old is not None:
+        return "kept"
+    if own is None or own == old:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_bytes(new)
+        return "added" if own is None else "changed"
+    base = before / path
+    if old is None:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        base.write_bytes(b"")
+    labels = (label for text in ("yours", "the template before", "the template now") for label in ("-L", text))
+    done = _git(project, "merge-file", "--quiet", *labels, str(project / path), str(base), str(after / path))
+    if done.returncode < 0 or done.returncode > _MOST_CONFLICTS:
+        raise NewError(f"git cannot merge {path!r}: {done.stderr.strip()}")
+    return "conflict" if done.returncode else "changed"
+
+
+_MOST_CONFLICTS: Final = 127
+"""``git merge-file`` returns the number of conflicts, at most this, or 255 for an error."""
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _check_committed(directory: Path) -> None:
+    """Raises ``NewError`` unless git could undo everything that happens to the directory."""
+    done = _git(directory, "status", "--porcelain", "--", ".")
+    if done.returncode:
+        raise NewError(
+            f"{str(directory)!r} is in no git repository, so that nobody could undo the update; "
+            "run 'git init' there and commit first"
+        )
+    if done.stdout.strip():
+        raise NewError(
+            f"{str(directory)!r} has changes that are not committed; commit or stash them, "
+            "so that you can see what the update does"
+        )
+
+
+def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise NewError("an update needs git, which is not installed or not on PATH") from None
