@@ -219,7 +219,8 @@ def test_a_wheel_holds_one_typed_package_and_nothing_else(wheelhouse: Path, name
     assert f"{member.package}/__init__.py" in files
     tops = {file.partition("/")[0] for file in files}
     assert {top for top in tops if not top.endswith(".dist-info")} == {member.package}
-    assert not [file for file in files if re.search(r"(^|/)(tests?/|conftest\.|test_)", file)]
+    own = [file for file in files if "/templates/" not in file]
+    assert not [file for file in own if re.search(r"(^|/)(tests?/|conftest\.|test_)", file)]
 
 
 PREPARED = {
@@ -268,14 +269,14 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
             {
                 name
                 for name in MEMBERS
-                if not re.fullmatch("promenade-(example|context)-.*|promenade-bus-testing", name)
+                if not re.fullmatch("promenade-(example|context)-.*|promenade-bus-(new|testing)", name)
             },
         ),
         ("testing", {"promenade-bus", "promenade-bus-memory", "promenade-bus-testing"}),
     ],
 )
 def test_an_extra_installs_what_it_promises(environment: Environment, extra: str, expected: set[str]) -> None:
-    """`[standard]` brings the first plugins, `[all]` every plugin but the one for tests, and no context."""
+    """`[standard]` brings the first plugins, `[all]` every plugin but those for authors, and no context."""
     environment.install(f"promenade-bus[{extra}]")
     assert environment.installed() == expected
 

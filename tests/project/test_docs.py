@@ -85,6 +85,7 @@ PAGES = [
             "django",
             "memory",
             "middleware",
+            "new",
             "health",
             "http",
             "opentelemetry",

@@ -74,14 +74,17 @@ class Served:
 
 @contextmanager
 def served(
-    directory: Path, *module_and_arguments: str, environ: Mapping[str, str] | None = None
+    directory: Path,
+    *module_and_arguments: str,
+    environ: Mapping[str, str] | None = None,
+    python: str | Path = sys.executable,
 ) -> Iterator[Served]:
     """Runs a module of Python in a directory; kills all its processes at the end."""
     log = directory / f"{module_and_arguments[0]}.log"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PROMENADE_BUS")}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module_and_arguments],
+            [str(python), "-m", *module_and_arguments],
             cwd=directory,
             env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **(environ or {})},
             stdout=output,

@@ -33,7 +33,9 @@ _NEXT: Final = "python -m pip install -e '.[test]' && python -m pytest"
     help="Write the project below this directory, or update the project in it. Default: the current one.",
 )
 @click.option("--author", metavar="TEXT", help="The author in pyproject.toml. Default: git's user.name.")
-@click.option("--update", "updating", is_flag=True, help="Bring later changes of the template into a project.")
+@click.option(
+    "--update", "updating", is_flag=True, help="Bring later changes of the template into a project."
+)
 @debug_option
 @click.pass_context
 def new(
@@ -46,15 +48,17 @@ def new(
 ) -> None:
     """Write a new project: a complete distribution with code, tests, README, changelog and CI.
 
-    KIND is adapter, serializer, middleware, retry-policy, health-probe, command, context or app. With --update
-    the project keeps your changes. Exit status: 1 when an update left conflicts to resolve.
+    KIND is adapter, serializer, middleware, retry-policy, health-probe, command, context or app. With
+    --update the project keeps your changes. Exit status: 1 when an update left conflicts to resolve.
     """
     if updating:
         if kind is not None:
             raise NewError("--update takes no KIND and no NAME; name the project with --directory")
         ctx.exit(_update(directory))
     if kind is None or name is None:
-        raise NewError(f"say what to write, as in 'promenade-bus new middleware audit'; kinds: {', '.join(KINDS)}")
+        raise NewError(
+            f"say what to write, as in 'promenade-bus new middleware audit'; kinds: {', '.join(KINDS)}"
+        )
     path = create(kind, name, directory=directory, author=author or _git_user() or "The authors")
     for file in sorted(each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()):
         click.echo(f"  {file}")

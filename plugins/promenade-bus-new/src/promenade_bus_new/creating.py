@@ -15,8 +15,8 @@ __all__ = ["create"]
 def create(kind: str, name: str, *, directory: Path, author: str) -> Path:
     """Writes a project of a kind into a new directory below ``directory``, and returns its path.
 
-    The directory has the name of the distribution. It appears complete or not at all. Raises ``NewError`` for a
-    name that cannot be used, a directory that exists, and one that cannot be written.
+    The directory has the name of the distribution. It appears complete or not at all. Raises ``NewError`` for
+    a name that cannot be used, a directory that exists, and one that cannot be written.
     """
     project = project_of(kind, name)
     target = directory / project.distribution

@@ -26,11 +26,12 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Each kind with what a project of it does."""
 
-RESERVED: Final = frozenset(
-    "asgi builtins cli console contracts core customer django example health http identity kafka memory "
-    "middleware msgspec nats new opentelemetry outbox postgres prometheus rabbitmq redis sentry shared sqlite "
-    "testing bus promenade tests".split()
-)
+_OURS: Final = """
+asgi builtins bus cli console contracts core customer django example health http identity kafka memory
+middleware msgspec nats new opentelemetry outbox postgres prometheus promenade rabbitmq redis sentry shared
+sqlite testing tests
+"""
+RESERVED: Final = frozenset(_OURS.split())
 """Names of distributions of Promenade Bus itself, and names that would hide others."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -64,7 +65,7 @@ class Project:
 
 
 def project_of(kind: str, name: str) -> Project:
-    """The project of a kind and a name. Raises ``NewError`` for a name that cannot be used, with the reason."""
+    """The project of a kind and a name; raises ``NewError`` for a name that cannot be used."""
     if kind not in KINDS:
         raise NewError(f"there is no kind {kind!r}; kinds are: {', '.join(KINDS)}")
     short = name

@@ -81,4 +81,6 @@ def read_answers(directory: Path) -> Answers:
         project = project_of(str(kept["kind"]), str(kept["name"]))
         return Answers(project=project, author=str(kept["author"]), edition=int(kept["_commit"]))
     except (KeyError, ValueError) as error:
-        raise NewError(f"{file} has been changed: {error} is missing or no number; restore the file") from error
+        raise NewError(
+            f"{file} has been changed: {error} is missing or no number; restore the file"
+        ) from error

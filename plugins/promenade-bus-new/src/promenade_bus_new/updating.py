@@ -1,8 +1,8 @@
 """Brings the changes of later templates into a project.
 
-copier updates from templates in a git repository only; these travel inside of a wheel. So copier renders the
-edition that the project was made from and the latest one, and the difference between the two is merged into
-the files of the project, file by file, with ``git merge-file``.
+copier updates from templates in a git repository only; these travel inside of a wheel. So copier renders two
+editions: that of the project, and the latest one. ``git merge-file`` merges the difference between them into
+each file of the project.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Change", "Update", "update"]
 
 @attrs.frozen
 class Change:
-    """A file of the project, and what was done: ``added``, ``changed``, ``removed``, ``conflict``, ``kept``."""
+    """A file, and what was done to it: ``added``, ``changed``, ``removed``, ``conflict`` or ``kept``."""
 
     path: str
     what: str
@@ -45,24 +45,24 @@ class Update:
 def update(directory: Path, *, templates: Path = TEMPLATES) -> Update:
     """Updates the project in a directory to the latest edition.
 
-    Changes of the project are kept. Where both changed the same lines, both versions stand in the file between
+    Changes of the project are kept. Where both changed the same lines, the file gets both versions between
     marks, as after a merge by git. A file that the project removed stays removed, and one that the
     template removed stays if the project changed it.
 
-    Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new`` or
-    by a later version of it, or is not in a git repository, or has changes that are not committed.
+    Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new``, or
+    by a later version of it. The same goes for one without a git repository, and for uncommitted changes.
     """
     answers = read_answers(directory)
     latest = editions_of(templates)[-1]
     if answers.edition > latest:
         raise NewError(
-            f"{str(directory)!r} was written by edition {answers.edition} of the templates, and this is edition "
-            f"{latest}; run 'pip install --upgrade promenade-bus-new'"
+            f"{str(directory)!r} was written by edition {answers.edition} of the templates, and this is "
+            f"edition {latest}; run 'pip install --upgrade promenade-bus-new'"
         )
     if answers.edition == latest:
         return Update(latest, latest, ())
     if answers.edition not in editions_of(templates):
-        raise NewError(f"there is no edition {answers.edition} of the templates, named in {directory / ANSWERS}")
+        raise NewError(f"{directory / ANSWERS} names edition {answers.edition}, which does not exist")
     _check_committed(directory)
     with tempfile.TemporaryDirectory(prefix="promenade-bus-new-") as temporary:
         before, after = Path(temporary) / "before", Path(temporary) / "after"
@@ -99,7 +99,9 @@ def _merge(path: str, before: Path, after: Path, project: Path) -> str:
     if old is None:
         base.parent.mkdir(parents=True, exist_ok=True)
         base.write_bytes(b"")
-    labels = (label for text in ("yours", "the template before", "the template now") for label in ("-L", text))
+    labels = (
+        label for text in ("yours", "the template before", "the template now") for label in ("-L", text)
+    )
     done = _git(project, "merge-file", "--quiet", *labels, str(project / path), str(base), str(after / path))
     if done.returncode < 0 or done.returncode > _MOST_CONFLICTS:
         raise NewError(f"git cannot merge {path!r}: {done.stderr.strip()}")
@@ -131,8 +133,6 @@ def _check_committed(directory: Path) -> None:
 
 def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["git", *arguments], cwd=directory, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise NewError("an update needs git, which is not installed or not on PATH") from None
