@@ -19,6 +19,7 @@ __all__ = ["Acting", "Code", "Running"]
 
 _KEYS = 3
 _STARTS = 4
+_SEEN_WITHIN = 30.0
 _CANNOT_NOW = ("AdapterError", "AdapterUnavailable", "PublishFailed", "PublishUncertain", "TimeoutError")
 
 
@@ -206,6 +207,19 @@ class Acting:
 
     async def _wait(self, leases: float) -> None:
         await asyncio.sleep(leases * self.history.lease)
+
+    async def _until(self, what: str, topic: str, group: str) -> None:
+        """Waits until the server has something of a group that is ``held`` by a consumer, or ``parked``."""
+        place, keys = self.on_server, self.on_server.keys
+        async with asyncio.timeout(_SEEN_WITHIN):
+            while True:
+                if what == "held":
+                    (count, *_) = await place.ask("XPENDING", keys.stream(topic), group)
+                else:
+                    count = await place.ask("ZCARD", keys.parked(topic, group))
+                if count:
+                    return
+                await asyncio.sleep(0.02)
 
     # --- publishing and operating -------------------------------------------------------------------------
 

@@ -51,12 +51,16 @@ def publish(count: int, plan: str = "", version: int = 1) -> tuple[str, dict[str
     return "publish", {"topic": "shop.order.placed", "count": count, "plan": plan, "version": version}
 
 
+def until(what: str) -> tuple[str, dict[str, Any]]:
+    return "until", {"what": what, "topic": "shop.order.placed", "group": "billing.mail"}
+
+
 FOUND = {
     "leave-what-the-dead-held": (
         history(
             deploy("a"),
             publish(8, "slow"),
-            ("wait", {"leases": 0.7}),
+            until("held"),
             ("kill", {"label": "a"}),
             deploy("b"),
         ),
@@ -66,7 +70,7 @@ FOUND = {
         history(
             deploy("a"),
             publish(8, "later"),
-            ("wait", {"leases": 0.2}),
+            until("parked"),
             ("kill", {"label": "a"}),
             deploy("b"),
             lease=2.0,
