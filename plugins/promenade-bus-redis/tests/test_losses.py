@@ -57,6 +57,7 @@ async def look(adapter: StreamsAdapter) -> None:
     retention = adapter._retention
     assert retention is not None
     await until(lambda: retention._active_lock.is_taken, "it is its turn")
+    await retention.stop()  # a look of its own would come first, and meet the planned fault
     retention._read_at = 0.0
     retention._due = [(0.0, topic) for topic in retention._pauses]
     await retention.visit()
