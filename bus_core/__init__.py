@@ -13,7 +13,6 @@ if typing.TYPE_CHECKING:
         BuildContext,
         ChainRule,
         CheckResult,
-        Claim,
         Command,
         Consumer,
         CountingAdapter,
@@ -123,7 +122,7 @@ else:
                 CountingAdapter DeadLetterStore Endpoint EngineState EventLoss Factory Features Handler
                 HealthProbe HealthStatus Inlet InProcessAdapter LeasingConsumer Middleware ObservedBus
                 Observer RetryPolicy Serializer SubscriptionBacklog SubscriptionSpec SubscriptionState
-                YieldingConsumer Store Claim ChainRule MiddlewareCount WatchedMiddleware
+                YieldingConsumer Store ChainRule MiddlewareCount WatchedMiddleware
             """,
             "bus.bootstrap": "check_config open_bus open_sync_bus",
             "bus.bus": "Bus",
@@ -182,7 +181,6 @@ __all__ = [
     "CalledFromHandler",
     "ChainRule",
     "CheckResult",
-    "Claim",
     "Clock",
     "Command",
     "ConfigError",

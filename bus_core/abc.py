@@ -40,7 +40,6 @@ __all__ = [
     "BuildContext",
     "ChainRule",
     "CheckResult",
-    "Claim",
     "Command",
     "Consumer",
     "CountingAdapter",
@@ -790,7 +789,7 @@ class WatchedMiddleware:
         return self
 
     def of_topic(self, topic: str) -> Middleware | None:
-        """The same for publishing on a topic; called once, at the first publish."""
+        """The same for publishing on a topic; called before its first publish, and sometimes again."""
         return self
 
     async def start(self) -> None:
@@ -816,17 +815,6 @@ class WatchedMiddleware:
 # --- stores -----------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Claim:
-    """The answer of ``Store.claim``.
-
-    ``mine``: the caller has the key. ``marked``: it was marked, and the mark is not over. ``taken``: another
-    caller has it.
-    """
-
-    state: Literal["mine", "marked", "taken"]
-
-
 class Store(Protocol):
     """Small state that a middleware keeps between attempts: claims, marks and token buckets.
 
@@ -843,10 +831,11 @@ class Store(Protocol):
         """Called when the bus closes, before its adapter."""
         ...
 
-    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+    async def claim(self, key: str, owner: str, seconds: float) -> Literal["mine", "taken", "marked"]:
         """Takes a key for an owner, who has it for some seconds. It must be atomic.
 
-        An owner that has the key already extends its time.
+        ``mine``: the owner has the key. If it had the key already, its time is extended. ``taken``: another
+        owner has it. ``marked``: the key is marked.
         """
         ...
 

@@ -244,7 +244,9 @@ class _Assembly:
         """Prepares the stores that the options of a part choose, by the names of these options."""
         chosen: dict[str, PluginChoice] = {}
         for field in fields:
-            choice: PluginChoice = getattr(options, field)
+            choice: PluginChoice | None = getattr(options, field)
+            if choice is None:
+                continue
             if field not in user.options:  # a default knows no path
                 choice = PluginChoice(choice.name, choice.options, join_path(user.path, field))
             self._prepare(self._plugins.stores, choice)

@@ -42,7 +42,6 @@ PUBLIC = [
     "CalledFromHandler",
     "ChainRule",
     "CheckResult",
-    "Claim",
     "Clock",
     "Command",
     "ConfigError",

@@ -54,6 +54,19 @@ def test_every_part_is_told_with_its_origin(run: Run, module: Module) -> None:
     assert found["health_probes"][0]["origin"].startswith("promenade-bus-health ")
 
 
+def test_an_order_that_defeats_a_middleware(run: Run, module: Module) -> None:
+    """Warnings about the order of middleware stand below the chains."""
+    source = (
+        'CONFIG["bus"]["middleware"] = [{"timeout": {"seconds": 1}}, "logging"]\nbus = open_bus(CONFIG)\n'
+    )
+    name = module(source)
+    (warning,) = run.json("explain", "--app", f"{name}:bus")["chain_warnings"]
+    assert warning.startswith("'timeout' must not be outside of 'logging': ")
+    output = run("explain", "--app", f"{name}:bus").output
+    assert f"warnings about the order of middleware:\n  - {warning}\n" in output
+    assert "warnings" not in run("explain", "--app", f"{module(APP)}:bus").output
+
+
 def test_a_subscription_is_told_with_its_options(run: Run, module: Module) -> None:
     """The output shows group, handler, concurrency, timeout and ``give_up_on`` of a subscription."""
     name = module(APP)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import attrs
@@ -13,7 +13,6 @@ from bus_core import (
     AdapterError,
     BaseEvent,
     Bus,
-    Claim,
     Clock,
     ConfigError,
     Delivery,
@@ -38,7 +37,7 @@ class Faulty(MemoryStore):
         super().__init__(MemoryStoreOptions(), clock)
         self.broken: set[str] = set()
 
-    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+    async def claim(self, key: str, owner: str, seconds: float) -> Literal["mine", "taken", "marked"]:
         self._maybe_fail("claim")
         return await super().claim(key, owner, seconds)
 
@@ -155,6 +154,25 @@ async def test_a_long_handler_keeps_its_claim(virtual_clock: VirtualClock) -> No
     await handler_of(middleware, succeed)(delivered(virtual_clock))
     assert virtual_clock.timers == []
     assert middleware.counts() == {("mail", "postponed"): 1}
+
+
+async def test_a_cancelled_mark_leaves_no_claim(virtual_clock: VirtualClock) -> None:
+    """An attempt that is cancelled while it marks the event gives its claim back."""
+
+    class Slow(Faulty):
+        async def mark(self, key: str, seconds: float) -> None:
+            await asyncio.Event().wait()
+
+    middleware = idempotency(virtual_clock, Slow(virtual_clock))
+    running = asyncio.ensure_future(handler_of(middleware, succeed)(delivered(virtual_clock)))
+    await virtual_clock.advance(1)
+    running.cancel()
+    await asyncio.wait([running])
+    again = asyncio.ensure_future(handler_of(middleware, hang)(delivered(virtual_clock)))
+    await virtual_clock.advance(1)
+    assert not again.done()
+    again.cancel()
+    await asyncio.wait([again])
 
 
 async def test_a_mark_ends(virtual_clock: VirtualClock) -> None:

@@ -68,6 +68,18 @@ async def test_other_ways_to_refuse(virtual_clock: VirtualClock) -> None:
             await validate(succeed)(delivered(virtual_clock))
 
 
+async def test_counted_topics_are_bounded(virtual_clock: VirtualClock) -> None:
+    """However many topics there are, only a thousand are counted apart."""
+    validate = build("validate", virtual_clock, validator=f"{THIS}:is_good")
+    for number in range(1005):
+        with pytest.raises(PublishFailed):
+            await validate(succeed)(published(f"sales.order.n{number}"))
+    assert isinstance(validate, WatchedMiddleware)
+    counts = validate.counts()
+    assert len(counts) == 1001
+    assert counts["(other)", "refused"] == 5
+
+
 def test_topics_that_are_not_chosen(virtual_clock: VirtualClock) -> None:
     """Topics that are not chosen do not pass through the middleware at all."""
     validate = build("validate", virtual_clock, validator=f"{THIS}:is_good", topics=["sales.*"])

@@ -17,6 +17,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Final, Literal
+from weakref import WeakSet
 
 from bus_core import (
     CheckResult,
@@ -54,7 +55,7 @@ class CircuitBreaker(WatchedMiddleware):
         self._options = options
         self._clock = clock
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._circuits: list[_Circuit] = []
+        self._circuits: WeakSet[_Circuit] = WeakSet()  # one lives as long as its subscription
 
     def counts(self) -> Mapping[tuple[str, str], int]:
         return self._counts
@@ -62,7 +63,7 @@ class CircuitBreaker(WatchedMiddleware):
     def check(self) -> CheckResult | None:
         """Degraded while a circuit is not closed; names each."""
         found = super().check()
-        told = [text for circuit in self._circuits if (text := circuit.describe()) is not None]
+        told = sorted(text for circuit in self._circuits if (text := circuit.describe()) is not None)
         if not told:
             return found
         return CheckResult(HealthStatus.DEGRADED, "; ".join(told), found.figures if found else {})
@@ -73,7 +74,7 @@ class CircuitBreaker(WatchedMiddleware):
         if only and spec.name not in only:
             return None
         circuit = _Circuit(spec.name, self._options, self._clock, self._counts)
-        self._circuits.append(circuit)
+        self._circuits.add(circuit)
         return circuit.guard
 
 

@@ -106,16 +106,19 @@ class Idempotency(WatchedMiddleware):
             claim.keep(self._clock)
             try:
                 await handler(envelope)
+                claim.stop()
+                await self._mark(key, subscription)
             except BaseException:
                 await claim.give_back()
                 raise
-            claim.stop()
-            try:
-                await self._store.mark(key, self._options.keep)
-            except BusError as error:  # the effect is done: failing the attempt would repeat it
-                self._store_failed(error, subscription, UNMARKED)
 
         return once
+
+    async def _mark(self, key: str, subscription: str) -> None:
+        try:
+            await self._store.mark(key, self._options.keep)
+        except BusError as error:  # the effect is done: failing the attempt would repeat it
+            self._store_failed(error, subscription, UNMARKED)
 
     def _store_failed(self, error: BusError, subscription: str, outcome: str) -> None:
         """Counts an event that the store did not answer for; logs the first of several in a row."""
@@ -143,7 +146,7 @@ class _Claim:
         self._renewing: asyncio.Task[None] | None = None
 
     async def begin(self) -> str:
-        return (await self._store.claim(self._key, self._owner, self._seconds)).state
+        return await self._store.claim(self._key, self._owner, self._seconds)
 
     def keep(self, clock: Clock) -> None:
         """Renews the claim three times in its duration, until ``stop``."""

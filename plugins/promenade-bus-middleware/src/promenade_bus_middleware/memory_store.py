@@ -6,15 +6,12 @@ Nothing outlives the process, and instances do not share it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
-from bus_core import Claim, Clock
+from bus_core import Clock
 from promenade_bus_middleware.config import MemoryStoreOptions
 
 __all__ = ["MemoryStore"]
-
-_MINE = Claim("mine")
-_MARKED = Claim("marked")
-_TAKEN = Claim("taken")
 
 
 class MemoryStore:
@@ -35,16 +32,16 @@ class MemoryStore:
     async def close(self) -> None:
         """There is nothing to close."""
 
-    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+    async def claim(self, key: str, owner: str, seconds: float) -> Literal["mine", "taken", "marked"]:
         """See ``bus_core.Store``."""
         now = self._now()
         if self._marks.get(key, now) > now:
-            return _MARKED
+            return "marked"
         holder, until = self._claims.get(key, (owner, now))
         if holder != owner and until > now:
-            return _TAKEN
+            return "taken"
         self._claims[key] = owner, now + seconds
-        return _MINE
+        return "mine"
 
     async def mark(self, key: str, seconds: float) -> None:
         """See ``bus_core.Store``."""

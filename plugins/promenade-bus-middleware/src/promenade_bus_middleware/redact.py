@@ -6,8 +6,9 @@ one, get the masked event.
 
 Guarantees. A value that a name selects does not leave the process by this publish. If a field cannot be
 masked within its type, the event is refused rather than published. These values are not found: copies in
-other fields, in the ordering key, in the topic, and in logs of the application. A dead letter of a consumer
-has the event as it was published, whatever the consume chain masks. There is no state.
+other fields, in the aggregate id, in the topic, and in logs of the application. The key function of a topic
+gets the masked event. A dead letter of a consumer has the event as it was published, whatever the consume
+chain masks. There is no state.
 """
 
 from __future__ import annotations

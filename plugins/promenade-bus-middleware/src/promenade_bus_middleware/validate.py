@@ -15,7 +15,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from bus_core import Envelope, Handler, Middleware, PermanentError, PublishFailed, WatchedMiddleware
 from promenade_bus_middleware.config import ValidateOptions
@@ -24,6 +24,12 @@ from promenade_bus_middleware.topics import ChosenTopics
 __all__ = ["Validate"]
 
 Validator = Callable[[Any], object]
+
+REFUSED: Final = "refused"
+OTHER: Final = "(other)"
+
+_MOST_SUBJECTS: Final = 1000
+"""The number of topics that are counted apart."""
 
 
 class Validate(WatchedMiddleware):
@@ -65,9 +71,10 @@ class Validate(WatchedMiddleware):
                 return
         text = f"the validator {self._name!r} refused the event"
         if envelope.delivery is None:
-            self._counts[envelope.topic, "refused"] += 1
+            is_new = len(self._counts) >= _MOST_SUBJECTS and (envelope.topic, REFUSED) not in self._counts
+            self._counts[OTHER if is_new else envelope.topic, REFUSED] += 1
             raise PublishFailed(f"{text}; it is not published on {envelope.topic!r}") from cause
-        self._counts[envelope.delivery.subscription, "refused"] += 1
+        self._counts[envelope.delivery.subscription, REFUSED] += 1
         raise PermanentError(text) from cause
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from bus_core import AdapterError, BuildContext, Claim
+from bus_core import AdapterError, BuildContext
 from bus_core.config import read_settings
 from promenade_bus_redis.config import RedisOptions
 from promenade_bus_redis.server.connections import Connections, make_connections
@@ -23,7 +23,9 @@ __all__ = ["OWN_SECTION", "RedisStore", "store_faults"]
 
 OWN_SECTION: Final = "bus.redis"
 
-_STATES: Final = {1: Claim("mine"), 0: Claim("taken"), -1: Claim("marked")}
+_State = Literal["mine", "taken", "marked"]
+
+_STATES: Final[Mapping[int, _State]] = {1: "mine", 0: "taken", -1: "marked"}
 
 
 def store_faults(sections: Mapping[str, Any]) -> list[str]:
@@ -68,7 +70,7 @@ class RedisStore:
             await pipe.close()
             await connections.close()
 
-    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
+    async def claim(self, key: str, owner: str, seconds: float) -> _State:
         """See ``bus_core.Store``."""
         reply = await self._running.run(STORE_CLAIM, [self._prefix + key], owner, _milliseconds(seconds))
         return _STATES[int(reply)]
