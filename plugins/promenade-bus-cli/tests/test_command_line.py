@@ -52,6 +52,14 @@ def test_the_missing_demo_tells_where_it_is(run: Run, monkeypatch: pytest.Monkey
     assert "make demo" in result.output
 
 
+def test_the_missing_new_tells_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without promenade-bus-new the command 'new' says how to get it."""
+    monkeypatch.setenv("PROMENADE_BUS_PLUGINS", "off")
+    result = run("new", "app", "shop")
+    assert result.exit_code == 2
+    assert "it comes with promenade-bus-new: run pip install 'promenade-bus[new]'" in result.output
+
+
 GREETER = """
 def load():
     import click

@@ -36,6 +36,7 @@ __all__ = ["CommandLine", "cli", "main"]
 _PLUGINS = "promenade_bus_cli.plugins"
 _ELSEWHERE = {
     "demo": "it comes with the repository's example application: run 'make demo' in a checkout of it",
+    "new": "it comes with promenade-bus-new: run pip install 'promenade-bus[new]'",
 }
 
 

@@ -22,9 +22,9 @@ _CONFLICTS: Final = 1
 _NEXT: Final = "python -m pip install -e '.[test]' && python -m pytest"
 
 
-@click.command(epilog="Kinds:\n\n" + "\n\n".join(f"{kind}: {what}" for kind, what in KINDS.items()))
-@click.argument("kind", required=False, metavar="KIND")
-@click.argument("name", required=False, metavar="NAME")
+@click.command(epilog="\b\nKinds:\n" + "\n".join(f"  {kind:13} {what}" for kind, what in KINDS.items()))
+@click.argument("kind", required=False, metavar="[KIND")
+@click.argument("name", required=False, metavar="NAME]")
 @click.option(
     "--directory",
     metavar="DIRECTORY",
