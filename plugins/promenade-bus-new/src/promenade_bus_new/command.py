@@ -46,10 +46,11 @@ def new(
     author: str | None,
     updating: bool,
 ) -> None:
-    """Write a new project: a complete distribution with code, tests, README, changelog and CI.
+    """Write a plugin, a context or an application, or update one.
 
-    KIND is adapter, serializer, middleware, retry-policy, health-probe, command, context or app. With
-    --update the project keeps your changes. Exit status: 1 when an update left conflicts to resolve.
+    It is a complete distribution with code, tests, README, changelog and CI. KIND is adapter, serializer,
+    middleware, retry-policy, health-probe, command, context or app. With --update the project keeps your
+    changes. Exit status: 1 when an update left conflicts to resolve.
     """
     if updating:
         if kind is not None:
