@@ -11,7 +11,14 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.plugins.chains import chain_warnings
     from bus_core.plugins.discovery import discover
-    from bus_core.plugins.hookspecs import ENTRY_POINT_GROUP, PROJECT, hookimpl, hookspec
+    from bus_core.plugins.hookspecs import (
+        ENTRY_POINT_GROUP,
+        HOOK_VERSION,
+        OLDEST_HOOK_VERSION,
+        PROJECT,
+        hookimpl,
+        hookspec,
+    )
     from bus_core.plugins.registries import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
 else:
     __getattr__, __dir__ = on_demand.names(
@@ -19,13 +26,15 @@ else:
         {
             "chains": "chain_warnings",
             "discovery": "discover",
-            "hookspecs": "ENTRY_POINT_GROUP PROJECT hookimpl hookspec",
+            "hookspecs": "ENTRY_POINT_GROUP HOOK_VERSION OLDEST_HOOK_VERSION PROJECT hookimpl hookspec",
             "registries": "Finding InstalledPlugin NamedRegistry Offer Plugins",
         },
     )
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "HOOK_VERSION",
+    "OLDEST_HOOK_VERSION",
     "PROJECT",
     "Finding",
     "InstalledPlugin",

@@ -25,6 +25,7 @@ from bus_core.plugins.hook_checks import (
     check_catalogues,
     check_offers,
     hook_faults,
+    version_fault,
 )
 from bus_core.plugins.hookspecs import PROJECT
 from bus_core.plugins.registries import Finding, InstalledPlugin, NamedRegistry, Offer, Plugins
@@ -241,6 +242,8 @@ class _Discovery:
     def _register(self, plugin: object, described: InstalledPlugin, name: str) -> None:
         if isinstance(plugin, type):
             raise InvalidPlugin("it is a class; give an instance of it, or a module")
+        if fault := version_fault(plugin, self.core_version):
+            raise InvalidPlugin(fault)
         faults = list(hook_faults(self._manager, plugin))
         if faults:
             raise InvalidPlugin("; ".join(faults))

@@ -12,9 +12,9 @@ import pluggy
 from bus_core.abc import ChainRule, Command, Endpoint, Factory
 from bus_core.errors import InvalidPlugin, suggestion
 from bus_core.events.topics import TopicCatalogue, nearest_names
-from bus_core.plugins.hookspecs import PROJECT
+from bus_core.plugins.hookspecs import HOOK_VERSION, OLDEST_HOOK_VERSION, PROJECT
 
-__all__ = ["HOOKS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults"]
+__all__ = ["HOOKS", "TOPICS_HOOK", "check_catalogues", "check_offers", "hook_faults", "version_fault"]
 
 HOOKS: Final[Mapping[str, str]] = {
     "promenade_bus_adapters": "adapter",
@@ -32,8 +32,30 @@ HOOKS: Final[Mapping[str, str]] = {
 
 TOPICS_HOOK: Final = "promenade_bus_topics"
 
+VERSION_NAME: Final = "PROMENADE_BUS_HOOKS"
+"""The name under which a plugin states the version of the hooks that it needs."""
+
 _EXPECTED: Final[Mapping[str, type]] = {"command": Command, "endpoint": Endpoint}
 """The classes of offers by kind; other kinds offer a ``Factory``."""
+
+
+def version_fault(plugin: object, core_version: str | None) -> str | None:
+    """The reason why the stated version of the hooks does not fit; None when it fits, or none is stated."""
+    stated: object = inspect.getattr_static(plugin, VERSION_NAME, None)
+    if stated is None:
+        return None
+    core = f"promenade-bus {core_version or ''}".rstrip()
+    if not isinstance(stated, int) or isinstance(stated, bool):
+        return f"{VERSION_NAME} is {stated!r}, and must be a whole number; {core} has version {HOOK_VERSION}"
+    if stated > HOOK_VERSION:
+        remedy = "pip install --upgrade promenade-bus"
+        return f"it needs version {stated} of the hooks, and {core} has version {HOOK_VERSION}: {remedy}"
+    if stated < OLDEST_HOOK_VERSION:
+        return (
+            f"it was written for version {stated} of the hooks, and {core} has {OLDEST_HOOK_VERSION}"
+            f" to {HOOK_VERSION}: install a newer version of the plugin"
+        )
+    return None
 
 
 def hook_faults(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:

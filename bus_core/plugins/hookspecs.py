@@ -26,10 +26,26 @@ from bus_core.abc import (
 )
 from bus_core.events.topics import TopicCatalogue
 
-__all__ = ["ENTRY_POINT_GROUP", "PROJECT", "hookimpl", "hookspec"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "HOOK_VERSION",
+    "OLDEST_HOOK_VERSION",
+    "PROJECT",
+    "hookimpl",
+    "hookspec",
+]
 
 PROJECT: Final = "promenade_bus"
 ENTRY_POINT_GROUP: Final = "promenade_bus"
+
+HOOK_VERSION: Final = 1
+"""The version of the hooks below. It grows with each hook, parameter or field of an answer that is new.
+
+A plugin that needs a version says so with ``PROMENADE_BUS_HOOKS = 1`` in the module of its entry point.
+"""
+
+OLDEST_HOOK_VERSION: Final = 1
+"""The oldest version that still works. It grows when something is removed, at a major version only."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

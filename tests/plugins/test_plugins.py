@@ -15,6 +15,7 @@ import pytest
 from bus_core import Event, Topic, TopicCatalogue, event, hookimpl
 from bus_core.abc import Factory
 from bus_core.errors import InvalidPlugin, PluginConflict, UnknownPlugin
+from bus_core.plugins import HOOK_VERSION
 from bus_core.plugins.discovery import discover
 from bus_core.plugins.registries import KNOWN, InstalledPlugin, Plugins
 from support.distributions import Site
@@ -85,6 +86,21 @@ def test_an_installed_plugin(site: Site) -> None:
         module="fake_promenade_bus_memory",
         offers=(("adapter", "memory"),),
     )
+
+
+def test_a_plugin_for_these_hooks(site: Site) -> None:
+    """A plugin that states the version of the hooks that the core has is loaded."""
+    site.install("fitting", f"PROMENADE_BUS_HOOKS = {HOOK_VERSION}\n" + ADAPTER % "fitting")
+    assert find(discover(), "fitting").status == "loaded"
+
+
+def test_a_plugin_for_newer_hooks(site: Site) -> None:
+    """A plugin for newer hooks is told to get a newer core, instead of that it misspells a hook."""
+    site.install("new", "PROMENADE_BUS_HOOKS = 2\n@hookimpl\ndef promenade_bus_streams(): return {}")
+    cause = find(discover(), "new").cause
+    assert cause is not None
+    assert cause.startswith("it needs version 2 of the hooks, and promenade-bus")
+    assert cause.endswith("has version 1: pip install --upgrade promenade-bus")
 
 
 def test_every_kind_of_offer(site: Site) -> None:
@@ -293,6 +309,18 @@ BROKEN = {
         "ZeroDivisionError: division by zero",
     ),
     "exiting hook": ("@hookimpl\ndef promenade_bus_adapters(): raise SystemExit", "SystemExit"),
+    "newer hooks": (
+        "PROMENADE_BUS_HOOKS = 99\n@hookimpl\ndef promenade_bus_streams(): return {}",
+        "it needs version 99 of the hooks, and promenade-bus",
+    ),
+    "older hooks": (
+        "PROMENADE_BUS_HOOKS = 0\n@hookimpl\ndef promenade_bus_adapters(): return {}",
+        "it was written for version 0 of the hooks, and promenade-bus",
+    ),
+    "no version of hooks": (
+        "PROMENADE_BUS_HOOKS = '1'\n@hookimpl\ndef promenade_bus_adapters(): return {}",
+        "PROMENADE_BUS_HOOKS is '1', and must be a whole number",
+    ),
     "no hook": ("def something(): pass", "it has no function marked with @hookimpl"),
     "bad topics": (
         "@hookimpl\ndef promenade_bus_topics(): return [TopicCatalogue('sales', [Topic('art.sold', Event)])]",
