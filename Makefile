@@ -9,7 +9,7 @@
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost docs diagrams flake lock clean
+.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost docs diagrams api changelog release flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -82,6 +82,11 @@ diagrams: ## draw docs/diagrams again, from the tables of the code
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& PYTHONPATH=tools ".venv-$${found%% *}/bin/python" -m promenade_site draw
 
+api: ## write the public API down again, into tests/project/public_api.txt
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& PYTHONPATH=tools ".venv-$${found%% *}/bin/python" -m promenade_site api
+
 flake: ## the contract of adapters and the tests of the kit, 50 times in random order (COUNT=50)
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
@@ -92,6 +97,16 @@ cost: ## count again what an event costs on each path, on each CPython: rewrites
 		"$$python" tools/make_venv.py ".venv-$$version" requirements/dev.txt </dev/null \
 		&& PYTHONPATH=tests:benchmarks ".venv-$$version/bin/python" -m support.cost_per_event </dev/null || exit 1; \
 	done
+
+changelog: ## move the fragments of changelog.d into the changelogs of their distributions
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& PYTHONPATH=tools ".venv-$${found%% *}/bin/python" -m promenade_release.changelog
+
+release: ## every wheel and sdist into dist/: built twice, compared, checked, with the order of upload
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
+		&& PYTHONPATH=tools ".venv-$${found%% *}/bin/python" -m promenade_release $(ARGS)
 
 lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \

@@ -1,4 +1,4 @@
-"""``python -m promenade_site stage|check|draw``: the steps of ``make docs``, and of ``make diagrams``."""
+"""``python -m promenade_site``: the steps of ``make docs``, ``make diagrams`` and ``make api``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from promenade_site.checking import broken_links
 from promenade_site.diagrams import DIAGRAMS
 from promenade_site.pages import Site
 from promenade_site.reference import reference_pages
+from promenade_site.snapshot import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGED = ROOT / "build" / "site-pages"
@@ -49,7 +50,13 @@ def draw() -> int:
     return 0
 
 
-STEPS: Mapping[str, Callable[[], int]] = {"stage": stage, "check": check, "draw": draw}
+def api() -> int:
+    """Writes the public API down again."""
+    (ROOT / "tests" / "project" / "public_api.txt").write_text(snapshot(), encoding="utf-8")
+    return 0
+
+
+STEPS: Mapping[str, Callable[[], int]] = {"stage": stage, "check": check, "draw": draw, "api": api}
 
 
 def main(arguments: Sequence[str]) -> int:
