@@ -64,7 +64,7 @@ def release(root: Path, target: Path, repository: str) -> list[str]:
 
 
 def unprepared(root: Path) -> list[str]:
-    """What has to be done in the checkout before a release."""
+    """The steps that a checkout needs before a release."""
     fragments, wrong = fragments_of(root)
     if fragments:
         wrong.append(f"{len(fragments)} fragments are not in their changelogs: run `make changelog`")
