@@ -48,6 +48,7 @@ def broken_lines(before: str, now: str) -> list[str]:
 def _lines(path: str, thing: Any) -> Iterator[str]:
     if isinstance(thing, type):
         yield f"class {path}{_signature(thing)}"
+        yield from _keywords(path, thing)
         for name in sorted(_members(thing)):
             yield from _member(f"{path}.{name}", thing, name)
     elif inspect.isroutine(thing):
@@ -95,9 +96,9 @@ def _plain(annotation: object) -> str:
 
 def _signature(thing: Any) -> str:
     """The parameters as they are written, in the same words on every Python."""
-    if isinstance(thing, type) and attrs.has(thing) and "__init__" in vars(thing):
-        shown = [_field(field) for field in attrs.fields(thing) if field.init]
-        return f"({', '.join(shown)})"
+    if _is_made_by_attrs(thing):
+        fields = [field for field in attrs.fields(thing) if field.init and not field.kw_only]
+        return f"({', '.join(_field(thing, field) for field in fields)})"
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -106,7 +107,18 @@ def _signature(thing: Any) -> str:
     return text.replace("'", "").replace("<factory>", "...")
 
 
-def _field(field: attrs.Attribute[Any]) -> str:
-    star = "*" if field.kw_only else ""
+def _keywords(path: str, cls: type[Any]) -> Iterator[str]:
+    """The parameters by keyword of a class, one by one: a further one with a default harms nobody."""
+    if _is_made_by_attrs(cls):
+        for field in attrs.fields(cls):
+            if field.init and field.kw_only:
+                yield f"{path}(*, {_field(cls, field)})"
+
+
+def _is_made_by_attrs(thing: object) -> bool:
+    return isinstance(thing, type) and attrs.has(thing) and "__init__" in vars(thing)
+
+
+def _field(cls: type[Any], field: attrs.Attribute[Any]) -> str:
     default = "" if field.default is attrs.NOTHING else " = ..."
-    return f"{star}{field.alias or field.name}: {_plain(field.type)}{default}"
+    return f"{field.alias or field.name}: {_annotation(cls, field.name)}{default}"
