@@ -3,7 +3,7 @@
 May import: ``errors``, ``events``, ``runtime``, ``abc``. Owns: the work that adapters share.
 ``StorageAdapter`` is for storages that must be polled, such as a database. ``LocalDeadLetters`` is for
 adapters that keep their dead letters in the process. Adapters of databases share ``Heartbeats`` for leases,
-and texts for attempts and letters.
+``StoredDeadLetters``, reports of groups, and texts for attempts, headers and letters.
 """
 
 import typing
@@ -13,6 +13,7 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.adapters.batches import together_or_apart
     from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters, first_letters
+    from bus_core.adapters.groups import GroupInUse, GroupReport, groups_to_forget, orphans_text
     from bus_core.adapters.leases import NO_SESSION, Heartbeats, name_owner
     from bus_core.adapters.records import (
         DEAD,
@@ -21,24 +22,32 @@ if typing.TYPE_CHECKING:
         Pending,
         Record,
         attempts_of,
+        headers_of,
         letter_of,
         matches,
         replayed_at,
+        text_fault_of,
         text_of_attempts,
+        text_of_headers,
         text_of_letter,
         with_death,
     )
     from bus_core.adapters.storage import StorageAdapter
+    from bus_core.adapters.stored_letters import StoredDeadLetters
 else:
     __getattr__, __dir__ = on_demand.names(
         __name__,
         {
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters first_letters",
+            "groups": "GroupInUse GroupReport groups_to_forget orphans_text",
             "leases": "Heartbeats NO_SESSION name_owner",
-            "records": "Claim DEAD NOBODY Pending Record attempts_of letter_of matches replayed_at "
-            "text_of_attempts text_of_letter with_death",
+            "records": """
+                Claim DEAD NOBODY Pending Record attempts_of headers_of letter_of matches replayed_at
+                text_fault_of text_of_attempts text_of_headers text_of_letter with_death
+            """,
             "storage": "StorageAdapter",
+            "stored_letters": "StoredDeadLetters",
         },
     )
 
@@ -47,19 +56,27 @@ __all__ = [
     "NOBODY",
     "NO_SESSION",
     "Claim",
+    "GroupInUse",
+    "GroupReport",
     "Heartbeats",
     "KeptLetter",
     "LocalDeadLetters",
     "Pending",
     "Record",
     "StorageAdapter",
+    "StoredDeadLetters",
     "attempts_of",
     "first_letters",
+    "groups_to_forget",
+    "headers_of",
     "letter_of",
     "matches",
     "name_owner",
+    "orphans_text",
     "replayed_at",
+    "text_fault_of",
     "text_of_attempts",
+    "text_of_headers",
     "text_of_letter",
     "together_or_apart",
     "with_death",

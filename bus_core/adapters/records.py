@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -13,7 +14,8 @@ import attrs
 from cattrs.preconf.json import JsonConverter, make_converter
 
 from bus_core.errors import ConsumerDied
-from bus_core.events.messages import Attempt, DeadLetter, Message, with_attempt
+from bus_core.events.messages import NO_HEADERS, Attempt, DeadLetter, Message, with_attempt
+from bus_core.events.primitives import FrozenMapping
 from bus_core.events.topics import TopicPattern
 
 __all__ = [
@@ -24,10 +26,13 @@ __all__ = [
     "Record",
     "RecordState",
     "attempts_of",
+    "headers_of",
     "letter_of",
     "matches",
     "replayed_at",
+    "text_fault_of",
     "text_of_attempts",
+    "text_of_headers",
     "text_of_letter",
     "with_death",
 ]
@@ -116,6 +121,30 @@ def text_of_letter(letter: DeadLetter) -> str:
 def letter_of(text: str) -> DeadLetter:
     """The dead letter of a text."""
     return _converter().loads(text, DeadLetter)
+
+
+def text_of_headers(headers: Mapping[str, str]) -> str | None:
+    """Headers as a text, which ``headers_of`` reads; None where there are none."""
+    return json.dumps(dict(headers)) if headers else None
+
+
+def headers_of(text: str | None) -> Mapping[str, str]:
+    """The headers of a text. Raises ``ValueError`` or ``TypeError`` for what is no text of headers."""
+    return NO_HEADERS if text is None else FrozenMapping(json.loads(text))
+
+
+def text_fault_of(message: Message) -> str | None:
+    """The reason that a database cannot store the key and the headers of a message; None where it can."""
+    texts: list[str] = [message.key]
+    if message.headers:
+        texts += [*message.headers.keys(), *message.headers.values()]
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return "a key or a header has a lone surrogate, which UTF-8 cannot encode"
+    return None
 
 
 @cache

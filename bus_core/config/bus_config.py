@@ -28,7 +28,7 @@ from bus_core.events.topics import TopicPattern
 
 __all__ = ["BusConfig", "describe_config", "load_config", "read_config"]
 
-FIRST_PARTY_ADAPTERS: Final = ("memory", "redis", "sqlite")
+FIRST_PARTY_ADAPTERS: Final = ("memory", "postgres", "redis", "sqlite")
 """Sections of these adapters are tolerated where they are not installed, so that one file serves laptop and
 server.
 """

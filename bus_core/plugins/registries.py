@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("adapter", "memory"): "promenade-bus-memory",
+    ("adapter", "postgres"): "promenade-bus-postgres",
     ("adapter", "redis"): "promenade-bus-redis",
     ("adapter", "sqlite"): "promenade-bus-sqlite",
     ("middleware", "chaos"): "promenade-bus-testing",
@@ -52,6 +53,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("health probe", "losses"): "promenade-bus-health",
     ("health probe", "outbox"): "promenade-bus-outbox",
     ("health probe", "quarantined-plugins"): "promenade-bus-health",
+    ("health probe", "postgres"): "promenade-bus-postgres",
     ("health probe", "redis"): "promenade-bus-redis",
     ("health probe", "retries"): "promenade-bus-health",
     ("health probe", "sqlite"): "promenade-bus-sqlite",

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
     from bus_core.runtime.logs import counted, plain_logger
     from bus_core.runtime.sleeper import Sleeper
-    from bus_core.runtime.threads import thread_ended
+    from bus_core.runtime.threads import ThreadPool, thread_ended
     from bus_core.runtime.timeouts import Deadlines, call_within, expiry
 else:
     __getattr__, __dir__ = on_demand.names(
@@ -28,7 +28,7 @@ else:
             "background_task": "BackgroundTask",
             "logs": "counted plain_logger",
             "sleeper": "Sleeper",
-            "threads": "thread_ended",
+            "threads": "ThreadPool thread_ended",
             "timeouts": "Deadlines call_within expiry",
         },
     )
@@ -38,6 +38,7 @@ __all__ = [
     "BackgroundTask",
     "Deadlines",
     "Sleeper",
+    "ThreadPool",
     "TimerHandle",
     "Trouble",
     "call_within",

@@ -177,8 +177,8 @@ def test_unknown_adapter() -> None:
     with pytest.raises(UnknownPlugin) as caught:
         open_bus({"bus": {"adapter": "kafka"}})
     assert str(caught.value) == (
-        "unknown adapter 'kafka'; installed: memory, sqlite; available: pip install promenade-bus-redis "
-        "@ $.bus.adapter"
+        "unknown adapter 'kafka'; installed: memory, postgres, sqlite; available: pip install "
+        "promenade-bus-redis @ $.bus.adapter"
     )
 
 
@@ -187,7 +187,9 @@ def test_an_adapter_to_install() -> None:
     """A first-party adapter that is not installed comes with the command that installs it."""
     with pytest.raises(UnknownPlugin) as caught:
         open_bus({"bus": {"adapter": "redis"}})
-    assert "installed: memory, sqlite; to install it: pip install promenade-bus-redis" in str(caught.value)
+    assert "installed: memory, postgres, sqlite; to install it: pip install promenade-bus-redis" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("bus", [{}, {"adapter": ""}, None, {"adapter": None}])

@@ -112,8 +112,8 @@ async def test_failing_store_leaks_nothing(caplog: pytest.LogCaptureFixture) -> 
 
 def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several names that nobody offers are reported together, each with its place."""
-    hide_distribution(monkeypatch, "promenade-bus-redis")
-    hide_distribution(monkeypatch, "promenade-bus-sqlite")
+    for name in ("postgres", "redis", "sqlite"):
+        hide_distribution(monkeypatch, f"promenade-bus-{name}")
     with pytest.raises(ConfigError) as caught:
         open_bus({"bus": {"adapter": "memry", "serializer": "xml", "middleware": ["loging"]}})
     text = str(caught.value)
@@ -128,9 +128,9 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("adapter", "words"), [("", "to install one"), ("kafka", "available")])
 def test_what_to_install(adapter: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown or missing adapter says what is installed, what can be, and where to name it."""
-    hide_distribution(monkeypatch, "promenade-bus-redis")
-    hide_distribution(monkeypatch, "promenade-bus-sqlite")
-    installs = "pip install promenade-bus-redis, pip install promenade-bus-sqlite"
+    for name in ("postgres", "redis", "sqlite"):
+        hide_distribution(monkeypatch, f"promenade-bus-{name}")
+    installs = ", ".join(f"pip install promenade-bus-{name}" for name in ("postgres", "redis", "sqlite"))
     with pytest.raises(
         UnknownPlugin,
         match=rf"installed: memory; {words}: {installs} @ \$\.bus\.adapter",

@@ -16,7 +16,7 @@ import pytest
 
 from postgres_support.servers import PostgresServer, programs
 
-StartPostgres = Callable[[], PostgresServer]
+StartPostgres = Callable[..., PostgresServer]
 
 _numbers = itertools.count(1)
 
@@ -42,6 +42,6 @@ def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def start_postgres() -> Iterator[StartPostgres]:
-    """Starts servers, and ends them after the test."""
+    """Starts servers, with settings of their own if given, and ends them after the test."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(PostgresServer())
+        yield lambda settings=None: stack.enter_context(PostgresServer(settings))

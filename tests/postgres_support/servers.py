@@ -125,6 +125,12 @@ class PostgresServer:
         self.process.wait(30.0)
         self._forget()
 
+    def reload(self) -> None:
+        """Lets it read its files of settings again; waits until it has."""
+        before = self.log_text().count("received SIGHUP")
+        self.ask("SELECT pg_reload_conf()")
+        wait_until(lambda: self.log_text().count("received SIGHUP") > before, "it reads its settings")
+
     def kill(self) -> None:
         """Ends it by SIGKILL, with the processes of its connections."""
         self._forget()
@@ -162,8 +168,8 @@ class PostgresServer:
 
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
         """A connection of its superuser, which commits each statement."""
-        given = {"autocommit": True, "connect_timeout": 5, **options}
-        return psycopg.connect(host=HOST, port=self.port, user=USER, dbname=database, **given)
+        given = {"user": USER, "autocommit": True, "connect_timeout": 5, **options}
+        return psycopg.connect(host=HOST, port=self.port, dbname=database, **given)
 
     def ask(self, statement: Any, database: str = "postgres") -> Sequence[Any]:
         """The rows of one statement."""

@@ -48,6 +48,8 @@ from bus_core.config.values import DURATION
 from bus_core.plugins import hookspecs
 from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
+from postgres_support.fixtures import postgres_database, postgres_server
+from postgres_support.servers import HOST, USER, PostgresServer
 from promenade_bus_cli.main import cli
 from promenade_bus_health import (
     ClockOptions,
@@ -62,6 +64,9 @@ from promenade_bus_health import (
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_opentelemetry import OpenTelemetryOptions
+from promenade_bus_postgres.config import PostgresOptions
+from promenade_bus_postgres.config import ProbeOptions as PostgresProbeOptions
+from promenade_bus_postgres.config import RetentionOptions as PostgresRetentionOptions
 from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_sqlite.config import ProbeOptions as SqliteProbeOptions
@@ -71,7 +76,7 @@ from redis_support.fixtures import StartServer, start_server
 
 pytestmark = pytest.mark.once
 
-__all__ = ["start_server"]
+__all__ = ["postgres_database", "postgres_server", "start_server"]
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -89,6 +94,7 @@ PAGES = [
             "health",
             "http",
             "opentelemetry",
+            "postgres",
             "prometheus",
             "sqlite",
             "testing",
@@ -213,10 +219,18 @@ def run(
 
 
 @pytest.fixture
-def server(page: Path, start_server: StartServer) -> Mapping[str, str]:
-    """The variable that names a server, for a page whose configuration asks for it."""
-    asks = any("${REDIS_ADDR" in block.text for block in blocks_of(page) if block.file)
-    return {"REDIS_ADDR": start_server().address} if asks else {}
+def server(page: Path, start_server: StartServer, request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """The variables that name servers, for a page whose configuration asks for them."""
+    found: dict[str, str] = {}
+    files = "".join(block.text for block in blocks_of(page) if block.file)
+    if "${REDIS_ADDR" in files:
+        found["REDIS_ADDR"] = start_server().address
+    if "${POSTGRES_HOST" in files:
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        database = request.getfixturevalue("postgres_database")
+        place = {"HOST": HOST, "PORT": str(postgres.port), "DB": database, "USER": USER}
+        found |= {f"POSTGRES_{name}": value for name, value in place.items()}
+    return found
 
 
 def write_files(page: Path, directory: Path) -> None:
@@ -368,6 +382,9 @@ SETTINGS = {
     "Health probe `redis`": ProbeOptions,
     "Observer `opentelemetry`": OpenTelemetryOptions,
     "Observer `prometheus`": PrometheusOptions,
+    "Adapter `postgres`": PostgresOptions,
+    "Adapter `postgres`: `retention`": PostgresRetentionOptions,
+    "Health probe `postgres`": PostgresProbeOptions,
     "Adapter `sqlite`": SqliteOptions,
     "Adapter `sqlite`: `retention`": RetentionOptions,
     "Health probe `sqlite`": SqliteProbeOptions,

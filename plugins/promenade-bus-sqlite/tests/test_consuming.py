@@ -18,7 +18,8 @@ from bus_core import (
     UnknownSubscription,
 )
 from promenade_bus_sqlite.adapter import SqliteAdapter
-from support.sqlite_files import TOPIC, acks, ask, buried, message, receive, spec, started, until
+from support.consuming import TOPIC, acks, buried, message, receive, spec, until
+from support.sqlite_files import ask, started
 
 
 def keys(received: list[Received]) -> list[str]:

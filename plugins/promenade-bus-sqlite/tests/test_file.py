@@ -16,7 +16,8 @@ from bus_core.runtime import lease_clock
 from promenade_bus_sqlite import file as file_module
 from promenade_bus_sqlite.failures import SqliteFailure
 from promenade_bus_sqlite.file import File, network_file_system
-from support.sqlite_files import TOPIC, acks, ask, make_bus, message, receive, spec, started
+from support.consuming import TOPIC, acks, message, receive, spec
+from support.sqlite_files import ask, make_bus, started
 
 MOUNTS = r"""overlay / overlay rw 0 0
 /dev/sda1 /data ext4 rw 0 0

@@ -14,7 +14,8 @@ from bus_core import BaseEvent, CheckResult, HealthStatus, Topic, open_bus
 from promenade_bus_sqlite.command import sqlite_command
 from promenade_bus_sqlite.config import ProbeOptions
 from promenade_bus_sqlite.health import SqliteProbe
-from support.sqlite_files import TOPIC, acks, ask, config, make_bus, message, receive, spec, started, until
+from support.consuming import TOPIC, acks, message, receive, spec, until
+from support.sqlite_files import ask, config, make_bus, started
 
 
 @pytest.fixture

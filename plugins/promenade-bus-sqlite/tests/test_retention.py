@@ -8,7 +8,8 @@ import pytest
 
 from bus_core import DeadLetterFilter
 from promenade_bus_sqlite.adapter import SqliteAdapter
-from support.sqlite_files import TOPIC, acks, ask, buried, message, receive, spec, started
+from support.consuming import TOPIC, acks, buried, message, receive, spec
+from support.sqlite_files import ask, started
 
 
 def stored(path: Path) -> list[str]:

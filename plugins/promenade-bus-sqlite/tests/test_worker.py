@@ -14,7 +14,8 @@ import pytest
 
 from bus_core import PublishFailed, PublishUncertain
 from promenade_bus_sqlite.failures import Kind, SqliteFailure
-from support.sqlite_files import acks, ask, message, receive, spec, started, until
+from support.consuming import acks, message, receive, spec, until
+from support.sqlite_files import ask, started
 
 
 async def test_what_is_asked_at_once_shares_transactions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bus_core import (
     PublishError,
     SubscriptionSpec,
 )
-from bus_core.adapters import Heartbeats, name_owner
+from bus_core.adapters import Heartbeats, name_owner, orphans_text
 from bus_core.events import TopicIndex
 from promenade_bus_sqlite.administration import SqliteAdministration
 from promenade_bus_sqlite.claiming import Owner, backlog_of
@@ -35,8 +35,6 @@ from promenade_bus_sqlite.upkeep import Upkeep
 from promenade_bus_sqlite.worker import Worker
 
 __all__ = ["SqliteAdapter"]
-
-_MOST_NAMES = 5
 
 
 class SqliteAdapter:
@@ -70,13 +68,9 @@ class SqliteAdapter:
             return None
         parts = (services.worker.trouble, services.heartbeats.trouble, self._upkeep.trouble)
         problems = [part.text for part in parts if part.text is not None]
-        orphans = [f"{group!r} to {pattern!r}" for group, pattern in self._upkeep.orphans]
+        orphans = self._upkeep.orphans
         if orphans:
-            more = f" and {len(orphans) - _MOST_NAMES} more" if len(orphans) > _MOST_NAMES else ""
-            problems.append(
-                f"no instance has subscribed {', '.join(orphans[:_MOST_NAMES])}{more} for long, and its "
-                "events are kept for ever: subscribe it, or remove it with `promenade-bus sqlite forget`"
-            )
+            problems.append(orphans_text(orphans, "promenade-bus sqlite forget"))
         return "; ".join(dict.fromkeys(problems)) or None
 
     @property

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import BusError, FrozenMapping, Message, Received
-from bus_core.adapters import attempts_of, matches, text_of_attempts, with_death
+from bus_core import BusError, Message, Received
+from bus_core.adapters import attempts_of, headers_of, matches, text_of_attempts, with_death
 from bus_core.events import is_pattern
 from promenade_bus_sqlite.losses import note_loss
 from promenade_bus_sqlite.schema import NOBODY
@@ -280,7 +280,7 @@ class Claims:
             if published != self._published:
                 self._published_at = datetime.fromtimestamp(published, UTC)
                 self._published = published
-            message = Message(message_id, name, key, body, _headers_of(headers))
+            message = Message(message_id, name, key, body, headers_of(headers))
         except (TypeError, ValueError, OverflowError):
             return self._strange(row)
         receipt = Held(seq, message, published)
@@ -349,10 +349,3 @@ def _within(cursor: sqlite3.Cursor) -> list[Row]:
             cursor.close()
             break
     return rows
-
-
-_NO_HEADERS: Final[FrozenMapping[str, str]] = FrozenMapping()
-
-
-def _headers_of(text: str | None) -> Mapping[str, str]:
-    return _NO_HEADERS if text is None else FrozenMapping(json.loads(text))

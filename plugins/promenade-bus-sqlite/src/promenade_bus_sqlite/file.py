@@ -105,7 +105,8 @@ class File:
             if found is not None:
                 raise self._unfit(
                     f"is on a network file system ({found[0]} at {found[1]}), where SQLite cannot share it "
-                    "between processes safely: put it on a disk of this machine, or take the adapter 'redis'"
+                    "between processes safely: put it on a disk of this machine, or take the adapter "
+                    "'postgres' or 'redis'"
                 )
 
     def _unfit(self, words: str) -> SqliteFailure:

@@ -5,37 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import attrs
-
-from bus_core import BusError, UnknownSubscription
+from bus_core.adapters import GroupReport, groups_to_forget
 from promenade_bus_sqlite.claiming import backlog_of
 from promenade_bus_sqlite.services import Services
 
-__all__ = ["GroupInUse", "GroupReport", "SqliteGroups"]
-
-
-@attrs.frozen(kw_only=True)
-class GroupReport:
-    """A group on one topic or pattern.
-
-    ``unserved`` is the seconds since an instance last served it; 0 if one does.
-    """
-
-    group: str
-    topic: str
-    backlog: int
-    instances: int
-    unserved: float
-
-
-class GroupInUse(BusError):
-    """Raised for a group with instances or unsettled events, unless its removal is forced."""
-
-    def __init__(self, report: GroupReport) -> None:
-        super().__init__(
-            f"the group {report.group!r} on {report.topic!r} has {report.instances} instances and "
-            f"{report.backlog:,} unsettled events; use --force to remove it all the same"
-        )
+__all__ = ["SqliteGroups"]
 
 
 class SqliteGroups:
@@ -77,17 +51,9 @@ class SqliteGroups:
         """
 
         def run(db: sqlite3.Connection) -> Sequence[GroupReport]:
-            found = [
-                each for each in self._reports(db) if each.group == group and topic in (None, each.topic)
-            ]
-            if not found:
-                where = f" on {topic!r}" if topic is not None else ""
-                raise UnknownSubscription(
-                    f"there is no group {group!r}{where} in {self._services.file.path!r}"
-                )
-            for report in found:
-                if not force and (report.instances or report.backlog):
-                    raise GroupInUse(report)
+            found = groups_to_forget(
+                self._reports(db), group, topic=topic, force=force, where=repr(self._services.file.path)
+            )
             for report in found:
                 each = (report.group, report.topic)
                 number = "(SELECT id FROM promenade_subscription WHERE service_group = ? AND pattern = ?)"

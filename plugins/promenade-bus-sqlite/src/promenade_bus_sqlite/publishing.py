@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from bus_core import BusError, Message, PublishError, PublishFailed, PublishUncertain
-from bus_core.adapters import together_or_apart
+from bus_core.adapters import text_fault_of, text_of_headers, together_or_apart
 from promenade_bus_sqlite.failures import Kind, SqliteFailure
 from promenade_bus_sqlite.topics import Topics
 from promenade_bus_sqlite.worker import Worker
 
-__all__ = ["Publisher", "insert_events", "text_of_headers"]
+__all__ = ["Publisher", "insert_events"]
 
 _ROWS: Final = (200, 20, 1)
 """The most rows of one statement.
@@ -44,11 +43,6 @@ def insert_events(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
             begin += size
 
 
-def text_of_headers(headers: Mapping[str, str]) -> str | None:
-    """The text of headers in the file."""
-    return json.dumps(dict(headers)) if headers else None
-
-
 class Publisher:
     """Stores messages, those of a call in one transaction."""
 
@@ -61,7 +55,7 @@ class Publisher:
         results: list[PublishError | None] = [None] * len(messages)
         sound: list[int] = []
         for index, message in enumerate(messages):
-            why = _fault_of(message)
+            why = text_fault_of(message)
             if why is None:
                 sound.append(index)
             else:
@@ -92,19 +86,6 @@ class Publisher:
                 return [failure] * len(messages)
             raise
         return [None] * len(messages)
-
-
-def _fault_of(message: Message) -> str | None:
-    texts: list[Any] = [message.key]
-    if message.headers:
-        texts += [*message.headers.keys(), *message.headers.values()]
-    for text in texts:
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return "a key or a header has a lone surrogate, which UTF-8 cannot encode"
-    return None
 
 
 def _as_publish_error(error: BusError) -> PublishError:

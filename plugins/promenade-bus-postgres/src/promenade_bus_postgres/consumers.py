@@ -1,0 +1,177 @@
+"""The consumer of a subscription: what the engine calls, and how it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from bus_core import BusError, Outcome, Received, SubscriptionSpec
+from bus_core.adapters import together_or_apart
+from promenade_bus_postgres.claiming import Claim, Claims, Held
+from promenade_bus_postgres.connections import Connection
+from promenade_bus_postgres.settling import Settler
+from promenade_bus_postgres.subscriptions import Owner, remove_owner
+
+if TYPE_CHECKING:
+    from promenade_bus_postgres.services import Services
+
+__all__ = ["PostgresConsumer"]
+
+_LONGEST_WAIT: Final = 5.0
+"""Seconds of real time after which ``receive`` returns although there is nothing."""
+
+_FIRST_LOOK: Final = 0.001
+_SLOWER: Final = 1.6
+"""Seconds to the next look at events that a transaction holds, and how much longer each next one waits."""
+
+_OWNED: Final = """SELECT seq FROM promenade_delivery
+WHERE subscription = %s AND owner = %s AND seq = ANY(%s::bigint[])"""
+
+_STANDBY: Final = "SELECT name FROM promenade_owner WHERE subscription = %s AND id <> %s"
+
+
+class PostgresConsumer:
+    """Implements ``Consumer``, ``LeasingConsumer`` and ``YieldingConsumer``.
+
+    A broadcast subscription belongs to this instance only, and is removed from the database with its
+    consumer. ``closed`` is called at the end.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        spec: SubscriptionSpec,
+        owner: Owner,
+        group: str,
+        closed: Callable[[PostgresConsumer], object],
+    ) -> None:
+        self.spec = spec
+        self.owner = owner
+        self.longest_hold = services.options.lease / 3 if spec.mode == "group" else math.inf
+        self._services = services
+        self._closed = closed
+        self._session = services.heartbeats.session
+        self._claims = Claims(services.sql, services.topics, owner, spec.topic, group, ordered=spec.ordered)
+        self._settler = Settler(services.sql, owner, group, spec.topic)
+        self._news = asyncio.Event()
+        self._next_look = 0.0  # by the clock of the loop, when there is no news before
+        self._pause = _FIRST_LOOK
+        self._stopped = False
+        services.heartbeats.add(owner.name)
+
+    # --- receiving ----------------------------------------------------------------------------------------
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        """Receives messages, if need be after a few seconds; see ``bus_core.Consumer``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LONGEST_WAIT
+        while not self._stopped:
+            rest = min(self._next_look, until) - loop.time()
+            if rest > 0 and not self._news.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest):
+                        await self._news.wait()
+                if self._stopped or (loop.time() >= until and not self._news.is_set()):
+                    break
+            self._news.clear()
+            self._next_look = 0.0  # also when the claim fails
+            claim = await self._claim(limit)
+            self._next_look = loop.time() + self._rest(claim)
+            if claim.received:
+                return claim.received
+        return []
+
+    def _rest(self, claim: Claim) -> float:
+        """Seconds until the next claim, if there is no news before."""
+        if claim.more:
+            return 0.0
+        rest = _LONGEST_WAIT if claim.wait is None else min(claim.wait, _LONGEST_WAIT)
+        if not claim.is_held:
+            self._pause = _FIRST_LOOK
+            return rest
+        pause, self._pause = self._pause, min(self._pause * _SLOWER, self._services.options.poll)
+        return min(rest, pause)
+
+    async def _claim(self, limit: int) -> Claim:
+        dead = self._services.heartbeats.dead
+        return await self._services.database.run(
+            lambda connection: self._claims.claim(connection, limit, dead)
+        )
+
+    def look(self) -> None:
+        """Wakes ``receive``, because there may be new events."""
+        self._news.set()
+
+    def free(self) -> None:
+        """Wakes ``receive``, because deliveries may have come free."""
+        self._claims.look_for_free()
+        self._news.set()
+
+    # --- settling -----------------------------------------------------------------------------------------
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
+        results = await together_or_apart(outcomes, self._settle_all)
+        if any(each.action in ("retry", "release") for each in outcomes):
+            self._services.freed(self.owner.subscription)
+        return results
+
+    async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
+        return await self._services.database.run(
+            lambda connection: self._settler.settle(connection, outcomes)
+        )
+
+    # --- leases and turns ---------------------------------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when others may have claimed its messages; see ``bus_core.LeasingConsumer``."""
+        return not self._services.heartbeats.is_sure(self._session)
+
+    async def confirm(self, receipts: Sequence[Any]) -> Sequence[bool]:
+        """Renews the lease; which messages are this consumer's still."""
+        services, me = self._services, self.owner
+        await services.heartbeats.renewed()
+        session = services.heartbeats.session
+        seqs = [held.seq for held in receipts if isinstance(held, Held)]
+
+        def run(connection: Connection) -> set[int]:
+            rows = connection.execute(services.sql(_OWNED), (me.subscription, me.number, seqs))
+            return {seq for (seq,) in rows.fetchall()}
+
+        owned = await services.database.run(run)
+        self._session = session
+        return [seq in owned for seq in seqs]
+
+    async def has_standby(self) -> bool:
+        """True when another instance waits for its turn; see ``bus_core.YieldingConsumer``."""
+        if not self.spec.ordered:
+            return False
+        services, me = self._services, self.owner
+        dead = services.heartbeats.dead
+
+        def run(connection: Connection) -> bool:
+            rows = connection.execute(services.sql(_STANDBY), (me.subscription, me.number))
+            return any(name not in dead for (name,) in rows.fetchall())
+
+        return await services.database.run(run)
+
+    # --- its end ------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """From now on nothing is received."""
+        self._stopped = True
+        self._news.set()
+
+    async def close(self) -> None:
+        """Passes its turn on. What it owns still comes free when its lease is over."""
+        services, me, is_broadcast = self._services, self.owner, self.spec.mode == "broadcast"
+        services.heartbeats.remove(me.name)
+        self._closed(self)
+        await services.database.run(
+            lambda connection: remove_owner(connection, services.sql, me, is_broadcast=is_broadcast)
+        )
+        services.freed(me.subscription)
