@@ -13,7 +13,13 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.adapters.batches import together_or_apart
     from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters, first_letters
-    from bus_core.adapters.groups import GroupInUse, GroupReport, groups_to_forget, orphans_text
+    from bus_core.adapters.groups import (
+        GroupInUse,
+        GroupReport,
+        groups_to_forget,
+        orphans_text,
+        unknown_group,
+    )
     from bus_core.adapters.leases import NO_SESSION, Heartbeats, name_owner
     from bus_core.adapters.records import (
         DEAD,
@@ -40,7 +46,7 @@ else:
         {
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters first_letters",
-            "groups": "GroupInUse GroupReport groups_to_forget orphans_text",
+            "groups": "GroupInUse GroupReport groups_to_forget orphans_text unknown_group",
             "leases": "Heartbeats NO_SESSION name_owner",
             "records": """
                 Claim DEAD NOBODY Pending Record attempts_of headers_of letter_of matches replayed_at
@@ -79,5 +85,6 @@ __all__ = [
     "text_of_headers",
     "text_of_letter",
     "together_or_apart",
+    "unknown_group",
     "with_death",
 ]

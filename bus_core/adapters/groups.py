@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from bus_core.errors import BusError, UnknownSubscription
+from bus_core.errors import BusError, UnknownSubscription, suggestion
+from bus_core.events.topics import nearest_names
 
-__all__ = ["GroupInUse", "GroupReport", "groups_to_forget", "orphans_text"]
+__all__ = ["GroupInUse", "GroupReport", "groups_to_forget", "orphans_text", "unknown_group"]
 
 _MOST_NAMES = 5
 
@@ -53,6 +54,14 @@ def groups_to_forget(
         if not force and (report.instances or report.backlog):
             raise GroupInUse(report)
     return found
+
+
+def unknown_group(group: str, known: Sequence[str], where: str) -> UnknownSubscription:
+    """The error of a replay to a group that is not in a storage; ``where`` names the storage."""
+    return UnknownSubscription(
+        f"cannot replay: no instance has ever subscribed the group {group!r} in "
+        f"{where}{suggestion(nearest_names(group, known))}"
+    )
 
 
 def orphans_text(orphans: Sequence[tuple[str, str]], command: str) -> str:

@@ -16,12 +16,13 @@ from chaos.cuts import run_cuts
 from chaos.findings import Findings
 from chaos.histories import command as histories
 from chaos.planted import BUGS
+from chaos.postgres_scenarios import POSTGRES_SCENARIOS
 from chaos.runner import run
 from chaos.scenarios import SCENARIOS
 from chaos.sqlite_scenarios import SQLITE_SCENARIOS
 from redis_support.servers import Server
 
-_EVERY = (*SCENARIOS, *SQLITE_SCENARIOS)
+_EVERY = (*SCENARIOS, *SQLITE_SCENARIOS, *POSTGRES_SCENARIOS)
 
 _CUTS = 23
 

@@ -157,6 +157,11 @@ class PostgresServer:
         self.close()
 
     @property
+    def is_running(self) -> bool:
+        """True between ``start`` and its end."""
+        return self._process is not None
+
+    @property
     def process(self) -> Process:
         """The running process."""
         assert self._process is not None, "the server is not running"

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.once
 class TestPostgres(AdapterContract):
     """The PostgreSQL adapter keeps the contract, with every feature."""
 
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
     plugins = (promenade_bus_postgres,)
+    patience = 0.1  # a loaded server takes longer to answer than a file
     server: ClassVar[PostgresServer]
 
     @pytest.fixture(autouse=True, scope="class")

@@ -18,6 +18,7 @@ from bus_core import (
 )
 from bus_core.adapters import Heartbeats, name_owner, orphans_text
 from bus_core.events import TopicIndex
+from promenade_bus_postgres.administration import PostgresAdministration
 from promenade_bus_postgres.config import PostgresOptions
 from promenade_bus_postgres.connections import Connection, Connector, Database, Sql
 from promenade_bus_postgres.consumers import PostgresConsumer
@@ -41,10 +42,12 @@ __all__ = ["PostgresAdapter"]
 
 
 class PostgresAdapter:
-    """Implements ``bus_core.Adapter`` and ``bus_core.CountingAdapter`` in the schema of a database."""
+    """Implements ``bus_core.Adapter``, and its options for counting and administration, in a database."""
 
     name = "postgres"
-    features = Features(durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True)
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
 
     def __init__(self, options: PostgresOptions, context: BuildContext) -> None:
         self.options = options
@@ -93,6 +96,11 @@ class PostgresAdapter:
         if self._services is None:
             raise AdapterError("the PostgreSQL adapter is not started")
         return self._services
+
+    @property
+    def admin(self) -> PostgresAdministration:
+        """The groups in the database, and replays, for operators."""
+        return PostgresAdministration(lambda: self.running)
 
     @property
     def is_running(self) -> bool:

@@ -92,6 +92,12 @@ CREATE TABLE promenade_letter (
     service_group text NOT NULL, pattern text NOT NULL, message_id text NOT NULL,
     published double precision NOT NULL, text text NOT NULL);
 
+CREATE TABLE promenade_replay (
+    id text NOT NULL, service_group text NOT NULL, at double precision NOT NULL,
+    tx bigint NOT NULL DEFAULT 0, seq bigint NOT NULL DEFAULT 0,
+    events bigint NOT NULL DEFAULT 0, unsettled bigint NOT NULL DEFAULT 0,
+    is_done boolean NOT NULL DEFAULT false, PRIMARY KEY (id, service_group));
+
 CREATE TABLE promenade_loss (
     service_group text NOT NULL, topic text NOT NULL, reason text NOT NULL, events bigint NOT NULL,
     PRIMARY KEY (service_group, topic, reason));
@@ -103,5 +109,7 @@ MIGRATIONS: Final = (Migration(1, 1, "the first tables", _FIRST),)
 LATEST: Final = MIGRATIONS[-1].version
 """The version that this code knows."""
 
-TABLES: Final = ("state", "topic", "event", "subscription", "owner", "delivery", "letter", "loss")
+TABLES: Final = (
+    *("state", "topic", "event", "subscription", "owner", "delivery", "letter", "replay", "loss"),
+)
 """The tables that a running bus changes, without their prefix."""

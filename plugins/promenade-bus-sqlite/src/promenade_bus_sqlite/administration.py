@@ -11,11 +11,8 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import UnknownSubscription
 from bus_core.abc import GroupFigures, Replayed, ReplayFilter
-from bus_core.adapters import matches, replayed_at, text_of_attempts
-from bus_core.errors import suggestion
-from bus_core.events import nearest_names
+from bus_core.adapters import matches, replayed_at, text_of_attempts, unknown_group
 from promenade_bus_sqlite.publishing import insert_events
 from promenade_bus_sqlite.services import Services
 
@@ -210,10 +207,7 @@ class SqliteAdministration:
                     "SELECT DISTINCT service_group FROM promenade_subscription WHERE NOT broadcast ORDER BY 1"
                 )
             ]
-            raise UnknownSubscription(
-                f"cannot replay: no instance has ever subscribed the group {group!r} in "
-                f"{self._services().file.path!r}{suggestion(nearest_names(group, known))}"
-            )
+            raise unknown_group(group, known, repr(self._services().file.path))
         names = self._services().topics.names
         return {
             topic: _Subscription(number, pattern, cursor)
