@@ -156,7 +156,7 @@ async def test_a_server_that_hangs(schema: Schema) -> None:
 
 async def test_after_a_failover(schema: Schema) -> None:
     """A server that answers that it is read-only is left, and the bus connects again."""
-    async with schema.started() as adapter:
+    async with schema.started(pool_size=1, poll=60.0) as adapter:
         await adapter.publish([message(0)])
 
         def is_standby(connection: Connection) -> None:
