@@ -47,9 +47,9 @@ class Checker(HTMLParser):
         self.anchors: list[str] = []
         self.tags: set[str] = set()
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        found = dict(attributes)
+        found = dict(attrs)
         self.links += [value for name in ("href", "src") if (value := found.get(name)) is not None]
         if (anchor := found.get("id")) is not None:
             self.anchors.append(anchor)

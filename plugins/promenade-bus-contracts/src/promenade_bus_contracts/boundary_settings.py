@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +80,7 @@ def read_boundaries(file: Path) -> Boundaries:
     return found
 
 
-def _section(file: Path, keys: list[str], is_toml: bool) -> object:
+def _section(file: Path, keys: Sequence[str], is_toml: bool) -> object:
     try:
         text = file.read_text(encoding="utf-8")
         document: object = tomllib.loads(text) if is_toml else yaml.safe_load(text)
