@@ -132,6 +132,18 @@ async def test_a_store_that_does_not_answer(virtual_clock: VirtualClock) -> None
     assert check.status is HealthStatus.HEALTHY
 
 
+async def test_a_full_store_is_told(virtual_clock: VirtualClock) -> None:
+    """Buckets that were dropped before they were full degrade health."""
+    store = MemoryStore(MemoryStoreOptions(max_keys=1), virtual_clock)
+    middleware = rate_limit(virtual_clock, store, rate=1)
+    for name in ("mail", "audit"):
+        await handler_of(middleware, name=name, group=f"shop.{name}")(delivered(virtual_clock))
+    check = middleware.check()
+    assert check is not None
+    assert check.status is HealthStatus.DEGRADED
+    assert check.summary.startswith("1 buckets or marks were dropped because the store was full")
+
+
 def test_faulty_options() -> None:
     """A rate is needed, and has to be above 0."""
     assert len(faults_of("rate-limit")) == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bus_core import (
     BaseEvent,
     BuildContext,
     CheckResult,
+    Delivery,
     HealthStatus,
     Store,
     SystemClock,
@@ -166,6 +168,34 @@ async def test_a_killed_consumer(redis_server: SharedServer, tmp_path: Path, pla
     assert effects.read_text().split() == [str(event.event_id)] * times
     assert check.status is HealthStatus.HEALTHY
     assert check.figures.get("duplicate mail", 0) == 2 - times
+
+
+async def test_a_rate_over_all_instances(redis_server: SharedServer) -> None:
+    """Two instances keep one rate together; events that wait burn no attempt and hold no worker."""
+    began: list[tuple[float, int]] = []
+    config = {
+        "adapter": "redis",
+        "service": "shop",
+        "strict_topics": False,
+        "worker_pool_size": 1,
+        "redis": {"url": redis_server.url, "prefix": redis_server.prefix, "block": "50ms"},
+        "middleware": [{"rate-limit": {"rate": 20, "store": "redis"}}],
+    }
+
+    async def handle(event: BaseEvent, delivery: Delivery) -> None:
+        began.append((time.monotonic(), delivery.attempt))
+
+    async with open_bus({"bus": config}) as one, open_bus({"bus": config}) as two:
+        for bus in (one, two):
+            await bus.subscribe("sales.order.placed", handle, name="mail").ready()
+        for number in range(10):
+            await one.publish("sales.order.placed", BaseEvent("order.placed", UUID(int=number)))
+        await one.drain(20)
+        handled = [bus.state().subscriptions[0].handled for bus in (one, two)]
+    times = [moment for moment, _ in began]
+    assert {attempt for _, attempt in began} == {1}
+    assert len(began) == sum(handled) == 10
+    assert times[-1] - times[0] >= 9 / 20 - 0.05
 
 
 async def test_a_server_that_is_down(start_server: StartServer) -> None:

@@ -59,7 +59,14 @@ class RateLimit(WatchedMiddleware):
         if self._trouble is not None:
             text = f"the store does not answer: {self._trouble}; events are postponed until it does"
             return CheckResult(HealthStatus.DEGRADED, text)
-        return super().check()
+        found = super().check()
+        if self._store.forgotten:
+            text = (
+                f"{self._store.forgotten:,} buckets or marks were dropped because the store was full: their "
+                "limits begin anew; raise its limit"
+            )
+            return CheckResult(HealthStatus.DEGRADED, text, found.figures if found else {})
+        return found
 
     def of_subscription(self, spec: SubscriptionSpec) -> Middleware | None:
         """Leaves out subscriptions that are not listed."""
