@@ -42,12 +42,25 @@ def warnings_of(consume: list[Any], publish: list[Any] | None = None) -> list[st
 
 RATE = {"rate-limit": {"rate": 1}}
 TIMEOUT = {"timeout": {"seconds": 1}}
+VALIDATE = {"validate": {"validator": "shop.rules:check"}}
 
 
 def test_the_recommended_order() -> None:
-    """The order that the page about middleware recommends has no warning."""
-    consume = ["correlation", "logging", "expiry", "idempotency", "circuit-breaker", RATE, TIMEOUT]
-    assert warnings_of(consume, ["correlation", "logging", "expiry", TIMEOUT]) == []
+    """The order that the page about middleware recommends has no warning, with validate in its place."""
+    limits = ["expiry", "idempotency", VALIDATE, "circuit-breaker", RATE, TIMEOUT]
+    publish = ["correlation", "redact", VALIDATE, "logging", "expiry", TIMEOUT]
+    assert warnings_of(["correlation", "redact", "logging", *limits], publish) == []
+
+
+def test_validate_and_redact() -> None:
+    """In the publish chain values are masked before they are checked, and always before they are logged."""
+    (warning,) = warnings_of([], [VALIDATE, "redact"])
+    assert warning.startswith("'redact' must not be inside of 'validate': what it checks is not what is ")
+    assert warnings_of([VALIDATE, "redact"]) == []
+    (warning,) = warnings_of(["logging", "redact"])
+    assert warning.startswith("'logging' must not be outside of 'redact': ")
+    (warning,) = warnings_of([RATE, VALIDATE])
+    assert warning.startswith("'validate' must not be inside of 'rate-limit': ")
 
 
 @pytest.mark.parametrize(
