@@ -59,6 +59,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("health probe", "sqlite"): "promenade-bus-sqlite",
     ("observer", "opentelemetry"): "promenade-bus-opentelemetry",
     ("observer", "prometheus"): "promenade-bus-prometheus",
+    ("observer", "sentry"): "promenade-bus-sentry",
     ("endpoint", "http"): "promenade-bus-http",
 }
 """First-party distributions by the kind and name of their offers, for install hints."""

@@ -12,7 +12,7 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.runtime.background_task import BackgroundTask
     from bus_core.runtime.clock import TimerHandle, lease_clock
-    from bus_core.runtime.error_text import printable
+    from bus_core.runtime.error_text import place_of, printable
     from bus_core.runtime.failures import FIRST_PAUSE, Trouble, fault_of, next_pause
     from bus_core.runtime.logs import counted, plain_logger
     from bus_core.runtime.sleeper import Sleeper
@@ -23,7 +23,7 @@ else:
         __name__,
         {
             "clock": "TimerHandle lease_clock",
-            "error_text": "printable",
+            "error_text": "place_of printable",
             "failures": "FIRST_PAUSE Trouble fault_of next_pause",
             "background_task": "BackgroundTask",
             "logs": "counted plain_logger",
@@ -47,6 +47,7 @@ __all__ = [
     "fault_of",
     "lease_clock",
     "next_pause",
+    "place_of",
     "plain_logger",
     "printable",
     "thread_ended",

@@ -69,6 +69,7 @@ from promenade_bus_postgres.config import ProbeOptions as PostgresProbeOptions
 from promenade_bus_postgres.config import RetentionOptions as PostgresRetentionOptions
 from promenade_bus_prometheus import PrometheusOptions
 from promenade_bus_redis.config import ProbeOptions
+from promenade_bus_sentry import SentryOptions
 from promenade_bus_sqlite.config import ProbeOptions as SqliteProbeOptions
 from promenade_bus_sqlite.config import RetentionOptions, SqliteOptions
 from promenade_bus_testing.config import ChaosOptions
@@ -96,6 +97,7 @@ PAGES = [
             "opentelemetry",
             "postgres",
             "prometheus",
+            "sentry",
             "sqlite",
             "testing",
         )
@@ -385,6 +387,7 @@ SETTINGS = {
     "Adapter `postgres`": PostgresOptions,
     "Adapter `postgres`: `retention`": PostgresRetentionOptions,
     "Health probe `postgres`": PostgresProbeOptions,
+    "Observer `sentry`": SentryOptions,
     "Adapter `sqlite`": SqliteOptions,
     "Adapter `sqlite`: `retention`": RetentionOptions,
     "Health probe `sqlite`": SqliteProbeOptions,

@@ -28,6 +28,7 @@ HEAVY = {
     "pytest",
     "redis",
     "rich",
+    "sentry_sdk",
     "sqlalchemy",
     "sqlite3",
     "tzdata",
