@@ -60,11 +60,18 @@ def test_a_name_that_cannot_be_used(name: str, text: str, tmp_path: Path) -> Non
     assert [*tmp_path.iterdir()] == []
 
 
-def test_an_application_does_not_hide_a_module() -> None:
-    """The name of a module of the standard library is refused for an application, and only there."""
-    with pytest.raises(NewError, match="'queue' is a module of Python's standard library"):
-        project_of("app", "queue")
-    assert project_of("middleware", "queue").package == "promenade_bus_queue"
+@pytest.mark.parametrize("name", ["queue", "fastapi"])
+def test_an_application_does_not_hide_a_module(name: str) -> None:
+    """The name of a module of Python or of another package is refused for an application, and only there."""
+    with pytest.raises(NewError, match=f"'{name}' is a module of Python or of an installed package"):
+        project_of("app", name)
+    assert project_of("middleware", name).package == f"promenade_bus_{name}"
+
+
+def test_a_context_does_not_hide_a_plugin() -> None:
+    """A context has another package than any plugin."""
+    with pytest.raises(NewError, match="'bus-redis' would have the package of a plugin, promenade_bus_redis"):
+        project_of("context", "bus-redis")
 
 
 def test_the_names_of_a_project() -> None:
@@ -119,7 +126,7 @@ def test_the_command_lists_what_it_wrote(tmp_path: Path) -> None:
         (["middleware"], "kinds: adapter, serializer, middleware"),
         (["plugin", "x"], "there is no kind 'plugin'; kinds are: adapter"),
         (["--update", "adapter", "x"], "--update takes no KIND and no NAME"),
-        (["context", "billing", "--directory", "missing"], "the directory 'missing' does not exist"),
+        (["context", "billing", "--directory", "missing"], "there is no directory 'missing'"),
     ],
 )
 def test_a_command_that_cannot_be(
@@ -286,6 +293,16 @@ def test_an_update_must_be_undoable(project: Path, templates: Path, tmp_path: Pa
     with pytest.raises(NewError, match=r"is in no git repository.*run 'git init' there and commit first"):
         update(bare, templates=templates)
     assert "very" not in (bare / "CHANGELOG.md").read_text()
+
+
+def test_an_update_changes_everything_or_nothing(project: Path, templates: Path) -> None:
+    """A file that git cannot merge ends the update before any file is changed."""
+    (project / "pyproject.toml").write_bytes(b"\0\1\2")
+    commit(project)
+    with pytest.raises(NewError, match=r"git cannot merge 'pyproject.toml': "):
+        update(project, templates=templates)
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True, check=True)
+    assert done.stdout == b""
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def create(kind: str, name: str, *, directory: Path, author: str) -> Path:
     if target.exists() or target.is_symlink():
         raise NewError(f"{str(target)!r} exists already; choose another name, or another --directory")
     if not directory.is_dir():
-        raise NewError(f"the directory {str(directory)!r} does not exist")
+        raise NewError(f"there is no directory {str(directory)!r}")
     answers = Answers(project=project, author=author, edition=editions_of(TEMPLATES)[-1])
     try:
         with tempfile.TemporaryDirectory(dir=directory, prefix=f".{project.distribution}-") as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 import sys
@@ -86,6 +87,18 @@ def project_of(kind: str, name: str) -> Project:
         raise NewError(f"{name!r} is a keyword of Python and cannot be the name of code; choose another name")
     if short in RESERVED:
         raise NewError(f"{name!r} is a name of Promenade Bus itself; choose another name")
-    if kind == "app" and python_name in sys.stdlib_module_names:
-        raise NewError(f"{name!r} is a module of Python's standard library; choose another name")
+    if kind == "context" and short.startswith("bus-"):
+        raise NewError(
+            f"{name!r} would have the package of a plugin, promenade_{python_name}; choose another name"
+        )
+    if kind == "app" and _is_module(python_name):
+        raise NewError(f"{name!r} is a module of Python or of an installed package; choose another name")
     return Project(kind, short)
+
+
+def _is_module(name: str) -> bool:
+    """True if an application of that name would hide a module, or be hidden by it."""
+    if name in sys.stdlib_module_names:
+        return True
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin is not None  # a plain directory has no origin

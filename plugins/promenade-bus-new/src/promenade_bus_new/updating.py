@@ -68,44 +68,58 @@ def update(directory: Path, *, templates: Path = TEMPLATES) -> Update:
         before, after = Path(temporary) / "before", Path(temporary) / "after"
         render(answers, before, templates)
         render(attrs.evolve(answers, edition=latest), after, templates)
-        paths = sorted({*_files(before), *_files(after)})
-        changes = [Change(path, _merge(path, before, after, directory)) for path in paths]
-    return Update(answers.edition, latest, tuple(change for change in changes if change.what))
+        steps = [
+            step
+            for path in sorted({*_files(before), *_files(after)})
+            if (step := _step(path, before, after, directory, Path(temporary) / "merged"))
+        ]
+    for step in steps:  # everything could be merged
+        _carry_out(step, directory)
+    return Update(answers.edition, latest, tuple(step.change for step in steps))
 
 
 def _files(directory: Path) -> list[str]:
     return [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
 
 
-def _merge(path: str, before: Path, after: Path, project: Path) -> str:
-    """Brings one file up to date, and returns what was done; an empty text for nothing."""
+@attrs.frozen
+class _Step:
+    """A change, and the new content of its file; None if it has none."""
+
+    change: Change
+    content: bytes | None = None
+
+
+def _step(path: str, before: Path, after: Path, project: Path, merged: Path) -> _Step | None:
+    """The change of one file; None if there is nothing to do."""
     old, new, own = (_bytes(directory / path) for directory in (before, after, project))
     if new in (old, own):
-        return ""
+        return None
+    if own is None:
+        return _Step(Change(path, "added"), new) if old is None else _Step(Change(path, "kept"))
     if new is None:
-        if own is None:
-            return ""
-        if own != old:
-            return "kept"
-        (project / path).unlink()
-        return "removed"
-    if own is None and old is not None:
-        return "kept"
-    if own is None or own == old:
-        (project / path).parent.mkdir(parents=True, exist_ok=True)
-        (project / path).write_bytes(new)
-        return "added" if own is None else "changed"
-    base = before / path
-    if old is None:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        base.write_bytes(b"")
-    labels = (
-        label for text in ("yours", "the template before", "the template now") for label in ("-L", text)
-    )
-    done = _git(project, "merge-file", "--quiet", *labels, str(project / path), str(base), str(after / path))
-    if done.returncode < 0 or done.returncode > _MOST_CONFLICTS:
+        return _Step(Change(path, "removed" if own == old else "kept"))
+    if own == old:
+        return _Step(Change(path, "changed"), new)
+    for file, content in ((merged / path, own), (before / path, old or b"")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    titles = ("yours", "the template before", "the template now")
+    labels = (part for title in titles for part in ("-L", title))
+    files = (str(merged / path), str(before / path), str(after / path))
+    done = _git(project, "merge-file", "--quiet", *labels, *files)
+    if not 0 <= done.returncode <= _MOST_CONFLICTS:
         raise NewError(f"git cannot merge {path!r}: {done.stderr.strip()}")
-    return "conflict" if done.returncode else "changed"
+    return _Step(Change(path, "conflict" if done.returncode else "changed"), _bytes(merged / path))
+
+
+def _carry_out(step: _Step, project: Path) -> None:
+    file = project / step.change.path
+    if step.content is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(step.content)
+    elif step.change.what == "removed":
+        file.unlink()
 
 
 _MOST_CONFLICTS: Final = 127
