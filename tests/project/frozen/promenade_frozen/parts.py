@@ -4,7 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import click
@@ -25,7 +25,7 @@ from bus_core import (
     HealthStatus,
     Observer,
 )
-from bus_core.abc import Claim, ObservedBus, WatchedMiddleware
+from bus_core.abc import ObservedBus, WatchedMiddleware
 from bus_core.config import Name
 from bus_core.serialization import JsonOptions, JsonSerializer
 
@@ -111,7 +111,7 @@ class Once(WatchedMiddleware):
             assert envelope.delivery is not None
             key = f"frozen-once {envelope.delivery.group} {envelope.event.event_id}"
             claim = await self._store.claim(key, "me", 60.0)
-            if claim.state == "marked":
+            if claim == "marked":
                 return
             await handler(envelope)
             await self._store.mark(key, 60.0)
@@ -143,8 +143,8 @@ class FrozenStore:
     async def close(self) -> None:
         SEEN["store closed"] += 1
 
-    async def claim(self, key: str, owner: str, seconds: float) -> Claim:
-        return Claim("marked" if key in self._marks else "mine")
+    async def claim(self, key: str, owner: str, seconds: float) -> Literal["mine", "taken", "marked"]:
+        return "marked" if key in self._marks else "mine"
 
     async def mark(self, key: str, seconds: float) -> None:
         self._marks.add(key)
