@@ -1,7 +1,8 @@
 """A plugin of the time of promenade-bus 0.1 runs on the core of today.
 
-Its files are those of a wheel, in tests/project/frozen. From the release of 0.1 on they are never edited: when
-the core of today cannot run them, it breaks the plugins of others, too. See docs/reference/compatibility.md.
+Its files are those of a wheel, in tests/project/frozen. From the release of 0.1 on they are never edited:
+when the core of today cannot run them, it breaks the plugins of others, too. See
+docs/reference/compatibility.md.
 """
 
 from __future__ import annotations
