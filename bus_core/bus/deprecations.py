@@ -10,22 +10,24 @@ import attrs
 
 from bus_core.events.base import Event, model_of
 from bus_core.events.shapes import Field
-from bus_core.events.topics import Topic
+from bus_core.events.topics import Topic, TopicRegistry
 
 __all__ = ["Deprecations"]
 
 _MOST_UNDECLARED: Final = 1000
-"""The names of undeclared topics may be without number: of more, none is remembered."""
+"""The names of undeclared topics may be without number: beyond this, none is remembered."""
 
 
 class Deprecations:
     """The deprecations that a bus warns of.
 
     ``fields`` has for each topic that was published on its deprecated fields that nobody was warned of yet.
-    An event on such a topic takes the longer way, and is looked at.
+    An event takes the longer way, and is looked at, until its topic has none of them. ``registry`` has the
+    declared topics.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, registry: TopicRegistry) -> None:
+        self._registry = registry
         self.fields: dict[str, tuple[Field, ...]] = {}
 
     def look(self, topic: Topic[Any], event: Event[Any]) -> None:
@@ -35,7 +37,7 @@ class Deprecations:
             known = _deprecated_fields(topic)
             if topic.deprecated is not None:
                 _warn(f"the topic {topic.name!r} is deprecated, and this publishes on it: {topic.deprecated}")
-            if len(self.fields) < _MOST_UNDECLARED or known:
+            if topic.name in self._registry or len(self.fields) < _MOST_UNDECLARED:
                 self.fields[topic.name] = known
         used = [field for field in known if _is_used(field, event)]
         if not used:

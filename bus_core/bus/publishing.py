@@ -60,7 +60,7 @@ class PublishPipeline:
         self._middleware = parts.publish_middleware
         self._observing: list[Callable[[str], Middleware | None]] = []
         self._is_wrapped = bool(self._middleware)  # True when a publish may pass through a middleware
-        self.deprecations = Deprecations()
+        self.deprecations = Deprecations(parts.registry)
         self._deprecated_fields = self.deprecations.fields
         self._registry = parts.registry
         self._codec = parts.codec
@@ -277,7 +277,7 @@ class PublishPipeline:
             self.routes.add(route, declared=declared)
         self.active_carrier.renew(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
-        if may_be_direct and declared and not self._deprecated_fields.get(topic.name):
+        if may_be_direct and declared and self._deprecated_fields.get(topic.name) == ():
             is_remote = not self._adapter().features.in_process
             if is_remote or route.record_port is not None:
                 ways = self.remote_routes if is_remote else self.local_routes

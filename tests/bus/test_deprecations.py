@@ -12,7 +12,7 @@ import pytest
 from bus_core import Deprecated, Event, InvalidTopic, Personal, Topic, event
 from bus_core.events import model_of
 from bus_core.serialization import schema_of
-from support.buses import Happened, happened, running_bus
+from support.buses import HAPPENED, Happened, happened, running_bus
 from support.handlers import ignore
 
 
@@ -80,6 +80,20 @@ async def test_a_prepared_event_warns_too() -> None:
     async with running_bus() as bus:
         with pytest.warns(DeprecationWarning, match="and this publishes on it: use test.user.renamed"):
             await bus.prepare(OLD, renamed())
+
+
+async def test_a_prepared_message_hides_no_warning() -> None:
+    """Messages that were prepared elsewhere are sent without a look, and the first own event still warns."""
+    async with running_bus() as other, running_bus() as bus:
+        message = await other.prepare(HAPPENED, happened())
+        assert message is not None
+        gone = attrs.evolve(message, topic=GONE.name)
+        bus.parts.registry.declare(GONE)
+        bus.subscribe("test.#", ignore, name="all")
+        for _ in range(2):
+            await bus.publish_prepared([gone])
+        with pytest.warns(DeprecationWarning, match="publishes on it"):
+            await bus.publish(GONE, happened())
 
 
 async def test_a_subscriber_is_warned() -> None:
