@@ -121,7 +121,7 @@ def test_a_replay_needs_a_selection_and_a_group(shop: Shop, config: Config, run:
     assert "'shop.pakcing'" in unknown
     assert "did you mean 'shop.packing'?" in unknown
     memory = run.json("replay", "x", "--all", "--config", config("bus: {adapter: memory}"), status=2)
-    assert "keeps its events outside of the process" in memory["error"]["message"]
+    assert "needs an adapter with the feature 'admin'" in memory["error"]["message"]
 
 
 def test_stats_once(shop: Shop) -> None:

@@ -33,8 +33,8 @@ def run_with_administration(
         adapter = app.bus.adapter
         if not adapter.features.admin:
             raise CommandFailed(
-                f"{command} needs an adapter that keeps its events outside of the process; "
-                f"{adapter.name!r} as it is configured does not"
+                f"{command} needs an adapter with the feature 'admin', such as redis with streams or sqlite; "
+                f"{adapter.name!r} as it is configured does not have it"
             )
         await adapter.start()
         try:

@@ -54,8 +54,8 @@ def stats(
 ) -> None:
     """Show the load of each subscription, over all instances, until Ctrl-C.
 
-    The adapter has to keep its events outside of the process. Only the adapter is started: no subscription is
-    opened, and no event handled.
+    The adapter has to tell of all groups, as redis with streams and sqlite do. Only the adapter is started:
+    no subscription is opened, and no event handled.
     """
     if not 0.05 <= interval <= 3600:
         raise click.BadParameter("must be from 50ms to 1h", param_hint="--interval")
