@@ -10,7 +10,6 @@ import attrs
 
 from bus_core import (
     AnyAdapter,
-    BusError,
     CheckResult,
     Clock,
     EngineState,
@@ -142,8 +141,8 @@ class ConsumptionProbe(HealthProbe):
     async def _look(self, adapter: AdministeredAdapter) -> None:
         try:
             groups = await adapter.admin.groups()
-        except BusError:
-            self._owed = {}  # the checks of the adapter tell what is wrong with it
+        except Exception:  # the checks of the adapter tell what is wrong with it
+            self._owed = {}
             return
         self._owed = {
             (each.subscription, each.topic): _Owed(
