@@ -41,6 +41,7 @@ def reports() -> Iterator[list[Any]]:
         transport=InMemory,
         default_integrations=False,
         auto_enabling_integrations=False,
+        attach_stacktrace=True,
         release="shop@1",
     )
     yield InMemory.kept
@@ -151,6 +152,7 @@ def test_a_loss_is_fatal(reports: list[Any]) -> None:
     [report] = reports
     assert (report["level"], report["logentry"]["message"]) == ("fatal", "lost an event: no disk: OSError")
     assert report["tags"]["promenade.event_id"] == "7"
+    assert not report["threads"]["values"]
 
 
 async def test_without_a_client_it_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,6 +61,7 @@ def report_of_loss(service: str, loss: EventLoss) -> Report:
         "transaction": loss.subscription,
         "fingerprint": ["promenade-bus", "lost", loss.subscription],
         "logentry": {"message": f"lost an event: {printable(loss.reason)}"},
+        "threads": {"values": []},  # otherwise attach_stacktrace adds frames with their local variables
         "tags": _tags(service, loss.topic, loss.subscription, loss.event_id),
     }
 
