@@ -42,8 +42,8 @@ class Update:
         return [change.path for change in self.changes if change.what == "conflict"]
 
 
-def update(directory: Path, *, templates: Path = TEMPLATES) -> Update:
-    """Updates the project in a directory to the latest edition.
+def update(directory: Path, *, templates: Path | None = None) -> Update:
+    """Updates the project in a directory to the latest edition of ``templates``, by default those installed.
 
     Changes of the project are kept. Where both changed the same lines, the file gets both versions between
     marks, as after a merge by git. A file that the project removed stays removed, and one that the
@@ -52,6 +52,7 @@ def update(directory: Path, *, templates: Path = TEMPLATES) -> Update:
     Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new``, or
     by a later version of it. The same goes for one without a git repository, and for uncommitted changes.
     """
+    templates = templates or TEMPLATES
     answers = read_answers(directory)
     latest = editions_of(templates)[-1]
     if answers.edition > latest:
