@@ -30,9 +30,10 @@ def configure() -> None:
     settings.configure(
         DATABASES={"default": {**sqlite}, "other": {**sqlite}},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        INSTALLED_APPS=["promenade_bus_django", "django_support.shop"],
+        INSTALLED_APPS=["promenade_bus_django", "promenade_bus_django.outbox", "django_support.shop"],
         LOGGING_CONFIG=None,
         PROMENADE_BUS=MEMORY,
+        PROMENADE_BUS_OUTBOX={"relay": False},
         ROOT_URLCONF="django_support.shop.urls",
         SECRET_KEY="only for tests",
         USE_TZ=True,

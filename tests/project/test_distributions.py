@@ -226,7 +226,10 @@ def test_a_wheel_holds_one_typed_package_and_nothing_else(wheelhouse: Path, name
 PREPARED = {
     "promenade-bus-django": """
 from django.conf import settings
-settings.configure(INSTALLED_APPS=["promenade_bus_django"], PROMENADE_BUS={"bus": {"adapter": "memory"}})
+settings.configure(
+    INSTALLED_APPS=["promenade_bus_django", "promenade_bus_django.outbox"],
+    PROMENADE_BUS={"bus": {"adapter": "memory"}},
+)
 import django
 django.setup()
 """,

@@ -13,9 +13,10 @@ from typing import Any, Final, Protocol, TypeVar, Unpack, cast, overload
 
 import attrs
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.utils.asyncio import async_unsafe
 
-from bus_core import AdapterError, Delivery, DrainReport, Event, HealthReport, SyncBus, Topic, open_sync_bus
+from bus_core import AdapterError, Delivery, DrainReport, Event, HealthReport, SyncBus, Topic, open_bus
 from bus_core.bus import SubscribeDecorator, SubscribeOptions
 from bus_core.dispatch import inspect_handler
 from bus_core.runtime import plain_logger
@@ -25,6 +26,7 @@ from promenade_bus_django.connections import KeptConnections, with_connections
 from promenade_bus_django.discovery import ProjectTopics, catalogues_of_apps
 from promenade_bus_django.health import DjangoProbe, Losses
 from promenade_bus_django.processes import Role
+from promenade_bus_django.project_bus import Companion, ProjectBus
 
 __all__ = ["Declared", "DjangoBus", "Inline", "bus"]
 
@@ -73,7 +75,7 @@ class DjangoBus:
 
     def _forget(self) -> None:
         self._lock = threading.RLock()  # guards the next three, also while the bus starts
-        self._sync: SyncBus | None = None
+        self._sync: ProjectBus | None = None
         self._opened = False
         self._has_handlers = False
         self._connections = KeptConnections()
@@ -88,7 +90,7 @@ class DjangoBus:
 
         Every other call opens it, too. Handlers are attached where they run in this process: always with an
         adapter in the process, otherwise in the worker, and in servers if ``PROMENADE_BUS_HANDLERS`` says so.
-        Raises ``ImproperlyConfigured``, and what ``open_sync_bus`` and ``SyncBus.start`` raise.
+        Raises ``ImproperlyConfigured``, and what ``open_bus`` and ``SyncBus.start`` raise.
         """
         made = self._sync
         if made is not None and (self._opened or _is_on_loop_of(made)):
@@ -97,9 +99,11 @@ class DjangoBus:
             made = self.made()
             if self._opened:
                 return made
-            runs_handlers = self._role is not Role.OTHER and conf.handlers_setting() == "servers"
-            if runs_handlers or made.bus.adapter.features.in_process:
+            in_process = made.bus.adapter.features.in_process
+            serves = self._role is not Role.OTHER
+            if in_process or (serves and conf.handlers_setting() == "servers"):
                 self._attach(made)
+                made.runs_companion = serves
             # Workers inherit the context of the start, and must not see that of one request for ever.
             Context().run(made.start)
             if made.bus.adapter.features.in_process:  # a fallback may have taken the adapter's place
@@ -125,12 +129,12 @@ class DjangoBus:
                 self._sync, self._opened, self._has_handlers = None, False, False
         return report
 
-    def made(self) -> SyncBus:
+    def made(self) -> ProjectBus:
         """The bus of this process, which may not be open: for tools."""
         with self._lock:
             if self._sync is None:
                 plugins = [ProjectTopics([*catalogues_of_apps()])]
-                self._sync = open_sync_bus(conf.source(), plugins=plugins)
+                self._sync = ProjectBus(open_bus(conf.source(), plugins=plugins), _companion())
                 for probe in self._sync.bus.parts.probes.values():
                     if isinstance(probe, DjangoProbe):
                         probe.watch(self.losses)
@@ -142,6 +146,7 @@ class DjangoBus:
         with self._lock:
             made = self.made()
             self._attach(made)
+            made.runs_companion = True
             return made
 
     def serve(self, role: Role) -> None:
@@ -367,10 +372,24 @@ class DjangoBus:
         """Runs the health probes of this process; see ``Bus.health``."""
         return self.open().health()
 
+    @property
+    def is_inline(self) -> bool:
+        """True in a block of ``inline_bus`` or ``capture_events``."""
+        return self._inline is not None
+
     def replace_transport(self, inline: Inline | None) -> Inline | None:
         """Sends events elsewhere in tests, until it is given None; returns the previous one."""
         before, self._inline = self._inline, inline
         return before
+
+
+def _companion() -> Callable[[SyncBus], Companion] | None:
+    """The relay of the outbox, where its app is installed and the relay is wanted."""
+    if not apps.is_installed("promenade_bus_django.outbox"):
+        return None
+    from promenade_bus_django.outbox.relay import RelayBeside
+
+    return RelayBeside
 
 
 def _is_on_loop_of(made: SyncBus) -> bool:

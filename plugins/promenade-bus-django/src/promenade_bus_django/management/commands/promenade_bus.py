@@ -20,6 +20,7 @@ from promenade_bus_django import conf
 __all__ = ["Command"]
 
 APPLICATION: Final = "promenade_bus_django.worker:application"
+OUTBOX: Final = "promenade_bus_django.outbox.relay:application"
 
 
 class Command(BaseCommand):
@@ -31,7 +32,7 @@ class Command(BaseCommand):
     def run_from_argv(self, argv: list[str]) -> None:
         """Runs the command of the command line, and ends the process."""
         with _project_as_default():
-            main(argv[2:], f"{os.path.basename(argv[0])} {argv[1]}")
+            main(_completed(argv[2:]), f"{os.path.basename(argv[0])} {argv[1]}")
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Takes all arguments as they are."""
@@ -41,11 +42,19 @@ class Command(BaseCommand):
         """Runs the command for ``call_command``; raises ``CommandError`` for an exit status other than 0."""
         with _project_as_default():
             try:
-                cli.main(options["arguments"], prog_name="manage.py promenade_bus")
+                cli.main(_completed(options["arguments"]), prog_name="manage.py promenade_bus")
             except SystemExit as end:
                 if end.code not in (None, 0):
                     status = end.code if isinstance(end.code, int) else 1
                     raise CommandError(f"exit status {status}", returncode=status) from None
+
+
+def _completed(arguments: list[str]) -> list[str]:
+    """Gives the commands of the outbox that of the project, if they are given none."""
+    given = any(argument.partition("=")[0] in ("--outbox", "--database") for argument in arguments)
+    if arguments[:1] == ["outbox"] and arguments[1:2] in (["relay"], ["status"]) and not given:
+        return [*arguments, "--outbox", OUTBOX]
+    return arguments
 
 
 @contextmanager

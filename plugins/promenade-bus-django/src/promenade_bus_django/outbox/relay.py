@@ -1,0 +1,153 @@
+"""The relay of ``promenade-bus-outbox`` on a database of the project. It needs the extra ``outbox``.
+
+``promenade-bus outbox relay --outbox promenade_bus_django.outbox.relay:application`` finds the project here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import django
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bus_core import Bus, SyncBus, open_bus
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from promenade_bus_outbox import Outbox
+
+__all__ = ["RelayBeside", "engine_of", "outbox_of"]
+
+_LAST_WORDS: Final = 12.0
+"""Seconds that the relay gets to give up its leases, also if a handler blocks the event loop."""
+
+
+def __getattr__(name: str) -> Any:
+    """Makes ``application``, the outbox of the project on a bus without handlers, when it is asked for."""
+    if name != "application":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not apps.ready:
+        django.setup()
+    from promenade_bus_django import conf
+
+    outbox, close = outbox_of(open_bus(conf.source()))
+    weakref.finalize(outbox, close)
+    return outbox
+
+
+def outbox_of(bus: Bus | SyncBus) -> tuple[Outbox, Callable[[], None]]:
+    """The outbox of ``promenade-bus-outbox`` for a bus, and a function that closes its connections.
+
+    It is on the database of the setting. Raises ``ImproperlyConfigured`` if the distribution is not
+    installed, or for a database of another kind.
+    """
+    from promenade_bus_django.outbox.conf import outbox_settings
+
+    try:
+        from sqlalchemy import MetaData
+        from sqlalchemy.orm import sessionmaker
+
+        from promenade_bus_outbox import Outbox, outbox_tables
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            "the relay of the outbox needs promenade-bus-outbox: pip install 'promenade-bus-django[outbox]'; "
+            "or set PROMENADE_BUS_OUTBOX = {'relay': False} where it runs in another process"
+        ) from error
+    found = outbox_settings()
+    engine = engine_of(connections[found.using])
+    tables = outbox_tables(MetaData())
+    made = Outbox(bus, sessionmaker(engine), tables, relay=False, **found.relay_options)
+    return made, engine.dispose
+
+
+def engine_of(connection: BaseDatabaseWrapper) -> Engine:
+    """An engine of SQLAlchemy that connects as Django does, with the same settings."""
+    from promenade_bus_django.outbox.sql import check_vendor
+
+    check_vendor(connection)
+    return _sqlite(connection) if connection.vendor == "sqlite" else _postgresql(connection)
+
+
+def _sqlite(connection: BaseDatabaseWrapper) -> Engine:
+    from sqlalchemy import URL, create_engine
+
+    parameters = connection.get_connection_params()
+    name = str(parameters["database"])
+    if connection.is_in_memory_db():  # type: ignore[attr-defined]  # SQLite's has it
+        raise ImproperlyConfigured(
+            f"the database {connection.alias!r} is in memory, where the relay of the outbox cannot read it: "
+            "use a file"
+        )
+    timeout = parameters.get("timeout", 20)
+    return create_engine(URL.create("sqlite+pysqlite", database=name), connect_args={"timeout": timeout})
+
+
+def _postgresql(connection: BaseDatabaseWrapper) -> Engine:
+    from sqlalchemy import URL, create_engine
+
+    settings: Any = connection.settings_dict
+    database: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
+    own = {"context", "cursor_factory"}  # how Django reads rows
+    parameters = {key: value for key, value in connection.get_connection_params().items() if key not in own}
+    role = settings["OPTIONS"].get("assume_role")
+
+    def connect() -> Any:
+        made = database.connect(**parameters)
+        if role is not None:
+            with made.cursor() as cursor:
+                cursor.execute(f"SET ROLE {connection.ops.quote_name(role)}")
+            made.commit()
+        return made
+
+    url = URL.create(
+        f"postgresql+{database.__name__}",
+        username=settings["USER"] or None,
+        host=settings["HOST"] or None,
+        port=int(settings["PORT"]) if settings["PORT"] else None,
+        database=settings["NAME"] or None,
+    )
+    return create_engine(url, creator=connect)
+
+
+class RelayBeside:
+    """The relay beside the bus of this process, if ``PROMENADE_BUS_OUTBOX`` does not leave it to another."""
+
+    def __init__(self, bus: SyncBus) -> None:
+        self._bus = bus
+        self._made: tuple[Outbox, Callable[[], None]] | None = None
+        self._stop_waking: Callable[[], None] | None = None
+        if "outbox" in bus.bus.parts.probes:  # which looks at the tables also where no relay runs
+            self._made = outbox_of(bus)
+
+    def start(self) -> None:
+        """Starts the relay; the bus is open."""
+        from promenade_bus_django.outbox.conf import outbox_settings
+        from promenade_bus_django.outbox.writing import outbox
+
+        if not outbox_settings().relay:
+            return
+        self._made = self._made or outbox_of(self._bus)
+        made, _ = self._made
+        self._bus.run_on_loop("start the outbox", partial(made.start, relay=True))
+        self._stop_waking = outbox.wake_after_commits(made.committed)
+
+    def close(self) -> None:
+        """Stops the relay, if it runs, and closes its connections."""
+        if self._stop_waking is not None:
+            self._stop_waking()
+        made, self._made = self._made, None
+        if made is None:
+            return
+        outbox, close_connections = made
+        loop = self._bus.bus.loop
+        if outbox.relay is not None and loop is not None:
+            asyncio.run_coroutine_threadsafe(outbox.close(), loop).result(_LAST_WORDS)
+        close_connections()

@@ -1,0 +1,101 @@
+"""``outbox.publish``: an event becomes a row of the transaction that causes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, overload
+
+from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
+from django.utils.asyncio import async_unsafe
+
+from bus_core import Event, Message, Topic
+from promenade_bus_django.facade import DjangoBus, bus
+from promenade_bus_django.outbox.conf import outbox_settings
+from promenade_bus_django.outbox.models import OutboxEvent
+from promenade_bus_django.outbox.sql import moment, partition_of, quoted, transaction_id
+
+__all__ = ["DjangoOutbox", "outbox"]
+
+E = TypeVar("E", bound=Event[Any])
+
+_COLUMNS: Final = ("transaction_id", "partition", "event_id", "topic", "key", "headers", "body", "written_at")
+
+
+class DjangoOutbox:
+    """Publishes events with the transaction: they exist exactly when it was committed.
+
+    Import it as ``from promenade_bus_django.outbox import outbox``. A relay takes the rows to the bus.
+    """
+
+    def __init__(self, bus: DjangoBus) -> None:
+        self._bus = bus
+        self._wakers: list[Callable[[], None]] = []
+
+    @overload
+    def publish(self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None) -> None: ...
+    @overload
+    def publish(self, topic: str, event: Event[Any], *, headers: Mapping[str, str] | None = None) -> None: ...
+    @async_unsafe("Call outbox.publish and its transaction in sync_to_async.")
+    def publish(self, topic: Any, event: Any, *, headers: Mapping[str, str] | None = None) -> None:
+        """Publishes the event if the open transaction is committed, with its savepoint.
+
+        The row is written at once. Publish after the change that causes the event, so that a lock on the
+        changed row puts the events of a key in the order of the changes. Raises
+        ``TransactionManagementError`` outside of ``transaction.atomic()``, and what ``Bus.prepare_nowait``
+        raises.
+        """
+        using = outbox_settings().using
+        connection = connections[using]
+        if not connection.in_atomic_block:
+            raise TransactionManagementError(
+                "outbox.publish has to be called inside of transaction.atomic()"
+                + (f" of the database {using!r}" if using != "default" else "")
+                + ": the event exists exactly when that transaction is committed"
+            )
+        if self._bus.is_inline:  # in a test no relay looks for the row
+            self._bus.publish_on_commit(topic, event, headers=headers, using=using)
+            return
+        message = self._bus.made().bus.prepare_nowait(topic, event, headers=headers)
+        if message is None:  # a publish middleware let it go no further
+            return
+        self._write(using, message)
+        transaction.on_commit(self._committed, using, robust=True)
+
+    def _write(self, using: str, message: Message) -> None:
+        connection = connections[using]
+        table, columns = quoted(connection, OutboxEvent._meta.db_table), quoted(connection, *_COLUMNS)
+        values = ", ".join([transaction_id(connection), *["%s"] * (len(_COLUMNS) - 1)])
+        database: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {table} ({columns}) VALUES ({values})",
+                [
+                    partition_of(message.key),
+                    message.id,
+                    message.topic,
+                    message.key,
+                    json.dumps(dict(message.headers)) if message.headers else None,
+                    database.Binary(message.body),
+                    moment(connection, datetime.now(UTC)),
+                ],
+            )
+
+    def _committed(self) -> None:
+        for wake in self._wakers:
+            wake()
+
+    def wake_after_commits(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Calls a relay of this process after each commit, until the returned function is called."""
+        self._wakers = [*self._wakers, wake]
+
+        def stop() -> None:
+            self._wakers = [other for other in self._wakers if other is not wake]
+
+        return stop
+
+
+outbox: Final = DjangoOutbox(bus)
+"""The outbox of the project."""
