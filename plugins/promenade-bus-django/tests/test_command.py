@@ -83,7 +83,7 @@ FILES = {
             }
         }
         DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-        INSTALLED_APPS = ["promenade_bus_django", "django_support.shop"]
+        INSTALLED_APPS = ["promenade_bus_django", "promenade_bus_django.outbox", "django_support.shop"]
         PROMENADE_BUS = {
             "app": {"name": "shop"},
             "bus": {"adapter": "sqlite", "sqlite": {"path": f"{HERE}/bus.db"}},
@@ -141,7 +141,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.mark.once
 def test_a_server_publishes_and_a_worker_handles(site: Site) -> None:
-    """gunicorn, preloaded, publishes on commit; ``manage.py promenade_bus run`` handles, until SIGTERM."""
+    """gunicorn, preloaded, publishes; ``manage.py promenade_bus run`` relays and handles, until SIGTERM."""
     migrating = site.start("migrate", "manage.py", "migrate", "--run-syncdb")
     assert migrating.wait(30) == 0, migrating.log_text()
     assert not (site.directory / "bus.db").exists(), "migrate opens no bus"
@@ -150,19 +150,22 @@ def test_a_server_publishes_and_a_worker_handles(site: Site) -> None:
     worker = site.start("worker", "manage.py", "promenade_bus", "run")
     wait_until(lambda: "shop is running on 'sqlite' with 1 subscription" in worker.log_text(), "it runs", 30)
 
-    def placed() -> bool:
+    def placed(path: str) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{address}/place/7", timeout=10) as response:
-                return response.status == 200
+            with urllib.request.urlopen(f"http://{address}/{path}", timeout=10) as response:
+                return bool(response.status == 200)
         except OSError:
             return False
 
-    wait_until(placed, "the server answers", 30)
-    receipts = "SELECT number FROM shop_receipt"
-    wait_until(lambda: site.ask("app.db", receipts) == [(7,)], "the worker has written a receipt", 30)
+    wait_until(lambda: placed("place/7"), "the server answers", 30)
+    assert placed("oplace/8")
+    receipts = "SELECT number FROM shop_receipt ORDER BY number"
+    wait_until(lambda: site.ask("app.db", receipts) == [(7,), (8,)], "the worker has written receipts", 30)
+    waiting = "SELECT * FROM promenade_outbox"
+    wait_until(lambda: site.ask("app.db", waiting) == [], "the relay has deleted the row", 30)
     for process in (worker, web):
         process.signal(signal.SIGTERM)
         assert process.wait(30) == 0, web.log_text() + worker.log_text()
-    assert "handled 1 event, 0 dead-lettered, 0 lost" in worker.log_text()
+    assert "handled 2 events, 0 dead-lettered, 0 lost" in worker.log_text()
     assert "nothing was abandoned" in worker.log_text()
     assert "Traceback" not in web.log_text() + worker.log_text()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,7 +29,7 @@ from django_support.shop.events import PLACED, Placed, Receipted
 from django_support.shop.models import Order, Receipt
 from postgres_support.servers import HOST, PostgresServer
 from promenade_bus_django import DjangoBus, bus
-from promenade_bus_django.outbox import Inbox, outbox
+from promenade_bus_django.outbox import Inbox, outbox, relay
 from promenade_bus_django.outbox.models import InboxMark, OutboxEvent
 from promenade_bus_django.outbox.relay import engine_of, outbox_of
 from promenade_bus_django.outbox.sql import partition_of
@@ -235,6 +236,32 @@ def test_the_commands_find_the_outbox(using: str, capfd: pytest.CaptureFixture[s
     assert "runs on 'memory', which hands events to handlers of this process only" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("shared")
+def test_the_relay_of_the_command_delivers_to_a_shared_adapter(shop: DjangoBus) -> None:
+    """``promenade_bus_django.outbox.relay:application`` is the project's, on a bus without handlers."""
+    got: list[int] = []
+    shop.subscribe(PLACED, lambda event: got.append(event.number), name="looking")
+    with override_settings(PROMENADE_BUS_OUTBOX={**QUICK, "relay": False}):
+        worker = shop.for_worker()
+        worker.start()
+        with transaction.atomic():
+            outbox.publish(PLACED, placed(3))
+        made = relay.application
+        assert made.bus.subscriptions == ()
+
+        async def deliver() -> None:
+            async with made.bus:
+                await made.start(relay=True)
+                await asyncio.to_thread(wait_until, lambda: got == [3], "it is handled", 20)
+                await made.close()
+
+        asyncio.run(deliver())
+        worker.close()
+    assert rows("default") == []
+    with pytest.raises(AttributeError, match="has no attribute 'applicatoin'"):
+        relay.applicatoin  # noqa: B018
+
+
 def test_the_probe_looks_at_the_tables_where_no_relay_runs(shop: DjangoBus) -> None:
     """A web server without the relay reports events that wait too long."""
     probe = {"outbox": {"waiting": 1}}
@@ -267,11 +294,33 @@ def test_a_relay_without_its_distribution_says_what_to_install(
 ) -> None:
     """Writing rows needs Django only."""
     monkeypatch.setitem(sys.modules, "promenade_bus_outbox", None)
-    with override_settings(PROMENADE_BUS_OUTBOX=QUICK):
-        with pytest.raises(ImproperlyConfigured, match=r"pip install 'promenade-bus-django\[outbox\]'"):
+    missing = pytest.raises(ImproperlyConfigured, match=r"pip install 'promenade-bus-django\[outbox\]'")
+    with override_settings(PROMENADE_BUS_OUTBOX=QUICK), missing:
+        shop.serve(Role.SERVER)
+    shop.open()
+
+
+def test_a_database_that_is_away_is_tried_again(
+    shop: DjangoBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server starts all the same; missing tables are an error that says what to run."""
+    got: list[int] = []
+    shop.subscribe(PLACED, lambda event: got.append(event.number), name="looking")
+    database = connections.settings["other"]["NAME"]
+    with override_settings(PROMENADE_BUS_OUTBOX={**QUICK, "using": "other"}):
+        try:
+            connections.settings["other"]["NAME"] = str(tmp_path / "missing" / "app.db")
             shop.serve(Role.SERVER)
-        assert shop.made().bus.status == "closed"
-    shop.close()
+            assert "the database of the outbox does not answer: unable to open" in caplog.text
+            connections.settings["other"]["NAME"] = str(tmp_path / "empty.db")
+            with pytest.raises(ImproperlyConfigured, match=r"no table 'promenade_outbox'.*py migrate"):
+                shop.publish(PLACED, placed(1))
+        finally:
+            connections.settings["other"]["NAME"] = database
+        shop.publish(PLACED, placed(1))
+        shop.drain(5)
+        assert got == [1]
+        assert len(outbox._wakers) == 1
 
 
 # --- the inbox --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from promenade_bus_django.connections import KeptConnections, with_connections
 from promenade_bus_django.discovery import ProjectTopics, catalogues_of_apps
 from promenade_bus_django.health import DjangoProbe, Losses
 from promenade_bus_django.processes import Role
-from promenade_bus_django.project_bus import Companion, ProjectBus
+from promenade_bus_django.project_bus import Companion, DatabaseUnreachable, ProjectBus
 
 __all__ = ["Declared", "DjangoBus", "Inline", "bus"]
 
@@ -104,8 +104,13 @@ class DjangoBus:
             if in_process or (serves and conf.handlers_setting() == "servers"):
                 self._attach(made)
                 made.runs_companion = serves
-            # Workers inherit the context of the start, and must not see that of one request for ever.
-            Context().run(made.start)
+            try:
+                # Workers inherit the context of the start, and must not see that of one request for ever.
+                Context().run(made.start)
+            except BaseException:
+                if made.bus.status == "closed":  # its relay could not start: the next call makes another one
+                    self._sync, self._has_handlers = None, False
+                raise
             if made.bus.adapter.features.in_process:  # a fallback may have taken the adapter's place
                 self._attach(made)
             self._opened = True
@@ -152,14 +157,15 @@ class DjangoBus:
     def serve(self, role: Role) -> None:
         """Opens the bus early in a process that serves requests, so that mistakes show at once.
 
-        A server of the adapter that cannot be reached is logged; the next call tries again.
+        If the server of the adapter, or the database of the outbox, cannot be reached, that is logged, and
+        the next call tries again. Raises other errors of ``open``.
         """
         self._role = role
         if role is not Role.SERVER:
             return
         try:
             self.open()
-        except AdapterError as error:
+        except (AdapterError, DatabaseUnreachable) as error:
             logger.error("the bus could not be opened, and is tried again when it is used: %s", str(error))
 
     def _after_fork(self) -> None:

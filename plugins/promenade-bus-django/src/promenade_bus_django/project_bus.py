@@ -6,13 +6,17 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from bus_core import Bus, DrainReport, SyncBus
+from bus_core import Bus, BusError, DrainReport, SyncBus
 from bus_core.abc import Seconds
 from bus_core.runtime import plain_logger
 
-__all__ = ["Companion", "ProjectBus"]
+__all__ = ["Companion", "DatabaseUnreachable", "ProjectBus"]
 
 logger = plain_logger("promenade.django")
+
+
+class DatabaseUnreachable(BusError):
+    """The companion cannot start because its database does not answer."""
 
 
 class Companion(Protocol):
@@ -48,7 +52,10 @@ class ProjectBus(SyncBus):
             try:
                 self._companion.start()
             except BaseException:
-                super().close(0)
+                try:
+                    self._companion.close()
+                finally:
+                    super().close(0)
                 raise
             self._companion_runs = True
 

@@ -18,6 +18,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bus_core import Bus, SyncBus, open_bus
+from promenade_bus_django.project_bus import DatabaseUnreachable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -128,7 +129,10 @@ class RelayBeside:
             self._made = outbox_of(bus)
 
     def start(self) -> None:
-        """Starts the relay; the bus is open."""
+        """Starts the relay; the bus is open.
+
+        Raises ``ImproperlyConfigured`` if tables are missing, and ``DatabaseUnreachable``.
+        """
         from promenade_bus_django.outbox.conf import outbox_settings
         from promenade_bus_django.outbox.writing import outbox
 
@@ -136,7 +140,7 @@ class RelayBeside:
             return
         self._made = self._made or outbox_of(self._bus)
         made, _ = self._made
-        self._bus.run_on_loop("start the outbox", partial(made.start, relay=True))
+        _start(self._bus, made)
         self._stop_waking = outbox.wake_after_commits(made.committed)
 
     def close(self) -> None:
@@ -151,3 +155,18 @@ class RelayBeside:
         if outbox.relay is not None and loop is not None:
             asyncio.run_coroutine_threadsafe(outbox.close(), loop).result(_LAST_WORDS)
         close_connections()
+
+
+def _start(bus: SyncBus, made: Outbox) -> None:
+    from sqlalchemy.exc import DBAPIError
+
+    from promenade_bus_outbox import MissingTables
+
+    try:
+        bus.run_on_loop("start the outbox", partial(made.start, relay=True))
+    except MissingTables as error:
+        raise ImproperlyConfigured(
+            f"the outbox has no {', no '.join(error.missing)}: run 'manage.py migrate' on its database"
+        ) from error
+    except DBAPIError as error:
+        raise DatabaseUnreachable(f"the database of the outbox does not answer: {error.orig}") from error
