@@ -33,6 +33,7 @@ from promenade_bus_django.outbox import Inbox, outbox, relay
 from promenade_bus_django.outbox.models import InboxMark, OutboxEvent
 from promenade_bus_django.outbox.relay import engine_of, outbox_of
 from promenade_bus_django.outbox.sql import partition_of
+from promenade_bus_django.outbox.wakers import RELAYS
 from promenade_bus_django.processes import Role
 from promenade_bus_django.testing import inline_bus
 from promenade_bus_outbox import OutboxStatus, outbox_tables
@@ -187,7 +188,7 @@ def test_the_relay_runs_beside_the_handlers(using: str, shop: DjangoBus) -> None
     report = shop.close()
     assert report is not None
     assert report.completed
-    assert outbox._wakers == []
+    assert len(RELAYS) == 0
 
 
 def test_a_process_without_handlers_runs_no_relay(shop: DjangoBus) -> None:
@@ -196,11 +197,11 @@ def test_a_process_without_handlers_runs_no_relay(shop: DjangoBus) -> None:
         outbox.publish(PLACED, placed())
     with override_settings(PROMENADE_BUS_OUTBOX=QUICK):
         shop.open()
-        assert outbox._wakers == []
+        assert len(RELAYS) == 0
         shop.close()
     with override_settings(PROMENADE_BUS_OUTBOX={"relay": False}):
         shop.serve(Role.SERVER)
-        assert outbox._wakers == []
+        assert len(RELAYS) == 0
     assert len(rows("default")) == 1
     OutboxEvent.objects.all().delete()
 
@@ -320,7 +321,7 @@ def test_a_database_that_is_away_is_tried_again(
         shop.publish(PLACED, placed(1))
         shop.drain(5)
         assert got == [1]
-        assert len(outbox._wakers) == 1
+        assert len(RELAYS) == 1
 
 
 # --- the inbox --------------------------------------------------------------------------------------------

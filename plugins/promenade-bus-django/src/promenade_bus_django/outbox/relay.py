@@ -18,6 +18,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bus_core import Bus, SyncBus, open_bus
+from promenade_bus_django.outbox.wakers import RELAYS
 from promenade_bus_django.project_bus import DatabaseUnreachable
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ class RelayBeside:
     def __init__(self, bus: SyncBus) -> None:
         self._bus = bus
         self._made: tuple[Outbox, Callable[[], None]] | None = None
-        self._stop_waking: Callable[[], None] | None = None
         if "outbox" in bus.bus.parts.probes:  # which looks at the tables also where no relay runs
             self._made = outbox_of(bus)
 
@@ -134,23 +134,21 @@ class RelayBeside:
         Raises ``ImproperlyConfigured`` if tables are missing, and ``DatabaseUnreachable``.
         """
         from promenade_bus_django.outbox.conf import outbox_settings
-        from promenade_bus_django.outbox.writing import outbox
 
         if not outbox_settings().relay:
             return
         self._made = self._made or outbox_of(self._bus)
         made, _ = self._made
         _start(self._bus, made)
-        self._stop_waking = outbox.wake_after_commits(made.committed)
+        RELAYS.add(made.committed)
 
     def close(self) -> None:
         """Stops the relay, if it runs, and closes its connections."""
-        if self._stop_waking is not None:
-            self._stop_waking()
         made, self._made = self._made, None
         if made is None:
             return
         outbox, close_connections = made
+        RELAYS.remove(outbox.committed)
         loop = self._bus.bus.loop
         if outbox.relay is not None and loop is not None:
             asyncio.run_coroutine_threadsafe(outbox.close(), loop).result(_LAST_WORDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, overload
 
@@ -16,6 +16,7 @@ from promenade_bus_django.facade import DjangoBus, bus
 from promenade_bus_django.outbox.conf import outbox_settings
 from promenade_bus_django.outbox.models import OutboxEvent
 from promenade_bus_django.outbox.sql import moment, partition_of, quoted, transaction_id
+from promenade_bus_django.outbox.wakers import RELAYS
 
 __all__ = ["DjangoOutbox", "outbox"]
 
@@ -32,7 +33,6 @@ class DjangoOutbox:
 
     def __init__(self, bus: DjangoBus) -> None:
         self._bus = bus
-        self._wakers: list[Callable[[], None]] = []
 
     @overload
     def publish(self, topic: Topic[E], event: E, *, headers: Mapping[str, str] | None = None) -> None: ...
@@ -62,7 +62,7 @@ class DjangoOutbox:
         if message is None:  # a publish middleware let it go no further
             return
         self._write(using, message)
-        transaction.on_commit(self._committed, using, robust=True)
+        transaction.on_commit(RELAYS.wake, using, robust=True)
 
     def _write(self, using: str, message: Message) -> None:
         connection = connections[using]
@@ -82,19 +82,6 @@ class DjangoOutbox:
                     moment(connection, datetime.now(UTC)),
                 ],
             )
-
-    def _committed(self) -> None:
-        for wake in self._wakers:
-            wake()
-
-    def wake_after_commits(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Calls a relay of this process after each commit, until the returned function is called."""
-        self._wakers = [*self._wakers, wake]
-
-        def stop() -> None:
-            self._wakers = [other for other in self._wakers if other is not wake]
-
-        return stop
 
 
 outbox: Final = DjangoOutbox(bus)

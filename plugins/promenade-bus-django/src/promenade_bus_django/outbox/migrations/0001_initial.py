@@ -1,8 +1,10 @@
 """The tables of the outbox and the inbox."""
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from django.db import migrations, models
+from django.db.migrations.operations.base import Operation
 
 
 class Migration(migrations.Migration):
@@ -10,9 +12,9 @@ class Migration(migrations.Migration):
 
     initial = True
 
-    dependencies: ClassVar[list[tuple[str, str]]] = []
+    dependencies: ClassVar[Sequence[tuple[str, str]]] = []
 
-    operations: ClassVar[list[Any]] = [
+    operations: ClassVar[Sequence[Operation]] = [
         migrations.CreateModel(
             name="OutboxPartition",
             fields=[
