@@ -135,9 +135,8 @@ django.setup()
 def test_star(name: str) -> None:
     """A star import brings every name of __all__."""
     before = PROJECT if name == "promenade_bus_django.outbox" else ""
-    run(
-        f"{before}from {name} import *\nimport {name} as package\nassert set(package.__all__) <= set(globals())"
-    )
+    star = f"from {name} import *\nimport {name} as package\n"
+    run(f"{before}{star}assert set(package.__all__) <= set(globals())")
 
 
 # --- the function itself ----------------------------------------------------------------------------------
