@@ -13,8 +13,7 @@ from bus_core import Delivery, Event, InvalidHandler
 from bus_core.dispatch import inspect_handler
 from bus_core.runtime import lease_clock, plain_logger
 from promenade_bus_django.outbox.conf import outbox_settings
-from promenade_bus_django.outbox.models import InboxMark
-from promenade_bus_django.outbox.sql import check_vendor, moment, quoted
+from promenade_bus_django.outbox.sql import MARKS, check_vendor, moment, quoted
 
 __all__ = ["Inbox"]
 
@@ -81,7 +80,7 @@ class Inbox:
         """Marks the event, and returns True if it is to be handled. Waits for another delivery of it."""
         connection = connections[using]
         check_vendor(connection)
-        table = quoted(connection, InboxMark._meta.db_table)
+        table = quoted(connection, MARKS)
         columns = quoted(connection, *_KEY, "handled_at")
         service = delivery.group.removesuffix(delivery.subscription).removesuffix(".")
         with connection.cursor() as cursor:
@@ -130,7 +129,7 @@ class Inbox:
 
     def _clean(self, using: str) -> int:
         connection = connections[using]
-        table, key = quoted(connection, InboxMark._meta.db_table), quoted(connection, *_KEY)
+        table, key = quoted(connection, MARKS), quoted(connection, *_KEY)
         old = f"SELECT {key} FROM {table} WHERE handled_at < %s LIMIT {_CHUNK}"
         with connection.cursor() as cursor:
             cursor.execute(

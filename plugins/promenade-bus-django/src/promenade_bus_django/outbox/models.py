@@ -8,6 +8,8 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Index, Q
 
+from promenade_bus_django.outbox.sql import EVENTS, MARKS
+
 __all__ = ["InboxMark", "OutboxEvent", "OutboxPartition", "OutboxRelay"]
 
 
@@ -30,7 +32,7 @@ class OutboxEvent(models.Model):
     class Meta:
         """The table and its indexes."""
 
-        db_table = "promenade_outbox"
+        db_table = EVENTS
         indexes: ClassVar[list[Index]] = [
             Index(
                 name="promenade_outbox_waiting",
@@ -97,7 +99,7 @@ class InboxMark(models.Model):
     class Meta:
         """The table and its index."""
 
-        db_table = "promenade_inbox"
+        db_table = MARKS
         indexes: ClassVar[list[Index]] = [Index(name="promenade_inbox_handled", fields=["handled_at"])]
 
     def __str__(self) -> str:

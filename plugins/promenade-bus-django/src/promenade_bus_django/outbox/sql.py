@@ -1,4 +1,7 @@
-"""The statements of the outbox and the inbox, as both databases take them."""
+"""The statements of the outbox and the inbox, as both databases take them.
+
+It names the tables, so that what writes to them needs no models, which need the settings of a project.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["check_vendor", "moment", "partition_of", "quoted", "transaction_id"]
+__all__ = ["EVENTS", "MARKS", "check_vendor", "moment", "partition_of", "quoted", "transaction_id"]
+
+EVENTS: Final = "promenade_outbox"
+"""The table of events."""
+
+MARKS: Final = "promenade_inbox"
+"""The table of handled events."""
 
 PARTITIONS: Final = 32
 """The number of parts into which keys are divided, for every relay and every writer."""

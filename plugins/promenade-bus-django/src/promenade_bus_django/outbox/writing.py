@@ -14,8 +14,7 @@ from django.utils.asyncio import async_unsafe
 from bus_core import Event, Message, Topic
 from promenade_bus_django.facade import DjangoBus, bus
 from promenade_bus_django.outbox.conf import outbox_settings
-from promenade_bus_django.outbox.models import OutboxEvent
-from promenade_bus_django.outbox.sql import moment, partition_of, quoted, transaction_id
+from promenade_bus_django.outbox.sql import EVENTS, moment, partition_of, quoted, transaction_id
 from promenade_bus_django.outbox.wakers import RELAYS
 
 __all__ = ["DjangoOutbox", "outbox"]
@@ -66,7 +65,7 @@ class DjangoOutbox:
 
     def _write(self, using: str, message: Message) -> None:
         connection = connections[using]
-        table, columns = quoted(connection, OutboxEvent._meta.db_table), quoted(connection, *_COLUMNS)
+        table, columns = quoted(connection, EVENTS), quoted(connection, *_COLUMNS)
         values = ", ".join([transaction_id(connection), *["%s"] * (len(_COLUMNS) - 1)])
         database: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
         with connection.cursor() as cursor:
