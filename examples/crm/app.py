@@ -37,9 +37,9 @@ class Application:
 
 
 def default_config() -> Path:
-    """``CRM_CONFIG``, or the configuration for development of the checkout that this file belongs to."""
+    """``CRM_CONFIG``, or the configuration of the demo, which is in memory."""
     chosen = os.environ.get("CRM_CONFIG")
-    return Path(chosen) if chosen else Path(__file__).resolve().parents[2] / "config" / "app.sqlite-dev.yaml"
+    return Path(chosen) if chosen else Path(__file__).with_name("app.yaml")
 
 
 def build(

@@ -40,7 +40,7 @@ class CannotRun(click.ClickException):
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Configuration of the bus.  [default: config/app.sqlite-dev.yaml of the checkout]",
+    help="Configuration of the bus.  [default: app.yaml of the example]",
 )
 @click.option(
     "--adapter",

@@ -281,7 +281,7 @@ def test_a_configuration_made_in_python_is_checked() -> None:
 def test_the_files_of_this_repository_load(path: Path) -> None:
     """Each configuration file of the repository is sound without any variable being set."""
     config = load_config(path, environ={})
-    assert config.adapter in ("memory", "redis")
+    assert config.adapter in ("memory", "redis", "sqlite")
     assert config.check_sections(["memory"]) == []
     assert describe_config(config)["bus"]["adapter"] == config.adapter
     assert retry_of(config) is not None

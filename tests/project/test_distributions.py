@@ -264,7 +264,7 @@ def test_a_distribution_works_alone(environment: Environment, name: str) -> None
             {
                 name
                 for name in MEMBERS
-                if re.fullmatch("promenade-bus(-(memory|middleware|cli|health))?", name)
+                if re.fullmatch("promenade-bus(-(memory|middleware|cli|health|sqlite))?", name)
             },
         ),
         (

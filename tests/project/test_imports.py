@@ -55,9 +55,9 @@ def loaded_after(statements: str) -> set[str]:
         "import bus_core; bus_core.open_bus({'bus': {'adapter': 'memory'}})",
         "import bus_core; bus_core.open_bus({'bus': {'adapter': 'memory', 'memory': {'serialize': True}}})",
         "import bus_core; bus_core.open_sync_bus({'bus': {'adapter': 'memory'}})",
-        "import bus_core; bus_core.open_bus('config/app.sqlite-dev.yaml')",
+        "import bus_core; bus_core.open_bus('examples/crm/app.yaml')",
     ],
-    ids=["import", "memory", "bytes", "sync", "sqlite-dev"],
+    ids=["import", "memory", "bytes", "sync", "file"],
 )
 def test_nothing_heavy_is_loaded(statements: str) -> None:
     """Importing the core, and opening a bus on memory, load nothing that another plugin needs."""

@@ -278,8 +278,9 @@ def compiled(text: str) -> CodeType:
     return code
 
 
-async def run_example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+async def run_example(monkeypatch: pytest.MonkeyPatch, directory: Path) -> dict[str, Any]:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SQLITE_PATH", str(directory / "app.sqlite3"))
     audited: list[Event] = []
 
     async def audit(event: Event) -> None:
@@ -296,9 +297,9 @@ async def run_example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("no_context_installed")
-async def test_the_example_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_example_of_the_design(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The example of the design runs word for word, with the configuration that it names."""
-    namespace = await run_example(monkeypatch)
+    namespace = await run_example(monkeypatch, tmp_path)
     bus, report = namespace["bus"], namespace["report"]
     assert report.status is HealthStatus.HEALTHY
     assert [*report.checks] == ["bus", "event-loop", "engine"]
@@ -315,10 +316,12 @@ async def test_the_example_of_the_design(monkeypatch: pytest.MonkeyPatch) -> Non
     assert event.type == "user.registered"
 
 
-async def test_the_example_where_the_context_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_example_where_the_context_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Where a context owns the topic of the example, the error names both classes and the owner."""
     with pytest.raises(TopicConflict) as caught:
-        await run_example(monkeypatch)
+        await run_example(monkeypatch, tmp_path)
     text = str(caught.value)
     assert "topic 'identity.user.registered' is declared with promenade_identity" in text
     assert "promenade-context-identity" in text

@@ -65,11 +65,8 @@ def test_faults(database: dict[str, Any], own: dict[str, Any], fault: str) -> No
 
 
 async def test_the_development_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line of the file for development moves the bus into the application's database."""
-    text = (ROOT / "config/app.sqlite-dev.yaml").read_text(encoding="utf-8")
-    assert "  adapter: memory\n" in text
-    (tmp_path / "app.yaml").write_text(text.replace("  adapter: memory\n", "  adapter: sqlite\n"))
+    """The file for development keeps the events of the bus in the application's database."""
     monkeypatch.setenv("SQLITE_PATH", str(tmp_path / "app.sqlite3"))
-    async with open_bus(tmp_path / "app.yaml") as bus:
+    async with open_bus(ROOT / "config/app.sqlite-dev.yaml") as bus:
         assert bus.adapter.name == "sqlite"
     assert (tmp_path / "app.sqlite3").exists()

@@ -139,7 +139,6 @@ class Database:
         self._idle: list[Connection] = []
         self._refused: tuple[float, PostgresFailure] | None = None  # until when no other attempt is made
         self._pause = FIRST_PAUSE
-        self._running = 0
         self._closed = False  # to new calls
         self._shut = False  # to those that wait for their turn, too
 
@@ -157,12 +156,10 @@ class Database:
             raise PostgresFailure(self.place, Kind.CLOSED)
         call = _Call()
         submitted = self._threads.submit(lambda: self._work(call, work))
-        self._running += 1
         timer = asyncio.get_running_loop().call_later(self._timeout + _GRACE, self._late, call)
         try:
             await submitted.returned()
         finally:
-            self._running -= 1
             timer.cancel()
         if submitted.error is not None:
             raise self._told(submitted.error)
@@ -200,9 +197,11 @@ class Database:
         self._closed = True
         loop = asyncio.get_running_loop()
         until = loop.time() + _LAST_CALLS
-        while self._running and loop.time() < until:  # noqa: ASYNC110 - calls end in threads
+        # Also those whose callers were cancelled meanwhile.
+        while self._threads.busy and loop.time() < until:  # noqa: ASYNC110 - calls end in threads
             await asyncio.sleep(0.002)
-        self._shut = True
+        with self._guard:
+            self._shut = True
         self._threads.close()
         self._forget_idle()
 
@@ -272,11 +271,11 @@ class Database:
             raise failure_of(self.place, error) from error
 
     def _give_back(self, connection: Connection) -> None:
-        if self._shut or connection.closed:
-            _close(connection)
-            return
         with self._guard:
-            self._idle.append(connection)
+            if not self._shut and not connection.closed:
+                self._idle.append(connection)
+                return
+        _close(connection)
 
     def _forget_idle(self) -> None:
         with self._guard:
