@@ -23,7 +23,9 @@ pytestmark = pytest.mark.once
     ("state", "kind"),
     [
         ("08006", Kind.CUT),
+        ("0A000", Kind.CONFLICT),
         ("25006", Kind.READ_ONLY),
+        ("26000", Kind.POOLED),
         ("28P01", Kind.CREDENTIALS),
         ("3D000", Kind.NO_DATABASE),
         ("40001", Kind.CONFLICT),
@@ -168,6 +170,19 @@ async def test_after_a_failover(schema: Schema) -> None:
         assert result.transient
         assert "is read-only, as after a failover" in str(result)
         assert await adapter.publish([message(1)]) == [None]
+
+
+async def test_calls_that_wait_for_their_turn(schema: Schema) -> None:
+    """The time limit of a call counts from its statement: one that waits for a connection is not cut."""
+    async with schema.started(pool_size=1, poll=60.0) as adapter:
+        database: Database = adapter.running.database
+        database._timeout = -0.2  # 0.8 seconds with the time that the server has
+
+        async def sleep() -> None:
+            await database.run(lambda connection: connection.execute(b"SELECT pg_sleep(0.3)"))
+
+        await asyncio.gather(*(sleep() for _ in range(4)))
+        database._timeout = 10.0
 
 
 async def test_behind_pgbouncer(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,13 +106,15 @@ def cut(connection: Connection) -> None:
 
 
 class _Call:
-    """A statement under way: its connection, once it has one, and true for late when it was cut."""
+    """A statement under way: its connection, and since when it has it; true for late when that was cut."""
 
-    __slots__ = ("connection", "is_late")
+    __slots__ = ("began", "connection", "is_late", "timer")
 
     def __init__(self) -> None:
+        self.began = 0.0
         self.connection: Connection | None = None
         self.is_late = False
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Database:
@@ -156,11 +158,12 @@ class Database:
             raise PostgresFailure(self.place, Kind.CLOSED)
         call = _Call()
         submitted = self._threads.submit(lambda: self._work(call, work))
-        timer = asyncio.get_running_loop().call_later(self._timeout + _GRACE, self._late, call)
+        self._watch(call, self._timeout + _GRACE)
         try:
             await submitted.returned()
         finally:
-            timer.cancel()
+            if call.timer is not None:
+                call.timer.cancel()
         if submitted.error is not None:
             raise self._told(submitted.error)
         self.calls += 1
@@ -187,10 +190,20 @@ class Database:
             self.trouble.failed("be used", error)
         return error
 
+    def _watch(self, call: _Call, seconds: float) -> None:
+        call.timer = asyncio.get_running_loop().call_later(seconds, self._late, call)
+
     def _late(self, call: _Call) -> None:
-        call.is_late = True
-        if call.connection is not None:
-            cut(call.connection)
+        """Cuts the connection of a call, unless it has waited for its turn meanwhile."""
+        connection = call.connection
+        rest = self._timeout + _GRACE
+        if connection is not None:
+            rest -= time.monotonic() - call.began
+        if connection is None or rest > 0:
+            self._watch(call, rest)
+        else:
+            call.is_late = True
+            cut(connection)
 
     async def close(self) -> None:
         """Lets calls that are running end, and closes the connections."""
@@ -209,6 +222,7 @@ class Database:
 
     def _work(self, call: _Call, work: Callable[[Connection], T]) -> T:
         connection = self._connected()
+        call.began = time.monotonic()
         call.connection = connection
         try:
             result = work(connection)
@@ -287,10 +301,14 @@ class Database:
 def is_sound(connection: Connection) -> bool:
     """True when nothing waits to be read: on an idle connection that would be its end."""
     try:
-        readable, _, _ = select.select([connection.fileno()], [], [], 0)
+        number = connection.fileno()
+        if not hasattr(select, "poll"):  # as on Windows
+            return not select.select([number], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(number, select.POLLIN)
+        return not poll.poll(0)
     except (psycopg.Error, OSError, ValueError):
         return False
-    return not readable
 
 
 def _close(connection: Connection) -> None:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     TOO_LARGE = "too large"
     VALUE = "value"
     CORRUPT = "corrupt"
+    POOLED = "pooled"
     UNFIT = "unfit"
     CLOSED = "closed"
     OTHER = "other"
@@ -52,6 +53,7 @@ class Kind(StrEnum):
 
 STATES: Final = {
     # whole states first, then classes; see appendix A of PostgreSQL's manual
+    "0A000": Kind.CONFLICT,  # feature_not_supported: a prepared statement whose table was migrated
     "08": Kind.CUT,
     "08001": Kind.UNREACHABLE,
     "08004": Kind.CREDENTIALS,
@@ -62,6 +64,7 @@ STATES: Final = {
     "25P02": Kind.CONFLICT,
     "25P03": Kind.CUT,  # idle_in_transaction_session_timeout
     "25P04": Kind.CUT,  # transaction_timeout
+    "26000": Kind.POOLED,  # invalid_sql_statement_name: prepared in another session
     "28": Kind.CREDENTIALS,
     "3D000": Kind.NO_DATABASE,
     "3F000": Kind.MISSING,
@@ -70,6 +73,7 @@ STATES: Final = {
     "42703": Kind.MISSING,
     "42883": Kind.MISSING,
     "42P01": Kind.MISSING,
+    "42P05": Kind.POOLED,  # duplicate_prepared_statement
     "53100": Kind.FULL,
     "53200": Kind.FULL,
     "53300": Kind.BUSY,
@@ -106,6 +110,7 @@ _WORDS: Final = {
     Kind.TOO_LARGE: "refuses a value of this size. Publish a reference to it instead",
     Kind.VALUE: "refuses a value, such as a text with a NUL character",
     Kind.CORRUPT: "reports an internal error or damaged data. Look into the log of the server",
+    Kind.POOLED: "gives each statement another session, as PgBouncer does: set bus.postgres.pgbouncer: true",
     Kind.CLOSED: "is not used any more: the adapter is closed",
 }
 
