@@ -103,7 +103,7 @@ class DjangoBus:
             serves = self._role is not Role.OTHER
             if in_process or (serves and conf.handlers_setting() == "servers"):
                 self._attach(made)
-                made.runs_companion = serves
+                made.runs_companion = made.runs_companion or serves  # a worker has said so already
             try:
                 # Workers inherit the context of the start, and must not see that of one request for ever.
                 Context().run(made.start)
