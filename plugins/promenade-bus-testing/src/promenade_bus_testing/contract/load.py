@@ -203,16 +203,16 @@ class LoadTests:
 
         async def take_turns() -> None:
             nonlocal turns
-            while not over:
+            # No more than are asked for: it would occupy a processor while the bus waits for a server.
+            while not over and turns < 3:
                 await asyncio.sleep(0)
                 turns += 1
 
-        other = asyncio.ensure_future(take_turns())
         listener = await harness.listen(bus, plain=True)
-        before = turns
+        other = asyncio.ensure_future(take_turns())
         await harness.publish(bus, *range(count))
         await harness.until(lambda: len(listener.done) >= count, "all events are handled")
         over = True
         await other
-        assert turns - before >= 3
+        assert turns >= 3
         assert_once(listener.numbers, range(count))
