@@ -102,13 +102,17 @@ def test_a_file_that_is_no_page_is_offered_or_linked(tmp_path: Path) -> None:
     (tmp_path / "docs" / "decisions").mkdir(parents=True)
     (tmp_path / "docs" / "decisions" / "README.md").write_text("# Decisions\n")
     (tmp_path / "LICENSE").write_text("MIT")
-    (tmp_path / "README.md").write_text(
-        "# Bus\n[licence](LICENSE) [why](docs/decisions/README.md#x)\n`[a](LICENSE)`"
-    )
+    (tmp_path / "NOTES.md").write_text("# Notes, which are no page\n")
+    links = "[licence](LICENSE) [why](docs/decisions/README.md#x) [notes](NOTES.md)"
+    (tmp_path / "README.md").write_text(f"# Bus\n{links}\n")
 
     copied = Site(tmp_path)
-    assert "[licence](files/LICENSE) [why](decisions/README.md#x)" in copied.pages()["index"].text
-    assert copied.files == {"files/LICENSE": tmp_path / "LICENSE"}
+    shown = "[licence](files/LICENSE) [why](decisions/README.md#x) [notes](files/NOTES.md.txt)"
+    assert shown in copied.pages()["index"].text
+    assert copied.files == {
+        "files/LICENSE": tmp_path / "LICENSE",
+        "files/NOTES.md.txt": tmp_path / "NOTES.md",
+    }
 
     linked = Site(tmp_path, address="https://code.example/bus")
     assert "[licence](https://code.example/bus/blob/main/LICENSE)" in linked.pages()["index"].text

@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Explanation": ("explanation/delivery", "explanation/design", "explanation/*", "*", "decisions/README"),
     "Reference": ("reference/*", "reference/parts/*", "reference/api/index"),
     "Packages": ("packages/*",),
-    "Project": ("changelog", "contributing"),
+    "Project": ("changelog", "contributing", "fragments"),
 }
 """The sections of the navigation, each with its pages in order. A star stands for all pages not named."""
 
@@ -74,6 +74,7 @@ class Site:
             self.root / "README.md": "index",
             self.root / "CHANGELOG.md": "changelog",
             self.root / "CONTRIBUTING.md": "contributing",
+            self.root / "changelog.d" / "README.md": "fragments",
         }
         for path in sorted(docs.rglob("*.md")):
             found[path] = path.relative_to(docs).with_suffix("").as_posix()
@@ -127,8 +128,9 @@ class Site:
             return _relative(inside.removeprefix("docs/"), name)
         if self.address:
             return f"{self.address}/blob/main/{inside}{hash_}{fragment}"
-        self.files[f"files/{inside}"] = file
-        return _relative(f"files/{inside}", name)
+        copy = f"files/{inside}.txt" if file.suffix in (".md", ".rst") else f"files/{inside}"
+        self.files[copy] = file
+        return _relative(copy, name)
 
     def _navigation(self, pages: Mapping[str, Page]) -> Iterator[str]:
         named = {name for patterns in SECTIONS.values() for name in patterns if "*" not in name}
