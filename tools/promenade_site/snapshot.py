@@ -100,6 +100,8 @@ def _signature(thing: Any) -> str:
     if _is_made_by_attrs(thing):
         fields = [field for field in attrs.fields(thing) if field.init and not field.kw_only]
         return f"({', '.join(_field(thing, field) for field in fields)})"
+    if inspect.isbuiltin(thing) or (isinstance(thing, type) and issubclass(thing, Enum)):
+        return ""  # these differ from Python to Python
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
