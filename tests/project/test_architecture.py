@@ -540,7 +540,7 @@ def table_paths(metadata: dict[str, Any]) -> Iterator[str]:
 
 
 def files_name_no_machine(tree: Tree) -> Iterator[str]:
-    """No file refers to a path of the machine it was written on, to a directory outside, or to a registry."""
+    """No file has a path of one machine, of a directory outside, or of a registry, or the mark of a merge."""
     for path in tree.files():
         try:
             text = path.read_text(encoding="utf-8")
@@ -548,6 +548,8 @@ def files_name_no_machine(tree: Tree) -> Iterator[str]:
             continue
         for number, line in enumerate(text.splitlines(), 1):
             at = f"{path.relative_to(tree.root).as_posix()}:{number}"
+            if line.startswith(("<<<<<<" + "< ", ">>>>>>" + "> ")):
+                yield f"{at}: is the mark of a merge that is not done"
             if found := MACHINE_PATHS.search(line):
                 yield f"{at}: names a path of one machine, {found.group()!r}"
             if found := REGISTRY_HOSTS.search(line):
@@ -870,6 +872,12 @@ PLANTED = [
     ),
     ("no pyproject", f"{FAKE}/pyproject.toml", None, f"{FAKE}: has no pyproject.toml"),
     ("outside", "docs/guide.md", "see ../" + "shared/NOTES.md", "docs/guide.md:1: refers to"),
+    (
+        "merge",
+        "docs/guide.md",
+        "\n<<<<<<" + "< HEAD\n",
+        "docs/guide.md:2: is the mark of a merge",
+    ),
     (
         "machine path",
         "docs/guide.md",
