@@ -48,7 +48,7 @@ bench: ## the engine against a bare loop and against its peers
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run.py $(ARGS)
 
-chaos: ## what can go wrong with Redis and SQLite, with real processes, at full length: about 40 minutes
+chaos: ## what can go wrong with Redis, SQLite and PostgreSQL, with real processes, at full length: about 40 minutes
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py ".venv-$${found%% *}" requirements/dev.txt \
 		&& PYTHONPATH=tests ".venv-$${found%% *}/bin/python" -m chaos --only '$(ONLY)' --count '$(COUNT)' $(ARGS)
