@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import psycopg
 
@@ -180,17 +182,19 @@ class PostgresAdapter:
         if services is None:
             return
         listener, self._listener = self._listener, None
-        await self._upkeep.close()
-        await self._lookout.close()
+        ending = [self._upkeep.close(), self._lookout.close(), self._notifier.close()]
         if listener is not None:
-            await listener.close()
-        await self._notifier.close()
-        await self._close(services)
+            ending.append(listener.close())
+        await self._close(services, *ending)
 
-    async def _close(self, services: Services) -> None:
-        await services.heartbeats.close()
-        self._heartbeats.close()
-        await services.database.close()
+    async def _close(self, services: Services, *ending: Coroutine[Any, Any, None]) -> None:
+        """Ends everything at the same time. A bus that has no time left cancels it: nothing stays open."""
+        try:
+            await asyncio.gather(services.heartbeats.close(), *ending)
+            await services.database.close()
+        finally:
+            self._heartbeats.close()
+            services.database.shut()
 
     # --- news ---------------------------------------------------------------------------------------------
 

@@ -213,9 +213,15 @@ class Database:
         # Also those whose callers were cancelled meanwhile.
         while self._threads.busy and loop.time() < until:  # noqa: ASYNC110 - calls end in threads
             await asyncio.sleep(0.002)
+        self.shut()
+
+    def shut(self) -> None:
+        """Closes the connections at once; those in use are closed by their threads. Harmless afterwards."""
         with self._guard:
-            self._shut = True
-        self._threads.close()
+            was_shut, self._shut = self._shut, True
+        self._closed = True
+        if not was_shut:
+            self._threads.close()
         self._forget_idle()
 
     # --- in a thread --------------------------------------------------------------------------------------

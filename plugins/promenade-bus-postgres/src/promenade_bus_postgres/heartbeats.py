@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 
 from promenade_bus_postgres.connections import Connection, Connector, Sql, cut, is_sound
-from promenade_bus_postgres.failures import failure_of
+from promenade_bus_postgres.failures import Kind, PostgresFailure, failure_of
 from promenade_bus_postgres.subscriptions import Owner
 
 __all__ = ["HeartbeatTable"]
@@ -40,6 +40,7 @@ class HeartbeatTable:
         self._sql = sql
         self._connection: Connection | None = None
         self._guard = threading.Lock()
+        self._closed = False
 
     def beat(self, owners: Sequence[str], gone: Sequence[str]) -> list[tuple[str, int]]:
         """A few statements, however much this process holds. Raises ``PostgresFailure``."""
@@ -51,6 +52,8 @@ class HeartbeatTable:
                 raise failure_of(str(self._connector.place), error) from error
 
     def _beat(self, owners: Sequence[str], gone: Sequence[str]) -> list[tuple[str, int]]:
+        if self._closed:
+            raise PostgresFailure(str(self._connector.place), Kind.CLOSED)
         if self._connection is not None and not is_sound(self._connection):
             self._disconnect()
         if self._connection is None:
@@ -70,7 +73,8 @@ class HeartbeatTable:
 
     def close(self) -> None:
         """Gives the connection back; the heartbeats have stopped, or do not return."""
-        if not self._guard.acquire(timeout=0.1):
+        self._closed = True
+        if not self._guard.acquire(timeout=0.02):
             if self._connection is not None:
                 cut(self._connection)
             return
