@@ -214,17 +214,17 @@ async def test_a_restarted_server(start_postgres: Any) -> None:
         consumer = await adapter.open_consumer(spec())
         await adapter.publish([message(0)])
         server.kill()
-        (result,) = await adapter.publish([message(1)])
-        assert isinstance(result, PublishUncertain | PublishFailed)
-        (result,) = await adapter.publish([message(1)])
-        assert isinstance(result, PublishFailed)
+        while not isinstance(result := (await adapter.publish([message(1)]))[0], PublishFailed):
+            assert result is None or isinstance(result, PublishUncertain)  # its processes end a moment later
         assert result.transient
         assert "cannot be reached" in (adapter.degraded or "")
         await asyncio.to_thread(server.start)
         while (await adapter.publish([message(2)]))[0] is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         received = await receive(consumer, 2)
-        assert [each.message.key for each in received] == ["0", "2"]
+        assert received[0].message.key == "0"
+        while received[-1].message.key != "2":
+            received += await receive(consumer, 1)
         await until(lambda: adapter.degraded is None, "all is well")
         await consumer.settle(acks(received))
         await consumer.close()
