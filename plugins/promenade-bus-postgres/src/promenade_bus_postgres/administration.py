@@ -33,6 +33,8 @@ SELECT own.id, own.service_group, own.name, own.pattern,
     {NOW}
 FROM promenade_subscription AS own WHERE NOT own.broadcast ORDER BY own.service_group, own.pattern"""
 
+_ONE_SNAPSHOT: Final = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
 _EVENTS: Final = """
 SELECT own.id, count(*), count(*) FILTER (WHERE (event.tx, event.seq) > (own.cursor_tx, own.cursor_seq)),
     min(published) FILTER (WHERE (event.tx, event.seq) > (own.cursor_tx, own.cursor_seq))
@@ -117,11 +119,13 @@ class PostgresAdministration:
     def _figures(self, connection: Connection) -> Sequence[GroupFigures]:
         services = self._services()
         sql, topics = services.sql, services.topics
-        topics.learn(connection)
-        rows = connection.execute(sql(_GROUPS), ([*services.heartbeats.dead],)).fetchall()
-        asked = [(row[0], topic) for row in rows for topic in topics.matching(row[3])[1]]
-        columns = [number for number, _ in asked], [topic for _, topic in asked]
-        events = {row[0]: row[1:] for row in connection.execute(sql(_EVENTS), columns).fetchall()}
+        with connection.transaction():
+            connection.execute(_ONE_SNAPSHOT)  # an event that is handed out meanwhile counts once
+            topics.learn(connection)
+            rows = connection.execute(sql(_GROUPS), ([*services.heartbeats.dead],)).fetchall()
+            asked = [(row[0], topic) for row in rows for topic in topics.matching(row[3])[1]]
+            columns = [number for number, _ in asked], [topic for _, topic in asked]
+            events = {row[0]: row[1:] for row in connection.execute(sql(_EVENTS), columns).fetchall()}
         found = []
         for number, group, name, pattern, held, waiting, dead, instances, now in rows:
             published, lag, oldest = events.get(number, (0, 0, None))
