@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -119,9 +120,10 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     text = str(caught.value)
     assert "unknown adapter 'memry'; did you mean 'memory'? installed: memory @ $.bus.adapter" in text
     assert "unknown serializer 'xml'; installed: json, msgspec @ $.bus.serializer" in text
-    assert (
-        "unknown middleware 'loging'; did you mean 'logging'? installed: chaos, logging, timeout "
-        "@ $.bus.middleware[0]" in text
+    assert re.search(
+        r"unknown middleware 'loging'; did you mean 'logging'\? installed: chaos, [-a-z, ]*logging, "
+        r"[-a-z, ]*timeout[-a-z, ]* @ \$\.bus\.middleware\[0\]",
+        text,
     )
 
 
