@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.postgres_scenarios import POSTGRES_SCENARIOS
 from chaos.scenarios import SCENARIOS
+from chaos.sqlite_scenarios import SQLITE_SCENARIOS
 
 pytestmark = pytest.mark.once
 
@@ -45,7 +47,8 @@ def test_what_is_promised_is_shown() -> None:
         for found in re.findall(r"scenarios? ([\d, and]+)", page)
         for number in re.findall(r"\d+", found)
     }
-    assert numbers <= {scenario.number for scenario in SCENARIOS} | {23}
+    every = (*SCENARIOS, *SQLITE_SCENARIOS, *POSTGRES_SCENARIOS)
+    assert numbers <= {scenario.number for scenario in every} | {23}
     for row in re.findall(r"^\|(?! guarantee|---)(.+)\|$", page, re.MULTILINE):
         shown_by = row.split("|")[4]
         assert "test_" in shown_by or "scenario" in shown_by, row

@@ -265,8 +265,11 @@ class Link:
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:
-    plain = writer.get_extra_info("socket")
-    if plain is not None:  # TLS that has ended has none any more
+    try:
+        plain = writer.get_extra_info("socket")
+    except AttributeError:  # a transport of TLS that has ended, on CPython 3.11
+        plain = None
+    if plain is not None:  # TLS that is ending has none any more
         with contextlib.suppress(OSError):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()

@@ -56,11 +56,13 @@ def test_steps_are_chained(serializer: Serializer) -> None:
     cls = placed()
     upcaster(cls, from_version=1)(split_name)
     upcaster(cls, from_version=2)(in_cents)
-    old = serializer.decode(stored(cls, serializer, 1, name="Ada King", total=5), event_class=cls)
+    old: Any = serializer.decode(stored(cls, serializer, 1, name="Ada King", total=5), event_class=cls)
     assert (type(old), old.first, old.last, old.total) == (cls, "Ada", "King", 500)
-    newer = serializer.decode(stored(cls, serializer, 2, first="Ada", last="", total=5), event_class=cls)
+    newer: Any = serializer.decode(stored(cls, serializer, 2, first="Ada", last="", total=5), event_class=cls)
     assert (newer.first, newer.total) == ("Ada", 500)
-    newest = serializer.decode(stored(cls, serializer, 3, first="Ada", last="", total=5), event_class=cls)
+    newest: Any = serializer.decode(
+        stored(cls, serializer, 3, first="Ada", last="", total=5), event_class=cls
+    )
     assert newest.total == 5
 
 

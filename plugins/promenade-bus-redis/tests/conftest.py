@@ -18,6 +18,6 @@ __all__ = ["binary", "certificates", "redis_server", "shared_servers", "start_pr
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks tests `once` that start the newest server: it is the same one beside each Python."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
+        fixtures: set[str] = set(getattr(item, "fixturenames", ()))
         if "start_server" in fixtures and not fixtures & {"binary", "redis_server"}:
             item.add_marker(pytest.mark.once)
