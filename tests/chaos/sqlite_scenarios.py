@@ -45,7 +45,8 @@ SQLITE_SCENARIOS = (
         name="sqlite standstill",
         story="SIGSTOP to a consumer for three leases, then SIGCONT",
         site=SqliteFile,
-        load=Load(work=0.01, concurrency=4, rate=Size(1_000, 700), consumers=Size(4, 3)),
+        # Busy enough that some handler is running when its process is stopped.
+        load=Load(work=0.03, concurrency=4, rate=Size(450, 300), consumers=Size(4, 3)),
         faults=(StandStill(leases=3, times=Size(5, 1)),),
         duplicates={"stops": 4},  # the handlers that were running
         checks=(checks.late_is_counted, checks.Happened("stops", 1)),

@@ -1,4 +1,4 @@
-"""The contract of adapters on what the tests have: the memory adapter, and a server in this process."""
+"""The contract on adapters for the tests of the kit: memory, a server in this process, and a SQLite file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import uuid4
 import attrs
 
 import promenade_bus_memory
+import promenade_bus_sqlite
 from bus_core import Adapter, BuildContext, Factory, Features, Message, hookimpl
 from promenade_bus_memory import MemoryHub
 from promenade_bus_testing.contract import AdapterContract, Place
@@ -72,3 +73,15 @@ class OnRemote(AdapterContract):
 
     async def interrupt(self, place: Place) -> None:
         self.remote.servers[place.name].cut()
+
+
+class OnSqlite(AdapterContract):
+    """The SQLite adapter, for what needs a storage."""
+
+    features = Features(
+        durable=True, groups=True, broadcast=True, ordered=True, delayed=True, replay=True, admin=True
+    )
+    plugins = (promenade_bus_sqlite,)
+
+    def settings(self, place: Place) -> Mapping[str, Any]:
+        return {"adapter": "sqlite", "sqlite": {"path": str(place.directory / "events.db")}}

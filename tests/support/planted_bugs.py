@@ -1052,3 +1052,11 @@ def take_any_headers(patch: MonkeyPatch) -> None:
 def ask_for_no_key(patch: MonkeyPatch) -> None:
     for module in (arguments, publishing, codec, routes):
         patch.setattr(module, "key_of", lambda *_: "")
+
+
+# --- administration ---------------------------------------------------------------------------------------
+
+
+@bug("a replay hands out what is in a handler", "test_replay_leaves_the_unsettled", suite="OnSqlite")
+def replay_the_unsettled(patch: MonkeyPatch) -> None:
+    patch.setattr("promenade_bus_sqlite.administration._is_held", lambda *_arguments: False)
