@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from bus_core import DeadLetterFilter, LeaseLost, Outcome, Received, UnknownSubscription
 from promenade_bus_postgres.adapter import PostgresAdapter
+from promenade_bus_postgres.failures import Kind, PostgresFailure
 from support.consuming import TOPIC, acks, buried, message, receive, spec, until
 from support.postgres_schemas import Schema
 
@@ -247,3 +251,110 @@ async def test_news_of_other_processes(schema: Schema, listen: bool) -> None:
         (again,) = await waiting
         assert (again.message.key, again.attempt, again.redelivered) == ("1", 2, True)
         await mine.close()
+
+
+async def redriven(adapter: Any, consumer: Any) -> Any:
+    """A message that was a dead letter, and that a consumer has received again."""
+    await adapter.publish([message(1)])
+    (received,) = await receive(consumer, 1)
+    assert await consumer.settle([buried(received)]) == [None]
+    (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 1)
+    assert await adapter.dead_letters.redrive([letter.id]) == 1
+    (again,) = await receive(consumer, 1)
+    assert again.receipt.is_redriven
+    return again
+
+
+@pytest.mark.parametrize("action", ["ack", "dead_letter"])
+async def test_a_late_owner_leaves_the_body_of_a_redriven_event(schema: Schema, action: Any) -> None:
+    """A redriven event that another consumer has taken over keeps its body when its former owner settles."""
+    async with schema.started() as adapter:
+        late: Any = await adapter.open_consumer(spec())
+        heir: Any = await adapter.open_consumer(spec())
+        received = await redriven(adapter, late)
+        schema.ask("UPDATE promenade_delivery SET owner = %s", heir.owner.number)
+        outcome = buried(received) if action == "dead_letter" else Outcome(action, received.receipt)
+        (result,) = await late.settle([outcome])
+        assert isinstance(result, LeaseLost)
+        schema.ask("UPDATE promenade_delivery SET owner = 0")
+        heir.free()
+        (taken,) = await receive(heir, 1)
+        assert taken.message.body == received.message.body
+        for each in (late, heir):
+            await each.close()
+
+
+async def test_a_claim_of_a_cancelled_call_is_returned_by_the_next_one(schema: Schema) -> None:
+    """A program may cancel its tasks: what a claim has taken meanwhile comes with the next call."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(3)])
+        claim, begun, go_on = consumer._claims.claim, threading.Event(), threading.Event()
+
+        def held_up(*arguments: Any) -> Any:
+            begun.set()
+            go_on.wait(10)
+            return claim(*arguments)
+
+        consumer._claims.claim = held_up
+        task = asyncio.create_task(consumer.receive(10))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        go_on.set()
+        assert [each.message.key for each in await receive(consumer, 3)] == ["0", "1", "2"]
+        await consumer.close()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_claim_whose_answer_was_lost_is_given_back(schema: Schema, ordered: bool) -> None:
+    """Messages that were claimed and did not arrive come with the next call; those that did do not."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(ordered=ordered))
+        await adapter.publish([message(0)])
+        (first,) = await receive(consumer, 1)
+        await adapter.publish([message(number) for number in (1, 2)])
+        claim = consumer._claims.claim
+
+        def lost(*arguments: Any) -> Any:
+            claimed = claim(*arguments)
+            if not claimed.received:
+                return claimed
+            consumer._claims.claim = claim
+            raise PostgresFailure("the server", Kind.CUT)
+
+        consumer._claims.claim = lost
+        with pytest.raises(PostgresFailure):
+            await receive(consumer, 2)
+        if ordered:
+            assert await consumer.settle([Outcome("ack", first.receipt)]) == [None]
+        again = await receive(consumer, 2)
+        assert [each.message.key for each in again] == ["1", "2"]
+        await consumer.close()
+
+
+async def test_deliveries_whose_owner_has_no_row_are_taken_over(schema: Schema) -> None:
+    """What belongs to an owner whose row is gone is claimed by another consumer within a lease."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(1)])
+        (received,) = await receive(consumer, 1)
+        schema.ask("UPDATE promenade_delivery SET owner = 1000000 WHERE seq = %s", received.receipt.seq)
+        consumer._claims._orphans_at = -math.inf
+        (again,) = await receive(consumer, 1)
+        assert (again.message.key, again.attempt, again.owner_died) == ("1", 2, True)
+        await consumer.close()
+
+
+async def test_a_history_that_cannot_be_read_harms_its_own_message_only(schema: Schema) -> None:
+    """A delivery with an unreadable history is a dead letter; those claimed with it arrive."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        received = await receive(consumer, 2)
+        await consumer.settle([Outcome("retry", each.receipt, attempt=2) for each in received])
+        schema.ask("UPDATE promenade_delivery SET history = '{' WHERE seq = %s", received[0].receipt.seq)
+        again = await receive(consumer, 2)
+        assert [each.fault is None for each in again] == [False, True]
+        await consumer.close()

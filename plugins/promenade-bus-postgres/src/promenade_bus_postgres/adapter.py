@@ -161,7 +161,7 @@ class PostgresAdapter:
         self._notifier = Notifier(database, self._sql)
         try:
             await database.prepare(self._prepare)
-            await database.run(self._upkeep.look)
+            await database.run(self._upkeep.begin)
             heartbeats.start()
             await heartbeats.renewed()
         except BaseException:

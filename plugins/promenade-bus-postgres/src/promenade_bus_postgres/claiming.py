@@ -7,6 +7,8 @@ subscription, where none may be passed over.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -110,7 +112,9 @@ _FREE: Final = f"""
 WITH {_GONE},
 found AS (
     SELECT tx, seq, owner FROM promenade_delivery
-    WHERE subscription = %(key)s AND ((owner = 0 AND due <= {NOW}) OR owner IN (SELECT id FROM gone))
+    WHERE subscription = %(key)s AND ((owner = 0 AND due <= {NOW}) OR owner IN (SELECT id FROM gone)
+        OR (%(orphans)s AND owner <> 0 AND NOT EXISTS (
+            SELECT 1 FROM promenade_owner WHERE promenade_owner.id = promenade_delivery.owner)))
     ORDER BY tx, seq LIMIT %(limit)s),
 sized AS MATERIALIZED (
     SELECT found.*, sum(coalesce(octet_length(body), 0)) OVER (ORDER BY tx, seq)
@@ -133,6 +137,11 @@ SELECT claimed.tx, claimed.seq, attempt, died, redelivered, history, waited, own
 FROM claimed LEFT JOIN promenade_event AS event ON event.tx = claimed.tx AND event.seq = claimed.seq
 ORDER BY claimed.tx, claimed.seq"""
 
+# Deliveries that the owner claimed and its consumer never got, because the answer was lost.
+_GIVE_BACK: Final = """
+UPDATE promenade_delivery SET owner = 0, due = 0
+WHERE subscription = %(key)s AND owner = %(me)s AND seq <> ALL(%(held)s::bigint[])"""
+
 _TURN: Final = f"""
 WITH {_GONE}
 UPDATE promenade_subscription SET active = %(me)s
@@ -146,6 +155,9 @@ WITH missing AS (DELETE FROM promenade_delivery AS each USING unnest(%(txs)s::bi
     RETURNING 1)
 INSERT INTO promenade_loss SELECT %(group)s, %(pattern)s, 'missing', count(*) FROM missing HAVING count(*) > 0
 ON CONFLICT (service_group, topic, reason) DO UPDATE SET events = promenade_loss.events + excluded.events"""
+
+
+_FAULT: Final = "its row is not what the bus has written"
 
 
 @attrs.define(eq=False)
@@ -186,7 +198,15 @@ class Claims:
     """The statements with which one consumer receives. Used by one thread at a time."""
 
     def __init__(
-        self, sql: Sql, topics: Topics, owner: Owner, pattern: str, group: str, *, ordered: bool
+        self,
+        sql: Sql,
+        topics: Topics,
+        owner: Owner,
+        pattern: str,
+        group: str,
+        *,
+        ordered: bool,
+        lease: float,
     ) -> None:
         self._sql = sql
         self._topics = topics
@@ -196,9 +216,11 @@ class Claims:
         self._ordered = ordered
         self._is_pattern = is_pattern(pattern)
         self._may_be_free = True
-        self._emptied: dict[
-            str, int | None
-        ] = {}  # dead owners that have left nothing here, and their numbers
+        self._lease = lease
+        # Dead owners that had left nothing here: their numbers, and when that was. A claim of theirs may
+        # still be committed later, so that it is looked for again.
+        self._emptied: dict[str, tuple[int, float]] = {}
+        self._orphans_at = -math.inf
         self._published = -1.0  # of the last event, and the same as a datetime
         self._published_at = datetime.fromtimestamp(0.0, UTC)
         self._fresh = sql(_fresh_statement(is_pattern=self._is_pattern, ordered=ordered))
@@ -208,20 +230,30 @@ class Claims:
 
     def claim(self, connection: Connection, limit: int, dead: Mapping[str, int | None]) -> Claim:
         """Assigns deliveries to the owner: first those that became free, then fresh events."""
+        now = time.monotonic()
         fresh_dead = {
             name: beats
             for name, beats in dead.items()
-            if beats is not None and self._emptied.get(name, -1) != beats
+            if beats is not None and not self._is_emptied(name, beats, now)
         }
-        received: list[Received] = []
-        if (self._may_be_free or fresh_dead) and not self._ordered:
+        looks_for_orphans = now - self._orphans_at >= self._lease
+        if (self._may_be_free or fresh_dead or looks_for_orphans) and not self._ordered:
             received, is_more = self._claim_free(connection, limit, fresh_dead)
-            if is_more or len(received) >= limit:
+            if received or is_more:  # at once: an error of what follows must not strand them
                 return Claim(received, more=True)
-        claim = self._claim_fresh(connection, limit - len(received), received)
+        claim = self._claim_fresh(connection, limit)
         if not self._ordered:
             return claim
         return self._in_turn(connection, limit, fresh_dead, claim)
+
+    def _is_emptied(self, name: str, beats: int, now: float) -> bool:
+        seen = self._emptied.get(name)
+        return seen is not None and seen[0] == beats and now - seen[1] < self._lease
+
+    def give_back(self, connection: Connection, held: Sequence[int]) -> None:
+        """Frees deliveries of the owner that its consumer does not hold: their claim failed, or was left."""
+        connection.execute(self._sql(_GIVE_BACK), {**self._facts, "held": [*held]})
+        self._may_be_free = True
 
     def look_for_free(self) -> None:
         """Deliveries may have come free; may be called from another thread."""
@@ -250,8 +282,10 @@ class Claims:
     ) -> tuple[list[Received], bool]:
         """Returns due deliveries and those of dead owners, and True if there are more than it found."""
         self._may_be_free = False  # before the look: what comes free meanwhile sets it again
+        now = time.monotonic()
+        orphans = now - self._orphans_at >= self._lease
         with connection.cursor(binary=True) as cursor:
-            cursor.execute(self._free, {**self._facts, "limit": limit, **_columns(dead)})
+            cursor.execute(self._free, {**self._facts, "limit": limit, "orphans": orphans, **_columns(dead)})
             rows = cursor.fetchall()
         received: list[Received] = []
         lost: list[tuple[int, int]] = []
@@ -259,10 +293,13 @@ class Claims:
             if topic is None:
                 lost.append((tx, seq))
                 continue
-            attempts: tuple[Attempt, ...] = () if history is None else attempts_of(history)
+            taken = self._received(connection, (tx, seq, topic, *event))
+            try:
+                attempts: tuple[Attempt, ...] = () if history is None else attempts_of(history)
+            except Exception:  # whatever a converter raises for what another program has written
+                attempts, taken.fault = (), _FAULT
             for number in range(attempt - died, attempt):
                 attempts = with_death(attempts, number)
-            taken = self._received(connection, (tx, seq, topic, *event))
             taken.attempt, taken.redelivered, taken.history = attempt, redelivered, attempts
             taken.waited, taken.owner_died = waited, owner_died
             received.append(taken)
@@ -270,7 +307,10 @@ class Claims:
             self._lost(connection, lost)
         is_all = not rows or not rows[0][-1]
         if is_all:
-            self._emptied.update(dead)
+            if orphans:
+                self._orphans_at = now
+            kept = {name: seen for name, seen in self._emptied.items() if now - seen[1] < self._lease}
+            self._emptied = kept | {name: (beats, now) for name, beats in dead.items()}
         else:
             self._may_be_free = True
         return received, bool(rows) and not is_all
@@ -283,7 +323,7 @@ class Claims:
 
     # --- events behind the cursor -------------------------------------------------------------------------
 
-    def _claim_fresh(self, connection: Connection, limit: int, before: list[Received]) -> Claim:
+    def _claim_fresh(self, connection: Connection, limit: int) -> Claim:
         facts: dict[str, Any] = {**self._facts, "limit": limit}
         for _ in range(_WINDOWS):
             if self._is_pattern:
@@ -300,9 +340,9 @@ class Claims:
             if topics_now != known:
                 self._topics.learn(connection)
                 continue
-            fresh = [self._received(connection, row[7:]) for row in rows if row[7] is not None]
-            received = [*before, *fresh]
-            more = more or len(fresh) == limit or sum(len(each.message.body) for each in fresh) >= _MOST_BYTES
+            received = [self._received(connection, row[7:]) for row in rows if row[7] is not None]
+            size = sum(len(each.message.body) for each in received)
+            more = more or len(received) == limit or size >= _MOST_BYTES
             if due is not None and due <= now:
                 self._may_be_free = True
                 more = True
@@ -327,7 +367,7 @@ class Claims:
             message = Message(message_id, name, key.decode(), body, headers_of(headers))
         except (TypeError, ValueError, OverflowError, AttributeError):
             # Another program wrote or changed it: it becomes a dead letter, with its body unchanged.
-            fault = "its row is not what the bus has written"
+            fault = _FAULT
             message, at = Message("", name, "", body), datetime.now(UTC)
         receipt = Held(tx, seq, message, published, topic < 0)
         return Received(message=message, receipt=receipt, published_at=at, fault=fault)

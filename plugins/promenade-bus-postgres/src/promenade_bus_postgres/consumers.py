@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from bus_core import BusError, Outcome, Received, SubscriptionSpec
-from bus_core.adapters import together_or_apart
+import attrs
+
+from bus_core import BusError, LeaseLost, Outcome, Received, SubscriptionSpec
+from bus_core.adapters import NO_SESSION, together_or_apart
 from promenade_bus_postgres.claiming import Claim, Claims, Held
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.settling import Settler
@@ -54,7 +59,21 @@ class PostgresConsumer:
         self._services = services
         self._closed = closed
         self._session = services.heartbeats.session
-        self._claims = Claims(services.sql, services.topics, owner, spec.topic, group, ordered=spec.ordered)
+        self._claims = Claims(
+            services.sql,
+            services.topics,
+            owner,
+            spec.topic,
+            group,
+            ordered=spec.ordered,
+            lease=services.options.lease,
+        )
+        # Claims of which the caller has not got everything yet. A thread appends them: a cancelled call of
+        # ``receive`` loses nothing.
+        self._claimed: deque[Claim] = deque()
+        self._claiming = threading.Lock()
+        self._held: set[int] = set()  # the numbers of the events that the engine has got, and not settled
+        self._is_unsure = False  # True when a claim may have been stored whose answer was lost
         self._settler = Settler(services.sql, owner, group, spec.topic)
         self._news = asyncio.Event()
         self._next_look = 0.0  # by the clock of the loop, when there is no news before
@@ -82,7 +101,7 @@ class PostgresConsumer:
             self._next_look = loop.time() + self._rest(claim)
             if claim.received:
                 return claim.received
-        return []
+        return self._next(limit).received if self._claimed else []
 
     def _rest(self, claim: Claim) -> float:
         """Seconds until the next claim, if there is no news before."""
@@ -96,10 +115,36 @@ class PostgresConsumer:
         return min(rest, pause)
 
     async def _claim(self, limit: int) -> Claim:
-        dead = self._services.heartbeats.dead
-        return await self._services.database.run(
-            lambda connection: self._claims.claim(connection, limit, dead)
-        )
+        """Claims messages, unless an earlier claim has left some. Raises ``AdapterError``."""
+        heartbeats = self._services.heartbeats
+        if heartbeats.session == NO_SESSION:  # others take this owner for dead, and for empty
+            await heartbeats.renewed()
+        if not self._claimed:
+            await self._services.database.run(partial(self._claim_in_thread, limit, heartbeats.dead))
+        return self._next(limit)
+
+    def _next(self, limit: int) -> Claim:
+        """At most ``limit`` messages of the first claim that is there."""
+        claim = self._claimed.popleft()
+        if len(claim.received) > limit:
+            self._claimed.appendleft(attrs.evolve(claim, received=claim.received[limit:]))
+            claim = Claim(claim.received[:limit], more=True)
+        elif self._claimed:
+            claim.more = True
+        self._held.update(each.receipt.seq for each in claim.received)
+        return claim
+
+    def _claim_in_thread(self, limit: int, dead: Mapping[str, int | None], connection: Connection) -> None:
+        with self._claiming:
+            if self._is_unsure:
+                left = [each.receipt.seq for claim in [*self._claimed] for each in claim.received]
+                self._claims.give_back(connection, [*self._held, *left])
+                self._is_unsure = False
+            try:
+                self._claimed.append(self._claims.claim(connection, limit, dead))
+            except BaseException:
+                self._is_unsure = True
+                raise
 
     def look(self) -> None:
         """Wakes ``receive``, because there may be new events."""
@@ -115,6 +160,10 @@ class PostgresConsumer:
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
         results = await together_or_apart(outcomes, self._settle_all)
+        for outcome, result in zip(outcomes, results, strict=True):
+            is_kept = outcome.action == "hold" and result is None
+            if not is_kept and (result is None or isinstance(result, LeaseLost)):
+                self._held.discard(outcome.receipt.seq)
         if any(each.action in ("retry", "release") for each in outcomes):
             self._services.freed(self.owner.subscription)
         return results
@@ -144,6 +193,7 @@ class PostgresConsumer:
 
         owned = await services.database.run(run)
         self._session = session
+        self._held.difference_update(seq for seq in seqs if seq not in owned)
         return [seq in owned for seq in seqs]
 
     async def has_standby(self) -> bool:

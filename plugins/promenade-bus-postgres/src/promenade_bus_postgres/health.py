@@ -14,14 +14,16 @@ from promenade_bus_postgres.adapter import PostgresAdapter
 from promenade_bus_postgres.config import ProbeOptions
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.failures import PostgresFailure
-from promenade_bus_postgres.positions import HELD_BY, HORIZON
+from promenade_bus_postgres.positions import HELD_BY, HORIZON, NOW
 
 __all__ = ["PostgresProbe"]
 
 _MOST_NAMES: Final = 5
 
 _LETTERS: Final = "SELECT count(*) FROM promenade_letter"
-_IS_HELD: Final = f"SELECT EXISTS (SELECT 1 FROM promenade_event WHERE tx >= {HORIZON})"
+_HELD: Final = f"""
+SELECT {NOW} - min(published) FROM (
+    SELECT published FROM promenade_event WHERE tx >= {HORIZON} ORDER BY tx, seq LIMIT 1) AS oldest"""
 _DEAD_TUPLES: Final = """
 SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_all_tables
 WHERE schemaname = %s AND relname LIKE 'promenade\\_%%' ORDER BY n_dead_tup DESC LIMIT 1"""
@@ -33,7 +35,8 @@ Problem = tuple[HealthStatus, str]
 class _Findings:
     seconds: float
     letters: int
-    holder: tuple[int, str, str, float] | None
+    held: float  # seconds for which the oldest event has been held up
+    holder: tuple[int | None, str, str, float] | None
     table: str
     dead_tuples: int
     live_tuples: int
@@ -79,22 +82,33 @@ class PostgresProbe(HealthProbe):
         def run(connection: Connection) -> tuple[Any, ...]:
             (letters,) = _row(connection.execute(sql(_LETTERS)))
             seconds = time.perf_counter() - began
-            (is_held,) = _row(connection.execute(sql(_IS_HELD)))
-            holder = connection.execute(HELD_BY.encode()).fetchone() if is_held else None
+            (held,) = _row(connection.execute(sql(_HELD)))
+            holder = connection.execute(HELD_BY.encode()).fetchone() if held is not None else None
             table = connection.execute(_DEAD_TUPLES.encode(), (sql.schema,)).fetchone() or ("", 0, 0)
-            return (seconds, letters, holder, *table)
+            return (seconds, letters, max(0.0, held or 0.0), holder, *table)
 
         found = await services.database.run(run)
         specs = adapter.specs
         backlogs = await adapter.backlogs(specs)
         by_name = {spec.name: count for spec, count in zip(specs, backlogs, strict=True)}
-        seconds, letters, holder, table, dead_tuples, live_tuples = found
-        return _Findings(seconds, letters, holder, table, dead_tuples, live_tuples, by_name)
+        seconds, letters, held, holder, table, dead_tuples, live_tuples = found
+        return _Findings(seconds, letters, held, holder, table, dead_tuples, live_tuples, by_name)
 
     def _problems(self, adapter: PostgresAdapter, found: _Findings) -> Iterator[str]:
         if found.seconds >= self._options.slow:
             yield f"a query took {found.seconds * 1000:.0f} ms"
-        if found.holder is not None and found.holder[3] >= self._options.held:
+        if found.holder is None and found.held >= self._options.held:
+            yield (
+                f"a transaction that this role may not see has held up new events for {found.held:.0f} s: "
+                "GRANT pg_read_all_stats to the role, so that it can be named"
+            )
+        elif found.holder is not None and found.holder[0] is None and found.holder[3] >= self._options.held:
+            _, name, database, age = found.holder
+            yield (
+                f"the prepared transaction {name!r} (database {database!r}) is {age:.0f} s old, and holds up "
+                "new events: COMMIT PREPARED it, or ROLLBACK PREPARED"
+            )
+        elif found.holder is not None and found.holder[3] >= self._options.held:
             pid, user, database, age = found.holder
             yield (
                 f"a transaction of process {pid} (user {user!r}, database {database!r}) has been running for "
@@ -126,7 +140,7 @@ def _figures(adapter: PostgresAdapter, found: _Findings) -> FrozenMapping[str, A
         "dead_letters": found.letters,
         "removed": adapter.upkeep.retention.removed,
         "dead_tuples": found.dead_tuples,
-        "held_seconds": 0.0 if found.holder is None else round(found.holder[3], 3),
+        "held_seconds": round(found.held if found.holder is None else found.holder[3], 3),
     }
     for name, count in found.backlogs.items():
         figures[f"backlog {name}"] = count

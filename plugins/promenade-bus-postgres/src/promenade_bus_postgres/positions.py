@@ -24,10 +24,19 @@ HORIZON: Final = (
 """The first half of the first position that is not final."""
 
 HELD_BY: Final = """
-SELECT pid, coalesce(usename, ''), coalesce(datname, ''), extract(epoch FROM now() - xact_start)::float8
-FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-ORDER BY age(backend_xid) DESC LIMIT 1"""
-"""The transaction that holds up new events: its process, user, database, and age in seconds."""
+SELECT pid, name, datname, seconds FROM (
+    SELECT pid, coalesce(usename, '') AS name, coalesce(datname, '') AS datname,
+        extract(epoch FROM now() - xact_start)::float8 AS seconds, age(backend_xid) AS xid_age
+    FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT NULL, gid, database, extract(epoch FROM now() - prepared)::float8, age(transaction)
+    FROM pg_prepared_xacts) AS running
+ORDER BY xid_age DESC LIMIT 1"""
+"""The transaction that holds up new events: its process, user, database, and age in seconds.
+
+A prepared transaction has no process, and its own name instead of a user. Nothing where the role may not see
+the transactions of others.
+"""
 
 _NEXT: Final = "tx_offset + pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _USED: Final = """greatest((SELECT coalesce(max(tx), 0) FROM promenade_event),

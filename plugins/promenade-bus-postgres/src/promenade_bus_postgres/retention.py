@@ -46,8 +46,10 @@ DELETE FROM promenade_event WHERE ctid = ANY(ARRAY(
 
 # What a redrive stores, its own statement makes a delivery of: one without is settled, or its group is gone.
 _REMOVE_REDRIVEN: Final = """
-DELETE FROM promenade_event AS old WHERE topic < 0
-AND NOT EXISTS (SELECT 1 FROM promenade_delivery AS held WHERE held.tx = old.tx AND held.seq = old.seq)"""
+DELETE FROM promenade_event WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM promenade_event AS old WHERE topic < 0 AND NOT EXISTS (
+        SELECT 1 FROM promenade_delivery AS held WHERE held.tx = old.tx AND held.seq = old.seq)
+    LIMIT %s))"""
 
 _COUNT: Final = "SELECT count(*) FROM promenade_event WHERE topic = %s"
 _NTH: Final = "SELECT tx, seq FROM promenade_event WHERE topic = %s ORDER BY tx, seq OFFSET %s LIMIT 1"
@@ -102,7 +104,8 @@ class Retention:
             oldest = self._options.min_age if mine else self._options.unsubscribed_max_age
             if (tx, seq) <= bound and age >= oldest and left > 0:
                 left -= self._remove(connection, topic, bound, oldest, left)
-        connection.execute(self._sql(_REMOVE_REDRIVEN))
+        if left > 0:
+            left -= connection.execute(self._sql(_REMOVE_REDRIVEN), (left,)).rowcount
         return left <= 0
 
     def _readers(self, connection: Connection) -> Sequence[_Reader]:

@@ -105,7 +105,8 @@ class Settler:
         columns = {"txs": [each.tx for each in receipts], "seqs": [*asked]}
         for (seq,) in connection.execute(self._sql(statement), {**me, **columns, **facts}).fetchall():
             results[asked[seq][0]] = None
-        redriven = [each for each in receipts if each.is_redriven]
+        # A redriven event has a body of its own, which belongs to whoever owns the delivery.
+        redriven = [each for each in receipts if each.is_redriven and results[asked[each.seq][0]] is None]
         if redriven and statement is not _KEEP:
             done = {"txs": [each.tx for each in redriven], "seqs": [each.seq for each in redriven]}
             connection.execute(self._sql(_REMOVE), done)

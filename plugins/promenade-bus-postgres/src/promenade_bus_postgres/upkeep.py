@@ -69,6 +69,10 @@ class Upkeep:
                 self.trouble.failed("go on", fault)
                 pause = next_pause(min(pause, FIRST_PAUSE * 40))
 
+    def begin(self, connection: Connection) -> None:
+        """Notes the number of losses so far. Runs in a thread."""
+        self.note_losses(count_losses(connection, self._services.sql))
+
     def look(self, connection: Connection) -> bool:
         """Runs one check in a thread. Returns True if there is more to do at once."""
         services, sql = self._services, self._services.sql
