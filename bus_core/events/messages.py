@@ -7,7 +7,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
@@ -107,8 +106,9 @@ class Delivery(_OnDemand):
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
     retry, a redrive, or a message taken over from a consumer that died. ``redriven`` is true when the event
     was a dead letter of this subscription that somebody has redriven, or was replayed to it, in every attempt
-    since. ``group`` is the service and the subscription, with one dot between. ``body`` is the encoded event
-    as it arrived; None where the event was handed over as an object.
+    since; ``redriven_at`` tells these apart by the end of the attempts before, None without any. ``group`` is
+    the service and the subscription, with one dot between. ``body`` is the encoded event as it arrived; None
+    where the event was handed over as an object.
     """
 
     topic: str
@@ -119,6 +119,7 @@ class Delivery(_OnDemand):
     published_at: datetime
     headers: Mapping[str, str]
     redriven: bool = False
+    redriven_at: datetime | None = None
     group: str = ""
     body: bytes | None = attrs.field(default=None, repr=False)
 
@@ -130,7 +131,8 @@ class Delivery(_OnDemand):
         "redelivered": itemgetter(3),
         "published_at": lambda source: datetime.fromtimestamp(source[0][2], UTC),
         "headers": lambda source: source[0][3],
-        "redriven": lambda source: _counts_anew(source[5], source[2]),
+        "redriven": lambda source: _redriven_at(source[5], source[2]) is not None,
+        "redriven_at": lambda source: _redriven_at(source[5], source[2]),
         "group": itemgetter(4),
         "body": lambda source: _body_of(source[0][0]),
     }
@@ -140,10 +142,14 @@ def _body_of(payload: Event | Message) -> bytes | None:
     return payload.body if isinstance(payload, Message) else None
 
 
-def _counts_anew(history: tuple[Attempt, ...], attempt: int) -> bool:
-    """True after a redrive or a replay, the only reasons that attempts count from 1 again."""
-    numbers = [*(failed.number for failed in history), attempt]
-    return any(later <= earlier for earlier, later in pairwise(numbers))
+def _redriven_at(history: tuple[Attempt, ...], attempt: int) -> datetime | None:
+    """The time of the last attempt before a redrive or a replay: only then attempts count from 1 again."""
+    later = attempt
+    for failed in reversed(history):
+        if failed.number >= later:
+            return failed.at
+        later = failed.number
+    return None
 
 
 def _id_of(payload: Event | Message) -> str:

@@ -387,6 +387,27 @@ async def test_redrive_that_fails_again(virtual_clock: VirtualClock, memory: dic
         assert (second.event_id, second.body, second.key) == (published.event_id, first.body, first.key)
 
 
+async def test_each_redrive_has_a_time(virtual_clock: VirtualClock) -> None:
+    """A delivery tells a redrive from the one before by the end of the attempts before it."""
+    told: list[tuple[int, bool, datetime | None]] = []
+
+    async def fail(event: Happened, delivery: Delivery) -> None:
+        told.append((delivery.attempt, delivery.redriven, delivery.redriven_at))
+        raise PermanentError("no")
+
+    async with running_bus(virtual_clock) as bus:
+        bus.subscribe(HAPPENED, fail)
+        await bus.publish(HAPPENED, happened())
+        ends: list[datetime | None] = [None]
+        for _ in range(2):
+            await virtual_clock.advance(60)
+            (letter,) = await bus.dead_letters.list()
+            ends.append(letter.attempts[-1].at)
+            await bus.dead_letters.redrive(letter)
+        await virtual_clock.advance(60)
+    assert told == [(1, end is not None, end) for end in ends]
+
+
 async def test_redrive_without_subscription(virtual_clock: VirtualClock) -> None:
     """When the subscription of one letter is gone, redriving says which, and moves none of them."""
     async with running_bus(virtual_clock) as bus:

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from promenade_bus_cli import processes
+from promenade_bus_cli import processes, reloading, supervisor
+from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.processes import WorkerProcess
+from promenade_bus_cli.worker import RunOptions
 
 Start = Callable[..., Any]
 Module = Callable[[str], str]
@@ -206,3 +208,56 @@ def test_options_that_exclude_each_other(run: Run, module: Module, monkeypatch: 
     missing = run("run", app, "--reload")
     assert missing.exit_code == 2
     assert "pip install 'promenade-bus-cli[reload]'" in missing.output
+
+
+async def test_a_process_that_cannot_be_started_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed start, and any number of deaths in a row, only make the next start later."""
+    lines: list[str] = []
+    attempts = 0
+
+    async def start(_command: object, _environment: object) -> WorkerProcess:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 3:
+            keeper._stop.set()
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.001)
+    keeper = supervisor._Supervisor(["python"], {}, 1, lines.append)
+    (place,) = keeper._places
+    place.deaths = 5_000
+    await asyncio.wait_for(keeper._keep(place, asyncio.Event()), DEADLINE)
+    assert attempts == 3
+    assert place.deaths == 5_003
+    assert lines == ["process 1 cannot be started: too many processes; starting it again in 0.001 s"] * 3
+
+
+async def test_files_that_cannot_be_watched_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When watching for changes fails, the worker is stopped, and the command says so."""
+    stopped: list[signal.Signals] = []
+
+    class Worker:
+        was_killed = False
+        ended = asyncio.Event()
+
+        async def wait(self) -> int:
+            await self.ended.wait()
+            return 0
+
+        def stop(self, number: signal.Signals) -> None:
+            stopped.append(number)
+            self.ended.set()
+
+    async def start(_command: object, _environment: object) -> Worker:
+        return Worker()
+
+    async def fail(_reloader: object) -> None:
+        raise OSError("inotify watch limit reached")
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    monkeypatch.setattr(reloading._Reloader, "_watch", fail)
+    reloader = reloading._Reloader("shop:bus", ["."], RunOptions())
+    with pytest.raises(CommandFailed, match="cannot be watched for changes any more: inotify watch limit"):
+        await asyncio.wait_for(reloader.run(), DEADLINE)
+    assert stopped == [signal.SIGTERM]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from bus_core import (
     Clock,
     ConfigError,
     Delivery,
+    Envelope,
     HealthStatus,
     Postpone,
     Store,
@@ -139,6 +141,23 @@ async def test_a_failed_attempt_is_made_again() -> None:
             await bus.publish("sales.order.placed", event)
             await bus.drain()
     assert attempts == [1, 2]
+
+
+async def test_a_redriven_event_is_handled_again(virtual_clock: VirtualClock) -> None:
+    """An earlier mark does not count for a redrive or a replay, each of which is handled once."""
+    calls: list[int] = []
+
+    async def count(envelope: Envelope) -> None:
+        calls.append(1)
+
+    handler = handler_of(idempotency(virtual_clock), count)
+    first = delivered(virtual_clock)
+    assert first.delivery is not None
+    times = [virtual_clock.now() + timedelta(minutes=minute) for minute in (1, 2)]
+    again = [attrs.evolve(first, delivery=attrs.evolve(first.delivery, redriven_at=at)) for at in times]
+    for envelope in (first, first, *again, *again):
+        await handler(envelope)
+    assert len(calls) == 3
 
 
 async def test_a_long_handler_keeps_its_claim(virtual_clock: VirtualClock) -> None:

@@ -106,8 +106,13 @@ class WorkerProcess:
             self._timer = asyncio.get_running_loop().call_later(limit, self._kill)
 
     def _kill(self) -> None:
+        """Kills the process with all that it has started: it leads a group of its own."""
         self.was_killed = True
-        self._send(signal.SIGKILL)
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def _send(self, number: signal.Signals) -> None:
         if self._process.returncode is None:

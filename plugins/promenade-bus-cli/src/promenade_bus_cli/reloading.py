@@ -42,20 +42,23 @@ class _Reloader:
         self._stop = asyncio.Event()
         self._first: signal.Signals | None = None
         self._worker: WorkerProcess | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._arrive, number)
-        watching = asyncio.create_task(self._watch(), name="watch files")
+        watching = self._watching = asyncio.create_task(self._watch(), name="watch files")
         try:
             while True:
                 status = await self._run_once()
+                if watching.done() and (error := watching.exception()) is not None:
+                    raise CommandFailed(f"the files cannot be watched for changes any more: {error}")
                 if self._stop.is_set():
                     return status
         finally:
             self._stop.set()
-            await watching
+            await asyncio.wait((watching,))
 
     def _arrive(self, number: signal.Signals) -> None:
         self._first = self._first or number
@@ -95,7 +98,8 @@ class _Reloader:
         waiting: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(event.wait()) for event in (self._changed, self._stop)
         ]
-        watched = [*waiting, *([ending] if ending is not None else [])]
+        assert self._watching is not None, "it runs"
+        watched = [*waiting, self._watching, *([ending] if ending is not None else [])]
         try:
             done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -66,9 +66,11 @@ def stats(
         if is_live:
             await _follow(opened.bus.service, admin, interval, signals)
             return
-        before = await admin.groups()
+        loop = asyncio.get_running_loop()
+        before, began = await admin.groups(), loop.time()
         await asyncio.sleep(interval)
-        rows = _rates(before, await admin.groups(), interval)
+        after = await admin.groups()
+        rows = _rates(before, after, loop.time() - began)
         if as_json:
             print_json({"interval_s": interval, "subscriptions": [row.as_data() for row in rows]})
         elif rows:

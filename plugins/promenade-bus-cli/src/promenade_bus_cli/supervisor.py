@@ -23,6 +23,7 @@ from promenade_bus_cli.worker import RunOptions
 __all__ = ["supervise"]
 
 _FIRST_PAUSE: Final = 0.5
+_MOST_DOUBLED: Final = 10
 _LONGEST_PAUSE: Final = 30.0
 """Seconds until a process that died is started again: they double with each death in a row."""
 
@@ -115,7 +116,15 @@ class _Supervisor:
         await running.wait()
         if not self._stop.is_set():
             keeping += [asyncio.create_task(self._keep(place, running)) for place in others]
-        await asyncio.gather(*keeping)
+        try:
+            await asyncio.gather(*keeping)
+        except BaseException:
+            self._stop.set()
+            for place in self._places:
+                if place.worker is not None:
+                    place.worker.stop(signal.SIGTERM)
+            await asyncio.gather(*keeping, return_exceptions=True)
+            raise
         return self._status()
 
     def _arrive(self, number: signal.Signals) -> None:
@@ -141,7 +150,12 @@ class _Supervisor:
     async def _keep(self, place: _Place, running: asyncio.Event) -> None:
         try:
             while not self._stop.is_set():
-                worker = await WorkerProcess.start(self._command, self._environment)
+                try:
+                    worker = await WorkerProcess.start(self._command, self._environment)
+                except OSError as error:  # such as too many processes, or too little memory
+                    place.state = "cannot be started"
+                    await self._pause(place, f"process {place.name} cannot be started: {error}")
+                    continue
                 place.worker, place.state = worker, "is starting"
                 if self._stop.is_set():
                     worker.stop(self._first or signal.SIGTERM)
@@ -155,7 +169,8 @@ class _Supervisor:
                     self._invalid = True
                     self._stop.set()
                 else:
-                    await self._pause(place, worker, status)
+                    place.state = f"{ended_with(status)}, and is started again"
+                    await self._pause(place, f"process {place.name} ({worker.pid}) {ended_with(status)}")
         finally:
             running.set()  # nobody waits for what never runs
 
@@ -184,13 +199,11 @@ class _Supervisor:
             return 0  # it had accepted nothing
         return status if status >= 0 else REFUSED
 
-    async def _pause(self, place: _Place, worker: WorkerProcess, status: int) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**place.deaths)
+    async def _pause(self, place: _Place, what: str) -> None:
+        """Waits before the next start, longer after each death in a row."""
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(place.deaths, _MOST_DOUBLED))
         place.deaths += 1
-        place.state = f"{ended_with(status)}, and is started again"
-        self._say(
-            f"process {place.name} ({worker.pid}) {ended_with(status)}; starting it again in {pause:g} s"
-        )
+        self._say(f"{what}; starting it again in {pause:g} s")
         try:
             await asyncio.wait_for(self._stop.wait(), pause)
         except TimeoutError:

@@ -34,6 +34,9 @@ _Problem = tuple[HealthStatus, str]
 _PATIENCE: Final = 0.2
 """Seconds of real time for which a check waits for a new tally where it knows an earlier one."""
 
+_FIRST_PATIENCE: Final = 2.0
+"""The same for the first tally: without one, the letters are judged by their number alone."""
+
 _SHARE: Final = 10
 """A rest between tallies lasts at least so many times as long as one took: the store has other work."""
 
@@ -138,7 +141,7 @@ class DeadLetterProbe(HealthProbe):
             if tallying is None or tallying.done():
                 tallying = asyncio.create_task(self._look(adapter, count), name="tally dead letters")
                 self._tallying = tallying
-            patience = None if self._known is None else _PATIENCE
+            patience = _FIRST_PATIENCE if self._known is None else _PATIENCE
             await asyncio.wait((tallying,), timeout=patience)  # it goes on when nobody waits
             if tallying.done() and not tallying.cancelled():
                 tallying.result()

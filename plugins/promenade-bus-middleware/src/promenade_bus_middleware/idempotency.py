@@ -15,6 +15,8 @@ Guarantees, with a store that outlives the process:
 - A store that does not answer: the event is postponed before the handler. After it, the event is settled
   without a mark, and counts as ``unmarked``.
 - A mark lasts for ``keep``, or until the store loses its data or is full.
+- Redriven as a dead letter, or replayed: somebody asks for the event to be handled again, so earlier marks do
+  not count. Each redrive and each replay has a mark of its own.
 """
 
 from __future__ import annotations
@@ -89,6 +91,8 @@ class Idempotency(WatchedMiddleware):
     def _once(self, handler: Handler, subscription: str, prefix: str) -> Handler:
         async def once(envelope: Envelope) -> None:
             key = f"{prefix}:{envelope.event.event_id}"
+            if (delivery := envelope.delivery) is not None and delivery.redriven_at is not None:
+                key += f":{delivery.redriven_at.timestamp():.6f}"
             self._attempts += 1
             claim = _Claim(self._store, key, f"{self._instance}-{self._attempts}", self._options.claim)
             try:

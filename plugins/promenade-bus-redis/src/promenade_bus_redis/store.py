@@ -54,7 +54,7 @@ class RedisStore:
 
     @property
     def forgotten(self) -> int:
-        """The server drops nothing before its time: evicting policies are refused by the adapter."""
+        """Always 0. A server with an evicting policy drops marks without a count: use ``noeviction``."""
         return 0
 
     async def start(self) -> None:
