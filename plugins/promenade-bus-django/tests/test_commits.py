@@ -300,3 +300,39 @@ async def test_async_code_inside_of_a_block_waits_for_the_commit(shop: DjangoBus
         await sync_to_async(connections.close_all)()
     await asyncio.to_thread(shop.drain, 5)
     assert got == [1]
+
+
+async def test_a_block_of_an_async_handler_waits_for_its_end(shop: DjangoBus) -> None:
+    """The bus's own loop publishes at once, but for a block that its handler is in."""
+    from asgiref.sync import async_to_sync
+
+    receipts: list[int] = []
+    raised: list[Exception] = []
+
+    @shop.subscribe(RECEIPTED, name="counting")
+    async def count(event: Receipted) -> None:
+        receipts.append(event.number)
+
+    @shop.subscribe(PLACED, name="dropping")
+    async def drop(event: Placed) -> None:
+        async def publish() -> None:
+            receipt = Receipted(aggregate_id=event.aggregate_id, number=event.number)
+            await shop.apublish(RECEIPTED, receipt)
+            await shop.apublish_many([(RECEIPTED, receipt)])
+
+        def block() -> None:
+            with shop.after_commit():
+                async_to_sync(publish)()
+                if event.number == 1:
+                    raise Stop
+
+        try:
+            await sync_to_async(block)()
+        except Stop as error:
+            raised.append(error)
+
+    await shop.apublish(PLACED, placed(1))
+    await shop.apublish(PLACED, placed(2))
+    await asyncio.to_thread(shop.drain, 5)
+    assert len(raised) == 1
+    assert receipts == [2, 2]

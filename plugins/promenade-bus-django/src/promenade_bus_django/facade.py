@@ -315,7 +315,7 @@ class DjangoBus:
     ) -> None:
         """``publish`` for async views and async handlers; the event loop goes on meanwhile."""
         made = self._sync
-        if self._inline is None and made is not None and _is_on_loop_of(made):
+        if made is not None and self._goes_straight_to(made):
             await made.bus.publish(cast(Any, topic), event, headers=headers)
             return
         await self._in_thread(lambda: self.publish(cast(Any, topic), event, headers=headers))
@@ -323,11 +323,15 @@ class DjangoBus:
     async def apublish_many(self, items: Iterable[tuple[Topic[Any] | str, Event[Any]]]) -> None:
         """``publish_many`` for async views and async handlers."""
         made = self._sync
-        if self._inline is None and made is not None and _is_on_loop_of(made):
+        if made is not None and self._goes_straight_to(made):
             await made.bus.publish_many(items)
             return
         several = [*items]
         await self._in_thread(lambda: self.publish_many(several))
+
+    def _goes_straight_to(self, made: ProjectBus) -> bool:
+        # Without a change of threads; a block of ``after_commit`` of the caller keeps its events back.
+        return self._inline is None and block_of_caller() is None and _is_on_loop_of(made)
 
     async def _in_thread(self, call: Callable[[], None]) -> None:
         # The database connections of a transaction, and those of a test, belong to the thread of the caller.
