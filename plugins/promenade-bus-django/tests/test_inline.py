@@ -138,6 +138,26 @@ def test_what_a_handler_publishes_is_handled_after_it() -> None:
     assert order == ["begin 1", "end 1", "begin 2", "end 2"]
 
 
+def test_what_a_handler_publishes_does_not_wait_for_a_block_that_has_ended() -> None:
+    """The callback of the commit runs after the block, and so does the handler."""
+    numbers: list[int] = []
+
+    @bus.subscribe(PLACED, name="hand-on")
+    def hand_on(event: Placed) -> None:
+        bus.publish(RECEIPTED, Receipted(aggregate_id=event.aggregate_id, number=event.number))
+
+    @bus.subscribe(RECEIPTED, name="counting")
+    def count(event: Receipted) -> None:
+        numbers.append(event.number)
+
+    with inline_bus() as events:
+        with transaction.atomic(), bus.after_commit():
+            bus.publish(PLACED, placed(5))
+        assert events.of(PLACED)
+    assert 5 in numbers
+    assert [event.number for event in events.of(RECEIPTED)] == [5, 5]  # the other one is of 'receipts'
+
+
 def test_errors_of_handlers_are_raised_at_the_end() -> None:
     """The publisher goes on, as with a real bus; the error tells handler and topic."""
 

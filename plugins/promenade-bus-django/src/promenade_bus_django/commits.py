@@ -91,6 +91,7 @@ def publish_after(
             block.items += items
         return
     context = copy_context()  # that of the caller: middleware may read a tenant or a trace from it
+    context.run(_block.set, None)  # the block has ended by then, and would keep what handlers publish inline
 
     def publish() -> None:
         if block is None or not block.dropped:
