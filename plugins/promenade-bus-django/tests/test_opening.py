@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Semaphore
 from types import FunctionType
 from typing import Any
 from uuid import uuid4
@@ -21,8 +25,10 @@ from bus_core import AdapterError, ConfigError, InvalidHandler, SyncBus
 from django_support import MEMORY
 from django_support.shop.events import PLACED, Placed
 from django_support.shop.models import Receipt
-from promenade_bus_django import DjangoBus, bus
+from promenade_bus_django import DjangoBus, bus, opening
+from promenade_bus_django.opening import Opener
 from promenade_bus_django.processes import Role, role_of_process
+from promenade_bus_django.project_bus import DatabaseUnreachable
 from promenade_bus_django.worker import application
 
 
@@ -152,8 +158,6 @@ def test_a_server_opens_the_bus_before_the_first_request(
     wrong = override_settings(PROMENADE_BUS={"bus": {"adapter": "memory", "bufer_size": 1}})
     with wrong, pytest.raises(ConfigError, match="did you mean 'buffer_size'"):
         shop.serve(Role.SERVER)
-    shop.serve(Role.PRELOADING)
-    assert "not open" in repr(shop)
     start = SyncBus.start
 
     def away(self: SyncBus) -> None:
@@ -163,10 +167,149 @@ def test_a_server_opens_the_bus_before_the_first_request(
     shop.serve(Role.SERVER)
     assert "not open" in repr(shop)
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "could not be opened, and is tried again when it is used: the server cannot" in record.getMessage()
+    assert "not be opened, and is tried again until it is open: the server cannot" in record.getMessage()
     monkeypatch.setattr(SyncBus, "start", start)
     shop.serve(Role.SERVER)
     assert shop.health().status == "healthy"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def opener(shop: DjangoBus, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Exception], Opener]]:
+    """Serves with a bus whose ``start`` raises an error, and gives the thread that tries again."""
+    monkeypatch.setattr(opening, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(opening, "LONGEST_PAUSE", 0.01)
+
+    def serve(later: Exception) -> Opener:
+        errors: list[Exception] = [AdapterError("the server is away")]
+
+        def away(self: SyncBus) -> None:
+            raise errors.pop() if errors else later
+
+        monkeypatch.setattr(SyncBus, "start", away)
+        shop.serve(Role.SERVER)
+        made = shop._opener
+        assert made is not None
+        return made
+
+    yield serve
+    shop.close()
+
+
+@pytest.mark.parametrize("error", [AdapterError("still away"), DatabaseUnreachable("still away")])
+def test_a_server_opens_the_bus_when_its_broker_is_back(
+    shop: DjangoBus,
+    opener: Callable[[Exception], Opener],
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has to publish for that: handlers and the relay of the outbox would wait for ever."""
+    start = SyncBus.start
+    attempts = Semaphore(0)
+    thread = opener(error)
+    monkeypatch.setattr(SyncBus, "start", failing(error, attempts))
+    assert attempts.acquire(timeout=10)
+    assert attempts.acquire(timeout=10)
+    monkeypatch.setattr(SyncBus, "start", start)
+    until(lambda: not thread.is_alive)
+    assert "<DjangoBus, open" in repr(shop)
+    assert [record.getMessage() for record in caplog.records if record.name == "promenade.django"][1:] == [
+        "the bus is open: what it needs can be reached again"
+    ]
+
+
+def failing(error: Exception, attempts: Semaphore) -> Callable[[SyncBus], None]:
+    def start(self: SyncBus) -> None:
+        attempts.release()
+        raise error
+
+    return start
+
+
+def test_a_bus_that_was_closed_is_not_tried_again(
+    shop: DjangoBus, opener: Callable[[Exception], Opener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``close`` ends the attempts, and so does a bus that is open because it was used."""
+    start = SyncBus.start
+    thread = opener(AdapterError("still away"))
+    shop.close()
+    until(lambda: not thread.is_alive)
+    assert "not open" in repr(shop)
+    monkeypatch.setattr(opening, "FIRST_PAUSE", 60)
+    thread = opener(AdapterError("still away"))
+    monkeypatch.setattr(SyncBus, "start", start)
+    shop.open()
+    until(lambda: not thread.is_alive)
+
+
+@pytest.mark.once
+def test_a_child_of_a_fork_does_not_stop_the_attempts_of_its_parent(
+    shop: DjangoBus, opener: Callable[[Exception], Opener]
+) -> None:
+    """The thread exists in the parent only."""
+    thread = opener(AdapterError("still away"))
+    shop._after_fork()
+    shop.close()
+    assert thread.is_alive
+    thread.stop()
+    until(lambda: not thread.is_alive)
+
+
+def test_another_error_ends_the_attempts(
+    opener: Callable[[Exception], Opener], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged with its class and place, without its text."""
+    thread = opener(LookupError("secret"))
+    until(lambda: not thread.is_alive)
+    [_, last] = [record for record in caplog.records if record.name == "promenade.django"]
+    assert "is tried again when it is used: LookupError (" in last.getMessage()
+    assert "test_opening.py:" in last.getMessage()
+    assert "secret" not in caplog.text
+
+
+def test_a_preloading_server_checks_the_configuration(shop: DjangoBus) -> None:
+    """Its workers could not: an error in a fork ends nothing."""
+    wrong = override_settings(PROMENADE_BUS={"bus": {"adapter": "memory", "bufer_size": 1}})
+    with wrong, pytest.raises(ConfigError, match="did you mean 'buffer_size'"):
+        shop.serve(Role.PRELOADING)
+    shop.serve(Role.PRELOADING)
+    assert "not open" in repr(shop)
+    assert shop._sync is None
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("function", "opened"), [("spawn_worker", True), ("reexec", False)])
+def test_only_a_worker_of_a_preloading_server_opens_the_bus(
+    shop: DjangoBus, function: str, opened: bool
+) -> None:
+    """A child that becomes a new master does not."""
+    shop.serve(Role.PRELOADING)
+    names: dict[str, Any] = {"__name__": "gunicorn.arbiter"}
+    exec(f"def {function}(fork): fork()", names)
+    names[function](shop._after_fork)
+    assert ("not open" not in repr(shop)) is opened
+
+
+def test_a_bus_that_is_opened_at_the_very_end_is_closed(
+    shop: DjangoBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the threads have ended, ``threading`` takes no more callbacks; ``atexit`` does."""
+
+    def too_late(call: object) -> None:
+        raise RuntimeError("can't register atexit after shutdown")
+
+    registered: list[object] = []
+    monkeypatch.setattr(threading, "_register_atexit", too_late)
+    monkeypatch.setattr(atexit, "register", registered.append)
+    shop.open()
+    assert shop.close in registered
 
 
 def test_the_worker_gets_a_bus_that_is_not_started() -> None:
@@ -258,7 +401,9 @@ def test_a_forked_child_opens_a_bus_of_its_own() -> None:
 shop.publish(PLACED, Placed(aggregate_id=uuid4(), number=1))
 shop.drain(5)
 shop._role = Role.PRELOADING if sys.argv[1] == "preloaded" else Role.OTHER
-if child := os.fork():
+fork = {"__name__": "gunicorn.arbiter", "os": os}
+exec("def spawn_worker(): return os.fork()", fork)
+if child := fork["spawn_worker"]():
     assert os.waitpid(child, 0)[1] == 0
 else:
     sys.argv[1] += " child"

@@ -25,7 +25,8 @@ from promenade_bus_django.commits import Item, block_of_caller, block_open, publ
 from promenade_bus_django.connections import KeptConnections, with_connections
 from promenade_bus_django.discovery import ProjectTopics, catalogues_of_apps
 from promenade_bus_django.health import DjangoProbe, Losses
-from promenade_bus_django.processes import Role
+from promenade_bus_django.opening import Opener
+from promenade_bus_django.processes import Role, forks_worker
 from promenade_bus_django.project_bus import Companion, DatabaseUnreachable, ProjectBus
 
 __all__ = ["Declared", "DjangoBus", "Inline", "bus"]
@@ -74,10 +75,11 @@ class DjangoBus:
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _forget(self) -> None:
-        self._lock = threading.RLock()  # guards the next three, also while the bus starts
+        self._lock = threading.RLock()  # guards the next four, also while the bus starts
         self._sync: ProjectBus | None = None
         self._opened = False
         self._has_handlers = False
+        self._opener: Opener | None = None
         self._connections = KeptConnections()
 
     def __repr__(self) -> str:
@@ -114,6 +116,7 @@ class DjangoBus:
             if made.bus.adapter.features.in_process:  # a fallback may have taken the adapter's place
                 self._attach(made)
             self._opened = True
+            self._stop_opener()
         _at_exit(self.close)
         return made
 
@@ -123,6 +126,7 @@ class DjangoBus:
         At the end of the process this happens by itself. A later call opens a new bus.
         """
         with self._lock:
+            self._stop_opener()
             made, opened = self._sync, self._opened
         if made is None:
             return None
@@ -133,6 +137,11 @@ class DjangoBus:
             if self._sync is made:
                 self._sync, self._opened, self._has_handlers = None, False, False
         return report
+
+    def _stop_opener(self) -> None:
+        if self._opener is not None:
+            self._opener.stop()
+            self._opener = None
 
     def made(self) -> ProjectBus:
         """The bus of this process, which may not be open: for tools."""
@@ -158,21 +167,38 @@ class DjangoBus:
         """Opens the bus early in a process that serves requests, so that mistakes show at once.
 
         If the server of the adapter, or the database of the outbox, cannot be reached, that is logged, and
-        the next call tries again. Raises other errors of ``open``.
+        a thread tries again until the bus is open or closed. Raises other errors of ``open``. A process that
+        forks servers opens nothing, and raises the errors of a wrong configuration.
         """
         self._role = role
+        if role is Role.PRELOADING:
+            self._check()
         if role is not Role.SERVER:
             return
         try:
             self.open()
         except (AdapterError, DatabaseUnreachable) as error:
-            logger.error("the bus could not be opened, and is tried again when it is used: %s", str(error))
+            logger.error(
+                "the bus could not be opened, and is tried again until it is open: %s",
+                str(error) or repr(error),
+            )
+            with self._lock:
+                self._opener = Opener(self.open, self._lock)
+                self._opener.start()
+            _at_exit(self.close)
+
+    def _check(self) -> None:
+        """Raises the errors of a wrong configuration; what was made for that is not kept."""
+        with self._lock:
+            kept = self._sync
+            self.made()
+            self._sync = kept
 
     def _after_fork(self) -> None:
         if self._sync is not None:
             self._left_behind += (self._sync, self._connections)
         self._forget()
-        if self._role is Role.PRELOADING:
+        if self._role is Role.PRELOADING and forks_worker():
             self.serve(Role.SERVER)
 
     # --- subscribing --------------------------------------------------------------------------------------
@@ -410,7 +436,10 @@ def _is_on_loop_of(made: SyncBus) -> bool:
 def _at_exit(close: Callable[[], object]) -> None:
     # Before the executors of the standard library end, which async handlers need to finish: atexit is later.
     register: Callable[..., object] = getattr(threading, "_register_atexit", atexit.register)
-    register(close)
+    try:
+        register(close)
+    except RuntimeError:  # that time is over: another callback of the end has published
+        atexit.register(close)
 
 
 bus: Final = DjangoBus()

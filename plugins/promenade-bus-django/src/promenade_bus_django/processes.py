@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-__all__ = ["Role", "current_role", "role_of_process"]
+__all__ = ["Role", "current_role", "forks_worker", "role_of_process"]
 
 
 class Role(Enum):
@@ -52,6 +52,17 @@ def _program(argv: Sequence[str]) -> str:
 def _is_in_worker(frame: FrameType) -> bool:
     # Workers of gunicorn load the application in a method of this module; the master does it elsewhere.
     return frame.f_globals.get("__name__") == "gunicorn.workers.base"
+
+
+def forks_worker() -> bool:
+    """True in a new worker of gunicorn, while it is forked.
+
+    Its master forks for other ends, too: at SIGUSR2 the child becomes a new master.
+    """
+    return any(
+        frame.f_code.co_name == "spawn_worker" and frame.f_globals.get("__name__") == "gunicorn.arbiter"
+        for frame in _frames()
+    )
 
 
 def _frames() -> Iterator[FrameType]:
