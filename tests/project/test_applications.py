@@ -69,6 +69,21 @@ def test_gunicorn_opens_a_bus_in_each_worker(tmp_path: Path, preload: list[str])
         assert "Traceback" not in server.log
 
 
+@pytest.mark.once
+def test_a_reload_of_gunicorn_takes_new_code(tmp_path: Path) -> None:
+    """The configuration of the page imports the application in the worker, not in the master."""
+    write_files(FLASK, tmp_path)
+    with served(tmp_path, "gunicorn", "shop:app", "--bind", FREE, "--threads", "2") as server:
+        at = server.printed(GUNICORN)[1]
+        shop = tmp_path / "shop.py"
+        shop.write_text(shop.read_text().replace("receipt:", "new receipt:"))
+        assert httpx.get(f"{at}/readyz").status_code == 200
+        server.signal(signal.SIGHUP)
+        server.printed(r"(?s)Booting worker.*Booting worker.*Worker exiting")
+        assert httpx.post(f"{at}/orders?total_cents=1250").status_code == 201
+        server.printed(r"new receipt: 12\.50")
+
+
 EARLY = """
 from shop import app, make_bus
 

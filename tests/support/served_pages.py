@@ -66,6 +66,10 @@ class Served:
             assert time.monotonic() < until, f"waited in vain for {pattern!r}:\n{self.log}"
             time.sleep(0.02)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the first of its processes."""
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """The exit status after a SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
