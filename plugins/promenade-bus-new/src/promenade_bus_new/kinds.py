@@ -13,7 +13,7 @@ import attrs
 
 from promenade_bus_new.errors import NewError
 
-__all__ = ["KINDS", "RESERVED", "Project", "project_of"]
+__all__ = ["KINDS", "RESERVED", "Project", "project_of", "well_formed"]
 
 KINDS: Final[Mapping[str, str]] = {
     "adapter": "stores messages outside the process; its tests run the adapter contract",
@@ -66,7 +66,28 @@ class Project:
 
 
 def project_of(kind: str, name: str) -> Project:
-    """The project of a kind and a name; raises ``NewError`` for a name that cannot be used."""
+    """The project of a kind and a name; raises ``NewError`` for a name that a new one cannot have."""
+    project = well_formed(kind, name)
+    short = project.name
+    python_name = short.replace("-", "_")
+    if keyword.iskeyword(python_name) or keyword.issoftkeyword(python_name):
+        raise NewError(f"{name!r} is a keyword of Python and cannot be the name of code; choose another name")
+    if short in RESERVED:
+        raise NewError(f"{name!r} is a name of Promenade Bus itself; choose another name")
+    if kind == "context" and short.startswith("bus-"):
+        raise NewError(
+            f"{name!r} would have the package of a plugin, promenade_{python_name}; choose another name"
+        )
+    if kind == "app" and _is_module(python_name):
+        raise NewError(f"{name!r} is a module of Python or of an installed package; choose another name")
+    return project
+
+
+def well_formed(kind: str, name: str) -> Project:
+    """The project of a kind and a name, which may be taken, for instance by the project itself.
+
+    Raises ``NewError`` for an unknown kind and for a name of other characters or too many.
+    """
     if kind not in KINDS:
         raise NewError(f"there is no kind {kind!r}; kinds are: {', '.join(KINDS)}")
     short = name
@@ -82,17 +103,6 @@ def project_of(kind: str, name: str) -> Project:
         )
     if len(short) > _LONGEST:
         raise NewError(f"the name {name!r} has {len(short)} characters, at most {_LONGEST} are allowed")
-    python_name = short.replace("-", "_")
-    if keyword.iskeyword(python_name) or keyword.issoftkeyword(python_name):
-        raise NewError(f"{name!r} is a keyword of Python and cannot be the name of code; choose another name")
-    if short in RESERVED:
-        raise NewError(f"{name!r} is a name of Promenade Bus itself; choose another name")
-    if kind == "context" and short.startswith("bus-"):
-        raise NewError(
-            f"{name!r} would have the package of a plugin, promenade_{python_name}; choose another name"
-        )
-    if kind == "app" and _is_module(python_name):
-        raise NewError(f"{name!r} is a module of Python or of an installed package; choose another name")
     return Project(kind, short)
 
 

@@ -6,6 +6,7 @@ templates is a new edition, and a project that was made from an earlier one can 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import attrs
 import yaml
 
 from promenade_bus_new.errors import NewError
-from promenade_bus_new.kinds import KINDS, Project, project_of
+from promenade_bus_new.kinds import KINDS, Project, well_formed
 
 __all__ = ["ANSWERS", "TEMPLATES", "Answers", "editions_of", "read_answers", "render"]
 
@@ -52,6 +53,7 @@ def render(answers: Answers, target: Path, templates: Path = TEMPLATES) -> None:
                 "kind": project.kind,
                 "name": project.name,
                 "author": answers.author,
+                "author_string": _toml_string(answers.author),
                 "edition": answers.edition,
                 "distribution": project.distribution,
                 "package": project.package,
@@ -62,6 +64,11 @@ def render(answers: Answers, target: Path, templates: Path = TEMPLATES) -> None:
             overwrite=True,
             quiet=True,
         )
+
+
+def _toml_string(text: str) -> str:
+    """A string of TOML, which knows the escapes of JSON, but neither surrogates nor a bare DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_answers(directory: Path) -> Answers:
@@ -78,7 +85,7 @@ def read_answers(directory: Path) -> Answers:
     if not isinstance(kept, dict) or kept.get("_src_path") != _SOURCE:
         raise NewError(f"{file} is of another template, not of {_SOURCE}")
     try:
-        project = project_of(str(kept["kind"]), str(kept["name"]))
+        project = well_formed(str(kept["kind"]), str(kept["name"]))
         return Answers(project=project, author=str(kept["author"]), edition=int(kept["_commit"]))
     except (KeyError, ValueError) as error:
         raise NewError(
