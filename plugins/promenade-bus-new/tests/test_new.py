@@ -277,6 +277,68 @@ def test_an_update_with_conflicts(project: Path, templates: Path, monkeypatch: p
     assert "free room" in (project / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("kind", "name", "taken"), [("app", "rain", "click"), ("command", "rain", "redis")])
+def test_a_project_whose_name_is_taken_by_now_is_updated(
+    kind: str, name: str, taken: str, tmp_path: Path, templates: Path
+) -> None:
+    """An installed application has a module of its name, and so may a later release of Promenade Bus."""
+    path = create(kind, name, directory=tmp_path, author="Ada")
+    replace(path / ".copier-answers.yml", f"name: {name}", f"name: {taken}")
+    git(path, "init", "--quiet")
+    commit(path)
+    assert update(path, templates=templates).after == 2
+
+
+def test_an_update_that_stops_half_way(project: Path, templates: Path) -> None:
+    """The answers still name the earlier edition, and the error says how to undo the rest."""
+    (project / "SECURITY.md").mkdir()
+    (project / "SECURITY.md" / "mine.txt").write_text("mine")
+    commit(project)
+    with pytest.raises(NewError, match=r"stopped half-way at 'SECURITY.md': .*'git checkout -- \."):
+        update(project, templates=templates)
+    assert "_commit: 1" in (project / ".copier-answers.yml").read_text()
+    assert "very first" in (project / "CHANGELOG.md").read_text()
+    git(project, "checkout", "--", ".")
+    git(project, "clean", "-d", "--force", ".")
+    (project / "SECURITY.md" / "mine.txt").unlink()
+    (project / "SECURITY.md").rmdir()
+    commit(project)
+    assert update(project, templates=templates).conflicts == []
+
+
+def test_an_update_leaves_symbolic_links_alone(project: Path, templates: Path, tmp_path: Path) -> None:
+    """It would change a file elsewhere, which git could not restore."""
+    elsewhere = tmp_path / "elsewhere.md"
+    shutil.move(project / "CHANGELOG.md", elsewhere)
+    before = elsewhere.read_text()
+    (project / "CHANGELOG.md").symlink_to(elsewhere)
+    commit(project)
+    changes = {change.path: change.what for change in update(project, templates=templates).changes}
+    assert changes["CHANGELOG.md"] == "kept"
+    assert elsewhere.read_text() == before
+
+
+def test_an_update_does_not_change_what_git_ignores(project: Path, templates: Path) -> None:
+    """Nobody could undo that; nothing else is changed either."""
+    (project / ".git" / "info").mkdir(exist_ok=True)
+    (project / ".git" / "info" / "exclude").write_text("SECURITY.md\n")
+    (project / "SECURITY.md").write_text("mine\n")
+    with pytest.raises(NewError, match=r"not committed: git does not track 'SECURITY.md'; commit or move"):
+        update(project, templates=templates)
+    assert (project / "SECURITY.md").read_text() == "mine\n"
+    assert "_commit: 1" in (project / ".copier-answers.yml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["app", "command"])
+def test_every_author_is_a_string_of_toml(kind: str, tmp_path: Path) -> None:
+    """Also one with quotes, control characters, and characters that JSON escapes as surrogates."""
+    author = 'Ada "\U0001d49c" \\ <Grüezi>\x7f\t'
+    path = create(kind, "rain-shop", directory=tmp_path, author=author)
+    text = (path / "pyproject.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["project"]["authors"] == [{"name": author}]
+    assert "Grüezi" in text
+
+
 def test_nothing_to_update(project: Path) -> None:
     """A project of the latest edition is up to date, even with changes that are not committed."""
     (project / "notes.txt").write_text("mine")

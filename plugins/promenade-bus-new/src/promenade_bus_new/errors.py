@@ -6,4 +6,4 @@ __all__ = ["NewError"]
 
 
 class NewError(BusError):
-    """A project cannot be written or updated. Nothing was changed."""
+    """A project cannot be written or updated. Nothing was changed, unless the text says so."""

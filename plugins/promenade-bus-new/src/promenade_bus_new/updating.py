@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -47,10 +48,11 @@ def update(directory: Path, *, templates: Path | None = None) -> Update:
 
     Changes of the project are kept. Where both changed the same lines, the file gets both versions between
     marks, as after a merge by git. A file that the project removed stays removed, and one that the
-    template removed stays if the project changed it.
+    template removed stays if the project changed it. Symbolic links are left alone.
 
     Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new``, or
     by a later version of it. The same goes for one without a git repository, and for uncommitted changes.
+    A file that cannot be written ends the update half-way; the error says how to undo it.
     """
     templates = templates or TEMPLATES
     answers = read_answers(directory)
@@ -74,8 +76,9 @@ def update(directory: Path, *, templates: Path | None = None) -> Update:
             for path in sorted({*_files(before), *_files(after)})
             if (step := _step(path, before, after, directory, Path(temporary) / "merged"))
         ]
-    for step in steps:  # everything could be merged
-        _carry_out(step, directory)
+    for step in steps:
+        _check_tracked(step, directory)
+    _carry_out_all(steps, directory)  # everything could be merged
     return Update(answers.edition, latest, tuple(step.change for step in steps))
 
 
@@ -96,6 +99,8 @@ def _step(path: str, before: Path, after: Path, project: Path, merged: Path) -> 
     old, new, own = (_bytes(directory / path) for directory in (before, after, project))
     if new in (old, own):
         return None
+    if _leaves(project, path):
+        return _Step(Change(path, "kept"))
     if own is None:
         return _Step(Change(path, "added"), new) if old is None else _Step(Change(path, "kept"))
     if new is None:
@@ -114,6 +119,18 @@ def _step(path: str, before: Path, after: Path, project: Path, merged: Path) -> 
     return _Step(Change(path, "conflict" if done.returncode else "changed"), _bytes(merged / path))
 
 
+def _carry_out_all(steps: Iterable[_Step], project: Path) -> None:
+    """Carries the steps out; that of the answers last, because it says that the update is complete."""
+    for step in sorted(steps, key=lambda step: step.change.path == ANSWERS):
+        try:
+            _carry_out(step, project)
+        except OSError as error:
+            raise NewError(
+                f"the update of {str(project)!r} stopped half-way at {step.change.path!r}: {error}; "
+                "mend that, undo the changes with 'git checkout -- . && git clean -d --force .', and repeat"
+            ) from error
+
+
 def _carry_out(step: _Step, project: Path) -> None:
     file = project / step.change.path
     if step.content is not None:
@@ -129,6 +146,24 @@ _MOST_CONFLICTS: Final = 127
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
+
+
+def _leaves(project: Path, path: str) -> bool:
+    """True if a symbolic link is in the way: writing would change what it points to."""
+    parts = Path(path).parts
+    return any(project.joinpath(*parts[:count]).is_symlink() for count in range(1, len(parts) + 1))
+
+
+def _check_tracked(step: _Step, project: Path) -> None:
+    """Raises ``NewError`` if a step would change a file that git does not know, such as an ignored one."""
+    path = step.change.path
+    if step.change.what == "kept" or not (project / path).is_file():
+        return
+    if _git(project, "ls-files", "--error-unmatch", "--", path).returncode:
+        raise NewError(
+            f"{str(project)!r} has changes that are not committed: git does not track {path!r}; "
+            "commit or move it, so that you can see what the update does"
+        )
 
 
 def _check_committed(directory: Path) -> None:
