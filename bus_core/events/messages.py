@@ -104,11 +104,11 @@ class Delivery(_OnDemand):
     """One attempt to hand one event to one subscription, as its handler sees it.
 
     ``attempt`` counts from 1. ``redelivered`` is true when an earlier attempt may have been begun: a
-    retry, a redrive, or a message taken over from a consumer that died. ``redriven`` is true when the event
-    was a dead letter of this subscription that somebody has redriven, or was replayed to it, in every attempt
-    since; ``redriven_at`` tells these apart by the end of the attempts before, None without any. ``group`` is
-    the service and the subscription, with one dot between. ``body`` is the encoded event as it arrived; None
-    where the event was handed over as an object.
+    retry, a redrive, or a message taken over from a consumer that died. ``redriven`` is true when the
+    event was a dead letter of this subscription that somebody has redriven, or was replayed to it, in
+    every attempt since. ``redriven_at`` is the time of the last attempt before that, None without any; it
+    differs for each redrive. ``group`` is the service and the subscription, with one dot between.
+    ``body`` is the encoded event as it arrived; None where the event was handed over as an object.
     """
 
     topic: str

@@ -335,7 +335,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(schema: Schema, order
 
 
 async def test_deliveries_whose_owner_has_no_row_are_taken_over(schema: Schema) -> None:
-    """What belongs to an owner whose row is gone is claimed by another consumer within a lease."""
+    """Deliveries of an owner whose row is gone are claimed by another consumer within a lease."""
     async with schema.started() as adapter:
         consumer: Any = await adapter.open_consumer(spec())
         await adapter.publish([message(1)])
