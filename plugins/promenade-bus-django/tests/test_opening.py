@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from bus_core import AdapterError, ConfigError, InvalidHandler, SyncBus
 from django_support import MEMORY
 from django_support.shop.events import PLACED, Placed
 from django_support.shop.models import Receipt
-from promenade_bus_django import DjangoBus, bus, opening
+from promenade_bus_django import DjangoBus, bus, opening, processes
 from promenade_bus_django.opening import Opener
 from promenade_bus_django.processes import Role, role_of_process
 from promenade_bus_django.project_bus import DatabaseUnreachable
@@ -70,6 +71,19 @@ def test_a_worker_of_gunicorn_is_a_server() -> None:
     code = compile("def load(call): return call()", "base.py", "exec").co_consts[0]
     load = FunctionType(code, {"__name__": "gunicorn.workers.base"})
     assert load(lambda: role_of_process(["gunicorn", "project.wsgi"], {})) is Role.SERVER
+
+
+@pytest.mark.once
+def test_the_pages_name_the_servers_and_list_the_app_last() -> None:
+    """An app that is listed after it would not be ready when the first handler runs."""
+    pages = Path(__file__).resolve().parents[3] / "docs" / "how-to"
+    for name in ("use-with-django.md", "use-the-outbox-with-django.md"):
+        [listed] = re.findall(r"^INSTALLED_APPS = \[(.*)\]$", (pages / name).read_text("utf-8"), re.MULTILINE)
+        assert listed.split(", ")[-1] == '"promenade_bus_django"'
+    text = (pages / "use-with-django.md").read_text("utf-8")
+    [named] = re.findall(r"The app recognises (.*?), by the name of the program", text, re.DOTALL)
+    for server in (*processes._SERVERS, "manage.py runserver"):
+        assert f"`{server}`" in named
 
 
 # --- opening ----------------------------------------------------------------------------------------------
