@@ -136,6 +136,9 @@ def test_histories_on_a_server() -> None:
     assert not told(outcomes), told(outcomes)
 
 
+_FURTHER_TRIES = 2
+
+
 def test_histories_in_memory() -> None:
     """The same where buses share a hub."""
     histories = [make(seed, steps=_SHORT) for seed in _SEEDS]
@@ -154,7 +157,16 @@ def test_bugs_are_found() -> None:
             async with some:
                 return await carry_out(found, newest_binary(), bug=bug, patience=patience)
 
-        planted = [run(each, bug, 6.0) for bug, (each, _) in FOUND.items()]
+        async def run_planted(found: History, bug: str, fault: str) -> Outcome:
+            # A bug of two instances needs both to be at work at the same moment, which not every run has.
+            outcome = await run(found, bug, 6.0)
+            for _ in range(_FURTHER_TRIES):
+                if any(fault in each for each in outcome.faults):
+                    break
+                outcome = await run(found, bug, 6.0)
+            return outcome
+
+        planted = [run_planted(each, bug, fault) for bug, (each, fault) in FOUND.items()]
         return await asyncio.gather(*planted, *(run(each, "", 15.0) for each, _ in FOUND.values()))
 
     outcomes = asyncio.run(run_each())
