@@ -14,7 +14,14 @@ from typing import Any, Final, Protocol, TypeAlias
 from bus_core.abc import Inlet, RetryPolicy
 from bus_core.events.base import Event
 from bus_core.events.ids import text_of_aggregate
-from bus_core.events.messages import Attempt, DeadLetter, EventRecord, Message, with_attempt
+from bus_core.events.messages import (
+    Attempt,
+    DeadLetter,
+    EventRecord,
+    Message,
+    begin_of_run,
+    with_attempt,
+)
 
 __all__ = [
     "NEVER",
@@ -320,7 +327,8 @@ class Job:
             return
         state.history = with_attempt(state.history, attempt)
         if state.failing_since is NEVER:  # it came with a history
-            state.failing_since = _first_failure(state.history)
+            begin = begin_of_run(state.history, attempt.number + 1)
+            state.failing_since = state.history[begin].at
 
     @property
     def waited(self) -> float:
@@ -344,16 +352,6 @@ class Job:
         """The event's id as text; readable even when the event cannot be decoded."""
         payload = self.record[0]
         return payload.id if isinstance(payload, Message) else str(payload.event_id)
-
-
-def _first_failure(history: Sequence[Attempt]) -> datetime:
-    """The time of the first attempt after the last one that began to count from 1 again."""
-    first = history[-1]
-    for attempt in reversed(history[:-1]):
-        if attempt.number >= first.number:
-            break
-        first = attempt
-    return first.at
 
 
 Payload: TypeAlias = "Event | EventRecord | Job"

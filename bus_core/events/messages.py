@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from operator import itemgetter
@@ -32,6 +32,7 @@ __all__ = [
     "Message",
     "Outcome",
     "Received",
+    "begin_of_run",
     "delivery_of",
     "envelope_and_delivery_of",
     "envelope_of",
@@ -144,12 +145,17 @@ def _body_of(payload: Event | Message) -> bytes | None:
 
 def _redriven_at(history: tuple[Attempt, ...], attempt: int) -> datetime | None:
     """The time of the last attempt before a redrive or a replay: only then attempts count from 1 again."""
-    later = attempt
-    for failed in reversed(history):
-        if failed.number >= later:
-            return failed.at
-        later = failed.number
-    return None
+    begin = begin_of_run(history, attempt)
+    return history[begin - 1].at if begin else None
+
+
+def begin_of_run(history: Sequence[Attempt], attempt: int) -> int:
+    """The index of the first attempt since they were last counted from 1; ``attempt`` comes next."""
+    begin, later = len(history), attempt
+    while begin and history[begin - 1].number < later:
+        begin -= 1
+        later = history[begin].number
+    return begin
 
 
 def _id_of(payload: Event | Message) -> str:

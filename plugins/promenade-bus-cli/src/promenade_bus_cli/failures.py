@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ __all__ = [
     "USAGE",
     "CommandFailed",
     "Interrupted",
+    "confirm",
     "failure_as_data",
     "leave_now",
     "status_of",
@@ -101,3 +103,11 @@ def leave_now(status: int) -> NoReturn:
         except (OSError, ValueError):
             pass
     os._exit(status)
+
+
+async def confirm(question: str) -> None:
+    """Asks before a command changes something. Raises ``CommandFailed`` when the answer is no."""
+    try:
+        await asyncio.to_thread(click.confirm, question, abort=True, err=True)
+    except click.Abort:
+        raise CommandFailed("nothing was done; --yes does not ask", REFUSED) from None

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import attrs
-import click
 
 from bus_core import BusError, DeadLetter, DeadLetterFilter, UnknownSubscription
-from promenade_bus_cli.failures import REFUSED, CommandFailed
+from promenade_bus_cli.failures import CommandFailed, confirm
 from promenade_bus_cli.letters import Letters
 from promenade_bus_cli.output import clean, counted, remark
 from promenade_bus_cli.progress import Progress
@@ -146,10 +145,7 @@ class Removal:
         if self._yes:
             return
         question = f"{self._removed.action} {counted(self._removed.selected, 'dead letter')}?"
-        try:
-            await asyncio.to_thread(click.confirm, question, abort=True, err=True)
-        except click.Abort:
-            raise CommandFailed("nothing was done; --yes does not ask", REFUSED) from None
+        await confirm(question)
 
     def _resume(self) -> str:
         """The command that goes on where this one ends."""

@@ -17,7 +17,7 @@ from bus_core import BusError
 from bus_core.abc import Administration, Replayed, ReplayFilter
 from promenade_bus_cli.administered import run_with_administration
 from promenade_bus_cli.apps import App
-from promenade_bus_cli.failures import INTERRUPTED, REFUSED, CommandFailed
+from promenade_bus_cli.failures import INTERRUPTED, CommandFailed, confirm
 from promenade_bus_cli.letters import moment
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
 from promenade_bus_cli.output import clean, counted, print_json, remark
@@ -136,10 +136,7 @@ class _Replay:
         if self.yes:
             return
         question = f"hand {counted(self.selected.events, 'event')} to {self.subscription!r} again?"
-        try:
-            await asyncio.to_thread(click.confirm, question, abort=True, err=True)
-        except click.Abort:
-            raise CommandFailed("nothing was done; --yes does not ask", REFUSED) from None
+        await confirm(question)
 
     def _command(self, replay_id: str) -> str:
         """The command that goes on where this one ends."""

@@ -236,7 +236,7 @@ class Claims:
             for name, beats in dead.items()
             if beats is not None and not self._is_emptied(name, beats, now)
         }
-        looks_for_orphans = now - self._orphans_at >= self._lease
+        looks_for_orphans = self._looks_for_orphans(now)
         if (self._may_be_free or fresh_dead or looks_for_orphans) and not self._ordered:
             received, is_more = self._claim_free(connection, limit, fresh_dead)
             if received or is_more:  # at once: an error of what follows must not strand them
@@ -249,6 +249,10 @@ class Claims:
     def _is_emptied(self, name: str, beats: int, now: float) -> bool:
         seen = self._emptied.get(name)
         return seen is not None and seen[0] == beats and now - seen[1] < self._lease
+
+    def _looks_for_orphans(self, now: float) -> bool:
+        """True once in a lease: deliveries whose owner has no row are found by looking at all of them."""
+        return now - self._orphans_at >= self._lease
 
     def give_back(self, connection: Connection, held: Sequence[int]) -> None:
         """Frees deliveries of the owner that its consumer does not hold: their claim failed, or was left."""
@@ -283,7 +287,7 @@ class Claims:
         """Returns due deliveries and those of dead owners, and True if there are more than it found."""
         self._may_be_free = False  # before the look: what comes free meanwhile sets it again
         now = time.monotonic()
-        orphans = now - self._orphans_at >= self._lease
+        orphans = self._looks_for_orphans(now)
         with connection.cursor(binary=True) as cursor:
             cursor.execute(self._free, {**self._facts, "limit": limit, "orphans": orphans, **_columns(dead)})
             rows = cursor.fetchall()
