@@ -39,7 +39,7 @@ def public_modules() -> tuple[str, ...]:
     """The names of all public modules; those of the core first, ``bus_core`` before its faces."""
     core = Path(import_module("bus_core").__file__ or "").parent
     faces = [f"bus_core.{path.parent.name}" for path in sorted(core.glob("*/__init__.py"))]
-    found = ["bus_core", "bus_core.abc", "bus_core.errors", "bus_core.on_demand", *faces]
+    found = ["bus_core", "bus_core.errors", "bus_core.on_demand", *faces]
     found += distributions().values()
     found += sorted(_shown_modules(frozenset(distributions().values())))
     return tuple(name for name in found if names_of(name))
