@@ -45,6 +45,7 @@ from bus_core.abc.health import (
     SubscriptionState,
 )
 from bus_core.abc.middleware import (
+    BoundedStore,
     Handler,
     Middleware,
     Store,
@@ -70,6 +71,7 @@ __all__ = [
     "Administration",
     "AnyAdapter",
     "AttemptFailure",
+    "BoundedStore",
     "BuildContext",
     "ChainRule",
     "CheckResult",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from bus_core.abc.adapters import SubscriptionSpec
 from bus_core.abc.health import CheckResult, HealthStatus
@@ -11,6 +11,7 @@ from bus_core.events.messages import Envelope
 from bus_core.events.primitives import FrozenMapping
 
 __all__ = [
+    "BoundedStore",
     "Handler",
     "Middleware",
     "Store",
@@ -109,4 +110,21 @@ class Store(Protocol):
     @property
     def forgotten(self) -> int:
         """The number of marks and buckets that were dropped before their time, because the store was full."""
+        ...
+
+
+@runtime_checkable
+class BoundedStore(Protocol):
+    """An option of a ``Store`` whose buckets keep no place for callers that would have to wait too long.
+
+    Without this option each caller keeps the place that ``take`` told it, also one that does not come back.
+    """
+
+    async def take_within(self, key: str, rate: float, burst: int, longest: float) -> float:
+        """Like ``Store.take``, and on the same buckets, for a caller that waits at most ``longest`` seconds.
+
+        If a token can be expected only later, returns that time, which is more than ``longest``. The caller
+        then has no place, and later callers are told the same time. A bucket that has places beyond
+        ``longest`` forgets them.
+        """
         ...

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from bus_core import Store
+from bus_core.abc import BoundedStore
 
-__all__ = ["StoreContract"]
+__all__ = ["StoreContract", "keeps_no_place_too_far"]
 
 MINE, TAKEN, MARKED = "mine", "taken", "marked"
 
@@ -66,3 +67,21 @@ class StoreContract:
         assert await store.take("b", 20, 1) == 0
         await self.wait(0.2)
         assert [await store.take("b", 20, 2) == 0 for _ in range(3)][:2] == [True, True]
+
+    async def test_a_raised_rate_counts_at_once(self, store: Store) -> None:
+        """A bucket that was emptied at a low rate is full again as soon as a later, higher rate says."""
+        assert await store.take("b", 0.01, 1) == 0
+        assert await store.take("b", 10, 1) <= 0.1
+
+
+async def keeps_no_place_too_far(store: Store) -> None:
+    """Callers that would wait too long are told so, have no place, and delay nobody."""
+    assert isinstance(store, BoundedStore)
+    waits = [await store.take_within("b", 0.01, 1, 250) for _ in range(50)]
+    assert waits[:3] == pytest.approx([0, 100, 200], abs=40)
+    assert waits[3:] == pytest.approx([300] * 47, abs=40)
+    assert await store.take_within("b", 0.01, 1, 1000) == pytest.approx(300, abs=40)
+    for _ in range(50):
+        await store.take("b", 0.01, 1)
+    assert await store.take_within("b", 0.01, 1, 250) == pytest.approx(350, abs=40)
+    assert await store.take_within("b", 0.01, 1, 1000) == pytest.approx(350, abs=40)

@@ -6,7 +6,7 @@ from bus_core import BuildContext, Clock, Store
 from bus_core.config import read_settings
 from promenade_bus_middleware import promenade_bus_stores
 from promenade_bus_testing import VirtualClock
-from support.store_contract import MARKED, MINE, StoreContract
+from support.store_contract import MARKED, MINE, StoreContract, keeps_no_place_too_far
 
 
 def memory_store(clock: Clock, **options: int) -> Store:
@@ -23,6 +23,10 @@ class TestMemoryStore(StoreContract):
 
     async def wait(self, seconds: float) -> None:
         await self.clock.advance(seconds)
+
+    async def test_places_are_bounded(self, store: Store) -> None:
+        """A bucket keeps no place later than its callers wait."""
+        await keeps_no_place_too_far(store)
 
 
 async def test_marks_are_bounded(virtual_clock: VirtualClock) -> None:

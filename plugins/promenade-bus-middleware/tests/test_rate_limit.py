@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,7 +25,7 @@ from support.middleware import REGISTERED, build, delivered, faults_of, succeed
 SPEC = SubscriptionSpec(name="mail", group="shop.mail", topic="identity.user.registered")
 
 
-def rate_limit(clock: VirtualClock, store: MemoryStore | None = None, **options: Any) -> WatchedMiddleware:
+def rate_limit(clock: VirtualClock, store: Any = None, **options: Any) -> WatchedMiddleware:
     made = build("rate-limit", clock, store or MemoryStore(MemoryStoreOptions(), clock), **options)
     assert isinstance(made, WatchedMiddleware)
     return made
@@ -105,16 +106,49 @@ async def test_a_long_wait_is_bounded(virtual_clock: VirtualClock) -> None:
     assert len({*waits[10:]}) == 49
 
 
+async def test_events_that_give_up_keep_no_place(virtual_clock: VirtualClock) -> None:
+    """However many events were told to come back, a later one gets a token within the longest wait."""
+    middleware = rate_limit(virtual_clock, rate=1, longest_wait="10s")
+    handler = handler_of(middleware)
+    for _ in range(1000):
+        with suppress(Postpone):
+            await handler(delivered(virtual_clock))
+    await virtual_clock.advance(5)
+    await handler(delivered(virtual_clock))
+    with pytest.raises(Postpone, check=lambda error: error.after == pytest.approx(6)):
+        await handler(delivered(virtual_clock))
+
+
+async def test_a_store_without_the_option(virtual_clock: VirtualClock) -> None:
+    """A store that knows only ``take`` works, too; the middleware bounds what it says."""
+
+    class Plain:
+        forgotten = 0
+
+        def __init__(self) -> None:
+            self.waits = iter([0.0, 4.0, 90.0])
+
+        async def take(self, key: str, rate: float, burst: int) -> float:
+            return next(self.waits)
+
+    middleware = rate_limit(virtual_clock, Plain(), rate=1, longest_wait="10s")
+    handler = handler_of(middleware)
+    await handler(delivered(virtual_clock))
+    for longest in (4.0, 10.0):
+        with pytest.raises(Postpone, check=lambda error, longest=longest: error.after <= longest):
+            await handler(delivered(virtual_clock))
+
+
 async def test_a_store_that_does_not_answer(virtual_clock: VirtualClock) -> None:
     """Without an answer the event is postponed, and health is degraded until there is one."""
 
     class Broken(MemoryStore):
         broken = True
 
-        async def take(self, key: str, rate: float, burst: int) -> float:
+        async def take_within(self, key: str, rate: float, burst: int, longest: float) -> float:
             if self.broken:
                 raise AdapterError("the server is away")
-            return await super().take(key, rate, burst)
+            return await super().take_within(key, rate, burst, longest)
 
     store = Broken(MemoryStoreOptions(), virtual_clock)
     middleware = rate_limit(virtual_clock, store, rate=1, retry="3s")

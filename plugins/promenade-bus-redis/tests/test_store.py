@@ -26,7 +26,7 @@ from bus_core import (
 from promenade_bus_redis import promenade_bus_stores
 from redis_support.fixtures import SharedServer, StartServer
 from support.buses import until
-from support.store_contract import MARKED, MINE, StoreContract
+from support.store_contract import MARKED, MINE, StoreContract, keeps_no_place_too_far
 
 
 def redis_store(section: dict[str, Any]) -> Store:
@@ -45,6 +45,10 @@ class TestRedisStore(StoreContract):
 
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def test_places_are_bounded(self, store: Store) -> None:
+        """A bucket keeps no place later than its callers wait."""
+        await keeps_no_place_too_far(store)
 
 
 async def test_instances_share_it_and_nothing_stays(redis_server: SharedServer) -> None:

@@ -5,6 +5,7 @@ Nothing outlives the process, and instances do not share it.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Literal
 
@@ -15,14 +16,14 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Implements ``bus_core.Store``."""
+    """Implements ``bus_core.Store`` and ``bus_core.abc.BoundedStore``."""
 
     def __init__(self, options: MemoryStoreOptions, clock: Clock) -> None:
         self._most = options.max_keys
         self._now = clock.monotonic
         self._claims: dict[str, tuple[str, float]] = {}  # as many as attempts are running
         self._marks: OrderedDict[str, float] = OrderedDict()  # when they end; the oldest first
-        # When the bucket is full again, and the time that the last caller was given.
+        # When the bucket is full again, and the last time that a caller has a place at.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self.forgotten = 0
 
@@ -60,14 +61,23 @@ class MemoryStore:
 
     async def take(self, key: str, rate: float, burst: int) -> float:
         """See ``bus_core.Store``."""
+        return await self.take_within(key, rate, burst, math.inf)
+
+    async def take_within(self, key: str, rate: float, burst: int, longest: float) -> float:
+        """See ``bus_core.abc.BoundedStore``."""
         now, interval = self._now(), 1 / rate
         full_at, promised = self._buckets.get(key, (now, now))
-        ready = max(full_at, now) - (burst - 1) * interval
+        # An earlier call may have had a lower rate, a larger burst or a longer wait.
+        full_at = min(max(full_at, now), now + burst * interval)
+        promised = min(promised, now + longest)
+        ready, wait = full_at - (burst - 1) * interval, 0.0
         if ready <= now:
-            full_at, wait = max(full_at, now) + interval, 0.0
+            full_at += interval
         else:
-            promised = max(promised + interval, ready)
-            wait = promised - now
+            turn = max(promised + interval, ready)
+            wait = turn - now
+            if wait <= longest:
+                promised = turn
         self._buckets[key] = full_at, promised
         self._buckets.move_to_end(key)
         while len(self._buckets) > self._most:

@@ -27,6 +27,7 @@ from bus_core import (
     SubscriptionSpec,
     WatchedMiddleware,
 )
+from bus_core.abc import BoundedStore
 from bus_core.runtime import plain_logger
 from promenade_bus_middleware.config import RateLimitOptions
 
@@ -47,6 +48,7 @@ class RateLimit(WatchedMiddleware):
     def __init__(self, options: RateLimitOptions, store: Store) -> None:
         self._options = options
         self._store = store
+        self._bounded_store = store if isinstance(store, BoundedStore) else None
         self._rate = options.rate / options.per
         self._counts: Counter[tuple[str, str]] = Counter()
         self._trouble: str | None = None  # the last error of the store, until it answers
@@ -82,7 +84,7 @@ class RateLimit(WatchedMiddleware):
         async def limited(envelope: Envelope) -> None:
             key = f"{bucket}:{envelope.event.aggregate_id}" if by_aggregate else bucket
             try:
-                wait = await self._store.take(key, self._rate, self._options.burst)
+                wait = await self._take(key)
             except BusError as error:
                 self._store_failed(error, spec.name)
                 raise Postpone(after=self._options.retry) from error
@@ -94,8 +96,15 @@ class RateLimit(WatchedMiddleware):
 
         return limited
 
+    async def _take(self, key: str) -> float:
+        """Takes a token, or returns the seconds until one can be expected."""
+        rate, burst = self._rate, self._options.burst
+        if self._bounded_store is None:
+            return await self._store.take(key, rate, burst)
+        return await self._bounded_store.take_within(key, rate, burst, self._options.longest_wait)
+
     def _bounded(self, wait: float) -> float:
-        """A wait that is not too long. Those that are come back at different times."""
+        """A wait that is not too long. Those that are have no place, and come back at different times."""
         longest = self._options.longest_wait
         if wait <= longest:
             return wait

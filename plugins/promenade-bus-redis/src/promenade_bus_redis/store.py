@@ -40,7 +40,7 @@ def _options_in(sections: Mapping[str, Any], faults: list[str]) -> RedisOptions 
 
 
 class RedisStore:
-    """Implements ``bus_core.Store``. Calls raise ``RedisFailure``, an ``AdapterError``."""
+    """Implements ``bus_core.Store`` and ``bus_core.abc.BoundedStore``. Calls raise ``RedisFailure``, an ``AdapterError``."""
 
     def __init__(self, context: BuildContext) -> None:
         options = _options_in(context.sections, [])
@@ -86,8 +86,15 @@ class RedisStore:
 
     async def take(self, key: str, rate: float, burst: int) -> float:
         """See ``bus_core.Store``."""
+        return await self._take(key, rate, burst)
+
+    async def take_within(self, key: str, rate: float, burst: int, longest: float) -> float:
+        """See ``bus_core.abc.BoundedStore``."""
+        return await self._take(key, rate, burst, f"{longest * 1_000_000:.0f}")
+
+    async def _take(self, key: str, rate: float, burst: int, *longest: str) -> float:
         interval = f"{1_000_000 / rate:.3f}"
-        reply = await self._running.run(STORE_TAKE, [self._prefix + key], interval, burst)
+        reply = await self._running.run(STORE_TAKE, [self._prefix + key], interval, burst, *longest)
         return int(reply) / 1_000_000
 
     @property
