@@ -50,6 +50,7 @@ from bus_core.abc.middleware import (
     Middleware,
     Store,
     WatchedMiddleware,
+    WatchedStore,
 )
 from bus_core.abc.observers import (
     AttemptFailure,
@@ -105,6 +106,7 @@ __all__ = [
     "SubscriptionSpec",
     "SubscriptionState",
     "WatchedMiddleware",
+    "WatchedStore",
     "WorkerEndpoint",
     "YieldingConsumer",
     "is_in_process",

@@ -91,7 +91,8 @@ class MiddlewareCount:
 class EngineState:
     """A snapshot of the engine, for probes and tools. Times are seconds.
 
-    ``middleware`` has the counts of each ``WatchedMiddleware``.
+    ``middleware`` has the counts of each ``WatchedMiddleware``. Of ``waiting_retries``, ``waiting_postponed``
+    wait because their handler or a middleware raised ``Postpone``, and not after a failure.
     """
 
     running_handlers: int
@@ -111,6 +112,7 @@ class EngineState:
     middleware: tuple[MiddlewareCount, ...] = ()
     oldest_retry: float = 0.0
     oldest_retry_subscription: str | None = None
+    waiting_postponed: int = 0
 
 
 class HealthProbe:

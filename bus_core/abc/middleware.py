@@ -16,6 +16,7 @@ __all__ = [
     "Middleware",
     "Store",
     "WatchedMiddleware",
+    "WatchedStore",
 ]
 
 Handler = Callable[[Envelope], Awaitable[None]]
@@ -127,4 +128,13 @@ class BoundedStore(Protocol):
         then has no place, and later callers are told the same time. A bucket that has places beyond
         ``longest`` forgets them.
         """
+        ...
+
+
+@runtime_checkable
+class WatchedStore(Protocol):
+    """An option of a ``Store`` with a health of its own, reported as the check ``store NAME``."""
+
+    async def check(self) -> CheckResult:
+        """Checks once, within the deadline of health probes. An exception counts as unhealthy."""
         ...

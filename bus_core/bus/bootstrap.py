@@ -19,7 +19,7 @@ from bus_core.abc import (
 from bus_core.bus.bus import Bus
 from bus_core.bus.parts import BusParts
 from bus_core.bus.sync import SyncBus
-from bus_core.bus.watching import watched_of
+from bus_core.bus.watching import store_checks, watched_of
 from bus_core.config.bus_config import BusConfig, read_config
 from bus_core.config.choices import PluginChoice, read_choice
 from bus_core.config.faults import Fault, join_path
@@ -158,6 +158,7 @@ class _Assembly:
             consume_middleware=tuple(middleware for _, middleware in consume),
             publish_middleware=tuple(middleware for _, middleware in publish),
             stores=tuple(store for _, _, store in self._stores),
+            store_checks=store_checks((name, store) for name, _, store in self._stores),
             watched=watched_of(consume, publish),
             probes=self._probes(adapter),
             observers=self._observers(adapter),

@@ -642,8 +642,10 @@ class Bus:
         if unusable is not None:
             return unusable
         state = self.state()
-        found = await run_probes(self._parts.probes, state, self._parts.clock, self._config.health.timeout)
-        return HealthReport({"bus": self._own_check(state), **checks_of(self._parts.watched), **found})
+        parts, timeout = self._parts, self._config.health.timeout
+        probes = {**parts.store_checks, **parts.probes}
+        found = await run_probes(probes, state, parts.clock, timeout)
+        return HealthReport({"bus": self._own_check(state), **checks_of(parts.watched), **found})
 
     def unusable_report(self) -> HealthReport | None:
         """The report of a bus that is not open; None when it is. Any thread may call it."""

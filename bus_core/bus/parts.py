@@ -34,7 +34,8 @@ class BusParts:
     """The parts of a bus; ``bus_core.bus.bootstrap.open_bus`` builds them.
 
     ``watched`` are those of both chains that are a ``WatchedMiddleware``, by a name that is unique.
-    ``stores`` are those that middleware chooses, each once.
+    ``stores`` are those that middleware chooses, each once, and ``store_checks`` the checks of those that
+    are a ``WatchedStore``.
     """
 
     config: BusConfig
@@ -47,6 +48,7 @@ class BusParts:
     consume_middleware: tuple[Middleware, ...] = ()
     publish_middleware: tuple[Middleware, ...] = ()
     stores: tuple[Store, ...] = ()
+    store_checks: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
     watched: Mapping[str, WatchedMiddleware] = attrs.field(factory=FrozenMapping)
     probes: Mapping[str, HealthProbe] = attrs.field(factory=FrozenMapping)
     observers: Mapping[str, Observer] = attrs.field(factory=FrozenMapping)

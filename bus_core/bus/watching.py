@@ -1,14 +1,24 @@
-"""Middleware with counts and a health of its own: named, counted, and asked for health reports."""
+"""Middleware and stores with a health of their own: named, counted, and asked for health reports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
-from bus_core.abc import CheckResult, HealthStatus, Middleware, MiddlewareCount, WatchedMiddleware
+from bus_core.abc import (
+    CheckResult,
+    EngineState,
+    HealthProbe,
+    HealthStatus,
+    Middleware,
+    MiddlewareCount,
+    Store,
+    WatchedMiddleware,
+    WatchedStore,
+)
 from bus_core.events.primitives import FrozenMapping
 from bus_core.runtime.error_text import describe_error
 
-__all__ = ["checks_of", "counts_of", "watched_of"]
+__all__ = ["checks_of", "counts_of", "store_checks", "watched_of"]
 
 
 def watched_of(
@@ -22,12 +32,33 @@ def watched_of(
     named = [*consume, *((f"{name} (publish)", middleware) for name, middleware in publish)]
     for name, middleware in named:
         if isinstance(middleware, WatchedMiddleware):
-            number, unique = 1, name
-            while unique in found:
-                number += 1
-                unique = f"{name} {number}"
-            found[unique] = middleware
+            found[_unique(name, found)] = middleware
     return FrozenMapping(found)
+
+
+def store_checks(stores: Iterable[tuple[str, Store]]) -> Mapping[str, HealthProbe]:
+    """The checks of those that have one, as ``store <name>``. A second one of the same name has a number."""
+    found: dict[str, HealthProbe] = {}
+    for name, store in stores:
+        if isinstance(store, WatchedStore):
+            found[_unique(f"store {name}", found)] = _StoreProbe(store)
+    return FrozenMapping(found)
+
+
+class _StoreProbe(HealthProbe):
+    def __init__(self, store: WatchedStore) -> None:
+        self._store = store
+
+    async def check(self, state: EngineState) -> CheckResult:
+        return await self._store.check()
+
+
+def _unique(name: str, known: Container[str]) -> str:
+    number, unique = 1, name
+    while unique in known:
+        number += 1
+        unique = f"{name} {number}"
+    return unique
 
 
 def counts_of(watched: Mapping[str, WatchedMiddleware]) -> tuple[MiddlewareCount, ...]:

@@ -399,6 +399,7 @@ class Engine:
             subscriptions=self.states_of(lanes),
             oldest_retry=oldest_retry,
             oldest_retry_subscription=waits_for,
+            waiting_postponed=self._retries.waiting_postponed,
             middleware=middleware,
         )
 

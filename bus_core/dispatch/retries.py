@@ -57,6 +57,11 @@ class RetryScheduler:
         """The jobs whose retry is not due yet."""
         return [*self._waiting]
 
+    @property
+    def waiting_postponed(self) -> int:
+        """The number of waiting jobs that were postponed, and did not fail."""
+        return len(self._postponed)
+
     def oldest(self) -> tuple[float, str | None]:
         """The seconds since the first failure of the job that has waited longest, and its subscription."""
         oldest = min(self._waiting, key=_failing_since, default=None)

@@ -17,6 +17,7 @@ from bus_core import (
     WatchedMiddleware,
     hookimpl,
 )
+from bus_core.config import Name
 from promenade_bus_testing import isolated_bus
 
 
@@ -95,3 +96,45 @@ async def test_counts_that_raise() -> None:
         assert bus.state().middleware == ()
     assert report.checks["middleware watched"].status is HealthStatus.UNHEALTHY
     assert "OSError: no counts" in report.checks["middleware watched"].summary
+
+
+class WatchedStore:
+    """A store of which only the health matters."""
+
+    forgotten = 0
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> CheckResult:
+        return CheckResult(HealthStatus.DEGRADED, "nearly full")
+
+
+async def test_a_store_with_a_health() -> None:
+    """The health report has the check of a store that middleware chooses, once for equal selections."""
+
+    @attrs.frozen
+    class Chosen:
+        store: Name
+
+    class Stores(Plugin):
+        @hookimpl
+        def promenade_bus_stores(self) -> Mapping[str, Any]:
+            return {"watched": Factory(options=Options, build=lambda options, _: WatchedStore())}
+
+        @hookimpl
+        def promenade_bus_middleware(self) -> Mapping[str, Any]:
+            plain = Factory(
+                options=Chosen, build=lambda options, _: lambda handler: handler, stores=("store",)
+            )
+            return {"plain": plain}
+
+    other = {"watched": {"broken": True}}
+    chain = [{"plain": {"store": store}} for store in ("watched", "watched", other)]
+    async with isolated_bus(plugins=[Stores()], middleware=chain) as bus:
+        report = await bus.health()
+    expected = CheckResult(HealthStatus.DEGRADED, "nearly full")
+    checks = {name: check for name, check in report.checks.items() if name.startswith("store")}
+    assert checks == {"store watched": expected, "store watched 2": expected}
+    assert report.status is HealthStatus.DEGRADED

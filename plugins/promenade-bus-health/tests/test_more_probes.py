@@ -23,6 +23,7 @@ from bus_core import (
     Features,
     HealthProbe,
     HealthStatus,
+    Postpone,
     SubscriptionState,
     Topic,
     event,
@@ -289,7 +290,7 @@ async def test_old_retries(virtual_clock: VirtualClock) -> None:
         found = (await bus.health()).checks["retries"]
         assert found.status is DEGRADED
         assert found.summary.startswith("an event of 'mail' has been failing for 1m10s (the threshold is 1m)")
-        assert found.figures == {"waiting_retries": 1, "oldest_retry_s": 70.0}
+        assert found.figures == {"waiting_retries": 1, "postponed": 0, "oldest_retry_s": 70.0}
         await bus.publish(ORDERED, AN_ORDER)
         await until(lambda: bus.state().waiting_retries == 2)
         assert (
@@ -302,6 +303,33 @@ async def test_old_retries(virtual_clock: VirtualClock) -> None:
 async def test_without_retries(virtual_clock: VirtualClock) -> None:
     """An idle bus is healthy."""
     assert (await build("retries", virtual_clock).check(state())).summary == "no event waits for a retry"
+
+
+async def test_postponed_events_are_no_retries(virtual_clock: VirtualClock) -> None:
+    """Events that a limit or an open circuit postpones are no failures: only a figure tells their number."""
+    limits = {"degraded": "1m", "waiting": 2}
+    bus = make_bus(virtual_clock, plugins=[promenade_bus_health], health={"probes": [{"retries": limits}]})
+
+    async def postpone_most(event: Ordered) -> None:
+        if event.number == 0:
+            raise ConnectionError("refused")
+        raise Postpone("the limit is reached", after=1000)
+
+    policy = ExponentialRetry(attempts=100, delay=1000, max_delay=1000)
+    bus.subscribe(ORDERED, postpone_most, name="mail", retry=policy)
+    await bus.start()
+    try:
+        for number in range(4):
+            await bus.publish(ORDERED, Ordered(aggregate_id=UUID(int=1), number=number))
+        await until(lambda: bus.state().waiting_retries == 4)
+        found = (await bus.health()).checks["retries"]
+        assert (found.status, found.summary) == (HEALTHY, "1 event waits for a retry, within the thresholds")
+        assert found.figures == {"waiting_retries": 1, "postponed": 3, "oldest_retry_s": 0.0}
+        await virtual_clock.advance(1000)
+        await until(lambda: bus.state().waiting_retries == 4)
+        assert bus.state().waiting_postponed == 3
+    finally:
+        await virtual_clock.run(bus.close(0))
 
 
 # --- quarantined-plugins ----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from bus_core import (
     open_bus,
 )
 from promenade_bus_redis import promenade_bus_stores
+from promenade_bus_redis.server.checks import UnfitServer
 from redis_support.fixtures import SharedServer, StartServer
 from support.buses import until
 from support.store_contract import MARKED, MINE, StoreContract, keeps_no_place_too_far
@@ -85,6 +86,87 @@ def test_faults_of_its_sections() -> None:
     bus = {"adapter": "memory", "middleware": [{"idempotency": {"store": "redis"}}], "redis": {"addr": "a:b"}}
     (fault,) = check_config({"bus": bus})
     assert fault.endswith("@ $.bus.redis.addr")
+
+
+# --- servers that delete keys -------------------------------------------------------------------------------
+
+
+def beside_memory(address: str) -> dict[str, Any]:
+    """The configuration of a bus on another adapter, with the store on a server."""
+    return {
+        "adapter": "memory",
+        "strict_topics": False,
+        "redis": {"addr": address},
+        "middleware": [{"idempotency": {"store": "redis", "retry": "20ms"}}],
+    }
+
+
+@pytest.mark.once
+async def test_a_server_that_deletes_marks(start_server: StartServer) -> None:
+    """A bus on another adapter refuses a server that deletes keys, like the adapter; later health tells."""
+    server = start_server(settings={"maxmemory-policy": "volatile-lru"})
+    with pytest.raises(UnfitServer) as caught:
+        async with open_bus({"bus": beside_memory(server.address)}):
+            raise AssertionError("the bus is open")
+    (problem,) = caught.value.problems
+    assert problem == (
+        f"{server.address} deletes keys when its memory is full (maxmemory-policy volatile-lru), and so "
+        "loses marks and token buckets of middleware; set it to noeviction (CONFIG SET maxmemory-policy "
+        "noeviction, or the parameter of a managed server), or use a server of the bus's own"
+    )
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    async with open_bus({"bus": beside_memory(server.address)}) as bus:
+        healthy = (await bus.health()).checks["store redis"]
+        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        unhealthy = (await bus.health()).checks["store redis"]
+        server.stop()
+        away = (await bus.health()).checks["store redis"]
+    assert healthy == CheckResult(HealthStatus.HEALTHY, "answers, and keeps marks and token buckets")
+    assert unhealthy.status is HealthStatus.UNHEALTHY
+    assert unhealthy.summary == (
+        "the server deletes marks or buckets when its memory is full (maxmemory-policy allkeys-lru); set it "
+        "to noeviction"
+    )
+    assert away.status is HealthStatus.DEGRADED
+    assert away.summary.endswith("; events are postponed until it answers")
+
+
+@pytest.mark.once
+async def test_a_server_that_is_checked_later(start_server: StartServer) -> None:
+    """A server that was away at the start is checked before its first use: events wait until it is fit."""
+    server = start_server(settings={"maxmemory-policy": "allkeys-lru"})
+    server.stop()
+    handled = []
+    async with open_bus({"bus": beside_memory(server.address)}) as bus:
+
+        @bus.subscribe("sales.#", name="mail")
+        async def mail(event: BaseEvent) -> None:
+            handled.append(event)
+
+        server.start()
+        await bus.publish("sales.order.placed", BaseEvent("order.placed", UUID(int=7)))
+        await until(lambda: bus.state().middleware, "the event is postponed")
+        checks = (await bus.health()).checks
+        assert handled == []
+        server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await bus.drain(30)
+    assert checks["store redis"].status is HealthStatus.UNHEALTHY
+    assert "(maxmemory-policy allkeys-lru)" in checks["store redis"].summary
+    assert "(maxmemory-policy allkeys-lru)" in checks["middleware idempotency"].summary
+    assert len(handled) == 1
+
+
+async def test_callers_share_one_check(redis_server: SharedServer) -> None:
+    """A closed store tells every caller that waits for its check, and can be started again."""
+    store = redis_store({"url": redis_server.url, "prefix": redis_server.prefix})
+    await store.start()
+    await store.close()
+    with pytest.raises(AdapterError, match="is not started"):
+        await store.claim("k", "a", 1)
+    await store.start()
+    claims = await asyncio.gather(*(store.claim("k", str(number), 60) for number in range(5)))
+    await store.close()
+    assert claims.count(MINE) == 1
 
 
 # --- idempotency with killed processes --------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The health probe ``retries``: the age and the number of events that wait for a retry."""
+"""The health probe ``retries``: the age and the number of events that wait for a retry after a failure.
+
+Postponed events, such as those of an open circuit or over a rate limit, are only a figure.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,11 @@ class RetryProbe(HealthProbe):
         self._options = options
 
     async def check(self, state: EngineState) -> CheckResult:
-        options, age, waiting = self._options, state.oldest_retry, state.waiting_retries
-        figures = FrozenMapping({"waiting_retries": waiting, "oldest_retry_s": round(age, 3)})
+        options, age, postponed = self._options, state.oldest_retry, state.waiting_postponed
+        waiting = state.waiting_retries - postponed
+        figures = FrozenMapping(
+            {"waiting_retries": waiting, "postponed": postponed, "oldest_retry_s": round(age, 3)}
+        )
         told: list[tuple[HealthStatus, str]] = []
         status, limit = judged(age, options.degraded, options.unhealthy)
         if limit is not None:

@@ -15,7 +15,7 @@ from bus_core.runtime import counted, lease_clock, printable
 from promenade_bus_redis.config import ProbeOptions
 from promenade_bus_redis.pubsub.adapter import PubsubAdapter
 from promenade_bus_redis.pubsub.health import check_pubsub
-from promenade_bus_redis.server.checks import evicts_events, is_replica, parse_info
+from promenade_bus_redis.server.checks import is_replica, parse_info
 from promenade_bus_redis.server.failures import Kind, RedisFailure
 from promenade_bus_redis.streams.adapter import StreamsAdapter
 from promenade_bus_redis.streams.groups import TopicReport
@@ -27,6 +27,7 @@ from promenade_bus_redis.verdicts import (
     UNHEALTHY,
     Figures,
     Problem,
+    server_problems,
     slow_answer,
     verdict,
 )
@@ -166,23 +167,8 @@ class RedisProbe(HealthProbe):
             )
 
     def _one_server(self, name: str, info: Mapping[str, str], wanted_replicas: int) -> Iterator[Problem]:
-        if is_replica(info):
-            yield UNHEALTHY, f"{name} is a replica, which takes no writes: publish fails"
-        policy = info.get("maxmemory_policy")
-        if evicts_events(policy):
-            yield (
-                UNHEALTHY,
-                f"{name} deletes events or locks when its memory is full (maxmemory-policy {policy}); set "
-                "it to noeviction",
-            )
-        used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
-        if most and used >= most:
-            yield UNHEALTHY, f"the memory of {name} is full (maxmemory): publish fails"
-        elif most and used >= self._options.memory_fill * most:
-            yield DEGRADED, f"{name} uses {used / most:.0%} of its maxmemory; when it is full, publish fails"
-        for status in ("aof_last_write_status", "rdb_last_bgsave_status"):
-            if info.get(status, "ok") != "ok":
-                yield DEGRADED, f"{name} cannot write its data to disk ({status} is {info[status]})"
+        fill = self._options.memory_fill
+        yield from server_problems(name, info, loses="events or locks", fails="publish fails", fill=fill)
         replicas = int(info.get("connected_slaves", 0))
         if wanted_replicas > replicas:
             yield (

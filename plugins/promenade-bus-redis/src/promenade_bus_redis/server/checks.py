@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import attrs
@@ -25,7 +25,15 @@ from promenade_bus_redis.server.link import Link
 from promenade_bus_redis.server.permissions import acl_rules, permissions_for
 from promenade_bus_redis.server.target import Target
 
-__all__ = ["ServerFacts", "UnfitServer", "check_servers", "evicts_events", "is_replica", "parse_info"]
+__all__ = [
+    "ServerFacts",
+    "UnfitServer",
+    "check_servers",
+    "check_store_servers",
+    "evicts_keys",
+    "is_replica",
+    "parse_info",
+]
 
 _KEEPS_ALL_KEYS: Final = "noeviction"
 _MOST_NODES: Final = 1_000
@@ -72,10 +80,25 @@ async def check_servers(
     addresses = await connections.topology.primaries()
     checks = [_Check(connections, options, target, address) for address in addresses]
     facts = await asyncio.gather(*(check.run() for check in checks))
+    _refuse(checks)
+    return tuple(facts)
+
+
+async def check_store_servers(connections: Connections, options: RedisOptions, target: Target) -> None:
+    """Checks every server that takes writes for the store: its kind, and that it deletes nothing.
+
+    Raises ``RedisFailure`` if one cannot be reached, and ``UnfitServer`` with all problems.
+    """
+    addresses = await connections.topology.primaries()
+    checks = [_Check(connections, options, target, address) for address in addresses]
+    await asyncio.gather(*(check.run_for_store() for check in checks))
+    _refuse(checks)
+
+
+def _refuse(checks: Iterable[_Check]) -> None:
     problems = [problem for check in checks for problem in check.problems]
     if problems:
         raise UnfitServer(list(dict.fromkeys(problems)))
-    return tuple(facts)
 
 
 def parse_info(reply: bytes) -> dict[str, str]:
@@ -90,11 +113,11 @@ def is_replica(info: Mapping[str, str]) -> bool:
     return info.get("role") == "slave"
 
 
-def evicts_events(policy: str | None) -> bool:
+def evicts_keys(policy: str | None) -> bool:
     """Returns True if a server with this maxmemory-policy deletes keys when its memory is full.
 
     Policies that delete only expiring keys are harmful, too: locks expire, and so do events that are redriven
-    to one instance of a broadcast subscription.
+    to one instance of a broadcast subscription, and all keys of the store.
     """
     return policy is not None and policy != _KEEPS_ALL_KEYS
 
@@ -122,6 +145,15 @@ class _Check:
         finally:
             link.abort()
 
+    async def run_for_store(self) -> None:
+        link = await self._connections.open_to(self._address, purpose="check")
+        try:
+            info = await self._info(link)
+        finally:
+            link.abort()
+        if self._check_kind(info):
+            self._check_policy(info.get("maxmemory_policy"), "marks and token buckets of middleware")
+
     async def _examine(self, link: Link) -> ServerFacts:
         info = await self._info(link)
         is_primary = self._check_kind(info)
@@ -132,7 +164,7 @@ class _Check:
         if is_primary:
             commands = await self._try_commands(link)
         if is_primary and self._options.mode == "streams":
-            self._check_policy(policy)
+            self._check_policy(policy, "events that were accepted, or locks")
             notes += _notes(info)
             if self._options.durability == "replicated":
                 await self._check_replicas(link, info)
@@ -178,13 +210,12 @@ class _Check:
             return False
         return True
 
-    def _check_policy(self, policy: str | None) -> None:
-        if evicts_events(policy):
+    def _check_policy(self, policy: str | None, loses: str) -> None:
+        if evicts_keys(policy):
             self._add(
                 f"{self._address} deletes keys when its memory is full (maxmemory-policy {policy}), and so "
-                "loses events that were accepted, or locks; set it to noeviction (CONFIG SET "
-                "maxmemory-policy noeviction, or the parameter of a managed server), or use a server of the "
-                "bus's own"
+                f"loses {loses}; set it to noeviction (CONFIG SET maxmemory-policy noeviction, or the "
+                "parameter of a managed server), or use a server of the bus's own"
             )
 
     # --- durability ---------------------------------------------------------------------------------------
