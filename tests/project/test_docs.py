@@ -16,6 +16,7 @@ How a page is read:
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib
 import inspect
 import json
@@ -295,6 +296,37 @@ def test_every_command_of_a_page_prints_what_stands_below_it(
         lines = iter(map(squeezed, (done.stdout + done.stderr).splitlines()))
         for wanted in command.output:
             assert any(squeezed(wanted) == line for line in lines), f"{wanted!r} is missing @ {place}"
+
+
+@pytest.mark.once
+def test_unit_files() -> None:
+    """A unit of systemd starts a command that exists, and stops it later than its worker would by itself."""
+    from promenade_bus_cli.link import GRACE
+    from promenade_bus_cli.main import cli
+
+    pages = pages_with("ini")
+    assert ROOT / "docs/how-to/deploy-a-worker.md" in pages
+    for page in pages:
+        blocks = blocks_of(page)
+        (bus,) = (
+            yaml.safe_load(block.text)["bus"] for block in blocks if block.text.startswith("# app.yaml")
+        )
+        drain = float(bus["shutdown_timeout"].removesuffix("s"))
+        for block in blocks:
+            if block.language != "ini":
+                continue
+            unit = configparser.ConfigParser(interpolation=None)
+            unit.optionxform = str  # type: ignore[assignment,method-assign]
+            unit.read_string(block.text)
+            service = unit["Service"]
+            program, *words = shlex.split(service["ExecStart"])
+            assert program.endswith("/bin/promenade-bus")
+            context = cli.make_context("promenade-bus", words)
+            name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
+            assert command is not None
+            assert command.make_context(name, rest, parent=context).params["app"] == "worker:make_bus"
+            assert float(service["TimeoutStopSec"]) > drain + GRACE
+            assert service["KillMode"] in ("mixed", "control-group")
 
 
 @pytest.mark.parametrize("page", pages_with("yaml"), ids=of_page)

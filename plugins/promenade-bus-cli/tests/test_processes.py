@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from promenade_bus_cli import processes, reloading, supervisor
 from promenade_bus_cli.failures import CommandFailed
 from promenade_bus_cli.processes import WorkerProcess
+from promenade_bus_cli.signals import Repeats
 from promenade_bus_cli.worker import RunOptions
 
 Start = Callable[..., Any]
@@ -142,6 +143,99 @@ def test_the_second_signal_stops_all_at_once(start: Start, module: Module) -> No
     parent.send(signal.SIGTERM)
     assert parent.end() == 143
     assert "SIGTERM after SIGINT: stopping at once" in parent.output
+
+
+DRAINING = """
+import asyncio, os
+CONFIG["bus"]["shutdown_timeout"] = "600s"
+async def pack(event):
+    print("began", os.getpid(), flush=True)
+    while not os.path.exists("gate"):
+        await asyncio.sleep(0.02)
+async def make():
+    bus = open_bus(CONFIG)
+    bus.subscribe(ORDER_PLACED, pack, name="packing")
+    async def place():
+        while bus.status != "open":
+            await asyncio.sleep(0.01)
+        await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
+    make.task = asyncio.ensure_future(place())
+    return bus
+"""
+
+
+@pytest.mark.once
+def test_signals_to_all_processes(start: Start, module: Module, tmp_path: Path) -> None:
+    """A platform that signals the parent and each worker, again and again, gets one drain and one ending."""
+    parent = start("run", f"{module(DRAINING)}:make", "--processes", "2")
+    while parent.output.count("began ") < 2 or parent.output.count("shop is running") < 2:
+        parent.wait_for("")
+    workers = [int(line.split()[1]) for line in parent.lines if line.startswith("began ")]
+    for pid in (*workers, parent.popen.pid, *workers):
+        os.kill(pid, signal.SIGTERM)
+    for _ in range(3):
+        parent.wait_for("SIGTERM: ")
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    (tmp_path / "gate").touch()
+    assert parent.end() == 0
+    for text, times in {
+        "SIGTERM: draining": 2,
+        "SIGTERM: stopping all processes": 1,
+        "handled 1 event, 0 dead-lettered, 0 lost": 2,
+        "nothing was abandoned": 2,
+        "all processes have ended": 1,
+        "at once": 3,  # as the consequence of a second signal
+        "starting it again": 0,
+    }.items():
+        assert parent.output.count(text) == times, (text, parent.lines)
+
+
+@pytest.mark.once
+def test_a_late_signal_changes_no_status(start: Start, module: Module) -> None:
+    """A SIGTERM that arrives after the drain, while Python ends, does not change the exit status."""
+    source = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    process = start("run", f"{module(source + SHOP)}:make")
+    process.wait_for("shop is running")
+    process.send(signal.SIGINT)
+    assert process.end() == 0
+
+
+def test_a_repeated_sigterm_is_no_second_signal() -> None:
+    """A SIGTERM soon after another one is the same request. A later one is not, nor are two SIGINT."""
+    now = 100.0
+    repeats = Repeats(lambda: now)
+    assert not repeats.is_second(signal.SIGTERM)
+    now = 100.9
+    assert not repeats.is_second(signal.SIGTERM)
+    assert repeats.is_second(signal.SIGINT)
+    now = 101.1
+    assert repeats.is_second(signal.SIGTERM)
+    assert repeats.first == signal.SIGTERM
+    interrupts = Repeats(lambda: now)
+    assert [interrupts.is_second(signal.SIGINT) for _ in range(2)] == [False, True]
+
+
+async def test_a_parent_passes_a_repeated_sigterm_on_once() -> None:
+    """The parent takes a repeated SIGTERM as one, and tells its workers when a second signal ends them."""
+    lines: list[str] = []
+    told: list[tuple[signal.Signals, bool]] = []
+
+    class Worker:
+        def stop(self, number: signal.Signals, *, at_once: bool = False) -> None:
+            told.append((number, at_once))
+
+    keeper = supervisor._Supervisor(["python"], {}, 1, lines.append)
+    keeper._signals = Repeats(lambda: 0.0)
+    keeper._places[0].worker = cast(Any, Worker())
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        keeper._arrive(number)
+    assert told == [(signal.SIGTERM, False), (signal.SIGINT, True)]
+    assert lines == [
+        "SIGTERM: stopping all processes; a second signal stops at once",
+        "SIGINT after SIGTERM: stopping at once",
+    ]
+    assert keeper._status() == 130
 
 
 @pytest.mark.once

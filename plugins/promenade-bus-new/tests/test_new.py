@@ -339,6 +339,64 @@ def test_every_author_is_a_string_of_toml(kind: str, tmp_path: Path) -> None:
     assert "Grüezi" in text
 
 
+@pytest.mark.parametrize(
+    ("author", "text"),
+    [
+        ("Ada\nLovelace", "the author 'Ada\\nLovelace' has more than one line"),
+        ("Ada\u2028Lovelace", "has more than one line"),
+        ("Ada\0", "has more than one line"),
+        ("Ad\udce4", "is not text in UTF-8; name another one with --author"),
+    ],
+)
+def test_an_author_that_cannot_be_used(author: str, text: str, tmp_path: Path) -> None:
+    """It is an error with exit status 2, and nothing is written."""
+    status, output = run("app", "rain-shop", "--directory", str(tmp_path), "--author", author)
+    assert (status, [*tmp_path.iterdir()]) == (2, [])
+    assert text in output
+
+
+@pytest.mark.parametrize(
+    ("user", "text"),
+    [
+        (b'Ada "L" \\\\ #=[x]', None),
+        (b"Ren\xe9", "git's user.name is not text in UTF-8: b'Ren\\xe9'; name the author with --author"),
+        (b"Ada\\nLovelace", "the author 'Ada\\nLovelace' has more than one line"),
+    ],
+)
+def test_the_author_of_git(
+    user: bytes, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of git's user becomes a string of TOML and of YAML, or is refused."""
+    config = tmp_path / "gitconfig"
+    config.write_bytes(b'[user]\nname = "' + user.replace(b'"', b'\\"') + b'"\n')
+    for name, value in (("GIT_CONFIG_GLOBAL", str(config)), ("GIT_CONFIG_NOSYSTEM", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    status, output = run("command", "stock")
+    path = tmp_path / "promenade-bus-stock"
+    if text is not None:
+        assert (status, path.exists()) == (2, False)
+        assert text in output
+        return
+    name = user.decode().replace("\\\\", "\\")
+    project = tomllib.loads((path / "pyproject.toml").read_text())["project"]
+    assert (status, project["authors"]) == (0, [{"name": name}])
+    assert yaml.safe_load((path / ".copier-answers.yml").read_text())["author"] == name
+
+
+def test_answers_that_are_a_symbolic_link(project: Path, templates: Path, tmp_path: Path) -> None:
+    """An update does not write through the link, and changes nothing."""
+    answers, elsewhere = project / ".copier-answers.yml", tmp_path / "elsewhere.yml"
+    answers.rename(elsewhere)
+    answers.symlink_to(elsewhere)
+    commit(project)
+    before = elsewhere.read_bytes()
+    with pytest.raises(NewError, match=r"'.*copier-answers.yml' is a symbolic link, .* replace it by a file"):
+        update(project, templates=templates)
+    assert elsewhere.read_bytes() == before
+    assert not (project / "SECURITY.md").exists()
+
+
 def test_nothing_to_update(project: Path) -> None:
     """A project of the latest edition is up to date, even with changes that are not committed."""
     (project / "notes.txt").write_text("mine")

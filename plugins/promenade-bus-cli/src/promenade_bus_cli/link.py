@@ -1,7 +1,9 @@
 """The link between a command that starts workers and a worker in a process of its own.
 
-The worker tells its parent in JSON lines how far it is. When the parent's process ends, however it ends, the
-link ends as well, and the worker drains.
+The worker tells its parent in JSON lines how far it is. The parent tells it to stop at once, by a byte with
+the number of the signal. The worker takes any number of signals as one: a platform such as systemd may signal
+both, and the parent passes its signal on. When the parent's process ends, however it ends, the link ends as
+well, and the worker drains.
 """
 
 from __future__ import annotations
@@ -71,10 +73,10 @@ class Link:
             pass  # the parent is gone; the other thread notices
 
     def _watch(self, timeout: float, signals: Signals) -> None:
-        """Waits for the end of the parent, drains then, and ends what does not end by itself."""
+        """Stops at once when the parent says so. Its end drains, and ends what does not end by itself."""
         try:
-            while self._socket.recv(64):
-                pass
+            while numbers := self._socket.recv(64):
+                signals.stop_at_once(numbers[-1])
         except OSError:
             pass
         if signals.first is None:

@@ -97,9 +97,14 @@ class WorkerProcess:
         """True once its bus has run."""
         return self.running.is_set()
 
-    def stop(self, number: signal.Signals) -> None:
-        """Sends a signal. A process that does not end within its shutdown timeout is killed."""
-        self._send(number)
+    def stop(self, number: signal.Signals, *, at_once: bool = False) -> None:
+        """Sends a signal. A process that does not end within its shutdown timeout is killed.
+
+        ``at_once`` ends a worker that handles a signal already, without its drain.
+        """
+        self._send(number)  # reaches also a process that does not listen yet
+        if at_once:
+            self._writer.write(bytes([number]))
         if not self.was_stopped:
             self.was_stopped = True
             limit = _FIRST_TIMEOUT if self.news is None else self.news.timeout + GRACE

@@ -10,6 +10,7 @@ from typing import Any
 
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.processes import WorkerProcess, command_of, ended_with
+from promenade_bus_cli.signals import Repeats
 from promenade_bus_cli.worker import RunOptions
 
 __all__ = ["reload"]
@@ -40,7 +41,7 @@ class _Reloader:
         self._say = options.say
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
-        self._first: signal.Signals | None = None
+        self._signals = Repeats()
         self._worker: WorkerProcess | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -61,10 +62,10 @@ class _Reloader:
             await asyncio.wait((watching,))
 
     def _arrive(self, number: signal.Signals) -> None:
-        self._first = self._first or number
+        is_second = self._signals.is_second(number)
         self._stop.set()
         if self._worker is not None:
-            self._worker.stop(number)
+            self._worker.stop(number, at_once=is_second)
 
     async def _watch(self) -> None:
         only_sources = self._watchfiles.PythonFilter(extra_extensions=_EXTENSIONS)
@@ -79,8 +80,8 @@ class _Reloader:
         """Runs one process until it ends, and then until it shall be started again."""
         self._changed.clear()
         worker = self._worker = await WorkerProcess.start(self._command, os.environ)
-        if self._first is not None:
-            worker.stop(self._first)
+        if self._signals.first is not None:
+            worker.stop(self._signals.first)
         ending = asyncio.ensure_future(worker.wait())
         if await self._first_of(ending) is ending:
             status = await ending

@@ -100,6 +100,7 @@ def run(
         signal.SIGINT,
         output=2 if log_format == "json" else 1,
         line=line_of(log_format),
+        is_led=link is not None,
     )
     linked = None if link is None else Link(link, is_one_of_many=one_of_many)
     ctx.exit(signals.run(work(find_app(app), options, signals, linked)))

@@ -1,5 +1,7 @@
 """Handles signals while a command runs an event loop: at once, and a second signal ends the process.
 
+A SIGTERM soon after another one is no second signal: a platform and a wrapper may both pass on one request.
+
 Python runs signal handlers in the main thread only. A loop that waits for I/O does not notice a signal that
 another thread received, or that arrived just before the wait. So each signal also writes to a socket that
 the loop reads (``signal.set_wakeup_fd``).
@@ -8,10 +10,12 @@ the loop reads (``signal.set_wakeup_fd``).
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,12 +24,32 @@ from typing import Any, NoReturn, TypeVar
 
 from promenade_bus_cli.failures import Interrupted
 
-__all__ = ["Signals", "cancel_current_task", "run_interruptible"]
+__all__ = ["Repeats", "Signals", "cancel_current_task", "ignore_sigterm", "run_interruptible"]
 
 R = TypeVar("R")
 
 _GRACE = 1.0
 """Seconds that the remaining tasks have to end after an interrupt."""
+
+_SAME_REQUEST = 1.0
+"""Seconds after a SIGTERM within which another SIGTERM is the same request."""
+
+
+class Repeats:
+    """Tells a second signal from a repeated one."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.first: signal.Signals | None = None
+        self._now = now
+        self._first_at = 0.0
+
+    def is_second(self, number: signal.Signals) -> bool:
+        """Notes a signal. Returns True for each that follows the first one, and is no repeated SIGTERM."""
+        if self.first is None:
+            self.first, self._first_at = number, self._now()
+            return False
+        is_same = number == self.first == signal.SIGTERM and self._now() - self._first_at < _SAME_REQUEST
+        return not is_same
 
 
 def run_interruptible(work: Coroutine[Any, Any, R]) -> R:
@@ -52,11 +76,19 @@ class Signals:
     ``line`` formats such a message.
 
     Until ``take_over`` is called, Ctrl-C raises ``KeyboardInterrupt``. After that, the first signal of
-    ``numbers`` calls the given function, and a second one ends the process.
+    ``numbers`` calls the given function, and a second one ends the process. With ``is_led`` it does not: the
+    parent of this process decides that, and calls ``stop_at_once``.
     """
 
-    def __init__(self, *numbers: signal.Signals, output: int = 2, line: Callable[[str], str] = str) -> None:
-        self.first: signal.Signals | None = None
+    def __init__(
+        self,
+        *numbers: signal.Signals,
+        output: int = 2,
+        line: Callable[[str], str] = str,
+        is_led: bool = False,
+    ) -> None:
+        self._repeats = Repeats()
+        self._is_led = is_led
         self._numbers = numbers or (signal.SIGINT,)
         self._output = output
         self._line = line
@@ -65,6 +97,11 @@ class Signals:
         self._what = ""
         self._progress: Callable[[], str] = str
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def first(self) -> signal.Signals | None:
+        """The first signal; None before it."""
+        return self._repeats.first
 
     # --- running ------------------------------------------------------------------------------------------
 
@@ -94,9 +131,11 @@ class Signals:
                 raise
             finally:
                 close()
-                if self.first is None:  # otherwise keep ours for a second signal
+                if self.first is None:
                     for number, before in self._before.items():
                         signal.signal(number, before)
+                else:  # keep ours for a second signal
+                    atexit.register(ignore_sigterm)
 
     # --- signals ------------------------------------------------------------------------------------------
 
@@ -119,15 +158,23 @@ class Signals:
         signal.signal(number, handler)
 
     def _arrive(self, number: int, _frame: FrameType | None) -> None:
+        is_first = self.first is None
+        if self._repeats.is_second(signal.Signals(number)) and not self._is_led:
+            self.stop_at_once(number)
+        if not is_first:
+            return
         name, done = signal.Signals(number).name, self._progress()
-        if self.first is not None:
-            self._say(f"{name} after {self.first.name}: stopping at once{done and '; '}{done}")
-            os._exit(128 + number)
-        self.first = signal.Signals(number)
         self._say(f"{name}: {done}{done and '; '}{self._what}; a second signal stops at once")
         if self._loop is None or self._act is None or self._loop.is_closed():
             raise KeyboardInterrupt  # the work is over
         self._loop.call_soon_threadsafe(self._act)
+
+    def stop_at_once(self, number: int) -> NoReturn:
+        """Ends the process because of a second signal. Any thread may call it."""
+        name, done = signal.Signals(number).name, self._progress()
+        after = "" if self.first is None else f" after {self.first.name}"
+        self._say(f"{name}{after}: stopping at once{done and '; '}{done}")
+        os._exit(128 + number)
 
     def _say(self, text: str) -> None:
         """Prints a line unbuffered: the signal handler may have interrupted a print."""
@@ -135,6 +182,14 @@ class Signals:
             os.write(self._output, f"{self._line(text)}\n".encode())
         except OSError:
             pass
+
+
+def ignore_sigterm() -> None:
+    """Lets a process that has done its work end with its own status.
+
+    Python gives up its signal handlers before it ends, and then a repeated SIGTERM would kill it.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

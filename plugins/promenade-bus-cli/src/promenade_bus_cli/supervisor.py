@@ -18,6 +18,7 @@ from bus_core.plugins import discover
 from promenade_bus_cli.failures import REFUSED, USAGE, CommandFailed
 from promenade_bus_cli.output import counted
 from promenade_bus_cli.processes import WorkerProcess, command_of, ended_with
+from promenade_bus_cli.signals import Repeats, ignore_sigterm
 from promenade_bus_cli.worker import RunOptions
 
 __all__ = ["supervise"]
@@ -88,7 +89,7 @@ class _Supervisor:
         self._say = say
         self._places = [_Place(str(number + 1)) for number in range(count)]
         self._stop = asyncio.Event()
-        self._first: signal.Signals | None = None
+        self._signals = Repeats()
         self._at_once: signal.Signals | None = None
         self._invalid = False
 
@@ -125,19 +126,23 @@ class _Supervisor:
                     place.worker.stop(signal.SIGTERM)
             await asyncio.gather(*keeping, return_exceptions=True)
             raise
+        if loop.remove_signal_handler(signal.SIGTERM):
+            ignore_sigterm()
         return self._status()
 
     def _arrive(self, number: signal.Signals) -> None:
-        if self._first is None:
-            self._first = number
+        first = self._signals.first
+        if self._signals.is_second(number):
+            self._at_once = number
+            self._say(f"{number.name} after {first and first.name}: stopping at once")
+        elif first is None:
             self._say(f"{number.name}: stopping all processes; a second signal stops at once")
         else:
-            self._at_once = number
-            self._say(f"{number.name} after {self._first.name}: stopping at once")
+            return
         self._stop.set()
         for place in self._places:
             if place.worker is not None:
-                place.worker.stop(number)
+                place.worker.stop(number, at_once=self._at_once is not None)
 
     def _status(self) -> int:
         if self._at_once is not None:
@@ -158,7 +163,7 @@ class _Supervisor:
                     continue
                 place.worker, place.state = worker, "is starting"
                 if self._stop.is_set():
-                    worker.stop(self._first or signal.SIGTERM)
+                    worker.stop(self._signals.first or signal.SIGTERM, at_once=self._at_once is not None)
                 status = await self._watched(place, worker, running)
                 place.worker = None
                 self._forget_figures(worker.pid)

@@ -83,7 +83,12 @@ def _update(directory: Path) -> int:
 
 def _git_user() -> str:
     try:
-        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "config", "user.name"], capture_output=True, check=False)
     except OSError:
         return ""
-    return done.stdout.strip()
+    try:
+        return done.stdout.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise NewError(
+            f"git's user.name is not text in UTF-8: {done.stdout.strip()!r}; name the author with --author"
+        ) from None

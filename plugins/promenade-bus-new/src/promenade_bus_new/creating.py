@@ -16,9 +16,10 @@ def create(kind: str, name: str, *, directory: Path, author: str) -> Path:
     """Writes a project of a kind into a new directory below ``directory``, and returns its path.
 
     The directory has the name of the distribution. It appears complete or not at all. Raises ``NewError`` for
-    a name that cannot be used, a directory that exists, and one that cannot be written.
+    a name or an author that cannot be used, a directory that exists, and one that cannot be written.
     """
     project = project_of(kind, name)
+    _check_author(author)
     target = directory / project.distribution
     if target.exists() or target.is_symlink():
         raise NewError(f"{str(target)!r} exists already; choose another name, or another --directory")
@@ -33,3 +34,14 @@ def create(kind: str, name: str, *, directory: Path, author: str) -> Path:
     except OSError as error:
         raise NewError(f"cannot write {str(target)!r}: {error}") from error
     return target
+
+
+def _check_author(author: str) -> None:
+    """Raises ``NewError`` for an author that the metadata of a distribution cannot have."""
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in author):
+        problem = "is not text in UTF-8"
+    elif "\0" in author or len(author.splitlines()) > 1:
+        problem = "has more than one line"
+    else:
+        return
+    raise NewError(f"the author {author!r} {problem}; name another one with --author, or in git's user.name")

@@ -48,13 +48,19 @@ def update(directory: Path, *, templates: Path | None = None) -> Update:
 
     Changes of the project are kept. Where both changed the same lines, the file gets both versions between
     marks, as after a merge by git. A file that the project removed stays removed, and one that the
-    template removed stays if the project changed it. Symbolic links are left alone.
+    template removed stays if the project changed it. Symbolic links are left alone; the file of the answers
+    must not be one.
 
     Raises ``NewError``, and changes nothing, if the directory was not written by ``promenade-bus new``, or
     by a later version of it. The same goes for one without a git repository, and for uncommitted changes.
     A file that cannot be written ends the update half-way; the error says how to undo it.
     """
     templates = templates or TEMPLATES
+    if (directory / ANSWERS).is_symlink():
+        raise NewError(
+            f"{str(directory / ANSWERS)!r} is a symbolic link, which an update would have to write through; "
+            "replace it by a file with its content, and commit"
+        )
     answers = read_answers(directory)
     latest = editions_of(templates)[-1]
     if answers.edition > latest:
@@ -183,6 +189,13 @@ def _check_committed(directory: Path) -> None:
 
 def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=directory,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     except FileNotFoundError:
         raise NewError("an update needs git, which is not installed or not on PATH") from None

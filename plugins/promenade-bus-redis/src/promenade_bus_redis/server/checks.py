@@ -116,8 +116,8 @@ def is_replica(info: Mapping[str, str]) -> bool:
 def evicts_keys(policy: str | None) -> bool:
     """Returns True if a server with this maxmemory-policy deletes keys when its memory is full.
 
-    Policies that delete only expiring keys are harmful, too: locks expire, and so do events that are redriven
-    to one instance of a broadcast subscription, and all keys of the store.
+    Policies that delete only expiring keys are harmful, too. Locks expire, and so do events that are redriven
+    to one instance of a broadcast subscription. All keys of the store expire.
     """
     return policy is not None and policy != _KEEPS_ALL_KEYS
 
