@@ -31,6 +31,7 @@ from bus_core import (
 from bus_core.abc import GroupFigures
 from bus_core.config.settings import read_settings
 from promenade_bus_health import promenade_bus_health_probes
+from promenade_bus_health.sampling import Sampler, Worst
 from promenade_bus_http import http_app
 from promenade_bus_testing import VirtualClock
 from support.buses import make_bus, until
@@ -356,6 +357,44 @@ async def test_the_bus_tells_its_probes_of_quarantines(monkeypatch: pytest.Monke
     async with bus:
         found = (await bus.health()).checks["quarantined-plugins"]
     assert "1 plugin cannot be loaded (the threshold is 1): 'broken' (SyntaxError)" in found.summary
+
+
+# --- sampling ---------------------------------------------------------------------------------------------
+
+
+def test_the_worst_sample_of_a_window() -> None:
+    """The sample farthest from zero counts until its window is over, and then the worst of those after it."""
+    worst = Worst(10)
+    assert worst.at(0) == 0
+    for now, sample in enumerate((3.0, -5.0, 1.0, -2.0)):
+        worst.add(now, sample)
+    assert [worst.at(now) for now in (3, 11, 12, 13, 14)] == [-5, -5, -2, -2, 0]
+    worst.add(15, 4.0)
+    worst.clear()
+    assert worst.at(15) == 0
+
+
+async def test_a_sampler_can_be_stopped_and_started(virtual_clock: VirtualClock) -> None:
+    """It samples between start and stop only, and again after a second start."""
+    times: list[float] = []
+    began = virtual_clock.monotonic()
+
+    def sample() -> None:
+        times.append(virtual_clock.monotonic() - began)
+
+    sampler = Sampler(virtual_clock, 1, sample)
+    assert not sampler.is_running
+    sampler.start()
+    await virtual_clock.advance(2.5)
+    assert sampler.due - began == pytest.approx(3)
+    sampler.stop()
+    await virtual_clock.advance(5)
+    sampler.start()
+    await virtual_clock.advance(1)
+    sampler.stop()
+    sampler.stop()
+    assert not sampler.is_running
+    assert times == pytest.approx([1, 2, 8.5])
 
 
 # --- clock ------------------------------------------------------------------------------------------------

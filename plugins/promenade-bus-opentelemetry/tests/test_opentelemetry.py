@@ -203,6 +203,28 @@ async def test_what_a_handler_publishes_belongs_to_its_span() -> None:
     assert audited["messaging.destination.template"] == "sales.#"
 
 
+async def test_each_of_many_events_has_a_span_of_its_own() -> None:
+    """Events of one publish_many are sent one by one, below the caller's span, and linked one by one."""
+    tracer = trace.get_tracer("tests")
+    async with make_bus() as bus:
+
+        @bus.subscribe(PLACED, name="stock")
+        async def stock(event: BaseEvent) -> None: ...
+
+        with tracer.start_as_current_span("import") as caller:
+            await bus.publish_many([(PLACED, an_event()) for _ in range(3)])
+        await bus.drain()
+    sent = {attributes(each)["messaging.message.id"]: each for each in spans("send sales.order.placed")}
+    processed = spans("process sales.order.placed")
+    assert len(sent) == len(processed) == 3
+    for each in processed:
+        (link,) = each.links
+        sending = sent[attributes(each)["messaging.message.id"]]
+        assert link.context.span_id == place(sending).span_id
+        assert sending.parent is not None
+        assert sending.parent.span_id == caller.get_span_context().span_id
+
+
 async def test_what_follows_a_failure_is_told() -> None:
     """A failed attempt has the class of its error, and an event and a settling span say what follows."""
     async with make_bus() as bus:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from bus_core import CheckResult, Clock, EngineState, FrozenMapping, HealthProbe, HealthStatus
 from bus_core.config import format_duration
-from bus_core.runtime import TimerHandle
 from promenade_bus_health.config import ClockOptions
 from promenade_bus_health.judging import judged
+from promenade_bus_health.sampling import NOT_SAMPLING, Sampler, Worst
 
 __all__ = ["ClockProbe"]
 
@@ -22,27 +20,25 @@ class ClockProbe(HealthProbe):
     def __init__(self, options: ClockOptions, clock: Clock) -> None:
         self._options = options
         self._clock = clock
-        self._timer: TimerHandle | None = None
+        self._sampler = Sampler(clock, options.interval, self._look)
         self._offset: float | None = None
-        self._steps: deque[tuple[float, float]] = deque()  # when, and by how many seconds
+        self._steps = Worst(options.window)  # in seconds
 
     async def start(self) -> None:
-        if self._timer is None:
+        if not self._sampler.is_running:
             self._offset = None
             self._steps.clear()
             self._look()
-            self._set_timer()
+            self._sampler.start()
 
     async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._sampler.stop()
 
     async def check(self, state: EngineState) -> CheckResult:
-        if self._timer is None:
-            return CheckResult(HealthStatus.DEGRADED, "no measurement: the probe is not started")
+        if not self._sampler.is_running:
+            return NOT_SAMPLING
         self._look()
-        worst = max((step for _, step in self._steps), key=abs, default=0.0)
+        worst = self._steps.at(self._clock.monotonic())
         figures = FrozenMapping({"largest_step_s": round(worst, 3), "window_s": self._options.window})
         status, limit = judged(abs(worst), self._options.degraded, self._options.unhealthy)
         if limit is None:
@@ -55,19 +51,9 @@ class ClockProbe(HealthProbe):
             figures,
         )
 
-    def _set_timer(self) -> None:
-        self._timer = self._clock.call_later(self._options.interval, self._sample)
-
-    def _sample(self) -> None:
-        if self._timer is not None:
-            self._look()
-            self._set_timer()
-
     def _look(self) -> None:
         now = self._clock.monotonic()
         offset = self._clock.now().timestamp() - now
         if self._offset is not None and abs(offset - self._offset) > _NOISE:
-            self._steps.append((now, offset - self._offset))
+            self._steps.add(now, offset - self._offset)
         self._offset = offset
-        while self._steps and self._steps[0][0] < now - self._options.window:
-            self._steps.popleft()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-
-from bus_core import CheckResult, Clock, EngineState, FrozenMapping, HealthProbe, HealthStatus
-from bus_core.runtime import TimerHandle
+from bus_core import CheckResult, Clock, EngineState, FrozenMapping, HealthProbe
 from promenade_bus_health.config import EventLoopOptions
+from promenade_bus_health.judging import judged
+from promenade_bus_health.sampling import NOT_SAMPLING, Sampler, Worst
 
 __all__ = ["EventLoopProbe"]
 
@@ -17,31 +16,25 @@ class EventLoopProbe(HealthProbe):
     def __init__(self, options: EventLoopOptions, clock: Clock) -> None:
         self._options = options
         self._clock = clock
-        self._timer: TimerHandle | None = None
-        self._due = 0.0
+        self._sampler = Sampler(clock, options.interval, self._look)
         self._latest = 0.0
-        # Times and delays of samples, with decreasing delays, so that the first is the largest in the
-        # window.
-        self._largest: deque[tuple[float, float]] = deque()
+        self._delays = Worst(options.window)  # in seconds
 
     async def start(self) -> None:
-        if self._timer is None:
-            self._largest.clear()
-            self._set_timer()
+        if not self._sampler.is_running:
+            self._delays.clear()
+            self._sampler.start()
 
     async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._sampler.stop()
 
     async def check(self, state: EngineState) -> CheckResult:
-        if self._timer is None:
-            return CheckResult(HealthStatus.DEGRADED, "no measurement: the probe is not started")
+        if not self._sampler.is_running:
+            return NOT_SAMPLING
         now = self._clock.monotonic()
-        if now > self._due:
-            self._keep(now, now - self._due)  # the loop was blocked until now
-        self._forget_before(now - self._options.window)
-        worst = self._largest[0][1] if self._largest else 0.0
+        if now > self._sampler.due:
+            self._look()  # the loop was blocked until now
+        worst = self._delays.at(now)
         figures = FrozenMapping(
             {
                 "longest_delay_ms": round(worst * 1000, 3),
@@ -49,34 +42,13 @@ class EventLoopProbe(HealthProbe):
                 "window_s": self._options.window,
             }
         )
-        return CheckResult(self._status(worst), self._summary(worst), figures)
+        status, _ = judged(worst, self._options.degraded, self._options.unhealthy)
+        return CheckResult(status, self._summary(worst), figures)
 
-    def _set_timer(self) -> None:
-        self._due = self._clock.monotonic() + self._options.interval
-        self._timer = self._clock.call_later(self._options.interval, self._sample)
-
-    def _sample(self) -> None:
-        if self._timer is None:
-            return
+    def _look(self) -> None:
         now = self._clock.monotonic()
-        self._keep(now, max(0.0, now - self._due))
-        self._forget_before(now - self._options.window)
-        self._set_timer()
-
-    def _keep(self, now: float, delay: float) -> None:
-        self._latest = delay
-        while self._largest and self._largest[-1][1] <= delay:
-            self._largest.pop()
-        self._largest.append((now, delay))
-
-    def _forget_before(self, moment: float) -> None:
-        while self._largest and self._largest[0][0] < moment:
-            self._largest.popleft()
-
-    def _status(self, worst: float) -> HealthStatus:
-        if worst >= self._options.unhealthy:
-            return HealthStatus.UNHEALTHY
-        return HealthStatus.DEGRADED if worst >= self._options.degraded else HealthStatus.HEALTHY
+        self._latest = max(0.0, now - self._sampler.due)
+        self._delays.add(now, self._latest)
 
     def _summary(self, worst: float) -> str:
         figure = f"{worst * 1000:.0f} ms in the last {self._options.window:g} s"
