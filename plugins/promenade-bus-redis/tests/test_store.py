@@ -24,7 +24,9 @@ from bus_core import (
     open_bus,
 )
 from promenade_bus_redis import promenade_bus_stores
+from promenade_bus_redis import store as store_module
 from promenade_bus_redis.server.checks import UnfitServer
+from promenade_bus_redis.server.failures import Kind, RedisFailure
 from redis_support.fixtures import SharedServer, StartServer
 from support.buses import until
 from support.store_contract import MARKED, MINE, StoreContract, keeps_no_place_too_far
@@ -156,17 +158,30 @@ async def test_a_server_that_is_checked_later(start_server: StartServer) -> None
     assert len(handled) == 1
 
 
-async def test_callers_share_one_check(redis_server: SharedServer) -> None:
-    """A closed store tells every caller that waits for its check, and can be started again."""
-    store = redis_store({"url": redis_server.url, "prefix": redis_server.prefix})
+async def test_callers_share_one_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers at the same time wait for one check of the server; closing the store ends their wait."""
+    checks = 0
+    begun = asyncio.Event()
+
+    async def check(*_arguments: object) -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 1:
+            raise RedisFailure(Kind.UNREACHABLE, "127.0.0.1:1", command="INFO")
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store_module, "check_store_servers", check)
+    store = redis_store({"addr": "127.0.0.1:1"})
     await store.start()
+    claims = [asyncio.ensure_future(store.claim("k", str(number), 60)) for number in range(5)]
+    await begun.wait()
     await store.close()
+    failures = await asyncio.gather(*claims, return_exceptions=True)
+    assert [str(failure) for failure in failures] == ["the store 'redis' was closed"] * 5
+    assert checks == 2
     with pytest.raises(AdapterError, match="is not started"):
         await store.claim("k", "a", 1)
-    await store.start()
-    claims = await asyncio.gather(*(store.claim("k", str(number), 60) for number in range(5)))
-    await store.close()
-    assert claims.count(MINE) == 1
 
 
 # --- idempotency with killed processes --------------------------------------------------------------------

@@ -154,7 +154,7 @@ class RedisStore:
                 self._checking.add_done_callback(_forget_failure)
             checking = self._checking
             await asyncio.wait((checking,))
-            if checking.cancelled() or self._pipe is None:
+            if checking.cancelled() or self._connections is None:
                 raise AdapterError("the store 'redis' was closed")
             checking.result()
         return self._pipe
