@@ -19,13 +19,13 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import attrs
-from sqlalchemy import Connection, event, insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bus_core import Bus, open_bus
 from outbox_support.stage import MOVED, Effect, Moved, Stage, Thing
-from promenade_bus_outbox import Inbox, Outbox
+from promenade_bus_outbox import DriverDatabase, Inbox, Outbox, OutboxConnection, OutboxRelay
 from promenade_bus_outbox.database import Database
 
 T = TypeVar("T")
@@ -72,25 +72,29 @@ class Steps:
 def die_at(last: int | None) -> None:
     """From now on each transaction and each publish are steps: before, in the middle, and after."""
     step = Steps(last)
-    run, publish = Database.run, Bus.publish_prepared
+    publish = Bus.publish_prepared
 
-    async def counted_run(self: Database, work: Callable[[Connection], T]) -> T:
-        def inside(connection: Connection) -> T:
-            result = work(connection)
+    def counted(run: Any) -> Any:
+        async def counted_run(self: Any, work: Callable[[OutboxConnection], T]) -> T:
+            def inside(connection: OutboxConnection) -> T:
+                result = work(connection)
+                step()
+                return result
+
+            step()
+            result: T = await run(self, inside)
             step()
             return result
 
-        step()
-        result = await run(self, inside)
-        step()
-        return result
+        return counted_run
 
     async def counted_publish(self: Bus, messages: Any) -> None:
         step()
         await publish(self, messages)
         step()
 
-    Database.run = counted_run  # type: ignore[method-assign]
+    for database in (Database, DriverDatabase):
+        database.run = counted(database.run)  # type: ignore[method-assign]
     Bus.publish_prepared = counted_publish  # type: ignore[method-assign]
 
 
@@ -124,6 +128,14 @@ async def relay(plan: Plan, last: int | None) -> None:
     die_at(last)
     stage = stage_of(plan)
     async with bus_of(plan) as bus, Outbox(bus, stage.sessions, stage.tables, batch=20, poll=0.04, lease=0.6):
+        await asyncio.Event().wait()
+
+
+async def relay_alone(plan: Plan, last: int | None) -> None:
+    """The same with a driver, and without SQLAlchemy."""
+    die_at(last)
+    database = stage_of(plan).driver_database()
+    async with bus_of(plan) as bus, OutboxRelay(bus, database, batch=20, poll=0.04, lease=0.6):
         await asyncio.Event().wait()
 
 
@@ -183,6 +195,9 @@ async def write(plan: Plan, number: int | None) -> None:
 
 Role = Callable[[Plan, "int | None"], Coroutine[Any, Any, None]]
 
+RELAYS: Final[tuple[Role, ...]] = (relay, relay_alone)
+"""They take turns, and share the keys with each other."""
+
 
 class Crew:
     """Forks the processes, and takes a new one for each that was killed."""
@@ -192,6 +207,7 @@ class Crew:
         self.chance = random.Random(plan.seed)
         self.processes: dict[int, Role] = {}
         self.deaths = 0
+        self.relays = 0
         self.failures: list[str] = []
 
     def fork(self, role: Role, argument: int | None) -> None:
@@ -209,9 +225,11 @@ class Crew:
 
     def fork_relay(self) -> None:
         """Another relay, which dies at some step as long as there are deaths left."""
-        alive = sum(1 for role in self.processes.values() if role is relay)
+        alive = sum(1 for role in self.processes.values() if role in RELAYS)
         dies = self.deaths + alive < self.plan.kills
-        self.fork(relay, self.chance.randint(1, _MOST_STEPS) if dies else None)
+        role = RELAYS[self.relays % len(RELAYS)]
+        self.relays += 1
+        self.fork(role, self.chance.randint(1, _MOST_STEPS) if dies else None)
 
     def reap(self) -> None:
         """Notices what has ended."""
@@ -221,7 +239,7 @@ class Crew:
                 return
             role = self.processes.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            if code == -signal.SIGKILL and role is relay:
+            if code == -signal.SIGKILL and role in RELAYS:
                 self.deaths += 1
                 self.fork_relay()
             elif code == -signal.SIGKILL and role is handle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,14 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
 
 from bus_core import Event, Topic, event
-from promenade_bus_outbox import Outbox, OutboxStatus, OutboxTables, outbox_tables
+from promenade_bus_outbox import (
+    DriverDatabase,
+    Outbox,
+    OutboxRelay,
+    OutboxStatus,
+    OutboxTables,
+    outbox_tables,
+)
 
 
 @event
@@ -88,6 +96,17 @@ class Stage:
     def create(self) -> None:
         """Makes all tables."""
         Base.metadata.create_all(self._looking)
+
+    @property
+    def driver_url(self) -> str:
+        """The URL of the same database for a driver alone."""
+        return re.sub(r"\+\w+", "", self.url)
+
+    def driver_database(self) -> DriverDatabase:
+        """The same database through a driver, without SQLAlchemy."""
+        database = DriverDatabase.from_url(self.driver_url)
+        assert database is not None
+        return database
 
     async def close(self) -> None:
         """Lets go of all connections."""
@@ -164,7 +183,7 @@ class Stage:
         return count
 
 
-async def seen(outbox: Outbox, condition: Callable[[OutboxStatus], bool]) -> OutboxStatus:
+async def seen(outbox: OutboxRelay, condition: Callable[[OutboxStatus], bool]) -> OutboxStatus:
     """The first status of an outbox of which the condition holds."""
     status = await outbox.status()
     for _ in range(1000):

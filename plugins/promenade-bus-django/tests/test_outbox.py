@@ -15,13 +15,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import sqlalchemy
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
+from sqlalchemy import MetaData
 
 from bus_core import Delivery, EventTypeMismatch, HealthStatus, InvalidHandler, open_bus
 from django_support import MEMORY
@@ -31,14 +31,15 @@ from postgres_support.servers import HOST, PostgresServer
 from promenade_bus_django import DjangoBus, bus
 from promenade_bus_django.outbox import Inbox, outbox, relay
 from promenade_bus_django.outbox.models import InboxMark, OutboxEvent
-from promenade_bus_django.outbox.relay import engine_of, outbox_of
+from promenade_bus_django.outbox.relay import database_of, outbox_of
 from promenade_bus_django.outbox.sql import partition_of
 from promenade_bus_django.outbox.wakers import RELAYS
 from promenade_bus_django.processes import Role
 from promenade_bus_django.testing import inline_bus
 from promenade_bus_outbox import OutboxStatus, outbox_tables
-from promenade_bus_outbox.tables import PARTITIONS
-from promenade_bus_outbox.tables import partition_of as partition_of_relay
+from promenade_bus_outbox.connection import check
+from promenade_bus_outbox.names import PARTITIONS
+from promenade_bus_outbox.names import partition_of as partition_of_relay
 from redis_support.child_processes import wait_until
 
 QUICK = {"relay": True, "poll": 0.02, "lease": 1.0}
@@ -141,18 +142,19 @@ def test_writers_and_relays_agree_on_the_partitions() -> None:
 
 def test_the_tables_are_those_of_the_relay(using: str) -> None:
     """The migrations make every table, column, key and index that SQLAlchemy would make."""
-    engine = engine_of(connections[using])
-    try:
-        looked_at = sqlalchemy.inspect(engine)
-        for table in outbox_tables(sqlalchemy.MetaData()):
-            found = {column["name"]: column["nullable"] for column in looked_at.get_columns(table.name)}
-            assert found == {column.name: bool(column.nullable) for column in table.columns}, table.name
-            key = looked_at.get_pk_constraint(table.name)["constrained_columns"]
+    database = database_of(connections[using])
+    asyncio.run(check(database))
+    database.close()
+    with connections[using].cursor() as cursor:
+        look = connections[using].introspection
+        for table in outbox_tables(MetaData()):
+            columns = look.get_table_description(cursor, table.name)
+            nullable = {column.name: bool(column.nullable) for column in table.columns}
+            assert {column.name: bool(column.null_ok) for column in columns} == nullable, table.name
+            key = look.get_primary_key_columns(cursor, table.name)
             assert key == [column.name for column in table.primary_key], table.name
-            indexes = {index["name"] for index in looked_at.get_indexes(table.name)}
+            indexes = set(look.get_constraints(cursor, table.name))
             assert indexes >= {index.name for index in table.indexes}, table.name
-    finally:
-        engine.dispose()
 
 
 @pytest.mark.once

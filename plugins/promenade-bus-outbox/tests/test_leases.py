@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from outbox_support.stage import Stage
 from promenade_bus_outbox.leases import Leases
-from promenade_bus_outbox.tables import PARTITIONS
+from promenade_bus_outbox.names import PARTITIONS
 
 pytestmark = pytest.mark.once
 
@@ -32,23 +32,20 @@ class Relays:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self.database = stage.driver_database()
         self.clock = Hand()
 
     def add(self, name: str, clock: Callable[[], float] | None = None) -> Leases:
-        leases = Leases(self.stage.tables, name, LEASE, clock or self.clock)
-        with self.stage.connect() as connection, connection.begin():
-            leases.prepare(connection)
+        leases = Leases(self.database.names, name, LEASE, clock or self.clock)
+        self.database.run_here(leases.prepare)
         return leases
 
     def renew(self, leases: Leases) -> None:
-        with self.stage.connect() as connection, connection.begin():
-            leases.renew(connection)
+        self.database.run_here(leases.renew)
         leases.renewed()
 
     def balance(self, leases: Leases) -> None:
-        with self.stage.connect() as connection, connection.begin():
-            mine = leases.balance(connection)
-        leases.balanced(mine)
+        leases.balanced(self.database.run_here(leases.balance))
 
     def step(self, *several: Leases) -> None:
         for leases in several:
@@ -56,15 +53,16 @@ class Relays:
             self.balance(leases)
 
     def leave(self, leases: Leases) -> None:
-        with self.stage.connect() as connection, connection.begin():
-            leases.leave(connection)
+        self.database.run_here(leases.leave)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def relays(request: pytest.FixtureRequest) -> Relays:
+def relays(request: pytest.FixtureRequest) -> Iterator[Relays]:
     """Relays on each database."""
     stage: Any = request.getfixturevalue(request.param)
-    return Relays(stage)
+    relays = Relays(stage)
+    yield relays
+    relays.database.close()
 
 
 def test_the_only_relay_owns_every_partition(relays: Relays) -> None:

@@ -14,6 +14,8 @@ from outbox_support.stage import MOVED, Moved, Stage, seen, until
 from postgres_support.fixtures import StartPostgres
 from postgres_support.servers import PostgresServer
 from promenade_bus_outbox import Outbox
+from promenade_bus_outbox.dialects import POSTGRESQL
+from promenade_bus_outbox.names import TableNames
 from promenade_bus_outbox.rows import Rows
 from support.remote import Server, running_remote_bus
 
@@ -235,9 +237,9 @@ async def test_the_row_knows_its_transaction(postgres: Stage) -> None:
     assert postgres.scalar(select(postgres.tables.events.c.transaction_id)) == own
 
 
-async def test_the_guard_is_one_condition_of_the_statement_that_reads(postgres: Stage) -> None:
+def test_the_guard_is_one_condition_of_the_statement_that_reads() -> None:
     """One snapshot decides what is read and what is held."""
-    statement = str(Rows(postgres.tables, "postgresql")._next)
+    statement = Rows(TableNames.of("promenade_", None), POSTGRESQL)._next
     assert statement.count("pg_snapshot_xmin(pg_current_snapshot())") == 1
 
 

@@ -25,7 +25,7 @@ from bus_core import (
 )
 from outbox_support.stage import MOVED, Moved, Stage, seen, until
 from promenade_bus_outbox import Outbox
-from promenade_bus_outbox.tables import partition_of
+from promenade_bus_outbox.names import partition_of
 from support.remote import Server, make_remote_bus, running_remote_bus
 
 QUICK: dict[str, Any] = {"poll": 0.02, "lease": 1.0}

@@ -16,8 +16,8 @@ from sqlalchemy.schema import CreateTable
 from bus_core import Bus, open_sync_bus
 from outbox_support.stage import Moved, Stage
 from promenade_bus_outbox import MissingTables, Outbox, OutboxError, WrongSession, outbox_tables
-from promenade_bus_outbox.database import check_dialect
-from promenade_bus_outbox.tables import PARTITIONS, partition_of
+from promenade_bus_outbox.dialects import check_dialect
+from promenade_bus_outbox.names import PARTITIONS, partition_of
 
 
 def moved(number: int = 0) -> Moved:
@@ -78,9 +78,9 @@ def test_sessions_need_an_engine(bus: Bus, tmp_path: Any) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/app.db")
     tables = outbox_tables(MetaData())
     with pytest.raises(OutboxError, match="have no engine for the table 'promenade_outbox'"):
-        _ = Outbox(bus, sessionmaker(), tables)._database.engine
+        _ = Outbox(bus, sessionmaker(), tables)._database.names
     with engine.connect() as connection, pytest.raises(OutboxError, match="are bound to one connection"):
-        _ = Outbox(bus, sessionmaker(connection), tables)._database.engine
+        _ = Outbox(bus, sessionmaker(connection), tables)._database.names
     with pytest.raises(WrongSession, match="async_sessionmaker or a sessionmaker, got sqlalchemy"):
         Outbox(bus, cast("Any", engine), tables)
     engine.dispose()

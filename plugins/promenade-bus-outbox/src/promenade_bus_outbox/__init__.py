@@ -1,25 +1,26 @@
-"""The outbox and inbox of Promenade Bus on SQLAlchemy: an event exists when its transaction was committed."""
+"""The outbox and inbox of Promenade Bus: an event exists when its transaction was committed."""
 
 import typing
 from collections.abc import Mapping
 
-from bus_core import Command, Factory, HealthProbe, hookimpl, on_demand
+from bus_core import Command, Factory, HealthProbe, hookimpl
 
 if typing.TYPE_CHECKING:
+    from promenade_bus_outbox.connection import OutboxConnection, OutboxDatabase
+    from promenade_bus_outbox.drivers import DriverDatabase
     from promenade_bus_outbox.errors import MissingTables, OutboxError, WrongSession
     from promenade_bus_outbox.inbox import Inbox
     from promenade_bus_outbox.outbox import Outbox
+    from promenade_bus_outbox.outbox_relay import OutboxRelay
     from promenade_bus_outbox.status import OutboxStatus
     from promenade_bus_outbox.tables import OutboxTables, outbox_tables
-else:  # without __dir__: the bus looks for hooks at every name that dir() lists
-    __getattr__, _ = on_demand.names(
-        __name__,
-        {"errors": "MissingTables OutboxError WrongSession", "inbox": "Inbox", "outbox": "Outbox"}
-        | {"status": "OutboxStatus", "tables": "OutboxTables outbox_tables"},
-    )
+else:
+    from promenade_bus_outbox import exports
 
-__all__ = ["Inbox", "MissingTables", "Outbox", "OutboxError", "OutboxStatus", "OutboxTables", "WrongSession"]
-__all__ += ["outbox_tables"]
+    __getattr__ = exports.find
+
+__all__ = ["DriverDatabase", "Inbox", "MissingTables", "Outbox", "OutboxConnection", "OutboxDatabase"]
+__all__ += ["OutboxError", "OutboxRelay", "OutboxStatus", "OutboxTables", "WrongSession", "outbox_tables"]
 
 
 @hookimpl

@@ -1,6 +1,7 @@
 """``promenade-bus outbox``: shows an outbox, and runs a relay as a separate process.
 
-Only the command line, which has click, imports this module. SQLAlchemy is imported when a command runs.
+Only the command line, which has click, imports this module. The driver, or SQLAlchemy, is imported when a
+command runs.
 """
 
 from __future__ import annotations
@@ -8,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import BusError, Command
 
 if TYPE_CHECKING:
-    from promenade_bus_outbox.database import Database
-    from promenade_bus_outbox.outbox import Outbox
+    from promenade_bus_outbox.connection import OutboxDatabase
+    from promenade_bus_outbox.outbox_relay import OutboxRelay
     from promenade_bus_outbox.status import OutboxStatus
-    from promenade_bus_outbox.tables import OutboxTables
 
 __all__ = ["OUTBOX", "outbox_command"]
 
@@ -39,7 +39,8 @@ def outbox_command() -> Any:
                 metavar="URL",
                 envvar="PROMENADE_BUS_OUTBOX",
                 show_envvar=True,
-                help="Instead of an application: the database, as SQLAlchemy writes it.",
+                help="Instead of an application: the database, such as postgresql://app@db/app or "
+                "sqlite:///app.db; other URLs are those of SQLAlchemy.",
             ),
             click.option(
                 "--outbox", "spec", metavar="MODULE:ATTR", help="The Outbox object of an application."
@@ -99,7 +100,8 @@ def outbox_command() -> Any:
                 signals.take_over(stop.set, "finishing what is under way")
                 bus = opened.bus
                 async with bus:
-                    await opened.start(relay=True)
+                    with _readable(opened.database):
+                        await opened.start(relay=True)
                     started = opened.relay
                     try:
                         click.echo(f"delivering the events of {bus.service} to {bus.adapter.name!r}")
@@ -138,19 +140,39 @@ def _spec_or_url(spec: str | None, database: str | None) -> Any:
 
 
 @asynccontextmanager
-async def _connected(
-    url: str, schema: str | None, prefix: str
-) -> AsyncIterator[tuple[Database, Any, OutboxTables]]:
-    from sqlalchemy import MetaData, create_engine
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-    from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-    from sqlalchemy.orm import sessionmaker
+async def _connected(url: str, schema: str | None, prefix: str) -> AsyncIterator[OutboxDatabase]:
+    """The database of a URL: by a driver alone, or else by SQLAlchemy."""
+    from promenade_bus_outbox.drivers import DriverDatabase
 
+    database = DriverDatabase.from_url(url, prefix=prefix, schema=schema)
+    if database is None:
+        async with _connected_by_sqlalchemy(url, schema, prefix) as other:
+            yield other
+        return
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@asynccontextmanager
+async def _connected_by_sqlalchemy(
+    url: str, schema: str | None, prefix: str
+) -> AsyncIterator[OutboxDatabase]:
+    try:
+        from sqlalchemy import MetaData, create_engine
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+        from sqlalchemy.orm import sessionmaker
+    except ImportError as error:
+        raise BusError(
+            "the database URL cannot be used: it begins with sqlite:/// or postgresql://; for other drivers "
+            "and options: pip install 'promenade-bus-outbox[sqlalchemy]'"
+        ) from error
     from promenade_bus_outbox.database import Database
     from promenade_bus_outbox.tables import outbox_tables
 
-    tables = outbox_tables(MetaData(), prefix=prefix, schema=schema)
     sessions: Any
     try:
         if make_url(url).get_dialect().is_async:
@@ -162,7 +184,7 @@ async def _connected(
     except (SQLAlchemyError, ImportError) as error:
         raise BusError(f"the database URL cannot be used: {type(error).__name__}: {error}") from error
     try:
-        yield Database(sessions, [*tables]), sessions, tables
+        yield Database(sessions, outbox_tables(MetaData(), prefix=prefix, schema=schema))
     finally:
         if async_engine is not None:
             await async_engine.dispose()
@@ -173,10 +195,10 @@ async def _connected(
 @asynccontextmanager
 async def _opened(
     given: Any, spec: str | None, schema: str | None, prefix: str, config: str | None
-) -> AsyncIterator[Outbox]:
+) -> AsyncIterator[OutboxRelay]:
     """The selected outbox, whose bus is not started."""
     from bus_core import open_bus
-    from promenade_bus_outbox.outbox import Outbox
+    from promenade_bus_outbox.outbox_relay import OutboxRelay
 
     if spec is not None:
         outbox = _checked(given, spec)
@@ -186,21 +208,21 @@ async def _opened(
         return
     if config is None:
         raise BusError("to which bus? Give --config FILE with --database URL")
-    async with _connected(given, schema, prefix) as (_, sessions, tables):
-        outbox = Outbox(open_bus(config), sessions, tables)
+    async with _connected(given, schema, prefix) as database:
+        outbox = OutboxRelay(open_bus(config), database)
         _refuse_memory(outbox)
         yield outbox
 
 
-def _checked(value: Any, spec: str) -> Outbox:
-    from promenade_bus_outbox.outbox import Outbox
+def _checked(value: Any, spec: str) -> OutboxRelay:
+    from promenade_bus_outbox.outbox_relay import OutboxRelay
 
-    if not isinstance(value, Outbox):
+    if not isinstance(value, OutboxRelay):
         raise BusError(f"{spec} is an object of type {type(value).__name__}; it has to be an Outbox")
     return value
 
 
-def _refuse_memory(outbox: Outbox) -> None:
+def _refuse_memory(outbox: OutboxRelay) -> None:
     adapter = outbox.bus.adapter
     if adapter.features.in_process:
         raise BusError(
@@ -211,19 +233,27 @@ def _refuse_memory(outbox: Outbox) -> None:
 
 
 async def _look(given: Any, spec: str | None, schema: str | None, prefix: str) -> OutboxStatus:
-    from sqlalchemy.exc import SQLAlchemyError
-
+    from promenade_bus_outbox.connection import check
     from promenade_bus_outbox.rows import Rows
     from promenade_bus_outbox.status import read_status
 
+    if spec is not None:
+        outbox = _checked(given, spec)
+        with _readable(outbox.database):
+            return await outbox.status()
+    async with _connected(given, schema, prefix) as database:
+        with _readable(database):
+            await check(database)
+            names, rows = database.names, Rows(database.names, database.dialect)
+            return await database.run(lambda connection: read_status(connection, names, rows))
+
+
+@contextmanager
+def _readable(database: OutboxDatabase) -> Iterator[None]:
+    """Makes an error of the driver one that the command line shows."""
     try:
-        if spec is not None:
-            return await _checked(given, spec).status()
-        async with _connected(given, schema, prefix) as (database, _, tables):
-            await database.check()
-            rows = Rows(tables, database.engine.dialect.name)
-            return await database.run(lambda connection: read_status(connection, tables, rows))
-    except SQLAlchemyError as error:
+        yield
+    except database.errors as error:
         raise BusError(f"the database cannot be read: {type(error).__name__}: {error}") from error
 
 

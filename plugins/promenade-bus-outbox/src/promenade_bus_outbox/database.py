@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, inspect
-from sqlalchemy.exc import DBAPIError, UnboundExecutionError
+from sqlalchemy import Connection, Engine, Table, TextClause, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from promenade_bus_outbox.errors import MissingTables, OutboxError, WrongSession
+from promenade_bus_outbox.connection import NONE, OutboxConnection
+from promenade_bus_outbox.dialects import Dialect, dialect_of
+from promenade_bus_outbox.errors import OutboxError, WrongSession
+from promenade_bus_outbox.names import TableName, TableNames
+from promenade_bus_outbox.tables import OutboxTables
 
-__all__ = ["Database", "Sessions", "check_dialect", "check_tables", "is_missing_table", "named"]
+__all__ = ["Database", "Sessions", "is_missing_table", "named"]
 
 T = TypeVar("T")
 
 Sessions = async_sessionmaker[Any] | sessionmaker[Any]
 """The factory of the application's sessions."""
 
-OLDEST: Final = {"postgresql": (13,), "sqlite": (3, 35)}
-"""The oldest usable version of each supported database."""
-
-_NAMES: Final = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 _STATES: Final = ("42P01", "42703")  # undefined_table, undefined_column
 _TEXTS: Final = ("no such table", "no such column", "has no column")
 
@@ -31,11 +33,12 @@ _TEXTS: Final = ("no such table", "no such column", "has no column")
 class Database:
     """Runs functions of a connection, each in its own transaction.
 
-    ``tables`` are read where the sessions would read them, with the engine of the sessions. Raises
-    ``WrongSession`` for an object that makes no sessions, and ``OutboxError`` where they have no engine.
+    ``tables`` are read where the sessions would read one of them, by default ``tables.events``: with the
+    engine of the sessions. Raises ``WrongSession`` for an object that makes no sessions, and ``OutboxError``
+    where they have no engine.
     """
 
-    def __init__(self, sessions: Sessions, tables: Sequence[Table]) -> None:
+    def __init__(self, sessions: Sessions, tables: OutboxTables, one: Table | None = None) -> None:
         if not isinstance(sessions, async_sessionmaker | sessionmaker):
             raise WrongSession(
                 "sessions has to be an async_sessionmaker or a sessionmaker, got "
@@ -44,6 +47,7 @@ class Database:
         self.is_async = isinstance(sessions, async_sessionmaker)
         self._sessions = sessions
         self._tables = tables
+        self._clause = tables.events if one is None else one
         self._engine: Engine | None = None
 
     @property
@@ -57,10 +61,10 @@ class Database:
         made = self._sessions()
         session: Session = made.sync_session if isinstance(made, AsyncSession) else made
         try:
-            bind = session.get_bind(clause=self._tables[0])
+            bind = session.get_bind(clause=self._clause)
         except UnboundExecutionError as error:
             raise OutboxError(
-                f"the sessions have no engine for the table {self._tables[0].name!r}: make them with "
+                f"the sessions have no engine for the table {self._clause.name!r}: make them with "
                 "async_sessionmaker(engine) or sessionmaker(engine)"
             ) from error
         if isinstance(bind, Connection):
@@ -70,66 +74,67 @@ class Database:
             )
         return bind
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
+    @property
+    def dialect(self) -> Dialect:
+        """The differences of this database; raises ``OutboxError`` for one that is not supported."""
+        return dialect_of(self.engine.dialect.name)
+
+    @property
+    def names(self) -> TableNames:
+        """The names of the tables, with the schemas that the engine puts in the place of theirs."""
+        schemas: Mapping[str | None, str | None] = self.engine.get_execution_options().get(
+            "schema_translate_map", {}
+        )
+        return TableNames(
+            *(TableName(table.name, schemas.get(table.schema, table.schema)) for table in self._tables)
+        )
+
+    @property
+    def shown(self) -> str:
+        """Its name in messages, without a password."""
+        return named(self.engine)
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """The errors of SQLAlchemy."""
+        return (SQLAlchemyError,)
+
+    async def run(self, work: Callable[[OutboxConnection], T]) -> T:
         """Calls a function with a connection, and commits; rolls back when it raises."""
-        engine = self.engine
         if self.is_async:
-            async with AsyncEngine(engine).begin() as connection:
-                return await connection.run_sync(work)
+            async with AsyncEngine(self.engine).begin() as connection:
+                return await connection.run_sync(lambda sync: work(_Statements(self.dialect, sync)))
+        return await asyncio.to_thread(self.run_here, work)
 
-        def run() -> T:
-            with engine.begin() as connection:
-                return work(connection)
+    def run_here(self, work: Callable[[OutboxConnection], T]) -> T:
+        """The same in this thread, with a synchronous engine."""
+        with self.engine.begin() as connection:
+            return work(_Statements(self.dialect, connection))
 
-        return await asyncio.to_thread(run)
 
-    async def check(self) -> None:
-        """Raises ``OutboxError`` when the database cannot be used, or has no tables."""
-        check_dialect(self.engine.dialect.name, None)
-        await self.run(self._check)
+class _Statements:
+    """The statements of the relay on a connection of SQLAlchemy."""
 
-    def _check(self, connection: Connection) -> None:
-        dialect = connection.dialect
-        check_dialect(dialect.name, getattr(dialect, "server_version_info", None))
-        check_tables(connection, self._tables)
+    def __init__(self, dialect: Dialect, connection: Connection) -> None:
+        self.dialect = dialect
+        self._connection = connection
+
+    def query(self, statement: str, parameters: Mapping[str, object] = NONE) -> Sequence[Sequence[Any]]:
+        return self._connection.execute(_text(statement), dict(parameters)).all()
+
+    def execute(self, statement: str, parameters: Mapping[str, object] = NONE) -> int:
+        return self._connection.execute(_text(statement), dict(parameters)).rowcount
+
+
+@lru_cache(maxsize=200)
+def _text(statement: str) -> TextClause:
+    """A statement, in whose quoted names a colon begins no parameter."""
+    return text(re.sub('"[^"]*"', lambda name: name[0].replace(":", "\\:"), statement))
 
 
 def named(engine: Engine) -> str:
     """The name of an engine in messages: its URL without the password."""
     return engine.url.render_as_string(hide_password=True)
-
-
-def check_dialect(name: str, version: tuple[int, ...] | None) -> None:
-    """Raises ``OutboxError`` for a database that is not supported, or too old."""
-    if name not in OLDEST:
-        raise OutboxError(
-            f"the outbox does not work on {name}: it needs PostgreSQL 13 or SQLite 3.35, or newer"
-        )
-    oldest = OLDEST[name]
-    if version is not None and version < oldest:
-        found, needed = (".".join(map(str, numbers)) for numbers in (version, oldest))
-        raise OutboxError(
-            f"the outbox needs {_NAMES[name]} {needed} or newer, and this is {found}: upgrade the "
-            f"{'server' if name == 'postgresql' else 'library that Python uses (sqlite3.sqlite_version)'}"
-        )
-
-
-def check_tables(connection: Connection, tables: Sequence[Table]) -> None:
-    """Raises ``MissingTables`` with every missing table and column."""
-    looked_at = inspect(connection)
-    missing: list[str] = []
-    for table in tables:
-        if not looked_at.has_table(table.name, schema=table.schema):
-            missing.append(f"table {table.fullname!r}")
-            continue
-        there = {column["name"] for column in looked_at.get_columns(table.name, schema=table.schema)}
-        missing += [
-            f"column {column.name!r} of {table.fullname!r}"
-            for column in table.columns
-            if column.name not in there
-        ]
-    if missing:
-        raise MissingTables(named(connection.engine), missing)
 
 
 def is_missing_table(error: DBAPIError) -> bool:

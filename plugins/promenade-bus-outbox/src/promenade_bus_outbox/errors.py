@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from bus_core import BusError
 
-__all__ = ["MissingTables", "OutboxError", "WrongSession"]
+__all__ = ["MissingExtra", "MissingTables", "OutboxError", "WrongSession"]
 
 
 class OutboxError(BusError):
     """The outbox or the inbox cannot do this because of its set-up, or of the call."""
+
+
+class MissingExtra(OutboxError, ImportError):
+    """A library is not installed that this part needs."""
+
+    def __init__(self, part: str, library: str, extra: str) -> None:
+        super().__init__(f"{part} needs {library}: pip install 'promenade-bus-outbox[{extra}]'")
 
 
 class MissingTables(OutboxError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, overload
 
-from sqlalchemy import Connection, Table, delete, select, tuple_
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -19,7 +19,9 @@ from sqlalchemy.sql.dml import ReturningInsert
 from bus_core import Delivery, Event, InvalidHandler
 from bus_core.abc import Seconds
 from bus_core.runtime import lease_clock, plain_logger
-from promenade_bus_outbox.database import Database, Sessions, check_dialect, is_missing_table, named
+from promenade_bus_outbox.connection import OutboxConnection
+from promenade_bus_outbox.database import Database, Sessions, is_missing_table, named
+from promenade_bus_outbox.dialects import check_dialect
 from promenade_bus_outbox.errors import MissingTables
 from promenade_bus_outbox.tables import OutboxTables
 
@@ -46,7 +48,7 @@ class Inbox:
     def __init__(
         self, sessions: Sessions, tables: OutboxTables, *, keep: Seconds = timedelta(days=7)
     ) -> None:
-        self._database = Database(sessions, [tables.marks])
+        self._database = Database(sessions, tables, tables.marks)
         self._sessions = sessions
         self._table: Table = tables.marks
         self._keep = keep if isinstance(keep, timedelta) else timedelta(seconds=keep)
@@ -131,8 +133,8 @@ class Inbox:
                 else:
                     handler(event, session)
             if self._is_time_to_clean():
-                with _not_needed(), self._database.engine.begin() as connection:
-                    self._clean(connection)
+                with _not_needed():
+                    self._database.run_here(self._clean)
 
         return handle
 
@@ -200,11 +202,13 @@ class Inbox:
         self._cleaned = now
         return True
 
-    def _clean(self, connection: Connection) -> int:
-        columns = self._table.c
-        key = (columns.service, columns.subscription, columns.topic, columns.event_id)
-        old = select(*key).where(columns.handled_at < datetime.now(UTC) - self._keep).limit(_CHUNK)
-        return connection.execute(delete(self._table).where(tuple_(*key).in_(old))).rowcount
+    def _clean(self, connection: OutboxConnection) -> int:
+        table, key = self._database.names.marks, "service, subscription, topic, event_id"
+        return connection.execute(
+            f"DELETE FROM {table} WHERE ({key}) IN "
+            f"(SELECT {key} FROM {table} WHERE handled_at < :before LIMIT {_CHUNK})",
+            {"before": connection.dialect.moment(datetime.now(UTC) - self._keep)},
+        )
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 import attrs
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from bus_core.runtime import lease_clock
-from promenade_bus_outbox.tables import PARTITIONS, OutboxTables
+from promenade_bus_outbox.connection import OutboxConnection
+from promenade_bus_outbox.names import PARTITIONS, TableNames
 
 __all__ = ["Leases"]
 
@@ -56,12 +56,12 @@ class Leases:
     """The partitions of one relay. Methods with a connection run in its transaction."""
 
     def __init__(
-        self, tables: OutboxTables, relay: str, lease: float, clock: Callable[[], float] = lease_clock
+        self, names: TableNames, relay: str, lease: float, clock: Callable[[], float] = lease_clock
     ) -> None:
         self.relay = relay
         self.lease = lease
         self._clock = clock
-        self._tables = tables
+        self._names = names
         self._mine: frozenset[int] = frozenset()
         self._confirmed = -lease
         self._relays = _Watch()
@@ -83,37 +83,28 @@ class Leases:
     def _share(self) -> int:
         return -(-PARTITIONS // (self.others + 1))
 
-    def prepare(self, connection: Connection) -> None:
+    def prepare(self, connection: OutboxConnection) -> None:
         """Adds missing rows of partitions."""
-        table = self._tables.partitions
-        there = set(connection.scalars(select(table.c.partition)))
-        missing = [
-            {"partition": number, "heartbeat": 0} for number in range(PARTITIONS) if number not in there
-        ]
-        if missing:
-            # Another relay may add them at the same moment.
-            dialect = connection.dialect.name
-            if dialect == "postgresql":
-                from sqlalchemy.dialects.postgresql import insert as upsert
-            else:
-                from sqlalchemy.dialects.sqlite import insert as upsert  # type: ignore[assignment]
-            connection.execute(upsert(table).on_conflict_do_nothing(), missing)
+        table = self._names.partitions
+        there = {number for (number,) in connection.query(f"SELECT partition FROM {table}")}
+        missing = [f"({number}, 0)" for number in range(PARTITIONS) if number not in there]
+        if missing:  # another relay may add them at the same moment
+            rows = ", ".join(missing)
+            connection.execute(
+                f"INSERT INTO {table} (partition, heartbeat) VALUES {rows} ON CONFLICT DO NOTHING"
+            )
 
-    def renew(self, connection: Connection) -> None:
+    def renew(self, connection: OutboxConnection) -> None:
         """Renews the owned partitions, and reads the others."""
         now = self._clock()
-        partitions, relays = self._tables.partitions, self._tables.relays
-        beat = update(relays).where(relays.c.relay == self.relay)
-        if connection.execute(beat.values(heartbeat=relays.c.heartbeat + 1)).rowcount == 0:
-            connection.execute(insert(relays), {"relay": self.relay, "heartbeat": 0})
-        connection.execute(
-            update(partitions)
-            .where(partitions.c.owner == self.relay)
-            .values(heartbeat=partitions.c.heartbeat + 1)
-        )
+        partitions, relays, me = self._names.partitions, self._names.relays, {"relay": self.relay}
+        beat = f"UPDATE {relays} SET heartbeat = heartbeat + 1 WHERE relay = :relay"
+        if connection.execute(beat, me) == 0:
+            connection.execute(f"INSERT INTO {relays} (relay, heartbeat) VALUES (:relay, 0)", me)
+        connection.execute(f"UPDATE {partitions} SET heartbeat = heartbeat + 1 WHERE owner = :relay", me)
         heartbeats: dict[str, int] = {
             relay: heartbeat
-            for relay, heartbeat in connection.execute(select(relays.c.relay, relays.c.heartbeat))
+            for relay, heartbeat in connection.query(f"SELECT relay, heartbeat FROM {relays}")
             if relay != self.relay
         }
         self._relays.look(heartbeats, now)
@@ -121,8 +112,8 @@ class Leases:
         self._alive = {relay for relay in heartbeats if self._relays.unchanged(relay, now) < self.lease}
         self._found = {
             number: _Partition(owner, heartbeat)
-            for number, owner, heartbeat in connection.execute(
-                select(partitions.c.partition, partitions.c.owner, partitions.c.heartbeat)
+            for number, owner, heartbeat in connection.query(
+                f"SELECT partition, owner, heartbeat FROM {partitions}"
             )
         }
         self._partitions.look(
@@ -146,7 +137,7 @@ class Leases:
         """Returns True if it owns more than its share, or may claim something."""
         return bool(self._surplus or self._free)
 
-    def balance(self, connection: Connection) -> frozenset[int]:
+    def balance(self, connection: OutboxConnection) -> frozenset[int]:
         """Releases partitions beyond its share, and claims free ones.
 
         Returns the partitions that it then owns.
@@ -166,38 +157,38 @@ class Leases:
             return True
         return partition.owner != self.relay and self._partitions.unchanged(number, now) >= self.lease
 
-    def _claim(self, connection: Connection, number: int, seen: _Partition) -> bool:
-        table = self._tables.partitions
+    def _claim(self, connection: OutboxConnection, number: int, seen: _Partition) -> bool:
+        same = {"partition": number, "heartbeat": seen.heartbeat, "relay": self.relay}
+        if seen.owner is not None:
+            same["owner"] = seen.owner
         claimed = connection.execute(
-            update(table)
-            .where(
-                table.c.partition == number,
-                table.c.heartbeat == seen.heartbeat,
-                table.c.owner.is_not_distinct_from(seen.owner),
-            )
-            .values(owner=self.relay, heartbeat=table.c.heartbeat + 1)
+            f"UPDATE {self._names.partitions} SET owner = :relay, heartbeat = heartbeat + 1 "
+            "WHERE partition = :partition AND heartbeat = :heartbeat AND "
+            + ("owner IS NULL" if seen.owner is None else "owner = :owner"),
+            same,
         )
-        return claimed.rowcount == 1
+        return claimed == 1
 
-    def _give_up(self, connection: Connection, numbers: Collection[int]) -> None:
-        table = self._tables.partitions
+    def _give_up(self, connection: OutboxConnection, numbers: Collection[int]) -> None:
+        dialect = connection.dialect
         connection.execute(
-            update(table)
-            .where(table.c.owner == self.relay, table.c.partition.in_(bindparam("those", expanding=True)))
-            .values(owner=None, heartbeat=table.c.heartbeat + 1),
-            {"those": [*numbers]},
+            f"UPDATE {self._names.partitions} SET owner = NULL, heartbeat = heartbeat + 1 "
+            f"WHERE owner = :relay AND {dialect.among('partition', 'those')}",
+            {"relay": self.relay, "those": dialect.numbers(numbers)},
         )
 
-    def _forget_the_dead(self, connection: Connection, heartbeats: Mapping[str, int], now: float) -> None:
-        table = self._tables.relays
+    def _forget_the_dead(
+        self, connection: OutboxConnection, heartbeats: Mapping[str, int], now: float
+    ) -> None:
         for relay, heartbeat in heartbeats.items():
             if self._relays.unchanged(relay, now) >= self.lease * _FORGOTTEN:
                 connection.execute(
-                    delete(table).where(table.c.relay == relay, table.c.heartbeat == heartbeat)
+                    f"DELETE FROM {self._names.relays} WHERE relay = :relay AND heartbeat = :heartbeat",
+                    {"relay": relay, "heartbeat": heartbeat},
                 )
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: OutboxConnection) -> None:
         """Releases everything, so that others need not wait for the end of a lease."""
         self._give_up(connection, range(PARTITIONS))
-        connection.execute(delete(self._tables.relays).where(self._tables.relays.c.relay == self.relay))
+        connection.execute(f"DELETE FROM {self._names.relays} WHERE relay = :relay", {"relay": self.relay})
         self._mine = frozenset()

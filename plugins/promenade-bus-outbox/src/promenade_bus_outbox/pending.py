@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from bus_core import Message
 from promenade_bus_outbox.database import is_missing_table, named
 from promenade_bus_outbox.errors import MissingTables, WrongSession
-from promenade_bus_outbox.tables import OutboxTables, partition_of
+from promenade_bus_outbox.names import partition_of
+from promenade_bus_outbox.tables import OutboxTables
 
 __all__ = ["Sink", "add_to", "listen_to_sessions", "write_late"]
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 import attrs
-from sqlalchemy import Connection
 
 from bus_core import (
     Bus,
@@ -33,10 +32,9 @@ from bus_core.runtime import (
     next_pause,
     plain_logger,
 )
-from promenade_bus_outbox.database import Database
+from promenade_bus_outbox.connection import OutboxConnection, OutboxDatabase
 from promenade_bus_outbox.leases import Leases
 from promenade_bus_outbox.rows import Row, Rows
-from promenade_bus_outbox.tables import OutboxTables
 
 __all__ = ["Relay", "RelayOptions"]
 
@@ -69,16 +67,15 @@ class RelayOptions:
 class Relay:
     """Delivers what is in the outbox, from ``start`` to ``stop``."""
 
-    def __init__(self, bus: Bus, database: Database, tables: OutboxTables, options: RelayOptions) -> None:
+    def __init__(self, bus: Bus, database: OutboxDatabase, options: RelayOptions) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self.delivered = 0
         self.refused = 0
         self._bus = bus
         self._database = database
-        self._tables = tables
         self._options = options
-        self._leases = Leases(tables, self.name, options.lease)
-        self._rows: Rows | None = None
+        self._leases = Leases(database.names, self.name, options.lease)
+        self._rows = Rows(database.names, database.dialect, holds_keys=options.holds_keys)
         self._leasing = asyncio.Lock()
         self._trouble = Trouble("the relay of the outbox")
         self._lease_trouble = Trouble("the relay of the outbox")
@@ -108,9 +105,6 @@ class Relay:
     async def start(self) -> None:
         """Begins to deliver. The tables must exist."""
         self._loop = asyncio.get_running_loop()
-        self._rows = Rows(
-            self._tables, self._database.engine.dialect.name, holds_keys=self._options.holds_keys
-        )
         await self._database.run(self._leases.prepare)
         self._begin("promenade-outbox-leases", self._keep_leases)
         self._begin("promenade-outbox-relay", self._deliver_all)
@@ -222,7 +216,6 @@ class Relay:
         if self._leases.is_uneven:
             await self._balance()
         rows, options = self._rows, self._options
-        assert rows is not None, "it was started"
         await self._settle(rows)
         await self._clean(rows)
         now = lease_clock()
@@ -300,7 +293,7 @@ class Relay:
             return
         keep = self._options.keep is not None
 
-        def settle(connection: Connection) -> None:
+        def settle(connection: OutboxConnection) -> None:
             rows.delivered(connection, accepted, keep=keep)
             rows.refused(connection, refusals)
 

@@ -5,29 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import attrs
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Text,
-    and_,
-    bindparam,
-    cast,
-    delete,
-    exists,
-    func,
-    literal,
-    select,
-    update,
-)
-from sqlalchemy.sql.elements import ColumnElement
 
 from bus_core import FrozenMapping, Message
-from promenade_bus_outbox.tables import OutboxTables
+from promenade_bus_outbox.connection import NONE, OutboxConnection
+from promenade_bus_outbox.dialects import Dialect, as_utc
+from promenade_bus_outbox.names import TableNames
 
-__all__ = ["Refusal", "Row", "Rows", "as_utc"]
+__all__ = ["Refusal", "Row", "Rows"]
 
 CHUNK: Final = 500
 """The most rows that one statement deletes."""
@@ -55,50 +42,29 @@ class Refusal:
     cause: str
 
 
-def as_utc(moment: datetime) -> datetime:
-    """A moment as it was written, because SQLite drops the zone."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 class Rows:
     """The SQL statements about events, for one dialect. ``holds_keys``: a refused event holds up its key."""
 
-    def __init__(self, tables: OutboxTables, dialect: str, *, holds_keys: bool = False) -> None:
-        events = self._events = tables.events.c
-        self._table = tables.events
-        self.waiting: ColumnElement[bool] = and_(events.delivered_at.is_(None), events.refused_at.is_(None))
-        self.held = _held(events.transaction_id) if dialect == "postgresql" else literal(False)
-        conditions = [self.waiting, events.partition.in_(bindparam("partitions", expanding=True))]
+    def __init__(self, names: TableNames, dialect: Dialect, *, holds_keys: bool = False) -> None:
+        self._table = table = names.events
+        self._dialect = dialect
+        self.waiting: Final = "delivered_at IS NULL AND refused_at IS NULL"
+        self.held: Final = dialect.held("transaction_id")
+        condition = f"{self.waiting} AND {dialect.among('partition', 'partitions')}"
         if holds_keys:
-            refused = tables.events.alias("refused")
-            conditions.append(~exists().where(refused.c.refused_at.is_not(None), refused.c.key == events.key))
-        self._next = (
-            select(
-                events.position,
-                events.partition,
-                self.held.label("held"),
-                events.event_id,
-                events.topic,
-                events.key,
-                events.body,
-                events.headers,
+            condition += (
+                f" AND NOT EXISTS (SELECT 1 FROM {table} AS refused"
+                " WHERE refused.refused_at IS NOT NULL AND refused.key = events.key)"
             )
-            .where(*conditions)
-            .order_by(events.position)
-            .limit(bindparam("most"))
+        self._next = (
+            f"SELECT position, partition, {self.held}, event_id, topic, key, body, headers "
+            f"FROM {table} AS events WHERE {condition} ORDER BY position LIMIT :most"
         )
-        chosen = events.position.in_(bindparam("positions", expanding=True))
-        self._delete = delete(self._table).where(chosen)
-        self._keep = update(self._table).where(chosen).values(delivered_at=bindparam("now"))
-        self._refuse = (
-            update(self._table)
-            .where(events.position == bindparam("refused_position"))
-            .values(refused_at=bindparam("now"), cause=bindparam("why"))
-        )
+        self._chosen = dialect.among("position", "positions")
 
-    def next(self, connection: Connection, partitions: Collection[int], most: int) -> list[Row]:
+    def next(self, connection: OutboxConnection, partitions: Collection[int], most: int) -> list[Row]:
         """The next rows of these partitions, in order."""
-        found = connection.execute(self._next, {"partitions": [*partitions], "most": most})
+        found = connection.query(self._next, {"partitions": self._dialect.numbers(partitions), "most": most})
         return [
             Row(
                 position, partition, bool(held), Message(event_id, topic, key, bytes(body), _headers(headers))
@@ -106,75 +72,69 @@ class Rows:
             for position, partition, held, event_id, topic, key, body, headers in found
         ]
 
-    def delivered(self, connection: Connection, positions: Sequence[int], *, keep: bool) -> None:
+    def delivered(self, connection: OutboxConnection, positions: Sequence[int], *, keep: bool) -> None:
         """Removes, or marks, events that the bus has accepted."""
         if not positions:
             return
-        chosen: dict[str, Any] = {"positions": [*positions]}
+        chosen = {"positions": self._dialect.numbers(positions)}
         if keep:
-            connection.execute(self._keep, {**chosen, "now": datetime.now(UTC)})
+            connection.execute(
+                f"UPDATE {self._table} SET delivered_at = :now WHERE {self._chosen}",
+                {**chosen, "now": self._moment()},
+            )
         else:
-            connection.execute(self._delete, chosen)
+            connection.execute(f"DELETE FROM {self._table} WHERE {self._chosen}", chosen)
 
-    def refused(self, connection: Connection, causes: Mapping[int, str]) -> None:
+    def refused(self, connection: OutboxConnection, causes: Mapping[int, str]) -> None:
         """Marks events that the bus has refused for good."""
-        now = datetime.now(UTC)
+        now = self._moment()
         for position, why in causes.items():
-            connection.execute(self._refuse, {"refused_position": position, "now": now, "why": why})
+            connection.execute(
+                f"UPDATE {self._table} SET refused_at = :now, cause = :why WHERE position = :position",
+                {"position": position, "now": now, "why": why},
+            )
 
-    def clean(self, connection: Connection, age: float) -> int:
+    def clean(self, connection: OutboxConnection, age: float) -> int:
         """Deletes a chunk of delivered events that were kept for longer than ``age`` seconds.
 
         Returns their number.
         """
-        events = self._events
-        old = (
-            select(events.position)
-            .where(events.delivered_at < datetime.now(UTC) - timedelta(seconds=age))
-            .limit(CHUNK)
+        return connection.execute(
+            f"DELETE FROM {self._table} WHERE position IN "
+            f"(SELECT position FROM {self._table} WHERE delivered_at < :before LIMIT {CHUNK})",
+            {"before": self._moment(-timedelta(seconds=age))},
         )
-        return connection.execute(delete(self._table).where(events.position.in_(old))).rowcount
 
-    def refusals(self, connection: Connection, limit: int) -> list[Refusal]:
+    def refusals(self, connection: OutboxConnection, limit: int) -> list[Refusal]:
         """The oldest refused events."""
-        events = self._events
-        found = connection.execute(
-            select(
-                events.position, events.topic, events.key, events.event_id, events.refused_at, events.cause
-            )
-            .where(events.refused_at.is_not(None))
-            .order_by(events.position)
-            .limit(limit)
+        found = connection.query(
+            f"SELECT position, topic, key, event_id, refused_at, cause FROM {self._table} "
+            "WHERE refused_at IS NOT NULL ORDER BY position LIMIT :most",
+            {"most": limit},
         )
         return [
             Refusal(position, topic, key, event_id, as_utc(at), cause)
             for position, topic, key, event_id, at, cause in found
         ]
 
-    def retry(self, connection: Connection, positions: Sequence[int] | None) -> int:
+    def retry(self, connection: OutboxConnection, positions: Sequence[int] | None) -> int:
         """Makes refused events wait for delivery again, all of them if none is named."""
-        statement = update(self._table).where(self._chosen_refusals(positions))
-        return connection.execute(statement.values(refused_at=None, cause=None)).rowcount
+        statement = f"UPDATE {self._table} SET refused_at = NULL, cause = NULL WHERE refused_at IS NOT NULL"
+        if positions is None:
+            return connection.execute(statement, NONE)
+        chosen = {"positions": self._dialect.numbers(positions)}
+        return connection.execute(f"{statement} AND {self._chosen}", chosen)
 
-    def discard(self, connection: Connection, positions: Sequence[int]) -> int:
+    def discard(self, connection: OutboxConnection, positions: Sequence[int]) -> int:
         """Deletes refused events."""
-        return connection.execute(delete(self._table).where(self._chosen_refusals(positions))).rowcount
+        return connection.execute(
+            f"DELETE FROM {self._table} WHERE refused_at IS NOT NULL AND {self._chosen}",
+            {"positions": self._dialect.numbers(positions)},
+        )
 
-    def _chosen_refusals(self, positions: Sequence[int] | None) -> ColumnElement[bool]:
-        refused = self._events.refused_at.is_not(None)
-        return refused if positions is None else and_(refused, self._events.position.in_(positions))
-
-
-def _held(transaction: ColumnElement[int]) -> ColumnElement[bool]:
-    """Tell whether a transaction is one of this server that began after one which still runs.
-
-    A row that can be read was committed. An id at or beyond the next one comes from another server, by a
-    dump, or from before its ids were reset: nothing that runs here is older.
-    """
-    snapshot = func.pg_current_snapshot()
-    oldest = select(cast(cast(func.pg_snapshot_xmin(snapshot), Text), BigInteger)).scalar_subquery()
-    next_one = select(cast(cast(func.pg_snapshot_xmax(snapshot), Text), BigInteger)).scalar_subquery()
-    return and_(transaction >= oldest, transaction < next_one)
+    def _moment(self, later: timedelta = timedelta(0)) -> object:
+        """The present, or ``later``, as a parameter."""
+        return self._dialect.moment(datetime.now(UTC) + later)
 
 
 def _headers(text: str | None) -> Mapping[str, str]:

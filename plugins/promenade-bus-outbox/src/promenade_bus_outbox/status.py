@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import attrs
-from sqlalchemy import Connection, func, select, text
 
-from promenade_bus_outbox.rows import Refusal, Rows, as_utc
-from promenade_bus_outbox.tables import OutboxTables
+from promenade_bus_outbox.connection import OutboxConnection
+from promenade_bus_outbox.dialects import as_utc
+from promenade_bus_outbox.names import TableNames
+from promenade_bus_outbox.rows import Refusal, Rows
 
 __all__ = ["Blocker", "OutboxStatus", "PartitionStatus", "read_status"]
 
@@ -84,28 +85,24 @@ class OutboxStatus:
         return shown
 
 
-def read_status(connection: Connection, tables: OutboxTables, rows: Rows) -> OutboxStatus:
+def read_status(connection: OutboxConnection, names: TableNames, rows: Rows) -> OutboxStatus:
     """Reads the status once."""
-    events, now = tables.events.c, datetime.now(UTC)
-    owned = select(tables.partitions.c.partition, tables.partitions.c.owner)
+    now = datetime.now(UTC)
     owners: dict[int, str | None] = {}
-    for number, owner in connection.execute(owned):
+    for number, owner in connection.query(f"SELECT partition, owner FROM {names.partitions}"):
         owners[number] = owner
     waiting = {
         partition: (count, max(0.0, (now - as_utc(oldest)).total_seconds()))
-        for partition, count, oldest in connection.execute(
-            select(events.partition, func.count(), func.min(events.written_at))
-            .where(rows.waiting)
-            .group_by(events.partition)
+        for partition, count, oldest in connection.query(
+            f"SELECT partition, count(*), min(written_at) FROM {names.events} WHERE {rows.waiting} "
+            "GROUP BY partition"
         )
     }
-    held = connection.scalar(select(func.count()).select_from(tables.events).where(rows.waiting, rows.held))
-    refused = connection.scalar(
-        select(func.count()).select_from(tables.events).where(events.refused_at.is_not(None))
-    )
-    kept = connection.scalar(
-        select(func.count()).select_from(tables.events).where(events.delivered_at.is_not(None))
-    )
+
+    def count_of(condition: str) -> int:
+        return int(connection.query(f"SELECT count(*) FROM {names.events} WHERE {condition}")[0][0])
+
+    held = count_of(f"{rows.waiting} AND {rows.held}")
     partitions = tuple(
         PartitionStatus(
             partition=number,
@@ -118,9 +115,9 @@ def read_status(connection: Connection, tables: OutboxTables, rows: Rows) -> Out
     return OutboxStatus(
         waiting=sum(count for count, _ in waiting.values()),
         oldest=max((age for _, age in waiting.values()), default=0.0),
-        held=held or 0,
-        refused=refused or 0,
-        kept=kept or 0,
+        held=held,
+        refused=count_of("refused_at IS NOT NULL"),
+        kept=count_of("delivered_at IS NOT NULL"),
         partitions=partitions,
         refusals=tuple(rows.refusals(connection, _MOST_REFUSALS)),
         relays=len({owner for owner in owners.values() if owner is not None}),
@@ -129,8 +126,7 @@ def read_status(connection: Connection, tables: OutboxTables, rows: Rows) -> Out
 
 
 # Every transaction with an id holds a lock on it, which any role may see.
-_OLDEST = text(
-    """
+_OLDEST: Final = """
     SELECT lock.pid, activity.datname, activity.usename, activity.application_name, activity.state,
            extract(epoch FROM clock_timestamp() - activity.xact_start)
     FROM pg_locks AS lock
@@ -138,23 +134,18 @@ _OLDEST = text(
     WHERE lock.locktype = 'transactionid' AND lock.mode = 'ExclusiveLock' AND lock.granted
       AND CAST(CAST(lock.transactionid AS text) AS bigint)
         = CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) % 4294967296
-    """
-)
-_PREPARED = text(
-    """
+"""
+_PREPARED: Final = """
     SELECT database, owner, gid, extract(epoch FROM clock_timestamp() - prepared)
     FROM pg_prepared_xacts
     WHERE CAST(CAST(transaction AS text) AS bigint)
         = CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) % 4294967296
-    """
-)
+"""
 
 
-def _blocker(connection: Connection) -> Blocker | None:
+def _blocker(connection: OutboxConnection) -> Blocker | None:
     """The oldest running transaction; None when it has ended meanwhile."""
-    prepared = connection.execute(_PREPARED).first()
-    if prepared is not None:
-        database, owner, gid, seconds = prepared
+    for database, owner, gid, seconds in connection.query(_PREPARED):
         return Blocker(
             pid=None,
             database=str(database),
@@ -163,15 +154,14 @@ def _blocker(connection: Connection) -> Blocker | None:
             state="prepared",
             seconds=float(seconds),
         )
-    found = connection.execute(_OLDEST).first()
-    if found is None or found[0] is None:
-        return None
-    pid, database, user, application, state, seconds = found
-    return Blocker(
-        pid=pid,
-        database=str(database or ""),
-        user=str(user or ""),
-        application=str(application or ""),
-        state=str(state or ""),
-        seconds=None if seconds is None else float(seconds),
-    )
+    for pid, database, user, application, state, seconds in connection.query(_OLDEST):
+        if pid is not None:
+            return Blocker(
+                pid=pid,
+                database=str(database or ""),
+                user=str(user or ""),
+                application=str(application or ""),
+                state=str(state or ""),
+                seconds=None if seconds is None else float(seconds),
+            )
+    return None

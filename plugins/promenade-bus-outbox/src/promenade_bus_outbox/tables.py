@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from sqlalchemy import (
@@ -21,10 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["PARTITIONS", "OutboxTables", "outbox_tables", "partition_of"]
-
-PARTITIONS: Final = 32
-"""The number of partitions of keys. It must never change: two relays could own one key meanwhile."""
+__all__ = ["OutboxTables", "outbox_tables"]
 
 
 class _CurrentTransaction(FunctionElement[int]):
@@ -135,8 +131,3 @@ def outbox_tables(
     if not marks.indexes:
         Index(f"{prefix}inbox_handled", marks.c.handled_at)
     return OutboxTables(events, partitions, relays, marks)
-
-
-def partition_of(key: str) -> int:
-    """The partition of a key, the same in every process and every version of Python."""
-    return zlib.crc32(key.encode()) % PARTITIONS

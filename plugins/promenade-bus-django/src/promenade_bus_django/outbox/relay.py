@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -22,11 +23,9 @@ from promenade_bus_django.outbox.wakers import RELAYS
 from promenade_bus_django.project_bus import DatabaseUnreachable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from promenade_bus_outbox import DriverDatabase, OutboxRelay
 
-    from promenade_bus_outbox import Outbox
-
-__all__ = ["RelayBeside", "engine_of", "outbox_of"]
+__all__ = ["RelayBeside", "database_of", "outbox_of"]
 
 _LAST_WORDS: Final = 12.0
 """Seconds that the relay gets to give up its leases, also if a handler blocks the event loop."""
@@ -45,8 +44,8 @@ def __getattr__(name: str) -> Any:
     return outbox
 
 
-def outbox_of(bus: Bus | SyncBus) -> tuple[Outbox, Callable[[], None]]:
-    """The outbox of ``promenade-bus-outbox`` for a bus, and a function that closes its connections.
+def outbox_of(bus: Bus | SyncBus) -> tuple[OutboxRelay, Callable[[], None]]:
+    """The relay of ``promenade-bus-outbox`` for a bus, and a function that closes its connections.
 
     It is on the database of the setting. Raises ``ImproperlyConfigured`` if the distribution is not
     installed, or for a database of another kind.
@@ -54,69 +53,60 @@ def outbox_of(bus: Bus | SyncBus) -> tuple[Outbox, Callable[[], None]]:
     from promenade_bus_django.outbox.conf import outbox_settings
 
     try:
-        from sqlalchemy import MetaData
-        from sqlalchemy.orm import sessionmaker
-
-        from promenade_bus_outbox import Outbox, outbox_tables
+        from promenade_bus_outbox import OutboxRelay
     except ImportError as error:
         raise ImproperlyConfigured(
             "the relay of the outbox needs promenade-bus-outbox: pip install 'promenade-bus-django[outbox]'; "
             "or set PROMENADE_BUS_OUTBOX = {'relay': False} where it runs in another process"
         ) from error
     found = outbox_settings()
-    engine = engine_of(connections[found.using])
-    tables = outbox_tables(MetaData())
-    made = Outbox(bus, sessionmaker(engine), tables, relay=False, **found.relay_options)
-    return made, engine.dispose
+    database = database_of(connections[found.using])
+    return OutboxRelay(bus, database, relay=False, **found.relay_options), database.close
 
 
-def engine_of(connection: BaseDatabaseWrapper) -> Engine:
-    """An engine of SQLAlchemy that connects as Django does, with the same settings."""
+def database_of(connection: BaseDatabaseWrapper) -> DriverDatabase:
+    """The database of the relay, which connects with the driver and the settings of Django's."""
     from promenade_bus_django.outbox.sql import check_vendor
+    from promenade_bus_outbox import DriverDatabase
 
     check_vendor(connection)
-    return _sqlite(connection) if connection.vendor == "sqlite" else _postgresql(connection)
+    connect = _sqlite(connection) if connection.vendor == "sqlite" else _postgresql(connection)
+    driver: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
+    return DriverDatabase(connection.vendor, driver, connect, shown=repr(connection.alias))
 
 
-def _sqlite(connection: BaseDatabaseWrapper) -> Engine:
-    from sqlalchemy import URL, create_engine
-
+def _sqlite(connection: BaseDatabaseWrapper) -> Callable[[], Any]:
     parameters = connection.get_connection_params()
-    name = str(parameters["database"])
     if connection.is_in_memory_db():  # type: ignore[attr-defined]  # SQLite's has it
         raise ImproperlyConfigured(
             f"the database {connection.alias!r} is in memory, where the relay of the outbox cannot read it: "
             "use a file"
         )
-    timeout = parameters.get("timeout", 20)
-    return create_engine(URL.create("sqlite+pysqlite", database=name), connect_args={"timeout": timeout})
+    used = {
+        "database": str(parameters["database"]),
+        "timeout": parameters.get("timeout", 20),
+        "uri": parameters.get("uri", False),
+        "check_same_thread": False,  # a connection is used by one thread after the other
+    }
+    return partial(sqlite3.connect, **used)
 
 
-def _postgresql(connection: BaseDatabaseWrapper) -> Engine:
-    from sqlalchemy import URL, create_engine
-
+def _postgresql(connection: BaseDatabaseWrapper) -> Callable[[], Any]:
     settings: Any = connection.settings_dict
-    database: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
+    driver: Any = connection.Database  # type: ignore[attr-defined]  # the module of the driver
     own = {"context", "cursor_factory"}  # how Django reads rows
     parameters = {key: value for key, value in connection.get_connection_params().items() if key not in own}
     role = settings["OPTIONS"].get("assume_role")
 
     def connect() -> Any:
-        made = database.connect(**parameters)
+        made = driver.connect(**parameters)
         if role is not None:
             with made.cursor() as cursor:
                 cursor.execute(f"SET ROLE {connection.ops.quote_name(role)}")
             made.commit()
         return made
 
-    url = URL.create(
-        f"postgresql+{database.__name__}",
-        username=settings["USER"] or None,
-        host=settings["HOST"] or None,
-        port=int(settings["PORT"]) if settings["PORT"] else None,
-        database=settings["NAME"] or None,
-    )
-    return create_engine(url, creator=connect)
+    return connect
 
 
 class RelayBeside:
@@ -124,7 +114,7 @@ class RelayBeside:
 
     def __init__(self, bus: SyncBus) -> None:
         self._bus = bus
-        self._made: tuple[Outbox, Callable[[], None]] | None = None
+        self._made: tuple[OutboxRelay, Callable[[], None]] | None = None
         if "outbox" in bus.bus.parts.probes:  # which looks at the tables also where no relay runs
             self._made = outbox_of(bus)
 
@@ -155,9 +145,7 @@ class RelayBeside:
         close_connections()
 
 
-def _start(bus: SyncBus, made: Outbox) -> None:
-    from sqlalchemy.exc import DBAPIError
-
+def _start(bus: SyncBus, made: OutboxRelay) -> None:
     from promenade_bus_outbox import MissingTables
 
     try:
@@ -166,5 +154,5 @@ def _start(bus: SyncBus, made: Outbox) -> None:
         raise ImproperlyConfigured(
             f"the outbox has no {', no '.join(error.missing)}: run 'manage.py migrate' on its database"
         ) from error
-    except DBAPIError as error:
-        raise DatabaseUnreachable(f"the database of the outbox does not answer: {error.orig}") from error
+    except made.database.errors as error:
+        raise DatabaseUnreachable(f"the database of the outbox does not answer: {error}") from error
