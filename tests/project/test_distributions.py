@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -22,7 +24,11 @@ import pytest
 from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sqlalchemy import MetaData, create_engine, select
 from uv import find_uv_bin
+
+from promenade_bus_outbox import outbox_tables
+from redis_support.child_processes import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -236,6 +242,9 @@ django.setup()
 }
 """The code that runs before everything is imported: modules of a Django app need a project."""
 
+EXTRAS = {"promenade-bus-outbox": "[sqlalchemy]"}
+"""The extras without which some modules do not import."""
+
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 package = importlib.import_module({package!r})
@@ -251,7 +260,7 @@ for name in package.__all__:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_distribution_works_alone(environment: Environment, name: str) -> None:
     """Installed from its wheel with what it declares and no more, every module imports."""
-    environment.install(name)
+    environment.install(name + EXTRAS.get(name, ""))
     assert environment.installed() == closure(name)
     environment.run(PREPARED.get(name, "") + IMPORT_EVERYTHING.format(package=MEMBERS[name].package))
 
@@ -282,6 +291,59 @@ def test_an_extra_installs_what_it_promises(environment: Environment, extra: str
     """`[standard]` brings the first plugins, `[all]` every plugin but those for authors, and no context."""
     environment.install(f"promenade-bus[{extra}]")
     assert environment.installed() == expected
+
+
+SQLALCHEMY_IS_ASKED_FOR = """
+import importlib.util
+from promenade_bus_outbox import OutboxRelay
+assert importlib.util.find_spec("sqlalchemy") is None
+try:
+    from promenade_bus_outbox import Outbox
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_relay_of_the_outbox_needs_a_driver_only(environment: Environment, tmp_path: Path) -> None:
+    """Installed without SQLAlchemy it delivers what an application has written with SQLAlchemy."""
+    environment.install("promenade-bus-outbox[cli]", "promenade-bus-sqlite")
+    asked = environment.run(SQLALCHEMY_IS_ASKED_FOR)
+    assert asked == "Outbox needs SQLAlchemy: pip install 'promenade-bus-outbox[sqlalchemy]'\n"
+
+    url, bus = f"sqlite:///{tmp_path}/app.db", {"adapter": "sqlite", "sqlite": {"path": "bus.db"}}
+    (tmp_path / "app.yaml").write_text(json.dumps({"app": {"name": "shop"}, "bus": bus}))
+    engine = create_engine(url)
+    tables = outbox_tables(MetaData())
+    tables.events.metadata.create_all(engine)
+    row = {"partition": 0, "topic": "shop.order.placed", "key": "k", "body": b"{}"}
+    moment = datetime.now(UTC)
+    with engine.begin() as connection:
+        rows = [{**row, "event_id": str(number), "written_at": moment} for number in range(5)]
+        connection.execute(tables.events.insert(), rows)
+
+    def waiting() -> int:
+        with engine.connect() as connection:
+            return len(connection.execute(select(tables.events.c.position)).all())
+
+    relay = subprocess.Popen(
+        [
+            environment.python,
+            *["-I", "-m", "bus_core", "outbox", "relay", "--config", "app.yaml", "--database"],
+            url,
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: waiting() == 0 or relay.poll() is not None, "the relay delivers", 60)
+    finally:
+        relay.send_signal(signal.SIGTERM)
+        output, _ = relay.communicate()
+    assert relay.returncode == 0, output
+    assert "delivered 5 events" in output
+    engine.dispose()
 
 
 DISCOVER = """

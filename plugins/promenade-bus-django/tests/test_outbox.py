@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.core.management import call_command
@@ -23,12 +24,13 @@ from django.db.transaction import TransactionManagementError
 from django.test import override_settings
 from sqlalchemy import MetaData
 
-from bus_core import Delivery, EventTypeMismatch, HealthStatus, InvalidHandler, open_bus
+from bus_core import Delivery, EventTypeMismatch, HealthStatus, open_bus
 from django_support import MEMORY
 from django_support.shop.events import PLACED, Placed, Receipted
 from django_support.shop.models import Order, Receipt
 from postgres_support.servers import HOST, PostgresServer
 from promenade_bus_django import DjangoBus, bus
+from promenade_bus_django.connections import KeptConnections, with_connections
 from promenade_bus_django.outbox import Inbox, outbox, relay
 from promenade_bus_django.outbox.models import InboxMark, OutboxEvent
 from promenade_bus_django.outbox.relay import database_of, outbox_of
@@ -87,8 +89,21 @@ def outbox_on(alias: str) -> Iterator[None]:
             yield
         finally:
             bus.close()
-            for model in (OutboxEvent, InboxMark, Order):
-                model._default_manager.using(alias).all().delete()
+            run_in_thread(_forget, alias)
+
+
+def run_in_thread(function: Any, *arguments: Any) -> None:
+    """Also from async code, to which Django gives no connection."""
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    thread.join()
+
+
+def _forget(alias: str) -> None:
+    """Empties the tables."""
+    for model in (OutboxEvent, InboxMark, Order):
+        model._default_manager.using(alias).all().delete()
+    connections.close_all()
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -398,14 +413,106 @@ def test_old_marks_are_deleted(using: str) -> None:
         Inbox(keep=timedelta(0))
 
 
-@pytest.mark.once
-def test_an_async_handler_is_refused() -> None:
-    """Django has no async transactions."""
+# --- the inbox of async handlers --------------------------------------------------------------------------
 
-    async def handle(event: Placed) -> None: ...
 
-    with pytest.raises(InvalidHandler, match="has to be a plain function"):
-        Inbox().handler(handle)  # type: ignore[arg-type, call-overload]
+def as_the_bus_calls(handler: Any) -> Any:
+    """With the connections of the event, which end with it."""
+    return with_connections(handler, KeptConnections())
+
+
+async def orders(using: str) -> list[int]:
+    found = [order.number async for order in Order.objects.using(using).order_by("number")]
+    await sync_to_async(connections.close_all)()
+    return found
+
+
+async def test_effects_of_an_async_handler_happen_once(using: str) -> None:
+    """Django's async calls are in the transaction of the mark; another event is handled."""
+    calls: list[int] = []
+
+    async def handle(event: Placed) -> None:
+        await Order.objects.using(using).acreate(number=event.number)
+        calls.append(event.number)
+
+    handled = as_the_bus_calls(Inbox().handler(handle))
+    await handled(placed(1), delivery("a"))
+    await handled(placed(1), delivery("a"))
+    await handled(placed(2), delivery("b"))
+    await handled(placed(3), delivery("a", redriven=True))
+    assert calls == [1, 2, 3]
+    assert await orders(using) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("ending", ["an error", "a cancellation"])
+async def test_an_async_handler_that_does_not_return_leaves_nothing(using: str, ending: str) -> None:
+    """Neither effects, nor events that it published, nor the mark; the next attempt handles the event."""
+    written, failing = asyncio.Event(), True
+
+    async def handle(event: Placed, delivery: Delivery) -> None:
+        await Order.objects.using(using).acreate(number=event.number)
+        await sync_to_async(outbox.publish)(PLACED, placed(event.number + 1))
+        if failing:
+            written.set()
+            if ending == "an error":
+                raise Stop
+            await asyncio.Event().wait()
+
+    handled = as_the_bus_calls(Inbox().handler(handle))
+    attempt = asyncio.create_task(handled(placed(1), delivery("a")))
+    await asyncio.wait_for(written.wait(), 30)
+    if ending == "a cancellation":
+        attempt.cancel()
+    with pytest.raises(Stop if ending == "an error" else asyncio.CancelledError):
+        await attempt
+    assert await orders(using) == []
+    assert await sync_to_async(rows)(using) == []
+    failing = False
+    await handled(placed(1), delivery("a"))
+    assert await orders(using) == [1]
+    assert len(await sync_to_async(rows)(using)) == 1
+    await sync_to_async(connections.close_all)()
+
+
+async def test_async_handlers_have_a_transaction_each(postgres: str) -> None:
+    """One that is at work takes no part in the commit of another one."""
+    written, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Placed) -> None:
+        await Order.objects.using(postgres).acreate(number=event.number)
+        if event.number == 1:
+            written.set()
+            await go_on.wait()
+            raise Stop
+
+    handled = as_the_bus_calls(Inbox().handler(handle))
+    with outbox_on(postgres):
+        first = asyncio.create_task(handled(placed(1), delivery("a")))
+        await asyncio.wait_for(written.wait(), 30)
+        await handled(placed(2), delivery("b"))
+        assert await orders(postgres) == [2]
+        go_on.set()
+        with pytest.raises(Stop):
+            await first
+        assert await orders(postgres) == [2]
+
+
+async def test_a_cancellation_in_the_first_moment_leaves_no_open_transaction(using: str) -> None:
+    """Also while the transaction begins, which runs to its end in its thread."""
+
+    async def handle(event: Placed) -> None:
+        await Order.objects.using(using).acreate(number=event.number)
+
+    handled = as_the_bus_calls(Inbox().handler(handle))
+    for turns in range(6):
+        attempt = asyncio.create_task(handled(placed(1), delivery(f"a{turns}")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        with suppress(asyncio.CancelledError):
+            await attempt
+    await handled(placed(2), delivery("b"))
+    assert 2 in await orders(using)
 
 
 def test_an_inline_bus_takes_the_place_of_the_relay() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, overload
 
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections, transaction
 
-from bus_core import Delivery, Event, InvalidHandler
+from bus_core import Delivery, Event
 from bus_core.dispatch import inspect_handler
 from bus_core.runtime import lease_clock, plain_logger
 from promenade_bus_django.outbox.conf import outbox_settings
@@ -18,6 +21,7 @@ from promenade_bus_django.outbox.sql import MARKS, check_vendor, moment, quoted
 __all__ = ["Inbox"]
 
 E = TypeVar("E", bound=Event[Any])
+T = TypeVar("T")
 
 logger = plain_logger("promenade.inbox")
 
@@ -45,36 +49,99 @@ class Inbox:
         self._cleaned: float | None = None
 
     @overload
+    def handler(
+        self, handler: Callable[[E], Awaitable[None]]
+    ) -> Callable[[E, Delivery], Awaitable[None]]: ...
+    @overload
+    def handler(
+        self, handler: Callable[[E, Delivery], Awaitable[None]]
+    ) -> Callable[[E, Delivery], Awaitable[None]]: ...
+    @overload
     def handler(self, handler: Callable[[E], None]) -> Callable[[E, Delivery], None]: ...
     @overload
     def handler(self, handler: Callable[[E, Delivery], None]) -> Callable[[E, Delivery], None]: ...
-    def handler(self, handler: Callable[..., None]) -> Callable[..., None]:
+    def handler(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Runs a handler in a transaction, with the mark of the event; the decorator below ``subscribe``.
 
         The transaction is committed when the handler returns, and rolled back when it raises. An event with a
         mark is acknowledged, and the handler is not called, unless somebody has redriven it as a dead
-        letter. The handler is a plain function: Django has no async transactions. Raises ``InvalidHandler``.
+        letter.
+
+        Django ties a transaction to a thread. Around an ``async def`` handler it is held in a thread of this
+        event, in which the async calls of the ORM and ``sync_to_async`` run as well. Calls with
+        ``thread_sensitive=False`` are outside of the transaction. Tasks that the handler starts must end
+        before it returns. Raises ``InvalidHandler``.
         """
         shape = inspect_handler(handler)
-        if shape.is_async:
-            raise InvalidHandler(
-                f"{shape.qualified_name} has to be a plain function: Django has no async transactions"
-            )
+        wrap = self._async_handler if shape.is_async else self._plain_handler
+        handle = wrap(handler, shape.takes_delivery)
+        functools.update_wrapper(handle, handler, assigned=_NAMES, updated=())
+        del handle.__wrapped__  # type: ignore[attr-defined]  # the bus asks the wrapper for its parameters
+        return handle
 
+    def _plain_handler(self, handler: Callable[..., None], takes_delivery: bool) -> Callable[..., None]:
         def handle(event: Any, delivery: Delivery) -> None:
             using = outbox_settings().using
             with transaction.atomic(using=using):
                 if not self._mark(using, delivery):
                     return
-                if shape.takes_delivery:
+                if takes_delivery:
                     handler(event, delivery)
                 else:
                     handler(event)
             self._clean_sometimes(using)
 
-        functools.update_wrapper(handle, handler, assigned=_NAMES, updated=())
-        del handle.__wrapped__  # type: ignore[attr-defined]  # the bus asks the wrapper for its parameters
         return handle
+
+    def _async_handler(
+        self, handler: Callable[..., Awaitable[None]], takes_delivery: bool
+    ) -> Callable[..., Awaitable[None]]:
+        async def handle(event: Any, delivery: Delivery) -> None:
+            using = outbox_settings().using
+            arguments = (event, delivery) if takes_delivery else (event,)
+            async with (
+                ThreadSensitiveContext()
+            ):  # one thread, that of the bus around each event if there is one
+                if await self._handle_async(using, delivery, lambda: handler(*arguments)):
+                    await sync_to_async(self._clean_sometimes)(using)
+
+        return handle
+
+    async def _handle_async(
+        self, using: str, delivery: Delivery, call: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Returns False if the event has been handled before. Each step in the thread runs to its end."""
+        block = transaction.atomic(using=using)
+
+        def begin() -> bool:
+            block.__enter__()
+            try:
+                fresh = self._mark(using, delivery)
+            except BaseException:
+                block.__exit__(*sys.exc_info())
+                raise
+            if not fresh:
+                block.__exit__(None, None, None)
+            return fresh
+
+        begun, cancelled = await _to_its_end(begin)
+        if not begun.result():
+            if cancelled:
+                raise asyncio.CancelledError
+            return False
+        try:
+            if cancelled:
+                raise asyncio.CancelledError
+            await call()
+        except BaseException as error:
+            ended, _ = await _to_its_end(block.__exit__, type(error), error, error.__traceback__)
+            ended.result()
+            raise
+        ended, cancelled = await _to_its_end(block.__exit__, None, None, None)
+        ended.result()
+        if cancelled:
+            raise asyncio.CancelledError
+        return True
 
     def _mark(self, using: str, delivery: Delivery) -> bool:
         """Marks the event, and returns True if it is to be handled. Waits for another delivery of it."""
@@ -137,3 +204,19 @@ class Inbox:
                 [moment(connection, datetime.now(UTC) - self._keep)],
             )
             return int(cursor.rowcount)
+
+
+async def _to_its_end(function: Callable[..., T], *arguments: Any) -> tuple[asyncio.Task[T], bool]:
+    """Calls a function in the thread of the present context, and waits for it also when it is cancelled.
+
+    A transaction that is half begun or half ended would stay in the thread. Returns the ended task, and True
+    if there was a cancellation.
+    """
+    work = asyncio.create_task(sync_to_async(function)(*arguments))
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    return work, cancelled
