@@ -181,8 +181,11 @@ def test_the_migrations_are_complete() -> None:
 # --- the relay --------------------------------------------------------------------------------------------
 
 
-def test_the_relay_runs_beside_the_handlers(using: str, shop: DjangoBus) -> None:
-    """In a server on memory: a commit wakes it, and an event arrives as it was published."""
+def test_the_relay_runs_beside_the_handlers(
+    using: str, shop: DjangoBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a server on memory, without SQLAlchemy: a commit wakes it, and an event arrives as published."""
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     got: list[tuple[Placed, Delivery]] = []
     handled = threading.Semaphore(0)
 
@@ -517,9 +520,14 @@ async def test_a_cancellation_in_the_first_moment_leaves_no_open_transaction(usi
 
 def test_an_inline_bus_takes_the_place_of_the_relay() -> None:
     """In a test no row is written: the event is handled after the commit."""
-    before = [*bus._declared]
+    before, looked = [*bus._declared], list[int]()
+
+    async def look(event: Placed) -> None:
+        looked.append(event.number)
+
     try:
         bus.subscribe(PLACED, Inbox().handler(lambda event: None), name="inbox")
+        bus.subscribe(PLACED, Inbox().handler(look), name="async inbox")
         with inline_bus() as events:
             with transaction.atomic():
                 outbox.publish(PLACED, placed(5))
@@ -531,7 +539,8 @@ def test_an_inline_bus_takes_the_place_of_the_relay() -> None:
         assert [event.number for event in events.of(PLACED)] == [5]
         assert rows("default") == []
         assert Receipt.objects.get().number == 5
-        assert InboxMark.objects.count() == 1
+        assert InboxMark.objects.count() == 2
+        assert looked == [5]
     finally:
         bus._declared[:] = before
         InboxMark.objects.all().delete()

@@ -13,7 +13,7 @@ __all__ = ["POSTGRESQL", "SQLITE", "Dialect", "as_utc", "check_dialect", "dialec
 
 
 class Dialect(Protocol):
-    """How one database writes what the other one writes differently."""
+    """The parts of statements that the two databases write differently."""
 
     name: str
     oldest: tuple[int, ...]

@@ -74,10 +74,11 @@ class Inbox:
         """
         shape = inspect_handler(handler)
         wrap = self._async_handler if shape.is_async else self._plain_handler
-        handle = wrap(handler, shape.takes_delivery)
+        handle: Any = wrap(handler, shape.takes_delivery)
         functools.update_wrapper(handle, handler, assigned=_NAMES, updated=())
-        del handle.__wrapped__  # type: ignore[attr-defined]  # the bus asks the wrapper for its parameters
-        return handle
+        del handle.__wrapped__  # the bus asks the wrapper for its parameters
+        wrapped: Callable[..., Any] = handle
+        return wrapped
 
     def _plain_handler(self, handler: Callable[..., None], takes_delivery: bool) -> Callable[..., None]:
         def handle(event: Any, delivery: Delivery) -> None:
@@ -99,9 +100,7 @@ class Inbox:
         async def handle(event: Any, delivery: Delivery) -> None:
             using = outbox_settings().using
             arguments = (event, delivery) if takes_delivery else (event,)
-            async with (
-                ThreadSensitiveContext()
-            ):  # one thread, that of the bus around each event if there is one
+            async with ThreadSensitiveContext():  # the thread that the bus gives to the event, or a new one
                 if await self._handle_async(using, delivery, lambda: handler(*arguments)):
                     await sync_to_async(self._clean_sometimes)(using)
 
