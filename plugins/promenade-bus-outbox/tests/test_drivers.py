@@ -174,7 +174,7 @@ async def test_missing_tables_and_columns_are_told_at_start(
 
 @pytest.mark.parametrize("driver", ["sqlite3", "psycopg", "pysqlite", "sqlalchemy-psycopg"])
 def test_tables_may_have_any_name(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """What looks like a parameter inside of a name is none."""
+    """Text inside of a name that looks like a parameter is none."""
     if "sqlite" in driver:
         url = f"sqlite:///{tmp_path}/app.db"
     else:
