@@ -185,12 +185,12 @@ class Stage:
 
 async def seen(outbox: OutboxRelay, condition: Callable[[OutboxStatus], bool]) -> OutboxStatus:
     """The first status of an outbox of which the condition holds."""
-    status = await outbox.status()
-    for _ in range(1000):
-        if condition(status):
-            return status
-        status = await outbox.status()
-    raise TimeoutError(f"looked in vain for another status than {status}")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 30
+    while not condition(status := await outbox.status()):
+        if loop.time() > deadline:
+            raise TimeoutError(f"looked in vain for another status than {status}")
+    return status
 
 
 async def until(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
