@@ -92,7 +92,9 @@ class DriverDatabase:
         return cls(
             "postgresql",
             psycopg,
-            lambda: psycopg.connect(address),
+            # PgBouncer in transaction mode may give each transaction another connection of the server, where
+            # statements that psycopg prepared are missing.
+            lambda: psycopg.connect(address, prepare_threshold=None),
             shown=re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url.partition("?")[0]),
             prefix=prefix,
             schema=schema,
