@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bus_core import DeadLetterFilter, LeaseLost, Outcome, Received, UnknownSubscription
+from promenade_bus_postgres import adapter as adapters
 from promenade_bus_postgres.adapter import PostgresAdapter
 from promenade_bus_postgres.failures import Kind, PostgresFailure
 from support.consuming import TOPIC, acks, buried, message, receive, spec, until
@@ -115,11 +116,7 @@ async def test_a_late_commit_is_not_skipped(schema: Schema, pattern: str) -> Non
         await adapter.publish([message(0)])
         assert keys(await receive(consumer, 1)) == ["0"]
         with schema.server.connect(autocommit=False) as late:
-            late.execute(
-                f"INSERT INTO {schema.name}.promenade_event (tx, topic, id, key, body) SELECT"
-                f" {schema.name}.promenade_position(), id, 'late', 'late', '{{}}'"
-                f" FROM {schema.name}.promenade_topic WHERE name = '{TOPIC}'".encode()
-            )
+            begin_late(late, schema)
             await adapter.publish([message(1)])
             waiting = asyncio.create_task(receive(consumer, 2))
             calls = adapter.running.database.calls
@@ -128,6 +125,57 @@ async def test_a_late_commit_is_not_skipped(schema: Schema, pattern: str) -> Non
             assert await adapter.backlog(spec(topic=pattern)) == 2  # 0 is not settled, 1 is held
             late.commit()
         assert keys(await waiting) == ["late", "1"]
+        await consumer.close()
+
+
+def begin_late(late: Any, schema: Schema) -> None:
+    """A transaction takes a position for an event, and stays open."""
+    late.execute(
+        f"INSERT INTO {schema.name}.promenade_event (tx, topic, id, key, body) SELECT"
+        f" {schema.name}.promenade_position(), id, 'late', 'late', '{{}}'"
+        f" FROM {schema.name}.promenade_topic WHERE name = '{TOPIC}'".encode()
+    )
+
+
+FROM_NOW_ON = pytest.mark.parametrize("more", [{"mode": "broadcast"}, {"start": "latest"}])
+
+
+@FROM_NOW_ON
+async def test_a_subscription_from_now_on_waits_for_what_is_under_way(
+    schema: Schema, monkeypatch: pytest.MonkeyPatch, more: Any
+) -> None:
+    """It gets nothing that was stored before, in whatever order that is committed, and all that follows."""
+    monkeypatch.setattr(adapters, "_LONGEST_WAIT", 60.0)
+    async with schema.started() as adapter:
+        await adapter.publish([message(0)])
+        with schema.server.connect(autocommit=False) as late:
+            begin_late(late, schema)
+            await adapter.publish([message(1)])
+            opening = asyncio.create_task(adapter.open_consumer(spec(**more)))
+            calls = adapter.running.database.calls
+            await until(lambda: adapter.running.database.calls > calls + 3, "it has looked")
+            assert not opening.done()
+            late.commit()
+        consumer = await opening
+        await adapter.publish([message(2)])
+        assert keys(await receive(consumer, 1)) == ["2"]
+        await consumer.close()
+
+
+@FROM_NOW_ON
+async def test_a_subscription_from_now_on_misses_nothing(
+    schema: Schema, monkeypatch: pytest.MonkeyPatch, more: Any
+) -> None:
+    """Where a transaction stays open for long, it gets what that stores, and what was stored meanwhile."""
+    monkeypatch.setattr(adapters, "_LONGEST_WAIT", 0.0)
+    async with schema.started() as adapter:
+        await adapter.publish([message(0)])
+        with schema.server.connect(autocommit=False) as late:
+            begin_late(late, schema)
+            await adapter.publish([message(1)])
+            consumer = await adapter.open_consumer(spec(**more))
+            late.commit()
+        assert keys(await receive(consumer, 2)) == ["late", "1"]
         await consumer.close()
 
 

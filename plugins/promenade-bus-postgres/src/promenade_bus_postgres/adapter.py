@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -20,6 +20,7 @@ from bus_core import (
 )
 from bus_core.adapters import Heartbeats, name_owner, orphans_text
 from bus_core.events import TopicIndex
+from bus_core.runtime import next_pause
 from promenade_bus_postgres.administration import PostgresAdministration
 from promenade_bus_postgres.config import PostgresOptions
 from promenade_bus_postgres.connections import Connection, Connector, Database, Sql
@@ -36,11 +37,21 @@ from promenade_bus_postgres.positions import check_positions
 from promenade_bus_postgres.publishing import Publisher
 from promenade_bus_postgres.schema import check, grants_of, migrate
 from promenade_bus_postgres.services import Services
-from promenade_bus_postgres.subscriptions import Owner, add_owner, subscription_of
+from promenade_bus_postgres.subscriptions import (
+    Owner,
+    add_owner,
+    is_final,
+    last_position,
+    subscription_of,
+)
 from promenade_bus_postgres.topics import Topics
 from promenade_bus_postgres.upkeep import Upkeep
 
 __all__ = ["PostgresAdapter"]
+
+_FIRST_LOOK: Final = 0.002
+_LONGEST_WAIT: Final = 5.0
+"""Seconds that a subscription from now on waits, at most, for transactions that have begun before it."""
 
 
 class PostgresAdapter:
@@ -245,6 +256,8 @@ class PostgresAdapter:
         def run(connection: Connection) -> Owner:
             return add_owner(connection, self._sql, spec, name)
 
+        if spec.mode == "broadcast" or spec.start == "latest":
+            await self._until_final(services)
         owner = await services.database.run(run)
         self._heartbeats.owners[name] = owner
         group = name if spec.mode == "broadcast" else spec.group
@@ -252,6 +265,21 @@ class PostgresAdapter:
         self._consumers[consumer] = None
         self._by_topic.add(spec.topic, consumer)
         return consumer
+
+    async def _until_final(self, services: Services) -> None:
+        """Waits until every event that can be seen now is final.
+
+        A subscription that begins then gets none of them, and misses none that is stored later. While an
+        older transaction of the server stays open, the wait ends after some seconds.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + _LONGEST_WAIT, _FIRST_LOOK
+        last = await services.database.run(lambda connection: last_position(connection, self._sql))
+        while not await services.database.run(lambda connection: is_final(connection, self._sql, last)):
+            if loop.time() >= until:
+                return
+            await asyncio.sleep(pause)
+            pause = min(next_pause(pause), services.options.poll)
 
     def _closed(self, consumer: PostgresConsumer) -> None:
         if consumer in self._consumers:

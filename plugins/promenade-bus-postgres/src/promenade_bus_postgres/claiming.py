@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import attrs
 
-from bus_core import Attempt, BusError, Message, Received
+from bus_core import Attempt, Message, Received
 from bus_core.adapters import attempts_of, headers_of, with_death
 from bus_core.events import is_pattern
 from promenade_bus_postgres.connections import Connection, Sql
 from promenade_bus_postgres.positions import HORIZON, NOW
-from promenade_bus_postgres.subscriptions import Owner
-from promenade_bus_postgres.topics import Topics
+from promenade_bus_postgres.subscriptions import IS_MINE, ForgottenSubscription, Owner
+from promenade_bus_postgres.topics import TOPICS_MARK, Topics
 
 __all__ = ["Claim", "Claims", "Held"]
 
@@ -40,10 +40,10 @@ WITH facts AS MATERIALIZED (
     SELECT active,
         (SELECT min(due) FROM promenade_delivery WHERE subscription = %(key)s AND owner = 0) AS due,
         {now} AS now, {others} AS others, {topics} AS topics
-    FROM promenade_subscription WHERE id = %(key)s),
+    FROM ({mine}) AS mine, promenade_subscription AS own WHERE own.id = mine.id),
 turn AS MATERIALIZED (
     SELECT cursor_tx, cursor_seq FROM promenade_subscription
-    WHERE id = %(key)s AND {may} FOR UPDATE),
+    WHERE id = %(key)s AND EXISTS (SELECT 1 FROM facts) AND {may} FOR UPDATE),
 {source}
 sized AS (
     SELECT tx, seq, sum(octet_length(body)) OVER (ORDER BY tx, seq) - octet_length(body) AS before
@@ -59,7 +59,7 @@ moved AS (
     UPDATE promenade_subscription SET cursor_tx = reached.tx, cursor_seq = reached.seq FROM reached
     WHERE id = %(key)s)
 SELECT facts.active, facts.due, facts.now, facts.others, facts.topics, {held}, {more},
-    fresh.tx, fresh.seq, fresh.topic, fresh.id, fresh.key, fresh.headers, fresh.body, fresh.published
+    fresh.tx, fresh.seq, fresh.topic, {name}, fresh.id, fresh.key, fresh.headers, fresh.body, fresh.published
 FROM facts LEFT JOIN fresh ON true ORDER BY fresh.tx, fresh.seq"""
 
 _TOPIC: Final = "(SELECT id FROM promenade_topic WHERE name = %(pattern)s)"
@@ -82,7 +82,7 @@ _OF_PATTERN: Final = f"""
 scanned AS MATERIALIZED (
     SELECT event.tx, event.seq, event.topic FROM turn, promenade_event AS event
     WHERE (event.tx, event.seq) > (turn.cursor_tx, turn.cursor_seq) AND event.tx < {HORIZON}
-        AND (SELECT count(*) FROM promenade_topic) = %(known)s
+        AND {TOPICS_MARK} = %(known)s
     ORDER BY event.tx, event.seq LIMIT %(window)s),
 source AS (
     SELECT tx, seq, body FROM scanned JOIN promenade_event AS event USING (tx, seq)
@@ -108,13 +108,29 @@ gone AS MATERIALIZED (
     WHERE owner.subscription = %(key)s ORDER BY owner.id FOR UPDATE OF owner)"""
 """Owners whose heartbeats have stopped since; they cannot go on before the claim is over."""
 
+# The clock in a subquery is read once, so that the index of due deliveries can be used. The two parts behind
+# it look at all deliveries of the subscription: the planner skips them whole unless somebody has died, and
+# except once in a lease.
 _FREE: Final = f"""
 WITH {_GONE},
+mine AS MATERIALIZED ({IS_MINE}),
 found AS (
-    SELECT tx, seq, owner FROM promenade_delivery
-    WHERE subscription = %(key)s AND ((owner = 0 AND due <= {NOW}) OR owner IN (SELECT id FROM gone)
-        OR (%(orphans)s AND owner <> 0 AND NOT EXISTS (
-            SELECT 1 FROM promenade_owner WHERE promenade_owner.id = promenade_delivery.owner)))
+    (SELECT tx, seq, owner FROM (
+        SELECT tx, seq, owner, due FROM promenade_delivery
+        WHERE subscription = %(key)s AND owner = 0 AND due <= (SELECT {NOW}) AND EXISTS (SELECT 1 FROM mine)
+        {{fence}}) AS due ORDER BY {{first}}tx, seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT tx, seq, owner FROM promenade_delivery
+        WHERE EXISTS (SELECT 1 FROM gone) AND EXISTS (SELECT 1 FROM mine)
+            AND subscription = %(key)s AND owner = ANY(ARRAY(SELECT id FROM gone))
+        ORDER BY tx, seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT tx, seq, owner FROM promenade_delivery
+        WHERE %(orphans)s::boolean AND EXISTS (SELECT 1 FROM mine)
+            AND subscription = %(key)s AND owner <> 0 AND NOT EXISTS (
+                SELECT 1 FROM promenade_owner AS living
+                WHERE living.id = promenade_delivery.owner AND living.subscription = %(key)s)
+        ORDER BY tx, seq LIMIT %(limit)s)
     ORDER BY tx, seq LIMIT %(limit)s),
 sized AS MATERIALIZED (
     SELECT found.*, sum(coalesce(octet_length(body), 0)) OVER (ORDER BY tx, seq)
@@ -132,7 +148,8 @@ claimed AS (
     WHERE each.subscription = %(key)s AND each.tx = died.tx AND each.seq = died.seq
     RETURNING each.tx, each.seq, attempt, each.died, redelivered, history, waited, died.one = 1 AS owner_died)
 SELECT claimed.tx, claimed.seq, attempt, died, redelivered, history, waited, owner_died,
-    event.topic, event.id, event.key, event.headers, event.body, event.published,
+    event.topic, (SELECT name FROM promenade_topic WHERE promenade_topic.id = abs(event.topic)),
+    event.id, event.key, event.headers, event.body, event.published,
     (SELECT count(*) FROM found) = %(limit)s OR (SELECT count(*) FROM claimed) < (SELECT count(*) FROM found)
 FROM claimed LEFT JOIN promenade_event AS event ON event.tx = claimed.tx AND event.seq = claimed.seq
 ORDER BY claimed.tx, claimed.seq"""
@@ -184,16 +201,6 @@ class Claim:
     more: bool = False
 
 
-class ForgottenSubscription(BusError):
-    """Raised when a subscription was removed from the database while it was open."""
-
-    def __init__(self, group: str, pattern: str) -> None:
-        super().__init__(
-            f"the subscription {group!r} to {pattern!r} was removed from the database while it was open; "
-            "start this process again to subscribe it anew"
-        )
-
-
 class Claims:
     """The statements with which one consumer receives. Used by one thread at a time."""
 
@@ -224,9 +231,12 @@ class Claims:
         self._published = -1.0  # of the last event, and the same as a datetime
         self._published_at = datetime.fromtimestamp(0.0, UTC)
         self._fresh = sql(_fresh_statement(is_pattern=self._is_pattern, ordered=ordered))
-        self._free = sql(_FREE.format(skip="" if ordered else "SKIP LOCKED"))
+        self._free = sql(_free_statement(ordered=ordered))
         self._turn = sql(_TURN)
-        self._facts = {"key": owner.subscription, "me": owner.number, "bytes": _MOST_BYTES}
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {**self._owner.facts(), "group": self._group, "pattern": self._pattern, "bytes": _MOST_BYTES}
 
     def claim(self, connection: Connection, limit: int, dead: Mapping[str, int | None]) -> Claim:
         """Assigns deliveries to the owner: first those that became free, then fresh events."""
@@ -297,7 +307,7 @@ class Claims:
             if topic is None:
                 lost.append((tx, seq))
                 continue
-            taken = self._received(connection, (tx, seq, topic, *event))
+            taken = self._received((tx, seq, topic, *event))
             try:
                 attempts: tuple[Attempt, ...] = () if history is None else attempts_of(history)
             except Exception:  # whatever a converter raises for what another program has written
@@ -322,7 +332,7 @@ class Claims:
     def _lost(self, connection: Connection, lost: Sequence[tuple[int, int]]) -> None:
         """Counts events that were deleted before their delivery, by another program or by ``max_length``."""
         txs, seqs = [tx for tx, _ in lost], [seq for _, seq in lost]
-        facts = {"txs": txs, "seqs": seqs, "group": self._group, "pattern": self._pattern, **self._facts}
+        facts = {"txs": txs, "seqs": seqs, **self._facts}
         connection.execute(self._sql(_MISSING), facts)
 
     # --- events behind the cursor -------------------------------------------------------------------------
@@ -334,7 +344,7 @@ class Claims:
                 known, topics = self._topics.matching(self._pattern)
                 facts.update(known=known, topics=topics, window=max(_WINDOW, limit))
             else:
-                facts["pattern"], known = self._pattern, 0
+                known = 0
             with connection.cursor(binary=True) as cursor:
                 cursor.execute(self._fresh, facts)
                 rows = cursor.fetchall()
@@ -344,7 +354,11 @@ class Claims:
             if topics_now != known:
                 self._topics.learn(connection)
                 continue
-            received = [self._received(connection, row[7:]) for row in rows if row[7] is not None]
+            received = [self._received(row[7:]) for row in rows if row[7] is not None]
+            self._owner.seen_at = now
+            if received:
+                last: Held = received[-1].receipt
+                self._owner.reached = last.tx, last.seq
             size = sum(len(each.message.body) for each in received)
             more = more or len(received) == limit or size >= _MOST_BYTES
             if due is not None and due <= now:
@@ -359,9 +373,9 @@ class Claims:
 
     # --- rows ---------------------------------------------------------------------------------------------
 
-    def _received(self, connection: Connection, row: Sequence[Any]) -> Received:
-        tx, seq, topic, message_id, key, headers, body, published = row
-        name = self._topics.name_of(connection, topic) if self._is_pattern else self._pattern
+    def _received(self, row: Sequence[Any]) -> Received:
+        tx, seq, topic, name, message_id, key, headers, body, published = row
+        name = (name or "") if self._is_pattern else self._pattern
         fault = None
         try:
             if published != self._published:
@@ -381,14 +395,25 @@ def _columns(dead: Mapping[str, int]) -> dict[str, Any]:
     return {"dead": [*dead], "beats": [*dead.values()]}
 
 
+def _free_statement(*, ordered: bool) -> str:
+    """The statement for one kind of subscription. ``OFFSET 0`` keeps the planner from following the order."""
+    if ordered:
+        return _FREE.format(fence="OFFSET 0", first="", skip="")
+    return _FREE.format(fence="", first="due, ", skip="SKIP LOCKED")
+
+
 def _fresh_statement(*, is_pattern: bool, ordered: bool) -> str:
     """The statement for one kind of subscription."""
     may = f"active = %(me)s AND NOT {_OTHERS}" if ordered else "true"
     more = "(SELECT count(*) FROM scanned) = %(window)s" if is_pattern else "false"
     return _FRESH.format(
         now=NOW,
+        mine=IS_MINE,
         others=_OTHERS if ordered else "false",
-        topics="(SELECT count(*) FROM promenade_topic)" if is_pattern else "0",
+        topics=TOPICS_MARK if is_pattern else "0",
+        name="(SELECT name FROM promenade_topic WHERE promenade_topic.id = fresh.topic)"
+        if is_pattern
+        else "NULL",
         may=may,
         source=_OF_PATTERN if is_pattern else _OF_TOPIC,
         reached=_LAST_OF_SCANNED if is_pattern else _LAST_OF_FRESH,

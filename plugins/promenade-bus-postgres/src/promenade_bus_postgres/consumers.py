@@ -18,7 +18,13 @@ from bus_core.adapters import NO_SESSION, together_or_apart
 from promenade_bus_postgres.claiming import Claim, Claims, Held
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.settling import Settler
-from promenade_bus_postgres.subscriptions import Owner, remove_owner
+from promenade_bus_postgres.subscriptions import (
+    ForgottenSubscription,
+    Owner,
+    find_again,
+    is_known,
+    remove_owner,
+)
 
 if TYPE_CHECKING:
     from promenade_bus_postgres.services import Services
@@ -72,7 +78,10 @@ class PostgresConsumer:
         # ``receive`` loses nothing.
         self._claimed: deque[Claim] = deque()
         self._claiming = threading.Lock()
-        self._held: set[int] = set()  # the numbers of the events that the engine has got, and not settled
+        self._settling = threading.Lock()  # taken after the other one, where both are
+        self._group = group
+        # The events that the engine has got, and not settled: their numbers, and their transactions.
+        self._held: dict[int, int] = {}
         self._is_unsure = False  # True when a claim may have been stored whose answer was lost
         self._settler = Settler(services.sql, owner, group, spec.topic)
         self._news = asyncio.Event()
@@ -131,20 +140,45 @@ class PostgresConsumer:
             claim = Claim(claim.received[:limit], more=True)
         elif self._claimed:
             claim.more = True
-        self._held.update(each.receipt.seq for each in claim.received)
+        self._held.update((each.receipt.seq, each.receipt.tx) for each in claim.received)
         return claim
 
     def _claim_in_thread(self, limit: int, dead: Mapping[str, int | None], connection: Connection) -> None:
         with self._claiming:
             if self._is_unsure:
-                left = [each.receipt.seq for claim in [*self._claimed] for each in claim.received]
-                self._claims.give_back(connection, [*self._held, *left])
+                self._claims.give_back(connection, [*self._all_held()])
                 self._is_unsure = False
             try:
                 self._claimed.append(self._claims.claim(connection, limit, dead))
+            except ForgottenSubscription:
+                with self._settling:
+                    self._find_again(connection)
+                self._claimed.append(Claim([], more=True))
             except BaseException:
                 self._is_unsure = True
                 raise
+
+    def _all_held(self) -> dict[int, int]:
+        """The events that the engine has got and not settled, and those that it has still to get."""
+        left = [each.receipt for claim in [*self._claimed] for each in claim.received]
+        return self._held.copy() | {receipt.seq: receipt.tx for receipt in left}
+
+    def _find_again(self, connection: Connection) -> None:
+        """Takes the numbers that the subscription has now. Raises ``ForgottenSubscription``."""
+        retention = self._services.options.retention
+        kept_for = 0.0 if retention.max_length else min(retention.min_age, retention.unsubscribed_max_age)
+        find_again(connection, self._services.sql, self.owner, self.spec, self._all_held(), kept_for)
+
+    def _was_found_again(self, connection: Connection) -> bool:
+        """True when the subscription had other numbers than its owner knew; now the owner knows them."""
+        with self._claiming, self._settling:
+            if is_known(connection, self._services.sql, self.owner, self._group, self.spec.topic):
+                return False
+            try:
+                self._find_again(connection)
+            except ForgottenSubscription:
+                return False  # the next claim says so
+            return True
 
     def look(self) -> None:
         """Wakes ``receive``, because there may be new events."""
@@ -160,18 +194,36 @@ class PostgresConsumer:
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
         results = await together_or_apart(outcomes, self._settle_all)
-        for outcome, result in zip(outcomes, results, strict=True):
-            is_kept = outcome.action == "hold" and result is None
-            if not is_kept and (result is None or isinstance(result, LeaseLost)):
-                self._held.discard(outcome.receipt.seq)
         if any(each.action in ("retry", "release") for each in outcomes):
             self._services.freed(self.owner.subscription)
         return results
 
     async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
-        return await self._services.database.run(
-            lambda connection: self._settler.settle(connection, outcomes)
-        )
+        return await self._services.database.run(partial(self._settle_in_thread, outcomes))
+
+    def _settle_in_thread(
+        self, outcomes: Sequence[Outcome], connection: Connection
+    ) -> Sequence[BusError | None]:
+        numbers = self.owner.facts()
+        with self._settling:
+            results = self._settler.settle(connection, outcomes)
+            self._forget_settled(outcomes, results)
+        if any(results):
+            if self._was_found_again(connection) or self.owner.facts() != numbers:
+                with self._settling:
+                    again = self._settler.settle(connection, outcomes)
+                results = [first and second for first, second in zip(results, again, strict=True)]
+                self._forget_settled(outcomes, results)
+            for outcome, result in zip(outcomes, results, strict=True):
+                if isinstance(result, LeaseLost):
+                    self._held.pop(outcome.receipt.seq, None)
+        return results
+
+    def _forget_settled(self, outcomes: Sequence[Outcome], results: Sequence[BusError | None]) -> None:
+        """Forgets the events that are settled, and not those that the engine goes on holding."""
+        for outcome, result in zip(outcomes, results, strict=True):
+            if result is None and outcome.action != "hold":
+                self._held.pop(outcome.receipt.seq, None)
 
     # --- leases and turns ---------------------------------------------------------------------------------
 
@@ -187,13 +239,21 @@ class PostgresConsumer:
         session = services.heartbeats.session
         seqs = [held.seq for held in receipts if isinstance(held, Held)]
 
-        def run(connection: Connection) -> set[int]:
+        def owned_of(connection: Connection) -> set[int]:
             rows = connection.execute(services.sql(_OWNED), (me.subscription, me.number, seqs))
             return {seq for (seq,) in rows.fetchall()}
 
+        def run(connection: Connection) -> set[int]:
+            owned = owned_of(connection)
+            if len(owned) < len(seqs) and self._was_found_again(connection):
+                return owned_of(connection)
+            return owned
+
         owned = await services.database.run(run)
         self._session = session
-        self._held.difference_update(seq for seq in seqs if seq not in owned)
+        for seq in seqs:
+            if seq not in owned:
+                self._held.pop(seq, None)
         return [seq in owned for seq in seqs]
 
     async def has_standby(self) -> bool:

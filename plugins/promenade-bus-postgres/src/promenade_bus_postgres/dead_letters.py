@@ -32,7 +32,8 @@ FOR KEY SHARE"""
 _MOVE: Final = f"""
 WITH again AS (
     INSERT INTO promenade_event (tx, topic, id, key, headers, body, published)
-    VALUES ({POSITION}, %(topic)s, %(id)s, %(key)s, %(headers)s, %(body)s, %(published)s) RETURNING tx, seq)
+    VALUES ({POSITION}, -(SELECT id FROM promenade_topic WHERE name = %(topic)s),
+        %(id)s, %(key)s, %(headers)s, %(body)s, %(published)s) RETURNING tx, seq)
 INSERT INTO promenade_delivery (subscription, tx, seq, owner, redelivered, history)
 SELECT %(subscription)s, tx, seq, 0, true, %(history)s FROM again"""
 
@@ -79,6 +80,7 @@ class PostgresDeadLetters(StoredDeadLetters[Connection]):
                 letter = self.letter(self.text(connection, letter_id))
                 if letter is not None:
                     known[letter_id] = letter
+            services.topics.learn(connection)  # what is missing there is added, also after a restore
             services.topics.add(connection, [letter.topic for letter in known.values()])
             with connection.transaction():
                 rows = connection.execute(services.sql(_TAKE), ([*known],)).fetchall()
@@ -98,9 +100,8 @@ class PostgresDeadLetters(StoredDeadLetters[Connection]):
         found = connection.execute(sql(_SUBSCRIPTION), (group, pattern)).fetchone()
         if found is None:
             raise self.has_no_way_back(letter, pattern, "the database")
-        (topic,) = self._services.topics.add(connection, [letter.topic])
         facts = {
-            "topic": -topic,
+            "topic": letter.topic,
             "id": message_id,
             "key": letter.key.encode(),
             "headers": text_of_headers(letter.headers),

@@ -48,13 +48,13 @@ def backlogs_of(
     connection: Connection, sql: Sql, topics: Topics, patterns: Mapping[int, str]
 ) -> Mapping[int, int]:
     """The number of unsettled messages of each subscription: deliveries, and events behind its cursor."""
-    topics.learn(connection)
+    known = topics.learn(connection)
     asked: list[tuple[int, int]] = []
     for subscription, pattern in patterns.items():
         if is_pattern(pattern):
             asked += [(subscription, topic) for topic in topics.matching(pattern)[1]]
-        elif (known := topics.known_id_of(pattern)) is not None:
-            asked.append((subscription, known))
+        elif pattern in known:
+            asked.append((subscription, known[pattern]))
     ids = [*patterns]
     unread = [subscription for subscription, _ in asked], [topic for _, topic in asked]
     return dict(connection.execute(sql(_BOTH), (ids, *unread, ids)).fetchall())

@@ -15,12 +15,13 @@ from promenade_bus_postgres.subscriptions import Owner
 
 __all__ = ["HeartbeatTable"]
 
+# A row of another name is somebody else's: the database was restored, and has given the number again.
 _BEAT: Final = """
 INSERT INTO promenade_owner (id, name, subscription, beats)
 SELECT id, name, subscription, 1
 FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) AS mine (id, name, subscription)
 ORDER BY id
-ON CONFLICT (id) DO UPDATE SET beats = promenade_owner.beats + 1"""
+ON CONFLICT (id) DO UPDATE SET beats = promenade_owner.beats + 1 WHERE promenade_owner.name = excluded.name"""
 
 _GONE: Final = """
 DELETE FROM promenade_owner AS gone WHERE name = ANY(%s::text[])

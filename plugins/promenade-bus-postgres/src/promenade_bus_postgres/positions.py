@@ -10,7 +10,7 @@ from typing import Final
 
 from promenade_bus_postgres.connections import Connection, Sql
 
-__all__ = ["HELD_BY", "HORIZON", "NOW", "POSITION", "check_positions"]
+__all__ = ["HELD_BY", "HORIZON", "LAST_SEQ", "NOW", "POSITION", "check_positions"]
 
 NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 """Seconds since 1970 by the clock of the server, the only one that all machines share."""
@@ -22,6 +22,9 @@ HORIZON: Final = (
     "(SELECT tx_offset + pg_snapshot_xmin(pg_current_snapshot())::text::bigint FROM promenade_state)"
 )
 """The first half of the first position that is not final."""
+
+LAST_SEQ: Final = 2**63 - 1
+"""The second half of the last position of a transaction."""
 
 HELD_BY: Final = """
 SELECT pid, name, datname, seconds FROM (
@@ -43,14 +46,18 @@ _USED: Final = """greatest((SELECT coalesce(max(tx), 0) FROM promenade_event),
 (SELECT coalesce(max(cursor_tx), 0) FROM promenade_subscription))"""
 
 _IS_BEHIND: Final = f"SELECT {_NEXT} <= {_USED} FROM promenade_state"
-_CATCH_UP: Final = f"""UPDATE promenade_state SET tx_offset = tx_offset + {_USED} + 1 - ({_NEXT})
+_GAP: Final = 2**32
+"""More transactions than there are between a dump and its restore."""
+
+_CATCH_UP: Final = f"""UPDATE promenade_state SET tx_offset = tx_offset + {_USED} + {_GAP} - ({_NEXT})
 WHERE {_NEXT} <= {_USED}"""
 
 
 def check_positions(connection: Connection, sql: Sql) -> None:
-    """Makes new positions greater than all that were used.
+    """Makes new positions greater than all that were used, also between the dump and its restore.
 
     On a server that was restored from a dump the ids of transactions may be smaller than those in the tables.
+    Running processes remember positions of events that are not in the dump; new events get none of them.
     """
     row = connection.execute(sql(_IS_BEHIND)).fetchone()
     if row is not None and row[0]:

@@ -21,12 +21,18 @@ _MOST_BYTES: Final = 8_000_000
 _ONE_MAY_FIT: Final = (Kind.FULL, Kind.TOO_LARGE, Kind.VALUE, Kind.OTHER)
 """Where another message may be stored although this one is not."""
 
+# It stores nothing where the topics have other numbers, as after a restore.
 _INSERT: Final = f"""
 INSERT INTO promenade_event (tx, topic, id, key, headers, body)
 SELECT {POSITION}, topic, id, key, headers, body
 FROM unnest(%s::int[], %s::text[], %s::bytea[], %s::text[], %s::bytea[])
     WITH ORDINALITY AS new (topic, id, key, headers, body, place)
+WHERE (SELECT count(*) FROM unnest(%s::int[], %s::text[]) AS used (id, name)
+    JOIN promenade_topic USING (id, name)) = %s
 ORDER BY place"""
+
+_TRIES: Final = 3
+"""Attempts of one call to store messages under the numbers that topics have now."""
 
 
 class Publisher:
@@ -55,17 +61,20 @@ class Publisher:
 
     async def _store(self, messages: Sequence[Message]) -> Sequence[BusError | None]:
         def run(connection: Connection) -> None:
-            topics = self._topics.add(connection, (each.topic for each in messages))
-            connection.execute(
-                self._insert,
-                (
-                    [*topics],
-                    [each.id for each in messages],
-                    [each.key.encode() for each in messages],
-                    [text_of_headers(each.headers) for each in messages],
-                    [each.body for each in messages],
-                ),
+            columns = (
+                [each.id for each in messages],
+                [each.key.encode() for each in messages],
+                [text_of_headers(each.headers) for each in messages],
+                [each.body for each in messages],
             )
+            for _ in range(_TRIES):
+                topics = self._topics.add(connection, (each.topic for each in messages))
+                numbers = [topics[each.topic] for each in messages]
+                used = [*topics.values()], [*topics], len(topics)
+                if connection.execute(self._insert, (numbers, *columns, *used)).rowcount:
+                    return
+                self._topics.learn(connection)
+            raise PostgresFailure(self._database.place, Kind.CONFLICT)
 
         try:
             await self._database.run(run)

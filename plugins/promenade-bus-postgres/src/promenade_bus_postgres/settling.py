@@ -10,15 +10,14 @@ from bus_core.adapters import text_of_attempts, text_of_letter
 from promenade_bus_postgres.claiming import Held
 from promenade_bus_postgres.connections import Connection, Sql
 from promenade_bus_postgres.positions import NOW
-from promenade_bus_postgres.subscriptions import Owner
+from promenade_bus_postgres.subscriptions import IS_MINE, Owner
 
 __all__ = ["Settler"]
 
 _LOST: Final = "somebody else owns the message, or it was settled before"
 
-_OWNED: Final = (
-    "each.subscription = %(key)s AND each.owner = %(me)s AND each.tx = done.tx AND each.seq = done.seq"
-)
+_OWNED: Final = f"""each.subscription = %(key)s AND each.owner = %(me)s
+AND each.tx = done.tx AND each.seq = done.seq AND EXISTS ({IS_MINE})"""
 
 _ACK: Final = f"""
 DELETE FROM promenade_delivery AS each USING unnest(%(txs)s::bigint[], %(seqs)s::bigint[]) AS done (tx, seq)
@@ -100,7 +99,7 @@ class Settler:
         asked: Asked,
         results: list[BusError | None],
     ) -> None:
-        me = {"key": self._owner.subscription, "me": self._owner.number}
+        me = {**self._owner.facts(), "group": self._group, "pattern": self._pattern}
         receipts: list[Held] = [outcome.receipt for _, outcome in asked.values()]
         columns = {"txs": [each.tx for each in receipts], "seqs": [*asked]}
         for (seq,) in connection.execute(self._sql(statement), {**me, **columns, **facts}).fetchall():

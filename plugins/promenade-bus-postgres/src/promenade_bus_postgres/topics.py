@@ -1,76 +1,77 @@
-"""The topics of a database and their numbers. Topics are added, and never removed."""
+"""The topics of a database and their numbers. Topics are added, and never removed.
+
+A database that is restored, or that fails over, may come back with other numbers. So numbers are only ever
+used in a statement that also finds out that they are still right: by their names, or by their mark.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from bus_core.adapters import matches
 from promenade_bus_postgres.connections import Connection, Sql
 
-__all__ = ["Topics"]
+__all__ = ["TOPICS_MARK", "Topics"]
 
-_ALL = "SELECT id, name FROM promenade_topic"
-_ADD = """INSERT INTO promenade_topic (name) SELECT unnest(%s::text[]) EXCEPT SELECT name FROM promenade_topic
-ON CONFLICT DO NOTHING"""
+_MARK_OF_ONE: Final = "mod(hashtextextended(name, id), 2147483648)::integer"
+
+TOPICS_MARK: Final = f"(SELECT coalesce(sum({_MARK_OF_ONE}), 0)::bigint FROM promenade_topic)"
+"""A number that says which topics there are, and what their numbers are.
+
+Numbers become visible in any order, so no largest one tells of new topics.
+"""
+
+_ALL: Final = f"SELECT id, name, {_MARK_OF_ONE} FROM promenade_topic"
+_ADD: Final = """INSERT INTO promenade_topic (name)
+SELECT unnest(%s::text[]) EXCEPT SELECT name FROM promenade_topic ON CONFLICT DO NOTHING"""
 
 
 class Topics:
-    """The known rows of the table of topics. Safe to use from threads.
-
-    Numbers become visible in any order, so the rows are counted: who knows as many as there are knows all.
-    """
+    """The rows of the table of topics as they were last seen. Safe to use from threads."""
 
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
         self._guard = threading.Lock()
-        self._names: dict[int, str] = {}
-        self._ids: dict[str, int] = {}
+        self._names: Mapping[int, str] = {}
+        self._ids: Mapping[str, int] = {}
+        self._mark = 0
         self._matching: dict[str, tuple[int, list[int]]] = {}
 
-    def learn(self, connection: Connection) -> None:
-        """Loads the topics that others have added."""
+    def learn(self, connection: Connection) -> Mapping[str, int]:
+        """Loads the topics, in place of all that was known, and returns their numbers."""
         rows = connection.execute(self._sql(_ALL)).fetchall()
+        names = {int(number): str(name) for number, name, _ in rows}
+        ids = {name: number for number, name in names.items()}
         with self._guard:
-            for number, name in rows:
-                self._names[number] = name
-                self._ids[name] = number
+            self._names, self._ids = names, ids
+            self._mark = sum(mark for _, _, mark in rows)
+        return ids
 
-    def add(self, connection: Connection, names: Iterable[str]) -> Sequence[int]:
-        """The numbers of topics; new topics are added, and committed."""
-        wanted = [*names]
-        missing = [name for name in dict.fromkeys(wanted) if name not in self._ids]
+    def add(self, connection: Connection, names: Iterable[str]) -> Mapping[str, int]:
+        """The numbers of topics; new topics are added, and committed. The numbers may be out of date."""
+        wanted, known = dict.fromkeys(names), self._ids
+        missing = [name for name in wanted if name not in known]
         if missing:
             connection.execute(self._sql(_ADD), (missing,))
-            self.learn(connection)
-        return [self._ids[name] for name in wanted]
-
-    def id_of(self, connection: Connection, name: str) -> int | None:
-        """The number of a topic, or None if nobody has published to it yet."""
-        if name not in self._ids:
-            self.learn(connection)
-        return self._ids.get(name)
+            known = self.learn(connection)
+        return {name: known[name] for name in wanted}
 
     def known_id_of(self, name: str) -> int | None:
-        """The number of a topic, without a look at the database."""
+        """The number of a topic when the topics were last seen."""
         return self._ids.get(name)
 
-    def name_of(self, connection: Connection, number: int) -> str:
-        """The name of a topic, also for a redriven event. Empty for an unknown number."""
-        if abs(number) not in self._names:
-            self.learn(connection)
-        return self._names.get(abs(number), "")
-
     def known_name_of(self, number: int) -> str:
-        """The same, without a look at the database."""
+        """The name of a topic when they were last seen, also for a redriven event; empty if unknown."""
         return self._names.get(abs(number), "")
 
     def matching(self, pattern: str) -> tuple[int, list[int]]:
-        """The number of known topics, and the numbers of those that match a pattern."""
+        """The mark of the known topics, and the numbers of those that match a pattern."""
         with self._guard:
-            count = len(self._names)
+            mark = self._mark
             before = self._matching.get(pattern)
-            if before is None or before[0] != count:
+            if before is None or before[0] != mark:
                 found = [number for number, name in self._names.items() if matches(pattern, name)]
-                before = self._matching[pattern] = count, found
+                before = self._matching[pattern] = mark, found
             return before

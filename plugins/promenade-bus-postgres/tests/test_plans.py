@@ -1,0 +1,65 @@
+"""The rows that PostgreSQL reads for a claim: they do not grow with the deliveries of a subscription."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from promenade_bus_postgres.claiming import Claims
+from support.consuming import message, receive, spec
+from support.postgres_schemas import Schema
+
+pytestmark = pytest.mark.once
+
+_HELD = 20_000
+
+# Half of them are with a living owner, and half wait for a retry in an hour.
+_FILL = """
+INSERT INTO promenade_delivery (subscription, tx, seq, owner, due, delay)
+SELECT %s, 1, number, CASE WHEN number %% 2 = 0 THEN %s ELSE 0 END,
+    extract(epoch FROM now()) + 3600, 3600 FROM generate_series(1, %s) AS number"""
+
+
+def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes(each)
+
+
+def rows_looked_at(plan: Mapping[str, Any], table: str) -> float:
+    """The rows of a table that a plan has read, also those that it has left out."""
+    return sum(
+        (each["Actual Rows"] + each.get("Rows Removed by Filter", 0)) * each["Actual Loops"]
+        for each in nodes(plan)
+        if each.get("Relation Name") == table
+    )
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+async def test_a_look_for_what_came_free(schema: Schema, plans: str, ordered: bool) -> None:
+    """It reads what is due, and nothing else, however many deliveries are under way or wait for a retry."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(ordered=ordered))
+        await adapter.publish([message(number) for number in range(5)])
+        await receive(consumer, 5)
+        schema.ask("UPDATE promenade_delivery SET owner = 0")
+        schema.ask(_FILL, consumer.owner.subscription, consumer.owner.number, _HELD)
+        for table in ("delivery", "event", "owner", "subscription"):
+            schema.ask(f"ANALYZE promenade_{table}")
+        claims: Claims = consumer._claims
+        facts = {**claims._facts, "limit": 3, "orphans": False, "dead": [], "beats": []}
+        with schema.server.connect(autocommit=False) as connection:
+            connection.execute(f"SET plan_cache_mode = {plans}".encode())
+            connection.prepare_threshold = 0
+            found = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + claims._free, facts).fetchone()
+            connection.rollback()
+        assert found is not None
+        plan = found[0] if isinstance(found[0], list) else json.loads(found[0])
+        looked = rows_looked_at(plan[0]["Plan"], "promenade_delivery")
+        assert 3 <= looked < 100, json.dumps(plan, indent=1)
+        assert len(await receive(consumer, 5)) == 5
+        await consumer.close()
