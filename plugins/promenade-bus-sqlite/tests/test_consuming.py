@@ -214,6 +214,58 @@ async def test_a_broadcast_ends_with_its_instance(tmp_path: Path) -> None:
         assert await one.dead_letters.count(DeadLetterFilter()) == 1
 
 
+def end_broadcasts(path: Path) -> None:
+    """Others took the instance for dead."""
+    for table in ("subscription", "delivery", "owner"):
+        ask(path, f"DELETE FROM promenade_{table}")
+
+
+@pytest.mark.parametrize("first", ["settle", "receive", "confirm"])
+@pytest.mark.parametrize("pattern", [TOPIC, "test.#"])
+async def test_a_broadcast_that_was_taken_for_dead(tmp_path: Path, pattern: str, first: str) -> None:
+    """It goes on where it had left off: it gets what it missed, settles what it holds, and loses nothing."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer: Any = await adapter.open_consumer(spec(topic=pattern, mode="broadcast"))
+        await adapter.publish([message(number) for number in range(3)])
+        held, failed, done = await receive(consumer, 3)
+        assert await consumer.settle(acks([done])) == [None]
+        end_broadcasts(path)
+        await adapter.publish([message(3)])
+        if first == "settle":
+            assert await consumer.settle([buried(failed)]) == [None]
+        if first == "confirm":
+            assert await consumer.confirm([held.receipt, done.receipt]) == [True, False]
+        assert keys(await receive(consumer, 1)) == ["3"]
+        if first != "settle":
+            assert await consumer.settle([buried(failed)]) == [None]
+        assert await consumer.settle(acks([held])) == [None]
+        (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letter.id]) == 1
+        assert keys(await receive(consumer, 1)) == [failed.message.key]
+        await adapter.running.heartbeats.renewed()
+        assert ask(path, "SELECT name FROM promenade_owner") == [(consumer.owner.name,)]
+        await adapter.running.worker.write(adapter.upkeep.look)
+        assert adapter.lost == 0
+        await consumer.close()
+        assert ask(path, "SELECT 1 FROM promenade_subscription") == []
+
+
+async def test_a_broadcast_that_was_away_for_too_long(tmp_path: Path) -> None:
+    """When events may have been removed meanwhile, that is counted as a loss, once."""
+    path = tmp_path / "events.db"
+    async with started(path, retention={"min_age": 0.0}) as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        end_broadcasts(path)
+        await adapter.publish([message(1)])
+        assert keys(await receive(consumer, 1)) == ["1"]
+        await adapter.running.worker.write(adapter.upkeep.look)
+        assert adapter.lost == 1
+        losses = ask(path, "SELECT service_group, topic, reason FROM promenade_loss")
+        assert losses == [("tests.audit", TOPIC, "away")]
+        await consumer.close()
+
+
 @pytest.mark.parametrize("action", ["ack", "dead_letter", "retry", "release", "hold"])
 async def test_a_late_owner_changes_nothing(tmp_path: Path, action: Any) -> None:
     """An entry that another consumer has taken over is that one's, whatever the former owner settles."""

@@ -17,7 +17,7 @@ from promenade_bus_sqlite.losses import note_loss
 from promenade_bus_sqlite.schema import NOBODY
 from promenade_bus_sqlite.topics import Topics
 
-__all__ = ["Claim", "Claims", "Held", "Owner", "backlog_of"]
+__all__ = ["Claim", "Claims", "ForgottenSubscription", "Held", "Owner", "backlog_of"]
 
 _MOST_BYTES: Final = 4_000_000
 """The bytes of bodies after which one claim takes nothing more."""
@@ -34,11 +34,17 @@ Row = tuple[Any, ...]
 
 @attrs.define(eq=False)
 class Owner:
-    """A consumer in the file: ``number`` owns deliveries, ``name`` has heartbeats."""
+    """A consumer in the file: ``number`` owns deliveries, ``name`` has heartbeats.
+
+    ``reached`` is the number of the last event that was received, and ``seen_at`` the time when its
+    subscription was there last.
+    """
 
     number: int
     name: str
     subscription: int
+    reached: int
+    seen_at: float
 
 
 @attrs.define(eq=False)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from bus_core import BusError, Outcome, Received, SubscriptionSpec
+from bus_core import BusError, LeaseLost, Outcome, Received, SubscriptionSpec
 from bus_core.adapters import together_or_apart
-from promenade_bus_sqlite.claiming import Claim, Claims, Held, Owner
+from promenade_bus_sqlite.claiming import Claim, Claims, ForgottenSubscription, Held, Owner
 from promenade_bus_sqlite.settling import Settler
+from promenade_bus_sqlite.subscriptions import is_there, subscribe_again
 
 if TYPE_CHECKING:
     from promenade_bus_sqlite.services import Services
@@ -47,6 +48,7 @@ class SqliteConsumer:
         self._session = services.heartbeats.session
         self._claims = Claims(services.topics, owner, spec.topic, group, ordered=spec.ordered)
         self._settler = Settler(owner, group, spec.topic)
+        self._held: set[int] = set()  # the numbers of the events that the engine has got, and not settled
         self._news = asyncio.Event()
         self._stopped = False
         services.heartbeats.add(owner.name)
@@ -62,7 +64,11 @@ class SqliteConsumer:
             while not self._stopped:
                 self._news.clear()
                 claim = await self._claim(limit)
+                self.owner.seen_at = self._services.file.now()
                 if claim.received:
+                    seqs = [each.receipt.seq for each in claim.received]
+                    self._held.update(seqs)
+                    self.owner.reached = max(self.owner.reached, *seqs)
                     return claim.received
                 rest = until - loop.time()
                 if claim.next_due is not None:
@@ -84,9 +90,23 @@ class SqliteConsumer:
             return self._claims.peek(db, file.now(), dead)
 
         def run(db: sqlite3.Connection) -> Claim:
+            try:
+                return self._claims.claim(db, limit, file.now(), dead)
+            except ForgottenSubscription:
+                if self.spec.mode == "group":
+                    raise
+            self._subscribe_again(db)
             return self._claims.claim(db, limit, file.now(), dead)
 
         return await self._services.worker.write(run, peek)
+
+    def _subscribe_again(self, db: sqlite3.Connection) -> None:
+        """Makes a broadcast subscription again that others have removed, because they took it for dead."""
+        if self.spec.mode == "broadcast" and not is_there(db, self.owner):
+            retention = self._services.options.retention
+            kept_for = 0.0 if retention.max_length else min(retention.min_age, retention.unsubscribed_max_age)
+            now = self._services.file.now()
+            subscribe_again(db, self.owner, self.spec, self._held.copy(), now, kept_for)
 
     def look(self) -> None:
         """Wakes ``receive``, because there may be new events."""
@@ -101,13 +121,21 @@ class SqliteConsumer:
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         """Settles outcomes and returns one result for each. See ``bus_core.Consumer``."""
         results = await together_or_apart(outcomes, self._settle_all)
+        for outcome, result in zip(outcomes, results, strict=True):
+            if isinstance(result, LeaseLost) or (result is None and outcome.action != "hold"):
+                self._held.discard(outcome.receipt.seq)
         if any(each.action in ("retry", "release") for each in outcomes):
             self._services.woken(self.owner.subscription)
         return results
 
     async def _settle_all(self, outcomes: Sequence[Outcome]) -> Sequence[BusError | None]:
         now = self._services.file.now()
-        return await self._services.worker.write(lambda db: self._settler.settle(db, outcomes, now))
+
+        def run(db: sqlite3.Connection) -> Sequence[BusError | None]:
+            self._subscribe_again(db)
+            return self._settler.settle(db, outcomes, now)
+
+        return await self._services.worker.write(run)
 
     # --- leases and turns ---------------------------------------------------------------------------------
 
@@ -125,12 +153,14 @@ class SqliteConsumer:
         wanted = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND seq = ? AND owner = ?"
 
         def run(db: sqlite3.Connection) -> Sequence[bool]:
+            self._subscribe_again(db)
             return [
                 db.execute(wanted, (me.subscription, seq, me.number)).fetchone() is not None for seq in seqs
             ]
 
         owned = await self._services.worker.write(run)
         self._session = session
+        self._held.difference_update(seq for seq, is_owned in zip(seqs, owned, strict=True) if not is_owned)
         return owned
 
     async def has_standby(self) -> bool:

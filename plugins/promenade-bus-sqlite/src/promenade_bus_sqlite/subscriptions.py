@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from bus_core import SubscriptionSpec
 from promenade_bus_sqlite.claiming import Owner
+from promenade_bus_sqlite.losses import note_loss
 
-__all__ = ["add_owner", "end_broadcasts_of_the_dead", "subscription_of"]
+__all__ = ["add_owner", "end_broadcasts_of_the_dead", "is_there", "subscribe_again", "subscription_of"]
+
+_ADD = """INSERT INTO promenade_subscription (service_group, pattern, name, broadcast, cursor, served)
+VALUES (?, ?, ?, ?, ?, ?) RETURNING id"""
+
+_ADD_OWNER = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
+ON CONFLICT DO UPDATE SET subscription = excluded.subscription, beats = beats + 1"""
+
+_HOLD = "INSERT INTO promenade_delivery (subscription, seq, owner, redelivered) VALUES (?, ?, ?, 1)"
 
 
 def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: float) -> Owner:
@@ -18,23 +28,47 @@ def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: f
     is_broadcast = spec.mode == "broadcast"
     group = owner if is_broadcast else spec.group
     found = subscription_of(db, group, spec.topic)
+    cursor = 0
     if found is None:
-        cursor = 0
         if is_broadcast or spec.start == "latest":
             (cursor,) = db.execute(
                 "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'promenade_event'"
             ).fetchone()
-        (found,) = db.execute(
-            "INSERT INTO promenade_subscription (service_group, pattern, name, broadcast, cursor, served)"
-            " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-            (group, spec.topic, spec.name, is_broadcast, cursor, now),
-        ).fetchone()
+        values = group, spec.topic, spec.name, is_broadcast, cursor, now
+        (found,) = db.execute(_ADD, values).fetchone()
     else:
         db.execute("UPDATE promenade_subscription SET served = ? WHERE id = ?", (now, found))
     (number,) = db.execute(
         "INSERT INTO promenade_owner (name, subscription) VALUES (?, ?) RETURNING id", (owner, found)
     ).fetchone()
-    return Owner(number, owner, found)
+    return Owner(number, owner, found, cursor, now)
+
+
+def is_there(db: sqlite3.Connection, owner: Owner) -> bool:
+    """True when the subscription of an owner is in the file."""
+    wanted = "SELECT 1 FROM promenade_subscription WHERE id = ?"
+    return db.execute(wanted, (owner.subscription,)).fetchone() is not None
+
+
+def subscribe_again(
+    db: sqlite3.Connection,
+    owner: Owner,
+    spec: SubscriptionSpec,
+    held: Iterable[int],
+    now: float,
+    kept_for: float,
+) -> None:
+    """Makes a broadcast subscription that was removed again, where its owner had left off.
+
+    ``held`` are the numbers of the events that it holds. Nothing is lost, unless it was away for ``kept_for``
+    seconds, so that events may have been removed: that counts as one loss.
+    """
+    values = owner.name, spec.topic, spec.name, True, owner.reached, now
+    (owner.subscription,) = db.execute(_ADD, values).fetchone()
+    db.execute(_ADD_OWNER, (owner.number, owner.name, owner.subscription))
+    db.executemany(_HOLD, [(owner.subscription, seq, owner.number) for seq in held])
+    if now - owner.seen_at >= kept_for:
+        note_loss(db, spec.group, spec.topic, "away", 1)
 
 
 def subscription_of(db: sqlite3.Connection, group: str, pattern: str) -> int | None:
