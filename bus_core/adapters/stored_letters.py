@@ -6,13 +6,23 @@ Nothing of the bus needs this module; import it from here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+import attrs
 
 from bus_core.adapters.dead_letters import first_letters
 from bus_core.adapters.records import letter_of
 from bus_core.errors import DeadLetterNotFound, UnknownSubscription
-from bus_core.events.messages import DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterTally, tally_of
+from bus_core.events.messages import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    DeadLetterTally,
+    merge_tallies,
+    tally_of,
+)
 from bus_core.events.topics import is_pattern
 
 __all__ = ["StoredDeadLetters"]
@@ -27,12 +37,23 @@ _MOST_BYTES = 4_000_000
 """Bytes of letters after which a page ends."""
 
 
+@attrs.frozen
+class _Step:
+    """Some letters in order: their numbers and texts, and the number where the next step begins, if any."""
+
+    letters: Sequence[tuple[int, str, DeadLetter]]
+    behind: int | None
+
+
 class StoredDeadLetters(ABC, Generic[C]):
     """Implements ``bus_core.DeadLetterStore`` except for ``redrive``; ``C`` is a connection.
 
     A subclass defines how a function of a connection is run, and a few statements. A letter is the text of
     ``bus_core.adapters.text_of_letter``, with a number that grows. Texts that another program has
     written are skipped.
+
+    Each function of a connection handles a few hundred letters at most, so any number of them can be counted
+    or purged, although a call of the database has a time limit. Letters may come and go between two of them.
     """
 
     # --- to be defined ------------------------------------------------------------------------------------
@@ -43,7 +64,7 @@ class StoredDeadLetters(ABC, Generic[C]):
 
     @abstractmethod
     def write(self, run: Callable[[C], T]) -> Awaitable[T]:
-        """The result of a function that writes; all that it did is stored, or nothing."""
+        """The result of a function that writes; what it did is stored as a whole, or not at all."""
 
     @abstractmethod
     def rows(
@@ -75,33 +96,29 @@ class StoredDeadLetters(ABC, Generic[C]):
 
     async def page(self, where: DeadLetterFilter, after: str | None, limit: int) -> DeadLetterPage:
         """The selected letters behind a cursor; see ``bus_core.DeadLetterStore``."""
-        behind = _number_of(after)
-
-        def run(db: C) -> DeadLetterPage:
-            page = DeadLetterPage()
-            size, last = 0, behind
-            for number, text, letter in self._selected(db, where, behind):
+        last = _number_of(after)
+        page = DeadLetterPage()
+        size = 0
+        async for letters in self._selected(where, last):
+            for number, text, letter in letters:
                 if len(page) == limit or size >= _MOST_BYTES:
                     page.next_cursor = str(last)
-                    break
+                    return page
                 page.append(letter)
                 size += len(text)
                 last = number
-            return page
-
-        return await self.read(run)
+        return page
 
     async def count(self, where: DeadLetterFilter) -> int:
         """The number of letters that the filter selects."""
-        return await self.read(lambda db: sum(1 for _ in self._selected(db, where, 0)))
+        return sum([len(letters) async for letters in self._selected(where, 0)])
 
     async def tally(self, where: DeadLetterFilter) -> Sequence[DeadLetterTally]:
         """Counts the selected letters in groups; see ``bus_core.DeadLetterStore``."""
-
-        def run(db: C) -> Sequence[DeadLetterTally]:
-            return tally_of(letter for _, _, letter in self._selected(db, where, 0))
-
-        return await self.read(run)
+        found: list[DeadLetterTally] = []
+        async for letters in self._selected(where, 0):
+            found = merge_tallies([*found, *tally_of(letter for _, _, letter in letters)])
+        return found
 
     async def get(self, letter_id: str) -> DeadLetter:
         """One letter; raises ``DeadLetterNotFound``."""
@@ -112,25 +129,43 @@ class StoredDeadLetters(ABC, Generic[C]):
         return letter
 
     async def purge(self, where: DeadLetterFilter) -> int:
-        """Deletes the letters that the filter selects; returns how many."""
+        """Deletes the letters that the filter selects; returns how many.
 
-        def run(db: C) -> int:
-            return self.delete(db, [number for number, _, _ in self._selected(db, where, 0)])
-
-        return await self.write(run)
-
-    def _selected(self, db: C, where: DeadLetterFilter, behind: int) -> Iterator[tuple[int, str, DeadLetter]]:
-        """The letters behind a number that a filter selects, in order."""
-        topic = None if where.topic is None or is_pattern(where.topic) else where.topic
+        When it fails, the letters of the steps before are deleted; repeat it to delete the others.
+        """
+        deleted, behind = 0, 0
         while True:
-            rows = self.rows(db, topic, where, behind, _AT_ONCE)
-            for number, text in rows:
-                letter = self.letter(text)
-                if letter is not None and where.selects(letter):
-                    yield number, text, letter
-            if len(rows) < _AT_ONCE:
-                return
-            behind = rows[-1][0]
+
+            def run(db: C, behind: int = behind) -> tuple[int, int | None]:
+                step = self._step(db, where, behind)
+                return self.delete(db, [number for number, _, _ in step.letters]), step.behind
+
+            count, following = await self.write(run)
+            deleted += count
+            if following is None:
+                return deleted
+            behind = following
+
+    async def _selected(
+        self, where: DeadLetterFilter, behind: int
+    ) -> AsyncIterator[Sequence[tuple[int, str, DeadLetter]]]:
+        """The letters behind a number that a filter selects, in order, step by step."""
+        following: int | None = behind
+        while following is not None:
+            step = await self.read(partial(self._step, where=where, behind=following))
+            yield step.letters
+            following = step.behind
+
+    def _step(self, db: C, where: DeadLetterFilter, behind: int) -> _Step:
+        topic = None if where.topic is None or is_pattern(where.topic) else where.topic
+        rows = self.rows(db, topic, where, behind, _AT_ONCE)
+        letters = [(number, text, self.letter(text)) for number, text in rows]
+        selected = [
+            (number, text, letter)
+            for number, text, letter in letters
+            if letter is not None and where.selects(letter)
+        ]
+        return _Step(selected, rows[-1][0] if len(rows) == _AT_ONCE else None)
 
     @staticmethod
     def letter(text: Any) -> DeadLetter | None:

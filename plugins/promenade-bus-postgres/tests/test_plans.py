@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from bus_core.abc import ReplayFilter
+from promenade_bus_postgres import administration
 from promenade_bus_postgres.claiming import Claims
-from support.consuming import message, receive, spec
+from support.consuming import acks, message, receive, spec
 from support.postgres_schemas import Schema
 
 pytestmark = pytest.mark.once
@@ -62,4 +64,31 @@ async def test_a_look_for_what_came_free(schema: Schema, plans: str, ordered: bo
         looked = rows_looked_at(plan[0]["Plan"], "promenade_delivery")
         assert 3 <= looked < 100, json.dumps(plan, indent=1)
         assert len(await receive(consumer, 5)) == 5
+        await consumer.close()
+
+
+async def test_a_replay_passes_a_bounded_number_of_events_at_a_time(
+    schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of other topics, and those that are not selected, are passed in steps; all others are found."""
+    monkeypatch.setattr(administration, "_WINDOW", 4)
+    monkeypatch.setattr(administration, "_AT_ONCE", 3)
+    async with schema.started() as adapter:
+        consumer = await adapter.open_consumer(spec())
+        sent = [message(number) for number in range(8)]
+        for number, each in enumerate(sent):
+            others = [message(1, "test.other.happened")] * (number % 4)
+            await adapter.publish([*others, each, *others])
+        await consumer.settle(acks(await receive(consumer, 8)))
+        counted = await adapter.admin.replay("tests.audit", ReplayFilter(), replay_id=None, limit=100)
+        assert (counted.events, counted.unsettled, counted.is_done) == (8, 0, True)
+        chosen = frozenset(each.id for each in (sent[0], sent[7]))
+        where = ReplayFilter(event_ids=chosen)
+        steps = 1
+        while not (
+            done := await adapter.admin.replay("tests.audit", where, replay_id="one", limit=100)
+        ).is_done:
+            steps += 1
+        assert (done.events, steps > 5) == (2, True)
+        assert {each.message.id for each in await receive(consumer, 2)} == chosen
         await consumer.close()

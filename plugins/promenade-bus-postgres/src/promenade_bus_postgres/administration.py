@@ -23,6 +23,9 @@ _MOST_BYTES: Final = 4_000_000
 _KEPT: Final = 7 * 86_400.0
 """Seconds for which the progress of a replay is kept."""
 
+_WINDOW: Final = 20_000
+"""Events of any topic that one step passes, at most: a statement has a time limit."""
+
 _GROUPS: Final = f"""
 SELECT own.id, own.service_group, own.name, own.pattern,
     (SELECT count(*) FROM promenade_delivery WHERE subscription = own.id),
@@ -58,13 +61,16 @@ _STEP: Final = f"""
 WITH target AS (
     SELECT asked.topic, own.id, own.cursor_tx, own.cursor_seq FROM promenade_subscription AS own
     JOIN unnest(%(subscriptions)s::bigint[], %(topics)s::int[]) AS asked (id, topic) ON asked.id = own.id),
+passed AS MATERIALIZED (
+    SELECT tx, seq, topic FROM promenade_event WHERE (tx, seq) > (%(tx)s, %(seq)s)
+    ORDER BY tx, seq LIMIT %(window)s),
 found AS (
     SELECT event.*, target.id AS target, ((event.tx, event.seq) > (cursor_tx, cursor_seq) OR EXISTS (
         SELECT 1 FROM promenade_delivery AS held
         WHERE held.subscription = target.id AND held.tx = event.tx AND held.seq = event.seq)) AS is_unsettled
-    FROM promenade_event AS event JOIN target ON target.topic = event.topic
-    WHERE (event.tx, event.seq) > (%(tx)s, %(seq)s)
-        AND (%(since)s::float8 IS NULL OR published >= %(since)s)
+    FROM passed JOIN target ON target.topic = passed.topic
+        JOIN promenade_event AS event ON event.tx = passed.tx AND event.seq = passed.seq
+    WHERE (%(since)s::float8 IS NULL OR published >= %(since)s)
         AND (%(before)s::float8 IS NULL OR published < %(before)s)
         AND (%(ids)s::text[] IS NULL OR event.id = ANY(%(ids)s))
     ORDER BY event.tx, event.seq LIMIT %(limit)s),
@@ -81,9 +87,11 @@ again AS (
     SELECT target.id, copies.tx, copies.seq, 0, true, %(history)s
     FROM copies JOIN target ON target.topic = -copies.topic)
 SELECT count(*) FILTER (WHERE NOT is_unsettled), count(*) FILTER (WHERE is_unsettled),
+    (SELECT count(*) FROM passed) < %(window)s,
     (SELECT count(*) FROM found) < %(limit)s AND count(*) = (SELECT count(*) FROM found),
     (SELECT array_agg(DISTINCT target) FROM chosen WHERE NOT is_unsettled),
-    (SELECT ARRAY[tx, seq] FROM chosen ORDER BY tx DESC, seq DESC LIMIT 1)
+    (SELECT ARRAY[tx, seq] FROM chosen ORDER BY tx DESC, seq DESC LIMIT 1),
+    (SELECT ARRAY[tx, seq] FROM passed ORDER BY tx DESC, seq DESC LIMIT 1)
 FROM chosen"""
 
 _TARGETS: Final = "SELECT id, pattern FROM promenade_subscription WHERE service_group = %s AND NOT broadcast"
@@ -152,7 +160,7 @@ class PostgresAdministration:
         """Takes the next step of a replay; see ``bus_core.abc.Administration``."""
         services = self._services()
         if replay_id is None:
-            return await services.database.run(lambda connection: self._count(connection, group, where))
+            return await self._count(group, where)
         facts = {"id": replay_id, "group": group}
         woken: set[int] = set()
 
@@ -174,11 +182,16 @@ class PostgresAdministration:
             services.freed(subscription)
         return told
 
-    def _count(self, connection: Connection, group: str, where: ReplayFilter) -> Replayed:
+    async def _count(self, group: str, where: ReplayFilter) -> Replayed:
+        """Counts in many short calls, because each has a time limit."""
         progress = _Progress()
-        targets = self._targets(connection, group, where)
-        while not progress.is_done:
+
+        def run(connection: Connection) -> None:
+            targets = self._targets(connection, group, where)
             self._step(connection, targets, where, progress, _AT_ONCE, hands_out=False)
+
+        while not progress.is_done:
+            await self._services().database.run(run)
         return progress.told()
 
     def _step(
@@ -201,15 +214,18 @@ class PostgresAdministration:
             "before": None if where.stored_before is None else where.stored_before.timestamp(),
             "ids": None if where.event_ids is None else sorted(where.event_ids),
             "limit": most,
+            "window": _WINDOW,
             "bytes": _MOST_BYTES,
             "hands_out": hands_out,
             "history": text_of_attempts((replayed_at(datetime.now(UTC)),)),
         }
         row = connection.execute(self._services().sql(_STEP), facts).fetchone()
         assert row is not None, "it returns a row"
-        events, unsettled, progress.is_done, woken, last = row
+        events, unsettled, is_last, is_all, woken, last_chosen, last_passed = row
         progress.events += events
         progress.unsettled += unsettled
+        progress.is_done = is_last and is_all
+        last = last_passed if is_all else last_chosen
         if last is not None:
             progress.tx, progress.seq = last
         return woken or ()

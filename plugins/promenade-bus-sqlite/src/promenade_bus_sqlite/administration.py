@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -119,7 +118,7 @@ class SqliteAdministration:
     async def replay(self, group: str, where: ReplayFilter, *, replay_id: str | None, limit: int) -> Replayed:
         """Takes the next step of a replay; see ``bus_core.abc.Administration``."""
         if replay_id is None:
-            return (await self._services().worker.read(partial(self._counted, group, where))).told()
+            return await self._counted(group, where)
         woken: set[int] = set()
 
         def run(db: sqlite3.Connection) -> _Progress:
@@ -136,11 +135,16 @@ class SqliteAdministration:
             self._services().woken(subscription)
         return progress.told()
 
-    def _counted(self, group: str, where: ReplayFilter, db: sqlite3.Connection) -> _Progress:
+    async def _counted(self, group: str, where: ReplayFilter) -> Replayed:
+        """Counts in many short calls, between which the worker serves others."""
         progress = _Progress()
+
+        def run(db: sqlite3.Connection) -> _Progress:
+            return self._looked(db, group, where, progress, _AT_ONCE, None)
+
         while not progress.is_done:
-            progress = self._looked(db, group, where, progress, _AT_ONCE, None)
-        return progress
+            progress = await self._services().worker.read(run)
+        return progress.told()
 
     def _noted(self, db: sqlite3.Connection, name: str) -> _Progress:
         row = db.execute("SELECT value FROM promenade_meta WHERE name = ?", (name,)).fetchone()
