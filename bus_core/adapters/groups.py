@@ -8,6 +8,7 @@ import attrs
 
 from bus_core.errors import BusError, UnknownSubscription, suggestion
 from bus_core.events.topics import nearest_names
+from bus_core.runtime.logs import counted
 
 __all__ = ["GroupInUse", "GroupReport", "groups_to_forget", "orphans_text", "unknown_group"]
 
@@ -33,8 +34,8 @@ class GroupInUse(BusError):
 
     def __init__(self, report: GroupReport) -> None:
         super().__init__(
-            f"the group {report.group!r} on {report.topic!r} has {report.instances} instances and "
-            f"{report.backlog:,} unsettled events; use --force to remove it all the same"
+            f"the group {report.group!r} on {report.topic!r} has "
+            f"{counted(report.instances, 'instance')} and {counted(report.backlog, 'unsettled event')}; use --force to remove it all the same"
         )
 
 

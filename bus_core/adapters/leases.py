@@ -29,6 +29,9 @@ It is called in the thread of a ``Heartbeats``, never twice at once, and must en
 _BEATS = 6
 """The number of heartbeats within a lease."""
 
+_LOOKS = 5
+"""The number of looks within the time of a heartbeat, of one that waits for the heartbeats of others."""
+
 _SAFE = 0.75
 """The part of a lease in which nobody can have claimed anything, whatever clocks and disks do."""
 
@@ -77,6 +80,7 @@ class Heartbeats:
         self._leaving: list[str] = []
         self._seen_elsewhere: frozenset[str] = frozenset()
         self._noted: dict[str, tuple[int | None, float]] = {}  # an owner's number, and since when
+        self._changed: frozenset[str] = frozenset()  # owners that have sent a heartbeat since they were noted
         self._dead: Mapping[str, int | None] = {}
         # The number of the session, and the time until which it is certain.
         self._session: tuple[int, float] = (NO_SESSION, float("-inf"))
@@ -147,6 +151,21 @@ class Heartbeats:
         self._woken.set()
         await stored
 
+    async def judged(self, owners: Collection[str]) -> None:
+        """Returns when each of these owners has sent a heartbeat meanwhile, or is dead.
+
+        A process that has just begun takes every owner for alive. It knows better after a sixth of a lease
+        for those that live, and after a lease for the others. Raises ``AdapterError``.
+        """
+        await self.renewed()
+        while self._is_undecided(owners):
+            await asyncio.sleep(self._lease / _BEATS / _LOOKS)
+            await self.renewed()
+
+    def _is_undecided(self, owners: Collection[str]) -> bool:
+        noted, decided = self._noted, {*self._owners, *self._changed, *self._dead}
+        return any(owner in noted and owner not in decided for owner in owners)
+
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -206,14 +225,17 @@ class Heartbeats:
         numbers: dict[str, int | None] = {**dict.fromkeys(self._seen_elsewhere), **found}
         noted: dict[str, tuple[int | None, float]] = {}
         dead: dict[str, int | None] = {}
+        changed: set[str] = set()
         for owner, beats in numbers.items():
             if owner in self._owners:
                 continue
             before = self._noted.get(owner)
+            if before is not None and (owner in self._changed or before[0] != beats):
+                changed.add(owner)
             noted[owner] = known = before if before is not None and before[0] == beats else (beats, received)
             if sent - known[1] >= lease_of(owner, self._lease):
                 dead[owner] = beats
-        self._noted, self._dead = noted, dead
+        self._noted, self._dead, self._changed = noted, dead, frozenset(changed)
         self._session = (number, sent + _SAFE * self._lease)
         self.beats += 1
 

@@ -508,6 +508,21 @@ async def test_an_owner_without_heartbeats_dies_once(storage: Storage) -> None:
         await owner.close()
 
 
+async def test_owners_are_judged() -> None:
+    """A new process waits for a heartbeat of who lives, and for a lease of who does not."""
+    numbers = {"alive.60.0": 1, "dead.0.2": 7}
+
+    def beat(owners: Sequence[str], gone: Sequence[str]) -> Iterable[tuple[str, int]]:
+        numbers["alive.60.0"] += 1
+        return [*numbers.items()]
+
+    heart = Heartbeats(beat, name="heart", lease=6.0)
+    heart.start()
+    await heart.judged(["alive.60.0", "dead.0.2", "unknown.60.0"])
+    assert heart.dead == {"dead.0.2": 7}
+    await heart.close()
+
+
 async def test_who_stood_still_takes_nobody_for_dead() -> None:
     """After a standstill of its own a process watches the others anew: they may have stood still as well."""
     numbers = {"other.0.3": 7}

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bus_core import BaseEvent, Bus, BusError, CheckResult, HealthStatus, Topic, open_bus
+from bus_core.adapters import GroupInUse
 from promenade_bus_postgres.command import postgres_command
 from promenade_bus_postgres.config import ProbeOptions
+from promenade_bus_postgres.groups import PostgresGroups
 from promenade_bus_postgres.health import PostgresProbe
 from support.consuming import TOPIC, acks, message, receive, spec, until
 from support.postgres_schemas import Schema
@@ -81,6 +83,32 @@ async def test_groups_are_listed_and_removed(schema: Schema, configured: Path) -
     forced = await asyncio.to_thread(run, configured, "forget", "tests.ledger", "--force")
     assert forced.output == f"removed tests.ledger from {TOPIC}; 3 events were not settled\n"
     assert schema.ask("SELECT service_group FROM promenade_subscription") == [("tests.mail",)]
+
+
+async def test_forgetting_waits_for_a_verdict(schema: Schema) -> None:
+    """A new process removes a group whose instance has died, and none whose instance lives."""
+    async with schema.started(lease=60.0) as other, schema.started(lease=6.0) as operator:
+        groups = PostgresGroups(operator.running)
+        await other.open_consumer(spec())
+
+        async def beat() -> None:
+            while True:
+                await other.running.heartbeats.renewed()
+                await asyncio.sleep(0.02)
+
+        beating = asyncio.create_task(beat())
+        with pytest.raises(GroupInUse, match="has 1 instance and"):
+            await groups.forget("tests.audit")
+        beating.cancel()
+        # It has died, and its lease is over soon.
+        other.running.heartbeats._stopping = True
+        other.running.heartbeats._beat = lambda owners, gone: []
+        await other.running.heartbeats.close()
+        rename = "UPDATE promenade_owner SET name = 'dead.0.2'"
+        schema.ask(rename)
+        (report,) = await groups.forget("tests.audit")
+        assert (report.group, report.instances) == ("tests.audit", 0)
+        assert schema.ask("SELECT 1 FROM promenade_subscription") == []
 
 
 async def test_another_adapter(tmp_path: Path) -> None:

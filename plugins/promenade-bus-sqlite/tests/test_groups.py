@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bus_core import BaseEvent, CheckResult, HealthStatus, Topic, open_bus
+from bus_core.adapters import GroupInUse
 from promenade_bus_sqlite.command import sqlite_command
 from promenade_bus_sqlite.config import ProbeOptions
+from promenade_bus_sqlite.groups import SqliteGroups
 from promenade_bus_sqlite.health import SqliteProbe
 from support.consuming import TOPIC, acks, message, receive, spec, until
 from support.sqlite_files import ask, config, make_bus, started
@@ -71,6 +73,33 @@ async def test_groups_are_listed_and_removed(tmp_path: Path, configured: Path) -
     forced = await asyncio.to_thread(run, configured, "forget", "tests.ledger", "--force")
     assert forced.output == f"removed tests.ledger from {TOPIC}; 3 events were not settled\n"
     assert ask(tmp_path / "events.db", "SELECT 1 FROM promenade_subscription") == []
+
+
+async def test_forgetting_waits_for_a_verdict(tmp_path: Path) -> None:
+    """A new process removes a group whose instance has died, and none whose instance lives."""
+    path = tmp_path / "events.db"
+    async with started(path, lease=60.0) as other, started(path, lease=6.0) as operator:
+        groups = SqliteGroups(operator.running)
+        await other.open_consumer(spec())
+
+        async def beat() -> None:
+            while True:
+                await other.running.heartbeats.renewed()
+                await asyncio.sleep(0.02)
+
+        beating = asyncio.create_task(beat())
+        with pytest.raises(GroupInUse, match="has 1 instance and"):
+            await groups.forget("tests.audit")
+        beating.cancel()
+        # It has died, and its lease is over soon.
+        other.running.heartbeats._stopping = True
+        other.running.heartbeats._beat = lambda owners, gone: []
+        await other.running.heartbeats.close()
+        rename = "UPDATE promenade_owner SET name = 'dead.0.2'"
+        ask(path, rename)
+        (report,) = await groups.forget("tests.audit")
+        assert (report.group, report.instances) == ("tests.audit", 0)
+        assert ask(path, "SELECT 1 FROM promenade_subscription") == []
 
 
 async def test_another_adapter(tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def add_group_commands(
     @required_config_option
     @json_option
     def list_groups(config: str, as_json: bool) -> None:
-        """List every group with its topic or pattern, its backlog and its running instances."""
+        """List every group with its topic or pattern, its backlog and its running instances.
+
+        An instance that ended without closing counts as running until a running one has noticed.
+        """
         found = run(config, lambda groups: groups.list())
         if as_json:
             print_json([attrs.asdict(report) for report in found])
@@ -71,6 +74,7 @@ def add_group_commands(
     def forget(group: str, topic: str | None, force: bool, config: str) -> None:
         """Remove GROUP, such as shop.welcome-mail, and its backlog.
 
+        Waits until its instances are known to run or to be dead, for a lease at most.
         Its dead letters stay. Exit status: 1 when it is refused.
         """
         try:

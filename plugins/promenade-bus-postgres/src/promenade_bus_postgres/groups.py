@@ -35,6 +35,11 @@ _GROUPS: Final = f"""
 SELECT id, service_group, pattern, {NOW} - served FROM promenade_subscription WHERE NOT broadcast
 ORDER BY service_group, pattern"""
 
+_OWNERS: Final = """
+SELECT owner.name FROM promenade_owner AS owner
+JOIN promenade_subscription AS own ON own.id = owner.subscription
+WHERE own.service_group = %s"""
+
 _ALIVE: Final = "SELECT subscription FROM promenade_owner WHERE name <> ALL(%s::text[])"
 
 _FORGET: Final = """
@@ -93,9 +98,15 @@ class PostgresGroups:
     ) -> Sequence[GroupReport]:
         """Removes a group, on one topic or pattern or on all; its dead letters stay.
 
-        Returns what it was owed. Raises ``UnknownSubscription`` and ``GroupInUse``, and removes nothing then.
+        Without ``force``, waits until its instances are known to live or to be dead: a lease at most. Returns
+        what it was owed. Raises ``UnknownSubscription`` and ``GroupInUse``, and removes nothing then.
         """
         services = self._services
+        if not force:
+            owners = await services.database.run(
+                lambda connection: connection.execute(services.sql(_OWNERS), (group,)).fetchall()
+            )
+            await services.heartbeats.judged([name for (name,) in owners])
 
         def run(connection: Connection) -> Sequence[GroupReport]:
             place = f"the database at {services.database.place}"

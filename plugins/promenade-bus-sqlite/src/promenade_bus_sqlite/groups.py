@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Final
 
 from bus_core.adapters import GroupReport, groups_to_forget
 from promenade_bus_sqlite.claiming import backlog_of
 from promenade_bus_sqlite.services import Services
 
 __all__ = ["SqliteGroups"]
+
+_OWNERS: Final = """
+SELECT owner.name FROM promenade_owner AS owner
+JOIN promenade_subscription AS own ON own.id = owner.subscription
+WHERE own.service_group = ?"""
 
 
 class SqliteGroups:
@@ -47,8 +53,13 @@ class SqliteGroups:
     ) -> Sequence[GroupReport]:
         """Removes a group, on one topic or pattern or on all; its dead letters stay.
 
-        Returns its backlog. Raises ``UnknownSubscription`` and ``GroupInUse``, and then removes nothing.
+        Without ``force``, waits until its instances are known to live or to be dead: a lease at most. Returns
+        its backlog. Raises ``UnknownSubscription`` and ``GroupInUse``, and then removes nothing.
         """
+        services = self._services
+        if not force:
+            owners = await services.worker.read(lambda db: db.execute(_OWNERS, (group,)).fetchall())
+            await services.heartbeats.judged([name for (name,) in owners])
 
         def run(db: sqlite3.Connection) -> Sequence[GroupReport]:
             found = groups_to_forget(
