@@ -33,9 +33,11 @@ class GroupInUse(BusError):
     """Raised for a group with instances or unsettled events, unless its removal is forced."""
 
     def __init__(self, report: GroupReport) -> None:
+        instances = counted(report.instances, "instance")
+        backlog = counted(report.backlog, "unsettled event")
         super().__init__(
-            f"the group {report.group!r} on {report.topic!r} has "
-            f"{counted(report.instances, 'instance')} and {counted(report.backlog, 'unsettled event')}; use --force to remove it all the same"
+            f"the group {report.group!r} on {report.topic!r} has {instances} and {backlog}; "
+            "use --force to remove it all the same"
         )
 
 
