@@ -52,8 +52,8 @@ class StoredDeadLetters(ABC, Generic[C]):
     ``bus_core.adapters.text_of_letter``, with a number that grows. Texts that another program has
     written are skipped.
 
-    Each function of a connection handles a few hundred letters at most, so any number of them can be counted
-    or purged, although a call of the database has a time limit. Letters may come and go between two of them.
+    A call of a database has a time limit. So each function of a connection handles a few hundred letters at
+    most, and any number of them can be counted or purged. Letters may come and go between two calls.
     """
 
     # --- to be defined ------------------------------------------------------------------------------------
