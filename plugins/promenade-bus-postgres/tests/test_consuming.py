@@ -162,6 +162,24 @@ async def test_a_subscription_from_now_on_waits_for_what_is_under_way(
         await consumer.close()
 
 
+async def test_a_group_that_is_there_waits_for_nothing(
+    schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from now on goes on where it had left off, whatever transaction is open."""
+    monkeypatch.setattr(adapters, "_LONGEST_WAIT", 600.0)
+    async with schema.started() as adapter:
+        await (await adapter.open_consumer(spec(start="latest"))).close()
+        await adapter.publish([message(0)])
+        with schema.server.connect(autocommit=False) as late:
+            begin_late(late, schema)
+            await adapter.publish([message(1)])
+            async with asyncio.timeout(60):
+                consumer = await adapter.open_consumer(spec(start="latest"))
+            late.commit()
+        assert keys(await receive(consumer, 3)) == ["0", "late", "1"]
+        await consumer.close()
+
+
 @FROM_NOW_ON
 async def test_a_subscription_from_now_on_misses_nothing(
     schema: Schema, monkeypatch: pytest.MonkeyPatch, more: Any

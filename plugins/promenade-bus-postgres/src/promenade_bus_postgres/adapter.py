@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -257,7 +258,7 @@ class PostgresAdapter:
             return add_owner(connection, self._sql, spec, name)
 
         if spec.mode == "broadcast" or spec.start == "latest":
-            await self._until_final(services)
+            await self._until_final(services, spec)
         owner = await services.database.run(run)
         self._heartbeats.owners[name] = owner
         group = name if spec.mode == "broadcast" else spec.group
@@ -266,16 +267,27 @@ class PostgresAdapter:
         self._by_topic.add(spec.topic, consumer)
         return consumer
 
-    async def _until_final(self, services: Services) -> None:
-        """Waits until every event that can be seen now is final.
+    async def _until_final(self, services: Services, spec: SubscriptionSpec) -> None:
+        """Waits until every event that can be seen now is final, unless the subscription is there already.
 
         A subscription that begins then gets none of them, and misses none that is stored later. While an
         older transaction of the server stays open, the wait ends after some seconds.
         """
+
+        def begin(connection: Connection) -> int | None:
+            if (
+                spec.mode == "group"
+                and subscription_of(connection, self._sql, spec.group, spec.topic) is not None
+            ):
+                return None
+            return last_position(connection, self._sql)
+
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + _LONGEST_WAIT, _FIRST_LOOK
-        last = await services.database.run(lambda connection: last_position(connection, self._sql))
-        while not await services.database.run(lambda connection: is_final(connection, self._sql, last)):
+        last = await services.database.run(begin)
+        while last is not None:
+            if await services.database.run(partial(is_final, sql=self._sql, tx=last)):
+                return
             if loop.time() >= until:
                 return
             await asyncio.sleep(pause)
