@@ -31,10 +31,10 @@ def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from nodes(each)
 
 
-def rows_looked_at(plan: Mapping[str, Any], table: str) -> float:
+def rows_looked_at(plan: Mapping[str, Any], table: str) -> int:
     """The rows of a table that a plan has read, also those that it has left out."""
     return sum(
-        (each["Actual Rows"] + each.get("Rows Removed by Filter", 0)) * each["Actual Loops"]
+        round((each["Actual Rows"] + each.get("Rows Removed by Filter", 0)) * each["Actual Loops"])
         for each in nodes(plan)
         if each.get("Relation Name") == table
     )
