@@ -43,6 +43,7 @@ KNOWN: Final[Mapping[tuple[str, str], str]] = {
     ("middleware", "validate"): "promenade-bus-middleware",
     ("store", "memory"): "promenade-bus-middleware",
     ("store", "redis"): "promenade-bus-redis",
+    ("serializer", "avro"): "promenade-bus-avro",
     ("serializer", "msgspec"): "promenade-bus-msgspec",
     ("health probe", "clock"): "promenade-bus-health",
     ("health probe", "consumption"): "promenade-bus-health",

@@ -62,6 +62,7 @@ from promenade_bus_health import (
     QuarantineOptions,
     RetryOptions,
 )
+from promenade_bus_avro.options import AvroOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_opentelemetry import OpenTelemetryOptions
@@ -89,6 +90,7 @@ PAGES = [
         ROOT / f"plugins/promenade-bus-{name}/README.md"
         for name in (
             "asgi",
+            "avro",
             "django",
             "memory",
             "middleware",
@@ -403,6 +405,7 @@ SETTINGS = {
     "Retry policy `exponential`": ExponentialRetry,
     "Retry policy `fixed`": FixedRetry,
     "Serializer `json`": JsonOptions,
+    "Serializer `avro`": AvroOptions,
     "Adapter `memory`": MemoryOptions,
     "Middleware `chaos`": ChaosOptions,
     "Health probe `event-loop`": EventLoopOptions,

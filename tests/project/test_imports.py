@@ -18,6 +18,7 @@ HEAVY = {
     "aiohttp",
     "cattrs",
     "click",
+    "fastavro",
     "hypothesis",
     "msgspec",
     "opentelemetry",

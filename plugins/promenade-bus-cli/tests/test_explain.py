@@ -123,6 +123,42 @@ def test_people_read_it_as_sentences(run: Run, module: Module) -> None:
     assert "cart" not in output
 
 
+DEPRECATED = """
+import warnings
+from typing import Annotated
+warnings.simplefilter("ignore", DeprecationWarning)
+bus = open_bus(CONFIG)
+
+@event
+class OrderMoved(Event):
+    place: Annotated[str, Deprecated("use address")] = ""
+    address: str = ""
+
+OLD = Topic("shop.order.old", OrderMoved, deprecated="use shop.order.placed")
+
+@bus.subscribe(OLD, name="moving")
+async def move(event): ...
+
+@bus.subscribe(ORDER_PLACED, name="packing")
+async def pack(event): ...
+"""
+
+
+def test_deprecated_topics_and_fields_are_told(run: Run, module: Module) -> None:
+    """A deprecated topic, and each deprecated field of its events, has a line with the advice."""
+    name = module(DEPRECATED)
+    old, placed = run.json("explain", "shop.#", "--app", f"{name}:bus")["topics"]
+    assert (old["deprecated"], old["deprecated_fields"]) == (
+        "use shop.order.placed",
+        {"place": "use address"},
+    )
+    assert (placed["deprecated"], placed["deprecated_fields"]) == (None, {})
+    output = run("explain", "shop.#", "--app", f"{name}:bus").output
+    advice = "  deprecated  use shop.order.placed\n  field       place is deprecated: use address\n"
+    assert f"{advice}  goes to     moving\n" in output
+    assert output.count("deprecated  ") == 1
+
+
 def test_without_an_application_configuration_and_catalogues_are_explained(
     run: Run, config: Callable[[str], str]
 ) -> None:

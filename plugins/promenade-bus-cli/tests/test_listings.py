@@ -13,8 +13,9 @@ Run = Any
 
 CONTEXT = """
     from enum import Enum
+    from typing import Annotated
     from uuid import UUID
-    from bus_core import Personal
+    from bus_core import Deprecated, Personal
 
     class Channel(Enum):
         SHOP = "shop"
@@ -26,15 +27,16 @@ CONTEXT = """
         title: str
         buyer: Personal[str] | None = None
         channel: Channel = Channel.SHOP
-        previous: UUID | None = None
+        previous: Annotated[UUID | None, Deprecated("use history")] = None
 
     @event
     class BookLost(Event): ...
 
     @hookimpl
     def promenade_bus_topics():
-        topics = [Topic("books.book.sold", BookSold), Topic("books.book.lost", BookLost)]
-        return [TopicCatalogue("books", topics)]
+        sold = Topic("books.book.sold", BookSold)
+        lost = Topic("books.book.lost", BookLost, deprecated="none is lost")
+        return [TopicCatalogue("books", [sold, lost])]
 """
 
 
@@ -59,14 +61,23 @@ def test_topics_are_listed_with_their_contract(run: Run) -> None:
             "type": "book.sold",
             "version": 3,
             "description": "A book went to a new owner.",
+            "deprecated": None,
             "fields": [
-                {"name": "title", "type": "str", "required": True, "default": None, "personal": False},
+                {
+                    "name": "title",
+                    "type": "str",
+                    "required": True,
+                    "default": None,
+                    "personal": False,
+                    "deprecated": None,
+                },
                 {
                     "name": "buyer",
                     "type": "str | None",
                     "required": False,
                     "default": "None",
                     "personal": True,
+                    "deprecated": None,
                 },
                 {
                     "name": "channel",
@@ -74,6 +85,7 @@ def test_topics_are_listed_with_their_contract(run: Run) -> None:
                     "required": False,
                     "default": "'shop'",
                     "personal": False,
+                    "deprecated": None,
                 },
                 {
                     "name": "previous",
@@ -81,6 +93,7 @@ def test_topics_are_listed_with_their_contract(run: Run) -> None:
                     "required": False,
                     "default": "None",
                     "personal": False,
+                    "deprecated": "use history",
                 },
             ],
             "origin": "promenade-context-books 2.1",
@@ -90,11 +103,18 @@ def test_topics_are_listed_with_their_contract(run: Run) -> None:
 
 @pytest.mark.usefixtures("books")
 def test_topics_are_a_table_for_people(run: Run) -> None:
-    """Plain output is one aligned line per topic; '?' marks optional fields."""
+    """Plain output is one aligned line per topic; '?' marks optional fields, and deprecations are marked."""
     lines = run("topics", "books.#").output.splitlines()
     assert lines[0].split() == ["TOPIC", "EVENT", "VERSION", "FIELDS", "FROM"]
-    assert lines[1].split() == ["books.book.lost", "BookLost", "1", "promenade-context-books", "2.1"]
-    assert "title buyer? channel? previous?" in lines[2]
+    assert lines[1].split() == [
+        "books.book.lost",
+        "(deprecated)",
+        "BookLost",
+        "1",
+        "promenade-context-books",
+        "2.1",
+    ]
+    assert "title buyer? channel? previous?(deprecated)" in lines[2]
     assert len({line.index("promenade-context") for line in lines[1:]}) == 1
 
 
@@ -105,6 +125,16 @@ def test_verbose_topics_tell_types_and_personal_marks(run: Run) -> None:
     assert "promenade_context_books.BookSold, version 3, from promenade-context-books 2.1" in output
     assert "    buyer     str | None = None  [personal]" in output
     assert "    channel   'shop' | 'phone' = 'shop'\n" in output
+
+
+@pytest.mark.usefixtures("books")
+def test_deprecations_are_told_with_their_advice(run: Run) -> None:
+    """--verbose and JSON say what to use instead of a deprecated topic or field."""
+    output = run("topics", "books.#", "--verbose").output
+    assert "version 1, from promenade-context-books 2.1\n  deprecated: none is lost\n" in output
+    assert "    previous  UUID | None = None  [deprecated: use history]\n" in output
+    assert output.count("deprecated") == 2
+    assert [topic["deprecated"] for topic in run.json("topics", "books.#")] == ["none is lost", None]
 
 
 @pytest.mark.usefixtures("books")

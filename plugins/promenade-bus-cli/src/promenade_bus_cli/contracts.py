@@ -43,13 +43,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """A field of an event class. ``default`` is Python source, or None for a required field."""
+    """A field of an event class. ``default`` is Python source, or None for a required field.
+
+    ``deprecated`` is the advice of the mark ``Deprecated``, or None.
+    """
 
     name: str
     type: str
     required: bool
     default: str | None
     personal: bool
+    deprecated: str | None
 
     def as_data(self) -> dict[str, Any]:
         """Returns the facts as plain data."""
@@ -65,6 +69,7 @@ def fields_of(cls: type[Event[Any]]) -> list[FieldFacts]:
             required=field.default is attrs.NOTHING,
             default=_describe_default(field.default),
             personal=has_personal_part(field.shape),
+            deprecated=field.deprecated,
         )
         for field in model_of(cls).own.fields
     ]

@@ -13,11 +13,11 @@ from bus_core.errors import PluginError
 from bus_core.events import is_pattern
 from bus_core.plugins import NamedRegistry, chain_warnings
 from promenade_bus_cli.apps import App, run_with_app
-from promenade_bus_cli.contracts import class_name
+from promenade_bus_cli.contracts import class_name, fields_of
 from promenade_bus_cli.effective import effective_options
 from promenade_bus_cli.failures import REFUSED, CommandFailed
 from promenade_bus_cli.options import app_option, config_option, debug_option, json_option
-from promenade_bus_cli.output import counted, print_json
+from promenade_bus_cli.output import clean, counted, print_json
 from promenade_bus_cli.worker import handler_name
 
 __all__ = ["explain"]
@@ -119,6 +119,12 @@ class _Explanation:
         return {
             "topic": name,
             "event": class_name(topic.event_class),
+            "deprecated": topic.deprecated,
+            "deprecated_fields": {
+                fact.name: fact.deprecated
+                for fact in fields_of(topic.event_class)
+                if fact.deprecated is not None
+            },
             "origin": self._bus.parts.registry.origin(name) or "not declared (strict_topics is false)",
             "retry": self._configured_retry(name),
             "subscriptions": [item.name for item in subscriptions if TopicPattern(item.topic).matches(name)],
@@ -274,6 +280,10 @@ def _print_topic(topic: dict[str, Any], *, subscriptions_known: bool) -> None:
     click.echo(
         f"  carries     {topic['event']}, {origin if origin == 'declared in code' else f'from {origin}'}"
     )
+    if topic["deprecated"] is not None:
+        click.echo(f"  deprecated  {clean(topic['deprecated'])}")
+    for name, advice in topic["deprecated_fields"].items():
+        click.echo(f"  field       {clean(f'{name} is deprecated: {advice}')}")
     if subscriptions_known:
         click.echo(f"  goes to     {', '.join(topic['subscriptions']) or 'no subscription'}")
     else:

@@ -72,9 +72,12 @@ def selected_names(pattern: str | None, names: list[str]) -> list[str]:
 
 
 def _row(topic: Topic[Any], origin: str) -> list[str]:
-    names = [fact.name + ("" if fact.required else "?") for fact in fields_of(topic.event_class)]
+    names = [
+        fact.name + ("" if fact.required else "?") + ("" if fact.deprecated is None else "(deprecated)")
+        for fact in fields_of(topic.event_class)
+    ]
     return [
-        topic.name,
+        topic.name if topic.deprecated is None else f"{topic.name} (deprecated)",
         topic.event_class.__name__,
         str(event_version_of(topic.event_class)),
         " ".join(names),
@@ -90,6 +93,7 @@ def _as_data(topic: Topic[Any], origin: str) -> dict[str, Any]:
         "type": cls.__event_type__,
         "version": event_version_of(cls),
         "description": summary_of(cls),
+        "deprecated": topic.deprecated,
         "fields": [fact.as_data() for fact in fields_of(cls)],
         "schema": schema_of(cls),
         "origin": origin,
@@ -100,6 +104,8 @@ def _print_details(topic: Topic[Any], origin: str) -> None:
     cls = topic.event_class
     click.secho(topic.name, bold=True)
     click.echo(f"  {class_name(cls)}, version {event_version_of(cls)}, from {origin}")
+    if topic.deprecated is not None:
+        click.echo(f"  deprecated: {clean(topic.deprecated)}")
     if summary := summary_of(cls):
         click.echo(f"  {clean(summary)}")
     facts = fields_of(cls)
@@ -111,4 +117,7 @@ def _print_details(topic: Topic[Any], origin: str) -> None:
 
 def _details(fact: FieldFacts) -> str:
     text = fact.type if fact.required else f"{fact.type} = {fact.default}"
-    return clean(text + ("  [personal]" if fact.personal else ""))
+    marks = "  [personal]" if fact.personal else ""
+    if fact.deprecated is not None:
+        marks += f"  [deprecated: {fact.deprecated}]"
+    return clean(text + marks)

@@ -28,7 +28,7 @@ KINDS: Final[Mapping[str, str]] = {
 """Each kind with what a project of it does."""
 
 _OURS: Final = """
-asgi builtins bus cli console contracts core customer django example health http identity kafka memory
+asgi avro builtins bus cli console contracts core customer django example health http identity kafka memory
 middleware msgspec nats new opentelemetry outbox postgres prometheus promenade rabbitmq redis sentry shared
 sqlite testing tests
 """
