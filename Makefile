@@ -115,5 +115,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-docs .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-docs .venv-lowest .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

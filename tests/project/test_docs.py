@@ -51,6 +51,7 @@ from bus_core.retry import ExponentialRetry, FixedRetry
 from bus_core.serialization.cloudevents import JsonOptions
 from postgres_support.fixtures import postgres_database, postgres_server
 from postgres_support.servers import HOST, USER, PostgresServer
+from promenade_bus_avro.options import AvroOptions
 from promenade_bus_cli.main import cli
 from promenade_bus_health import (
     ClockOptions,
@@ -62,7 +63,6 @@ from promenade_bus_health import (
     QuarantineOptions,
     RetryOptions,
 )
-from promenade_bus_avro.options import AvroOptions
 from promenade_bus_memory import MemoryOptions
 from promenade_bus_middleware import promenade_bus_middleware
 from promenade_bus_opentelemetry import OpenTelemetryOptions

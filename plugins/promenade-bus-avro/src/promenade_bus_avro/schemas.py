@@ -116,9 +116,9 @@ def envelope_of(cls: type[Event[Any]], text: JsonText) -> tuple[dict[str, Any], 
 class _Schemas:
     """Makes the schema of one event class.
 
-    Records and enums have unique names, and are defined once. A value of any JSON type is JSON text, and so is
-    one of a class inside itself. A reader of untrusted bytes can bound the depth of JSON, but not that of a
-    recursive type of Avro.
+    Records and enums have unique names, and are defined once. A value of any JSON type is JSON text, and so
+    is one of a class inside itself. A reader of untrusted bytes can bound the depth of JSON, but not that of
+    a recursive type of Avro.
     """
 
     def __init__(self, text: JsonText) -> None:
