@@ -3,13 +3,14 @@
 #   make test PYTHONS=3.12 ARGS="-k outcome"    this Python, some tests
 #   make demo PYTHON=/path/to/python3           this Python
 #   make demo ADAPTER=redis                      on a server, with several processes
+#   make demo ADAPTER=postgres                   the same on a PostgreSQL that it starts
 #   make demo ADAPTER=sqlite                     in one file, with several processes
 #   make chaos ONLY=3,5                         some scenarios
 #   make test-all AFTER=test                    without what `make test` has just run
 #   make chaos ONLY=histories COUNT=300         histories by chance, 300 on each kind of server
 
 .POSIX:
-.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-outbox chaos cost docs diagrams api changelog release flake lock clean
+.PHONY: help demo test test-all check bench bench-redis bench-sqlite bench-postgres bench-outbox chaos cost docs diagrams api changelog release flake lock clean
 
 PYTHON =
 PYTHONS =
@@ -23,11 +24,11 @@ FIND = PYTHON='$(PYTHON)' PYTHONS='$(PYTHONS)' MAKE_TARGET=$@ sh tools/find-pyth
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
-demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=redis or sqlite: with several processes
+demo: ## three contexts, one bus, and an account that nothing was lost; ADAPTER=postgres, redis or sqlite: with several processes
 	@case '$(ADAPTER)' in \
 		'' | memory | sqlite) environment=.venv requirements=runtime.txt ;; \
-		redis) environment=.venv-redis requirements=demo-redis.txt ;; \
-		*) echo "ADAPTER is '$(ADAPTER)'; it can be memory, redis or sqlite" >&2; exit 2 ;; \
+		redis | postgres) environment='.venv-$(ADAPTER)' requirements='demo-$(ADAPTER).txt' ;; \
+		*) echo "ADAPTER is '$(ADAPTER)'; it can be memory, postgres, redis or sqlite" >&2; exit 2 ;; \
 	esac \
 		&& python=$$($(FIND)) && "$$python" tools/make_venv.py "$$environment" "requirements/$$requirements" \
 		&& "$$environment/bin/promenade-bus" demo $(ADAPTER:%=--adapter %) $(ARGS)
@@ -63,6 +64,11 @@ bench-sqlite: ## the SQLite adapter against sqlite3 by hand
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
 		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
 		&& .venv-bench/bin/python benchmarks/run_sqlite.py $(ARGS)
+
+bench-postgres: ## the PostgreSQL adapter against psycopg by hand, and against its peers
+	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
+		&& "$${found#* }" tools/make_venv.py .venv-bench requirements/bench.txt \
+		&& .venv-bench/bin/python benchmarks/run_postgres.py $(ARGS)
 
 bench-outbox: ## the outbox against an INSERT, a claim loop by hand, and NOTIFY
 	@found=$$($(FIND) --all | head -n 1) && test -n "$$found" \
@@ -115,5 +121,5 @@ lock: ## compile requirements/*.in into hash-pinned requirements/*.txt
 
 clean: ## remove the environments, the caches and what was built
 	@echo "==> removing environments, caches and built files"
-	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-docs .venv-lowest .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-3.* .venv-bench .venv-bench-arq .venv-docs .venv-lowest .venv-postgres .venv-redis .venv-tools .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

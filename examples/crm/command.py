@@ -44,12 +44,16 @@ class CannotRun(click.ClickException):
 )
 @click.option(
     "--adapter",
-    type=click.Choice(["memory", "redis", "sqlite"]),
-    help="With several processes: redis on a server that is started for it, sqlite in a new file.  "
-    "[default: as configured]",
+    type=click.Choice(["memory", "postgres", "redis", "sqlite"]),
+    help="With several processes: postgres and redis on a server that is started for it, sqlite in a new "
+    "file.  [default: as configured]",
 )
 @click.option(
-    "--workers", default=3, show_default=True, type=click.IntRange(min=1), help="Workers on redis and sqlite."
+    "--workers",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Workers on postgres, redis and sqlite.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the account as JSON, and nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the last line, and what is wrong.")
@@ -66,7 +70,7 @@ def demo(
 
     Exits with 1 when the account does not add up, and with 2 when the bus cannot be opened.
     """
-    if adapter in ("redis", "sqlite"):
+    if adapter in ("postgres", "redis", "sqlite"):
         _demo_with_several(adapter, seed, users, config, workers, as_json=as_json, quiet=quiet)
         return
     from crm.demo import run_demo
@@ -119,9 +123,15 @@ def _demo_with_several(
 @contextmanager
 def _shared_transport(adapter: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
     """The configuration of a bus on something that the processes share, which is gone at the end."""
-    from crm.server import redis_server
-    from crm.several import redis_config, sqlite_config
+    from crm.server import postgres_server, redis_server
+    from crm.several import postgres_config, redis_config, sqlite_config
 
+    if adapter == "postgres":
+        progress.step("making a PostgreSQL server")
+        with postgres_server() as socket:
+            progress.tell(f"it listens on a socket in {socket}")
+            yield postgres_config(socket)
+        return
     if adapter == "redis":
         with redis_server() as address:
             progress.step(f"a server listens at {address}")

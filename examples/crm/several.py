@@ -1,4 +1,4 @@
-"""The demo on Redis and SQLite: several processes share the work, and one of them is killed while it runs."""
+"""The demo on PostgreSQL, Redis and SQLite: several processes share the work, and one is killed."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ def redis_config(address: str, **more: Any) -> dict[str, Any]:
     """The configuration of the demo on a server. The lease is short: a dead worker is missed soon."""
     options = {"addr": address, "lease": "2s", "block": "500ms", "topic_refresh": "500ms"}
     return _config("redis", options, more)
+
+
+def postgres_config(socket: str, **more: Any) -> dict[str, Any]:
+    """The configuration of the demo on a server that listens on a socket in a directory, with that lease."""
+    options = {"host": socket, "name": "postgres", "user": "promenade", "migrate": True, "lease": "2s"}
+    return _config("postgres", options, more)
 
 
 def sqlite_config(path: str, **more: Any) -> dict[str, Any]:

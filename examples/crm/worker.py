@@ -1,4 +1,4 @@
-"""One worker of the demo on Redis: ``python -m crm.worker``, with its part as JSON on the command line.
+"""One worker of the demo with several processes: ``python -m crm.worker``, with its part as JSON.
 
 It prints a line when it is ready, and works until SIGTERM, or until its standard input ends: then whoever
 started it is gone.

