@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from sqlite_benchmarks.events import BATCH, ORDER_PLACED, SERIALIZER, OrderPlaced, order
+from promenade_benchmarks.batches import BATCH, ORDER_PLACED, SERIALIZER, OrderPlaced, order
 
 __all__ = ["consume", "prepare", "publish"]
 

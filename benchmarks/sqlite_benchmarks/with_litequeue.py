@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from sqlite_benchmarks.events import ORDER_PLACED, SERIALIZER, OrderPlaced, order
+from promenade_benchmarks.batches import ORDER_PLACED, SERIALIZER, OrderPlaced, order
 
 __all__ = ["consume", "prepare", "publish"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from bus_core import Bus, open_bus
-from sqlite_benchmarks.events import BATCH, ORDER_PLACED, OrderPlaced, order
+from promenade_benchmarks.batches import BATCH, ORDER_PLACED, OrderPlaced, order
 
 __all__ = ["consume", "prepare", "publish"]
 

@@ -85,12 +85,12 @@ def postgres_server() -> Iterator[str]:
         if other:
             os.chown(directory, other["user"], other["group"])
         data = directory / "data"
-        making = ("-D", data, "-U", "promenade", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        _run([programs / "initdb", *making], directory, other)
+        making = ["-D", str(data), "-U", "promenade", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        _run([str(programs / "initdb"), *making], directory, other)
         command = [str(programs / "postgres"), "-D", str(data), "-k", str(directory), "-h", ""]
 
         def answers() -> bool:
-            asking = [programs / "pg_isready", "-q", "-h", directory, "-d", "postgres"]
+            asking = [str(programs / "pg_isready"), "-q", "-h", str(directory), "-d", "postgres"]
             return subprocess.run(asking, check=False, stdin=subprocess.DEVNULL).returncode == 0
 
         with _running(command, directory, answers, f"in {directory}", ending=signal.SIGINT, other=other):
@@ -147,7 +147,7 @@ def _running(
         guard.wait()
 
 
-def _run(command: Sequence[str | Path], directory: Path, other: Mapping[str, Any]) -> None:
+def _run(command: Sequence[str], directory: Path, other: Mapping[str, Any]) -> None:
     """Runs a program of PostgreSQL to its end."""
     try:
         done = subprocess.run(

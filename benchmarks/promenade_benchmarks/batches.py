@@ -1,4 +1,4 @@
-"""The codec and the batches of the SQLite benchmarks, which both sides share."""
+"""The codec and the batches of the benchmarks on databases, which all sides share."""
 
 from __future__ import annotations
 
