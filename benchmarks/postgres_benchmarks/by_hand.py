@@ -16,7 +16,7 @@ from promenade_benchmarks.batches import BATCH, ORDER_PLACED, SERIALIZER, OrderP
 __all__ = ["consume", "prepare", "publish", "put", "take"]
 
 _TABLE = "CREATE TABLE queue (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text, body bytea)"
-_INSERT = "INSERT INTO queue (topic, body) SELECT * FROM unnest(%s::text[], %s::bytea[])"
+_INSERT = "INSERT INTO queue (topic, body) SELECT * FROM unnest(%b::text[], %b::bytea[])"
 _CLAIM = "SELECT id, body FROM queue ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED"
 _DELETE = "DELETE FROM queue WHERE id = ANY(%s)"
 _EMPTY = 0.0005

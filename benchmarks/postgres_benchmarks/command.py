@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from attrs import evolve
+
 from postgres_benchmarks.suite import FULL, QUICK, SETTINGS, STEPS, measure, peers, ways_table
 from postgres_support.servers import PostgresServer
 from promenade_benchmarks.documents import ROOT, show, write
@@ -25,6 +27,8 @@ def main() -> int:
         description="Measures the PostgreSQL adapter against psycopg by hand, and its peers.",
     )
     parser.add_argument("--quick", action="store_true", help="a few events: does it run, not how fast")
+    parser.add_argument("--events", type=int, help="events of a run, and others in proportion")
+    parser.add_argument("--rounds", type=int, help="runs of each way")
     parser.add_argument("--only", action="append", choices=STEPS, help="this part; may be repeated")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
@@ -33,6 +37,10 @@ def main() -> int:
     parser.add_argument("--docs", action="store_true", help="show the results in docs/benchmarks.md, too")
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else FULL
+    if arguments.events:
+        effort = effort.scaled(arguments.events / effort.events)
+    if arguments.rounds:
+        effort = evolve(effort, rounds=arguments.rounds)
     with PostgresServer(SETTINGS) as server:
         ((number,),) = server.ask("SHOW server_version")
         ran = surroundings(_DISTRIBUTIONS, {**peers(), "PostgreSQL": number})

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from statistics import median
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from postgres_benchmarks.bloat import Bloat, bytes_of_bodies, grow
 from postgres_benchmarks.latency import delays
 from postgres_benchmarks.runs import Run, run
 from postgres_support.servers import PostgresServer
+from promenade_benchmarks.batches import BATCH
 from promenade_benchmarks.figures import Figure
 from promenade_benchmarks.report import markdown_table, short
 from promenade_benchmarks.results import Results
@@ -62,8 +63,16 @@ class Effort:
     samples: int
     load: int
 
+    def scaled(self, factor: float) -> Effort:
+        """The same in proportion, in whole batches."""
+        events, few, load = (
+            max(BATCH, round(number * factor / BATCH) * BATCH)
+            for number in (self.events, self.few_events, self.load)
+        )
+        return evolve(self, events=events, few_events=few, load=load)
 
-FULL: Final = Effort(events=20_000, few_events=2_000, rounds=5, samples=400, load=60_000)
+
+FULL: Final = Effort(events=20_000, few_events=1_000, rounds=5, samples=400, load=60_000)
 QUICK: Final = Effort(events=1_000, few_events=100, rounds=1, samples=20, load=4_000)
 
 Report = Callable[[str], None]
