@@ -72,7 +72,7 @@ class Effort:
         return evolve(self, events=events, few_events=few, load=load)
 
 
-FULL: Final = Effort(events=20_000, few_events=1_000, rounds=5, samples=400, load=60_000)
+FULL: Final = Effort(events=20_000, few_events=4_000, rounds=5, samples=400, load=60_000)
 QUICK: Final = Effort(events=1_000, few_events=100, rounds=1, samples=20, load=4_000)
 
 Report = Callable[[str], None]

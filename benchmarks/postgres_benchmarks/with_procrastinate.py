@@ -20,9 +20,10 @@ _CONCURRENCY = 30
 _LEFT = "SELECT count(*) AS left FROM procrastinate_jobs"
 
 
-def _app(url: str, handled: Callable[[], None]) -> tuple[Any, Any]:
+def _app(url: str, handled: Callable[[], None], connections: int = 1) -> tuple[Any, Any]:
+    """The application, and its task; so many connections are open from the start."""
     procrastinate: Any = import_module("procrastinate")  # which only this environment has
-    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=1, max_size=_CONCURRENCY + 1)
+    connector = procrastinate.PsycopgConnector(conninfo=url, min_size=connections, max_size=_CONCURRENCY + 1)
     app = procrastinate.App(connector=connector)
 
     async def handle(body: str) -> None:
@@ -74,7 +75,7 @@ def consume(url: str, count: int, ready: Callable[[], None]) -> float:
             if handled == count:
                 over.set()
 
-        app, _ = _app(url, note)
+        app, _ = _app(url, note, _CONCURRENCY + 1)
         async with app.open_async():
             ready()
             working = asyncio.create_task(
