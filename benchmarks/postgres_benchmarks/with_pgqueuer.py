@@ -1,8 +1,8 @@
 """The same with pgqueuer, as its page on performance says.
 
-It uses asyncpg, with a pool for the producer and a single connection for the consumer. ``enqueue`` takes lists
-of a hundred. ``batch_size`` is 100, because the jobs are short. Autovacuum has its settings, and uvloop runs
-it, as its command does.
+It uses asyncpg, with a pool for the producer and a single connection for the consumer. ``enqueue`` takes
+lists of a hundred. ``batch_size`` is 100, because the jobs are short. Autovacuum has its settings, and uvloop
+runs it, as its command does.
 """
 
 from __future__ import annotations
