@@ -84,7 +84,7 @@ async def test_orphans_after_the_clock_went_back(redis_server: SharedServer, ahe
         field = f"part {TOPIC} {GROUP}"
         number, seen, rest = place.ask("HGET", place.keys.record, field).split(" ", 2)
         place.ask("HSET", place.keys.record, field, f"{number} {int(seen) + ahead} {rest}")
-        async with asyncio.timeout(9):
+        async with asyncio.timeout(30):
             while [report.state for report in await adapter.groups.list()] != ["orphaned"]:
                 pass
 
