@@ -119,7 +119,7 @@ def test_all_unknown_plugins_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         open_bus({"bus": {"adapter": "memry", "serializer": "xml", "middleware": ["loging"]}})
     text = str(caught.value)
     assert "unknown adapter 'memry'; did you mean 'memory'? installed: memory @ $.bus.adapter" in text
-    assert "unknown serializer 'xml'; installed: json, msgspec @ $.bus.serializer" in text
+    assert "unknown serializer 'xml'; installed: avro, json, msgspec @ $.bus.serializer" in text
     assert re.search(
         r"unknown middleware 'loging'; did you mean 'logging'\? installed: chaos, [-a-z, ]*logging, "
         r"[-a-z, ]*timeout[-a-z, ]* @ \$\.bus\.middleware\[0\]",
