@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from support.served_pages import cells_of, served, write_files
+from support.served_pages import cells_of, get, post, served, write_files
 
 FASTAPI = "how-to/use-with-fastapi.md"
 FLASK = "how-to/use-with-flask.md"
@@ -29,10 +28,10 @@ def test_uvicorn_serves_the_application_and_drains_its_bus(tmp_path: Path) -> No
     write_files(FASTAPI, tmp_path)
     with served(tmp_path, "uvicorn", "shop:app", "--port", "0") as server:
         at = server.printed(UVICORN)[1]
-        assert httpx.post(f"{at}/orders?total_cents=1250").status_code == 201
+        assert post(f"{at}/orders?total_cents=1250").status_code == 201
         server.printed(r"receipt: 12\.50")
-        assert httpx.get(f"{at}/bus/readyz").json() == {"status": "ready"}
-        assert httpx.post(f"{at}/baskets", json=[*range(100, 200)]).json() == 100
+        assert get(f"{at}/bus/readyz").json() == {"status": "ready"}
+        assert post(f"{at}/baskets", json=[*range(100, 200)]).json() == 100
         assert server.stop() in (0, -signal.SIGTERM)
         assert server.log.count("receipt: 1.") == 100
 
@@ -46,7 +45,7 @@ def test_a_web_process_publishes_for_a_worker(tmp_path: Path) -> None:
         served(tmp_path, "bus_core", "run", "worker:make_bus") as worker,
     ):
         at = web.printed(UVICORN)[1]
-        assert httpx.post(f"{at}/orders?total_cents=1250").status_code == 201
+        assert post(f"{at}/orders?total_cents=1250").status_code == 201
         worker.printed(r"receipt: 12\.50")
         assert worker.stop() == 0
         web.stop()
@@ -61,9 +60,9 @@ def test_gunicorn_opens_a_bus_in_each_worker(tmp_path: Path, preload: list[str])
     workers = ["--workers", "2", "--threads", "2", *preload]
     with served(tmp_path, "gunicorn", "shop:app", "--bind", FREE, *workers) as server:
         at = server.printed(GUNICORN)[1]
-        assert httpx.get(f"{at}/readyz").json()["status"] == "healthy"
+        assert get(f"{at}/readyz").json()["status"] == "healthy"
         for _ in range(20):
-            assert httpx.post(f"{at}/orders?total_cents=1250").status_code == 201
+            assert post(f"{at}/orders?total_cents=1250").status_code == 201
         assert server.stop() == 0
         assert server.log.count("receipt: 12.50") == 20
         assert "Traceback" not in server.log
@@ -77,10 +76,10 @@ def test_a_reload_of_gunicorn_takes_new_code(tmp_path: Path) -> None:
         at = server.printed(GUNICORN)[1]
         shop = tmp_path / "shop.py"
         shop.write_text(shop.read_text().replace("receipt:", "new receipt:"))
-        assert httpx.get(f"{at}/readyz").status_code == 200
+        assert get(f"{at}/readyz").status_code == 200
         server.signal(signal.SIGHUP)
         server.printed(r"(?s)Booting worker.*Booting worker.*Worker exiting")
-        assert httpx.post(f"{at}/orders?total_cents=1250").status_code == 201
+        assert post(f"{at}/orders?total_cents=1250").status_code == 201
         server.printed(r"new receipt: 12\.50")
 
 
@@ -104,7 +103,7 @@ def test_a_bus_that_is_opened_at_the_import(tmp_path: Path, preload: list[str], 
     arguments = ["early:app", "--bind", FREE, "--config", "empty.py", *preload]
     with served(tmp_path, "gunicorn", *arguments) as server:
         at = server.printed(GUNICORN)[1]
-        assert httpx.post(f"{at}/orders?total_cents=1250").status_code == status
+        assert post(f"{at}/orders?total_cents=1250").status_code == status
         server.printed(r"receipt: 12\.50" if status == 201 else "BusForked: .* in post_worker_init")
 
 

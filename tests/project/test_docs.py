@@ -280,7 +280,22 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
             assert last == block.text, f"{of_page(page)}:{block.line}"
 
 
-@pytest.mark.parametrize("page", pages_with("console"), ids=of_page)
+SLOW_COMMANDS = {
+    "docs/how-to/run-on-postgres.md",
+    "docs/how-to/use-the-outbox-with-django.md",
+    "docs/how-to/use-with-django.md",
+}
+"""Pages whose commands take long: ``make test`` leaves them to ``make test-all``."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.long if of_page(page) in SLOW_COMMANDS else ())
+        for page in pages_with("console")
+    ],
+    ids=of_page,
+)
 def test_every_command_of_a_page_prints_what_stands_below_it(
     page: Path, tmp_path: Path, server: Mapping[str, str]
 ) -> None:

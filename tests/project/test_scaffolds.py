@@ -12,12 +12,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
 import pytest
 
 from project.test_distributions import Environment, pack, run, third_party, wheelhouse
 from promenade_bus_new import create
-from support.served_pages import served
+from support.served_pages import get, post, served
 
 __all__ = ["wheelhouse"]
 
@@ -127,6 +126,7 @@ class Scaffolds:
         return [path / part for path in self.projects.values() for part in ("src", "tests")]
 
 
+@pytest.mark.long
 def test_each_kind_is_complete(tmp_path: Path, wheelhouse: Path) -> None:
     """Each project is installed alone from its wheel, offers what it says, is selected, tested and typed."""
     made = Scaffolds(tmp_path, wheelhouse)
@@ -177,7 +177,7 @@ def test_each_kind_at_length(tmp_path: Path, wheelhouse: Path, monkeypatch: pyte
     ):
         at = web.printed(r"Uvicorn running on (http://[\d.]+:\d+)")[1]
         worker.printed("rain-shop is running on 'sqlite' with 2 subscriptions")
-        assert httpx.post(f"{at}/orders?customer=Ada&total_cents=1250").status_code == 201
-        assert httpx.get(f"{at}/bus/readyz").json() == {"status": "ready"}
+        assert post(f"{at}/orders?customer=Ada&total_cents=1250").status_code == 201
+        assert get(f"{at}/bus/readyz").json() == {"status": "ready"}
         worker.stop()
         worker.printed("handled . events?, 0 dead-lettered, 0 lost")

@@ -10,11 +10,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import httpx
+
 ROOT = Path(__file__).resolve().parents[2]
-WITHIN = 20.0
+WITHIN = 60.0
 """Seconds in which a server starts, answers or ends."""
+
+get = partial(httpx.get, timeout=WITHIN)
+post = partial(httpx.post, timeout=WITHIN)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w/.-]+\.(?:py|yaml))\n")

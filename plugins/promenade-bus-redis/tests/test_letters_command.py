@@ -105,7 +105,13 @@ async def stopped_at(place: Place, process: subprocess.Popen[str], limit: int, h
     return stderr
 
 
-@pytest.mark.parametrize("stops", [(signal.SIGKILL, signal.SIGKILL), (signal.SIGINT, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "stops",
+    [
+        (signal.SIGKILL, signal.SIGKILL),
+        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.long),
+    ],
+)
 async def test_it_goes_on_where_it_was_stopped(
     redis_server: SharedServer, tmp_path: Path, stops: Sequence[signal.Signals]
 ) -> None:
