@@ -181,3 +181,22 @@ async def test_a_broadcast_of_another_history(schema: Schema) -> None:
         await adapter.running.database.run(adapter.upkeep.look)
         assert adapter.lost == 1
         await consumer.close()
+
+
+async def test_confirming_while_a_claim_finds_the_subscription_again(schema: Schema) -> None:
+    """A broadcast that was taken for dead keeps what it holds, whichever of its calls notices first."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(0)])
+        (held,) = await receive(consumer, 1)
+        end_broadcasts(schema)
+        was_found_again = consumer._was_found_again
+
+        def late(connection: Any) -> bool:
+            consumer._claim_in_thread(1, {}, connection)
+            return bool(was_found_again(connection))
+
+        consumer._was_found_again = late
+        assert await consumer.confirm([held.receipt]) == [True]
+        assert await consumer.settle(acks([held])) == [None]
+        await consumer.close()

@@ -239,14 +239,17 @@ class PostgresConsumer:
         session = services.heartbeats.session
         seqs = [held.seq for held in receipts if isinstance(held, Held)]
 
-        def owned_of(connection: Connection) -> set[int]:
-            rows = connection.execute(services.sql(_OWNED), (me.subscription, me.number, seqs))
-            return {seq for (seq,) in rows.fetchall()}
+        def owned_of(connection: Connection) -> tuple[set[int], dict[str, Any]]:
+            with self._settling:
+                numbers = me.facts()
+                rows = connection.execute(services.sql(_OWNED), (me.subscription, me.number, seqs))
+                return {seq for (seq,) in rows.fetchall()}, numbers
 
         def run(connection: Connection) -> set[int]:
-            owned = owned_of(connection)
-            if len(owned) < len(seqs) and self._was_found_again(connection):
-                return owned_of(connection)
+            owned, numbers = owned_of(connection)
+            # A claim may have found the subscription again meanwhile.
+            if len(owned) < len(seqs) and (self._was_found_again(connection) or me.facts() != numbers):
+                return owned_of(connection)[0]
             return owned
 
         owned = await services.database.run(run)
