@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,39 @@ async def test_what_the_dead_leave_behind(tmp_path: Path) -> None:
         assert [type(each) for each in results] == [LeaseLost] * 2
         await until(lambda: len(ask(path, "SELECT 1 FROM promenade_owner")) == 1, "the dead are forgotten")
         await second.close()
+
+
+@pytest.mark.once
+async def test_an_owner_that_lives_after_all(tmp_path: Path) -> None:
+    """Events that it claims after it was taken for dead come to another one when it dies indeed."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        stalled: Any = await adapter.open_consumer(spec())
+        heir: Any = await adapter.open_consumer(spec())
+        name, now = stalled.owner.name, adapter.running.file.now()
+
+        async def taken_for_dead(beats: int, later: float) -> list[str]:
+            """The keys that the heir gets, when the heartbeats of the other one have stopped there."""
+
+            def run(db: sqlite3.Connection) -> Any:
+                db.execute("UPDATE promenade_owner SET beats = ? WHERE name = ?", (beats, name))
+                dead = {name: beats}
+                return heir._claims.peek(db, now + later, dead) or heir._claims.claim(
+                    db, 9, now + later, dead
+                )
+
+            return keys((await adapter.running.worker.write(run)).received)
+
+        await adapter.publish([message(0)])
+        assert keys(await receive(stalled, 1)) == ["0"]
+        assert await taken_for_dead(5, 0.0) == ["0"]
+        for number, beats, later in ((1, 9, 1.0), (2, 9, 100.0)):
+            await adapter.publish([message(number)])
+            assert keys(await receive(stalled, 1)) == [str(number)]
+            assert len(ask(path, "SELECT 1 FROM promenade_owner WHERE name = ?", name)) == 1
+            assert await taken_for_dead(beats, later) == [str(number)]
+        for each in (stalled, heir):
+            await each.close()
 
 
 async def test_a_consumer_that_leaves_without_settling(tmp_path: Path) -> None:

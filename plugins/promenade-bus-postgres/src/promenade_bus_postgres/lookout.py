@@ -65,7 +65,7 @@ class Lookout:
         consumers = {each.owner.subscription: each for each in self._consumers()}
         dead, told = dict(self._services.heartbeats.dead), self._told
         self._told = dead
-        if any(name not in told for name in dead):
+        if any(name not in told or told[name] != beats for name, beats in dead.items()):
             for each in consumers.values():
                 each.look()
         if not consumers:

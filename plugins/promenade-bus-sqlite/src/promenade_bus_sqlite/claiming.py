@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +27,10 @@ _WINDOWS: Final = 5
 """The events of any topic that a claim of a pattern scans at once, and how often it does."""
 
 _EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_event"
+
+# Others remove the row of an owner that they take for dead. Without one nobody would notice its real death.
+_STAY = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
+ON CONFLICT DO NOTHING"""
 
 Row = tuple[Any, ...]
 """The columns of an event, which other programs may have changed."""
@@ -67,7 +71,9 @@ class Claim:
 class Claims:
     """The SQL statements with which one consumer receives. Used in the worker's thread only."""
 
-    def __init__(self, topics: Topics, owner: Owner, pattern: str, group: str, *, ordered: bool) -> None:
+    def __init__(
+        self, topics: Topics, owner: Owner, pattern: str, group: str, *, ordered: bool, lease: float
+    ) -> None:
         self._topics = topics
         self._owner = owner
         self._pattern = pattern
@@ -78,11 +84,14 @@ class Claims:
         self._seen_topic = 0
         self._published = -1.0  # of the last event, and the same as a datetime
         self._published_at = datetime.fromtimestamp(0.0, UTC)
-        self._emptied: set[str] = set()  # dead owners without further deliveries
+        self._lease = lease
+        # Dead owners that had left nothing here: their numbers, and when that was. One that lives after all
+        # may claim again, so that it is looked for again.
+        self._emptied: dict[str, tuple[int | None, float]] = {}
 
-    def peek(self, db: sqlite3.Connection, now: float, dead: Collection[str]) -> Claim | None:
+    def peek(self, db: sqlite3.Connection, now: float, dead: Mapping[str, int | None]) -> Claim | None:
         """The result without a transaction; None if there may be messages to claim."""
-        if any(name not in self._emptied for name in dead):
+        if not all(self._is_emptied(name, beats, now) for name, beats in dead.items()):
             return None
         key = self._owner.subscription
         found = db.execute(
@@ -117,12 +126,13 @@ class Claims:
         if row is None:
             raise ForgottenSubscription(self._group, self._pattern)
         cursor, active = row
-        gone = self._gone(db, dead)
+        db.execute(_STAY, (me, self._owner.name, key))
+        gone = self._gone(db, now, dead)
         if self._ordered and active != me:
             if active != NOBODY and active not in gone and _exists(db, active):
                 return Claim([])
             db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
-        received, is_all = self._free(db, limit, now, gone)
+        received, is_all = self._free(db, limit, now, gone, dead)
         if is_all:
             fresh = self._fresh(db, limit - len(received), cursor)
             if fresh is None:
@@ -133,18 +143,23 @@ class Claims:
         ).fetchone()
         return Claim(received, due)
 
-    def _gone(self, db: sqlite3.Connection, dead: Mapping[str, int | None]) -> dict[int, str]:
+    def _is_emptied(self, name: str, beats: int | None, now: float) -> bool:
+        seen = self._emptied.get(name)
+        return seen is not None and seen[0] == beats and 0 <= now - seen[1] < self._lease
+
+    def _gone(self, db: sqlite3.Connection, now: float, dead: Mapping[str, int | None]) -> dict[int, str]:
         """The numbers of dead owners of this subscription, whose heartbeats have stopped."""
         gone: dict[int, str] = {}
+        self._emptied = {name: seen for name, seen in self._emptied.items() if name in dead}
         for name, beats in dead.items():
-            if name in self._emptied:
+            if self._is_emptied(name, beats, now):
                 continue
             found = db.execute(
                 "SELECT id, beats FROM promenade_owner WHERE name = ? AND subscription = ?",
                 (name, self._owner.subscription),
             ).fetchone()
             if found is None:
-                self._emptied.add(name)
+                self._emptied[name] = beats, now
             elif found[1] == beats:
                 gone[found[0]] = name
         return gone
@@ -152,7 +167,12 @@ class Claims:
     # --- deliveries that came free ------------------------------------------------------------------------
 
     def _free(
-        self, db: sqlite3.Connection, limit: int, now: float, gone: Mapping[int, str]
+        self,
+        db: sqlite3.Connection,
+        limit: int,
+        now: float,
+        gone: Mapping[int, str],
+        dead: Mapping[str, int | None],
     ) -> tuple[list[Received], bool]:
         """Returns the due deliveries and those of dead owners, and True if these are all."""
         key = self._owner.subscription
@@ -194,7 +214,7 @@ class Claims:
             left = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND owner = ? LIMIT 1"
             if db.execute(left, (key, number)).fetchone() is None:
                 db.execute("DELETE FROM promenade_owner WHERE id = ?", (number,))
-                self._emptied.add(name)
+                self._emptied[name] = dead[name], now
         return received, len(rows) < limit
 
     def _lost(self, db: sqlite3.Connection, seq: int) -> None:

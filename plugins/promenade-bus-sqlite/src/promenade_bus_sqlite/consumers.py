@@ -46,7 +46,9 @@ class SqliteConsumer:
         self._services = services
         self._closed = closed
         self._session = services.heartbeats.session
-        self._claims = Claims(services.topics, owner, spec.topic, group, ordered=spec.ordered)
+        self._claims = Claims(
+            services.topics, owner, spec.topic, group, ordered=spec.ordered, lease=services.options.lease
+        )
         self._settler = Settler(owner, group, spec.topic)
         self._held: set[int] = set()  # the numbers of the events that the engine has got, and not settled
         self._news = asyncio.Event()

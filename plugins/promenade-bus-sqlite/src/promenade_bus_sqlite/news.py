@@ -56,5 +56,5 @@ class Newsroom:
         ).fetchall()
         dead, told = self._dead(), self._told
         self._told = dead
-        died = any(name not in told for name in dead)
+        died = any(name not in told or told[name] != beats for name, beats in dead.items())
         return News(topics, {number for (number,) in free}, died)
