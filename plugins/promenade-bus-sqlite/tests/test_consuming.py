@@ -300,6 +300,25 @@ async def test_a_broadcast_that_was_away_for_too_long(tmp_path: Path) -> None:
         await consumer.close()
 
 
+@pytest.mark.once
+async def test_a_broadcast_with_a_redriven_event_before_its_backlog(tmp_path: Path) -> None:
+    """A redriven event has a later number than the backlog, and does not hide it from one taken for dead."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(0)])
+        assert await consumer.settle([buried(each) for each in await receive(consumer, 1)]) == [None]
+        await adapter.publish([message(number) for number in (1, 2)])
+        (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letter.id]) == 1
+        redriven = await receive(consumer, 1)
+        assert keys(redriven) == ["0"]
+        end_broadcasts(path)
+        assert keys(await receive(consumer, 2)) == ["1", "2"]
+        assert await consumer.settle(acks(redriven)) == [None]
+        await consumer.close()
+
+
 @pytest.mark.parametrize("action", ["ack", "dead_letter", "retry", "release", "hold"])
 async def test_a_late_owner_changes_nothing(tmp_path: Path, action: Any) -> None:
     """An entry that another consumer has taken over is that one's, whatever the former owner settles."""

@@ -40,8 +40,8 @@ Row = tuple[Any, ...]
 class Owner:
     """A consumer in the file: ``number`` owns deliveries, ``name`` has heartbeats.
 
-    ``reached`` is the number of the last event that was received, and ``seen_at`` the time when its
-    subscription was there last.
+    ``reached`` is the number of the last event that was received behind the cursor, and ``seen_at`` the time
+    when its subscription was there last.
     """
 
     number: int
@@ -62,10 +62,14 @@ class Held:
 
 @attrs.define
 class Claim:
-    """The result of a claim, and the time of the next due delivery; None without one."""
+    """The result of a claim, and the time of the next due delivery; None without one.
+
+    ``reached`` is the number of the last event among them that was behind the cursor; None without one.
+    """
 
     received: Sequence[Received]
     next_due: float | None = None
+    reached: int | None = None
 
 
 class Claims:
@@ -133,15 +137,18 @@ class Claims:
                 return Claim([])
             db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
         received, is_all = self._free(db, limit, now, gone, dead)
+        reached: int | None = None
         if is_all:
             fresh = self._fresh(db, limit - len(received), cursor)
             if fresh is None:
                 return Claim(received, now)
+            if fresh:
+                reached = fresh[-1].receipt.seq
             received += fresh
         (due,) = db.execute(
             "SELECT min(due) FROM promenade_delivery WHERE subscription = ? AND owner = 0", (key,)
         ).fetchone()
-        return Claim(received, due)
+        return Claim(received, due, reached)
 
     def _is_emptied(self, name: str, beats: int | None, now: float) -> bool:
         seen = self._emptied.get(name)

@@ -68,9 +68,7 @@ class SqliteConsumer:
                 claim = await self._claim(limit)
                 self.owner.seen_at = self._services.file.now()
                 if claim.received:
-                    seqs = [each.receipt.seq for each in claim.received]
-                    self._held.update(seqs)
-                    self.owner.reached = max(self.owner.reached, *seqs)
+                    self._held.update(each.receipt.seq for each in claim.received)
                     return claim.received
                 rest = until - loop.time()
                 if claim.next_due is not None:
@@ -100,7 +98,10 @@ class SqliteConsumer:
             self._subscribe_again(db)
             return self._claims.claim(db, limit, file.now(), dead)
 
-        return await self._services.worker.write(run, peek)
+        claim = await self._services.worker.write(run, peek)
+        if claim.reached is not None:
+            self.owner.reached = claim.reached
+        return claim
 
     def _subscribe_again(self, db: sqlite3.Connection) -> None:
         """Makes a broadcast subscription again that others have removed, because they took it for dead."""
