@@ -301,6 +301,37 @@ async def test_a_broadcast_that_was_away_for_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.once
+async def test_a_broadcast_whose_new_number_was_rolled_back(tmp_path: Path) -> None:
+    """A group gets the number that was rolled back: each of them has its own events, and its own end."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        end_broadcasts(path)
+
+        def fails(db: sqlite3.Connection) -> None:
+            consumer._subscribe_again(db)
+            raise RuntimeError("rolled back")
+
+        with pytest.raises(RuntimeError, match="rolled back"):
+            await adapter.running.worker.write(fails)
+        group: Any = await adapter.open_consumer(spec("ledger"))
+        assert group.owner.subscription == consumer.owner.subscription
+        await adapter.publish([message(1)])
+        for each in (consumer, group):
+            received = await receive(each, 1)
+            assert keys(received) == ["1"]
+            assert await each.settle(acks(received)) == [None]
+        end_broadcasts(path)
+        with pytest.raises(RuntimeError, match="rolled back"):
+            await adapter.running.worker.write(fails)
+        later: Any = await adapter.open_consumer(spec("mail"))
+        assert later.owner.subscription == consumer.owner.subscription
+        await consumer.close()
+        assert ask(path, "SELECT service_group FROM promenade_subscription") == [("tests.mail",)]
+        await later.close()
+
+
+@pytest.mark.once
 async def test_a_broadcast_with_a_redriven_event_before_its_backlog(tmp_path: Path) -> None:
     """A redriven event has a later number than the backlog, and does not hide it from one taken for dead."""
     path = tmp_path / "events.db"

@@ -101,8 +101,8 @@ class Claims:
         found = db.execute(
             "SELECT cursor, active, (SELECT min(due) FROM promenade_delivery"
             " WHERE subscription = promenade_subscription.id AND owner = 0)"
-            " FROM promenade_subscription WHERE id = ?",
-            (key,),
+            " FROM promenade_subscription WHERE id = ? AND service_group = ?",
+            (key, self._group),
         ).fetchone()
         if found is None:
             return None
@@ -126,7 +126,8 @@ class Claims:
     def claim(self, db: sqlite3.Connection, limit: int, now: float, dead: Mapping[str, int | None]) -> Claim:
         """Assigns deliveries to the owner in order: first those that became free, then fresh events."""
         key, me = self._owner.subscription, self._owner.number
-        row = db.execute("SELECT cursor, active FROM promenade_subscription WHERE id = ?", (key,)).fetchone()
+        wanted = "SELECT cursor, active FROM promenade_subscription WHERE id = ? AND service_group = ?"
+        row = db.execute(wanted, (key, self._group)).fetchone()
         if row is None:
             raise ForgottenSubscription(self._group, self._pattern)
         cursor, active = row

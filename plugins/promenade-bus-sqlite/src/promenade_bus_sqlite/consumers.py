@@ -193,7 +193,7 @@ class SqliteConsumer:
         me, is_broadcast = self.owner, self.spec.mode == "broadcast"
 
         def run(db: sqlite3.Connection) -> None:
-            if is_broadcast:
+            if is_broadcast and is_there(db, me):
                 db.execute("DELETE FROM promenade_delivery WHERE subscription = ?", (me.subscription,))
                 db.execute("DELETE FROM promenade_subscription WHERE id = ?", (me.subscription,))
             left = "SELECT 1 FROM promenade_delivery WHERE subscription = ? AND owner = ? LIMIT 1"

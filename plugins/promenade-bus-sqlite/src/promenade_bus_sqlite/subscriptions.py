@@ -45,9 +45,12 @@ def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: f
 
 
 def is_there(db: sqlite3.Connection, owner: Owner) -> bool:
-    """True when the subscription of an owner is in the file."""
-    wanted = "SELECT 1 FROM promenade_subscription WHERE id = ?"
-    return db.execute(wanted, (owner.subscription,)).fetchone() is not None
+    """True when the broadcast subscription of an owner is in the file.
+
+    Its number alone does not tell: a transaction that was rolled back leaves the number to somebody else.
+    """
+    wanted = "SELECT 1 FROM promenade_subscription WHERE id = ? AND service_group = ?"
+    return db.execute(wanted, (owner.subscription, owner.name)).fetchone() is not None
 
 
 def subscribe_again(
