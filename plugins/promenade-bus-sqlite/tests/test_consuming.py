@@ -301,6 +301,29 @@ async def test_a_broadcast_that_was_away_for_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("has_backlog", [True, False])
+async def test_a_broadcast_that_had_left_old_events_unread(tmp_path: Path, has_backlog: bool) -> None:
+    """They go when others take it for dead, however short it was away, and that counts as a loss."""
+    path = tmp_path / "events.db"
+    async with started(path, retention={"min_age": 100.0, "unsubscribed_max_age": 100.0}) as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(number) for number in range(2)])
+        await adapter.running.worker.write(adapter.upkeep.look)
+        adapter.running.file.epoch += 150
+        await receive(consumer, 1)
+        if not has_backlog:
+            await receive(consumer, 1)
+            assert (await consumer._claim(1)).received == []
+        end_broadcasts(path)
+        await adapter.running.worker.write(adapter.upkeep.look)
+        await adapter.publish([message(2)])
+        assert keys(await receive(consumer, 1)) == ["2"]
+        await adapter.running.worker.write(adapter.upkeep.look)
+        assert adapter.lost == has_backlog
+        await consumer.close()
+
+
+@pytest.mark.once
 async def test_a_broadcast_whose_new_number_was_rolled_back(tmp_path: Path) -> None:
     """A group gets the number that was rolled back: each of them has its own events, and its own end."""
     path = tmp_path / "events.db"

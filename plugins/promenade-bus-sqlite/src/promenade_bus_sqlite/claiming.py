@@ -40,8 +40,8 @@ Row = tuple[Any, ...]
 class Owner:
     """A consumer in the file: ``number`` owns deliveries, ``name`` has heartbeats.
 
-    ``reached`` is the number of the last event that was received behind the cursor, and ``seen_at`` the time
-    when its subscription was there last.
+    ``reached`` is the number of the last event that was received behind the cursor. All events that were
+    stored until ``seen_at`` were received.
     """
 
     number: int
@@ -64,12 +64,14 @@ class Held:
 class Claim:
     """The result of a claim, and the time of the next due delivery; None without one.
 
-    ``reached`` is the number of the last event among them that was behind the cursor; None without one.
+    ``reached`` is the number of the last event among them that was behind the cursor; None without one. All
+    events that were stored until ``seen_at`` are received now; None if it is not known.
     """
 
     received: Sequence[Received]
     next_due: float | None = None
     reached: int | None = None
+    seen_at: float | None = None
 
 
 class Claims:
@@ -111,7 +113,7 @@ class Claims:
             return Claim([])
         if due is not None and due <= now:
             return None
-        return None if self._has_fresh(db, cursor) else Claim([], due)
+        return None if self._has_fresh(db, cursor) else Claim([], due, seen_at=now)
 
     def _has_fresh(self, db: sqlite3.Connection, cursor: int) -> bool:
         if self._is_pattern:
@@ -138,18 +140,21 @@ class Claims:
                 return Claim([])
             db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
         received, is_all = self._free(db, limit, now, gone, dead)
-        reached: int | None = None
+        reached, seen_at = None, None
         if is_all:
             fresh = self._fresh(db, limit - len(received), cursor)
             if fresh is None:
                 return Claim(received, now)
+            # Behind the last one there may be more, as old as it is.
+            seen_at = now
             if fresh:
-                reached = fresh[-1].receipt.seq
+                last: Held = fresh[-1].receipt
+                reached, seen_at = last.seq, min(now, last.published)
             received += fresh
         (due,) = db.execute(
             "SELECT min(due) FROM promenade_delivery WHERE subscription = ? AND owner = 0", (key,)
         ).fetchone()
-        return Claim(received, due, reached)
+        return Claim(received, due, reached, seen_at)
 
     def _is_emptied(self, name: str, beats: int | None, now: float) -> bool:
         seen = self._emptied.get(name)

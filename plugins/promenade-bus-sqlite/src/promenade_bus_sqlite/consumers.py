@@ -66,7 +66,6 @@ class SqliteConsumer:
             while not self._stopped:
                 self._news.clear()
                 claim = await self._claim(limit)
-                self.owner.seen_at = self._services.file.now()
                 if claim.received:
                     self._held.update(each.receipt.seq for each in claim.received)
                     return claim.received
@@ -101,6 +100,8 @@ class SqliteConsumer:
         claim = await self._services.worker.write(run, peek)
         if claim.reached is not None:
             self.owner.reached = claim.reached
+        if claim.seen_at is not None:
+            self.owner.seen_at = max(self.owner.seen_at, claim.seen_at)
         return claim
 
     def _subscribe_again(self, db: sqlite3.Connection) -> None:

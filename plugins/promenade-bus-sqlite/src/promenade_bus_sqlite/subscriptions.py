@@ -63,8 +63,8 @@ def subscribe_again(
 ) -> None:
     """Makes a broadcast subscription that was removed again, where its owner had left off.
 
-    ``held`` are the numbers of the events that it holds. Nothing is lost, unless it was away for ``kept_for``
-    seconds, so that events may have been removed: that counts as one loss.
+    ``held`` are the numbers of the events that it holds. Nothing is lost, unless it has not received anything
+    stored in the last ``kept_for`` seconds, so that events may have been removed: that counts as one loss.
     """
     values = owner.name, spec.topic, spec.name, True, owner.reached, now
     (owner.subscription,) = db.execute(_ADD, values).fetchone()
