@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -370,6 +371,36 @@ async def test_a_claim_of_a_cancelled_call_is_returned_by_the_next_one(schema: S
             await task
         go_on.set()
         assert [each.message.key for each in await receive(consumer, 3)] == ["0", "1", "2"]
+        await consumer.close()
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_what_is_received_is_always_held(schema: Schema, limit: int) -> None:
+    """A thread that looks while the engine gets messages finds each of them in one place or the other."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        looks: list[int] = []
+
+        class Watched(deque[Any]):
+            """Looks after each of its changes, as another thread may."""
+
+            def popleft(self) -> Any:
+                found = super().popleft()
+                looks.append(len(consumer._all_held()))
+                return found
+
+            def __setitem__(self, place: Any, value: Any) -> None:
+                super().__setitem__(place, value)
+                looks.append(len(consumer._all_held()))
+
+        async with asyncio.timeout(30):
+            while not any(claim.received for claim in consumer._claimed):
+                consumer._claimed.clear()
+                await adapter.running.database.run(lambda each: consumer._claim_in_thread(2, {}, each))
+        consumer._claimed = Watched(consumer._claimed)
+        assert keys(consumer._next(limit).received) == ["0", "1"][:limit]
+        assert looks == [2]
         await consumer.close()
 
 

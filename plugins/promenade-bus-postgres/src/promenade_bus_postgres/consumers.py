@@ -133,14 +133,18 @@ class PostgresConsumer:
         return self._next(limit)
 
     def _next(self, limit: int) -> Claim:
-        """At most ``limit`` messages of the first claim that is there."""
-        claim = self._claimed.popleft()
+        """At most ``limit`` messages of the first claim that is there.
+
+        They are held before they leave their claim: a thread that looks at both misses none.
+        """
+        claim = self._claimed[0]
+        self._held |= {each.receipt.seq: each.receipt.tx for each in claim.received[:limit]}
         if len(claim.received) > limit:
-            self._claimed.appendleft(attrs.evolve(claim, received=claim.received[limit:]))
-            claim = Claim(claim.received[:limit], more=True)
-        elif self._claimed:
+            self._claimed[0] = attrs.evolve(claim, received=claim.received[limit:])
+            return Claim(claim.received[:limit], more=True)
+        self._claimed.popleft()
+        if self._claimed:
             claim.more = True
-        self._held.update((each.receipt.seq, each.receipt.tx) for each in claim.received)
         return claim
 
     def _claim_in_thread(self, limit: int, dead: Mapping[str, int | None], connection: Connection) -> None:
