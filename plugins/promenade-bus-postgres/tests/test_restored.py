@@ -120,6 +120,24 @@ async def test_an_owner_whose_number_somebody_else_has(schema: Schema) -> None:
         await consumer.close()
 
 
+async def test_a_settlement_that_a_failover_has_undone(schema: Schema) -> None:
+    """An event that is unsettled again comes again, although its owner lives; one that is held does not."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        held, settled = await receive(consumer, 2)
+        schema.ask("CREATE TABLE before AS SELECT * FROM promenade_delivery WHERE seq = %s", settled.receipt.seq)
+        assert await consumer.settle(acks([settled])) == [None]
+        schema.ask("INSERT INTO promenade_delivery SELECT * FROM before")
+        for each in adapter.running.database._idle:  # the server went away, while no statement was running
+            each.close()
+        (again,) = await receive(consumer, 1)
+        assert again.message.key == settled.message.key
+        assert await consumer.settle(acks([held, again])) == [None, None]
+        assert (await consumer._claim(1)).received == []
+        await consumer.close()
+
+
 def end_broadcasts(schema: Schema) -> None:
     """Others took the instance for dead."""
     for table in ("subscription", "delivery", "owner"):

@@ -120,7 +120,8 @@ class _Call:
 class Database:
     """At most ``size`` connections, each used by one call at a time, in a thread.
 
-    Calls ``check`` with each new connection, once ``prepare`` has succeeded.
+    Calls ``check`` with each new connection, once ``prepare`` has succeeded. ``broken`` counts connections
+    that broke: behind the next ones there may be another server, or an older state of the data.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Database:
     ) -> None:
         self.trouble = Trouble(f"PostgreSQL at {connector.place}")
         self.calls = 0
+        self.broken = 0
         self._connector = connector
         self._timeout = timeout
         self._check = check
@@ -249,7 +251,7 @@ class Database:
         else:
             failure = failure_of(self.place, error, was_sent=True)
         if failure.kind.ends_connection or call.is_late:
-            _close(connection)
+            self._broke(connection)
             self._forget_idle()
         else:
             self._give_back(connection)
@@ -265,7 +267,7 @@ class Database:
                 return self._open()
             if is_sound(connection):
                 return connection
-            _close(connection)
+            self._broke(connection)
 
     def _open(self) -> Connection:
         """Opens a connection. While the server refuses them, attempts are made at limited intervals."""
@@ -295,6 +297,11 @@ class Database:
             if not self._shut and not connection.closed:
                 self._idle.append(connection)
                 return
+        self._broke(connection)
+
+    def _broke(self, connection: Connection) -> None:
+        with self._guard:
+            self.broken += 1
         _close(connection)
 
     def _forget_idle(self) -> None:

@@ -82,7 +82,10 @@ class PostgresConsumer:
         self._group = group
         # The events that the engine has got, and not settled: their numbers, and their transactions.
         self._held: dict[int, int] = {}
-        self._is_unsure = False  # True when a claim may have been stored whose answer was lost
+        # True when the database may have deliveries of this owner that the consumer does not hold: the answer
+        # of a claim was lost, or a settlement, by a failover.
+        self._is_unsure = False
+        self._broken = services.database.broken
         self._settler = Settler(services.sql, owner, group, spec.topic)
         self._news = asyncio.Event()
         self._next_look = 0.0  # by the clock of the loop, when there is no news before
@@ -149,9 +152,11 @@ class PostgresConsumer:
 
     def _claim_in_thread(self, limit: int, dead: Mapping[str, int | None], connection: Connection) -> None:
         with self._claiming:
-            if self._is_unsure:
+            broken = self._services.database.broken
+            if self._is_unsure or broken != self._broken:
+                self._is_unsure = True
                 self._claims.give_back(connection, [*self._all_held()])
-                self._is_unsure = False
+                self._is_unsure, self._broken = False, broken
             try:
                 self._claimed.append(self._claims.claim(connection, limit, dead))
             except ForgottenSubscription:
