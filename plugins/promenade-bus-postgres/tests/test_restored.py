@@ -126,7 +126,9 @@ async def test_a_settlement_that_a_failover_has_undone(schema: Schema) -> None:
         consumer: Any = await adapter.open_consumer(spec())
         await adapter.publish([message(number) for number in range(2)])
         held, settled = await receive(consumer, 2)
-        schema.ask("CREATE TABLE before AS SELECT * FROM promenade_delivery WHERE seq = %s", settled.receipt.seq)
+        schema.ask(
+            "CREATE TABLE before AS SELECT * FROM promenade_delivery WHERE seq = %s", settled.receipt.seq
+        )
         assert await consumer.settle(acks([settled])) == [None]
         schema.ask("INSERT INTO promenade_delivery SELECT * FROM before")
         for each in adapter.running.database._idle:  # the server went away, while no statement was running
@@ -135,6 +137,45 @@ async def test_a_settlement_that_a_failover_has_undone(schema: Schema) -> None:
         assert again.message.key == settled.message.key
         assert await consumer.settle(acks([held, again])) == [None, None]
         assert (await consumer._claim(1)).received == []
+        await consumer.close()
+
+
+async def test_deliveries_of_another_owner_with_the_same_number(schema: Schema) -> None:
+    """They stay with that one: a consumer without its number neither frees them nor takes them for its own."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(3)])
+        received = await receive(consumer, 3)
+        number = consumer.owner.number
+        schema.ask("UPDATE promenade_owner SET name = 'somebody.30'")
+        consumer._held = {received[0].receipt.seq: received[0].receipt.tx}
+        consumer._is_unsure = True
+        assert await consumer.confirm([each.receipt for each in received]) == [False] * 3
+        assert consumer.owner.number != number
+        consumer.owner.number, consumer._is_unsure = number, True
+        assert (await consumer._claim(1)).received == []
+        assert schema.ask("SELECT DISTINCT owner FROM promenade_delivery") == [(number,)]
+        await consumer.close()
+
+
+async def test_deliveries_of_before_a_restore_come_again(schema: Schema) -> None:
+    """Those that the owner has under its name, and does not hold, once it knows the numbers of now."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        held, settled = await receive(consumer, 2)
+        before = consumer.owner.subscription
+        schema.ask("CREATE TABLE before AS SELECT * FROM promenade_delivery")
+        assert await consumer.settle(acks([settled])) == [None]
+        schema.ask("DELETE FROM promenade_delivery")
+        schema.ask("INSERT INTO promenade_delivery SELECT * FROM before")
+        schema.ask("DROP TABLE before")
+        renumber(schema, "promenade_subscription", {before: before + 7})
+        for table in ("delivery", "owner"):
+            schema.ask(f"UPDATE promenade_{table} SET subscription = subscription + 7")
+        (again,) = await receive(consumer, 1)
+        assert again.message.key == settled.message.key
+        assert await consumer.settle(acks([held, again])) == [None, None]
         await consumer.close()
 
 

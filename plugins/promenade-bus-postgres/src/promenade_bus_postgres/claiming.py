@@ -155,9 +155,9 @@ FROM claimed LEFT JOIN promenade_event AS event ON event.tx = claimed.tx AND eve
 ORDER BY claimed.tx, claimed.seq"""
 
 # Deliveries that the owner claimed and its consumer never got, because the answer was lost.
-_GIVE_BACK: Final = """
+_GIVE_BACK: Final = f"""
 UPDATE promenade_delivery SET owner = 0, due = 0
-WHERE subscription = %(key)s AND owner = %(me)s AND seq <> ALL(%(held)s::bigint[])"""
+WHERE subscription = %(key)s AND owner = %(me)s AND seq <> ALL(%(held)s::bigint[]) AND EXISTS ({IS_MINE})"""
 
 _TURN: Final = f"""
 WITH {_GONE}

@@ -19,6 +19,7 @@ from promenade_bus_postgres.claiming import Claim, Claims, Held
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.settling import Settler
 from promenade_bus_postgres.subscriptions import (
+    IS_MINE,
     ForgottenSubscription,
     Owner,
     find_again,
@@ -38,8 +39,8 @@ _FIRST_LOOK: Final = 0.001
 _SLOWER: Final = 1.6
 """Seconds to the next look at events that a transaction holds, and how much longer each next one waits."""
 
-_OWNED: Final = """SELECT seq FROM promenade_delivery
-WHERE subscription = %s AND owner = %s AND seq = ANY(%s::bigint[])"""
+_OWNED: Final = f"""SELECT seq FROM promenade_delivery
+WHERE subscription = %(key)s AND owner = %(me)s AND seq = ANY(%(seqs)s::bigint[]) AND EXISTS ({IS_MINE})"""
 
 _STANDBY: Final = "SELECT name FROM promenade_owner WHERE subscription = %s AND id <> %s"
 
@@ -177,6 +178,7 @@ class PostgresConsumer:
         retention = self._services.options.retention
         kept_for = 0.0 if retention.max_length else min(retention.min_age, retention.unsubscribed_max_age)
         find_again(connection, self._services.sql, self.owner, self.spec, self._all_held(), kept_for)
+        self._is_unsure = True  # there may be deliveries of before
 
     def _was_found_again(self, connection: Connection) -> bool:
         """True when the subscription had other numbers than its owner knew; now the owner knows them."""
@@ -251,7 +253,8 @@ class PostgresConsumer:
         def owned_of(connection: Connection) -> tuple[set[int], dict[str, Any]]:
             with self._settling:
                 numbers = me.facts()
-                rows = connection.execute(services.sql(_OWNED), (me.subscription, me.number, seqs))
+                facts = {**numbers, "group": self._group, "pattern": self.spec.topic, "seqs": seqs}
+                rows = connection.execute(services.sql(_OWNED), facts)
                 return {seq for (seq,) in rows.fetchall()}, numbers
 
         def run(connection: Connection) -> set[int]:
