@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bus_core import DeadLetterFilter
+from promenade_bus_postgres.failures import Kind, PostgresFailure
 from support.consuming import TOPIC, acks, buried, message, receive, spec
 from support.postgres_schemas import Schema
 
@@ -141,7 +142,7 @@ async def test_a_settlement_that_a_failover_has_undone(schema: Schema) -> None:
 
 
 async def test_deliveries_of_another_owner_with_the_same_number(schema: Schema) -> None:
-    """They stay with that one: a consumer without its number neither frees them nor takes them for its own."""
+    """They stay with that one: a consumer without its number neither frees nor takes them."""
     async with schema.started() as adapter:
         consumer: Any = await adapter.open_consumer(spec())
         await adapter.publish([message(number) for number in range(3)])
@@ -225,6 +226,53 @@ async def test_a_broadcast_that_was_away_for_too_long(schema: Schema) -> None:
         assert schema.ask("SELECT service_group, topic, reason FROM promenade_loss") == [
             ("tests.audit", TOPIC, "away")
         ]
+        await consumer.close()
+
+
+async def test_a_broadcast_whose_claim_had_lost_its_answer(schema: Schema) -> None:
+    """Events of a second attempt come again when it is taken for dead, and hold up nothing."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(number) for number in range(2)])
+        claim = consumer._claims.claim
+
+        def lost(*arguments: Any) -> Any:
+            reached = consumer.owner.reached
+            claimed = claim(*arguments)
+            if not claimed.received:
+                return claimed
+            consumer._claims.claim, consumer.owner.reached = claim, reached
+            raise PostgresFailure("the server", Kind.CUT)
+
+        consumer._claims.claim = lost
+        with pytest.raises(PostgresFailure):
+            await receive(consumer, 2)
+        held = await receive(consumer, 2)
+        end_broadcasts(schema)
+        await adapter.publish([message(2)])
+        again = await receive(consumer, 3)
+        assert [each.message.key for each in again] == ["0", "1", "2"]
+        results = await consumer.settle(acks([*held, *again]))
+        assert [result is None for result in results] == [True, True, False, False, True]
+        await consumer.close()
+
+
+async def test_a_broadcast_that_holds_a_redriven_event(schema: Schema) -> None:
+    """It goes on to hold the redriven event, although it had not reached its position."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(0)])
+        assert await consumer.settle([buried(each) for each in await receive(consumer, 1)]) == [None]
+        await adapter.publish([message(number) for number in (1, 2)])
+        (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letter.id]) == 1
+        (redriven,) = await receive(consumer, 1)
+        assert redriven.receipt.is_redriven
+        end_broadcasts(schema)
+        await adapter.running.database.run(adapter.upkeep.look)
+        assert [each.message.key for each in await receive(consumer, 2)] == ["1", "2"]
+        assert await consumer.confirm([redriven.receipt]) == [True]
+        assert await consumer.settle(acks([redriven])) == [None]
         await consumer.close()
 
 

@@ -97,9 +97,13 @@ FROM (SELECT %(tx)s < {HORIZON} AS known, {NOW} AS now) AS found
 ON CONFLICT (service_group, pattern) DO UPDATE SET served = excluded.served
 RETURNING id, cursor_tx, cursor_seq, served"""
 
-_HOLD: Final = """
+# An event behind the cursor comes again, and makes its delivery itself; a redriven one does not.
+_HOLD: Final = f"""
 INSERT INTO promenade_delivery (subscription, tx, seq, owner, redelivered)
 SELECT %(key)s, tx, seq, %(me)s, true FROM unnest(%(txs)s::bigint[], %(seqs)s::bigint[]) AS held (tx, seq)
+WHERE (tx, seq) <= (%(tx)s, %(seq)s) OR tx < {HORIZON} AND NOT EXISTS (
+    SELECT 1 FROM promenade_event AS event
+    WHERE event.tx = held.tx AND event.seq = held.seq AND event.topic >= 0)
 ON CONFLICT DO NOTHING"""
 
 _FIND: Final = "SELECT id FROM promenade_subscription WHERE service_group = %s AND pattern = %s"
@@ -186,7 +190,7 @@ def find_again(
     """Gives an owner the numbers that its subscription has now.
 
     A broadcast subscription that was removed is made again, where the owner had left off, with the events
-    that it holds: ``held`` has their ``seq`` and ``tx``. Nothing is lost, unless it was away for ``kept_for``
+    that it holds: ``held`` has their ``seq`` and ``tx``. Those behind the place come again. Nothing is lost, unless it was away for ``kept_for``
     seconds, so that events may have been removed: that counts as one loss.
 
     Raises ``ForgottenSubscription`` for a group that was removed.
@@ -214,7 +218,7 @@ def find_again(
             row = connection.execute(sql(_KEEP_NUMBER), facts).fetchone()
         me = _new_number(connection, sql, owner.name, number) if row is None else row[0]
         if is_new and held:
-            columns = {"txs": [*held.values()], "seqs": [*held]}
+            columns = {"txs": [*held.values()], "seqs": [*held], "tx": reached[0], "seq": reached[1]}
             connection.execute(sql(_HOLD), {**facts, **columns, "me": me})
     owner.number, owner.subscription, owner.reached, owner.seen_at = me, number, reached, seen_at
 
