@@ -276,6 +276,27 @@ async def test_a_broadcast_that_holds_a_redriven_event(schema: Schema) -> None:
         await consumer.close()
 
 
+@pytest.mark.parametrize("has_backlog", [True, False])
+async def test_a_broadcast_that_had_left_old_events_unread(schema: Schema, has_backlog: bool) -> None:
+    """They go when others take it for dead, however short it was away, and that counts as a loss."""
+    async with schema.started(retention={"min_age": 100.0, "unsubscribed_max_age": 100.0}) as adapter:
+        consumer: Any = await adapter.open_consumer(spec(mode="broadcast"))
+        await adapter.publish([message(number) for number in range(2)])
+        schema.ask("UPDATE promenade_event SET published = published - 150")
+        consumer.owner.seen_at -= 200
+        await receive(consumer, 1)
+        if not has_backlog:
+            await receive(consumer, 1)
+            assert (await consumer._claim(1)).received == []
+        end_broadcasts(schema)
+        await adapter.running.database.run(adapter.upkeep.look)
+        await adapter.publish([message(2)])
+        assert [each.message.key for each in await receive(consumer, 1)] == ["2"]
+        await adapter.running.database.run(adapter.upkeep.look)
+        assert adapter.lost == has_backlog
+        await consumer.close()
+
+
 async def test_a_broadcast_of_another_history(schema: Schema) -> None:
     """A position that the database has not reached yet is none to go on from: the next event comes."""
     async with schema.started() as adapter:

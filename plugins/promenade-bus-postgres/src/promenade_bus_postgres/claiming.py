@@ -355,10 +355,13 @@ class Claims:
                 self._topics.learn(connection)
                 continue
             received = [self._received(row[7:]) for row in rows if row[7] is not None]
-            self._owner.seen_at = now
             if received:
+                # Behind the last one there may be more, as old as it is.
                 last: Held = received[-1].receipt
                 self._owner.reached = last.tx, last.seq
+                self._owner.seen_at = max(self._owner.seen_at, min(now, last.published))
+            elif not more and not held:
+                self._owner.seen_at = max(self._owner.seen_at, now)
             size = sum(len(each.message.body) for each in received)
             more = more or len(received) == limit or size >= _MOST_BYTES
             if due is not None and due <= now:

@@ -35,8 +35,8 @@ __all__ = [
 class Owner:
     """A consumer in the database: ``number`` owns deliveries, ``name`` has heartbeats.
 
-    ``reached`` is the position of the last event that was received, and ``seen_at`` the time of the server
-    when its subscription was there last.
+    ``reached`` is the position of the last event that was received behind the cursor. All events that were
+    stored until ``seen_at``, by the clock of the server, were received.
     """
 
     number: int
@@ -190,8 +190,9 @@ def find_again(
     """Gives an owner the numbers that its subscription has now.
 
     A broadcast subscription that was removed is made again, where the owner had left off, with the events
-    that it holds: ``held`` has their ``seq`` and ``tx``. Those behind the place come again. Nothing is lost, unless it was away for ``kept_for``
-    seconds, so that events may have been removed: that counts as one loss.
+    that it holds: ``held`` has their ``seq`` and ``tx``. Those behind the place come again. Nothing is lost,
+    unless the owner has not received anything stored in the last ``kept_for`` seconds, so that events may
+    have been removed: that counts as one loss.
 
     Raises ``ForgottenSubscription`` for a group that was removed.
     """
@@ -208,9 +209,11 @@ def find_again(
             facts = {"group": group, "pattern": spec.topic, "name": spec.name, "tx": tx, "seq": seq}
             row = connection.execute(sql(_RESUME), facts).fetchone()
             assert row is not None, "it returns a row"
-            number, *cursor, seen_at = row
+            number, *cursor, now = row
             reached = cursor[0], cursor[1]
-            if reached != owner.reached or seen_at - owner.seen_at >= kept_for:
+            if reached != owner.reached:
+                seen_at = now
+            if reached != owner.reached or now - owner.seen_at >= kept_for:
                 note_loss(connection, sql, spec.group, spec.topic, "away", 1)
         facts = {**owner.facts(), "key": number}
         row = connection.execute(sql(_MOVE_OWNER), facts).fetchone()
