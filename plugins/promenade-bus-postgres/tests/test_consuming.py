@@ -431,6 +431,33 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(schema: Schema, order
         await consumer.close()
 
 
+async def test_a_due_delivery_ends_the_look_for_fresh_events(schema: Schema) -> None:
+    """It is for the next claim: looking for fresh events again would find nothing new."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec())
+        await adapter.publish([message(1)])
+        (received,) = await receive(consumer, 1)
+        await consumer.settle([Outcome("release", received.receipt)])
+        statements = 0
+
+        class Counting:
+            """A connection that counts its cursors."""
+
+            def __init__(self, connection: Any) -> None:
+                self.connection = connection
+
+            def cursor(self, **options: Any) -> Any:
+                nonlocal statements
+                statements += 1
+                return self.connection.cursor(**options)
+
+        claim = await adapter.running.database.run(
+            lambda connection: consumer._claims._claim_fresh(Counting(connection), 1)
+        )
+        assert (claim.received, claim.more, statements) == ([], True, 1)
+        await consumer.close()
+
+
 async def test_deliveries_whose_owner_has_no_row_are_taken_over(schema: Schema) -> None:
     """Deliveries of an owner whose row is gone are claimed by another consumer within a lease."""
     async with schema.started() as adapter:

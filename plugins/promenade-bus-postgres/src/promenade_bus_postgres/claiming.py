@@ -364,15 +364,15 @@ class Claims:
                 self._owner.seen_at = max(self._owner.seen_at, now)
             size = sum(len(each.message.body) for each in received)
             more = more or len(received) == limit or size >= _MOST_BYTES
-            if due is not None and due <= now:
+            is_due = due is not None and due <= now
+            if is_due:
                 self._may_be_free = True
-                more = True
-            if received or not more:
+            if received or is_due or not more:
                 break
         else:
             return Claim([], more=True)
         wait = None if due is None else max(0.0, due - now)
-        return Claim(received, wait, held, more)
+        return Claim(received, wait, held, more or is_due)
 
     # --- rows ---------------------------------------------------------------------------------------------
 
