@@ -97,7 +97,16 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "outbox": {"errors", "tables", "database", "pending", "outbox_relay"},
         "inbox": {"errors", "dialects", "connection", "tables", "database"},
         # These import what they need when it is used.
-        "command": {"connection", "drivers", "tables", "database", "rows", "status", "outbox_relay"},
+        "command": {
+            "connection",
+            "drivers",
+            "errors",
+            "tables",
+            "database",
+            "rows",
+            "status",
+            "outbox_relay",
+        },
         "exports": {"errors"},
         "__init__": {
             "connection",

@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import MetaData, Table, create_engine, func, insert, select, text, update
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.orm import sessionmaker
 
 from bus_core import Message, PublishError, PublishFailed, open_sync_bus
@@ -25,6 +27,8 @@ from promenade_bus_outbox import (
     OutboxRelay,
     outbox_tables,
 )
+from promenade_bus_outbox.command import _connected
+from promenade_bus_outbox.database import Database
 from promenade_bus_outbox.errors import MissingExtra
 from promenade_bus_outbox.names import TableNames
 from support.remote import Server, running_remote_bus
@@ -243,13 +247,35 @@ def test_an_url_names_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         "sqlite+aiosqlite:///app.db",
         "sqlite:///app.db?x=1",
         "mysql://x",
+        "postgresql+psycopg://app@/app?host=a:5432&host=b:5432",
+        "postgresql://app@/app?host=a%3A5432",
+        "postgresql://app@/app?host=a&port=1&host=b",
     ):
         assert DriverDatabase.from_url(url) is None
+    for url in (
+        "postgresql://a:5432,b:5432/app",
+        "postgresql:///app?host=::1",
+        "postgresql:///app?host=/tmp&port=1",
+    ):
+        assert DriverDatabase.from_url(url) is not None
     with pytest.raises(OutboxError, match="does not work on mysql"):
         DriverDatabase("mysql", sys, lambda: None, shown="x")
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtra, match=r"pip install 'promenade-bus-outbox\[psycopg\]'"):
         DriverDatabase.from_url("postgresql://db/app")
+
+
+async def test_the_command_takes_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg 3, SQLAlchemy may have another one for the same URL; the error is about psycopg."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    for url in ("postgresql://db/app", "postgresql+psycopg://db/app"):
+        with pytest.raises(MissingExtra, match=r"pip install 'promenade-bus-outbox\[psycopg\]'"):
+            async with _connected(url, None, "promenade_"):
+                pass
+    monkeypatch.setitem(registry.impls, "postgresql", lambda: asyncpg.dialect)
+    async with _connected("postgresql://db/app", None, "promenade_") as database:
+        assert isinstance(database, Database)
 
 
 async def test_a_piece_of_work_that_fails_leaves_nothing(

@@ -10,7 +10,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from bus_core import BusError, Command
@@ -141,12 +141,21 @@ def _spec_or_url(spec: str | None, database: str | None) -> Any:
 
 @asynccontextmanager
 async def _connected(url: str, schema: str | None, prefix: str) -> AsyncIterator[OutboxDatabase]:
-    """The database of a URL: by a driver alone, or else by SQLAlchemy."""
+    """The database of a URL: by a driver alone, or else by SQLAlchemy, which may have another driver."""
     from promenade_bus_outbox.drivers import DriverDatabase
+    from promenade_bus_outbox.errors import MissingExtra
 
-    database = DriverDatabase.from_url(url, prefix=prefix, schema=schema)
+    database, missing = None, None
+    try:
+        database = DriverDatabase.from_url(url, prefix=prefix, schema=schema)
+    except MissingExtra as error:
+        missing = error
     if database is None:
-        async with _connected_by_sqlalchemy(url, schema, prefix) as other:
+        async with AsyncExitStack() as stack:
+            try:
+                other = await stack.enter_async_context(_connected_by_sqlalchemy(url, schema, prefix))
+            except BusError as error:
+                raise missing or error from error
             yield other
         return
     try:

@@ -31,6 +31,8 @@ _BUSY: Final = 20.0
 
 _SQLITE: Final = re.compile(r"sqlite:///([^?]+)")
 _POSTGRESQL: Final = re.compile(r"postgres(?:ql)?(?:\+psycopg)?://(.*)", re.DOTALL)
+# Several hosts as SQLAlchemy writes them: libpq takes ``host`` once, and no port in it.
+_HOSTS_OF_SQLALCHEMY: Final = re.compile(r"[?&]host=([^&:]*(:|%3A)\d+([,&]|$)|.*&host=)", re.IGNORECASE)
 _TOKENS: Final = re.compile(r""""[^"]*"|'[^']*'|:\w+|%""")
 
 
@@ -65,8 +67,9 @@ class DriverDatabase:
     def from_url(cls, url: str, *, prefix: str = "promenade_", schema: str | None = None) -> Self | None:
         """The database of ``sqlite:///PATH`` or ``postgresql://...``; None if the URL is of another kind.
 
-        ``postgresql+psycopg://`` is the same. Connects with the first piece of work. Raises ``MissingExtra``
-        when psycopg is not installed.
+        ``postgresql+psycopg://`` is the same. A URL with several hosts in the way of SQLAlchemy is of another
+        kind; for psycopg they are in one list, ``postgresql://a,b/app``. Connects with the first piece of
+        work. Raises ``MissingExtra`` when psycopg is not installed.
         """
         sqlite = _SQLITE.fullmatch(url)
         if sqlite is not None:
@@ -82,7 +85,7 @@ class DriverDatabase:
                 schema=schema,
             )
         postgresql = _POSTGRESQL.fullmatch(url)
-        if postgresql is None:
+        if postgresql is None or _HOSTS_OF_SQLALCHEMY.search(url) is not None:
             return None
         try:
             import psycopg
