@@ -138,6 +138,31 @@ async def test_a_disk_that_fails_in_a_commit(tmp_path: Path, stored: bool) -> No
     assert keys == (["1", "2", "3"] if stored else ["3"])
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("mode", ["group", "broadcast"])
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_claim_whose_commit_fails(tmp_path: Path, stored: bool, mode: Any) -> None:
+    """Its events come with the next call, stored or not, and a broadcast that is taken for dead goes on."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        consumer = await adapter.open_consumer(spec(mode=mode))
+        await adapter.publish([message(1), message(2)])
+        worker = adapter.running.worker
+        await worker.read(lambda db: setattr(worker, "_db", Broken(db, stored=stored)))
+        with pytest.raises(SqliteFailure, match="SQLITE_IOERR_FSYNC"):
+            await consumer.receive(2)
+        received = await receive(consumer, 2)
+        assert [each.message.key for each in received] == ["1", "2"]
+        if mode == "broadcast":
+            for table in ("subscription", "delivery", "owner"):
+                ask(path, f"DELETE FROM promenade_{table}")
+            await adapter.publish([message(3)])
+            found = await receive(consumer, 3 if stored else 1)
+            assert [each.message.key for each in found] == (["1", "2", "3"] if stored else ["3"])
+        assert await consumer.settle(acks(received)) == [None, None]
+        await consumer.close()
+
+
 async def test_a_closed_worker(tmp_path: Path) -> None:
     """A call after the end is an error, and does not hang."""
     async with started(tmp_path / "events.db") as adapter:

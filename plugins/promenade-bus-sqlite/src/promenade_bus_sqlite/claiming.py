@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -31,6 +31,10 @@ _EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_ev
 # Others remove the row of an owner that they take for dead. Without one nobody would notice its real death.
 _STAY = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
 ON CONFLICT DO NOTHING"""
+
+# Deliveries that the owner claimed and its consumer never got, because the answer was lost.
+_GIVE_BACK = """UPDATE promenade_delivery SET owner = 0, due = 0
+WHERE subscription = ? AND owner = ? AND seq NOT IN (SELECT value FROM json_each(?))"""
 
 Row = tuple[Any, ...]
 """The columns of an event, which other programs may have changed."""
@@ -155,6 +159,10 @@ class Claims:
             "SELECT min(due) FROM promenade_delivery WHERE subscription = ? AND owner = 0", (key,)
         ).fetchone()
         return Claim(received, due, reached, seen_at)
+
+    def give_back(self, db: sqlite3.Connection, held: Collection[int]) -> None:
+        """Frees deliveries of the owner that its consumer does not hold: their claim failed, or was left."""
+        db.execute(_GIVE_BACK, (self._owner.subscription, self._owner.number, json.dumps([*held])))
 
     def _is_emptied(self, name: str, beats: int | None, now: float) -> bool:
         seen = self._emptied.get(name)

@@ -51,6 +51,7 @@ class SqliteConsumer:
         )
         self._settler = Settler(owner, group, spec.topic)
         self._held: set[int] = set()  # the numbers of the events that the engine has got, and not settled
+        self._is_unsure = False  # True when a claim may have been stored whose answer was lost
         self._news = asyncio.Event()
         self._stopped = False
         services.heartbeats.add(owner.name)
@@ -84,11 +85,14 @@ class SqliteConsumer:
 
     async def _claim(self, limit: int) -> Claim:
         file, dead = self._services.file, self._services.heartbeats.dead
+        is_unsure, held = self._is_unsure, self._held.copy()
 
         def peek(db: sqlite3.Connection) -> Claim | None:
             return self._claims.peek(db, file.now(), dead)
 
         def run(db: sqlite3.Connection) -> Claim:
+            if is_unsure:
+                self._claims.give_back(db, held)
             try:
                 return self._claims.claim(db, limit, file.now(), dead)
             except ForgottenSubscription:
@@ -97,7 +101,9 @@ class SqliteConsumer:
             self._subscribe_again(db)
             return self._claims.claim(db, limit, file.now(), dead)
 
-        claim = await self._services.worker.write(run, peek)
+        self._is_unsure = True  # also when it is cancelled
+        claim = await self._services.worker.write(run, None if is_unsure else peek)
+        self._is_unsure = False
         if claim.reached is not None:
             self.owner.reached = claim.reached
         if claim.seen_at is not None:

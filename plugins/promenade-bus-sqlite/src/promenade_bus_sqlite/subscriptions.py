@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -17,7 +18,10 @@ VALUES (?, ?, ?, ?, ?, ?) RETURNING id"""
 _ADD_OWNER = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
 ON CONFLICT DO UPDATE SET subscription = excluded.subscription, beats = beats + 1"""
 
-_HOLD = "INSERT INTO promenade_delivery (subscription, seq, owner, redelivered) VALUES (?, ?, ?, 1)"
+# An event behind the cursor comes again, and makes its delivery itself; a redriven one does not.
+_HOLD = """INSERT INTO promenade_delivery (subscription, seq, owner, redelivered)
+SELECT :subscription, value, :owner, 1 FROM json_each(:held) WHERE value <= :cursor
+OR NOT EXISTS (SELECT 1 FROM promenade_event WHERE promenade_event.seq = value AND topic >= 0)"""
 
 
 def add_owner(db: sqlite3.Connection, spec: SubscriptionSpec, owner: str, now: float) -> Owner:
@@ -63,13 +67,15 @@ def subscribe_again(
 ) -> None:
     """Makes a broadcast subscription that was removed again, where its owner had left off.
 
-    ``held`` are the numbers of the events that it holds. Nothing is lost, unless it has not received anything
-    stored in the last ``kept_for`` seconds, so that events may have been removed: that counts as one loss.
+    ``held`` are the numbers of the events that it holds. Those behind the place come again. Nothing is lost,
+    unless it has not received anything stored in the last ``kept_for`` seconds, so that events may have been
+    removed: that counts as one loss.
     """
     values = owner.name, spec.topic, spec.name, True, owner.reached, now
     (owner.subscription,) = db.execute(_ADD, values).fetchone()
     db.execute(_ADD_OWNER, (owner.number, owner.name, owner.subscription))
-    db.executemany(_HOLD, [(owner.subscription, seq, owner.number) for seq in held])
+    facts = {"subscription": owner.subscription, "owner": owner.number, "cursor": owner.reached}
+    db.execute(_HOLD, {**facts, "held": json.dumps([*held])})
     if now - owner.seen_at >= kept_for:
         note_loss(db, spec.group, spec.topic, "away", 1)
 
