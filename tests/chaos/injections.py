@@ -17,6 +17,10 @@ from redis_support.child_processes import wait_until
 from redis_support.faults import CutAtReply, Fault
 from redis_support.servers import Server
 
+_AT_WORK = 30.0
+_BETWEEN = 0.03
+"""Seconds within which a consumer is met while a handler of it runs, and between two looks."""
+
 # --- processes --------------------------------------------------------------------------------------------
 
 
@@ -55,7 +59,7 @@ class RollingRestart:
 
 @attrs.frozen(kw_only=True)
 class StandStill:
-    """SIGSTOP to a consumer for some leases, then SIGCONT.
+    """SIGSTOP to a consumer that runs a handler, for some leases, then SIGCONT.
 
     Noted as ``stops``, and what was pending for it as ``held_by_stopped``.
     """
@@ -66,7 +70,7 @@ class StandStill:
     def __call__(self, stage: Stage) -> None:
         for number in range(stage.times(self.times)):
             post = stage.crew.consumers[number % len(stage.crew.consumers)]
-            with _stopped(post):
+            with _stopped_at_work(stage, post):
                 stage.notes["stops"] += 1
                 stage.notes["held_by_stopped"] += stage.held_by(post)
                 time.sleep(self.leases * stage.lease)
@@ -92,6 +96,19 @@ def _stopped(post: Post) -> Iterator[None]:
         yield
     finally:
         post.member.signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _stopped_at_work(stage: Stage, post: Post) -> Iterator[None]:
+    """Stops a process at a moment when one of its handlers runs."""
+    until = time.monotonic() + _AT_WORK
+    while time.monotonic() < until:
+        with _stopped(post):
+            if stage.runs_a_handler(post):
+                yield
+                return
+        time.sleep(_BETWEEN)
+    raise AssertionError(f"no handler of process {post.member.pid} ran within {_AT_WORK:g} s")
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,7 @@ from chaos.events import topic
 from chaos.scenario import Scenario, Size
 from chaos.sites import OfCluster, OneServer, Sentinels, Site
 from promenade_bus_testing import Journal
+from promenade_bus_testing.journal import Record, read_journal
 
 
 class Stage:
@@ -76,6 +77,16 @@ class Stage:
     def left(self) -> int:
         """The number of unsettled entries."""
         return sum(self.site.left(name, group) for name, group in self.groups)
+
+    def runs_a_handler(self, post: Post) -> bool:
+        """True if a stopped process is in the middle of a handler, as its journals have it."""
+        sizes, journals = None, [*self.journal.path.parent.glob(f"*-{post.member.pid}-*.jsonl")]
+        while sizes != (sizes := [path.stat().st_size for path in journals]):
+            time.sleep(0.01)  # the signal has just been sent
+        kinds = Counter(
+            record.kind for path in journals for record in read_journal(path) if isinstance(record, Record)
+        )
+        return kinds["begun"] > kinds["handled"] + kinds["failed"]
 
     def held_by(self, post: Post) -> int:
         """The number of entries pending for a consumer process."""
