@@ -24,6 +24,17 @@ INSERT INTO promenade_delivery (subscription, tx, seq, owner, due, delay)
 SELECT %s, 1, number, CASE WHEN number %% 2 = 0 THEN %s ELSE 0 END,
     extract(epoch FROM now()) + 3600, 3600 FROM generate_series(1, %s) AS number"""
 
+_EVENTS = 20_000
+
+# Half of them are long since handled, and half are still to come.
+_KEEP = f"""
+INSERT INTO promenade_event (tx, topic, id, key, headers, body, published)
+SELECT tx + CASE WHEN number < {_EVENTS // 2} THEN -number ELSE 0 END, topic, id || number, key, headers, body,
+    published FROM (SELECT * FROM promenade_event ORDER BY tx, seq LIMIT 1) AS one,
+    generate_series(1, {_EVENTS}) AS number"""
+
+_TAKE_TURN = b"UPDATE promenade_subscription SET active = %(me)s WHERE id = %(key)s"
+
 
 def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield plan
@@ -64,6 +75,43 @@ async def test_a_look_for_what_came_free(schema: Schema, plans: str, ordered: bo
         looked = rows_looked_at(plan[0]["Plan"], "promenade_delivery")
         assert 3 <= looked < 100, json.dumps(plan, indent=1)
         assert len(await receive(consumer, 5)) == 5
+        await consumer.close()
+
+
+@pytest.mark.parametrize("is_analysed", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("topic", ["tests.thing.happened", "tests.#"])
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+async def test_a_claim_of_fresh_events(
+    schema: Schema, plans: str, topic: str, ordered: bool, is_analysed: bool
+) -> None:
+    """It reads what it takes, and nothing else, however many events are behind and before the cursor."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(topic, ordered=ordered))
+        claims: Claims = consumer._claims
+        await adapter.publish([message(number) for number in range(5)])
+        facts = {**claims._facts, "limit": 3}
+        if topic == "tests.#":
+            known, topics = claims._topics.matching(topic)
+            facts.update(known=known, topics=topics, window=100)
+        schema.ask(_KEEP)
+        if is_analysed:
+            schema.ask("ANALYZE promenade_event")
+        with schema.server.connect(autocommit=False) as connection:
+            connection.execute(f"SET plan_cache_mode = {plans}".encode())
+            connection.prepare_threshold = 0
+            connection.execute(f'SET search_path TO "{schema.name}"'.encode())
+            connection.execute(_TAKE_TURN, facts)
+            found = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + claims._fresh, facts).fetchone()
+            connection.rollback()
+        assert found is not None
+        plan = found[0] if isinstance(found[0], list) else json.loads(found[0])
+        looked = rows_looked_at(plan[0]["Plan"], "promenade_event")
+        assert 3 <= looked < 1000, [
+            (each["Node Type"], each.get("Index Name"), each.get("Filter"), each["Actual Rows"])
+            for each in nodes(plan[0]["Plan"])
+            if each.get("Relation Name") == "promenade_event"
+        ]
         await consumer.close()
 
 

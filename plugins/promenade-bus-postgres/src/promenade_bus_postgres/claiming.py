@@ -64,31 +64,35 @@ FROM facts LEFT JOIN fresh ON true ORDER BY fresh.tx, fresh.seq"""
 
 _TOPIC: Final = "(SELECT id FROM promenade_topic WHERE name = %(pattern)s)"
 
+# A join with the cursor would lose the order of the index, and sort everything behind the cursor.
+_BEHIND: Final = "(event.tx, event.seq) > ((SELECT cursor_tx FROM turn), (SELECT cursor_seq FROM turn))"
+
 _OF_TOPIC: Final = f"""
 source AS (
-    SELECT event.tx, event.seq, event.body FROM turn, promenade_event AS event
-    WHERE event.topic = {_TOPIC} AND (event.tx, event.seq) > (turn.cursor_tx, turn.cursor_seq)
-        AND event.tx < {HORIZON}
+    SELECT event.tx, event.seq, event.body FROM promenade_event AS event
+    WHERE event.topic = {_TOPIC} AND {_BEHIND} AND event.tx < {HORIZON}
     ORDER BY event.tx, event.seq LIMIT %(limit)s),"""
 
-_HELD_OF_TOPIC: Final = f"""EXISTS (SELECT 1 FROM promenade_event AS late, promenade_subscription AS own
-    WHERE own.id = %(key)s AND late.topic = {_TOPIC} AND late.tx >= {HORIZON}
-        AND (late.tx, late.seq) > (own.cursor_tx, own.cursor_seq))"""
+# The last event tells: the planner would look through all of them for one that is not final.
+_HELD_OF_TOPIC: Final = f"""EXISTS (SELECT 1 FROM promenade_subscription AS own, (
+        SELECT tx, seq FROM promenade_event WHERE topic = {_TOPIC}
+        ORDER BY tx DESC, seq DESC LIMIT 1) AS last
+    WHERE own.id = %(key)s AND last.tx >= {HORIZON}
+        AND (last.tx, last.seq) > (own.cursor_tx, own.cursor_seq))"""
 
 _LAST_OF_FRESH: Final = "reached AS (SELECT tx, seq FROM fresh ORDER BY tx DESC, seq DESC LIMIT 1),"
 
 # A pattern passes over events of other topics. It stops before all events while it does not know every topic.
 _OF_PATTERN: Final = f"""
 scanned AS MATERIALIZED (
-    SELECT event.tx, event.seq, event.topic FROM turn, promenade_event AS event
-    WHERE (event.tx, event.seq) > (turn.cursor_tx, turn.cursor_seq) AND event.tx < {HORIZON}
-        AND {TOPICS_MARK} = %(known)s
+    SELECT event.tx, event.seq, event.topic FROM promenade_event AS event
+    WHERE {_BEHIND} AND event.tx < {HORIZON} AND {TOPICS_MARK} = %(known)s
     ORDER BY event.tx, event.seq LIMIT %(window)s),
 source AS (
     SELECT tx, seq, body FROM scanned JOIN promenade_event AS event USING (tx, seq)
     WHERE scanned.topic = ANY(%(topics)s::int[]) ORDER BY tx, seq LIMIT %(limit)s),"""
 
-_HELD_OF_PATTERN: Final = f"EXISTS (SELECT 1 FROM promenade_event AS late WHERE late.tx >= {HORIZON})"
+_HELD_OF_PATTERN: Final = f"coalesce((SELECT max(tx) FROM promenade_event) >= {HORIZON}, false)"
 
 _LAST_OF_SCANNED: Final = """
 rest AS (SELECT (SELECT count(*) FROM fresh) < %(limit)s
