@@ -29,8 +29,8 @@ _EVENTS = 20_000
 # Half of them are long since handled, and half are still to come.
 _KEEP = f"""
 INSERT INTO promenade_event (tx, topic, id, key, headers, body, published)
-SELECT tx + CASE WHEN number < {_EVENTS // 2} THEN -number ELSE 0 END, topic, id || number, key, headers, body,
-    published FROM (SELECT * FROM promenade_event ORDER BY tx, seq LIMIT 1) AS one,
+SELECT tx + CASE WHEN number < {_EVENTS // 2} THEN -number ELSE 0 END, topic, id || number, key, headers,
+    body, published FROM (SELECT * FROM promenade_event ORDER BY tx, seq LIMIT 1) AS one,
     generate_series(1, {_EVENTS}) AS number"""
 
 _TAKE_TURN = b"UPDATE promenade_subscription SET active = %(me)s WHERE id = %(key)s"
