@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bus_core.abc import ReplayFilter
-from promenade_bus_postgres import administration
+from promenade_bus_postgres import administration, lookout
 from promenade_bus_postgres.claiming import Claims
 from support.consuming import acks, message, receive, spec
 from support.postgres_schemas import Schema
@@ -33,8 +33,6 @@ SELECT tx + CASE WHEN number < {_EVENTS // 2} THEN -number ELSE 0 END, topic, id
     body, published FROM (SELECT * FROM promenade_event ORDER BY tx, seq LIMIT 1) AS one,
     generate_series(1, {_EVENTS}) AS number"""
 
-_TAKE_TURN = b"UPDATE promenade_subscription SET active = %(me)s WHERE id = %(key)s"
-
 
 def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield plan
@@ -51,6 +49,25 @@ def rows_looked_at(plan: Mapping[str, Any], table: str) -> int:
     )
 
 
+def carried_out(schema: Schema, plans: str, statement: bytes, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Runs a statement, and rolls it back; the plan, with the rows that each of its steps has read."""
+    with schema.server.connect(autocommit=False) as connection:
+        connection.execute(f"SET plan_cache_mode = {plans}".encode())
+        connection.prepare_threshold = 0
+        found = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statement, facts).fetchone()
+        connection.rollback()
+    assert found is not None
+    (whole,) = found[0] if isinstance(found[0], list) else json.loads(found[0])
+    plan: Mapping[str, Any] = whole["Plan"]
+    return plan
+
+
+def scans(plan: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The steps of a plan that read tables, for people."""
+    told = ("Node Type", "Relation Name", "Index Name", "Filter", "Actual Rows", "Actual Loops")
+    return [tuple(each.get(name) for name in told) for each in nodes(plan) if "Relation Name" in each]
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 async def test_a_look_for_what_came_free(schema: Schema, plans: str, ordered: bool) -> None:
@@ -65,15 +82,8 @@ async def test_a_look_for_what_came_free(schema: Schema, plans: str, ordered: bo
             schema.ask(f"ANALYZE promenade_{table}")
         claims: Claims = consumer._claims
         facts = {**claims._facts, "limit": 3, "orphans": False, "dead": [], "beats": []}
-        with schema.server.connect(autocommit=False) as connection:
-            connection.execute(f"SET plan_cache_mode = {plans}".encode())
-            connection.prepare_threshold = 0
-            found = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + claims._free, facts).fetchone()
-            connection.rollback()
-        assert found is not None
-        plan = found[0] if isinstance(found[0], list) else json.loads(found[0])
-        looked = rows_looked_at(plan[0]["Plan"], "promenade_delivery")
-        assert 3 <= looked < 100, json.dumps(plan, indent=1)
+        plan = carried_out(schema, plans, claims._free, facts)
+        assert 3 <= rows_looked_at(plan, "promenade_delivery") < 100, scans(plan)
         assert len(await receive(consumer, 5)) == 5
         await consumer.close()
 
@@ -97,21 +107,30 @@ async def test_a_claim_of_fresh_events(
         schema.ask(_KEEP)
         if is_analysed:
             schema.ask("ANALYZE promenade_event")
-        with schema.server.connect(autocommit=False) as connection:
-            connection.execute(f"SET plan_cache_mode = {plans}".encode())
-            connection.prepare_threshold = 0
-            connection.execute(f'SET search_path TO "{schema.name}"'.encode())
-            connection.execute(_TAKE_TURN, facts)
-            found = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + claims._fresh, facts).fetchone()
-            connection.rollback()
-        assert found is not None
-        plan = found[0] if isinstance(found[0], list) else json.loads(found[0])
-        looked = rows_looked_at(plan[0]["Plan"], "promenade_event")
-        assert 3 <= looked < 1000, [
-            (each["Node Type"], each.get("Index Name"), each.get("Filter"), each["Actual Rows"])
-            for each in nodes(plan[0]["Plan"])
-            if each.get("Relation Name") == "promenade_event"
-        ]
+        schema.ask("UPDATE promenade_subscription SET active = %s", consumer.owner.number)
+        plan = carried_out(schema, plans, claims._fresh, facts)
+        assert 3 <= rows_looked_at(plan, "promenade_event") < 1000, scans(plan)
+        await consumer.close()
+
+
+@pytest.mark.parametrize("is_analysed", [False, True])
+@pytest.mark.parametrize("topic", ["tests.thing.happened", "tests.#"])
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+async def test_a_look_for_news(schema: Schema, plans: str, topic: str, is_analysed: bool) -> None:
+    """It reads one event and one delivery, however many are kept, under way, or wait for a retry."""
+    async with schema.started() as adapter:
+        consumer: Any = await adapter.open_consumer(spec(topic))
+        await adapter.publish([message(0)])
+        owner = consumer.owner
+        schema.ask(_KEEP)
+        schema.ask(_FILL, owner.subscription, owner.number, _HELD)
+        schema.ask("UPDATE promenade_subscription SET cursor_tx = (SELECT max(tx) + 1 FROM promenade_event)")
+        if is_analysed:
+            schema.ask("ANALYZE")
+        facts = {"all": [owner.subscription], "patterns": [owner.subscription] if topic == "tests.#" else []}
+        plan = carried_out(schema, plans, adapter._sql(lookout._LOOK), facts)
+        assert rows_looked_at(plan, "promenade_event") <= 2, scans(plan)
+        assert rows_looked_at(plan, "promenade_delivery") <= 2, scans(plan)
         await consumer.close()
 
 

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookout"]
 
+# The first delivery and the last event tell: a look reads one row of an index for each.
 _LOOK: Final = f"""
-SELECT own.id, EXISTS (SELECT 1 FROM promenade_delivery AS free
-    WHERE free.subscription = own.id AND free.owner = 0 AND free.due <= {NOW}) AS is_free,
-    CASE WHEN own.id = ANY(%(patterns)s::bigint[]) THEN EXISTS (
-        SELECT 1 FROM promenade_event AS new WHERE (new.tx, new.seq) > (own.cursor_tx, own.cursor_seq))
-    ELSE EXISTS (
-        SELECT 1 FROM promenade_event AS new
-        WHERE new.topic = (SELECT id FROM promenade_topic WHERE name = own.pattern)
-            AND (new.tx, new.seq) > (own.cursor_tx, own.cursor_seq)) END AS is_new
+SELECT own.id, coalesce((SELECT min(due) FROM promenade_delivery AS free
+    WHERE free.subscription = own.id AND free.owner = 0) <= {NOW}, false) AS is_free,
+    coalesce(CASE WHEN own.id = ANY(%(patterns)s::bigint[]) THEN (
+        SELECT (tx, seq) > (own.cursor_tx, own.cursor_seq) FROM promenade_event
+        ORDER BY tx DESC, seq DESC LIMIT 1)
+    ELSE (
+        SELECT (tx, seq) > (own.cursor_tx, own.cursor_seq) FROM promenade_event
+        WHERE topic = (SELECT id FROM promenade_topic WHERE name = own.pattern)
+        ORDER BY tx DESC, seq DESC LIMIT 1) END, false) AS is_new
 FROM promenade_subscription AS own WHERE own.id = ANY(%(all)s::bigint[])"""
 
 

@@ -49,7 +49,7 @@ _REMOVE_REDRIVEN: Final = """
 DELETE FROM promenade_event WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM promenade_event AS old WHERE topic < 0 AND NOT EXISTS (
         SELECT 1 FROM promenade_delivery AS held WHERE held.tx = old.tx AND held.seq = old.seq)
-    LIMIT %s))"""
+    ORDER BY topic, tx, seq LIMIT %s))"""
 
 _COUNT: Final = "SELECT count(*) FROM promenade_event WHERE topic = %s"
 _NTH: Final = "SELECT tx, seq FROM promenade_event WHERE topic = %s ORDER BY tx, seq OFFSET %s LIMIT 1"
