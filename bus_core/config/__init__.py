@@ -9,6 +9,7 @@ import typing
 from bus_core import on_demand
 
 if typing.TYPE_CHECKING:
+    from bus_core.config.bounds import whole_number
     from bus_core.config.bus_config import describe_config
     from bus_core.config.choices import Name, PluginChoice, read_choice
     from bus_core.config.durations import format_duration, parse_duration
@@ -22,6 +23,7 @@ else:
         __name__,
         {
             "bus_config": "describe_config",
+            "bounds": "whole_number",
             "choices": "Name PluginChoice read_choice",
             "durations": "format_duration parse_duration",
             "faults": "join_path",
@@ -50,4 +52,5 @@ __all__ = [
     "read_choice",
     "read_settings",
     "render_settings",
+    "whole_number",
 ]

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
+from bus_core.config.bounds import whole_number
+
 __all__ = ["JsonOptions"]
-
-
-def _whole(low: int, high: int) -> Any:
-    return [
-        attrs.validators.instance_of(int),
-        attrs.validators.not_(attrs.validators.instance_of(bool)),
-        attrs.validators.ge(low),
-        attrs.validators.le(high),
-    ]
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +17,6 @@ class JsonOptions:
     1), and ``max_digits`` the characters of one number.
     """
 
-    max_bytes: int = attrs.field(default=1 << 20, validator=_whole(256, 1 << 30))
-    max_depth: int = attrs.field(default=64, validator=_whole(4, 500))
-    max_digits: int = attrs.field(default=1000, validator=_whole(32, 4300))
+    max_bytes: int = attrs.field(default=1 << 20, validator=whole_number(256, 1 << 30))
+    max_depth: int = attrs.field(default=64, validator=whole_number(4, 500))
+    max_digits: int = attrs.field(default=1000, validator=whole_number(32, 4300))

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
+from bus_core.config import whole_number
+
 __all__ = ["AvroOptions"]
-
-
-def _whole(low: int, high: int) -> Any:
-    return [
-        attrs.validators.instance_of(int),
-        attrs.validators.not_(attrs.validators.instance_of(bool)),
-        attrs.validators.ge(low),
-        attrs.validators.le(high),
-    ]
 
 
 @attrs.frozen(kw_only=True)
@@ -26,5 +17,5 @@ class AvroOptions:
     (the envelope is level 1), and that of a JSON value inside of an event.
     """
 
-    max_bytes: int = attrs.field(default=1 << 20, validator=_whole(1024, 1 << 30))
-    max_depth: int = attrs.field(default=64, validator=_whole(4, 100))
+    max_bytes: int = attrs.field(default=1 << 20, validator=whole_number(1024, 1 << 30))
+    max_depth: int = attrs.field(default=64, validator=whole_number(4, 100))
