@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import count, takewhile
@@ -33,6 +33,7 @@ from bus_core import (
     Message,
     Outcome,
     PublishError,
+    PublishFailed,
     Received,
     SubscriptionSpec,
     TopicPattern,
@@ -416,6 +417,22 @@ def make_remote_bus(
     config = {"app": {"name": "tests"}, "bus": {"adapter": "remote", **settings}}
     offered = [remote_plugin(server, features, longest_hold, adapter=adapter), *plugins]
     return open_bus(config, plugins=offered, installed=False, clock=clock)
+
+
+def refuse_events(server: Server, refused: Collection[str]) -> None:
+    """Lets a server refuse events for good, by their ids, and store the others."""
+
+    def publish(messages: Sequence[Message]) -> Sequence[PublishError | None]:
+        results: list[PublishError | None] = []
+        for message in messages:
+            if message.id in refused:
+                results.append(PublishFailed("too large"))
+            else:
+                server.store(message)
+                results.append(None)
+        return results
+
+    server.faults["publish"] = publish
 
 
 @asynccontextmanager

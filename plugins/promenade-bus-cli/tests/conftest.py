@@ -26,6 +26,7 @@ from support.interrupts import interrupted_when_idle
 DEADLINE = 30.0
 
 PRELUDE = """
+import asyncio
 from uuid import UUID
 from bus_core import *
 
@@ -40,6 +41,11 @@ CONFIG = {
     "app": {"name": "shop"},
     "bus": {"adapter": "memory", "retry_delay": "1ms", "shutdown_timeout": "20s"},
 }
+
+async def place_order(bus):
+    while bus.status != "open":
+        await asyncio.sleep(0.01)
+    await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
 """
 
 _numbers = itertools.count()

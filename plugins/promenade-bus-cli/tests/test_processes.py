@@ -129,11 +129,7 @@ def test_the_second_signal_stops_all_at_once(start: Start, module: Module) -> No
     async def make():
         bus = open_bus(CONFIG)
         bus.subscribe(ORDER_PLACED, block, name="blocking")
-        async def place():
-            while bus.status != "open":
-                await asyncio.sleep(0.01)
-            await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
-        make.task = asyncio.ensure_future(place())
+        make.task = asyncio.ensure_future(place_order(bus))
         return bus
     """
     parent = start("run", f"{module(source)}:make", "--processes", "1")
@@ -155,11 +151,7 @@ async def pack(event):
 async def make():
     bus = open_bus(CONFIG)
     bus.subscribe(ORDER_PLACED, pack, name="packing")
-    async def place():
-        while bus.status != "open":
-            await asyncio.sleep(0.01)
-        await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
-    make.task = asyncio.ensure_future(place())
+    make.task = asyncio.ensure_future(place_order(bus))
     return bus
 """
 

@@ -28,13 +28,8 @@ async def pack(event):
 async def audit(event): ...
 
 async def make():
-    asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(place()))
+    asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(place_order(bus)))
     return bus
-
-async def place():
-    while bus.status != "open":
-        await asyncio.sleep(0.01)
-    await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
 """
 
 
@@ -92,11 +87,7 @@ def test_a_handler_that_refuses_to_end_cannot_hold_the_worker(start: Start, modu
     async def make():
         bus = open_bus(CONFIG)
         bus.subscribe(ORDER_PLACED, forever, name="forever")
-        async def place():
-            while bus.status != "open":
-                await asyncio.sleep(0.01)
-            await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
-        make.task = asyncio.ensure_future(place())
+        make.task = asyncio.ensure_future(place_order(bus))
         return bus
     """
     worker = start("run", f"{module(source)}:make", "--shutdown-timeout", "50ms")
@@ -116,11 +107,7 @@ def test_a_signal_is_noticed_whichever_thread_gets_it(start: Start, module: Modu
     async def make():
         bus = open_bus(CONFIG)
         bus.subscribe(ORDER_PLACED, receive, name="receiver")
-        async def place():
-            while bus.status != "open":
-                await asyncio.sleep(0.01)
-            await bus.publish(ORDER_PLACED, OrderPlaced(aggregate_id=uuid7(), number=1))
-        make.task = asyncio.ensure_future(place())
+        make.task = asyncio.ensure_future(place_order(bus))
         return bus
     """
     worker = start("run", f"{module(source)}:make", "--shutdown-timeout", "50ms")

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.orm import sessionmaker
 
-from bus_core import Message, PublishError, PublishFailed, open_sync_bus
+from bus_core import Message, open_sync_bus
 from outbox_support.stage import MOVED, Moved, Stage, seen, until
 from postgres_support.servers import PostgresServer
 from promenade_bus_outbox import (
@@ -31,7 +31,7 @@ from promenade_bus_outbox.command import _connected
 from promenade_bus_outbox.database import Database
 from promenade_bus_outbox.errors import MissingExtra
 from promenade_bus_outbox.names import TableNames
-from support.remote import Server, running_remote_bus
+from support.remote import Server, refuse_events, running_remote_bus
 
 pytestmark = pytest.mark.once
 
@@ -80,18 +80,7 @@ async def test_refused_events_hold_their_key_and_are_retried_or_discarded(
     server, key = Server(), uuid4()
     events = [moved(number, key) for number in range(2)]
     refused = {str(events[0].event_id)}
-
-    def publish(messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        results: list[PublishError | None] = []
-        for message in messages:
-            if message.id in refused:
-                results.append(PublishFailed("too large"))
-            else:
-                server.store(message)
-                results.append(None)
-        return results
-
-    server.faults["publish"] = publish
+    refuse_events(server, refused)
     async with running_remote_bus(server) as bus:
         writing = Outbox(bus, async_stage.sessions, async_stage.tables, relay=False)
         await async_stage.publish(writing, *events, moved())

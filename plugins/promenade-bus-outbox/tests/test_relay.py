@@ -26,7 +26,7 @@ from bus_core import (
 from outbox_support.stage import MOVED, Moved, Stage, seen, until
 from promenade_bus_outbox import Outbox
 from promenade_bus_outbox.names import partition_of
-from support.remote import Server, make_remote_bus, running_remote_bus
+from support.remote import Server, make_remote_bus, refuse_events, running_remote_bus
 
 QUICK: dict[str, Any] = {"poll": 0.02, "lease": 1.0}
 
@@ -204,26 +204,12 @@ async def test_an_event_that_the_bus_cannot_store_for_now_waits(async_stage: Sta
         await until(lambda: async_stage.waiting() == 0, "the event is delivered")
 
 
-def _refusing(server: Server, refused: set[str]) -> None:
-    def publish(messages: Sequence[Message]) -> Sequence[PublishError | None]:
-        results: list[PublishError | None] = []
-        for message in messages:
-            if message.id in refused:
-                results.append(PublishFailed("too large"))
-            else:
-                server.store(message)
-                results.append(None)
-        return results
-
-    server.faults["publish"] = publish
-
-
 async def test_an_event_that_the_bus_refuses_for_good_is_set_aside_with_its_cause(async_stage: Stage) -> None:
     """Everything else goes on, later events of its key too; it can be delivered again, or discarded."""
     server, key = Server(), uuid4()
     events = [moved(number, key) for number in range(4)]
     refused = {str(events[1].event_id), str(events[2].event_id)}
-    _refusing(server, refused)
+    refuse_events(server, refused)
     async with (
         running_remote_bus(server) as bus,
         Outbox(bus, async_stage.sessions, async_stage.tables, **QUICK) as outbox,
@@ -249,7 +235,7 @@ async def test_an_event_that_is_refused_can_hold_its_key(async_stage: Stage) -> 
     server, key = Server(), uuid4()
     events = [moved(number, key) for number in range(3)]
     refused = {str(events[1].event_id)}
-    _refusing(server, refused)
+    refuse_events(server, refused)
     async with (
         running_remote_bus(server) as bus,
         Outbox(bus, async_stage.sessions, async_stage.tables, after_refusal="hold_key", **QUICK) as outbox,

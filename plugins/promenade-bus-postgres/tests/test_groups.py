@@ -17,6 +17,7 @@ from promenade_bus_postgres.config import ProbeOptions
 from promenade_bus_postgres.groups import PostgresGroups
 from promenade_bus_postgres.health import PostgresProbe
 from support.consuming import TOPIC, acks, message, receive, spec, until
+from support.heartbeats import beating, die
 from support.postgres_schemas import Schema
 
 pytestmark = pytest.mark.once
@@ -90,20 +91,10 @@ async def test_forgetting_waits_for_a_verdict(schema: Schema) -> None:
     async with schema.started(lease=60.0) as other, schema.started(lease=6.0) as operator:
         groups = PostgresGroups(operator.running)
         await other.open_consumer(spec())
-
-        async def beat() -> None:
-            while True:
-                await other.running.heartbeats.renewed()
-                await asyncio.sleep(0.02)
-
-        beating = asyncio.create_task(beat())
-        with pytest.raises(GroupInUse, match="has 1 instance and"):
-            await groups.forget("tests.audit")
-        beating.cancel()
-        # It has died, and its lease is over soon.
-        other.running.heartbeats._stopping = True
-        other.running.heartbeats._beat = lambda owners, gone: []
-        await other.running.heartbeats.close()
+        async with beating(other.running.heartbeats):
+            with pytest.raises(GroupInUse, match="has 1 instance and"):
+                await groups.forget("tests.audit")
+        await die(other.running.heartbeats)  # its lease is over soon
         rename = "UPDATE promenade_owner SET name = 'dead.0.2'"
         schema.ask(rename)
         (report,) = await groups.forget("tests.audit")
