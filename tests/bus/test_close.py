@@ -847,7 +847,7 @@ async def test_a_closed_bus_can_be_collected(virtual_clock: VirtualClock, abando
     assert [ref() for ref in alive] == [None, None]
 
 
-GRACE = 0.5
+GRACE = 5.0
 """Seconds after the shutdown timeout by which a bus has to be closed, whatever the server does."""
 
 

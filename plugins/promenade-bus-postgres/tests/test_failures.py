@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
 
 from bus_core import Consumer, LeaseLost, PublishFailed, PublishUncertain, Received
-from promenade_bus_postgres.connections import Connection, Database
+from promenade_bus_postgres.connections import Connection, Connector, Database
 from promenade_bus_postgres.failures import Kind, PostgresFailure, failure_of, kind_of
+from promenade_bus_postgres.heartbeats import HeartbeatTable
 from support.consuming import acks, message, receive, spec, until
 from support.postgres_schemas import Schema
 
@@ -154,6 +157,47 @@ async def test_a_server_that_hangs(schema: Schema) -> None:
         assert (raised.value.kind, raised.value.is_uncertain) == (Kind.SLOW, True)
         database._timeout = 10.0
         await database.run(lambda connection: connection.execute(b"SELECT 1"))
+
+
+async def test_a_heartbeat_that_is_late_for_the_close(schema: Schema) -> None:
+    """A connection that opens while its adapter closes is closed by the thread that opened it."""
+    opened: list[Connection] = []
+    opening, go_on = threading.Event(), threading.Event()
+    async with schema.started() as adapter:
+
+        class Slow(Connector):
+            def open(self, use: str, *, listens: bool = False) -> Connection:
+                opening.set()
+                assert go_on.wait(30)
+                opened.append(super().open(use, listens=listens))
+                return opened[0]
+
+        heartbeats = HeartbeatTable(Slow(adapter._place, adapter.options), adapter._sql)
+        beating = asyncio.create_task(asyncio.to_thread(heartbeats.beat, ["me"], []))
+        await asyncio.to_thread(opening.wait, 30)
+        heartbeats.close()
+        go_on.set()
+        await beating
+        assert opened[0].closed
+
+
+async def test_a_new_connection_that_fails_its_check(schema: Schema) -> None:
+    """It is closed, whatever the check raises."""
+    checked: list[Connection] = []
+
+    def refuse(connection: Connection) -> None:
+        checked.append(connection)
+        raise PostgresFailure("db:5432/app", Kind.MISSING)
+
+    async with schema.started() as adapter:
+        database: Database = adapter.running.database
+        database._check = refuse
+        schema.cut()
+        while not checked:  # the server ends connections a moment later
+            with suppress(PostgresFailure):
+                await database.run(lambda connection: connection.execute(b"SELECT 1"))
+        assert all(each.closed for each in checked)
+        database._check = lambda connection: None
 
 
 async def test_after_a_failover(schema: Schema) -> None:

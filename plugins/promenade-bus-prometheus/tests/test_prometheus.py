@@ -368,7 +368,7 @@ async def test_while_the_loop_is_blocked_the_last_figures_are_shown_with_their_a
         while thread.is_alive() and time.monotonic() < began + WITHIN:
             time.sleep(0.01)  # noqa: ASYNC251 - the loop is blocked on purpose
         (text,) = answers
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     assert value("handled_total", text, subscription="stock", topic="sales.order.placed") == 1
     assert 0.5 <= value("snapshot_age_seconds", text) < 5
 

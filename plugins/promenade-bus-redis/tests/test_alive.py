@@ -304,7 +304,7 @@ async def test_retries_come_in_time_beside_other_services(redis_server: SharedSe
         ]
         consumers.append(await next_owner.open_consumer(spec()))
         assert numbers(await receive(consumers[-1], 1)) == [1]
-        assert 2.0 <= time.monotonic() - began < 6.0
+        assert 2.0 <= time.monotonic() - began < 20.0
         assert len(others) == 8
         for each in consumers:
             await each.close()

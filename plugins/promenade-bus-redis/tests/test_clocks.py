@@ -141,8 +141,8 @@ async def test_a_retry_waits_on_the_clock_of_its_process(
         parked = place.keys.parked(TOPIC, "tests.listener")
         await until(lambda: place.ask("ZCARD", parked) == 1, "it is parked")
         clock.set(seconds)
-        await until(lambda: place.ask("ZCARD", parked) == 0, "it comes back", 8.0)
-        assert 1.5 <= time.monotonic() - began < 4.0
+        await until(lambda: place.ask("ZCARD", parked) == 0, "it comes back", 30.0)
+        assert 1.5 <= time.monotonic() - began < 20.0
         assert place.ask("XLEN", place.keys.inbox(TOPIC, "tests.listener")) == 1
         for each in (consumer, rival):
             await each.close()

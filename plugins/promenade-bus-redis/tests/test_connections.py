@@ -137,7 +137,7 @@ async def test_a_server_that_does_not_answer() -> None:
             begun = time.monotonic()
             with pytest.raises(RedisFailure, match="no reply within connect_timeout"):
                 await connections.call("PING")
-            assert 0.25 < time.monotonic() - begun < 3
+            assert 0.25 < time.monotonic() - begun < 20
 
 
 async def test_not_a_redis_server() -> None:

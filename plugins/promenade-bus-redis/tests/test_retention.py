@@ -383,7 +383,7 @@ async def test_an_epoch_that_ends(
         )
         await adapter.publish([message(1)])
         for consumer in consumers:
-            assert numbers(await receive(consumer, 1, timeout=2)) == [1]
+            assert numbers(await receive(consumer, 1, timeout=20)) == [1]
         assert adapter._losses.ended_epochs == 1
         lines = [record.created for record in caplog.records if record.name == "promenade.bus.redis"]
         assert lines

@@ -291,6 +291,9 @@ class Database:
         except (psycopg.Error, OSError) as error:
             _close(connection)
             raise failure_of(self.place, error) from error
+        except BaseException:
+            _close(connection)
+            raise
 
     def _give_back(self, connection: Connection) -> None:
         with self._guard:

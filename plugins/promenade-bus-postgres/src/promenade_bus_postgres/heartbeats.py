@@ -51,6 +51,9 @@ class HeartbeatTable:
             except (psycopg.Error, OSError) as error:
                 self._disconnect()
                 raise failure_of(str(self._connector.place), error) from error
+            finally:
+                if self._closed:  # meanwhile: `close` did not wait, and left this to the thread that has it
+                    self._disconnect()
 
     def _beat(self, owners: Sequence[str], gone: Sequence[str]) -> list[tuple[str, int]]:
         if self._closed:
@@ -76,8 +79,9 @@ class HeartbeatTable:
         """Gives the connection back; the heartbeats have stopped, or do not return."""
         self._closed = True
         if not self._guard.acquire(timeout=0.02):
-            if self._connection is not None:
-                cut(self._connection)
+            connection = self._connection
+            if connection is not None:
+                cut(connection)
             return
         try:
             self._disconnect()
