@@ -21,7 +21,9 @@ EVERY_MARK = [
     {mark for mark, has in zip(("long", "once"), flags, strict=True) if has}
     for flags in product((0, 1), repeat=2)
 ]
-WORKERS = ["-m", "pytest", "-n", "N", "--dist", "worksteal"]
+PYTEST = ["-m", "pytest", "-o"]
+WORKERS = ["-n", "N", "--dist", "worksteal"]
+ONE_BY_ONE = ["-n", "0", "--last-failed", "--maxfail=1"]
 COLLECTS = "|--collect-only|"
 
 pytestmark = [
@@ -32,12 +34,13 @@ pytestmark = [
 
 @attrs.frozen
 class Leg:
-    """One run of pytest. ``selected`` is the expression after ``-m``."""
+    """One run of pytest. ``selected`` follows ``-m``; ``again`` is true when it has what failed before."""
 
     python: str
     servers: str
     selected: str
     arguments: tuple[str, ...]
+    again: bool = False
 
     def runs(self, marks: set[str]) -> bool:
         """True when a test with these marks is selected."""
@@ -74,6 +77,23 @@ class Checkout:
             "pytest", f'printf "|%s" "$0" "$TEST_SERVERS" "$@" >>log; echo >>log\necho 12 passed\n{text}'
         )
 
+    def failing(self, count: int, text: str) -> None:
+        """Some tests fail in each run, and are in the cache; ``text`` is the end of every run after it."""
+        failures = ",\n".join(
+            f'  "tests/test_x.py::test_it[{number} & more]": true' for number in range(count)
+        )
+        self.outcome(f"""
+case "$*" in *--last-failed*) {text} ;; *--collect-only*) exit 0 ;; esac
+cache=${{4#cache_dir=}}/v/cache
+[ ! -e "$cache/lastfailed" ] || exit 3
+mkdir -p "$cache"
+cat >"$cache/lastfailed" <<END
+{{
+{failures}
+}}
+END
+exit 1""")
+
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if name not in ("TEST_SERVERS", "AFTER")}
         commands = f"{self.path / 'commands'}{os.pathsep}{os.environ['PATH']}"
@@ -105,11 +125,14 @@ class Checkout:
         for line in self.log.read_text().splitlines():
             if line.startswith("|") and COLLECTS not in line:
                 _, program, servers, *parts = line.split("|")
-                rest = parts[len(WORKERS) :]
-                assert [re.sub(r"^\d+$", "N", part) for part in parts[: len(WORKERS)]] == WORKERS
+                venv = program.split("/")[0]
+                assert parts[:4] == [*PYTEST, f"cache_dir={venv}/pytest-cache"]
+                how, rest = parts[4:8], parts[8:]
+                again = how == ONE_BY_ONE
+                assert again or [how[0], re.sub(r"^\d+$", "N", how[1]), *how[2:]] == WORKERS
                 selected = rest[1] if rest[:1] == ["-m"] else ""
-                python = program.split("/")[0].removeprefix(".venv-")
-                legs.append(Leg(python, servers, selected, tuple(rest[2:] if selected else rest)))
+                arguments = tuple(rest[2:] if selected else rest)
+                legs.append(Leg(venv.removeprefix(".venv-"), servers, selected, arguments, again))
         return legs
 
     @property
@@ -226,6 +249,32 @@ def test_a_failure_stops_nothing(checkout: Checkout) -> None:
     assert last_lines(done)[0] == "==> make test-all: failed in 0:00 minutes"
     assert "    0:00  failed         CPython 3.12: not once, servers: 2/3" in last_lines(done)
     assert [leg.python for leg in checkout.legs] == ["3.11", "3.12", "3.13"]
+
+
+def test_what_passes_by_itself_is_unsteady(checkout: Checkout) -> None:
+    """Tests that failed are run once more; when they pass the run passes, and its last lines name them."""
+    checkout.failing(2, "exit 0")
+    for _ in range(2):  # the failures of an earlier run do not count
+        done = checkout.tests("test", "-k", "it")
+        assert done.returncode == 0
+        first, second = checkout.legs
+        assert first == Leg("3.11", "newest", "not long", ("-k", "it"))
+        assert second == attrs.evolve(first, again=True)
+        assert last_lines(done)[-3:] == [
+            "    0:00  passed         CPython 3.11: not long, servers: newest",
+            "          unsteady       tests/test_x.py::test_it[0 & more]",
+            "          unsteady       tests/test_x.py::test_it[1 & more]",
+        ]
+
+
+@pytest.mark.parametrize(("count", "again"), [(1, True), (10, True), (11, False)])
+def test_what_fails_twice_has_failed(checkout: Checkout, count: int, again: bool) -> None:
+    """What fails by itself, too, is a failure; so are many at once, which are not run again."""
+    checkout.failing(count, "exit 1")
+    done = checkout.tests("test")
+    assert done.returncode == 1
+    assert [leg.again for leg in checkout.legs] == ([False, True] if again else [False])
+    assert last_lines(done)[-1] == "    0:00  failed         CPython 3.11: not long, servers: newest"
 
 
 def test_checks_that_fail(checkout: Checkout) -> None:
