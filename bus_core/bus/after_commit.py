@@ -100,6 +100,8 @@ async def publish_in_order(
     except asyncio.CancelledError:
         for _, published in under_way:
             published.cancel()
+        if under_way:  # some may be tasks, which end in the turns that follow
+            await asyncio.wait([published for _, published in under_way])
         raise
     return results
 

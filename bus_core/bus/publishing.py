@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
 
 from bus_core.abc import AnyAdapter, Middleware, Observer, WatchedMiddleware
 from bus_core.bus.after_commit import (
@@ -36,6 +36,7 @@ from bus_core.transport.routes import Route, Routes
 
 __all__ = ["PublishPipeline"]
 
+T = TypeVar("T")
 
 Publish = Callable[..., Coroutine[Any, Any, None]]
 """``Bus.publish``: takes a topic, an event, and headers."""
@@ -72,6 +73,8 @@ class PublishPipeline:
         self._adapter = adapter
         self._carrier: Carrier | None = None
         self._fast_path_blocks = 0
+        # By the identity of an envelope in a task of its own: done when the carrier has its event.
+        self._under_way: dict[int, asyncio.Future[None]] = {}
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
 
     def observe(self, observer: Observer) -> None:
@@ -228,7 +231,7 @@ class PublishPipeline:
             "accepted, and was stopped; await publish()"
         )
 
-    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None) -> HeldEvent:
+    def _checked(self, topic: object, event: object, headers: Mapping[str, str] | None = None) -> HeldEvent:
         """Makes all checks of a publish before anything is sent."""
         self._lifecycle.check_accepting()
         declared = self.declared(topic)
@@ -266,7 +269,15 @@ class PublishPipeline:
                 self.put(route, event, envelope.headers)
                 return
         event = checked_event(route.topic, event)
-        await self.active_carrier.accept(route, event, checked_headers(envelope.headers))
+        headers = checked_headers(envelope.headers)
+        handed_over = self._under_way.get(id(envelope))
+        if handed_over is not None and not handed_over.done():
+            sending = self.active_carrier.hand_over(route, event, headers)
+            if sending is not None:
+                handed_over.set_result(None)
+                await sending
+                return
+        await self.active_carrier.accept(route, event, headers)
 
     def _route(self, topic: Topic[Any]) -> Route:
         declared = topic.name in self._registry
@@ -304,10 +315,41 @@ class PublishPipeline:
             if failures:
                 results = [failures.get(number) for number in range(index + 1)]
         else:
-            results = await publish_in_order(
-                items, lambda item: self._begin_one(*item), lambda item: self.publish(*item)
-            )
+            in_tasks = self._is_wrapped and open_block(self._block.get()) is None
+            begin = self._in_tasks(self._checked_pair) if in_tasks else self._begin_one
+            results = await publish_in_order(items, begin, lambda item: self.publish(*item))
         raise_failures(results)
+
+    def _in_tasks(self, checked: Callable[[T], HeldEvent]) -> Callable[[T], asyncio.Future[None] | None]:
+        """Begins to publish to an adapter outside the process, each event through its middleware in a task.
+
+        The middleware of an event is called when the carrier has the one before it, or never gets that one.
+        So the order holds when a middleware waits, and no event waits for one behind it.
+        """
+        loop = asyncio.get_running_loop()
+        latest: asyncio.Future[None] | None = None
+
+        def begin(item: T) -> asyncio.Task[None]:
+            nonlocal latest
+            held = checked(item)
+            envelope = Envelope(held.topic.name, held.event, dict(held.headers))
+            passing = self._pass(self._route(held.topic), envelope, latest)
+            latest = self._under_way[id(envelope)] = loop.create_future()
+            task = loop.create_task(passing, name="promenade-publish-many")
+            task.add_done_callback(lambda _: self._passed(envelope))
+            return task
+
+        return begin
+
+    async def _pass(self, route: Route, envelope: Envelope, before: asyncio.Future[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        await route.chain(envelope)
+
+    def _passed(self, envelope: Envelope) -> None:
+        handed_over = self._under_way.pop(id(envelope))
+        if not handed_over.done():
+            handed_over.set_result(None)
 
     def _hand_over_unchecked(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """Gives an event to an adapter outside the process on the fast path; None for the slow path."""
@@ -320,12 +362,17 @@ class PublishPipeline:
         self._lifecycle.check_loop("publish")
         return self.active_carrier.hand_over(route, event, NO_HEADERS)
 
-    def _begin_one(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
+    def _checked_pair(self, item: tuple[Any, Any]) -> HeldEvent:
+        topic, event = item
+        return self._checked(topic, event)
+
+    def _begin_one(self, item: tuple[Any, Any]) -> asyncio.Future[None] | None:
         """Begins to publish one of many; None where it has to be published by itself."""
+        topic, event = item
         sending = self._hand_over_unchecked(topic, event)
         if sending is not None or self._must_publish_alone:
             return sending
-        return self._begin_to_send(self._checked(topic, event, None))
+        return self._begin_to_send(self._checked(topic, event))
 
     @property
     def _must_publish_alone(self) -> bool:
@@ -395,4 +442,6 @@ class PublishPipeline:
         if outer is not None:
             outer.items += block.items
             return
-        raise_failures(await publish_in_order(block.items, self._begin_to_send, self._send))
+        in_tasks = self._is_wrapped and not self._adapter().features.in_process
+        begin = self._in_tasks(lambda item: item) if in_tasks else self._begin_to_send
+        raise_failures(await publish_in_order(block.items, begin, self._send))

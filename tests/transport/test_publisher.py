@@ -23,6 +23,7 @@ from bus_core import (
     HealthStatus,
     InvalidTopic,
     Message,
+    Middleware,
     PublishFailed,
     PublishManyError,
     PublishUncertain,
@@ -427,35 +428,73 @@ async def test_log_is_bounded_while_publishing_fails(
 # --- all ways of publishing -------------------------------------------------------------------------------
 
 
-async def test_publish_many_tells_each_result(server: Server) -> None:
+def passes(following: Handler) -> Handler:
+    """A middleware that does nothing."""
+
+    async def handler(envelope: Envelope) -> None:
+        await following(envelope)
+
+    return handler
+
+
+def waits(following: Handler) -> Handler:
+    """A middleware that keeps some events waiting before and after they are handed over."""
+
+    async def handler(envelope: Envelope) -> None:
+        for _ in range(envelope.event.number % 3):  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        await following(envelope)
+        await asyncio.sleep(0)
+
+    return handler
+
+
+def through(middleware: Middleware) -> dict[str, Any]:
+    """The arguments of a bus that publishes through a middleware."""
+    return {"plugins": [middleware_plugin(chosen=middleware)], "middleware": {"publish": ["chosen"]}}
+
+
+WAYS = [
+    pytest.param({}, id="no middleware"),
+    pytest.param(through(passes), id="a middleware"),
+    pytest.param(through(waits), id="one that waits"),
+]
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+@ways
+async def test_publish_many_tells_each_result(server: Server, way: dict[str, Any]) -> None:
     """`publish_many` tries every item in order, and its error has the result of each."""
     server.faults["publish"] = lambda messages: refuse(1, transient=False)(server, messages)
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         with pytest.raises(PublishManyError) as caught:
             await bus.publish_many([(HAPPENED, happened(n)) for n in range(3)])
     assert [type(result) for result in caught.value.results] == [type(None), PublishFailed, type(None)]
     assert stored(server) == [0, 2]
 
 
-async def test_publish_many_shares_batches(server: Server) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_publish_many_shares_batches(server: Server, way: dict[str, Any]) -> None:
     """Events of `publish_many` reach the adapter in order, in few batches, from any kind of iterable."""
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish_many((HAPPENED, happened(n)) for n in range(2500))
         assert bus.published() == {HAPPENED.name: 2500}
     assert stored(server) == [*range(2500)]
     assert len(batches(server)) <= 5
 
 
-async def test_publish_many_on_new_topics_shares_batches(server: Server) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_publish_many_on_new_topics_shares_batches(server: Server, way: dict[str, Any]) -> None:
     """The first events of many topics go together like the later ones."""
     topics = [Topic(f"test.topic{number}.used", Happened) for number in range(500)]
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish_many((topic, happened(n)) for n, topic in enumerate(topics))
     assert stored(server) == [*range(500)]
     assert len(batches(server)) <= 2
 
 
-async def test_publish_many_with_bad_items_between(server: Server) -> None:
+@ways
+async def test_publish_many_with_bad_items_between(server: Server, way: dict[str, Any]) -> None:
     """An event that cannot be published has its error, and all others are stored in order."""
     items: list[Any] = [
         (HAPPENED, happened(0)),
@@ -464,7 +503,7 @@ async def test_publish_many_with_bad_items_between(server: Server) -> None:
         (HAPPENED, happened(2)),
         ("test.thing.happened", happened(3)),
     ]
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish(HAPPENED, happened(-1))
         with pytest.raises(PublishManyError) as caught:
             await bus.publish_many(items)
@@ -473,7 +512,8 @@ async def test_publish_many_with_bad_items_between(server: Server) -> None:
     assert stored(server) == [-1, 0, 2, 3]
 
 
-async def test_publish_many_of_items_that_fail_to_come(server: Server) -> None:
+@ways
+async def test_publish_many_of_items_that_fail_to_come(server: Server, way: dict[str, Any]) -> None:
     """When the items themselves raise, those before are published, and the caller gets that error."""
 
     def items() -> Any:
@@ -481,17 +521,20 @@ async def test_publish_many_of_items_that_fail_to_come(server: Server) -> None:
         yield HAPPENED, happened(2)
         raise ZeroDivisionError
 
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish(HAPPENED, happened(0))
         with pytest.raises(ZeroDivisionError):
             await bus.publish_many(items())
         assert stored(server) == [0, 1, 2]
 
 
-async def test_a_cancelled_publish_many_takes_back_what_was_not_sent(server: Server) -> None:
+@ways
+async def test_a_cancelled_publish_many_takes_back_what_was_not_sent(
+    server: Server, way: dict[str, Any]
+) -> None:
     """Cancelling it ends it at once; what is under way is sent, and what waits behind it is not."""
     gate = Gate()
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish(HAPPENED, happened(0))
         server.faults["publish"] = gate
         first = asyncio.create_task(bus.publish(HAPPENED, happened(1)))
@@ -509,14 +552,96 @@ async def test_a_cancelled_publish_many_takes_back_what_was_not_sent(server: Ser
         assert bus.published() == {HAPPENED.name: 3}
 
 
-async def test_publish_many_waits_for_an_opening_subscription(server: Server) -> None:
+async def test_publish_many_keeps_the_order_of_what_waits(server: Server) -> None:
+    """A middleware that waits for some events lets no later event overtake them, in no block either."""
+    async with running_remote_bus(server, **through(waits)) as bus:
+        await bus.publish_many((HAPPENED, happened(n)) for n in range(50))
+        async with bus.after_commit():
+            for number in range(50, 100):
+                await bus.publish(HAPPENED, happened(number))
+    assert stored(server) == [*range(100)]
+
+
+async def test_publish_many_through_a_lock(server: Server) -> None:
+    """A middleware that lets one event pass after the other, that drops some and fails for some."""
+    lock = asyncio.Lock()
+    inside: list[int] = []
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            number = envelope.event.number  # type: ignore[attr-defined]
+            async with lock:
+                if number % 4 == 1:
+                    return
+                if number % 4 == 2:
+                    raise ZeroDivisionError
+                inside.append(number)
+                await following(envelope)
+
+        return handler
+
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        with pytest.raises(PublishManyError) as caught:
+            await asyncio.wait_for(bus.publish_many((HAPPENED, happened(n)) for n in range(20)), 30)
+    assert stored(server) == inside == [n for n in range(20) if n % 4 in (0, 3)]
+    failed = [n for n, result in enumerate(caught.value.results) if isinstance(result, ZeroDivisionError)]
+    assert failed == [n for n in range(20) if n % 4 == 2]
+
+
+async def test_publish_many_through_a_middleware_that_publishes(server: Server) -> None:
+    """What a middleware publishes by itself does not count as the event that it was called with."""
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            number = envelope.event.number  # type: ignore[attr-defined]
+            if number < 100:
+                await bus.publish(HAPPENED, happened(number + 100))
+                await asyncio.sleep(0)
+            await following(envelope)
+
+        return handler
+
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        await bus.publish_many((HAPPENED, happened(n)) for n in range(5))
+    assert stored(server) == [100, 0, 101, 1, 102, 2, 103, 3, 104, 4]
+
+
+async def test_a_cancelled_publish_many_ends_its_middleware(server: Server) -> None:
+    """When the caller gets the cancellation no middleware is running any more."""
+    left: list[int] = []
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            try:
+                await following(envelope)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+                left.append(envelope.event.number)  # type: ignore[attr-defined]
+                raise
+
+        return handler
+
+    server.faults["publish"] = Gate()
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        many = asyncio.create_task(bus.publish_many([(HAPPENED, happened(n)) for n in range(3)]))
+        await until(lambda: len(server.calls) > 0)
+        many.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        assert left == [0, 1, 2]
+        server.faults.clear()
+        await bus.close(0)
+
+
+@ways
+async def test_publish_many_waits_for_an_opening_subscription(server: Server, way: dict[str, Any]) -> None:
     """None of its events is missed by a subscription of the same bus that is still being opened."""
     seen: list[int] = []
 
     async def handler(event: Happened) -> None:
         seen.append(event.number)
 
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish(HAPPENED, happened(0))
         bus.subscribe(HAPPENED, handler, name="late", start="latest")
         await bus.publish_many([(HAPPENED, happened(n)) for n in (1, 2, 3)])
@@ -524,9 +649,10 @@ async def test_publish_many_waits_for_an_opening_subscription(server: Server) ->
     assert seen == [1, 2, 3]
 
 
-async def test_after_commit_shares_batches(server: Server) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_after_commit_shares_batches(server: Server, way: dict[str, Any]) -> None:
     """Events of a block leave in order, and not one by one."""
-    async with running_remote_bus(server) as bus:
+    async with running_remote_bus(server, **way) as bus:
         await bus.publish(HAPPENED, happened(0))
         before = len(batches(server))
         async with bus.after_commit():
