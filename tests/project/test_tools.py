@@ -269,7 +269,7 @@ def test_what_passes_by_itself_is_unsteady(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize(("count", "again"), [(1, True), (10, True), (11, False)])
 def test_what_fails_twice_has_failed(checkout: Checkout, count: int, again: bool) -> None:
-    """What fails by itself, too, is a failure; so are many at once, which are not run again."""
+    """A test that fails by itself, too, has failed; so have many at once, which are not run again."""
     checkout.failing(count, "exit 1")
     done = checkout.tests("test")
     assert done.returncode == 1

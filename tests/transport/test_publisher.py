@@ -589,7 +589,7 @@ async def test_publish_many_through_a_lock(server: Server) -> None:
 
 
 async def test_publish_many_through_a_middleware_that_publishes(server: Server) -> None:
-    """What a middleware publishes by itself does not count as the event that it was called with."""
+    """An event that a middleware publishes by itself is not taken for the one it was called with."""
 
     def chosen(following: Handler) -> Handler:
         async def handler(envelope: Envelope) -> None:
