@@ -18,6 +18,8 @@ from promenade_customer import CUSTOMER_CREATED, CustomerCreated, DealCreated, D
 from promenade_identity import USER_DELETED, USER_REGISTERED, UserDeleted, UserDeletionReason, UserRegistered
 from promenade_shared import CurrencyCreated, CurrencyDeactivated, currency_id
 
+pytestmark = pytest.mark.once
+
 if TYPE_CHECKING:
     from promenade_bus_contracts.boundary_settings import Boundaries
 
@@ -35,7 +37,6 @@ def watched(app: Application, topic: str) -> list[Any]:
     return seen
 
 
-@pytest.mark.once
 def test_contexts_are_apart(context_boundaries: Boundaries) -> None:
     """No context imports the code of another one, or a private part of its contract."""
     assert [*context_boundaries.contexts] == ["audit", "customer", "identity", "shared"]

@@ -28,6 +28,8 @@ from crm.progress import LiveTable, PlainLines
 from crm.report import print_outcome
 from crm.shared import sources
 
+pytestmark = pytest.mark.once
+
 BUS = {"adapter": "memory", "retry_delay": "5ms", "health": {"probes": ["engine"]}}
 
 
@@ -239,7 +241,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.once
 def test_the_command_ends_with_the_number_of_lost_deliveries() -> None:
     """`promenade-bus demo` tells its progress, prints account and health, and ends with "lost: 0"."""
     done = run("demo", "--users", "50")
@@ -251,7 +252,6 @@ def test_the_command_ends_with_the_number_of_lost_deliveries() -> None:
     assert "dead letter of customer.accounts" in done.stderr
 
 
-@pytest.mark.once
 def test_an_interrupt_ends_the_demo() -> None:
     """Ctrl-C ends the demo in good order, with status 130 and no traceback."""
     command = [sys.executable, "-m", "promenade_bus_cli", "demo", "--users", "100000"]
@@ -272,7 +272,6 @@ def test_quiet_prints_the_last_line_only() -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "lost: 0\n", "")
 
 
-@pytest.mark.once
 def test_json_is_one_document() -> None:
     """With --json the account, its faults and the health report are one JSON document."""
     done = run("demo", "--users", "20", "--seed", "7", "--json")

@@ -26,7 +26,9 @@ def demo(*arguments: str, adapter: str = "redis") -> Result:
 
 @pytest.mark.once
 @pytest.mark.usefixtures("short_tables")
-@pytest.mark.parametrize("adapter", [pytest.param("postgres", marks=pytest.mark.long), "redis", "sqlite"])
+@pytest.mark.parametrize(
+    "adapter", [pytest.param(name, marks=pytest.mark.long) for name in ("postgres", "redis")] + ["sqlite"]
+)
 def test_a_worker_is_killed_and_nothing_is_lost(adapter: str) -> None:
     """One worker is killed while it runs, another takes its place, and every event is accounted for."""
     result = demo("--workers", "2", adapter=adapter)

@@ -48,6 +48,7 @@ def module_of(source: str) -> ModuleType:
 sqlite_adapter = module_of(source_of_the_guide())
 
 
+@pytest.mark.long
 class TestSqlite(AdapterContract):
     """The adapter of the guide."""
 

@@ -15,6 +15,8 @@ from bus_core import Bus, Topic
 from support.buses import HAPPENED, Happened, happened, running_bus, state_of, until
 from support.handlers import Collecting, ignore
 
+pytestmark = pytest.mark.once
+
 
 class Calls:
     """Counts the Python calls of a block, resumed generators included."""

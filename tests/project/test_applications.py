@@ -22,6 +22,7 @@ GUNICORN = r"Listening at: (http://[\d.]+:\d+)"
 FREE = "127.0.0.1:0"
 
 
+@pytest.mark.long
 @pytest.mark.once
 def test_uvicorn_serves_the_application_and_drains_its_bus(tmp_path: Path) -> None:
     """The bus is open while uvicorn serves; at SIGTERM the events of answered requests are still handled."""
@@ -36,6 +37,7 @@ def test_uvicorn_serves_the_application_and_drains_its_bus(tmp_path: Path) -> No
         assert server.log.count("receipt: 1.") == 100
 
 
+@pytest.mark.long
 @pytest.mark.once
 def test_a_web_process_publishes_for_a_worker(tmp_path: Path) -> None:
     """A web process without subscriptions publishes what a worker in another process handles."""
@@ -52,6 +54,7 @@ def test_a_web_process_publishes_for_a_worker(tmp_path: Path) -> None:
         assert "receipt" not in web.log
 
 
+@pytest.mark.long
 @pytest.mark.once
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["without preload", "with preload"])
 def test_gunicorn_opens_a_bus_in_each_worker(tmp_path: Path, preload: list[str]) -> None:
@@ -68,6 +71,7 @@ def test_gunicorn_opens_a_bus_in_each_worker(tmp_path: Path, preload: list[str])
         assert "Traceback" not in server.log
 
 
+@pytest.mark.long
 @pytest.mark.once
 def test_a_reload_of_gunicorn_takes_new_code(tmp_path: Path) -> None:
     """The configuration of the page imports the application in the worker, not in the master."""
@@ -92,6 +96,7 @@ app.extensions["promenade-bus"].start()
 """
 
 
+@pytest.mark.long
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("preload", "status"), [([], 201), (["--preload"], 500)], ids=["without preload", "with preload"]

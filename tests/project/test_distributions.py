@@ -257,6 +257,7 @@ for name in package.__all__:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_distribution_works_alone(environment: Environment, name: str) -> None:
     """Installed from its wheel with what it declares and no more, every module imports."""

@@ -160,6 +160,18 @@ def pages_with(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(block.language in languages for block in blocks_of(page))]
 
 
+FIRST_READ = {"README.md", "docs/guide.md", "docs/tutorial.md"}
+"""Pages that ``make test`` runs; it leaves the others to ``make test-all``."""
+
+
+def pages_to_run(language: str) -> list[Any]:
+    """The pages with a language, as parameters of a test that runs their blocks."""
+    return [
+        pytest.param(page, id=of_page(page), marks=() if of_page(page) in FIRST_READ else pytest.mark.long)
+        for page in pages_with(language)
+    ]
+
+
 def commands_of(page: Path) -> Iterator[Command]:
     for block in blocks_of(page):
         if block.language != "console" or not block.is_run:
@@ -255,7 +267,7 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("page", pages_with("python"), ids=of_page)
+@pytest.mark.parametrize("page", pages_to_run("python"))
 def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
     page: Path, tmp_path: Path, server: Mapping[str, str]
 ) -> None:
@@ -280,22 +292,7 @@ def test_every_program_of_a_page_runs_and_prints_what_stands_below_it(
             assert last == block.text, f"{of_page(page)}:{block.line}"
 
 
-SLOW_COMMANDS = {
-    "docs/how-to/run-on-postgres.md",
-    "docs/how-to/use-the-outbox-with-django.md",
-    "docs/how-to/use-with-django.md",
-}
-"""Pages whose commands take long: ``make test`` leaves them to ``make test-all``."""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.long if of_page(page) in SLOW_COMMANDS else ())
-        for page in pages_with("console")
-    ],
-    ids=of_page,
-)
+@pytest.mark.parametrize("page", pages_to_run("console"))
 def test_every_command_of_a_page_prints_what_stands_below_it(
     page: Path, tmp_path: Path, server: Mapping[str, str]
 ) -> None:

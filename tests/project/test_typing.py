@@ -66,6 +66,7 @@ def test_mypy(user_code: Path) -> None:
     check(found, "mypy")
 
 
+@pytest.mark.long
 def test_pyright(user_code: Path) -> None:
     """Pyright, as strict as it can be, accepts what users write, and finds their mistakes."""
     found: Errors = defaultdict(lambda: defaultdict(list))

@@ -151,6 +151,7 @@ def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
+@pytest.mark.long
 def test_the_generated_code_is_formatted_whatever_its_name(tmp_path: Path) -> None:
     """Ruff finds nothing in any kind of project, with a short name and with the longest one."""
     for kind in KINDS:

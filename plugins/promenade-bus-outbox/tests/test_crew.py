@@ -17,7 +17,7 @@ from redis_support.fixtures import SharedServer
 TESTS = Path(__file__).parents[3] / "tests"
 
 # One server is enough: what is tested here is the outbox.
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 
 def account_of(**plan: Any) -> dict[str, Any]:
@@ -79,7 +79,6 @@ def test_eight_writers_on_sqlite_lose_nothing(tmp_path: Path, redis_server: Shar
     check(account, 0)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(int(os.environ.get("OUTBOX_CREWS", "2"))))
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

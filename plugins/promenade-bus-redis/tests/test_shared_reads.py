@@ -14,6 +14,8 @@ from redis_support.clusters import Cluster
 from redis_support.fixtures import SharedServer, StartServer
 from redis_support.streams import Place, acks, message, numbers, place_on, receive, spec
 
+pytestmark = pytest.mark.once
+
 
 def _connections(place: Place) -> int:
     """The connections of the server, without the asking one."""

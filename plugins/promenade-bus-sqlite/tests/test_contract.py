@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 import promenade_bus_sqlite
 from bus_core import Features
 from promenade_bus_testing.contract import AdapterContract, Place
@@ -17,6 +19,7 @@ def path_of(place: Place) -> Path:
     return place.directory / "events.db"
 
 
+@pytest.mark.once
 class TestSqlite(AdapterContract):
     """The SQLite adapter keeps the contract, with every feature."""
 
