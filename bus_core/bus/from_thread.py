@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import get_ident
 from typing import Any, Final, Protocol, TypeVar, overload
 
-from bus_core.bus.after_commit import HeldEvents, raise_failures
+from bus_core.bus.after_commit import HeldEvents
 from bus_core.bus.lifecycle import Lifecycle, Stage
+from bus_core.bus.publish_many import raise_failures
 from bus_core.errors import BusClosed, BusNotStarted, WrongEventLoop
 from bus_core.events.base import Event
 from bus_core.events.topics import Topic

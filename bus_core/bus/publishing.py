@@ -11,17 +11,12 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from bus_core.abc import AnyAdapter, Middleware, Observer, WatchedMiddleware
-from bus_core.bus.after_commit import (
-    HeldEvent,
-    HeldEvents,
-    open_block,
-    publish_in_order,
-    raise_failures,
-)
+from bus_core.bus.after_commit import HeldEvent, HeldEvents, open_block
 from bus_core.bus.arguments import checked_event, checked_headers, described
 from bus_core.bus.deprecations import Deprecations
 from bus_core.bus.lifecycle import Lifecycle, Stage
 from bus_core.bus.parts import BusParts
+from bus_core.bus.publish_many import Begin, EnvelopeTasks, publish_in_order, raise_failures
 from bus_core.dispatch.codec import key_of
 from bus_core.dispatch.engine import Engine
 from bus_core.dispatch.middleware import compose
@@ -73,8 +68,7 @@ class PublishPipeline:
         self._adapter = adapter
         self._carrier: Carrier | None = None
         self._fast_path_blocks = 0
-        # By the identity of an envelope in a task of its own: done when the carrier has its event.
-        self._under_way: dict[int, asyncio.Future[None]] = {}
+        self._in_tasks = EnvelopeTasks(lifecycle.check_accepting)
         self._block: ContextVar[HeldEvents | None] = ContextVar("promenade_bus_block", default=None)
 
     def observe(self, observer: Observer) -> None:
@@ -270,11 +264,11 @@ class PublishPipeline:
                 return
         event = checked_event(route.topic, event)
         headers = checked_headers(envelope.headers)
-        handed_over = self._under_way.get(id(envelope))
-        if handed_over is not None and not handed_over.done():
+        handing_over = self._in_tasks.handing_over(envelope)
+        if handing_over is not None:
             sending = self.active_carrier.hand_over(route, event, headers)
             if sending is not None:
-                handed_over.set_result(None)
+                handing_over.set_result(None)
                 await sending
                 return
         await self.active_carrier.accept(route, event, headers)
@@ -315,41 +309,23 @@ class PublishPipeline:
             if failures:
                 results = [failures.get(number) for number in range(index + 1)]
         else:
-            in_tasks = self._is_wrapped and open_block(self._block.get()) is None
-            begin = self._in_tasks(self._checked_pair) if in_tasks else self._begin_one
+            begin: Begin[Any] = self._begin_one
+            if self._is_wrapped and open_block(self._block.get()) is None:
+                begin = self._begin_through_middleware(self._checked_pair)
             results = await publish_in_order(items, begin, lambda item: self.publish(*item))
         raise_failures(results)
 
-    def _in_tasks(self, checked: Callable[[T], HeldEvent]) -> Callable[[T], asyncio.Future[None] | None]:
-        """Begins to publish to an adapter outside the process, each event through its middleware in a task.
+    def _begin_through_middleware(self, checked: Callable[[T], HeldEvent]) -> Begin[T]:
+        """Begins to publish outside the process, each event through its middleware in a task."""
+        begin_to_call = self._in_tasks.beginning()
 
-        The middleware of an event is called when the carrier has the one before it, or never gets that one.
-        So the order holds when a middleware waits, and no event waits for one behind it.
-        """
-        loop = asyncio.get_running_loop()
-        latest: asyncio.Future[None] | None = None
-
-        def begin(item: T) -> asyncio.Task[None]:
-            nonlocal latest
+        def begin(item: T) -> asyncio.Future[None]:
             held = checked(item)
+            self._lifecycle.check_loop("publish")
             envelope = Envelope(held.topic.name, held.event, dict(held.headers))
-            passing = self._pass(self._route(held.topic), envelope, latest)
-            latest = self._under_way[id(envelope)] = loop.create_future()
-            task = loop.create_task(passing, name="promenade-publish-many")
-            task.add_done_callback(lambda _: self._passed(envelope))
-            return task
+            return begin_to_call(self._route(held.topic).chain, envelope)
 
         return begin
-
-    async def _pass(self, route: Route, envelope: Envelope, before: asyncio.Future[None] | None) -> None:
-        if before is not None and not before.done():
-            await asyncio.wait((before,))
-        await route.chain(envelope)
-
-    def _passed(self, envelope: Envelope) -> None:
-        handed_over = self._under_way.pop(id(envelope))
-        if not handed_over.done():
-            handed_over.set_result(None)
 
     def _hand_over_unchecked(self, topic: Any, event: Any) -> asyncio.Future[None] | None:
         """Gives an event to an adapter outside the process on the fast path; None for the slow path."""
@@ -376,10 +352,7 @@ class PublishPipeline:
 
     @property
     def _must_publish_alone(self) -> bool:
-        """True when each event is published by itself.
-
-        A middleware may wait, and then others would overtake; in an ``after_commit`` block events are held.
-        """
+        """True when each event is published by itself, through its middleware or into an open block."""
         return self._is_wrapped or open_block(self._block.get()) is not None
 
     def _begin_to_send(self, item: HeldEvent) -> asyncio.Future[None] | None:
@@ -442,6 +415,7 @@ class PublishPipeline:
         if outer is not None:
             outer.items += block.items
             return
-        in_tasks = self._is_wrapped and not self._adapter().features.in_process
-        begin = self._in_tasks(lambda item: item) if in_tasks else self._begin_to_send
+        begin: Begin[HeldEvent] = self._begin_to_send
+        if self._is_wrapped and not self._adapter().features.in_process:
+            begin = self._begin_through_middleware(lambda item: item)
         raise_failures(await publish_in_order(block.items, begin, self._send))

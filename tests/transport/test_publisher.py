@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -631,6 +632,118 @@ async def test_a_cancelled_publish_many_ends_its_middleware(server: Server) -> N
         assert left == [0, 1, 2]
         server.faults.clear()
         await bus.close(0)
+
+
+@pytest.mark.parametrize("cancels", [1, 3])
+async def test_a_cancelled_publish_many_sends_nothing_more(
+    server: Server, caplog: pytest.LogCaptureFixture, cancels: int
+) -> None:
+    """Not even while its middleware cleans up, however often the caller is cancelled; no error is logged."""
+    gate, running = Gate(), set[int]()
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            number = envelope.event.number  # type: ignore[attr-defined]
+            running.add(number)
+            try:
+                if number:
+                    await asyncio.sleep(0)
+                await following(envelope)
+            except asyncio.CancelledError:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                raise ZeroDivisionError from None
+            finally:
+                running.discard(number)
+
+        return handler
+
+    server.faults["publish"] = gate
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        many = asyncio.create_task(bus.publish_many([(HAPPENED, happened(n)) for n in range(20)]))
+        await until(lambda: len(gate.waiting) == 1)
+        for _ in range(cancels):
+            many.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        assert running == set()
+        gate.open()
+        server.faults.clear()
+        await bus.publish(HAPPENED, happened(100))
+    sent = [number for batch in batches(server) for number in batch]
+    assert sent == [0, 100]
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_close_while_the_middleware_of_publish_many_waits(server: Server) -> None:
+    """A middleware is called with no event once the bus is closed, and each event has its result."""
+    go_on, called = asyncio.Event(), list[int]()
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            called.append(envelope.event.number)  # type: ignore[attr-defined]
+            await go_on.wait()
+            await following(envelope)
+
+        return handler
+
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        many = asyncio.create_task(bus.publish_many([(HAPPENED, happened(n)) for n in range(5)]))
+        await until(lambda: called == [0])
+        await bus.close(0)
+        go_on.set()
+        with pytest.raises(PublishManyError) as caught:
+            await many
+    assert called == [0]
+    assert [type(result) for result in caught.value.results] == [BusClosed] * 5
+
+
+async def test_a_middleware_that_hands_over_in_its_own_way(server: Server) -> None:
+    """One that calls the handler again, or with another envelope, has no effect on other events."""
+
+    def chosen(following: Handler) -> Handler:
+        async def handler(envelope: Envelope) -> None:
+            number = envelope.event.number  # type: ignore[attr-defined]
+            if number == 1:
+                await following(Envelope(envelope.topic, happened(101), {}))
+            else:
+                await following(envelope)
+                if number == 2:
+                    await following(envelope)
+
+        return handler
+
+    async with running_remote_bus(server, **through(chosen)) as bus:
+        await bus.publish_many((HAPPENED, happened(n)) for n in range(5))
+        assert bus.published() == {HAPPENED.name: 6}
+    assert sorted(stored(server)) == [0, 2, 2, 3, 4, 101]
+    assert stored(server)[:3] == [0, 101, 2]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_publish_many_has_a_bound(server: Server, way: dict[str, Any]) -> None:
+    """Items are taken as the adapter takes events, and not all at once."""
+    gate = Gate()
+    taken: list[int] = []
+
+    def items() -> Any:
+        for number in range(5000):
+            taken.append(number)
+            yield HAPPENED, happened(number)
+
+    server.faults["publish"] = gate
+    async with running_remote_bus(server, **way) as bus:
+        many = asyncio.create_task(bus.publish_many(items()))
+        await until(lambda: len(gate.waiting) == 1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(taken) == (500 if way else 2000)
+        server.faults.clear()
+        gate.open()
+        await many
+        assert bus.published() == {HAPPENED.name: 5000}
 
 
 @ways
