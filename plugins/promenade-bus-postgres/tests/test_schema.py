@@ -17,7 +17,7 @@ from promenade_bus_postgres import schema as tables
 from promenade_bus_postgres.connections import Sql
 from promenade_bus_postgres.failures import Kind, PostgresFailure
 from redis_support.servers import free_port
-from support.consuming import acks, buried, message, receive, spec
+from support.consuming import acks, buried, message, receive, spec, until
 from support.postgres_schemas import Schema
 
 pytestmark = pytest.mark.once
@@ -122,8 +122,7 @@ async def test_a_role_that_may_do_what_it_must(schema: Schema, role: str) -> Non
         (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
         assert await adapter.dead_letters.redrive([letter.id]) == 1
         await consumer.settle(acks(await receive(consumer, 1)))
-        await adapter.running.database.run(adapter.upkeep.look)
-        assert adapter.upkeep.retention.removed == 3
+        await until(lambda: adapter.upkeep.retention.removed == 3, "the upkeep removes them")
         await consumer.close()
     with schema.server.connect(user=role) as connection:
         connection.execute(f'SET search_path TO "{schema.name}"'.encode())
