@@ -30,7 +30,8 @@ class WatchedMiddleware:
     """A base for middleware that counts, or that has a health or something to close.
 
     ``build`` may return a function or an object like this: override ``__call__``, and the others as
-    needed. The bus calls them on its event loop, never for an event.
+    needed. None is called for an event. ``of_subscription`` and ``of_topic`` are called when a chain is
+    composed, which may be before the loop runs, and the others on the event loop of the bus.
     """
 
     def __call__(self, handler: Handler) -> Handler:

@@ -1,6 +1,6 @@
 """A base for dead-letter stores in the memory of the process.
 
-The bus does not need this module; import it from here.
+The bus does not need this module. Plugins import it from ``bus_core.adapters``.
 """
 
 from __future__ import annotations

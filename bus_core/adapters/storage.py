@@ -1,8 +1,8 @@
 """A base for adapters over a storage that must be polled: a database, a directory of files.
 
 It implements the protocols ``Adapter``, ``Consumer`` and ``DeadLetterStore`` over records. A record is a text
-with an owner or without. The author of an adapter only stores records. The bus does not need this module;
-import it from here.
+with an owner or without. The author of an adapter only stores records. The bus does not need this module.
+Plugins import it from ``bus_core.adapters``.
 """
 
 from __future__ import annotations

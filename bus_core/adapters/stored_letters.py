@@ -1,6 +1,6 @@
 """A base for dead-letter stores of adapters on a database, whose letters are numbered texts.
 
-Nothing of the bus needs this module; import it from here.
+The bus does not need this module. Plugins import it from ``bus_core.adapters``.
 """
 
 from __future__ import annotations

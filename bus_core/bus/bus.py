@@ -45,6 +45,7 @@ from bus_core.errors import BusClosed, BusStateError, CalledFromHandler, WrongEv
 from bus_core.events.base import Event
 from bus_core.events.messages import Delivery, Message
 from bus_core.events.topics import Topic
+from bus_core.runtime.logs import counted
 from bus_core.runtime.timeouts import call_within
 from bus_core.transport.carrier import Carrier
 from bus_core.transport.in_process import InProcessCarrier
@@ -596,7 +597,8 @@ class Bus:
         to the handler's qualified name. ``mode`` is ``"group"`` (instances compete) or ``"broadcast"``
         (each gets all). ``concurrency`` bounds its handlers at once. ``ordered`` handles the events of
         one key one after the other. ``retry`` replaces the configured policy. ``give_up_on`` lists errors
-        that are not retried. ``timeout`` bounds one attempt, in seconds. ``where`` selects events.
+        that are not retried. ``timeout`` bounds one attempt, in seconds. ``start`` is where a new group
+        begins on an adapter that retains events, by default at the earliest one. ``where`` selects events.
 
         Without a handler it is a decorator, which returns the handler unchanged. Raises
         ``InvalidHandler``, ``InvalidTopic``, ``UnknownTopic``, ``TopicConflict``,
@@ -662,19 +664,16 @@ class Bus:
             "unrouted": state.unrouted,
             "lost": state.lost,
         }
+        causes = [] if (problem := self._pipeline.active_carrier.problem) is None else [problem]
+        told = [text for text in (self._degraded, self._adapter.degraded) if text is not None]
         if state.lost:
-            return CheckResult(
-                HealthStatus.DEGRADED,
-                f"{state.lost} events or dead letters were lost; the log names them (look for 'lost')",
-                figures,
-            )
-        problem = self._pipeline.active_carrier.problem
-        if problem is not None:
-            return CheckResult(*problem, figures)
-        degraded = self._degraded or self._adapter.degraded
-        if degraded is not None:
-            return CheckResult(HealthStatus.DEGRADED, degraded, figures)
-        return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
+            lost = counted(state.lost, "event or dead letter", "events or dead letters")
+            told.append(f"lost {lost}; the log names them (look for 'lost')")
+        causes += [(HealthStatus.DEGRADED, text) for text in told]
+        if not causes:
+            return CheckResult(HealthStatus.HEALTHY, f"open on {self._adapter.name!r}, nothing lost", figures)
+        worst = max((status for status, _ in causes), key=lambda status: status.severity)
+        return CheckResult(worst, ". ".join(text for _, text in causes), figures)
 
     def mark_forked(self) -> None:
         """Marks this process as a forked child: from now on every call raises ``BusForked``."""

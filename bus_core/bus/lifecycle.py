@@ -65,7 +65,7 @@ class Lifecycle:
             self.check_loop(doing)
 
     def check_open(self, doing: str) -> None:
-        """Checks like ``ensure_usable``, and raises ``BusNotStarted``."""
+        """Checks like ``check_usable``, and raises ``BusNotStarted``."""
         self.check_usable(doing)
         if self.stage is not Stage.OPEN:
             raise BusNotStarted(doing)

@@ -57,7 +57,7 @@ def _check_listed_once(kind: str, names: list[str]) -> None:
 
 @attrs.frozen(kw_only=True)
 class HealthSettings:
-    """The probes to run, and the seconds that each may take."""
+    """The probes to run, and the seconds that all of them together may take."""
 
     probes: Names = attrs.field(default=(), validator=_check_probes)
     timeout: Annotated[float, DURATION] = attrs.field(default=1.0, validator=attrs.validators.gt(0))

@@ -32,8 +32,10 @@ class Fault(str):
     @classmethod
     def of(cls, text: str) -> Fault:
         """The fault of a plugin, which may be plain text."""
+        if isinstance(text, Fault):
+            return text
         what, _, path = text.rpartition(" @ ")
-        return text if isinstance(text, Fault) else cls(what, path)
+        return cls(what, path) if what else cls(text, "$")
 
 
 def join_path(path: str, key: object) -> str:

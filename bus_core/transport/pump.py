@@ -204,7 +204,7 @@ class Pump:
             self._settlement.abort()
 
     def give_up(self) -> None:
-        """Retries failed outcomes no longer."""
+        """Retries failed outcomes once more, then gives them up."""
         if self._settlement is not None:
             self._settlement.give_up()
 

@@ -592,7 +592,7 @@ async def test_store_that_fails(
         assert (state.unsettled, state.lost, state_of(bus).dead_lettered) == (0, 1, 1)
         report = await bus.health()
         assert report.status is HealthStatus.DEGRADED
-        assert "1 events or dead letters were lost" in report.checks["bus"].summary
+        assert "lost 1 event or dead letter" in report.checks["bus"].summary
         (record,) = [record for record in caplog.records if "lost an event" in record.message]
         assert record.levelno >= logging.ERROR
         assert str(published.event_id) in record.message

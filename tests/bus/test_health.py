@@ -156,7 +156,7 @@ async def test_losses_degrade() -> None:
         await bus.drain()
         check = (await bus.health()).checks["bus"]
         assert check.status is DEGRADED
-        assert check.summary.startswith("3 events or dead letters were lost")
+        assert check.summary.startswith("lost 3 events or dead letters")
         assert (check.figures["lost"], bus.state().lost) == (3, 3)
 
 

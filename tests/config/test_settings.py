@@ -576,3 +576,4 @@ def test_a_fault_knows_its_path() -> None:
             "$.bus.redis",
         )
     assert Fault.of("a plugin says: a @ b @ $.bus.x").what == "a plugin says: a @ b"
+    assert Fault.of("plain text") == "plain text @ $"

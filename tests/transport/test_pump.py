@@ -27,7 +27,7 @@ from bus_core import (
 )
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, happened, state_of, until
-from support.remote import ALL, Entry, Group, Server, make_remote_bus, running_remote_bus
+from support.remote import ALL, Entry, Group, RemoteAdapter, Server, make_remote_bus, running_remote_bus
 
 
 class Unreachable(BusError):
@@ -100,6 +100,32 @@ async def test_receive_fails(server: Server, caplog: pytest.LogCaptureFixture, f
     assert first.startswith("the subscription 'h' cannot receive: ")
     assert rest == ["the subscription 'h' works again"]
     assert "secret" not in caplog.text
+
+
+async def test_a_loss_hides_no_other_cause(server: Server) -> None:
+    """Health has the worst status of all causes, and names each of them."""
+
+    class Lossy(RemoteAdapter):
+        lost = 1
+        degraded = "a group has no instance"
+
+    async def handler(event: Happened) -> None: ...
+
+    async with running_remote_bus(server, adapter=Lossy) as bus:
+        await bus.subscribe(HAPPENED, handler, name="h").ready()
+        check = (await bus.health()).checks["bus"]
+        assert (check.status, check.summary) == (
+            HealthStatus.DEGRADED,
+            "a group has no instance. lost 1 event or dead letter; the log names them (look for 'lost')",
+        )
+        server.faults["receive"] = fails
+        server.store(bus.parts.codec.encode(HAPPENED, happened(1), {}))
+        async with asyncio.timeout(30):
+            while (check := (await bus.health()).checks["bus"]).status is not HealthStatus.UNHEALTHY:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert "'h' cannot receive: " in check.summary
+        assert check.summary.endswith("(look for 'lost')")
+        server.faults.clear()
 
 
 async def test_opening_fails(server: Server, caplog: pytest.LogCaptureFixture) -> None:

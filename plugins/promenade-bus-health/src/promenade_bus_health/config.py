@@ -89,7 +89,7 @@ def _maybe_positive(instance: object, attribute: attrs.Attribute[Any], value: fl
 class LetterThresholds:
     """From which values on dead letters are ``degraded`` or ``unhealthy``; None for never.
 
-    How many there are, how many more there are than at any time within the window (``growth``), and for how
+    How many there are, by how many they exceed the least number within the window (``growth``), and for how
     long the oldest has been one.
     """
 

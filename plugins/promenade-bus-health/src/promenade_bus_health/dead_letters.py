@@ -1,4 +1,4 @@
-"""The probe of dead letters: their number, their growth, and the age of unread ones."""
+"""The probe of dead letters: their number, their growth, and the age of the oldest one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Trend:
         self._seen: deque[tuple[float, int]] = deque()
 
     def growth(self, now: float, count: int, window: float) -> int:
-        """Notes how many there are, and returns how many more that is than at any time in the window."""
+        """Notes how many there are, and returns by how many they exceed the least number in the window."""
         while self._seen and self._seen[0][0] < now - window:
             self._seen.popleft()
         while self._seen and self._seen[-1][1] >= count:  # the least of the window is the first

@@ -196,7 +196,7 @@ class PubsubOptions:
 
 @attrs.frozen(kw_only=True)
 class RedisOptions:
-    """The section ``bus.redis``. An option that is None is taken from ``database.redis``.
+    """The section ``bus.redis``. Options of the connection that are None are taken from ``database.redis``.
 
     - Server: ``url``, or ``addr`` with ``username``, ``password``, ``db``; ``tls``; ``sentinel`` or
       ``cluster`` (true, or a list of some nodes). ``pool_size`` limits the connections, besides publishing

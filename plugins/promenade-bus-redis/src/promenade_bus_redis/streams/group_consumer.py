@@ -205,7 +205,7 @@ class GroupConsumer:
         self._watch.wake()
 
     def claim_from_dead(self, feed: Feed) -> None:
-        """Claims entries of dead consumers in a feed."""
+        """Notes that a feed has entries of dead consumers, which the next read claims."""
         feed.claim_due = True
 
     def add_topic(self, topic: str) -> None:
