@@ -280,7 +280,7 @@ class PublishPipeline:
             route = Route(topic)
             route.chain = compose(self.middleware_of(topic.name), partial(self._accept, route))
             self.routes.add(route, declared=declared)
-        self.active_carrier.renew(route)
+        self.active_carrier.refresh(route)
         may_be_direct = self._lifecycle.stage is Stage.OPEN and not self._fast_path_blocks
         if may_be_direct and declared and self._deprecated_fields.get(topic.name) == ():
             is_remote = not self._adapter().features.in_process

@@ -37,7 +37,7 @@ def _for_sections_of_others(base: Any) -> Any:
 _Loader: Final[Any] = _for_sections_of_others(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-class _Fault(Exception):
+class _Unacceptable(Exception):
     """A document is not acceptable; the text gives the reason."""
 
 
@@ -88,7 +88,7 @@ def parse_yaml(text: str, source: str, *, plain_section: str) -> Any:
             return loader.construct_document(node)
         finally:
             loader.dispose()
-    except _Fault as fault:
+    except _Unacceptable as fault:
         raise ConfigError(source, [str(fault)]) from None
     except yaml.MarkedYAMLError as error:
         problem = _without_names(error.problem or error.context or "it cannot be understood")
@@ -147,7 +147,7 @@ def _check_events(text: str, plain_section: str) -> None:
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise _Fault(
+                raise _Unacceptable(
                     f"the file holds more than one document; remove the '---'{_at(event.start_mark)}"
                 )
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -158,9 +158,9 @@ def _check_events(text: str, plain_section: str) -> None:
                 _add(open_nodes[-1], closed.size, None, event)
         elif isinstance(event, yaml.NodeEvent):
             if len(open_nodes) > MAX_DEPTH:
-                raise _Fault(f"nested deeper than {MAX_DEPTH} levels{_at(event.start_mark)}")
+                raise _Unacceptable(f"nested deeper than {MAX_DEPTH} levels{_at(event.start_mark)}")
             if len(open_nodes) == 1 and _is_merge_key(event, open_nodes[0]):
-                raise _Fault(
+                raise _Unacceptable(
                     f"a merge key (<<) at the top level; write the sections out{_at(event.start_mark)}"
                 )
             if _is_inside(plain_section, open_nodes):
@@ -172,7 +172,9 @@ def _check_events(text: str, plain_section: str) -> None:
             size = 1
             if isinstance(event, yaml.AliasEvent):
                 if any(node.anchor == event.anchor for node in open_nodes):
-                    raise _Fault(f"an alias inside of its own anchor; write it out{_at(event.start_mark)}")
+                    raise _Unacceptable(
+                        f"an alias inside of its own anchor; write it out{_at(event.start_mark)}"
+                    )
                 size = sizes.get(event.anchor or "", 1)
             elif event.anchor is not None:
                 sizes[event.anchor] = 1
@@ -183,7 +185,7 @@ def _check_events(text: str, plain_section: str) -> None:
 def _add(parent: _Open, size: int, scalar: str | None, event: Any) -> None:
     parent.size += size
     if parent.size > MAX_NODES:
-        raise _Fault(f"more than {MAX_NODES:,} values, aliases expanded{_at(event.start_mark)}")
+        raise _Unacceptable(f"more than {MAX_NODES:,} values, aliases expanded{_at(event.start_mark)}")
     if parent.mapping:
         parent.key = scalar if parent.wants_key else None
         parent.wants_key = not parent.wants_key
@@ -200,17 +202,17 @@ def _is_merge_key(event: Any, parent: _Open) -> bool:
 
 def _refuse_sharing(event: Any, parent: _Open, section: str) -> None:
     if isinstance(event, yaml.AliasEvent):
-        raise _Fault(f"an alias in {section!r}; write it out ({_quote('*')}){_at(event.start_mark)}")
+        raise _Unacceptable(f"an alias in {section!r}; write it out ({_quote('*')}){_at(event.start_mark)}")
     if event.anchor is not None:
-        raise _Fault(f"an anchor in {section!r}; write it out ({_quote('&')}){_at(event.start_mark)}")
+        raise _Unacceptable(f"an anchor in {section!r}; write it out ({_quote('&')}){_at(event.start_mark)}")
     if _is_merge_key(event, parent):
-        raise _Fault(f"a merge key (<<) in {section!r}; write the values out{_at(event.start_mark)}")
+        raise _Unacceptable(f"a merge key (<<) in {section!r}; write the values out{_at(event.start_mark)}")
 
 
 def _refuse_unknown_tag(event: Any) -> None:
     tag = getattr(event, "tag", None)
     if tag not in (None, "!") and tag not in _Loader.yaml_constructors:
-        raise _Fault(
+        raise _Unacceptable(
             "not valid YAML: could not determine a constructor for the tag "
             f"({_quote('!')}){_at(event.start_mark)}"
         )

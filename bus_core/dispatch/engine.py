@@ -44,7 +44,7 @@ from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.reports import Abandoned, DrainReport, Leftover, abandoned
 from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.worker import Worker, running_worker
-from bus_core.dispatch.workers import WorkerPool
+from bus_core.dispatch.worker_pool import WorkerPool
 from bus_core.errors import BusClosed
 from bus_core.events.base import Event
 from bus_core.events.messages import NO_HEADERS, DeadLetter, EventRecord, Message

@@ -14,7 +14,7 @@ __all__ = ["Pool", "Worker", "WorkerTask", "current_worker", "running_worker"]
 
 
 class Pool(Protocol):
-    """The pool as its workers know it: ``bus_core.dispatch.workers.WorkerPool``."""
+    """The pool as its workers know it: ``bus_core.dispatch.worker_pool.WorkerPool``."""
 
     inside: object
     loop: asyncio.AbstractEventLoop | None

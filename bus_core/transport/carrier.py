@@ -52,7 +52,7 @@ class Carrier(Protocol):
         """Returns when a detached lane has released everything it held on the adapter."""
         ...
 
-    def renew(self, route: Route) -> None:
+    def refresh(self, route: Route) -> None:
         """Brings a route up to date with the attached lanes."""
         ...
 

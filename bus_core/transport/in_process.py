@@ -104,10 +104,10 @@ class InProcessCarrier:
     async def left(self, lane: Lane) -> None:
         """Nothing is held outside the process."""
 
-    def renew(self, route: Route) -> None:
+    def refresh(self, route: Route) -> None:
         """Asks the adapter again if a subscription has changed since."""
         if route.generation != self._generation:
-            route.renew(self._adapter, self._engine, self._generation, encode=self._encode)
+            route.refresh(self._adapter, self._engine, self._generation, encode=self._encode)
 
     def pause_changed(self, lane: Lane) -> None:
         """Lets events go straight to the lanes that are not paused."""
@@ -162,7 +162,7 @@ class InProcessCarrier:
     def _full_engine(
         self, route: Route, leaving: Collection[Engine], granted: Engine | None
     ) -> Engine | None:
-        self.renew(route)
+        self.refresh(route)
         return route.full_engine(leaving, granted=granted is not None)
 
     async def backlogs(self, lanes: Sequence[Lane]) -> Sequence[int]:

@@ -481,37 +481,37 @@ class Pump:
 
     def acknowledge(self, job: Job) -> None:
         job.event = None  # the adapter still has its message, and a batch waits to be settled
-        self._decide(job, Outcome("ack", job.receipt))
+        self._request_outcome(job, Outcome("ack", job.receipt))
 
     def dead_letter(self, job: Job, letter: DeadLetter) -> None:
-        self._decide(job, Outcome("dead_letter", job.receipt, letter=letter))
+        self._request_outcome(job, Outcome("dead_letter", job.receipt, letter=letter))
 
     def holds_locally(self, job: Job, delay: float) -> bool:
         if not self.releases:
             self._open_settlement.note(job, _outcome("hold", job))
             return True
         if self._stopping or self._is_yielding:
-            self._decide(job, _outcome("retry" if self._parks else "release", job, delay))
+            self._request_outcome(job, _outcome("retry" if self._parks else "release", job, delay))
             return False
         assert self._consumer is not None, "nothing is held before it was received"
         if self._parks and (
             delay > self._consumer.longest_hold or self.lane.waiting >= self._quota.most_waiting
         ):
-            self._decide(job, _outcome("retry", job, delay))
+            self._request_outcome(job, _outcome("retry", job, delay))
             return False
         self._open_settlement.note(job, _outcome("hold", job))
         return True
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
         if self._parks:
-            self._decide(job, _outcome("retry", job, delay))
+            self._request_outcome(job, _outcome("retry", job, delay))
         elif self.releases and self.lane.spec.ordered:
             self._offer_to_standby(delay)
         return self._parks
 
     def release(self, job: Job) -> bool:
         if self.releases:
-            self._decide(job, _outcome("release", job))
+            self._request_outcome(job, _outcome("release", job))
         return self.releases
 
     def release_unstarted(self, jobs: Sequence[Job]) -> None:
@@ -523,9 +523,9 @@ class Pump:
 
     def drop(self, job: Job) -> bool:
         if not self.releases:
-            return self._decide(job, Outcome("ack", job.receipt))
+            return self._request_outcome(job, Outcome("ack", job.receipt))
         # Not at once: a failure would probably repeat without a pause.
-        self._decide(job, _outcome("retry" if self._parks else "release", job, _DROPPED))
+        self._request_outcome(job, _outcome("retry" if self._parks else "release", job, _DROPPED))
         return False
 
     @property
@@ -533,7 +533,7 @@ class Pump:
         assert self._settlement is not None, "nothing is settled before it was received"
         return self._settlement
 
-    def _decide(self, job: Job, outcome: Outcome) -> bool:
+    def _request_outcome(self, job: Job, outcome: Outcome) -> bool:
         """Requests an outcome. Returns False when another one was decided before."""
         if self._held.pop(job, job) is job:
             return False

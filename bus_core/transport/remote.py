@@ -111,7 +111,7 @@ class RemoteCarrier:
 
     # --- publishing ---------------------------------------------------------------------------------------
 
-    def renew(self, route: Route) -> None:
+    def refresh(self, route: Route) -> None:
         """Does nothing: no event is routed in the process."""
 
     def accept(self, route: Route, event: Event, headers: Mapping[str, str]) -> Coroutine[Any, Any, None]:

@@ -94,7 +94,7 @@ class Route:
         self.kept = False
         self.outdate()
 
-    def renew(
+    def refresh(
         self,
         adapter: InProcessAdapter,
         engine: Engine,

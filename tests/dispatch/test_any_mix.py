@@ -587,5 +587,5 @@ async def test_any_mix(
     virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, seed: int, serialize: bool
 ) -> None:
     """Each accepted event is handled exactly once for each subscription, in order and within bounds."""
-    monkeypatch.setattr("bus_core.dispatch.workers.lease_clock", uneven_clock(random.Random(-seed)))
+    monkeypatch.setattr("bus_core.dispatch.worker_pool.lease_clock", uneven_clock(random.Random(-seed)))
     await Mix(seed, virtual_clock, serialize=serialize).run(60)

@@ -11,7 +11,7 @@ import pytest
 
 from bus_core import BufferFull, Bus, Event, PublishManyError
 from bus_core.dispatch.worker import current_worker
-from bus_core.dispatch.workers import WorkerPool
+from bus_core.dispatch.worker_pool import WorkerPool
 from promenade_bus_testing import VirtualClock
 from support.buses import HAPPENED, OTHER, Happened, close_now, happened, running_bus, state_of, until
 from support.handlers import Collecting, ignore

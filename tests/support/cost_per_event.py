@@ -130,7 +130,7 @@ def _steady() -> Iterator[None]:
     stopped = itertools.repeat(0.0).__next__
     logger = logging.getLogger("promenade.bus")
     with (
-        mock.patch("bus_core.dispatch.workers.lease_clock", stopped),
+        mock.patch("bus_core.dispatch.worker_pool.lease_clock", stopped),
         mock.patch.object(logger, "disabled", True),
     ):
         gc.collect()

@@ -38,7 +38,7 @@ from bus_core.dispatch.lane import Lane
 from bus_core.dispatch.queue import Buffer
 from bus_core.dispatch.retries import RetryScheduler
 from bus_core.dispatch.worker import Worker
-from bus_core.dispatch.workers import WorkerPool
+from bus_core.dispatch.worker_pool import WorkerPool
 from bus_core.events.messages import EventRecord
 from bus_core.events.topic_index import TopicIndex
 from bus_core.events.topics import is_pattern

@@ -25,7 +25,7 @@ class Unreachable(BusError):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     # Every burst is taken for the first one after a pause; consumers are in doubt where a test says so.
-    monkeypatch.setattr("bus_core.dispatch.workers._PROCESS_PAUSE", -1.0)
+    monkeypatch.setattr("bus_core.dispatch.worker_pool._PROCESS_PAUSE", -1.0)
     return Server()
 
 

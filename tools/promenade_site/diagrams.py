@@ -100,7 +100,7 @@ REMOTE = [
 ]
 HANDLING = [
     ("queue of the engine", "dispatch.queue:Buffer.append"),
-    ("worker", "dispatch.workers:Worker"),
+    ("worker", "dispatch.worker_pool:Worker"),
     ("decode, where, middleware, handler", "dispatch.invocation:Invocation"),
 ]
 ENDS = [

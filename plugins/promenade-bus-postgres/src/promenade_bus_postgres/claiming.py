@@ -252,7 +252,7 @@ class Claims:
         }
         looks_for_orphans = self._looks_for_orphans(now)
         if (self._may_be_free or fresh_dead or looks_for_orphans) and not self._ordered:
-            received, is_more = self._claim_free(connection, limit, fresh_dead)
+            received, is_more = self._reclaim(connection, limit, fresh_dead)
             if received or is_more:  # at once: an error of what follows must not strand them
                 return Claim(received, more=True)
         claim = self._claim_fresh(connection, limit)
@@ -290,12 +290,12 @@ class Claims:
             return Claim([], more=True)
         if not self._others:
             return claim
-        received, is_more = self._claim_free(connection, limit, dead)
+        received, is_more = self._reclaim(connection, limit, dead)
         return Claim(received, wait=claim.wait, more=is_more or bool(received))
 
     # --- deliveries that came free ------------------------------------------------------------------------
 
-    def _claim_free(
+    def _reclaim(
         self, connection: Connection, limit: int, dead: Mapping[str, int]
     ) -> tuple[list[Received], bool]:
         """Returns due deliveries and those of dead owners, and True if there are more than it found."""

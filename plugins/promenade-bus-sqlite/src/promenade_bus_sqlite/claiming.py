@@ -138,12 +138,12 @@ class Claims:
             raise ForgottenSubscription(self._group, self._pattern)
         cursor, active = row
         db.execute(_STAY, (me, self._owner.name, key))
-        gone = self._gone(db, now, dead)
+        gone = self._dead_owners(db, now, dead)
         if self._ordered and active != me:
             if active != NOBODY and active not in gone and _exists(db, active):
                 return Claim([])
             db.execute("UPDATE promenade_subscription SET active = ? WHERE id = ?", (me, key))
-        received, is_all = self._free(db, limit, now, gone, dead)
+        received, is_all = self._reclaim(db, limit, now, gone, dead)
         reached, seen_at = None, None
         if is_all:
             fresh = self._fresh(db, limit - len(received), cursor)
@@ -168,7 +168,9 @@ class Claims:
         seen = self._emptied.get(name)
         return seen is not None and seen[0] == beats and 0 <= now - seen[1] < self._lease
 
-    def _gone(self, db: sqlite3.Connection, now: float, dead: Mapping[str, int | None]) -> dict[int, str]:
+    def _dead_owners(
+        self, db: sqlite3.Connection, now: float, dead: Mapping[str, int | None]
+    ) -> dict[int, str]:
         """The numbers of dead owners of this subscription, whose heartbeats have stopped."""
         gone: dict[int, str] = {}
         self._emptied = {name: seen for name, seen in self._emptied.items() if name in dead}
@@ -187,7 +189,7 @@ class Claims:
 
     # --- deliveries that came free ------------------------------------------------------------------------
 
-    def _free(
+    def _reclaim(
         self,
         db: sqlite3.Connection,
         limit: int,

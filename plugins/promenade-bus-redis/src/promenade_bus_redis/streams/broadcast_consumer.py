@@ -125,7 +125,7 @@ class BroadcastConsumer:
         """Ends a wait."""
         self._watch.wake()
 
-    def claim_from_dead(self, feed: Feed) -> None:
+    def note_dead_owners(self, feed: Feed) -> None:
         """Does nothing: a broadcast consumer claims no events of others."""
 
     def add_topic(self, topic: str) -> None:

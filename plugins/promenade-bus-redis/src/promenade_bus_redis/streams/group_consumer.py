@@ -204,7 +204,7 @@ class GroupConsumer:
             self._link.interrupt()
         self._watch.wake()
 
-    def claim_from_dead(self, feed: Feed) -> None:
+    def note_dead_owners(self, feed: Feed) -> None:
         """Notes that a feed has entries of dead consumers, which the next read claims."""
         feed.claim_due = True
 

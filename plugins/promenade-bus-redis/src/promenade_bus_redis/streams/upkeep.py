@@ -67,7 +67,7 @@ class Wakeable(Protocol):
         """Reads another topic."""
         ...
 
-    def claim_from_dead(self, feed: Feed) -> None:
+    def note_dead_owners(self, feed: Feed) -> None:
         """Claims entries of dead consumers before the next read."""
         ...
 
@@ -454,7 +454,7 @@ class Upkeep:
         self._check_all_feeds_at = None
         for consumer in self._consumers:
             for feed in consumer.feeds.values():
-                consumer.claim_from_dead(feed)
+                consumer.note_dead_owners(feed)
             consumer.wake()
 
     async def _check_next_feed(self, now: float) -> None:
@@ -473,7 +473,7 @@ class Upkeep:
         consumer, feed = self._looking.pop()
         if consumer not in self._consumers or not feed.is_open:
             return
-        consumer.claim_from_dead(feed)
+        consumer.note_dead_owners(feed)
         await self._return_parked([feed])
         if self._rounds % _ROUNDS == 0 or feed in self._undecided:
             self._undecided.discard(feed)
