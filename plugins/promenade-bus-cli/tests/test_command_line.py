@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -253,6 +254,42 @@ def test_a_reader_that_goes_away_causes_no_traceback(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert errors == b""
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_has_closed(tmp_path: Path, closed: str) -> None:
+    """A command does its work, and ends with its own status."""
+    write = "from promenade_bus_cli.main import main; import sys; main(sys.argv[1:])"
+    for arguments, status in (("topics", 0), ("config check none.yaml", 2)):
+        command = f'exec "$0" -c "$1" {arguments} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", command, sys.executable, write],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, b"Traceback" in done.stderr) == (status, False), (arguments, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dead-letters", "list", "--json", "--limit", "many"),
+        ("dead-letters", "list", "--older-than", "yesterday", "--json"),
+        ("config", "show", "none.yaml", "--json"),
+        ("health", "--json", "--nothing"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_cannot_be_is_told_as_json(run: Run, arguments: tuple[str, ...]) -> None:
+    """Whichever option is read first, a program that asks for JSON gets a document."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert (error["kind"], error["status"]) == ("invalid", 2)
+    assert error["message"] in result.stderr
 
 
 def test_an_interrupt_ends_with_130(run: Run, module: Callable[[str], str]) -> None:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CommandLine", "cli", "main"]
 
 _PLUGINS = "promenade_bus_cli.plugins"
+_ARGUMENTS = "promenade_bus_cli.arguments"
 _ELSEWHERE = {
     "demo": "it comes with the repository's example application: run 'make demo' in a checkout of it",
     "new": "it comes with promenade-bus-new: run pip install 'promenade-bus[new]'",
@@ -50,8 +52,11 @@ class CommandLine(click.Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parses the arguments, and prints help if asked."""
+        given = [*args]
         with _interrupts_told():
-            return super().make_context(info_name, args, parent, **extra)
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_ARGUMENTS] = given
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names of the commands, sorted."""
@@ -120,6 +125,10 @@ class CommandLine(click.Group):
         try:
             with _interrupts_told():
                 return super().invoke(ctx)
+        except click.UsageError as error:  # perhaps before --json was parsed
+            if "--json" in takewhile(lambda argument: argument != "--", ctx.meta[_ARGUMENTS]):
+                print_json(failure_as_data(error.format_message(), error.exit_code))
+            raise
         except (CommandFailed, BusError) as error:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
@@ -179,8 +188,16 @@ def cli() -> None:
     """
 
 
+def _open_closed_streams() -> None:
+    """Lets output go nowhere that the caller has closed, as with ``>&-``: Python has None in its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+
+
 def main(arguments: Sequence[str] | None = None, prog_name: str = "promenade-bus") -> NoReturn:
     """Runs the console script, under this name in its help, and ends the process."""
+    _open_closed_streams()
     status: int | str | None = 0
     try:
         cli.main(arguments, prog_name=prog_name)
