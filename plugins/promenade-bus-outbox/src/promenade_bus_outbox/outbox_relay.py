@@ -110,8 +110,8 @@ class OutboxRelay:
             raise BusNotStarted("start the relay of the outbox")
         if self.volatile_adapter is not None:
             logger.warning(
-                "the outbox hands its events to the adapter %s, which does not outlive this process: what is "
-                "not handled when it ends is lost; choose a durable adapter where that matters",
+                "the outbox hands its events to the adapter %s, which does not outlive this process, nor do "
+                "its events; choose a durable adapter where that matters",
                 self.volatile_adapter,
             )
         started = Relay(self._bus, self._database, self._options)
