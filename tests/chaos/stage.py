@@ -80,8 +80,10 @@ class Stage:
 
     def runs_a_handler(self, post: Post) -> bool:
         """True if a stopped process is in the middle of a handler, as its journals have it."""
-        sizes, journals = None, [*self.journal.path.parent.glob(f"*-{post.member.pid}-*.jsonl")]
-        while sizes != (sizes := [path.stat().st_size for path in journals]):
+        journals = [*self.journal.path.parent.glob(f"*-{post.member.pid}-*.jsonl")]
+        before: list[int] | None = None
+        while before != (sizes := [path.stat().st_size for path in journals]):
+            before = sizes
             time.sleep(0.01)  # the signal has just been sent
         kinds = Counter(
             record.kind for path in journals for record in read_journal(path) if isinstance(record, Record)
