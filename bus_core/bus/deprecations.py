@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import attrs
 from bus_core.events.base import Event, model_of
 from bus_core.events.shapes import Field
 from bus_core.events.topics import Topic, TopicRegistry
+from bus_core.runtime.callers import calling_line
 
 __all__ = ["Deprecations"]
 
@@ -70,7 +70,6 @@ def _is_used(field: Field, event: Event[Any]) -> bool:
 
 def _warn(text: str) -> None:
     """Warns at the line of the application that called the bus."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("bus_core."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, DeprecationWarning, stacklevel=level)
+    file, line, module = calling_line()
+    seen = module.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(text, DeprecationWarning, file, line, module.get("__name__"), seen, module)

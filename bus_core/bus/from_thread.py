@@ -15,6 +15,7 @@ from bus_core.bus.publish_many import raise_failures
 from bus_core.errors import BusClosed, BusNotStarted, WrongEventLoop
 from bus_core.events.base import Event
 from bus_core.events.topics import Topic
+from bus_core.runtime.callers import run_on_loop
 
 __all__ = ["FromThread", "after_commit_on"]
 
@@ -90,7 +91,7 @@ class FromThread:
             raise WrongEventLoop(doing, from_thread=True)
         coroutine = make()
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            future = run_on_loop(coroutine, loop)
         except RuntimeError:  # the loop was closed, but not the bus
             coroutine.close()
             raise BusClosed(doing) from None

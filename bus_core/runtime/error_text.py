@@ -10,7 +10,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Final
 
-__all__ = ["describe_error", "place_of", "printable", "traceback_of"]
+__all__ = ["describe_error", "likelihood_of", "place_of", "printable", "traceback_of"]
 
 _MOST_CAUSES = 5
 _MOST_MEMBERS = 10
@@ -96,7 +96,7 @@ def _innermost(error: BaseException) -> tuple[int, TracebackType] | None:
         return None
     best, place = 0, at
     while at is not None:
-        likely = _likelihood(at.tb_frame.f_code.co_filename)
+        likely = likelihood_of(at.tb_frame.f_code.co_filename)
         if likely >= best:
             best, place = likely, at
         at = at.tb_next
@@ -122,7 +122,7 @@ _MADE: Final = re.compile(r"<frozen |<.* generated ")
 
 
 @lru_cache(maxsize=4096)
-def _likelihood(file: str) -> int:
+def likelihood_of(file: str) -> int:
     """The rank of a file: 2 for the application, 1 for an installed package, 0 for anything else."""
     if file.startswith(_CORE) or _MADE.match(file) or _OF_PLUGIN.search(file):
         return 0

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from bus_core.runtime.callers import run_on_loop
 from bus_core.runtime.error_text import place_of
 from bus_core.runtime.logs import plain_logger
 
@@ -55,7 +56,7 @@ class LoopThread:
         with self._lock:
             if self._ended:
                 raise LoopThreadEnded
-            future = asyncio.run_coroutine_threadsafe(self._run(make), self._loop)
+            future = run_on_loop(self._run(make), self._loop)
         try:
             return future.result(_bounded(timeout))
         except concurrent.futures.CancelledError:
@@ -68,7 +69,7 @@ class LoopThread:
 
     async def _run(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
         task = asyncio.current_task()
-        assert task is not None, "run_coroutine_threadsafe makes a task"
+        assert task is not None, "run_on_loop makes a task"
         self._calls.add(task)
         try:
             return await make()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import linecache
 import warnings
 from typing import Annotated, Any
 from uuid import uuid4
@@ -9,10 +11,10 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from bus_core import Deprecated, Event, InvalidTopic, Personal, Topic, event
+from bus_core import Deprecated, Event, InvalidTopic, Personal, SyncBus, Topic, event
 from bus_core.events import model_of
 from bus_core.serialization import schema_of
-from support.buses import HAPPENED, Happened, happened, running_bus
+from support.buses import HAPPENED, Happened, happened, make_bus, running_bus
 from support.handlers import ignore
 
 
@@ -56,6 +58,44 @@ async def test_the_warning_names_the_line_of_the_application() -> None:
             bus.subscribe(GONE, name="b")(ignore)
         found = [*published, *called, *decorated]
         assert {warning.filename for warning in found} == {__file__}
+
+
+async def test_a_call_from_another_thread_names_its_line() -> None:
+    """The loop of the bus makes the call, and the warning names the line in the thread that waits for it."""
+    with SyncBus(make_bus()) as sync_bus:
+        with pytest.warns(DeprecationWarning, match="publishes on it") as published:
+            sync_bus.publish(GONE, happened())
+        with pytest.warns(DeprecationWarning, match="subscribes to it") as subscribed:
+            sync_bus.subscribe(GONE, ignore, name="a")
+        with pytest.warns(DeprecationWarning, match="'name' of Renamed") as several:
+            sync_bus.publish_many([(TOPIC, renamed(name="Ada"))])
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning, match="publishes on it") as from_thread:
+            await asyncio.to_thread(lambda: bus.from_thread.publish(GONE, happened()))
+    found = [*published, *subscribed, *several, *from_thread]
+    assert {each.filename for each in found} == {__file__}
+    calls = ["sync_bus.publish(", "sync_bus.subscribe(", "sync_bus.publish_many(", "from_thread.publish("]
+    for call, each in zip(calls, found, strict=True):
+        assert call in linecache.getline(__file__, each.lineno)
+
+
+async def test_a_call_in_a_task_of_its_own_is_nobodys_line() -> None:
+    """A task that runs the call alone has no line of the application: none that is wrong is named."""
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning, match="publishes on it") as found:
+            await asyncio.create_task(bus.publish(GONE, happened()))
+    assert found[0].filename == asyncio.events.__file__
+
+
+async def test_a_plugin_is_not_the_caller() -> None:
+    """Where a plugin publishes for the application, the warning names the line that called the plugin."""
+    names: dict[str, Any] = {}
+    source = "async def hand_on(bus, *item):\n    await bus.publish(*item)"
+    exec(compile(source, "/opt/promenade_bus_extra/outbox.py", "exec"), names)
+    async with running_bus() as bus:
+        with pytest.warns(DeprecationWarning, match="publishes on it") as found:
+            await names["hand_on"](bus, GONE, happened())
+    assert found[0].filename == __file__
 
 
 async def test_setting_a_deprecated_field_warns_once() -> None:
