@@ -8,6 +8,8 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 import attrs
@@ -19,11 +21,12 @@ __all__ = ["HandlerShape", "event_class_of", "inspect_handler", "is_async"]
 
 @attrs.frozen
 class HandlerShape:
-    """The calling convention of a handler."""
+    """The calling convention of a handler, its name, and the place of its code, which one in C lacks."""
 
     is_async: bool
     takes_delivery: bool
     qualified_name: str
+    place: str | None
 
 
 def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
@@ -35,6 +38,7 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     if not callable(handler):
         raise InvalidHandler(f"a handler is a function or another callable, got {handler!r}")
     name = _qualified_name(handler)
+    place = _place(handler)
     if isinstance(handler, type):
         raise InvalidHandler(f"the handler {name} is a class; subscribe an instance, or a method of one")
     if _any_of(handler, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
@@ -42,7 +46,7 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
     try:
         parameters = inspect.signature(handler, follow_wrapped=not _dispatches(handler)).parameters.values()
     except (TypeError, ValueError):  # some callables written in C have no signature
-        return HandlerShape(is_async(handler), takes_delivery=False, qualified_name=name)
+        return HandlerShape(is_async(handler), takes_delivery=False, qualified_name=name, place=place)
     required = [p for p in parameters if p.default is p.empty]
     positional = [p for p in required if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     keyword_only = [p.name for p in required if p.kind is p.KEYWORD_ONLY]
@@ -64,7 +68,9 @@ def inspect_handler(handler: Callable[..., Any]) -> HandlerShape:
             f"the handler {name} has no required argument; the bus passes (event) or (event, delivery), "
             "and never fills a parameter that has a default"
         )
-    return HandlerShape(is_async(handler), takes_delivery=len(positional) == 2, qualified_name=name)
+    return HandlerShape(
+        is_async(handler), takes_delivery=len(positional) == 2, qualified_name=name, place=place
+    )
 
 
 class _Sample:
@@ -120,3 +126,17 @@ def _qualified_name(handler: Any) -> str:
         handler = handler.func
     owner = handler if hasattr(handler, "__qualname__") else type(handler)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _place(handler: Any) -> str | None:
+    """The place of the function behind a handler, as ``file:line in function``."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    is_function = inspect.isroutine(handler)
+    function: Any = handler if is_function else getattr(handler, "__call__", None)  # noqa: B004
+    with suppress(ValueError):  # a function that says it wraps itself
+        function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    if type(code) is not CodeType:
+        return None
+    return f"{code.co_filename}:{code.co_firstlineno} in {code.co_name}"

@@ -25,6 +25,7 @@ from bus_core.events.messages import (
     envelope_of,
 )
 from bus_core.runtime.clock import Clock
+from bus_core.runtime.error_text import with_place
 from bus_core.runtime.threads import ThreadPool
 from bus_core.runtime.timeouts import Deadlines
 
@@ -153,8 +154,11 @@ class Invocation:
         handler, seconds = self._handler, self._timeout
         if seconds is None:
             return handler
-        name = self._spec.name
-        return self._host.deadlines.limit(seconds, lambda *_: HandlerTimeout(name, seconds), handler)
+        return self._host.deadlines.limit(seconds, lambda *_: self._too_long(seconds), handler)
+
+    def _too_long(self, seconds: float) -> HandlerTimeout:
+        """The error of a handler over its limit, which may have left no frame of its own."""
+        return with_place(HandlerTimeout(self._spec.name, seconds), self._shape.place)
 
     def _in_thread(self) -> Callable[..., Awaitable[Any]]:
         handler, call_in_thread = self._handler, self._call_in_thread
@@ -271,7 +275,7 @@ class Invocation:
                     raise
                 cancellation = cancelled  # a thread cannot be cancelled: its worker is kept until it returns
         if cancellation is not None:
-            raise cancellation
+            raise with_place(cancellation, self._shape.place)
         if running.error is not None:
             raise running.error
         result = running.result
@@ -280,12 +284,10 @@ class Invocation:
                 await result
             else:
                 rest = max(0.0, self._timeout - (clock.monotonic() - began))
-                await self._host.deadlines.within(
-                    rest, partial(HandlerTimeout, self._spec.name, self._timeout), result
-                )
+                await self._host.deadlines.within(rest, partial(self._too_long, self._timeout), result)
         if self._timeout is not None and clock.monotonic() - began > self._timeout:
             # The thread has returned: now the failure is recorded.
-            raise HandlerTimeout(self._spec.name, self._timeout)
+            raise self._too_long(self._timeout)
 
 
 _Calls = tuple[Callable[[EventRecord], Awaitable[Any]], Callable[[Job], Awaitable[Any]]]

@@ -1,8 +1,8 @@
 """Time, threads and background failures: tools that know nothing of events.
 
 May import: ``errors``. Owns: the clock protocol and time limits on it, threads for synchronous handlers and
-for the loop of a sync bus. Owns also background tasks, a sleep that others can end, ongoing failures, the line
-that called the bus, and log lines that cannot be forged.
+for the loop of a sync bus. Owns also background tasks, a sleep that others can end, ongoing failures, the
+line that called the bus, and log lines that cannot be forged.
 """
 
 import typing

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
-__all__ = ["describe_error", "likelihood_of", "place_of", "printable", "traceback_of"]
+__all__ = ["describe_error", "likelihood_of", "place_of", "printable", "traceback_of", "with_place"]
+
+E = TypeVar("E", bound=BaseException)
 
 _MOST_CAUSES = 5
 _MOST_MEMBERS = 10
@@ -70,8 +72,8 @@ def place_of(error: BaseException) -> str:
 
     It is the innermost frame of the application, not of the bus, its plugins or the standard library. A frame
     of an installed package counts only where there is no other. An error without a frame of the application,
-    such as that of a time limit, has the place of its causes, or else of its innermost frame. The place of a
-    group, or of an error that was made elsewhere, is where it was raised.
+    such as that of a time limit, has the place of its causes, or that of ``with_place``, or else of its
+    innermost frame. The place of a group, or of an error that was made elsewhere, is where it was raised.
 
     A log may show the place and the class, but not the text or the causes, which may be personal.
     """
@@ -82,11 +84,24 @@ def place_of(error: BaseException) -> str:
             if of_cause is not None and of_cause[0]:
                 found = of_cause
                 break
+        else:
+            for each in (error, *_causes(error)):
+                if given := vars(each).get(_GIVEN):
+                    return str(given)[-_LONGEST_PLACE:]
     if found is None:
         return "?"
     at = found[1]
     code = at.tb_frame.f_code
     return f"{code.co_filename}:{at.tb_lineno} in {code.co_name}"[-_LONGEST_PLACE:]
+
+
+_GIVEN: Final = "__promenade_bus_place__"
+
+
+def with_place(error: E, place: str | None) -> E:
+    """The error, with the place to tell where neither it nor its causes have met the application."""
+    setattr(error, _GIVEN, place)
+    return error
 
 
 def _innermost(error: BaseException) -> tuple[int, TracebackType] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -444,6 +445,43 @@ async def test_swallowing_the_cancellation_is_a_failure(virtual_clock: VirtualCl
         assert (state_of(bus, "swallow").dead_lettered, state_of(bus, "other").failed_attempts) == (3, 0)
         for letter in await bus.dead_letters.list():
             assert letter.attempts[0].error.startswith("HandlerTimeout: ")
+            assert letter.attempts[0].place == place_of_code(swallow)
+
+
+def place_of_code(function: Callable[..., object]) -> str:
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno} in {code.co_name}"
+
+
+def late(event: Happened) -> None:
+    """Takes longer than a nanosecond."""
+
+
+@functools.wraps(late)
+def wrapping(event: Happened) -> None:
+    late(event)
+
+
+class Late:
+    def __call__(self, event: Happened) -> None:
+        late(event)
+
+
+@pytest.mark.parametrize(
+    ("handler", "function"),
+    [(late, late), (wrapping, late), (Late(), Late.__call__), (partial(late), late)],
+    ids=["function", "wrapped", "object", "partial"],
+)
+async def test_a_thread_over_its_limit_has_the_place_of_its_handler(
+    handler: Callable[..., None], function: Callable[..., None]
+) -> None:
+    """The thread has returned, and the dead letter names the code that took too long, not the bus."""
+    async with running_bus() as bus:
+        bus.subscribe(HAPPENED, handler, name="late", timeout=1e-9, retry=NoRetry())
+        await bus.publish(HAPPENED, happened())
+        await bus.drain()
+        (letter,) = await bus.dead_letters.list()
+        assert letter.attempts[0].place == place_of_code(function)
 
 
 async def test_what_it_raises_on_its_way_out(virtual_clock: VirtualClock) -> None:

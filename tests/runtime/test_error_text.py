@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bus_core import TopicPattern
-from bus_core.runtime.error_text import describe_error, place_of, printable, traceback_of
+from bus_core.runtime.error_text import describe_error, place_of, printable, traceback_of, with_place
 
 
 def caused() -> None:
@@ -145,6 +145,16 @@ def test_the_place_of_a_cause() -> None:
     assert error.__traceback__.tb_next is not None
     inside = error.__traceback__.tb_next.tb_next
     assert place_of(error.with_traceback(inside)).endswith(" in in_application")
+
+
+def test_the_place_that_was_given() -> None:
+    """A given place counts only where neither the error nor a cause has met the application."""
+    given = "/srv/shop.py:18 in late"
+    assert place_of(with_place(TimeoutError("late"), given)) == given
+    assert place_of(with_place(raised(caused), given)).endswith(" in caused")
+    error = TimeoutError("late")
+    error.__cause__ = with_place(asyncio.CancelledError(), given)
+    assert place_of(error) == given
 
 
 def test_the_place_is_bounded() -> None:

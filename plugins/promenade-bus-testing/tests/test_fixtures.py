@@ -40,6 +40,29 @@ def test_the_message_shows_the_flow(run: Run) -> None:
     )
 
 
+def test_the_message_names_the_code_that_took_too_long(run: Run) -> None:
+    """An attempt over its time limit has the place of the handler, also in a thread."""
+    result = run(
+        """
+        import asyncio
+
+        async def test_it(bus):
+            @bus.subscribe(MAIL_SENT, name="hangs", timeout=0.01)
+            async def hangs(event):
+                await asyncio.Event().wait()
+
+            @bus.subscribe(MAIL_SENT, name="late", timeout=1e-9)
+            def late(event): ...
+
+            await bus.publish(MAIL_SENT, MailSent(aggregate_id=uuid4(), to="ada"))
+        """,
+        *AUTO,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*hangs: attempt 1 failed with HandlerTimeout*(test_it.py:*); *"])
+    result.stdout.fnmatch_lines(["E*late: attempt 1 failed with HandlerTimeout*(test_it.py:*); *"])
+
+
 def test_the_flow_begins_where_the_event_came_from(run: Run) -> None:
     """When a handler published the event that failed, the flow of the event that it handled comes first."""
     result = run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -11,6 +10,7 @@ import attrs
 
 from bus_core import AttemptFailure, Event
 from bus_core.events import shown_fields
+from bus_core.runtime import place_of
 
 __all__ = [
     "Failed",
@@ -149,29 +149,17 @@ def id_of(step: Step) -> str:
 
 # --- where an error was raised ----------------------------------------------------------------------------
 
-_NOT_THE_USERS: Final = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
-_OURS: Final = ("bus_core", "promenade_bus_")
-
 
 def place_in_code(error: BaseException) -> str:
     """Returns the place where the code under test raised an error, as ``file:line``.
 
-    This is the innermost line outside the bus and installed packages, or else the innermost line of all.
+    It is the place that the attempt of a dead letter has; see ``bus_core.runtime.place_of``.
     """
-    innermost = own = None
-    at = error.__traceback__
-    while at is not None:
-        frame = at.tb_frame
-        innermost = (frame.f_code.co_filename, at.tb_lineno)
-        module: str = frame.f_globals.get("__name__", "")
-        if not module.startswith(_OURS) and not innermost[0].startswith((*_NOT_THE_USERS, "<frozen")):
-            own = innermost
-        at = at.tb_next
-    place = own or innermost
-    if place is None:
+    path, _, line = place_of(error).rpartition(" in ")[0].rpartition(":")
+    if not line:
         return "nowhere"
-    file = Path(place[0])
+    file = Path(path)
     directory = Path.cwd()
     if file.is_relative_to(directory):
         file = file.relative_to(directory)
-    return f"{file}:{place[1]}"
+    return f"{file}:{line}"
