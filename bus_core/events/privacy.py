@@ -21,8 +21,11 @@ _SHORTEST: Final = 4
 
 
 def bounded(value: object) -> str:
-    """A value's repr, bounded in length."""
-    text = repr(value)
+    """A value's repr, bounded in length. Survives a value whose repr raises, or nests too deeply."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

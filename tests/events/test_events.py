@@ -353,6 +353,33 @@ def test_a_wrong_value_is_refused(field: str, value: Any, wanted: str) -> None:
     assert fault.startswith(f"{field} must be {wanted}")
 
 
+class Shameful:
+    def __repr__(self) -> str:
+        raise OSError("no")
+
+
+def nested(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    value: Any = None
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(30_000, lambda inner: [inner]), nested(30_000, lambda inner: {"a": inner}), Shameful()],
+    ids=["lists", "mappings", "a hostile repr"],
+)
+def test_a_wrong_value_without_a_repr_is_refused(value: Any) -> None:
+    """A value that Python cannot show is refused like any other, with its class in place of its repr."""
+    (fault,) = faults_of(lambda: EverythingHappened(aggregate_id=USER, anything=value))
+    assert fault.endswith(f", got a {type(value).__name__} that cannot be shown")
+    (fault,) = faults_of(lambda: EverythingHappened(aggregate_id=USER, text=value))
+    assert fault == f"text must be a str, got a {type(value).__name__} that cannot be shown"
+    faults = faults_of(lambda: BaseEvent("a.b", USER, data={"tree": value}))
+    assert len(faults) == 1
+
+
 def test_good_values_of_subclasses_are_taken() -> None:
     """A value of a subclass is a value of the type, and an int is a number."""
 
