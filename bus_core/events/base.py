@@ -269,6 +269,8 @@ def _faults_of_fields(fields: list[attrs.Attribute[Any]]) -> Iterator[str]:
         key = key_of_field(field)
         if not key.isidentifier() or iskeyword(key) or key == "self":
             yield f"{field.name}: {key!r} cannot be the name of an argument; rename the field"
+        elif hasattr(Event, field.name):
+            yield f"{field.name}: it would hide the attribute that every event has; rename the field"
         elif key in _NOT_TO_DEFINE:
             yield f"{field.name}: an event has an argument {key!r} already; rename the field"
         elif key in keys:

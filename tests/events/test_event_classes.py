@@ -405,6 +405,23 @@ def test_arguments_that_collide_are_refused(body: dict[str, Any], reason: str) -
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name for name in dir(Event) if not name.startswith("_") and name not in (*base.BASE_FIELDS, "type")]
+    + ["__hash__"],
+)
+@pytest.mark.parametrize("mixed_in", [False, True])
+def test_a_field_that_would_hide_an_attribute_is_refused(name: str, mixed_in: bool) -> None:
+    """Callers, serializers and the bus rely on what every event has."""
+    body = {"__annotations__": {name: int}, name: 3, "__module__": __name__}
+    cls = type("Odd", (Event,), body)
+    if mixed_in:
+        mixin = attrs.define(slots=False, eq=False)(type("Mixin", (), body))
+        cls = type("Odd", (mixin, Event), {"__module__": __name__})
+    with pytest.raises(TypeError, match=f"{name}: it would hide the attribute that every event has; rename"):
+        event(cls)
+
+
 def test_fields_that_would_not_travel_are_refused() -> None:
     """Those that the constructor does not take, that can be assigned, and that attrs would pass over."""
     assert "value: no argument gives it" in refusal(int, value=attrs.field(init=False, default=1))
