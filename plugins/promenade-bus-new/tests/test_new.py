@@ -51,6 +51,8 @@ def run(*arguments: str) -> tuple[int, str]:
         ("redis", "'redis' is a name of Promenade Bus itself"),
         ("promenade-bus-redis", "is a name of Promenade Bus itself"),
         ("tests", "is a name of Promenade Bus itself"),
+        ("promenade-bus", "'promenade-bus' is a name of Promenade Bus itself"),
+        *((word, f"'{word}' is no text in YAML") for word in ("true", "on", "no", "null", "off", "yes")),
     ],
 )
 def test_a_name_that_cannot_be_used(name: str, text: str, tmp_path: Path) -> None:
@@ -58,6 +60,34 @@ def test_a_name_that_cannot_be_used(name: str, text: str, tmp_path: Path) -> Non
     with pytest.raises(NewError, match=text):
         create("adapter", name, directory=tmp_path, author="Ada")
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "distribution"),
+    [
+        ("serializer", "json", "promenade-bus"),
+        ("retry-policy", "exponential", "promenade-bus"),
+        ("middleware", "logging", "promenade-bus-middleware"),
+        ("health-probe", "dead-letters", "promenade-bus-health"),
+        ("command", "dead-letters", "promenade-bus-cli"),
+        ("context", "identity", "promenade-context-identity"),
+    ],
+)
+def test_a_name_that_a_plugin_offers(
+    kind: str, name: str, distribution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bus could tell two offers of one kind and name apart; in another kind the name is free."""
+    monkeypatch.setattr("promenade_bus_new.kinds.RESERVED", frozenset())
+    with pytest.raises(NewError, match=rf"the {kind} '{name}' is offered by {distribution} 0\.\d.* already"):
+        project_of(kind, name)
+    assert project_of("adapter", name).name == name
+
+
+@pytest.mark.parametrize("name", ["promenade-bus", "pytest-asyncio", "pyyaml"])
+def test_an_application_is_no_installed_distribution(name: str) -> None:
+    """An application has the name of its distribution, and would take the place of the installed one."""
+    with pytest.raises(NewError, match="choose another name"):
+        project_of("app", name)
 
 
 @pytest.mark.parametrize("name", ["queue", "fastapi"])
@@ -76,11 +106,11 @@ def test_a_context_does_not_hide_a_plugin() -> None:
 
 def test_the_names_of_a_project() -> None:
     """Distribution, package and classes follow from kind and name; the prefix may be part of the name."""
-    project = project_of("middleware", "promenade-bus-rate-limit")
+    project = project_of("middleware", "promenade-bus-audit-trail")
     assert (project.distribution, project.package, project.title) == (
-        "promenade-bus-rate-limit",
-        "promenade_bus_rate_limit",
-        "RateLimit",
+        "promenade-bus-audit-trail",
+        "promenade_bus_audit_trail",
+        "AuditTrail",
     )
     context = project_of("context", "billing")
     assert (context.distribution, context.package) == ("promenade-context-billing", "promenade_billing")

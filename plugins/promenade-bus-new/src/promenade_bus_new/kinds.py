@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import keyword
 import re
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 from typing import Final
 
 import attrs
+import yaml
 
+from bus_core.plugins import discover
 from promenade_bus_new.errors import NewError
 
 __all__ = ["KINDS", "RESERVED", "Project", "project_of", "well_formed"]
@@ -29,8 +32,8 @@ KINDS: Final[Mapping[str, str]] = {
 
 _OURS: Final = """
 asgi avro builtins bus cli console contracts core customer django example health http identity kafka memory
-middleware msgspec nats new opentelemetry outbox postgres prometheus promenade rabbitmq redis sentry shared
-sqlite testing tests
+middleware msgspec nats new opentelemetry outbox postgres prometheus promenade promenade-bus rabbitmq redis
+sentry shared sqlite testing tests
 """
 RESERVED: Final = frozenset(_OURS.split())
 """Names of distributions of Promenade Bus itself, and names that would hide others."""
@@ -74,12 +77,19 @@ def project_of(kind: str, name: str) -> Project:
         raise NewError(f"{name!r} is a keyword of Python and cannot be the name of code; choose another name")
     if short in RESERVED:
         raise NewError(f"{name!r} is a name of Promenade Bus itself; choose another name")
+    if not isinstance(yaml.safe_load(short), str):
+        raise NewError(
+            f"{name!r} is no text in YAML, so that a configuration could not name it; choose another name"
+        )
     if kind == "context" and short.startswith("bus-"):
         raise NewError(
             f"{name!r} would have the package of a plugin, promenade_{python_name}; choose another name"
         )
-    if kind == "app" and _is_module(python_name):
-        raise NewError(f"{name!r} is a module of Python or of an installed package; choose another name")
+    if kind == "app":
+        if _is_module(python_name) or _is_distribution(short):
+            raise NewError(f"{name!r} is a module of Python or of an installed package; choose another name")
+    elif (origin := _offered_by(project)) is not None:
+        raise NewError(f"the {kind} {short!r} is offered by {origin} already; choose another name")
     return project
 
 
@@ -112,3 +122,22 @@ def _is_module(name: str) -> bool:
         return True
     found = importlib.util.find_spec(name)
     return found is not None and found.origin is not None  # a plain directory has no origin
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _offered_by(project: Project) -> str | None:
+    """The installed plugin that offers the same name in the same kind, which no bus could tell apart."""
+    offer = (project.kind.replace("-", " "), project.name)
+    if project.kind == "context":
+        offer = ("topics", project.name.replace("-", "_"))
+    for plugin in discover(kinds=offer[:1]).installed:
+        if offer in plugin.offers:
+            return plugin.origin
+    return None
