@@ -72,8 +72,9 @@ def place_of(error: BaseException) -> str:
 
     It is the innermost frame of the application, not of the bus, its plugins or the standard library. A frame
     of an installed package counts only where there is no other. An error without a frame of the application,
-    such as that of a time limit, has the place of its causes, or that of ``with_place``, or else of its
-    innermost frame. The place of a group, or of an error that was made elsewhere, is where it was raised.
+    such as that of a time limit, has the place of its causes. Without one it is that of ``with_place``, or
+    else its innermost frame. The place of a group, or of an error that was made elsewhere, is where it was
+    raised.
 
     A log may show the place and the class, but not the text or the causes, which may be personal.
     """

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 
+from bus_core import Event, event
+from bus_core.serialization import schema_of
 from promenade_bus_contracts.changes import Change, changes_of
 from promenade_bus_contracts.lock_files import as_data
 from promenade_bus_contracts.published import Contract, Subscriber, contracts_of
+from promenade_bus_contracts.schemas import describe
 
 pytestmark = pytest.mark.once
 
@@ -123,7 +130,18 @@ NEEDS_VERSION = [
         ('name: str = ""', "name: str | None = None"), "field-retyped", "string to string or null", "name"
     ),
     Planted(("Mapping[str, int]", "Mapping[str, str]"), "field-retyped", "integer to string", "scores{}"),
-    Planted(("Mapping[str, int]", "Mapping[int, int]"), "field-retyped", "object of integer", "scores"),
+    Planted(
+        ("Mapping[str, int]", "Mapping[int, int]"),
+        "field-retyped",
+        "from object of integer to object of integer (keys: integer)",
+        "scores",
+    ),
+    Planted(
+        ("lines: tuple[str, ...] = ()", "lines: frozenset[str] = frozenset()"),
+        "field-retyped",
+        "from array of string to array of unique string",
+        "address.lines",
+    ),
     Planted(
         ("tuple[float, float] = (0.0, 0.0)", "tuple[float, int] = (0.0, 0)"), "field-retyped", "", "place[1]"
     ),
@@ -292,6 +310,19 @@ def test_what_nobody_sees_is_no_change(edit: tuple[str, str]) -> None:
     """The order of a union, the name of a nested class, a default and a text are no changes."""
     edits = [edit, ("Personal[Address]", "Personal[Home]")] if "Home" in edit[1] else [edit]
     assert changes(*edits) == []
+
+
+def test_different_types_are_described_differently() -> None:
+    """A person sees by the words what has changed about a type."""
+    types: list[Any] = [str, bool, int, float, bytes, Decimal, UUID, datetime, date, time, timedelta, Any]
+    types += [Literal["a"], Literal["a", "b"], int | None, int | str]
+    types += [tuple[int, ...], tuple[int], tuple[int, int], tuple[()], tuple[str, ...], frozenset[int]]
+    keys = (str, int, UUID, Decimal, date, datetime, Literal["a"])
+    types += [Mapping[key, int] for key in keys] + [Mapping[str, str]]  # type: ignore[valid-type]
+    fields = {f"f{number}": each for number, each in enumerate(types)}
+    cls = event(type("Everything", (Event,), {"__annotations__": fields, "__module__": __name__}))
+    described = [describe(schema) for schema in schema_of(cls)["properties"].values()]
+    assert len({*described}) == len(types), described
 
 
 def test_a_lower_version_is_breaking() -> None:

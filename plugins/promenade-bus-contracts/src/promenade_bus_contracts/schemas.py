@@ -221,11 +221,20 @@ def describe(schema: Schema) -> str:
     if "prefixItems" in schema:
         return f"array of ({', '.join(map(describe, schema['prefixItems']))})"
     if "items" in schema:
-        return f"array of {describe(schema['items'])}"
+        return f"array of {'unique ' if schema.get('uniqueItems') else ''}{describe(schema['items'])}"
     if "additionalProperties" in schema:
-        return f"object of {describe(schema['additionalProperties'])}"
+        return f"object of {describe(schema['additionalProperties'])}{_form_of_keys(schema)}"
     kind = str(schema.get("type", "any value"))
     detail = (
         schema.get("format") or schema.get("contentEncoding") or ("decimal" if "pattern" in schema else "")
     )
     return f"{kind} ({detail})" if detail else kind
+
+
+def _form_of_keys(schema: Schema) -> str:
+    """The form of the keys of an object, or nothing where any text is a key."""
+    keys = schema.get("propertyNames")
+    if keys is None:
+        return ""
+    # An int has a pattern alone, because a key in JSON is a text.
+    return f" (keys: {'integer' if set(keys) == {'pattern'} else describe(keys)})"
