@@ -187,6 +187,17 @@ async def test_wait_for(bus: Bus, recorder: Recorder) -> None:
     assert len(await recorder.wait_for("shop.#", 3, handled=True)) == 3
 
 
+async def test_a_bus_has_one_recorder() -> None:
+    """A second block, on a bus that runs by then, has the events of the first one, too."""
+    bus = open_bus({"bus": {"adapter": "memory"}})
+    async with recording(bus) as first, bus:
+        await bus.publish(PLACED, placed(1))
+        async with recording(bus) as second:
+            await bus.publish(PLACED, placed(2))
+        assert second is first
+        assert [order.number for order in second.published(PLACED)] == [1, 2]
+
+
 async def test_an_application_is_recorded() -> None:
     """Any bus can be recorded before it is started; leaving the block complains about failures."""
     bus = open_bus({"bus": {"adapter": "memory", "retry": {"policy": "none"}}})

@@ -152,7 +152,8 @@ async def recording(bus: Bus) -> AsyncIterator[Recorder]:
 
     Enter the block before the bus starts, else ``BusStateError`` is raised. Leave it after the bus is closed:
     leaving raises ``UnseenFailures`` for unexpected failures so far, and closes nothing. For the bus of a
-    fixture or of ``isolated_bus`` this only returns its recorder.
+    fixture or of ``isolated_bus`` this only returns its recorder. A bus has one recorder: entered again, it
+    still holds the earlier events.
     """
     recorder = recorder_of(bus)
     yield recorder
