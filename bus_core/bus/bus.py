@@ -64,7 +64,8 @@ class Bus:
     """An event bus on one event loop. Make it with ``open_bus``, use it with ``async with``.
 
     Its methods may be called on the event loop that started it only, and raise ``WrongEventLoop``
-    elsewhere; threads use ``open_sync_bus``. In a forked child they raise ``BusForked``.
+    elsewhere; threads use ``open_sync_bus``. In a forked child they raise ``BusForked``, except ``close``
+    and ``health``.
 
     Open, subscribe, publish::
 
@@ -676,7 +677,7 @@ class Bus:
         return CheckResult(worst, ". ".join(text for _, text in causes), figures)
 
     def mark_forked(self) -> None:
-        """Marks this process as a forked child: from now on every call raises ``BusForked``."""
+        """Marks this process as a forked child: from now on calls raise ``BusForked``."""
         self._lifecycle.forked = True
         self._pipeline.disable_fast_path()
 

@@ -41,7 +41,7 @@ class SyncBus:
 
     Handlers may be synchronous (they run in a pool of threads) or asynchronous (they run on the loop of
     the bus). A call from that loop itself would wait for itself, and raises ``WrongEventLoop``. In a
-    forked child every call raises ``BusForked``.
+    forked child every call but ``close`` and ``health`` raises ``BusForked``.
 
     In a script::
 
