@@ -374,11 +374,14 @@ class PublishFailed(PublishError):
     """The event is definitely not stored.
 
     ``transient`` says that the same call may well succeed later: what an adapter refuses so, the bus tries
-    again by itself until ``publish_timeout`` is over. Otherwise the event is refused for good.
+    again by itself until ``publish_timeout`` is over. ``permanent`` says that this message can never be
+    stored, because of itself, as when it is too large: others can, and an outbox sets it aside. Without
+    either, the storage is at fault, and the message can be stored once somebody has mended that.
     """
 
-    def __init__(self, reason: str, *, transient: bool = False) -> None:
+    def __init__(self, reason: str, *, transient: bool = False, permanent: bool = False) -> None:
         self.transient = transient
+        self.permanent = permanent
         super().__init__(reason)
 
 

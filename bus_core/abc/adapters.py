@@ -197,7 +197,8 @@ class Adapter(AdapterBase, Protocol):
         """Stores messages in order, and returns a result for each.
 
         - None: it is stored, as ``features`` promise.
-        - ``PublishFailed``: it is definitely not stored. Where this is ``transient`` the bus tries again.
+        - ``PublishFailed``: it is definitely not stored. Where this is ``transient`` the bus tries again. It
+          is ``permanent`` only where the message itself is at fault, whatever the state of the storage.
         - ``PublishUncertain``: it may be stored.
 
         The failure of one message says nothing about the others. The bus makes one call at a time and never

@@ -506,7 +506,7 @@ class Bus:
         """Publishes messages of ``prepare`` unchanged and in order, without middleware.
 
         This bus need not know their topics. Every message is tried. Raises ``PublishManyError`` with the
-        result of each when some failed. A ``PublishFailed`` that is not ``transient``, an ``InvalidTopic`` or
+        result of each when some failed. A ``PublishFailed`` that is ``permanent``, an ``InvalidTopic`` or
         a ``SerializationError`` is final for its message; after any other error it may succeed later. Raises
         ``BusNotStarted`` and ``BusClosed``.
 

@@ -426,7 +426,7 @@ def refuse_events(server: Server, refused: Collection[str]) -> None:
         results: list[PublishError | None] = []
         for message in messages:
             if message.id in refused:
-                results.append(PublishFailed("too large"))
+                results.append(PublishFailed("too large", permanent=True))
             else:
                 server.store(message)
                 results.append(None)

@@ -204,6 +204,28 @@ async def test_an_event_that_the_bus_cannot_store_for_now_waits(async_stage: Sta
         await until(lambda: async_stage.waiting() == 0, "the event is delivered")
 
 
+async def test_a_fault_of_the_storage_refuses_no_event(async_stage: Stage) -> None:
+    """What somebody has to mend holds up the events of a key, which then leave in order."""
+    server, key = Server(), uuid4()
+    broken = True
+    server.faults["publish"] = lambda messages: (
+        [PublishFailed("the table is gone") for _ in messages] if broken else None
+    )
+    events = [moved(number, key) for number in range(3)]
+    async with (
+        running_remote_bus(server) as bus,
+        Outbox(bus, async_stage.sessions, async_stage.tables, **QUICK) as outbox,
+    ):
+        await async_stage.publish(outbox, *events[:2])
+        await until(lambda: outbox.problem is not None, "the relay says so")
+        await async_stage.publish(outbox, events[2])
+        status = await outbox.status()
+        assert (status.waiting, status.refused) == (3, 0)
+        broken = False
+        await until(lambda: async_stage.waiting() == 0, "everything is delivered")
+    assert sent(server) == ids(events)
+
+
 async def test_an_event_that_the_bus_refuses_for_good_is_set_aside_with_its_cause(async_stage: Stage) -> None:
     """Everything else goes on, later events of its key too; it can be delivered again, or discarded."""
     server, key = Server(), uuid4()

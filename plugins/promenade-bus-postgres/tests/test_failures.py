@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 
@@ -41,6 +42,10 @@ pytestmark = pytest.mark.once
         ("57014", Kind.SLOW),
         ("57P01", Kind.STARTING),
         ("22021", Kind.VALUE),
+        ("22P05", Kind.VALUE),
+        ("22012", Kind.REFUSED),
+        ("23514", Kind.REFUSED),
+        ("P0001", Kind.REFUSED),
         ("XX001", Kind.CORRUPT),
         ("42601", Kind.OTHER),
     ],
@@ -70,6 +75,23 @@ def test_states(state: str, kind: Kind) -> None:
 def test_refusals(text: str, kind: Kind) -> None:
     """Of a connection that was refused there is only a text."""
     assert kind_of(psycopg.OperationalError(text), is_connecting=True) is kind
+
+
+async def test_no_message_is_at_fault_for_the_server(schema: Schema) -> None:
+    """One that a constraint of somebody else refuses can be stored without it; one that is no text cannot."""
+    async with schema.started() as adapter:
+        schema.ask("ALTER TABLE promenade_event ADD CONSTRAINT strange CHECK (octet_length(body) = 999)")
+        (refused,) = await adapter.publish([message(1)])
+        assert isinstance(refused, PublishFailed)
+        assert (refused.transient, refused.permanent) == (False, False)
+        assert "as a trigger or a constraint does that the bus has not made" in str(refused)
+        assert adapter.degraded is not None
+        schema.ask("ALTER TABLE promenade_event DROP CONSTRAINT strange")
+        sound, odd = await adapter.publish([message(1), attrs.evolve(message(2), key="\ud800")])
+    assert sound is None
+    assert isinstance(odd, PublishFailed)
+    assert odd.permanent
+    assert [kind for kind in Kind if kind.is_of_value] == [Kind.TOO_LARGE, Kind.VALUE]
 
 
 async def received_by(consumer: Consumer) -> Sequence[Received]:

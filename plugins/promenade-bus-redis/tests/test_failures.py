@@ -48,7 +48,7 @@ def check(failure: RedisFailure, kind: Kind, *, transient: bool, uncertain: bool
         assert str(error).endswith("the event may be stored")
     else:
         assert isinstance(error, PublishFailed)
-        assert error.transient is transient
+        assert (error.transient, error.permanent) == (transient, False)
         assert str(error).endswith("the event is not stored")
 
 

@@ -206,6 +206,7 @@ async def test_text_that_cannot_be_encoded(redis_server: SharedServer) -> None:
         first, second, third = await adapter.publish([message(1), message(2, key="\ud800"), message(3)])
         assert (first, third) == (None, None)
         assert isinstance(second, PublishFailed)
+        assert second.permanent
         assert not second.transient
         assert "cannot be encoded" in str(second)
         assert place.ask("XLEN", place.keys.stream(TOPIC)) == 2

@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import attrs
 import pytest
 
 from bus_core import BaseEvent, HealthStatus, PublishError, PublishFailed, PublishUncertain, Topic
 from bus_core.runtime import lease_clock
 from promenade_bus_sqlite import file as file_module
-from promenade_bus_sqlite.failures import SqliteFailure
+from promenade_bus_sqlite.failures import Kind, SqliteFailure
 from promenade_bus_sqlite.file import File, network_file_system
 from support.consuming import TOPIC, acks, message, receive, spec
 from support.sqlite_files import ask, make_bus, started
@@ -178,6 +179,23 @@ async def test_a_file_that_goes_away(tmp_path: Path, how: str) -> None:
         assert report.checks["sqlite"].status is HealthStatus.UNHEALTHY
         assert "was deleted or replaced" in report.checks["sqlite"].summary
         assert "was deleted or replaced" in str(bus.adapter.degraded)
+
+
+@pytest.mark.once
+async def test_no_message_is_at_fault_for_the_file(tmp_path: Path) -> None:
+    """One that the file does not take now may be stored when the file is mended, unless none ever would."""
+    path = tmp_path / "events.db"
+    async with started(path) as adapter:
+        ask(path, "ALTER TABLE promenade_event RENAME TO away")
+        (refused,) = await adapter.publish([message(1)])
+        assert isinstance(refused, PublishFailed)
+        assert not refused.permanent
+        ask(path, "ALTER TABLE away RENAME TO promenade_event")
+        sound, odd = await adapter.publish([message(1), attrs.evolve(message(2), key="\ud800")])
+    assert sound is None
+    assert isinstance(odd, PublishFailed)
+    assert odd.permanent
+    assert [kind for kind in Kind if kind.is_of_value] == [Kind.TOO_LARGE]
 
 
 async def test_processes_agree_on_the_time(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def _waves(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Returns True if the bus would refuse the same message again."""
+    """Returns True if the message itself is at fault. A fault of the storage is nobody's refusal."""
     if isinstance(error, PublishFailed):
-        return not error.transient
+        return error.permanent
     return isinstance(error, InvalidTopic | SerializationError)

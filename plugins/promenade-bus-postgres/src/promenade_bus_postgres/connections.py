@@ -187,7 +187,7 @@ class Database:
 
         A start that fails is not tried again.
         """
-        is_of_server = isinstance(error, PostgresFailure) and error.kind not in (Kind.TOO_LARGE, Kind.VALUE)
+        is_of_server = isinstance(error, PostgresFailure) and not error.kind.is_of_value
         if is_of_server and self._is_prepared:
             self.trouble.failed("be used", error)
         return error

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too large"
     VALUE = "value"
+    REFUSED = "refused"
     CORRUPT = "corrupt"
     POOLED = "pooled"
     UNFIT = "unfit"
@@ -38,7 +39,12 @@ class Kind(StrEnum):
     @property
     def passes(self) -> bool:
         """True when the same call may succeed later, without a new start."""
-        return self not in (Kind.TOO_LARGE, Kind.VALUE, Kind.UNFIT, Kind.CLOSED, Kind.OTHER)
+        return self not in (*(Kind.TOO_LARGE, Kind.VALUE, Kind.REFUSED, Kind.UNFIT, Kind.CLOSED, Kind.OTHER),)
+
+    @property
+    def is_of_value(self) -> bool:
+        """True when what was to be stored is at fault, and no state of the server would help."""
+        return self in (Kind.TOO_LARGE, Kind.VALUE)
 
     @property
     def ends_connection(self) -> bool:
@@ -58,8 +64,10 @@ STATES: Final = {
     "08001": Kind.UNREACHABLE,
     "08004": Kind.CREDENTIALS,
     "08P01": Kind.CUT,
-    "22": Kind.VALUE,
-    "23": Kind.VALUE,
+    "22": Kind.REFUSED,
+    "22021": Kind.VALUE,  # character_not_in_repertoire
+    "22P05": Kind.VALUE,  # untranslatable_character: the encoding of the database lacks it
+    "23": Kind.REFUSED,
     "25006": Kind.READ_ONLY,  # read_only_sql_transaction: a standby, or a primary that has become one
     "25P02": Kind.CONFLICT,
     "25P03": Kind.CUT,  # idle_in_transaction_session_timeout
@@ -90,6 +98,7 @@ STATES: Final = {
     "57P05": Kind.CUT,  # idle_session_timeout
     "58030": Kind.FULL,
     "58": Kind.CORRUPT,
+    "P0": Kind.REFUSED,  # raised by a function, such as that of a trigger
     "XX": Kind.CORRUPT,
 }
 """The kind of each SQLSTATE: of a whole one, or of a class by its first two characters."""
@@ -108,7 +117,9 @@ _WORDS: Final = {
     Kind.SLOW: "took longer than statement_timeout. Look for locks and for an overloaded server",
     Kind.CONFLICT: "broke off a transaction because of another one; the bus tries again",
     Kind.TOO_LARGE: "refuses a value of this size. Publish a reference to it instead",
-    Kind.VALUE: "refuses a value, such as a text with a NUL character",
+    Kind.VALUE: "refuses a text: it has a NUL character, or one that the encoding of the database lacks",
+    Kind.REFUSED: "refuses a row of the bus, as a trigger or a constraint does that the bus has not made: "
+    "remove it from the tables of the bus",
     Kind.CORRUPT: "reports an internal error or damaged data. Look into the log of the server",
     Kind.POOLED: "gives each statement another session, as PgBouncer does: set bus.postgres.pgbouncer: true",
     Kind.CLOSED: "is not used any more: the adapter is closed",

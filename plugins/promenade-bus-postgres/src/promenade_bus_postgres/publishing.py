@@ -18,7 +18,7 @@ _MOST_ROWS: Final = 1_000
 _MOST_BYTES: Final = 8_000_000
 """Rows and bytes of one statement; a larger message is alone in its own."""
 
-_ONE_MAY_FIT: Final = (Kind.FULL, Kind.TOO_LARGE, Kind.VALUE, Kind.OTHER)
+_ONE_MAY_FIT: Final = (Kind.FULL, Kind.TOO_LARGE, Kind.VALUE, Kind.REFUSED, Kind.OTHER)
 """Where another message may be stored although this one is not."""
 
 # It stores nothing where the topics have other numbers, as after a restore.
@@ -53,7 +53,7 @@ class Publisher:
             if why is None:
                 sound.append(index)
             else:
-                results[index] = PublishFailed(why)
+                results[index] = PublishFailed(why, permanent=True)
         for part in _parts(messages, sound):
             answers = await together_or_apart([messages[index] for index in part], self._store)
             for index, answer in zip(part, answers, strict=True):
@@ -105,6 +105,7 @@ def _as_publish_error(error: BusError) -> PublishError:
     if not isinstance(error, PostgresFailure) or error.is_uncertain:
         failure = PublishUncertain(str(error))
     else:
-        failure = PublishFailed(str(error), transient=error.kind.passes)
+        kind = error.kind
+        failure = PublishFailed(str(error), transient=kind.passes, permanent=kind.is_of_value)
     failure.__cause__ = error
     return failure

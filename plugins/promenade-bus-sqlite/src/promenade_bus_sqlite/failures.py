@@ -32,6 +32,11 @@ class Kind(StrEnum):
         """True when the same call may succeed later, without a new start."""
         return self in (Kind.BUSY, Kind.FULL, Kind.READ_ONLY, Kind.INPUT_OUTPUT, Kind.CANNOT_OPEN)
 
+    @property
+    def is_of_value(self) -> bool:
+        """True when what was to be stored is at fault, and no state of the file would help."""
+        return self is Kind.TOO_LARGE
+
 
 _KINDS: Final = {
     sqlite3.SQLITE_BUSY: Kind.BUSY,

@@ -59,7 +59,7 @@ class Publisher:
             if why is None:
                 sound.append(index)
             else:
-                results[index] = PublishFailed(why)
+                results[index] = PublishFailed(why, permanent=True)
         answers = await together_or_apart([messages[index] for index in sound], self._store)
         for index, answer in zip(sound, answers, strict=True):
             results[index] = None if answer is None else _as_publish_error(answer)
@@ -93,6 +93,7 @@ def _as_publish_error(error: BusError) -> PublishError:
     if not isinstance(error, SqliteFailure) or error.is_uncertain:
         failure = PublishUncertain(str(error))
     else:
-        failure = PublishFailed(str(error), transient=error.kind.passes)
+        kind = error.kind
+        failure = PublishFailed(str(error), transient=kind.passes, permanent=kind.is_of_value)
     failure.__cause__ = error
     return failure

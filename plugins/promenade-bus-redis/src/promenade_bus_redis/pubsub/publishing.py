@@ -106,7 +106,8 @@ class PubsubPublisher:
                 payload = encode_event(message, self.id, number, now)
             except UnicodeEncodeError:
                 results[index] = PublishFailed(
-                    "the event was not sent: its key or its headers contain text that cannot be encoded"
+                    "the event was not sent: its key or its headers contain text that cannot be encoded",
+                    permanent=True,
                 )
                 continue
             self._numbers[message.topic] = number

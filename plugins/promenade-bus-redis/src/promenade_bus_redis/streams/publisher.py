@@ -130,7 +130,8 @@ class RedisPublisher:
             except (ValueError, TypeError) as error:
                 results[index] = PublishFailed(
                     "the event was not sent: its key, its id or its headers have text that cannot be encoded "
-                    f"({type(error).__name__})"
+                    f"({type(error).__name__})",
+                    permanent=True,
                 )
                 continue
             if part.size and part.size + len(packed) > self._most_bytes:
