@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bus_core import Bus, open_bus
-from outbox_support.stage import MOVED, Moved, Stage, until
+from outbox_support.stage import MOVED, Moved, Stage, seen, until
 from promenade_bus_cli.main import cli
 from promenade_bus_outbox import Outbox
 from redis_support.fixtures import SharedServer
+from support.remote import Server, refuse_events, running_remote_bus
 
 pytestmark = pytest.mark.once
 
@@ -87,6 +88,39 @@ async def test_the_status_names_what_holds_events_up(bus: Bus, postgres: Stage, 
     assert "PublishFailed: too large" in done.stdout
 
 
+async def test_what_was_set_aside_is_listed_and_given_back(async_stage: Stage, tmp_path: Path) -> None:
+    """With its cause, and to the relay, which delivers it again."""
+    server = Server()
+    events = [moved(number) for number in range(3)]
+    refused = {str(event.event_id) for event in events}
+    refuse_events(server, refused)
+    where = ("--database", async_stage.url)
+    async with (
+        running_remote_bus(server) as bus,
+        Outbox(bus, async_stage.sessions, async_stage.tables) as outbox,
+    ):
+        await async_stage.publish(outbox, *events)
+        await seen(outbox, lambda status: status.refused == 3)
+        listed = await asyncio.to_thread(command, "refused", *where, "--json")
+        found = json.loads(listed.stdout)
+        assert [(each["event_id"], each["cause"]) for each in found] == [
+            (str(event.event_id), "PublishFailed: too large") for event in events
+        ]
+        first, *_ = positions = [str(each["position"]) for each in found]
+        done = await asyncio.to_thread(command, "refused", *where, "--limit", "1")
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["POSITION", first]
+        refused.clear()
+        done = await asyncio.to_thread(command, "retry", *where, first, "999")
+        assert (done.exit_code, done.stdout) == (1, "1 events wait for the relay again\n")
+        assert "1 of these positions have no event that was set aside" in done.stderr
+        done = await asyncio.to_thread(command, "retry", *where, "--all")
+        assert (done.exit_code, done.stdout) == (0, "2 events wait for the relay again\n")
+        await until(lambda: async_stage.waiting() == 0, "everything is delivered")
+    assert len(positions) == len(server.log) == 3
+    done = await asyncio.to_thread(command, "refused", *where)
+    assert done.stdout == "no event was set aside\n"
+
+
 async def test_a_relay_runs_as_a_process_of_its_own(
     async_stage: Stage, tmp_path: Path, redis_server: SharedServer
 ) -> None:
@@ -140,16 +174,14 @@ async def test_an_application_names_its_outbox(bus: Bus, sqlite: Stage, tmp_path
     ("arguments", "text"),
     [
         (["status"], "which outbox? Give --outbox MODULE:ATTR or --database URL"),
-        (
-            ["status", "--database", "sqlite:///there-is-none/app.db"],
-            "the database cannot be read: Opera",
-        ),
         (["status", "--database", "nonsense"], "the database URL cannot be used"),
         (["status", "--database", "mysql+nodriver://x/y"], "the database URL cannot be used"),
         (["status", "--database", "sqlite:///empty.db"], "has no table 'promenade_outbox'"),
         (["status", "--outbox", "os:sep"], "os:sep is an object of type str; it has to be an Outbox"),
         (["status", "--outbox", "os:sep", "--database", "sqlite://"], "exclude each other"),
         (["relay", "--database", "sqlite:///empty.db"], "to which bus? Give --config FILE"),
+        (["retry", "--database", "sqlite:///empty.db"], "which events? Give each POSITION"),
+        (["retry", "--database", "sqlite:///empty.db", "--all", "1"], "which events? Give each POSITION"),
         (
             ["relay", "--database", "sqlite:///empty.db", "--config", "app.yaml"],
             "run the relay inside of the",
@@ -164,3 +196,15 @@ def test_a_command_that_cannot_work_says_why(tmp_path: Path, arguments: list[str
     assert done.exit_code == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["status", "refused", "relay"])
+@pytest.mark.parametrize("url", ["sqlite:///there-is-none/app.db", "postgresql://app@127.0.0.1:1/shop"])
+def test_a_database_that_cannot_be_reached_is_no_mistake_in_the_command(
+    tmp_path: Path, name: str, url: str
+) -> None:
+    """The exit status is that of a server that cannot be reached."""
+    write_config(tmp_path, adapter="sqlite", sqlite={"path": "events.db"})
+    done = command(name, "--database", url, *(["--config", "app.yaml"] if name == "relay" else []))
+    assert done.exit_code == 4
+    assert "the database cannot be read: Opera" in done.stderr

@@ -1,4 +1,4 @@
-"""``promenade-bus outbox``: shows an outbox, and runs a relay as a separate process.
+"""``promenade-bus outbox``: shows an outbox and what was set aside in it, and runs a relay as a process.
 
 Only the command line, which has click, imports this module. The driver, or SQLAlchemy, is imported when a
 command runs.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from bus_core import BusError, Command
+from bus_core import AdapterError, BusError, Command
 
 if TYPE_CHECKING:
-    from promenade_bus_outbox.connection import OutboxDatabase
+    from promenade_bus_outbox.connection import OutboxConnection, OutboxDatabase
     from promenade_bus_outbox.outbox_relay import OutboxRelay
+    from promenade_bus_outbox.rows import Refusal, Rows
     from promenade_bus_outbox.status import OutboxStatus
+
+T = TypeVar("T")
 
 __all__ = ["OUTBOX", "outbox_command"]
 
@@ -63,14 +66,73 @@ def outbox_command() -> Any:
 
         Exit status: 0 also when events wait.
         """
-        from promenade_bus_cli.signals import run_interruptible
+        from promenade_bus_outbox.status import read_status
 
-        found = run_interruptible(_look(_spec_or_url(spec, database), spec, schema, prefix))
+        found = _used(
+            _spec_or_url(spec, database),
+            *(spec, schema, prefix),
+            lambda connection, rows: read_status(connection, rows.names, rows),
+        )
         if as_json:
             click.echo(json.dumps(found.to_dict(), indent=2))
             return
         for line in as_lines(found):
             click.echo(line)
+
+    @outbox.command()
+    @where
+    @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    def refused(
+        spec: str | None, database: str | None, schema: str | None, prefix: str, limit: int, as_json: bool
+    ) -> None:
+        """List the events that were set aside, because the bus can never store them, each with the cause.
+
+        The oldest come first. Mend the cause, then say 'promenade-bus outbox retry'.
+        """
+        found: Sequence[Refusal] = _used(
+            _spec_or_url(spec, database),
+            *(spec, schema, prefix),
+            lambda connection, rows: rows.refusals(connection, limit),
+        )
+        if as_json:
+            click.echo(json.dumps([each.to_dict() for each in found], indent=2))
+        elif not found:
+            click.echo("no event was set aside")
+        else:
+            for line in _table_of(found):
+                click.echo(line)
+
+    @outbox.command()
+    @where
+    @click.option("--all", "everything", is_flag=True, help="All events that were set aside.")
+    @click.argument("positions", metavar="[POSITION]...", nargs=-1, type=int)
+    def retry(
+        spec: str | None,
+        database: str | None,
+        schema: str | None,
+        prefix: str,
+        everything: bool,
+        positions: tuple[int, ...],
+    ) -> None:
+        """Let the relay deliver events again that were set aside: those at each POSITION, or --all.
+
+        They leave in the order of their positions. Exit status: 1 when one of them was not set aside.
+        """
+        if everything == bool(positions):
+            raise click.UsageError("which events? Give each POSITION, as 'refused' lists it, or --all")
+        chosen = None if everything else [*dict.fromkeys(positions)]
+        count = _used(
+            _spec_or_url(spec, database),
+            *(spec, schema, prefix),
+            lambda connection, rows: rows.retry(connection, chosen),
+        )
+        click.echo(f"{count:,} events wait for the relay again")
+        if chosen is not None and count < len(chosen):
+            raise click.ClickException(
+                f"{len(chosen) - count:,} of these positions have no event that was set aside: "
+                "see 'promenade-bus outbox refused'"
+            )
 
     @outbox.command()
     @where
@@ -241,20 +303,31 @@ def _refuse_memory(outbox: OutboxRelay) -> None:
         )
 
 
-async def _look(given: Any, spec: str | None, schema: str | None, prefix: str) -> OutboxStatus:
+def _used(
+    given: Any,
+    spec: str | None,
+    schema: str | None,
+    prefix: str,
+    work: Callable[[OutboxConnection, Rows], T],
+) -> T:
+    """What a function of the selected outbox returns."""
+    from promenade_bus_cli.signals import run_interruptible
     from promenade_bus_outbox.connection import check
     from promenade_bus_outbox.rows import Rows
-    from promenade_bus_outbox.status import read_status
 
-    if spec is not None:
-        outbox = _checked(given, spec)
-        with _readable(outbox.database):
-            return await outbox.status()
-    async with _connected(given, schema, prefix) as database:
+    async def use(database: OutboxDatabase) -> T:
+        rows = Rows(database.names, database.dialect)
         with _readable(database):
             await check(database)
-            names, rows = database.names, Rows(database.names, database.dialect)
-            return await database.run(lambda connection: read_status(connection, names, rows))
+            return await database.run(lambda connection: work(connection, rows))
+
+    async def run() -> T:
+        if spec is not None:
+            return await use(_checked(given, spec).database)
+        async with _connected(given, schema, prefix) as database:
+            return await use(database)
+
+    return run_interruptible(run())
 
 
 @contextmanager
@@ -263,7 +336,7 @@ def _readable(database: OutboxDatabase) -> Iterator[None]:
     try:
         yield
     except database.errors as error:
-        raise BusError(f"the database cannot be read: {type(error).__name__}: {error}") from error
+        raise AdapterError(f"the database cannot be read: {type(error).__name__}: {error}") from error
 
 
 def as_lines(status: OutboxStatus) -> list[str]:
@@ -294,18 +367,20 @@ def as_lines(status: OutboxStatus) -> list[str]:
         lines += _table(rows)
     if status.refused:
         lines += ["", f"{status.refused:,} events were refused by the bus for good, and were set aside:"]
-        rows = [["POSITION", "TOPIC", "EVENT", "CAUSE"]]
-        rows += [
-            [
-                str(each.position),
-                printable(each.topic, None),
-                printable(each.event_id, None),
-                printable(each.cause, None),
-            ]
-            for each in status.refusals
-        ]
-        lines += _table(rows)
+        lines += _table_of(status.refusals)
+        lines.append("mend the cause, and deliver them with 'promenade-bus outbox retry'")
     return lines
+
+
+def _table_of(refusals: Sequence[Refusal]) -> list[str]:
+    from bus_core.runtime import printable
+
+    rows = [["POSITION", "TOPIC", "EVENT", "CAUSE"]]
+    rows += [
+        [str(each.position), *(printable(text, None) for text in (each.topic, each.event_id, each.cause))]
+        for each in refusals
+    ]
+    return _table(rows)
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -41,11 +41,16 @@ class Refusal:
     refused_at: datetime
     cause: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """The refusal as plain data for JSON."""
+        return {**attrs.asdict(self), "refused_at": self.refused_at.isoformat()}
+
 
 class Rows:
     """The SQL statements about events, for one dialect. ``holds_keys``: a refused event holds up its key."""
 
     def __init__(self, names: TableNames, dialect: Dialect, *, holds_keys: bool = False) -> None:
+        self.names = names
         self._table = table = names.events
         self._dialect = dialect
         self.waiting: Final = "delivered_at IS NULL AND refused_at IS NULL"

@@ -79,9 +79,7 @@ class OutboxStatus:
         """The status as plain data for JSON."""
         shown = attrs.asdict(self)
         shown["partitions"] = [attrs.asdict(each) for each in self.partitions]
-        shown["refusals"] = [
-            {**attrs.asdict(each), "refused_at": each.refused_at.isoformat()} for each in self.refusals
-        ]
+        shown["refusals"] = [each.to_dict() for each in self.refusals]
         return shown
 
 
