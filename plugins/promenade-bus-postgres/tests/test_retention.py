@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bus_core import DeadLetterFilter
 from promenade_bus_postgres.adapter import PostgresAdapter
-from support.consuming import acks, buried, message, receive, spec
+from support.consuming import TOPIC, acks, buried, message, receive, spec, until
 from support.postgres_schemas import Schema
 
 pytestmark = pytest.mark.once
@@ -77,6 +79,23 @@ async def test_a_cap_counts_what_it_drops(schema: Schema, received: bool) -> Non
         await consumer.settle(acks(left))
         while await adapter.backlog(spec()):
             assert await consumer.receive(1) == []
+        await look(adapter, schema)
+        assert adapter.lost == 5
+        await consumer.close()
+
+
+@pytest.mark.parametrize("topic", [TOPIC, "test.#"])
+async def test_a_claim_during_a_cap_gets_nothing_that_was_counted(schema: Schema, topic: str) -> None:
+    """An event that is lost is not handled as well, although the claim began before it was removed."""
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%turn AS MATERIALIZED%'"
+    async with schema.started(retention={"max_length": 3}) as adapter:
+        consumer = await adapter.open_consumer(spec(topic=topic))
+        await adapter.publish([message(number) for number in range(8)])
+        with schema.server.connect(schema.database) as another, another.transaction():
+            adapter.upkeep.retention.step(another)
+            claiming = asyncio.create_task(receive(consumer, 3))
+            await until(lambda: schema.ask(waits), "the claim waits")
+        assert [each.message.key for each in await claiming] == ["5", "6", "7"]
         await look(adapter, schema)
         assert adapter.lost == 5
         await consumer.close()

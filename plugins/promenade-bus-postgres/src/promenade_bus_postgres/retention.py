@@ -53,8 +53,11 @@ DELETE FROM promenade_event WHERE ctid = ANY(ARRAY(
 
 _COUNT: Final = "SELECT count(*) FROM promenade_event WHERE topic = %s"
 _NTH: Final = "SELECT tx, seq FROM promenade_event WHERE topic = %s ORDER BY tx, seq OFFSET %s LIMIT 1"
-_CURSORS: Final = """SELECT service_group, pattern, cursor_tx, cursor_seq FROM promenade_subscription
-ORDER BY id FOR UPDATE"""
+_CURSORS: Final = "SELECT service_group, pattern, cursor_tx, cursor_seq FROM promenade_subscription"
+
+# A claim locks the table before it sees the events. With the lock of a row it would wait with what it saw
+# before, and hand out events that were counted and removed meanwhile.
+_NO_CLAIMS: Final = "LOCK TABLE promenade_subscription IN SHARE ROW EXCLUSIVE MODE"
 _UNREAD: Final = (
     "SELECT count(*) FROM promenade_event WHERE topic = %s AND (tx, seq) > (%s, %s) AND (tx, seq) <= (%s, %s)"
 )
@@ -134,6 +137,7 @@ class Retention:
         bound = connection.execute(self._sql(_NTH), (topic, beyond - 1)).fetchone()
         if bound is None:
             return 0
+        connection.execute(self._sql(_NO_CLAIMS))
         for group, pattern, *cursor in connection.execute(self._sql(_CURSORS)).fetchall():
             if matches(pattern, name):
                 unread = _number(connection.execute(self._sql(_UNREAD), (topic, *cursor, *bound)))
