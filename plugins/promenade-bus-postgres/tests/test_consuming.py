@@ -109,6 +109,34 @@ async def test_the_turn_of_a_dead_instance(schema: Schema) -> None:
         await standby.close()
 
 
+@pytest.mark.parametrize("topic", [TOPIC, "test.#"])
+async def test_a_retry_of_before_the_order_holds_its_key_and_no_other(schema: Schema, topic: str) -> None:
+    """It is not early, later events of its key come after it, and those of other keys do not wait."""
+    async with schema.started() as adapter:
+        unordered = await adapter.open_consumer(spec(topic=topic))
+        await adapter.publish([message(1)])
+        (failed,) = await receive(unordered, 1)
+        later = Outcome("retry", failed.receipt, delay=600.0, attempt=2)
+        assert await unordered.settle([later]) == [None]
+        await unordered.close()
+        consumer: Any = await adapter.open_consumer(spec(topic=topic, ordered=True))
+        await adapter.publish([message(number) for number in (1, 2, 1, 3)])
+        others = await receive(consumer, 2)
+        assert keys(others) == ["2", "3"]
+        await adapter.publish([message(1)])
+        receiving = asyncio.create_task(receive(consumer, 4))
+        await until(
+            lambda: len(schema.ask("SELECT 1 FROM promenade_delivery WHERE owner = 0")) == 4, "it waits too"
+        )
+        schema.ask("UPDATE promenade_delivery SET due = due - 600 WHERE owner = 0")
+        consumer.look()
+        held = await receiving
+        assert [(each.message.key, each.attempt) for each in held] == [("1", 2), ("1", 1), ("1", 1), ("1", 1)]
+        assert held[0].message.id == failed.message.id
+        assert await consumer.settle(acks([*others, *held])) == [None] * 6
+        await consumer.close()
+
+
 @pytest.mark.parametrize("pattern", [TOPIC, "test.#"])
 async def test_a_late_commit_is_not_skipped(schema: Schema, pattern: str) -> None:
     """An event whose transaction began early and ended late comes first, and nothing overtakes it."""

@@ -87,7 +87,7 @@ async def test_a_cap_counts_what_it_drops(schema: Schema, received: bool) -> Non
 @pytest.mark.parametrize("topic", [TOPIC, "test.#"])
 async def test_a_claim_during_a_cap_gets_nothing_that_was_counted(schema: Schema, topic: str) -> None:
     """An event that is lost is not handled as well, although the claim began before it was removed."""
-    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%turn AS MATERIALIZED%'"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%turn AS MAT%'"
     async with schema.started(retention={"max_length": 3}) as adapter:
         consumer = await adapter.open_consumer(spec(topic=topic))
         await adapter.publish([message(number) for number in range(8)])

@@ -51,16 +51,14 @@ sized AS (
 fresh AS MATERIALIZED (
     SELECT event.* FROM sized JOIN promenade_event AS event USING (tx, seq)
     WHERE before < %(bytes)s ORDER BY tx, seq),
-taken AS (
-    INSERT INTO promenade_delivery (subscription, tx, seq, owner)
-    SELECT %(key)s, tx, seq, %(me)s FROM fresh),
+{taken},
 {reached}
 moved AS (
     UPDATE promenade_subscription SET cursor_tx = reached.tx, cursor_seq = reached.seq FROM reached
     WHERE id = %(key)s)
 SELECT facts.active, facts.due, facts.now, facts.others, facts.topics, {held}, {more},
     fresh.tx, fresh.seq, fresh.topic, {name}, fresh.id, fresh.key, fresh.headers, fresh.body, fresh.published
-FROM facts LEFT JOIN fresh ON true ORDER BY fresh.tx, fresh.seq"""
+FROM facts LEFT JOIN fresh ON {given} ORDER BY fresh.tx, fresh.seq"""
 
 _TOPIC: Final = "(SELECT id FROM promenade_topic WHERE name = %(pattern)s)"
 
@@ -102,7 +100,25 @@ reached AS (SELECT tx, seq FROM (
     UNION ALL (SELECT tx, seq FROM fresh ORDER BY tx DESC, seq DESC LIMIT 1)) AS both_ends
     ORDER BY tx DESC, seq DESC LIMIT 1),"""
 
-_OTHERS: Final = "EXISTS (SELECT 1 FROM promenade_delivery WHERE subscription = %(key)s AND owner <> %(me)s)"
+_TAKEN: Final = """
+taken AS (
+    INSERT INTO promenade_delivery (subscription, tx, seq, owner)
+    SELECT %(key)s, tx, seq, %(me)s FROM fresh)"""
+
+# Retries of before the subscription was ordered, which are not due. Events of their keys wait behind them.
+_TAKEN_IN_ORDER: Final = """
+parked AS MATERIALIZED (
+    SELECT key, max(due) AS due, max(delay) AS delay
+    FROM promenade_delivery JOIN promenade_event USING (tx, seq)
+    WHERE subscription = %(key)s AND owner = 0 GROUP BY key),
+taken AS (
+    INSERT INTO promenade_delivery (subscription, tx, seq, owner, due, delay)
+    SELECT %(key)s, tx, seq, CASE WHEN due IS NULL THEN %(me)s ELSE 0 END,
+        coalesce(due, 0), coalesce(delay, 0)
+    FROM fresh LEFT JOIN parked USING (key))"""
+
+_OTHERS: Final = f"""EXISTS (SELECT 1 FROM promenade_delivery
+    WHERE subscription = %(key)s AND owner <> %(me)s AND (owner <> 0 OR due <= {NOW}))"""
 
 _GONE: Final = """
 gone AS MATERIALIZED (
@@ -413,6 +429,8 @@ def _fresh_statement(*, is_pattern: bool, ordered: bool) -> str:
     """The statement for one kind of subscription."""
     may = f"active = %(me)s AND NOT {_OTHERS}" if ordered else "true"
     more = "(SELECT count(*) FROM scanned) = %(window)s" if is_pattern else "false"
+    if ordered:
+        more += " OR EXISTS (SELECT 1 FROM fresh JOIN parked USING (key))"
     return _FRESH.format(
         now=NOW,
         mine=IS_MINE,
@@ -423,6 +441,8 @@ def _fresh_statement(*, is_pattern: bool, ordered: bool) -> str:
         else "NULL",
         may=may,
         source=_OF_PATTERN if is_pattern else _OF_TOPIC,
+        taken=_TAKEN_IN_ORDER if ordered else _TAKEN,
+        given="fresh.key NOT IN (SELECT key FROM parked)" if ordered else "true",
         reached=_LAST_OF_SCANNED if is_pattern else _LAST_OF_FRESH,
         held=_HELD_OF_PATTERN if is_pattern else _HELD_OF_TOPIC,
         more=more,
