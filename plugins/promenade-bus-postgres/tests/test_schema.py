@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from bus_core import DeadLetterFilter
 from postgres_support.servers import HOST, USER
+from promenade_bus_cli.main import cli
 from promenade_bus_postgres import migrations
 from promenade_bus_postgres import schema as tables
 from promenade_bus_postgres.connections import Sql
@@ -65,6 +69,19 @@ async def test_versions(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None
     assert "needs code that knows version 2, and this one knows 1: upgrade promenade-bus-postgres" in str(
         failure
     )
+
+
+async def test_tables_that_need_newer_code_are_not_up_to_date(schema: Schema, tmp_path: Path) -> None:
+    """The command that migrates refuses them with the status of every other one."""
+    async with schema.started():
+        pass
+    schema.ask("UPDATE promenade_schema SET version = 9, needs = 9")
+    config = tmp_path / "app.yaml"
+    config.write_text(json.dumps(schema.config()))
+    asked = ["postgres", "migrate", "--config", str(config)]
+    done = await asyncio.to_thread(CliRunner().invoke, cli, asked)
+    assert done.exit_code == 4, done.output
+    assert "needs code that knows version 9" in done.stderr
 
 
 async def test_migrating_at_once(schema: Schema) -> None:

@@ -27,13 +27,19 @@ def check(connection: Connection, sql: Sql, place: str) -> None:
             f"has no tables of the bus in the schema {sql.schema!r}: create them with "
             "`promenade-bus postgres migrate --config FILE`, or by bus.postgres.migrate: true in development",
         )
-    version, needs = found
+    version, _ = found
     if version < LATEST:
         raise _unfit(
             place,
             f"has version {version} of the tables of the bus in the schema {sql.schema!r}, and this code "
             f"needs {LATEST}: run `promenade-bus postgres migrate --config FILE`",
         )
+    _check_needs(found, sql, place)
+
+
+def _check_needs(found: tuple[int, int], sql: Sql, place: str) -> None:
+    """Raises ``PostgresFailure`` for tables that need newer code."""
+    version, needs = found
     if needs > LATEST:
         raise _unfit(
             place,
@@ -63,11 +69,16 @@ def _version(connection: Connection, sql: Sql) -> tuple[int, int] | None:
 
 
 def migrate(connection: Connection, sql: Sql, place: str) -> Sequence[Migration]:
-    """Applies missing migrations, and returns them. Others who do the same wait for each other."""
+    """Applies missing migrations, and returns them. Others who do the same wait for each other.
+
+    Raises ``PostgresFailure`` when the server is too old, or its tables need newer code.
+    """
     check_server(connection, place)
     with connection.transaction():
         connection.execute(_LOCK, (sql.schema,))
         found = _version(connection, sql)
+        if found is not None:
+            _check_needs(found, sql, place)
         missing = [each for each in MIGRATIONS if found is None or each.version > found[0]]
         if (
             found is None
