@@ -205,7 +205,7 @@ async def test_an_event_that_the_bus_cannot_store_for_now_waits(async_stage: Sta
 
 
 async def test_a_fault_of_the_storage_refuses_no_event(async_stage: Stage) -> None:
-    """What somebody has to mend holds up the events of a key, which then leave in order."""
+    """A table that is gone holds up the events of a key, which then leave in order."""
     server, key = Server(), uuid4()
     broken = True
     server.faults["publish"] = lambda messages: (

@@ -310,7 +310,7 @@ def _used(
     prefix: str,
     work: Callable[[OutboxConnection, Rows], T],
 ) -> T:
-    """What a function of the selected outbox returns."""
+    """Calls a function with the selected outbox, and returns its result."""
     from promenade_bus_cli.signals import run_interruptible
     from promenade_bus_outbox.connection import check
     from promenade_bus_outbox.rows import Rows
