@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
         GroupInUse,
         GroupReport,
         groups_to_forget,
+        left_text,
         orphans_text,
         unknown_group,
     )
@@ -46,7 +47,7 @@ else:
         {
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters first_letters",
-            "groups": "GroupInUse GroupReport groups_to_forget orphans_text unknown_group",
+            "groups": "GroupInUse GroupReport groups_to_forget left_text orphans_text unknown_group",
             "leases": "Heartbeats NO_SESSION name_owner",
             "records": """
                 Claim DEAD NOBODY Pending Record attempts_of headers_of letter_of matches replayed_at
@@ -75,6 +76,7 @@ __all__ = [
     "first_letters",
     "groups_to_forget",
     "headers_of",
+    "left_text",
     "letter_of",
     "matches",
     "name_owner",

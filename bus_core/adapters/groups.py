@@ -10,7 +10,7 @@ from bus_core.errors import BusError, UnknownSubscription, suggestion
 from bus_core.events.topics import nearest_names
 from bus_core.runtime.logs import counted
 
-__all__ = ["GroupInUse", "GroupReport", "groups_to_forget", "orphans_text", "unknown_group"]
+__all__ = ["GroupInUse", "GroupReport", "groups_to_forget", "left_text", "orphans_text", "unknown_group"]
 
 _MOST_NAMES = 5
 
@@ -72,9 +72,23 @@ def orphans_text(orphans: Sequence[tuple[str, str]], command: str) -> str:
 
     ``orphans`` holds a group and its topic or pattern each, and ``command`` is how one is removed.
     """
-    names = ", ".join(f"{group!r} to {pattern!r}" for group, pattern in orphans[:_MOST_NAMES])
-    more = f" and {len(orphans) - _MOST_NAMES} more" if len(orphans) > _MOST_NAMES else ""
     return (
-        f"no instance has subscribed {names}{more} for long, and its "
+        f"no instance has subscribed {_named(orphans, 'to')} for long, and its "
         f"events are kept for ever: subscribe it, or remove it with `{command}`"
     )
+
+
+def left_text(left: Sequence[tuple[str, str]], command: str) -> str:
+    """The sentence of health about topics that groups have left, and where events wait for them.
+
+    The arguments are those of ``orphans_text``.
+    """
+    return (
+        f"nobody serves {_named(left, 'on')}, where events wait, and instances serve the group on another "
+        f"topic or pattern: start an instance that serves it, or remove it with `{command} --topic`"
+    )
+
+
+def _named(groups: Sequence[tuple[str, str]], word: str) -> str:
+    names = ", ".join(f"{group!r} {word} {pattern!r}" for group, pattern in groups[:_MOST_NAMES])
+    return f"{names} and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else names

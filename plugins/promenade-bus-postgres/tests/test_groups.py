@@ -10,13 +10,24 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner, Result
 
-from bus_core import BaseEvent, Bus, BusError, CheckResult, HealthStatus, Topic, open_bus
+from bus_core import (
+    BaseEvent,
+    Bus,
+    BusError,
+    CheckResult,
+    DeadLetterFilter,
+    HealthStatus,
+    Outcome,
+    Topic,
+    open_bus,
+)
+from bus_core.abc import ReplayFilter
 from bus_core.adapters import GroupInUse
 from promenade_bus_postgres.command import postgres_command
 from promenade_bus_postgres.config import ProbeOptions
 from promenade_bus_postgres.groups import PostgresGroups
 from promenade_bus_postgres.health import PostgresProbe
-from support.consuming import TOPIC, acks, message, receive, spec, until
+from support.consuming import TOPIC, acks, buried, message, receive, spec, until
 from support.heartbeats import beating, die
 from support.postgres_schemas import Schema
 
@@ -138,6 +149,99 @@ async def test_an_orphan_is_named(schema: Schema) -> None:
         await adapter.running.database.run(adapter.upkeep.look)
         await until(lambda: adapter.degraded is None, "all is well")
         for each in (serving, heir):
+            await each.close()
+
+
+async def test_a_redrive_and_a_replay_find_who_serves_the_group(schema: Schema) -> None:
+    """They go to the pattern that is served, and not to the topic that the subscription had before."""
+    async with schema.started() as adapter:
+        before = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        taken = await receive(before, 2)
+        await before.settle([buried(taken[0]), *acks(taken[1:])])
+        await before.close()
+        now = await adapter.open_consumer(spec(topic="test.#", start="latest"))
+        (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letter.id]) == 1
+        again = await receive(now, 1)
+        assert [each.message.key for each in again] == ["0"]
+        await now.settle(acks(again))
+        told = await adapter.admin.replay("tests.audit", ReplayFilter(), replay_id="once", limit=9)
+        assert (told.events, told.unsettled) == (2, 0)
+        assert sorted(each.message.key for each in await receive(now, 2)) == ["0", "1"]
+        await now.close()
+
+
+async def test_a_redrive_waits_where_it_was_when_nobody_serves_the_group(schema: Schema) -> None:
+    """It goes to the subscription that failed, and from there to whoever serves the group first."""
+    async with schema.started() as adapter:
+        before = await adapter.open_consumer(spec())
+        await adapter.publish([message()])
+        await before.settle([buried((await receive(before, 1))[0])])
+        await before.close()
+        await (await adapter.open_consumer(spec(topic="test.*.happened", start="latest"))).close()
+        (letter,) = await adapter.dead_letters.list(DeadLetterFilter(), 9)
+        assert await adapter.dead_letters.redrive([letter.id]) == 1
+        assert await adapter.backlog(spec()) == 1
+        now = await adapter.open_consumer(spec(topic="test.#", start="latest"))
+        await adapter.running.database.run(adapter.upkeep.look)
+        (again,) = await receive(now, 1)
+        assert (again.message.topic, again.attempt, again.owner_died) == (TOPIC, 1, False)
+        assert await adapter.backlog(spec()) == 0
+        await now.close()
+
+
+async def test_retries_go_to_who_serves_the_group(schema: Schema) -> None:
+    """They keep their attempts: that somebody else has them now counts as none."""
+    async with schema.started() as adapter:
+        before = await adapter.open_consumer(spec())
+        await adapter.publish([message(number) for number in range(2)])
+        taken = await receive(before, 2)
+        kept = [Outcome("retry", each.receipt, attempt=3, history=(), delay=0.0) for each in taken]
+        await before.settle(kept)
+        await before.close()
+        now = await adapter.open_consumer(spec(topic="test.#", start="latest"))
+        for _ in range(2):
+            await adapter.running.database.run(adapter.upkeep.look)
+        again = await receive(now, 2)
+        assert sorted((each.message.key, each.attempt) for each in again) == [("0", 3), ("1", 3)]
+        await now.settle(acks(again))
+        assert schema.ask("SELECT 1 FROM promenade_delivery") == []
+        await now.close()
+
+
+async def test_what_a_killed_instance_held_goes_to_who_serves_the_group(schema: Schema) -> None:
+    """Its death counts, as it does for an instance with the same topic."""
+    async with schema.started(lease=0.3) as dying, schema.started(lease=0.3) as adapter:
+        before = await dying.open_consumer(spec())
+        await dying.publish([message()])
+        await receive(before, 1)
+        now = await adapter.open_consumer(spec(topic="test.#", start="latest"))
+        await die(dying.running.heartbeats)
+        await until(lambda: adapter.running.heartbeats.dead, "it is taken for dead")
+        await adapter.running.database.run(adapter.upkeep.look)
+        (again,) = await receive(now, 1)
+        assert (again.attempt, [each.error_type for each in again.history]) == (2, ["ConsumerDied"])
+        await now.close()
+
+
+async def test_a_topic_that_was_left_is_named(schema: Schema) -> None:
+    """Health names a topic with waiting events at once, when the group is served on another only."""
+    async with schema.started() as adapter:
+        for topic in (TOPIC, "test.other"):
+            await (await adapter.open_consumer(spec(topic=topic))).close()
+        now = await adapter.open_consumer(spec(topic="test.new"))
+        await adapter.publish([message()])
+        await adapter.running.database.run(adapter.upkeep.look)
+        assert adapter.degraded == (
+            f"nobody serves 'tests.audit' on '{TOPIC}', where events wait, and instances serve the group on "
+            "another topic or pattern: start an instance that serves it, or remove it with "
+            "`promenade-bus postgres forget --topic`"
+        )
+        heir = await adapter.open_consumer(spec())
+        await adapter.running.database.run(adapter.upkeep.look)
+        assert adapter.degraded is None
+        for each in (now, heir):
             await each.close()
 
 

@@ -19,7 +19,7 @@ from bus_core import (
     PublishError,
     SubscriptionSpec,
 )
-from bus_core.adapters import Heartbeats, name_owner, orphans_text
+from bus_core.adapters import Heartbeats, left_text, name_owner, orphans_text
 from bus_core.events import TopicIndex
 from bus_core.runtime import next_pause
 from promenade_bus_postgres.administration import PostgresAdministration
@@ -95,8 +95,12 @@ class PostgresAdapter:
         if self._listener is not None:
             parts.append(self._listener.trouble)
         problems = [part.text for part in parts if part.text is not None]
-        if self._upkeep.orphans:
-            problems.append(orphans_text(self._upkeep.orphans, "promenade-bus postgres forget"))
+        command = "promenade-bus postgres forget"
+        if self._upkeep.left:
+            problems.append(left_text(self._upkeep.left, command))
+        orphans = [each for each in self._upkeep.orphans if each not in self._upkeep.left]
+        if orphans:
+            problems.append(orphans_text(orphans, command))
         return "; ".join(dict.fromkeys(problems)) or None
 
     @property

@@ -13,6 +13,7 @@ from bus_core.adapters import matches, replayed_at, text_of_attempts, unknown_gr
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.positions import NOW, POSITION
 from promenade_bus_postgres.services import Services
+from promenade_bus_postgres.siblings import row_for, siblings_of
 
 __all__ = ["PostgresAdministration"]
 
@@ -94,7 +95,6 @@ SELECT count(*) FILTER (WHERE NOT is_unsettled), count(*) FILTER (WHERE is_unset
     (SELECT ARRAY[tx, seq] FROM passed ORDER BY tx DESC, seq DESC LIMIT 1)
 FROM chosen"""
 
-_TARGETS: Final = "SELECT id, pattern FROM promenade_subscription WHERE service_group = %s AND NOT broadcast"
 _NAMES: Final = "SELECT DISTINCT service_group FROM promenade_subscription WHERE NOT broadcast ORDER BY 1"
 
 
@@ -235,13 +235,14 @@ class PostgresAdministration:
         services = self._services()
         sql, topics = services.sql, services.topics
         topics.learn(connection)
-        rows = connection.execute(sql(_TARGETS), (group,)).fetchall()
+        rows = siblings_of(connection, sql, group, services.heartbeats.dead)
         if not rows:
             known = [name for (name,) in connection.execute(sql(_NAMES)).fetchall()]
             raise unknown_group(group, known, f"the database at {services.database.place}")
-        targets = {topic: number for number, pattern in rows for topic in topics.matching(pattern)[1]}
+        selected = dict.fromkeys(topic for each in rows for topic in topics.matching(each.pattern)[1])
+        names = {topic: topics.known_name_of(topic) for topic in selected}
         return [
-            (number, topic)
-            for topic, number in targets.items()
-            if where.topic is None or matches(where.topic, topics.known_name_of(topic))
+            (row.number, topic)
+            for topic, name in names.items()
+            if (where.topic is None or matches(where.topic, name)) and (row := row_for(rows, name))
         ]

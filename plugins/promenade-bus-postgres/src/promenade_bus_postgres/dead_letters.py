@@ -10,6 +10,7 @@ from bus_core.adapters import StoredDeadLetters, text_of_attempts, text_of_heade
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.positions import POSITION
 from promenade_bus_postgres.services import Services
+from promenade_bus_postgres.siblings import row_for, siblings_of
 
 __all__ = ["PostgresDeadLetters"]
 
@@ -25,9 +26,6 @@ _DELETE: Final = "DELETE FROM promenade_letter WHERE number = ANY(%s::bigint[])"
 
 _TAKE: Final = """DELETE FROM promenade_letter WHERE id = ANY(%s::text[])
 RETURNING number, text, service_group, pattern, message_id, published"""
-
-_SUBSCRIPTION: Final = """SELECT id FROM promenade_subscription WHERE service_group = %s AND pattern = %s
-FOR KEY SHARE"""
 
 _MOVE: Final = f"""
 WITH again AS (
@@ -97,7 +95,8 @@ class PostgresDeadLetters(StoredDeadLetters[Connection]):
         _, text, group, pattern, message_id, published = row
         letter = self.letter(text)
         assert letter is not None, "it was read before"
-        found = connection.execute(sql(_SUBSCRIPTION), (group, pattern)).fetchone()
+        dead = self._services.heartbeats.dead
+        found = row_for(siblings_of(connection, sql, group, dead), letter.topic, pattern)
         if found is None:
             raise self.has_no_way_back(letter, pattern, "the database")
         facts = {
@@ -107,8 +106,8 @@ class PostgresDeadLetters(StoredDeadLetters[Connection]):
             "headers": text_of_headers(letter.headers),
             "body": letter.body,
             "published": published,
-            "subscription": found[0],
+            "subscription": found.number,
             "history": text_of_attempts(letter.attempts),
         }
         connection.execute(sql(_MOVE), facts)
-        return int(found[0])
+        return found.number

@@ -11,6 +11,7 @@ from promenade_bus_postgres.losses import count_losses
 from promenade_bus_postgres.positions import NOW
 from promenade_bus_postgres.retention import Retention
 from promenade_bus_postgres.services import Services
+from promenade_bus_postgres.siblings import hand_over
 from promenade_bus_postgres.subscriptions import end_broadcasts_of_the_dead
 
 __all__ = ["Upkeep"]
@@ -30,11 +31,15 @@ UPDATE promenade_delivery SET due = {NOW} + delay WHERE owner = 0 AND due > {NOW
 
 
 class Upkeep:
-    """``lost`` counts since the start; ``orphans`` are groups that no instance has used for long."""
+    """``lost`` counts since the start; ``orphans`` are groups that no instance has used for long.
+
+    ``left`` are topics and patterns with events that wait for nobody, of groups that are served on others.
+    """
 
     def __init__(self, services: Services) -> None:
         self.lost = 0
         self.orphans: tuple[tuple[str, str], ...] = ()
+        self.left: tuple[tuple[str, str], ...] = ()
         self.retention = Retention(services.options.retention, services.sql)
         self.trouble = Trouble(f"the retention of PostgreSQL at {services.database.place}")
         self.runs = 0
@@ -83,6 +88,7 @@ class Upkeep:
         connection.execute(sql(_SERVED), ([*dead], min(10.0, orphaned_after / 10)))
         connection.execute(sql(_TOO_LATE))
         orphans = connection.execute(sql(_ORPHANS), (orphaned_after,)).fetchall()
+        self.left = tuple(hand_over(connection, sql, services.topics, dead))
         self.note_losses(count_losses(connection, sql))
         self.orphans = tuple((str(group), str(pattern)) for group, pattern in orphans)
         return more

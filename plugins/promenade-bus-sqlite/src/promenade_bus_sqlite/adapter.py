@@ -16,7 +16,7 @@ from bus_core import (
     PublishError,
     SubscriptionSpec,
 )
-from bus_core.adapters import Heartbeats, name_owner, orphans_text
+from bus_core.adapters import Heartbeats, left_text, name_owner, orphans_text
 from bus_core.events import TopicIndex
 from promenade_bus_sqlite.administration import SqliteAdministration
 from promenade_bus_sqlite.claiming import Owner, backlog_of
@@ -68,9 +68,12 @@ class SqliteAdapter:
             return None
         parts = (services.worker.trouble, services.heartbeats.trouble, self._upkeep.trouble)
         problems = [part.text for part in parts if part.text is not None]
-        orphans = self._upkeep.orphans
+        command = "promenade-bus sqlite forget"
+        if self._upkeep.left:
+            problems.append(left_text(self._upkeep.left, command))
+        orphans = [each for each in self._upkeep.orphans if each not in self._upkeep.left]
         if orphans:
-            problems.append(orphans_text(orphans, "promenade-bus sqlite forget"))
+            problems.append(orphans_text(orphans, command))
         return "; ".join(dict.fromkeys(problems)) or None
 
     @property

@@ -14,6 +14,7 @@ from bus_core.abc import GroupFigures, Replayed, ReplayFilter
 from bus_core.adapters import matches, replayed_at, text_of_attempts, unknown_group
 from promenade_bus_sqlite.publishing import insert_events
 from promenade_bus_sqlite.services import Services
+from promenade_bus_sqlite.siblings import Sibling, row_for, siblings_of
 
 __all__ = ["SqliteAdministration"]
 
@@ -37,13 +38,6 @@ class _Progress:
 
     def told(self) -> Replayed:
         return Replayed(events=self.events, unsettled=self.unsettled, is_done=self.is_done)
-
-
-@attrs.frozen
-class _Subscription:
-    number: int
-    pattern: str
-    cursor: int
 
 
 class SqliteAdministration:
@@ -197,13 +191,9 @@ class SqliteAdministration:
         progress.is_done = len(rows) < most
         return progress
 
-    def _owners(self, db: sqlite3.Connection, group: str, where: ReplayFilter) -> dict[int, _Subscription]:
+    def _owners(self, db: sqlite3.Connection, group: str, where: ReplayFilter) -> dict[int, Sibling]:
         """The subscription of each selected topic; raises ``UnknownSubscription``."""
-        rows = db.execute(
-            "SELECT id, pattern, cursor FROM promenade_subscription"
-            " WHERE service_group = ? AND NOT broadcast",
-            (group,),
-        ).fetchall()
+        rows = siblings_of(db, group, self._services().heartbeats.dead)
         if not rows:
             known = [
                 name
@@ -212,12 +202,12 @@ class SqliteAdministration:
                 )
             ]
             raise unknown_group(group, known, repr(self._services().file.path))
-        names = self._services().topics.names
+        topics = self._services().topics
+        topics.learn(db)
         return {
-            topic: _Subscription(number, pattern, cursor)
-            for number, pattern, cursor in rows
-            for topic in self._topics(db, pattern)
-            if where.topic is None or matches(where.topic, names[topic])
+            topic: row
+            for topic, name in topics.names.items()
+            if (where.topic is None or matches(where.topic, name)) and (row := row_for(rows, name))
         }
 
 
@@ -231,7 +221,7 @@ def _is_held(db: sqlite3.Connection, subscription: int, seq: int) -> bool:
 
 
 def _selection(
-    owners: dict[int, _Subscription], where: ReplayFilter, behind: int, most: int
+    owners: dict[int, Sibling], where: ReplayFilter, behind: int, most: int
 ) -> tuple[str, Sequence[Any]]:
     """The statement that selects the next events, and its values."""
     conditions = ["topic IN (SELECT value FROM json_each(?))", "seq > ?"]

@@ -11,7 +11,7 @@ from bus_core import DeadLetterFilter
 from bus_core.adapters import StoredDeadLetters, text_of_attempts, text_of_headers
 from promenade_bus_sqlite.publishing import insert_events
 from promenade_bus_sqlite.services import Services
-from promenade_bus_sqlite.subscriptions import subscription_of
+from promenade_bus_sqlite.siblings import row_for, siblings_of
 
 __all__ = ["SqliteDeadLetters"]
 
@@ -82,8 +82,8 @@ class SqliteDeadLetters(StoredDeadLetters[sqlite3.Connection]):
         if row is None or (letter := self.letter(row[0])) is None:
             return False
         _, group, pattern, message_id, published = row
-        subscription = subscription_of(db, group, pattern)
-        if subscription is None:
+        heir = row_for(siblings_of(db, group, self._services.heartbeats.dead), letter.topic, pattern)
+        if heir is None:
             raise self.has_no_way_back(letter, pattern, "the file")
         topic = -self._services.topics.add(db, letter.topic)
         headers = text_of_headers(letter.headers)
@@ -92,8 +92,8 @@ class SqliteDeadLetters(StoredDeadLetters[sqlite3.Connection]):
         db.execute(
             "INSERT INTO promenade_delivery (subscription, seq, owner, redelivered, history)"
             " VALUES (?, ?, 0, 1, ?)",
-            (subscription, seq, text_of_attempts(letter.attempts)),
+            (heir.number, seq, text_of_attempts(letter.attempts)),
         )
         db.execute("DELETE FROM promenade_letter WHERE id = ?", (letter_id,))
-        woken.add(subscription)
+        woken.add(heir.number)
         return True

@@ -9,17 +9,22 @@ from bus_core.runtime import FIRST_PAUSE, BackgroundTask, Trouble, fault_of, nex
 from promenade_bus_sqlite.losses import count_losses
 from promenade_bus_sqlite.retention import Retention
 from promenade_bus_sqlite.services import Services
+from promenade_bus_sqlite.siblings import hand_over
 from promenade_bus_sqlite.subscriptions import end_broadcasts_of_the_dead
 
 __all__ = ["Upkeep"]
 
 
 class Upkeep:
-    """``lost`` counts since the start; ``orphans`` are groups that no instance has used for long."""
+    """``lost`` counts since the start; ``orphans`` are groups that no instance has used for long.
+
+    ``left`` are topics and patterns with events that wait for nobody, of groups that are served on others.
+    """
 
     def __init__(self, services: Services) -> None:
         self.lost = 0
         self.orphans: tuple[tuple[str, str], ...] = ()
+        self.left: tuple[tuple[str, str], ...] = ()
         self.retention = Retention(services.options.retention, services.topics)
         self.trouble = Trouble(f"the retention of {services.file.path!r}")
         self.runs = 0
@@ -76,4 +81,5 @@ class Upkeep:
             self._lost_before = lost
         self.lost = lost - self._lost_before
         self.orphans = tuple(orphans)
+        self.left = tuple(hand_over(db, services.topics, dead))
         return more
