@@ -227,14 +227,27 @@ class Engine:
             Job(lane, record, event=event, state=DeliveryState(history=letter.attempts, redelivered=True))
         )
 
-    def receive(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        """Accepts the messages of an adapter's consumer."""
-        self.buffer.received(len(jobs))
-        lane.accept_all(jobs)
+    def receive(self, lane: Lane, jobs: Sequence[Job], waiting: Mapping[Job, float]) -> None:
+        """Accepts the messages of an adapter's consumer.
 
-    def take_unstarted(self, lane: Lane) -> list[Job]:
-        """Removes the unstarted jobs of a lane that ends; the caller settles them."""
-        jobs = [*lane.take_all(), *self._retries.take(self._retries.of_lane(lane))]
+        Those that go on ``waiting`` for a retry are due in so many seconds.
+        """
+        self.buffer.received(len(jobs))
+        if not waiting:
+            lane.accept_all(jobs)
+            return
+        for job in jobs:
+            if job in waiting and lane.reserve(job):
+                self._retries.wait(job, waiting[job])
+            else:
+                lane.accept(job)
+
+    def take_unstarted(self, lane: Lane) -> dict[Job, float]:
+        """Removes the unstarted jobs of a lane that ends; the caller settles them.
+
+        Returns the seconds until each of them may begin.
+        """
+        jobs = dict.fromkeys(lane.take_all(), 0.0) | self._retries.take(self._retries.of_lane(lane))
         for job in jobs:
             self.buffer.delivery_settled(job.pending)
         return jobs

@@ -150,6 +150,10 @@ class Settler(Protocol):
         """True when the engine keeps a job until its retry is due; False when the settler has taken it."""
         ...
 
+    def begins(self, jobs: Iterable[Job]) -> None:
+        """Notes that jobs are begun whose retry is due."""
+        ...
+
     def returns_to_group(self, job: Job, delay: float) -> bool:
         """Returns a job to its group after ``delay`` seconds.
 

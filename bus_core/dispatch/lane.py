@@ -250,6 +250,14 @@ class Lane:
             self._held[job.key] = None
         self._admit(job)
 
+    def reserve(self, job: Job) -> bool:
+        """Reserves the key of a job that waits for its retry elsewhere. Returns False when others have it."""
+        if self._ordered:
+            if job.key in self._held:
+                return False
+            self._held[job.key] = None
+        return True
+
     def _wait_for_key(self, job: Job) -> None:
         waiting = self._held[job.key] = self._held[job.key] or deque()
         waiting.append(job)

@@ -124,13 +124,17 @@ class RetryScheduler:
         if decision.elsewhere and lane.settler.returns_to_group(job, delay):
             return
         if lane.settler.holds_locally(job, delay):
-            self._waiting.add(job, delay)
+            self.wait(job, delay)
             if not counted:
                 self._postponed.add(job)
-            lane.waiting += 1
             lane.attempt_done(job, settled=False)
         elif counted:  # another instance may get it
             lane.retried += 1
+
+    def wait(self, job: Job, delay: float) -> None:
+        """Keeps a job until its retry is due."""
+        self._waiting.add(job, delay)
+        job.lane.waiting += 1
 
     def _tell(self, job: Job, error: BaseException, decision: Decision) -> None:
         failure = AttemptFailure(
@@ -171,15 +175,19 @@ class RetryScheduler:
                 postponed = self._postponed.intersection(its)
                 self._postponed -= postponed
                 lane.retried -= len(postponed)
+            lane.settler.begins(its)
             lane.resume_jobs(its)
 
     def of_lane(self, lane: JobLane) -> list[Job]:
         """The jobs of a lane whose retry is not due yet."""
         return [job for job in self._waiting if job.lane is lane]
 
-    def take(self, jobs: Iterable[Job]) -> list[Job]:
-        """Cancels retries that are not due yet, and returns those of the jobs that had one."""
-        taken = [job for job in jobs if job in self._waiting]
+    def take(self, jobs: Iterable[Job]) -> dict[Job, float]:
+        """Cancels retries that are not due yet.
+
+        Returns those of the jobs that had one, with the seconds that were left.
+        """
+        taken = {job: self._waiting.rest(job) for job in jobs if job in self._waiting}
         for job in taken:
             self._waiting.remove(job)
             self._postponed.discard(job)

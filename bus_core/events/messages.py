@@ -458,10 +458,12 @@ class Received:
     ``receipt`` is the adapter's own, for ``Consumer.settle``. ``attempt`` is the number of the attempt
     that comes now: 1 plus the failed ones that count. ``history`` holds those, and earlier ones from
     before a redrive. ``redelivered`` says that an earlier attempt may have been begun. ``waited`` is what the
-    last ``Outcome`` said of it; nothing after a redrive.
+    last ``Outcome`` said of it; nothing after a redrive. ``delay`` is the time in seconds that is left of the
+    ``delay`` of that outcome: the engine begins the attempt no earlier.
 
     ``owner_died`` is true when the owner before this one died, or lost its lease, and may have been handling
-    it. This counts as an attempt, and is the last entry of ``history``. ``fault`` is the reason that the
+    it. This counts as an attempt, and is the last entry of ``history``. While a message waits for its retry,
+    nobody handles it. ``fault`` is the reason that the
     message cannot be read: it is dead-lettered with its raw body.
     """
 
@@ -474,6 +476,7 @@ class Received:
     fault: str | None = None
     history: tuple[Attempt, ...] = ()
     waited: float = 0.0
+    delay: float = 0.0
 
 
 @attrs.define
@@ -487,9 +490,10 @@ class Outcome:
     dead_letter   stores ``letter`` and forgets the message, both or neither
     retry         hands it out again to this subscription, on any instance, in ``delay`` seconds
     release       hands it out again to this subscription, on any instance, at once, and before what was
-                  stored after it
-    hold          nothing: the engine keeps it and tries again by itself. An adapter that can notes
-                  ``attempt`` and ``history``, so that they survive the process
+                  stored after it. The next attempt is due in ``delay`` seconds: ``Received`` tells the rest
+    hold          nothing: the engine keeps it and tries again by itself, in ``delay`` seconds, or now for 0.
+                  An adapter that can notes ``attempt``, ``history`` and ``delay``, so that they survive the
+                  process
     ============  ==========================================================================================
 
     A message that is handed out again is ``redelivered``: a handler may have begun it.

@@ -49,6 +49,10 @@ class Schedule(Generic[T]):
         self._entries[item] = entry = (due, next(self._numbers), item)
         heappush(self._heap, entry)
 
+    def rest(self, item: T) -> float:
+        """Seconds until an item is due. Raises ``KeyError``."""
+        return max(0.0, self._entries[item][0] - self._clock.monotonic())
+
     def remove(self, item: T) -> None:
         """Removes an item before it is due. Raises ``KeyError``."""
         entries = self._entries

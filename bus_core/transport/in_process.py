@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -41,6 +41,9 @@ class LocalSettler:
 
     def holds_locally(self, job: Job, delay: float) -> bool:
         return True
+
+    def begins(self, jobs: Iterable[Job]) -> None:
+        return
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
         return False

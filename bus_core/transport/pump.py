@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextvars import Context
 from functools import partial
 from typing import Literal
@@ -341,17 +341,20 @@ class Pump:
     def _accept_all(self, batch: Sequence[Received]) -> None:
         broken: Exception | None = None
         jobs: list[Job] = []
+        waiting: dict[Job, float] = {}
         for received in batch:
             try:
                 if self._stopping and self.releases:
                     self._put_back(received)
                 else:
-                    jobs.append(self._job_of(received))
+                    jobs.append(job := self._job_of(received))
+                    if received.delay > 0:
+                        waiting[job] = received.delay
             except Exception as error:  # it breaks the protocol; that must not strand the others
                 broken = error
         self._unsettled += len(jobs)
         self._held.update(dict.fromkeys(jobs))
-        self._engine.receive(self.lane, jobs)
+        self._engine.receive(self.lane, jobs, waiting)
         if self._engine.abandoning:  # they came after everything else was reported
             for job in jobs:
                 abandoned((self.lane, job, "queued"))
@@ -360,7 +363,12 @@ class Pump:
 
     def _put_back(self, received: Received) -> None:
         back = Outcome(
-            "release", received.receipt, 0.0, received.attempt, received.history, waited=received.waited
+            self._returning(received.delay),
+            received.receipt,
+            received.delay,
+            received.attempt,
+            received.history,
+            waited=received.waited,
         )
         self._open_settlement.put_back(back)
         self._unsettled += 1
@@ -488,10 +496,10 @@ class Pump:
 
     def holds_locally(self, job: Job, delay: float) -> bool:
         if not self.releases:
-            self._open_settlement.note(job, _outcome("hold", job))
+            self._open_settlement.note(job, _outcome("hold", job, delay))
             return True
         if self._stopping or self._is_yielding:
-            self._request_outcome(job, _outcome("retry" if self._parks else "release", job, delay))
+            self._request_outcome(job, self._returned(job, delay))
             return False
         assert self._consumer is not None, "nothing is held before it was received"
         if self._parks and (
@@ -499,8 +507,13 @@ class Pump:
         ):
             self._request_outcome(job, _outcome("retry", job, delay))
             return False
-        self._open_settlement.note(job, _outcome("hold", job))
+        self._open_settlement.note(job, _outcome("hold", job, delay))
         return True
+
+    def begins(self, jobs: Iterable[Job]) -> None:
+        if self.releases:
+            for job in jobs:
+                self._open_settlement.note(job, _outcome("hold", job))
 
     def returns_to_group(self, job: Job, delay: float) -> bool:
         if self._parks:
@@ -514,19 +527,28 @@ class Pump:
             self._request_outcome(job, _outcome("release", job))
         return self.releases
 
-    def release_unstarted(self, jobs: Sequence[Job]) -> None:
-        """Releases jobs that the engine has already dropped."""
-        for job in jobs:
+    def release_unstarted(self, jobs: Mapping[Job, float]) -> None:
+        """Releases jobs that the engine has already dropped, each with the seconds until it may begin."""
+        for job, delay in jobs.items():
             if self._held.pop(job, job) is None:
-                self._open_settlement.put(job, _outcome("release", job), counted=False)
+                self._open_settlement.put(job, self._returned(job, delay), counted=False)
         self._tell_when_all_decided()
 
     def drop(self, job: Job) -> bool:
         if not self.releases:
             return self._request_outcome(job, Outcome("ack", job.receipt))
         # Not at once: a failure would probably repeat without a pause.
-        self._request_outcome(job, _outcome("retry" if self._parks else "release", job, _DROPPED))
+        self._request_outcome(job, _outcome(self._returning(_DROPPED), job, _DROPPED))
         return False
+
+    def _returned(self, job: Job, delay: float) -> Outcome:
+        """The outcome of a job that goes back, and may begin in ``delay`` seconds."""
+        if job.event is None and job.waited:  # another instance may be able to decode it now
+            delay = 0.0
+        return _outcome(self._returning(delay), job, delay)
+
+    def _returning(self, delay: float) -> Literal["retry", "release"]:
+        return "retry" if self._parks and delay > 0 else "release"
 
     @property
     def _open_settlement(self) -> Settlement:

@@ -56,6 +56,7 @@ class Entry:
     owner_died: bool = False
     fault: str | None = None
     waited: float = 0.0
+    delay: float = 0.0  # until the attempt that comes next begins; 0 when it has
     owner: Consumer | None = None
     number: int = attrs.field(factory=count().__next__)
 
@@ -147,10 +148,12 @@ class Server:
         for entry in lost:
             group.owned.remove(entry)
             entry.owner = None
-            died = Attempt(entry.attempt, datetime.now(UTC), "ConsumerDied: its process died")
-            entry.history += (died,)
-            entry.attempt += 1
-            entry.redelivered = entry.owner_died = True
+            entry.redelivered = True
+            if not entry.delay:
+                died = Attempt(entry.attempt, datetime.now(UTC), "ConsumerDied: its process died")
+                entry.history += (died,)
+                entry.attempt += 1
+                entry.owner_died = True
             group.put_back(entry)
         group.changed()
 
@@ -229,6 +232,7 @@ class Consumer:
                 fault=entry.fault,
                 history=entry.history,
                 waited=entry.waited,
+                delay=entry.delay,
             )
             for entry in entries
         ]
@@ -253,6 +257,7 @@ class Consumer:
         if outcome.action in ("hold", "retry", "release"):
             entry.attempt, entry.history = outcome.attempt, outcome.history
             entry.waited = outcome.waited
+            entry.delay = 0.0 if outcome.action == "retry" else outcome.delay
         if outcome.action == "hold":
             return None
         self.group.owned.remove(entry)

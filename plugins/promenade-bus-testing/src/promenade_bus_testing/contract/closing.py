@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from bus_core import (
     PublishError,
     RetryLater,
     SubscriptionSpec,
+    SystemClock,
 )
 from promenade_bus_testing.contract.checks import assert_once
 from promenade_bus_testing.contract.events import OTHER, THING, happened
@@ -362,7 +364,7 @@ class ClosingTests:
     @contract("durable", "groups")
     async def test_attempts_outlive_the_bus(self, harness: Harness) -> None:
         """An event that waits for its retry when the bus closes is retried by the next bus, still counted."""
-        policy = FixedRetry(attempts=3, delay=2)
+        policy = FixedRetry(attempts=3, delay=0.5)
         bus = await harness.bus()
         first = await harness.listen(
             bus, name="worker", act=raising(*(ValueError("no") for _ in range(9))), retry=policy
@@ -378,6 +380,31 @@ class ClosingTests:
         await harness.until(lambda: second.subscription.state.dead_lettered, "the retries are exhausted")
         assert attempts_before + len(second.calls) == 3
         assert [call.attempt for call in [*first.calls, *second.calls]] == [1, 2, 3]
+
+    @contract("durable", "groups", "delayed")
+    async def test_closing_brings_no_retry_forward(self, harness: Harness) -> None:
+        """A retry that waits when its bus closes is not begun by the next bus before its time."""
+        delay = 1.0
+        begun: list[tuple[int, float]] = []
+
+        def fail_at_first(call: Call) -> None:
+            begun.append((call.attempt, time.monotonic()))
+            if call.attempt == 1:
+                raise ValueError("no")
+
+        policy = FixedRetry(attempts=3, delay=delay)
+        # The storage measures the time between two buses, which no virtual clock can move.
+        bus = await harness.start(harness.new_bus(clock=SystemClock()))
+        await harness.listen(bus, name="worker", act=fail_at_first, retry=policy)
+        await harness.publish(bus, 1)
+        await harness.until(lambda: bus.state().waiting_retries, "the event waits for its retry")
+        await harness.close(bus, 0)
+        next_bus = await harness.start(harness.new_bus(clock=SystemClock()))
+        await harness.listen(next_bus, name="worker", act=fail_at_first, retry=policy)
+        await harness.until(lambda: len(begun) == 2, "the next bus retries")
+        (first, failed_at), (second, retried_at) = begun
+        assert (first, second) == (1, 2)
+        assert retried_at - failed_at >= delay * 0.99
 
     @contract("durable", "groups")
     async def test_rolling_restarts(self, harness: Harness) -> None:
