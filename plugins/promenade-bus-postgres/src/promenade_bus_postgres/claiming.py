@@ -128,6 +128,8 @@ gone AS MATERIALIZED (
     WHERE owner.subscription = %(key)s ORDER BY owner.id FOR UPDATE OF owner)"""
 """Owners whose heartbeats have stopped since; they cannot go on before the claim is over."""
 
+# While an owner holds a delivery for its retry, ``due`` says until when: no handler runs, and a death then is
+# no attempt. It is 0 from when an attempt begins.
 # The clock in a subquery is read once, so that the index of due deliveries can be used. The two parts behind
 # it look at all deliveries of the subscription: the planner skips them whole unless somebody has died, and
 # except once in a lease.
@@ -137,7 +139,7 @@ mine AS MATERIALIZED ({IS_MINE}),
 found AS (
     (SELECT tx, seq, owner FROM (
         SELECT tx, seq, owner, due FROM promenade_delivery
-        WHERE subscription = %(key)s AND owner = 0 AND due <= (SELECT {NOW}) AND EXISTS (SELECT 1 FROM mine)
+        WHERE subscription = %(key)s AND owner = 0 {{due}}AND EXISTS (SELECT 1 FROM mine)
         {{fence}}) AS due ORDER BY {{first}}tx, seq LIMIT %(limit)s)
     UNION ALL
     (SELECT tx, seq, owner FROM promenade_delivery
@@ -157,17 +159,20 @@ sized AS MATERIALIZED (
         - coalesce(octet_length(body), 0) AS before
     FROM found LEFT JOIN promenade_event USING (tx, seq)),
 locked AS MATERIALIZED (
-    SELECT each.tx, each.seq, each.owner FROM promenade_delivery AS each
+    SELECT each.tx, each.seq, each.owner, each.due, each.delay FROM promenade_delivery AS each
     JOIN sized ON sized.tx = each.tx AND sized.seq = each.seq AND sized.owner = each.owner
     WHERE each.subscription = %(key)s AND before < %(bytes)s
     ORDER BY each.tx, each.seq FOR UPDATE OF each {{skip}}),
 claimed AS (
     UPDATE promenade_delivery AS each SET owner = %(me)s, attempt = attempt + died.one,
-        died = died + died.one, redelivered = redelivered OR died.one = 1
-    FROM (SELECT tx, seq, (owner <> 0)::int AS one FROM locked) AS died
+        died = died + died.one, redelivered = redelivered OR died.one = 1,
+        due = CASE WHEN died.rest > 0 THEN {NOW} + died.rest ELSE 0 END
+    FROM (SELECT tx, seq, (owner <> 0 AND due = 0)::int AS one,
+        greatest(0, least(due - (SELECT {NOW}), delay)) AS rest FROM locked) AS died
     WHERE each.subscription = %(key)s AND each.tx = died.tx AND each.seq = died.seq
-    RETURNING each.tx, each.seq, attempt, each.died, redelivered, history, waited, died.one = 1 AS owner_died)
-SELECT claimed.tx, claimed.seq, attempt, died, redelivered, history, waited, owner_died,
+    RETURNING each.tx, each.seq, attempt, each.died, redelivered, history, waited, died.rest,
+        died.one = 1 AS owner_died)
+SELECT claimed.tx, claimed.seq, attempt, died, redelivered, history, waited, rest, owner_died,
     event.topic, (SELECT name FROM promenade_topic WHERE promenade_topic.id = abs(event.topic)),
     event.id, event.key, event.headers, event.body, event.published,
     (SELECT count(*) FROM found) = %(limit)s OR (SELECT count(*) FROM claimed) < (SELECT count(*) FROM found)
@@ -176,7 +181,7 @@ ORDER BY claimed.tx, claimed.seq"""
 
 # Deliveries that the owner claimed and its consumer never got, because the answer was lost.
 _GIVE_BACK: Final = f"""
-UPDATE promenade_delivery SET owner = 0, due = 0
+UPDATE promenade_delivery SET owner = 0
 WHERE subscription = %(key)s AND owner = %(me)s AND seq <> ALL(%(held)s::bigint[]) AND EXISTS ({IS_MINE})"""
 
 _TURN: Final = f"""
@@ -323,7 +328,7 @@ class Claims:
             rows = cursor.fetchall()
         received: list[Received] = []
         lost: list[tuple[int, int]] = []
-        for tx, seq, attempt, died, redelivered, history, waited, owner_died, topic, *event, _ in rows:
+        for tx, seq, attempt, died, redelivered, history, waited, rest, owner_died, topic, *event, _ in rows:
             if topic is None:
                 lost.append((tx, seq))
                 continue
@@ -335,7 +340,7 @@ class Claims:
             for number in range(attempt - died, attempt):
                 attempts = with_death(attempts, number)
             taken.attempt, taken.redelivered, taken.history = attempt, redelivered, attempts
-            taken.waited, taken.owner_died = waited, owner_died
+            taken.waited, taken.delay, taken.owner_died = waited, rest, owner_died
             received.append(taken)
         if lost:
             self._lost(connection, lost)
@@ -419,10 +424,13 @@ def _columns(dead: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _free_statement(*, ordered: bool) -> str:
-    """The statement for one kind of subscription. ``OFFSET 0`` keeps the planner from following the order."""
+    """The statement for one kind of subscription. ``OFFSET 0`` keeps the planner from following the order.
+
+    An ordered one takes what is not due as well: only its key waits for it.
+    """
     if ordered:
-        return _FREE.format(fence="OFFSET 0", first="", skip="")
-    return _FREE.format(fence="", first="due, ", skip="SKIP LOCKED")
+        return _FREE.format(due="", fence="OFFSET 0", first="", skip="")
+    return _FREE.format(due=f"AND due <= (SELECT {NOW}) ", fence="", first="due, ", skip="SKIP LOCKED")
 
 
 def _fresh_statement(*, is_pattern: bool, ordered: bool) -> str:

@@ -132,5 +132,5 @@ class Settler:
             "attempts": [each.attempt for each in outcomes],
             "histories": [text_of_attempts(each.history) if each.history else None for each in outcomes],
             "waits": [each.waited for each in outcomes],
-            "delays": [each.delay if each.action == "retry" else 0.0 for each in outcomes],
+            "delays": [each.delay for each in outcomes],
         }
