@@ -93,6 +93,57 @@ async def test_an_owner_that_lives_after_all(tmp_path: Path) -> None:
             await each.close()
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("is_ordered", [True, False])
+async def test_a_death_while_a_retry_waits(tmp_path: Path, is_ordered: bool) -> None:
+    """The next owner begins no earlier, and counts the death only when the attempt may have begun."""
+    asked = spec(ordered=is_ordered)
+    path = tmp_path / "events.db"
+    async with (
+        started(path, lease=0.3) as one,
+        started(path, lease=0.3) as other,
+        started(path, lease=30.0) as heir,
+    ):
+        first = await one.open_consumer(asked)
+        await one.publish([message(1)])
+        (failed,) = await receive(first, 1)
+        await first.settle([Outcome("hold", failed.receipt, 60.0, attempt=2)])
+        await crash(one)
+        second = await other.open_consumer(asked)
+        (waiting,) = await receive(second, 1)
+        assert (waiting.attempt, waiting.owner_died, waiting.redelivered) == (2, False, True)
+        assert 30.0 < waiting.delay < 60.0
+        await second.settle([Outcome("hold", waiting.receipt, 0.0, attempt=2)])
+        await crash(other)
+        third = await heir.open_consumer(asked)
+        (begun,) = await receive(third, 1)
+        assert (begun.attempt, begun.owner_died, begun.delay) == (3, True, 0.0)
+        await third.close()
+
+
+@pytest.mark.once
+async def test_a_retry_that_was_given_back_in_order(tmp_path: Path) -> None:
+    """It comes before what follows it, with the rest of its delay, and however the clock was set."""
+    ordered = spec(ordered=True)
+    path = tmp_path / "events.db"
+    async with started(path) as one, started(path) as other:
+        first = await one.open_consumer(ordered)
+        await one.publish([message(number) for number in range(3)])
+        held = await receive(first, 3)
+        delays = [60.0, 0.0, 0.0]
+        outcomes = [Outcome("release", each.receipt, delay) for each, delay in zip(held, delays, strict=True)]
+        await first.settle(outcomes)
+        await first.close()
+        ask(path, "UPDATE promenade_delivery SET due = due + 1000 WHERE due > 0")
+        second = await other.open_consumer(ordered)
+        received = await receive(second, 2)
+        assert keys(received) == ["0", "1"]
+        assert 30.0 < received[0].delay <= 60.0
+        assert received[1].delay == 0.0
+        assert keys(await receive(second, 1)) == ["2"]
+        await second.close()
+
+
 async def test_a_consumer_that_leaves_without_settling(tmp_path: Path) -> None:
     """Its messages come free after its lease, while its process lives on."""
     async with started(tmp_path / "events.db", lease=0.3) as adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ WHERE subscription = ? AND owner = 0 GROUP BY key"""
 _PARK = "UPDATE promenade_delivery SET owner = 0, due = ?, delay = ? WHERE subscription = ? AND seq = ?"
 
 # Deliveries that the owner claimed and its consumer never got, because the answer was lost.
-_GIVE_BACK = """UPDATE promenade_delivery SET owner = 0, due = 0
+_GIVE_BACK = """UPDATE promenade_delivery SET owner = 0
 WHERE subscription = ? AND owner = ? AND seq NOT IN (SELECT value FROM json_each(?))"""
 
 Row = tuple[Any, ...]
@@ -120,7 +121,7 @@ class Claims:
         cursor, active, due = found
         if self._ordered and active not in (NOBODY, self._owner.number):
             return Claim([])
-        if due is not None and due <= now:
+        if due is not None and (self._ordered or due <= now):
             return None
         return None if self._has_fresh(db, cursor) else Claim([], due, seen_at=now)
 
@@ -202,12 +203,21 @@ class Claims:
         gone: Mapping[int, str],
         dead: Mapping[str, int | None],
     ) -> tuple[list[Received], bool]:
-        """Returns the due deliveries and those of dead owners, and True if these are all."""
+        """Returns the due deliveries and those of dead owners, and True if these are all.
+
+        An ordered subscription takes what is not due as well: only its key waits for it.
+
+        While an owner holds a delivery for its retry, ``due`` says until when: no handler runs, and a death
+        then is no attempt. It is 0 from when an attempt begins.
+        """
         key = self._owner.subscription
-        columns = "SELECT seq, owner, attempt, redelivered, history, waited FROM promenade_delivery"
+        columns = (
+            "SELECT seq, owner, attempt, redelivered, history, waited, due, delay FROM promenade_delivery"
+        )
+        until, order = (math.inf, "seq") if self._ordered else (now, "due, seq")
         rows = db.execute(
-            f"{columns} WHERE subscription = ? AND owner = 0 AND due <= ? ORDER BY due, seq LIMIT ?",
-            (key, now, limit),
+            f"{columns} WHERE subscription = ? AND owner = 0 AND due <= ? ORDER BY {order} LIMIT ?",
+            (key, until, limit),
         ).fetchall()
         for number in gone:
             rows += db.execute(
@@ -216,24 +226,25 @@ class Claims:
         rows.sort()
         received: list[Received] = []
         size = 0
-        for seq, owner, attempt, redelivered, history, waited in rows[:limit]:
+        for seq, owner, attempt, redelivered, history, waited, due, delay in rows[:limit]:
             event = db.execute(f"{_EVENT} WHERE seq = ?", (seq,)).fetchone()
             if event is None:
                 self._lost(db, seq)
                 continue
             attempts = () if history is None else attempts_of(history)
-            died = owner != NOBODY
+            died = owner != NOBODY and not due
+            rest = max(0.0, min(due - now, delay))
             if died:
                 attempts, attempt, redelivered = with_death(attempts, attempt), attempt + 1, 1
                 history = text_of_attempts(attempts)
             db.execute(
-                "UPDATE promenade_delivery SET owner = ?, attempt = ?, redelivered = ?, history = ?"
+                "UPDATE promenade_delivery SET owner = ?, attempt = ?, redelivered = ?, history = ?, due = ?"
                 " WHERE subscription = ? AND seq = ?",
-                (self._owner.number, attempt, redelivered, history, key, seq),
+                (self._owner.number, attempt, redelivered, history, now + rest if rest else 0.0, key, seq),
             )
             taken = self._received(db, event)
             taken.attempt, taken.redelivered, taken.history = attempt, bool(redelivered), attempts
-            taken.waited, taken.owner_died = waited, died
+            taken.waited, taken.delay, taken.owner_died = waited, rest, died
             received.append(taken)
             size += len(taken.message.body)
             if size >= _MOST_BYTES:

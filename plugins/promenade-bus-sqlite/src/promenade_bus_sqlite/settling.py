@@ -71,7 +71,7 @@ class Settler:
         if outcome.action == "dead_letter":
             return self._delete(db, held.seq) and self._bury(db, outcome, held)
         is_held = outcome.action == "hold"
-        delay = outcome.delay if outcome.action == "retry" else 0.0
+        delay = outcome.delay
         changed = db.execute(
             "UPDATE promenade_delivery SET owner = ?, attempt = ?, redelivered = 1, history = ?, waited = ?,"
             " due = ?, delay = ? WHERE subscription = ? AND seq = ? AND owner = ?",
