@@ -62,7 +62,9 @@ def _siblings(
     owners = db.execute("SELECT subscription, name FROM promenade_owner").fetchall()
     alive = {subscription for subscription, name in owners if name not in dead}
     rows = db.execute(f"{_ROWS} {condition} ORDER BY service_group, id", values).fetchall()
-    return [Sibling(*row, row[0] in alive) for row in rows]
+    return [
+        Sibling(number, group, pattern, cursor, number in alive) for number, group, pattern, cursor in rows
+    ]
 
 
 def siblings_of(db: sqlite3.Connection, group: str, dead: Mapping[str, int | None]) -> Sequence[Sibling]:
