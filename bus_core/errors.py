@@ -375,13 +375,14 @@ class PublishFailed(PublishError):
 
     ``transient`` says that the same call may well succeed later: what an adapter refuses so, the bus tries
     again by itself until ``publish_timeout`` is over. ``permanent`` says that this message can never be
-    stored, because of itself, as when it is too large: others can, and an outbox sets it aside. Without
-    either, the storage is at fault, and the message can be stored once somebody has mended that.
+    stored, because of itself, as when it is too large: others can, and an outbox sets it aside. By default
+    that is so unless it is ``transient``. With neither, the storage is at fault, and the message can be
+    stored once somebody has mended that.
     """
 
-    def __init__(self, reason: str, *, transient: bool = False, permanent: bool = False) -> None:
+    def __init__(self, reason: str, *, transient: bool = False, permanent: bool | None = None) -> None:
         self.transient = transient
-        self.permanent = permanent
+        self.permanent = not transient if permanent is None else permanent
         super().__init__(reason)
 
 

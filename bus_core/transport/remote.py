@@ -151,7 +151,8 @@ class RemoteCarrier:
                 if not pump.first_try.done():
                     raise PublishFailed(
                         f"the subscription {pump.lane.spec.name!r} of this bus, which would miss the event, "
-                        f"was not open within publish_timeout ({self._publish_timeout:g} s)"
+                        f"was not open within publish_timeout ({self._publish_timeout:g} s)",
+                        permanent=False,
                     )
                 self._opening.pop(pump, None)
         finally:

@@ -431,7 +431,7 @@ def refuse_events(server: Server, refused: Collection[str]) -> None:
         results: list[PublishError | None] = []
         for message in messages:
             if message.id in refused:
-                results.append(PublishFailed("too large", permanent=True))
+                results.append(PublishFailed("too large"))
             else:
                 server.store(message)
                 results.append(None)

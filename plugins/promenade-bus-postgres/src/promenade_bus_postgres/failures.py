@@ -39,7 +39,7 @@ class Kind(StrEnum):
     @property
     def passes(self) -> bool:
         """True when the same call may succeed later, without a new start."""
-        return self not in (*(Kind.TOO_LARGE, Kind.VALUE, Kind.REFUSED, Kind.UNFIT, Kind.CLOSED, Kind.OTHER),)
+        return not self.is_of_value and self not in (Kind.REFUSED, Kind.UNFIT, Kind.CLOSED, Kind.OTHER)
 
     @property
     def is_of_value(self) -> bool:

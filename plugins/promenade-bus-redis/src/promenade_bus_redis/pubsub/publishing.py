@@ -256,4 +256,5 @@ def _publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
     """Returns the error for the publisher of an event."""
     if failure.is_uncertain:
         return PublishUncertain(f"{failure}; the event may have been passed on")
-    return PublishFailed(f"{failure}; the event was not passed on", transient=failure.is_transient)
+    text = f"{failure}; the event was not passed on"
+    return PublishFailed(text, transient=failure.is_transient, permanent=False)

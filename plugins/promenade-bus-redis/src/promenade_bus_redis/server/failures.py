@@ -314,7 +314,8 @@ def publish_error(failure: RedisFailure) -> PublishFailed | PublishUncertain:
     """Returns the error for the publisher of an event."""
     if failure.is_uncertain:
         return PublishUncertain(f"{failure}; the event may be stored")
-    return PublishFailed(f"{failure}; the event is not stored", transient=failure.is_transient)
+    text = f"{failure}; the event is not stored"
+    return PublishFailed(text, transient=failure.is_transient, permanent=False)
 
 
 def _of_reply(error: BaseException, place: str, command: str, hidden: Collection[str]) -> RedisFailure:
