@@ -33,11 +33,6 @@ _EVENT = "SELECT seq, topic, id, key, headers, body, published FROM promenade_ev
 _STAY = """INSERT INTO promenade_owner (id, name, subscription, beats) VALUES (?, ?, ?, 1)
 ON CONFLICT DO NOTHING"""
 
-# Retries of before the subscription was ordered, which are not due. Events of their keys wait behind them.
-_PARKED = """SELECT key, max(due), max(delay) FROM promenade_delivery JOIN promenade_event USING (seq)
-WHERE subscription = ? AND owner = 0 GROUP BY key"""
-_PARK = "UPDATE promenade_delivery SET owner = 0, due = ?, delay = ? WHERE subscription = ? AND seq = ?"
-
 # Deliveries that the owner claimed and its consumer never got, because the answer was lost.
 _GIVE_BACK = """UPDATE promenade_delivery SET owner = 0
 WHERE subscription = ? AND owner = ? AND seq NOT IN (SELECT value FROM json_each(?))"""
@@ -267,7 +262,7 @@ class Claims:
     # --- events behind the cursor -------------------------------------------------------------------------
 
     def _fresh(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
-        """Returns events behind the cursor, or None if a whole batch belonged to others, or waits."""
+        """Returns events behind the cursor, or None if a whole batch belonged to other topics."""
         if self._is_pattern:
             return self._fresh_of_pattern(db, limit, cursor)
         topic = self._topics.id_of(db, self._pattern)
@@ -279,7 +274,7 @@ class Claims:
         if rows:
             self._take(db, "topic = ?", (topic,), cursor, rows[-1][0])
             self._advance(db, rows[-1][0])
-        return self._given(db, rows)
+        return [self._received(db, row) for row in rows]
 
     def _fresh_of_pattern(self, db: sqlite3.Connection, limit: int, cursor: int) -> list[Received] | None:
         """Scans events of all topics. The next claim continues where this one stopped."""
@@ -300,22 +295,10 @@ class Claims:
             if rows:
                 self._take(db, "topic IN (SELECT value FROM json_each(?))", (topics,), cursor, rows[-1][0])
                 self._advance(db, rows[-1][0])
-                return self._given(db, rows)
+                return [self._received(db, row) for row in rows]
             cursor = end
             self._advance(db, cursor)
         return None
-
-    def _given(self, db: sqlite3.Connection, rows: Sequence[Row]) -> list[Received] | None:
-        """The events that were taken, without those that wait for a retry of their key; None if all do."""
-        key = self._owner.subscription
-        parked = {}
-        if self._ordered and rows:
-            parked = {name: times for name, *times in db.execute(_PARKED, (key,)).fetchall()}
-        for seq, _, _, name, *_ in rows:
-            if name in parked:
-                db.execute(_PARK, (*parked[name], key, seq))
-        given = [self._received(db, row) for row in rows if row[3] not in parked]
-        return given if given or not rows else None
 
     def _learn(self, db: sqlite3.Connection) -> None:
         self._topics.learn(db)
