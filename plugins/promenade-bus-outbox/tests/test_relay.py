@@ -209,7 +209,7 @@ async def test_a_fault_of_the_storage_refuses_no_event(async_stage: Stage) -> No
     server, key = Server(), uuid4()
     broken = True
     server.faults["publish"] = lambda messages: (
-        [PublishFailed("the table is gone") for _ in messages] if broken else None
+        [PublishFailed("the table is gone", permanent=False) for _ in messages] if broken else None
     )
     events = [moved(number, key) for number in range(3)]
     async with (
