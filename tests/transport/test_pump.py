@@ -734,7 +734,7 @@ async def test_a_death_while_a_retry_waits_is_no_attempt(server: Server) -> None
     """Only a process that dies after the retry was begun has used up an attempt."""
     clock = VirtualClock()
     handler = Failing(clock)
-    settings = {"retry_delay": "60s", "retry_max_delay": "60s"}
+    settings: dict[str, Any] = {"retry_delay": "60s", "retry_max_delay": "60s"}
     begun = asyncio.Event()
 
     async def stuck(event: Happened, delivery: Delivery) -> None:
