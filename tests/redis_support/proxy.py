@@ -272,7 +272,8 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     if plain is not None:  # TLS that is ending has none any more
         with contextlib.suppress(OSError):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    writer.transport.abort()
+    with contextlib.suppress(AttributeError):  # the same
+        writer.transport.abort()
 
 
 def _finish(writer: asyncio.StreamWriter) -> None:
