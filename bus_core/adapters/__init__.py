@@ -13,6 +13,7 @@ from bus_core import on_demand
 if typing.TYPE_CHECKING:
     from bus_core.adapters.batches import together_or_apart
     from bus_core.adapters.dead_letters import KeptLetter, LocalDeadLetters, first_letters
+    from bus_core.adapters.group_rows import GroupRow, row_for, unserved_rows
     from bus_core.adapters.groups import (
         GroupInUse,
         GroupReport,
@@ -47,6 +48,7 @@ else:
         {
             "batches": "together_or_apart",
             "dead_letters": "KeptLetter LocalDeadLetters first_letters",
+            "group_rows": "GroupRow row_for unserved_rows",
             "groups": "GroupInUse GroupReport groups_to_forget left_text orphans_text unknown_group",
             "leases": "Heartbeats NO_SESSION name_owner",
             "records": """
@@ -65,6 +67,7 @@ __all__ = [
     "Claim",
     "GroupInUse",
     "GroupReport",
+    "GroupRow",
     "Heartbeats",
     "KeptLetter",
     "LocalDeadLetters",
@@ -82,11 +85,13 @@ __all__ = [
     "name_owner",
     "orphans_text",
     "replayed_at",
+    "row_for",
     "text_fault_of",
     "text_of_attempts",
     "text_of_headers",
     "text_of_letter",
     "together_or_apart",
     "unknown_group",
+    "unserved_rows",
     "with_death",
 ]

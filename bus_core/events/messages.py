@@ -463,8 +463,8 @@ class Received:
 
     ``owner_died`` is true when the owner before this one died, or lost its lease, and may have been handling
     it. This counts as an attempt, and is the last entry of ``history``. While a message waits for its retry,
-    nobody handles it. ``fault`` is the reason that the
-    message cannot be read: it is dead-lettered with its raw body.
+    nobody handles it. ``fault`` is the reason that the message cannot be read: it is dead-lettered with its
+    raw body.
     """
 
     message: Message

@@ -210,6 +210,25 @@ async def test_what_a_killed_instance_held_goes_to_who_serves_the_group(tmp_path
         await now.close()
 
 
+async def test_a_retry_that_a_killed_instance_held_goes_to_who_serves_the_group(tmp_path: Path) -> None:
+    """No handler ran, so that the death counts as no attempt; the retry is due when it was."""
+    async with (
+        started(tmp_path / "events.db", lease=0.3) as dying,
+        started(tmp_path / "events.db", lease=0.3) as adapter,
+    ):
+        before = await dying.open_consumer(spec())
+        await dying.publish([message()])
+        (failed,) = await receive(before, 1)
+        assert await before.settle([Outcome("hold", failed.receipt, delay=1.0, attempt=2)]) == [None]
+        now = await adapter.open_consumer(spec(topic="test.#", start="latest"))
+        await die(dying.running.heartbeats)
+        await until(lambda: adapter.running.heartbeats.dead, "it is taken for dead")
+        await adapter.running.worker.write(adapter.upkeep.look)
+        (again,) = await receive(now, 1)
+        assert (again.attempt, again.history, again.owner_died) == (2, (), False)
+        await now.close()
+
+
 async def test_a_topic_that_was_left_is_named(tmp_path: Path) -> None:
     """Health names a topic with waiting events at once, when the group is served on another only."""
     async with started(tmp_path / "events.db") as adapter:

@@ -26,7 +26,7 @@ from promenade_bus_cli.failures import (
     status_of,
 )
 from promenade_bus_cli.loading import load_command
-from promenade_bus_cli.options import DEBUG, JSON, debug_option
+from promenade_bus_cli.options import DEBUG, debug_option
 from promenade_bus_cli.output import print_json
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class CommandLine(click.Group):
         try:
             with _interrupts_told():
                 return super().invoke(ctx)
-        except click.UsageError as error:  # perhaps before --json was parsed
-            if "--json" in takewhile(lambda argument: argument != "--", ctx.meta[_ARGUMENTS]):
+        except click.UsageError as error:
+            if _wants_json(ctx):
                 print_json(failure_as_data(error.format_message(), error.exit_code))
             raise
         except (CommandFailed, BusError) as error:
@@ -135,9 +135,14 @@ class CommandLine(click.Group):
             failed = (
                 error if isinstance(error, CommandFailed) else CommandFailed(str(error), status_of(error))
             )
-            if ctx.meta.get(JSON):
+            if _wants_json(ctx):
                 print_json(failure_as_data(failed.message, failed.exit_code))
             raise failed from error
+
+
+def _wants_json(ctx: click.Context) -> bool:
+    """True when the arguments have ``--json``, which may not be parsed yet when another one is refused."""
+    return "--json" in takewhile(lambda argument: argument != "--", ctx.meta[_ARGUMENTS])
 
 
 @contextmanager

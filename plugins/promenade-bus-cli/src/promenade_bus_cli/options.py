@@ -16,7 +16,6 @@ __all__ = [
     "APP_VARIABLE",
     "CONFIG_VARIABLE",
     "DEBUG",
-    "JSON",
     "app_option",
     "config_option",
     "debug_option",
@@ -32,9 +31,6 @@ CONFIG_VARIABLE = "PROMENADE_BUS_CONFIG"
 DEBUG = "promenade_bus_cli.debug"
 """The key in ``Context.meta`` that is true when tracebacks are wanted."""
 
-JSON = "promenade_bus_cli.json"
-"""The key in ``Context.meta`` that says whether the command prints JSON."""
-
 
 def duration(text: str) -> float:
     """Parses ``5s``, ``1m30s`` or a plain number into seconds; used as an option's type."""
@@ -47,11 +43,6 @@ def duration(text: str) -> float:
 def _remember_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[DEBUG] = True
-
-
-def _remember_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:
-    ctx.meta[JSON] = value
-    return value
 
 
 def debug_option(command: F) -> F:
@@ -113,7 +104,5 @@ def json_option(command: F) -> F:
         with diverted() if as_json else nullcontext():
             return command(*arguments, as_json=as_json, **others)
 
-    option = click.option(
-        "--json", "as_json", is_flag=True, callback=_remember_json, help="Print JSON, for programs."
-    )
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     return cast(F, option(run))

@@ -9,11 +9,11 @@ from typing import Any, Final
 import attrs
 
 from bus_core.abc import GroupFigures, Replayed, ReplayFilter
-from bus_core.adapters import matches, replayed_at, text_of_attempts, unknown_group
+from bus_core.adapters import matches, replayed_at, row_for, text_of_attempts, unknown_group
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.positions import NOW, POSITION
 from promenade_bus_postgres.services import Services
-from promenade_bus_postgres.siblings import row_for, siblings_of
+from promenade_bus_postgres.siblings import siblings_of
 
 __all__ = ["PostgresAdministration"]
 

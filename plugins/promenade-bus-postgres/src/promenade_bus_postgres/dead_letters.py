@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from bus_core import DeadLetter, DeadLetterFilter
-from bus_core.adapters import StoredDeadLetters, text_of_attempts, text_of_headers
+from bus_core.adapters import StoredDeadLetters, row_for, text_of_attempts, text_of_headers
 from promenade_bus_postgres.connections import Connection
 from promenade_bus_postgres.positions import POSITION
 from promenade_bus_postgres.services import Services
-from promenade_bus_postgres.siblings import row_for, siblings_of
+from promenade_bus_postgres.siblings import siblings_of
 
 __all__ = ["PostgresDeadLetters"]
 

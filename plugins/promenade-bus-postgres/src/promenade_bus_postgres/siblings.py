@@ -7,16 +7,14 @@ to one that is served.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-import attrs
-
-from bus_core.adapters import matches
+from bus_core.adapters import GroupRow, row_for, unserved_rows
 from promenade_bus_postgres.connections import Connection, Sql
 from promenade_bus_postgres.topics import Topics
 
-__all__ = ["Sibling", "hand_over", "row_for", "siblings_of"]
+__all__ = ["hand_over", "siblings_of"]
 
 _AT_ONCE: Final = 2_000
 """Deliveries that one statement moves."""
@@ -69,29 +67,10 @@ SELECT EXISTS (SELECT 1 FROM promenade_event AS event
 FROM promenade_subscription AS own WHERE own.id = %(old)s"""
 
 
-@attrs.frozen
-class Sibling:
-    """A row of a group. ``is_served`` says that an instance has it open which is not known to be dead."""
-
-    number: int
-    group: str
-    pattern: str
-    is_served: bool
-
-
-def siblings_of(connection: Connection, sql: Sql, group: str, dead: Collection[str]) -> Sequence[Sibling]:
+def siblings_of(connection: Connection, sql: Sql, group: str, dead: Collection[str]) -> Sequence[GroupRow]:
     """The rows of a group, the oldest first. They stay until the transaction ends."""
     rows = connection.execute(sql(_OF_GROUP), {"group": group, "dead": [*dead]}).fetchall()
-    return [Sibling(*row) for row in rows]
-
-
-def row_for(rows: Iterable[Sibling], topic: str, pattern: str | None = None) -> Sibling | None:
-    """The row that gets an event of a topic again: one that is served before one that nobody serves.
-
-    Of these, the row of ``pattern`` comes first, and then the newest. None where no row matches the topic.
-    """
-    fitting = [each for each in rows if each.pattern == pattern or matches(each.pattern, topic)]
-    return max(fitting, key=lambda each: (each.is_served, each.pattern == pattern, each.number), default=None)
+    return [GroupRow(*row) for row in rows]
 
 
 def hand_over(
@@ -102,26 +81,22 @@ def hand_over(
     A move counts no attempt. Returns the groups and patterns of rows with events that wait for nobody, while
     another row of the group is served.
     """
-    by_group: dict[str, list[Sibling]] = {}
-    for row in connection.execute(sql(_OF_ALL), {"dead": [*dead]}).fetchall():
-        by_group.setdefault(str(row[1]), []).append(Sibling(*row))
-    left: list[tuple[str, str]] = []
-    if by_group:
+    rows = [GroupRow(*row) for row in connection.execute(sql(_OF_ALL), {"dead": [*dead]}).fetchall()]
+    if rows:
         topics.learn(connection)
-    for rows in by_group.values():
-        served = [each for each in rows if each.is_served]
-        for old in rows if served else ():
-            if not old.is_served and _waits(connection, sql, topics, old, served, dead):
-                left.append((old.group, old.pattern))
-    return left
+    return [
+        (old.group, old.pattern)
+        for old, served in unserved_rows(rows)
+        if _waits(connection, sql, topics, old, served, dead)
+    ]
 
 
 def _waits(
     connection: Connection,
     sql: Sql,
     topics: Topics,
-    old: Sibling,
-    served: Sequence[Sibling],
+    old: GroupRow,
+    served: Sequence[GroupRow],
     dead: Collection[str],
 ) -> bool:
     """Moves what it can, and returns True when events wait that no served row matches."""

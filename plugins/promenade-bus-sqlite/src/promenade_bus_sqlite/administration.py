@@ -11,10 +11,10 @@ from typing import Any, Final
 import attrs
 
 from bus_core.abc import GroupFigures, Replayed, ReplayFilter
-from bus_core.adapters import matches, replayed_at, text_of_attempts, unknown_group
+from bus_core.adapters import matches, replayed_at, row_for, text_of_attempts, unknown_group
 from promenade_bus_sqlite.publishing import insert_events
 from promenade_bus_sqlite.services import Services
-from promenade_bus_sqlite.siblings import Sibling, row_for, siblings_of
+from promenade_bus_sqlite.siblings import Sibling, siblings_of
 
 __all__ = ["SqliteAdministration"]
 

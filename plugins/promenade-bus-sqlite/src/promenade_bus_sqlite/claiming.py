@@ -79,6 +79,21 @@ class Claim:
     seen_at: float | None = None
 
 
+def died_handling(owner: int, due: float) -> bool:
+    """True when the owner of a delivery, which is dead, may have died of it.
+
+    While an owner holds a delivery for its retry, ``due`` says until when: no handler runs, and a death then
+    is no attempt. It is 0 from when an attempt begins.
+    """
+    return owner != NOBODY and not due
+
+
+def after_death(attempt: int, history: str | None) -> tuple[int, int, str]:
+    """The columns ``attempt``, ``redelivered`` and ``history`` of a delivery whose owner died handling it."""
+    attempts = () if history is None else attempts_of(history)
+    return attempt + 1, 1, text_of_attempts(with_death(attempts, attempt))
+
+
 class Claims:
     """The SQL statements with which one consumer receives. Used in the worker's thread only."""
 
@@ -201,9 +216,6 @@ class Claims:
         """Returns the due deliveries and those of dead owners, and True if these are all.
 
         An ordered subscription takes what is not due as well: only its key waits for it.
-
-        While an owner holds a delivery for its retry, ``due`` says until when: no handler runs, and a death
-        then is no attempt. It is 0 from when an attempt begins.
         """
         key = self._owner.subscription
         columns = (
@@ -226,19 +238,17 @@ class Claims:
             if event is None:
                 self._lost(db, seq)
                 continue
-            attempts = () if history is None else attempts_of(history)
-            died = owner != NOBODY and not due
             rest = max(0.0, min(due - now, delay))
-            if died:
-                attempts, attempt, redelivered = with_death(attempts, attempt), attempt + 1, 1
-                history = text_of_attempts(attempts)
+            if died := died_handling(owner, due):
+                attempt, redelivered, history = after_death(attempt, history)
             db.execute(
                 "UPDATE promenade_delivery SET owner = ?, attempt = ?, redelivered = ?, history = ?, due = ?"
                 " WHERE subscription = ? AND seq = ?",
                 (self._owner.number, attempt, redelivered, history, now + rest if rest else 0.0, key, seq),
             )
             taken = self._received(db, event)
-            taken.attempt, taken.redelivered, taken.history = attempt, bool(redelivered), attempts
+            taken.attempt, taken.redelivered = attempt, bool(redelivered)
+            taken.history = () if history is None else attempts_of(history)
             taken.waited, taken.delay, taken.owner_died = waited, rest, died
             received.append(taken)
             size += len(taken.message.body)

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from bus_core import DeadLetterFilter
-from bus_core.adapters import StoredDeadLetters, text_of_attempts, text_of_headers
+from bus_core.adapters import StoredDeadLetters, row_for, text_of_attempts, text_of_headers
 from promenade_bus_sqlite.publishing import insert_events
 from promenade_bus_sqlite.services import Services
-from promenade_bus_sqlite.siblings import row_for, siblings_of
+from promenade_bus_sqlite.siblings import siblings_of
 
 __all__ = ["SqliteDeadLetters"]
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
-from bus_core.adapters import attempts_of, matches, text_of_attempts, with_death
-from promenade_bus_sqlite.schema import NOBODY
+from bus_core.adapters import GroupRow, matches, row_for, unserved_rows
+from promenade_bus_sqlite.claiming import after_death, died_handling
 from promenade_bus_sqlite.topics import Topics
 
-__all__ = ["Sibling", "hand_over", "row_for", "siblings_of"]
+__all__ = ["Sibling", "hand_over", "siblings_of"]
 
 _AT_ONCE: Final = 500
 """Deliveries of one subscription that one transaction moves, because others have to write, too."""
@@ -28,7 +28,7 @@ _ROWS: Final = "SELECT id, service_group, pattern, cursor FROM promenade_subscri
 _SEVERAL: Final = """WHERE service_group IN (SELECT service_group FROM promenade_subscription
 WHERE NOT broadcast GROUP BY 1 HAVING count(*) > 1)"""
 
-_HELD: Final = """SELECT each.seq, topic, owner, attempt, redelivered, history
+_HELD: Final = """SELECT each.seq, topic, owner, due, attempt, redelivered, history
 FROM promenade_delivery AS each JOIN promenade_event AS event ON event.seq = each.seq
 WHERE subscription = :old AND owner NOT IN (SELECT value FROM json_each(:living))
 AND abs(topic) IN (SELECT value FROM json_each(:taken)) ORDER BY each.seq LIMIT :limit"""
@@ -46,14 +46,10 @@ OR EXISTS (SELECT 1 FROM promenade_delivery AS each LEFT JOIN promenade_event AS
 
 
 @attrs.frozen
-class Sibling:
-    """A row of a group. ``is_served`` says that an instance has it open which is not known to be dead."""
+class Sibling(GroupRow):
+    """A row of a group, and its cursor."""
 
-    number: int
-    group: str
-    pattern: str
     cursor: int
-    is_served: bool
 
 
 def _siblings(
@@ -63,22 +59,13 @@ def _siblings(
     alive = {subscription for subscription, name in owners if name not in dead}
     rows = db.execute(f"{_ROWS} {condition} ORDER BY service_group, id", values).fetchall()
     return [
-        Sibling(number, group, pattern, cursor, number in alive) for number, group, pattern, cursor in rows
+        Sibling(number, group, pattern, number in alive, cursor) for number, group, pattern, cursor in rows
     ]
 
 
 def siblings_of(db: sqlite3.Connection, group: str, dead: Mapping[str, int | None]) -> Sequence[Sibling]:
     """The rows of a group, the oldest first."""
     return _siblings(db, dead, "WHERE service_group = ?", (group,))
-
-
-def row_for(rows: Iterable[Sibling], topic: str, pattern: str | None = None) -> Sibling | None:
-    """The row that gets an event of a topic again: one that is served before one that nobody serves.
-
-    Of these, the row of ``pattern`` comes first, and then the newest. None where no row matches the topic.
-    """
-    fitting = [each for each in rows if each.pattern == pattern or matches(each.pattern, topic)]
-    return max(fitting, key=lambda each: (each.is_served, each.pattern == pattern, each.number), default=None)
 
 
 def hand_over(
@@ -89,18 +76,14 @@ def hand_over(
     A move counts no attempt, and the death of an owner counts as ever. Returns the groups and patterns of
     rows with events that wait for nobody, while another row of the group is served.
     """
-    by_group: dict[str, list[Sibling]] = {}
-    for each in _siblings(db, dead, _SEVERAL, ()):
-        by_group.setdefault(each.group, []).append(each)
-    left: list[tuple[str, str]] = []
-    if by_group:
+    rows = _siblings(db, dead, _SEVERAL, ())
+    if rows:
         topics.learn(db)
-    for rows in by_group.values():
-        served = [each for each in rows if each.is_served]
-        for old in rows if served else ():
-            if not old.is_served and _waits(db, topics, old, served, dead):
-                left.append((old.group, old.pattern))
-    return left
+    return [
+        (old.group, old.pattern)
+        for old, served in unserved_rows(rows)
+        if _waits(db, topics, old, served, dead)
+    ]
 
 
 def _waits(
@@ -124,13 +107,12 @@ def _waits(
         "rest": json.dumps(rest),
         "limit": _AT_ONCE,
     }
-    for seq, topic, owner, attempt, redelivered, history in db.execute(_HELD, facts).fetchall():
+    for seq, topic, owner, due, attempt, redelivered, history in db.execute(_HELD, facts).fetchall():
         new = taken[abs(topic)]
         if topic > 0 and seq > new.cursor:
             continue  # what it has still to receive, it does not get twice
-        if owner != NOBODY:
-            attempts = with_death(() if history is None else attempts_of(history), attempt)
-            attempt, redelivered, history = attempt + 1, 1, text_of_attempts(attempts)
+        if died_handling(owner, due):
+            attempt, redelivered, history = after_death(attempt, history)
         db.execute(_MOVE, (new.number, attempt, redelivered, history, old.number, seq))
         db.execute(_REMOVE, (old.number, seq))
     (waits,) = db.execute(_WAITS, facts).fetchone()

@@ -68,7 +68,7 @@ class Wakeable(Protocol):
         ...
 
     def note_dead_owners(self, feed: Feed) -> None:
-        """Claims entries of dead consumers before the next read."""
+        """Notes that a feed may have entries of dead consumers, to be claimed before the next read."""
         ...
 
     def wake(self) -> None:
