@@ -208,3 +208,11 @@ def test_a_database_that_cannot_be_reached_is_no_mistake_in_the_command(
     done = command(name, "--database", url, *(["--config", "app.yaml"] if name == "relay" else []))
     assert done.exit_code == 4
     assert "the database cannot be read: Opera" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["status", "refused"])
+def test_a_failure_is_told_as_json(name: str) -> None:
+    """A program that asks for JSON gets a document, as from the commands of the command line itself."""
+    done = command(name, "--database", "sqlite:///there-is-none/app.db", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error["status"], error["kind"]) == (4, 4, "unreachable")
